@@ -1,0 +1,77 @@
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "base/bounded_queue.hpp"
+#include "base/clock.hpp"
+#include "base/future.hpp"
+#include "base/log.hpp"
+#include "base/status.hpp"
+
+namespace motley {
+namespace {
+
+Result<int> half(int x) {
+  if (x % 2 != 0) return invalid_argument("{} is odd", x);
+  return x / 2;
+}
+Status quarter(int x, int* out) {
+  ASSIGN_OR_RETURN(const int h, half(x));
+  ASSIGN_OR_RETURN(*out, half(h));
+  return ok_status();
+}
+
+TEST(Result, CarriesValueOrStatus) {
+  int out = 0;
+  EXPECT_TRUE(quarter(12, &out).ok());
+  EXPECT_EQ(out, 3);
+  const Status failed = quarter(6, &out);
+  EXPECT_EQ(failed.code(), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(failed.to_string(), "INVALID_ARGUMENT: 3 is odd");
+  EXPECT_EQ(failed.annotate("model.gguf").message(), "model.gguf: 3 is odd");
+}
+
+TEST(ResultDeathTest, ValueOfAnErrorAborts) {
+  EXPECT_DEATH((void)half(3).value(), "check failed");
+}
+
+TEST(Future, CallbackRunsWhetherSetBeforeOrAfter) {
+  for (const bool before : {true, false}) {
+    Promise<int> promise;
+    Future<int> future = promise.future();
+    int calls = 0;
+    if (before) promise.set(7);
+    future.on_ready([&] { ++calls; });
+    if (!before) promise.set(7);
+    EXPECT_EQ(calls, 1);
+    EXPECT_EQ(future.take(), 7);
+  }
+}
+
+TEST(BoundedQueue, RefusesWhenFullAndDrainsAfterClose) {
+  BoundedQueue<int> queue(2);
+  EXPECT_TRUE(queue.try_push(1));
+  EXPECT_TRUE(queue.try_push(2));
+  EXPECT_FALSE(queue.try_push(3));
+  queue.close();
+  EXPECT_EQ(queue.pop(), 1);
+  EXPECT_EQ(queue.pop(), 2);
+  EXPECT_EQ(queue.pop(), std::nullopt);
+}
+
+TEST(BoundedQueue, PopWaitsForAnotherThread) {
+  BoundedQueue<int> queue(1);
+  std::jthread pusher([&] { queue.try_push(5); });
+  EXPECT_EQ(queue.pop(), 5);
+}
+
+TEST(Clock, ManualClockMovesOnlyWhenTold) {
+  ManualClock clock;
+  EXPECT_EQ(clock.now_ns(), 0);
+  clock.advance_ns(5);
+  EXPECT_EQ(clock.now_ns(), 5);
+  EXPECT_GT(system_clock().now_ns(), 0);
+}
+
+}  // namespace
+}  // namespace motley

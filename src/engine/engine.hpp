@@ -1,0 +1,82 @@
+// Engine: owns the requests, decides which tokens run in each step, and tells callers what came out.
+//
+// One thread owns all state; submit, abort, drain and stats are safe from any thread and never wait for a step. Step
+// n + 1 is planned and submitted while n runs (Executor lookahead). Idle, the thread sleeps.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "base/status.hpp"
+#include "engine/executor.hpp"
+#include "engine/request.hpp"
+
+namespace motley {
+
+enum class SchedulingPolicy { kFcfs, kPriority };
+
+struct EngineOptions {
+  uint32_t max_model_len = 0;             // positions of one sequence; 0 = what the executor and its pool allow
+  uint32_t max_num_seqs = 128;            // running at once
+  uint32_t max_num_batched_tokens = 0;    // rows of one step; 0 = chosen so that a step is predicted <= 200 ms
+  uint32_t max_concurrent_prefills = 4;   // requests whose prompts are computed in one step, so that decodes flow
+  bool enable_prefix_caching = true;
+  bool enable_chunked_prefill = true;
+  SchedulingPolicy policy = SchedulingPolicy::kFcfs;
+  size_t queue_limit = 0;                 // waiting requests; 0 = limits::kQueuedRequestsMax
+};
+
+// A histogram of one quantity, cumulative since start (Prometheus shape).
+struct Histogram {
+  std::vector<double> bounds;     // upper bounds, ascending
+  std::vector<uint64_t> counts;   // bounds.size() + 1, not cumulated; the last is +Inf
+  double sum = 0;
+  explicit Histogram(std::vector<double> upper_bounds = {})
+      : bounds(std::move(upper_bounds)), counts(bounds.size() + 1, 0) {}
+  void observe(double value);
+  uint64_t total() const;
+};
+
+// A snapshot of counters and gauges.
+struct EngineStats {
+  uint32_t running = 0, waiting = 0;
+  uint32_t kv_blocks_total = 0, kv_blocks_used = 0;   // used: held by a request (cached-only blocks are free)
+  uint64_t prefix_queries = 0, prefix_hits = 0;       // tokens
+  uint64_t preemptions = 0;
+  uint64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
+  uint64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
+  Histogram iteration_tokens, prompt_tokens_per_request, generated_tokens_per_request, max_tokens_per_request;
+  Histogram ttft_s, inter_token_s, e2e_s, queue_s, prefill_s, decode_s, inference_s, time_per_output_token_s;
+};
+
+class Engine {
+ public:
+  // `executor` and `clock` are borrowed and outlive the engine.
+  static Result<std::unique_ptr<Engine>> create(Executor& executor, const EngineOptions& options,
+                                                const Clock& clock = system_clock());
+  ~Engine();  // aborts what is left, then joins
+
+  // The longest sequence this engine serves, after all limits.
+  uint32_t max_model_len() const;
+  const EngineOptions& options() const;  // with zeros resolved
+
+  // INVALID_ARGUMENT: empty prompt, prompt beyond max_model_len - 1, ids out of range, bad parameters.
+  // RESOURCE_EXHAUSTED: queue full. UNAVAILABLE: draining. On success every request gets exactly one final update.
+  Result<RequestId> submit(Request request);
+  // Ends a request within one step; its final update says kAborted. Unknown ids are ignored.
+  void abort(RequestId id);
+  // Refuses new requests from now on; the future is ready when none is left.
+  Future<bool> drain();
+  EngineStats stats() const;
+  // An error that ended the engine (every later submit answers it), or OK.
+  Status health() const;
+
+ private:
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace motley

@@ -1,0 +1,106 @@
+// Executor: the line between WHAT runs (engine) and WHERE (runtime, cluster).
+//
+// Everything that crosses is a flat value, stamped with (epoch, step), fit to be written to a wire. The engine defines
+// this interface; the runtime implements it over devices, the cluster over workers, tests over a script.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/future.hpp"
+#include "base/ids.hpp"
+#include "base/status.hpp"
+#include "motley/types.h"
+
+namespace motley {
+
+// The KV blocks of one lane. Ids run from 0 to blocks - 1.
+struct KvPoolDescription {
+  uint32_t block_size = 0;  // positions
+  uint32_t blocks = 0;
+};
+
+// Predicted time of a step: fixed + rows * per_row + (sum of KV positions read) * per_context. Filled from measurement;
+// all zero while nothing is known.
+struct StepCost {
+  double fixed_ns = 0, per_row_ns = 0, per_context_ns = 0;
+  double predict_ns(double rows, double context) const { return fixed_ns + rows * per_row_ns + context * per_context_ns; }
+};
+
+// A way through the stages, with one KV pool (its capacity is that of its tightest stage).
+struct LaneDescription {
+  KvPoolDescription pool;
+  StepCost cost;
+  uint32_t rows_max = 0;         // of one step
+  std::vector<uint32_t> buckets;  // row counts that cost no padding; empty = any
+};
+
+struct ExecutorDescription {
+  Epoch epoch = 0;
+  std::vector<LaneDescription> lanes;
+  uint32_t vocab_size = 0;
+  uint32_t positions_max = 0;  // longest sequence
+  uint32_t slots = 0;          // token slots; ids 0 .. slots - 1
+  uint32_t lookahead = 0;      // further steps of the same sequence that may be submitted before the first is done
+  uint32_t pipeline = 1;       // steps of disjoint sequences that may be under way together
+};
+
+// One sequence's part of a step: rows [row_begin, row_begin + row_count) at positions context - row_count .. context - 1.
+struct PlanSequence {
+  uint64_t sequence = 0;
+  uint32_t row_begin = 0, row_count = 0;
+  uint32_t context = 0;                        // KV positions visible to the last row, itself included
+  uint32_t block_begin = 0, block_count = 0;   // into StepPlan::blocks; covers at least `context` positions
+  uint32_t logits_begin = 0, logits_count = 0;  // into StepPlan::logit_rows
+};
+
+// Which tokens run. Row r: tokens[r], or, where token_slots[r] >= 0, the token that an earlier step put in that slot.
+struct StepPlan {
+  Epoch epoch = 0;
+  StepId step = 0;
+  uint32_t lane = 0;
+  std::vector<TokenId> tokens;
+  std::vector<SlotId> token_slots;
+  std::vector<int32_t> positions;
+  std::vector<uint8_t> generated;  // 0 a prompt row, 1 a generated one
+  std::vector<PlanSequence> sequences;
+  std::vector<BlockId> blocks;
+  std::vector<int32_t> logit_rows;          // row indices, ascending
+  std::vector<motley_sample_row> samples;   // one per logit row; ranges index the three below
+  std::vector<motley_token_count> counts;
+  std::vector<SlotId> pending;
+  std::vector<motley_token_bias> biases;
+};
+
+struct TokenAlternative {
+  TokenId id = 0;
+  float logprob = 0;
+};
+
+// What a logit row became.
+struct SampledToken {
+  TokenId id = 0;
+  float logprob = 0;                   // valid if the row asked (top_logprobs >= 0)
+  std::vector<TokenAlternative> top;   // as many as asked, best first
+};
+
+struct StepResult {
+  Epoch epoch = 0;
+  StepId step = 0;
+  Status status;                      // not OK: no token of the step counts
+  std::vector<SampledToken> tokens;   // one per logit row, in order
+  int64_t busy_ns = 0;                // from start on the device to end
+};
+
+// Thread-safety: one thread calls; results may be set on any thread. Futures of one lane become ready in step order.
+// Destroying an executor waits for the steps under way.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual ExecutorDescription describe() const = 0;
+  // Never blocks. Steps of a lane run in the order of submission. A plan that breaks the contract (ids out of range, a
+  // step beyond the depths) gives a result with INVALID_ARGUMENT.
+  virtual Future<StepResult> submit(StepPlan plan) = 0;
+};
+
+}  // namespace motley

@@ -1,0 +1,44 @@
+// TextStream: tokens of one answer in, text to show out. Joins the incremental detokeniser and the stop strings.
+//
+// Never gives half a UTF-8 character: bytes wait until the character is whole; bytes that can never be one become
+// U+FFFD. Text that may be the beginning of a stop string is held back. Not thread-safe: one answer, one stream.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "text/tokenizer.hpp"
+
+namespace motley {
+
+class TextStream {
+ public:
+  struct Options {
+    std::vector<std::string> stop;         // text stops before the earliest match
+    bool include_stop_in_output = false;
+    bool skip_special_tokens = true;
+  };
+  TextStream(const Tokenizer& tokenizer, Options options);
+
+  // What may be shown now that this token is known. After stopped() it is always empty.
+  std::string push(TokenId id);
+  // What was held back, at the end of the answer.
+  std::string finish();
+  bool stopped() const { return stopped_; }
+  // The stop string that matched, if stopped().
+  const std::string& stop_match() const { return stop_match_; }
+
+ private:
+  std::string release(bool at_end);
+
+  const Tokenizer& tokenizer_;
+  Options options_;
+  std::string pending_bytes_;  // an unfinished UTF-8 character
+  std::string held_;           // complete text not yet shown
+  std::string stop_match_;
+  bool stopped_ = false;
+};
+
+}  // namespace motley
