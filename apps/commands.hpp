@@ -1,0 +1,80 @@
+// The commands of `motley`, each a function of a plain struct. They return the exit code; what fails is a Status that
+// main prints on one line.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.hpp"
+#include "llm/instance.hpp"
+
+namespace motley::apps {
+
+inline constexpr const char* kVersion = "0.1.0";
+
+struct ServeCommand {
+  InstanceOptions instance;
+  std::string host = "127.0.0.1";
+  uint16_t port = 8000;
+  std::vector<std::string> api_keys, served_model_names;
+  uint32_t shutdown_timeout_s = 15;
+  std::optional<uint64_t> seed;
+};
+Status serve(const ServeCommand& command);
+
+struct CompleteCommand {
+  InstanceOptions instance;
+  std::optional<std::string> prompt, prompt_file;
+  uint32_t max_tokens = 128;
+  float temperature = 0.0f, top_p = 1.0f, min_p = 0.0f;
+  int32_t top_k = 0, logprobs = -1;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  bool ignore_eos = false, json = false;
+};
+Status complete(const CompleteCommand& command, int64_t started_ns);
+
+struct ChatCommand {
+  InstanceOptions instance;
+  std::string system_prompt;
+  uint32_t max_tokens = 0;  // 0 = what the context leaves
+  float temperature = 0.7f, top_p = 0.95f;
+  std::optional<uint64_t> seed;
+};
+Status chat(const ChatCommand& command);
+
+struct TokenizeCommand {
+  std::string model;
+  std::optional<std::string> prompt, prompt_file;
+  bool lines = false;
+};
+Status tokenize(const TokenizeCommand& command);
+
+struct DevicesCommand {
+  bool json = false;
+};
+Status devices(const DevicesCommand& command);
+
+struct BenchCommand {
+  InstanceOptions instance;
+  bool throughput = false;  // else latency
+  uint32_t input_len = 32, output_len = 128, batch_size = 8, num_prompts = 1000, num_iters = 30, num_iters_warmup = 10;
+  uint64_t seed = 0;
+  std::string output_json;
+};
+Status bench(const BenchCommand& command);
+
+struct ConformanceCommand {
+  std::string plugin;
+};
+Status conformance(const ConformanceCommand& command);
+
+// The prompt of --prompt or --prompt-file ("-" is standard input); INVALID_ARGUMENT unless exactly one is given.
+Result<std::string> read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file);
+
+// A seed for a request whose user gave none.
+uint64_t random_seed();
+
+}  // namespace motley::apps

@@ -1,0 +1,98 @@
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+
+#include "base/log.hpp"
+#include "commands.hpp"
+#include "server/server.hpp"
+
+namespace motley::apps {
+namespace {
+
+using std::chrono::milliseconds;
+
+// SIGTERM and SIGINT as values, for the main thread. Blocks them for every thread made after it.
+class Signals {
+ public:
+  Signals() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGTERM);
+    sigaddset(&set_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+  }
+  int wait() const {
+    int signal = 0;
+    while (sigwait(&set_, &signal) != 0) {
+    }
+    return signal;
+  }
+  // 0 if none came in that time.
+  int wait_for(milliseconds time) const {
+    const timespec span{time.count() / 1000, (time.count() % 1000) * 1'000'000};
+    const int signal = sigtimedwait(&set_, nullptr, &span);
+    return signal > 0 ? signal : 0;
+  }
+
+ private:
+  sigset_t set_{};
+};
+
+ServerOptions server_options(const ServeCommand& command, const Instance& instance) {
+  ServerOptions options;
+  options.host = command.host;
+  options.port = command.port;
+  options.api_keys = command.api_keys;
+  options.served_model_names = command.served_model_names;
+  options.model_path = command.instance.model.string();
+  options.version = kVersion;
+  options.seed = command.seed;
+  const Placement& placement = instance.placement();
+  const EngineOptions& engine = command.instance.engine;
+  options.cache_config = {{"block_size", std::to_string(placement.block_size)},
+                          {"num_gpu_blocks", std::to_string(placement.lanes[0].kv_blocks)},
+                          {"cache_dtype", command.instance.kv_cache_dtype},
+                          {"enable_prefix_caching", engine.enable_prefix_caching ? "True" : "False"}};
+  return options;
+}
+
+// Lets what runs finish. A second SIGINT ends the program at once.
+Status drain(Server& server, Engine& engine, const Signals& signals, uint32_t timeout_s) {
+  constexpr milliseconds kSlice{20};  // how soon a second SIGINT is seen while waiting
+  server.begin_drain();
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(timeout_s);
+  while (std::chrono::steady_clock::now() < end) {
+    if (server.wait_drained(milliseconds(0)).ok()) break;
+    if (signals.wait_for(kSlice) == SIGINT) {
+      log_warning("second interrupt: stopping at once");
+      _exit(130);
+    }
+  }
+  const Status left = server.wait_drained(milliseconds(0));
+  if (!left.ok()) log_warning("shutdown timeout of {} s: {}", timeout_s, left.message());
+  (void)engine.drain();
+  return ok_status();
+}
+
+}  // namespace
+
+Status serve(const ServeCommand& command) {
+  const Signals signals;  // before any other thread, so that all inherit the blocked signals
+  ASSIGN_OR_RETURN(const auto instance, Instance::open(command.instance));
+  Engine& engine = instance->engine();
+  ASSIGN_OR_RETURN(const auto server, Server::start(engine, instance->tokenizer(), instance->chat_template(),
+                                                    server_options(command, *instance)));
+  const DeviceDescription& device = instance->device();
+  log_info("{} on {} ({}), context {}, KV {} tokens", instance->model().config().name, device.name,
+           device.desc.variant[0] != '\0' ? device.desc.variant : "plain", engine.max_model_len(),
+           uint64_t{instance->placement().lanes[0].kv_blocks} * instance->placement().block_size);
+  log_info("ready at http://{}:{}", command.host, server->port());
+  const int signal = signals.wait();
+  log_info("{}: draining, up to {} s", signal == SIGTERM ? "SIGTERM" : "SIGINT", command.shutdown_timeout_s);
+  return drain(*server, engine, signals, command.shutdown_timeout_s);
+}
+
+}  // namespace motley::apps

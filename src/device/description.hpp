@@ -1,0 +1,26 @@
+// A device as a value: what it is called and what its plugin says of it. Planner and printers read nothing else.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "motley/backend.h"
+
+namespace motley {
+
+struct DeviceDescription {
+  std::string name;  // "CPU:0"
+  motley_device_desc desc{};
+};
+
+// An expected kind of device that is not there, and why.
+struct AbsentDevice {
+  std::string kind;  // "cpu", "gpu", "npu"
+  std::string reason;
+};
+
+std::string_view kind_name(int32_t kind);  // "cpu", "gpu", "npu"
+std::string_view tier_name(int32_t tier);  // "measured", "vendor-runtime", "contract-tested"
+
+}  // namespace motley

@@ -1,0 +1,123 @@
+#include "device/handles.hpp"
+
+#include "base/log.hpp"
+
+namespace motley {
+namespace {
+
+void forward_log(void*, int32_t level, const char* text) {
+  static constexpr LogLevel kLevels[] = {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError};
+  log(kLevels[level >= 0 && level <= 3 ? level : 3], "{}", text == nullptr ? "" : text);
+}
+
+const char* text_or_null(const std::string& text) { return text.empty() ? nullptr : text.c_str(); }
+
+}  // namespace
+
+Result<Device> Device::open(const Plugin& plugin, uint32_t index, const DeviceOptions& options) {
+  motley_open_options open{};
+  open.struct_size = sizeof open;
+  open.threads = options.threads;
+  open.cores = text_or_null(options.cores);
+  open.variant = text_or_null(options.variant);
+  open.memory_cap = options.memory_cap;
+  open.deterministic = options.deterministic ? 1 : 0;
+  open.log = forward_log;
+  motley_device* device = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(plugin.api().open(index, &open, &device, &failure), failure, "open"));
+  return Device(&plugin.api(), device);
+}
+
+Result<QueueHandle> Device::create_queue() const {
+  motley_queue* queue = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->queue_create(raw(), &queue, &failure), failure, "queue_create"));
+  return QueueHandle(api_, queue);
+}
+
+Result<BufferHandle> Device::allocate(uint64_t bytes, motley_use use) const {
+  motley_buffer* buffer = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->alloc(raw(), bytes, use, nullptr, &buffer, &failure), failure, "alloc"));
+  return BufferHandle(api_, buffer);
+}
+
+Result<void*> Device::map(const BufferHandle& buffer) const {
+  void* memory = api_->map == nullptr ? nullptr : api_->map(buffer.get());
+  if (memory == nullptr) return error(MOTLEY_FAILED_PRECONDITION, "the buffer's memory is separate from the host's");
+  return memory;
+}
+
+Result<PackedWeight> Device::pack(const motley_weight_desc& desc) const {
+  motley_weight* weight = nullptr;
+  motley_weight_info info{};
+  info.struct_size = sizeof info;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->pack(raw(), &desc, &weight, &info, &failure), failure, desc.name));
+  PackedWeight packed;
+  packed.weight = WeightHandle(api_, weight);
+  packed.info = info;
+  return packed;
+}
+
+Result<KvHandle> Device::create_kv(const motley_kv_desc& desc) const {
+  if (api_->kv_create == nullptr) return error(MOTLEY_UNIMPLEMENTED, "{} keeps no KV", api_->name);
+  motley_kv* kv = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->kv_create(raw(), &desc, &kv, &failure), failure, "kv_create"));
+  return KvHandle(api_, kv);
+}
+
+Result<motley_kv_layout> Device::kv_layout(const motley_kv_desc& desc) const {
+  if (api_->kv_layout == nullptr) return error(MOTLEY_UNIMPLEMENTED, "{} keeps no KV", api_->name);
+  motley_kv_layout layout{};
+  layout.struct_size = sizeof layout;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->kv_layout(raw(), &desc, &layout, &failure), failure, "kv_layout"));
+  return layout;
+}
+
+Status Device::query(const motley_segment& segment, std::span<const uint32_t> buckets) const {
+  motley_query_result result{};
+  result.struct_size = sizeof result;
+  motley_error failure{};
+  const auto count = static_cast<uint32_t>(buckets.size());
+  RETURN_IF_ERROR(to_status(api_->query(raw(), &segment, buckets.data(), count, &result, &failure), failure, "query"));
+  if (result.support == MOTLEY_SUPPORT_NATIVE) return ok_status();
+  result.reason[sizeof result.reason - 1] = '\0';
+  return error(MOTLEY_UNIMPLEMENTED, "{}", result.reason);
+}
+
+Result<ProgramsHandle> Device::compile(const motley_segment& segment, std::span<motley_weight* const> weights,
+                                       std::span<const uint32_t> buckets) const {
+  motley_compile_options options{};
+  options.struct_size = sizeof options;
+  options.buckets = buckets.data();
+  options.bucket_count = static_cast<uint32_t>(buckets.size());
+  motley_programs* programs = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(
+      to_status(api_->compile(raw(), &segment, weights.data(), &options, &programs, &failure), failure, "compile"));
+  return ProgramsHandle(api_, programs);
+}
+
+Result<EventHandle> Device::enqueue(const QueueHandle& queue, const ProgramsHandle& programs,
+                                    const motley_enqueue_args& args, bool want_event) const {
+  motley_event* event = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(
+      api_->enqueue(queue.get(), programs.get(), &args, want_event ? &event : nullptr, &failure), failure, "enqueue"));
+  return EventHandle(api_, event);
+}
+
+Result<motley_device_stats> Device::stats() const {
+  motley_device_stats stats{};
+  stats.struct_size = sizeof stats;
+  if (api_->stats == nullptr) return stats;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->stats(raw(), &stats, &failure), failure, "stats"));
+  return stats;
+}
+
+}  // namespace motley

@@ -1,0 +1,95 @@
+// RAII over the plugin ABI: each handle frees its object once. Move-only; the plugin must outlive them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/status.hpp"
+#include "device/plugin.hpp"
+#include "motley/backend.h"
+
+namespace motley {
+
+// Destroy is the table's entry that frees a T; a table without it (null) has nothing to free.
+template <typename T, void (*motley_backend::*Destroy)(T*)>
+class Handle {
+ public:
+  Handle() = default;
+  Handle(const motley_backend* api, T* raw) : api_(api), raw_(raw) {}
+  Handle(Handle&& other) noexcept : api_(other.api_), raw_(std::exchange(other.raw_, nullptr)) {}
+  Handle& operator=(Handle&& other) noexcept {
+    if (this != &other) {
+      reset();
+      api_ = other.api_;
+      raw_ = std::exchange(other.raw_, nullptr);
+    }
+    return *this;
+  }
+  ~Handle() { reset(); }
+
+  T* get() const { return raw_; }
+  explicit operator bool() const { return raw_ != nullptr; }
+  void reset() {
+    if (raw_ != nullptr && api_->*Destroy != nullptr) (api_->*Destroy)(raw_);
+    raw_ = nullptr;
+  }
+
+ private:
+  const motley_backend* api_ = nullptr;
+  T* raw_ = nullptr;
+};
+
+using QueueHandle = Handle<motley_queue, &motley_backend::queue_destroy>;
+using BufferHandle = Handle<motley_buffer, &motley_backend::free>;
+using WeightHandle = Handle<motley_weight, &motley_backend::weight_free>;
+using KvHandle = Handle<motley_kv, &motley_backend::kv_destroy>;
+using ProgramsHandle = Handle<motley_programs, &motley_backend::programs_free>;
+using EventHandle = Handle<motley_event, &motley_backend::event_release>;
+using RawDevice = Handle<motley_device, &motley_backend::close>;
+
+struct PackedWeight {
+  WeightHandle weight;
+  motley_weight_info info{};
+};
+
+struct DeviceOptions {
+  uint32_t threads = 0;  // 0 = the device's default
+  std::string cores;     // "" = all
+  std::string variant;   // "" = the best
+  uint64_t memory_cap = 0;
+  bool deterministic = false;
+};
+
+// An opened device. Thread-safe as the ABI says: one thread at a time per queue.
+class Device {
+ public:
+  static Result<Device> open(const Plugin& plugin, uint32_t index, const DeviceOptions& options);
+
+  const motley_backend& api() const { return *api_; }
+  motley_device* raw() const { return device_.get(); }
+
+  Result<QueueHandle> create_queue() const;
+  Result<BufferHandle> allocate(uint64_t bytes, motley_use use) const;
+  // The buffer's memory as the host sees it; FAILED_PRECONDITION when it is separate.
+  Result<void*> map(const BufferHandle& buffer) const;
+  Result<PackedWeight> pack(const motley_weight_desc& desc) const;
+  Result<KvHandle> create_kv(const motley_kv_desc& desc) const;
+  Result<motley_kv_layout> kv_layout(const motley_kv_desc& desc) const;
+  // OK only if the segment runs natively; else the plugin's reason.
+  Status query(const motley_segment& segment, std::span<const uint32_t> buckets) const;
+  Result<ProgramsHandle> compile(const motley_segment& segment, std::span<motley_weight* const> weights,
+                                 std::span<const uint32_t> buckets) const;
+  Result<EventHandle> enqueue(const QueueHandle& queue, const ProgramsHandle& programs,
+                              const motley_enqueue_args& args, bool want_event) const;
+  Result<motley_device_stats> stats() const;
+
+ private:
+  Device(const motley_backend* api, motley_device* device) : api_(api), device_(api, device) {}
+  const motley_backend* api_;
+  RawDevice device_;
+};
+
+}  // namespace motley

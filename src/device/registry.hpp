@@ -1,0 +1,43 @@
+// DeviceRegistry: every device of this machine that some plugin drives, by name.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.hpp"
+#include "device/description.hpp"
+#include "device/plugin.hpp"
+
+namespace motley {
+
+// Immutable after scan; safe from any thread. Must outlive the devices opened through it.
+class DeviceRegistry {
+ public:
+  struct Entry {
+    DeviceDescription description;
+    const Plugin* plugin = nullptr;
+  };
+
+  // Loads every plugin of the folder. Never fails: what did not load stands in absent().
+  static DeviceRegistry scan(const std::filesystem::path& folder);
+
+  const std::vector<Entry>& devices() const { return devices_; }
+  const std::vector<AbsentDevice>& absent() const { return absent_; }
+  // By name in any case ("cpu:0"; "cpu" means "CPU:0"). NOT_FOUND says what there is.
+  Result<const Entry*> find(std::string_view name) const;
+  // A comma-separated list, in its order, blanks allowed. INVALID_ARGUMENT for an empty list or a doubled device.
+  Result<std::vector<const Entry*>> parse_list(std::string_view list) const;
+
+ private:
+  void add_plugin(const std::filesystem::path& file);
+  void name_absent_kinds(const std::filesystem::path& folder);
+
+  std::vector<std::unique_ptr<Plugin>> plugins_;
+  std::vector<Entry> devices_;
+  std::vector<AbsentDevice> absent_;
+};
+
+}  // namespace motley

@@ -1,0 +1,44 @@
+// Placement: which device runs what. The planner's result, the runtime's input; a value.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/ids.hpp"
+
+namespace motley {
+
+struct UnitRange {
+  int64_t begin = 0, end = 0;  // half open
+};
+
+// A device's part of a stage, as lists of unit ranges. Ranges of all shards of a stage cover each axis exactly.
+struct Shard {
+  std::string device;
+  std::vector<UnitRange> kv_heads, ffn_columns;
+  std::vector<UnitRange> vocab_rows;  // of the embedding (first stage) and the head (last stage)
+  std::vector<int32_t> experts;
+  uint64_t weight_bytes = 0;
+};
+
+// Contiguous layers [layer_begin, layer_end) that run together.
+struct Stage {
+  uint32_t layer_begin = 0, layer_end = 0;
+  std::vector<Shard> shards;
+  std::vector<std::string> kv_owners;
+};
+
+struct Lane {
+  std::vector<Stage> stages;
+  uint32_t kv_blocks = 0;
+};
+
+struct Placement {
+  Epoch epoch = 0;
+  std::vector<Lane> lanes;
+  uint32_t block_size = 16;  // positions of a KV block
+  int32_t kv_dtype = 0;      // motley_dtype
+};
+
+}  // namespace motley
