@@ -1,0 +1,189 @@
+"""A running server, the program, and plain HTTP, for tests of the whole product."""
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BUILD = Path(os.environ.get("MOTLEY_BUILD", ROOT / "build"))
+MOTLEY = BUILD / "bin/motley"
+PLUGINS = BUILD / "lib/motley"
+READY_SECONDS_MAX = 60
+ANSWER_SECONDS_MAX = 120
+EXIT_SECONDS_MAX = 60
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def motley(*arguments, environment=None, stdin=subprocess.DEVNULL, seconds_max=ANSWER_SECONDS_MAX, **options):
+    """Runs the program to its end."""
+    if "input" in options:
+        stdin = None
+    return subprocess.run([str(MOTLEY), *map(str, arguments)], stdin=stdin, capture_output=True, text=True,
+                          timeout=seconds_max, env={**os.environ, **(environment or {})}, **options)
+
+
+class Answer:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self):
+        return json.loads(self.body)
+
+    def error(self):
+        """OpenAI's error object, checked for its shape."""
+        error = self.json()["error"]
+        assert isinstance(error["message"], str) and error["message"]
+        assert "type" in error and "code" in error
+        return error
+
+
+class Server:
+    """`motley serve` on a free port; ready when the constructor returns. Ends with the block it is used in."""
+
+    def __init__(self, model, log, *arguments, environment=None):
+        self.port = free_port()
+        self.log = log
+        with open(log, "wb") as out:
+            self.process = subprocess.Popen(
+                [str(MOTLEY), "serve", str(model), "--port", str(self.port), *map(str, arguments)],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})})
+        self.wait_ready()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def wait_ready(self):
+        def ready():
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{Path(self.log).read_text()}")
+            try:
+                return self.get("/health").status == 200
+            except OSError:
+                return False
+        try:
+            wait_until(ready, READY_SECONDS_MAX, "the server is not ready")
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def request(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS_MAX)
+        try:
+            if isinstance(body, (dict, list)):
+                body = json.dumps(body)
+            connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read())
+        finally:
+            connection.close()
+
+    def get(self, path, headers=None):
+        return self.request("GET", path, None, headers)
+
+    def post(self, path, body, headers=None):
+        return self.request("POST", path, body, headers)
+
+    def complete(self, **fields):
+        """The body of a completion that must succeed. Greedy unless told."""
+        answer = self.post("/v1/completions", {"model": self.model_name(), "temperature": 0, **fields})
+        assert answer.status == 200, answer.body
+        return answer.json()
+
+    def model_name(self):
+        if not hasattr(self, "_name"):
+            self._name = self.get("/v1/models").json()["data"][0]["id"]
+        return self._name
+
+    def socket(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS_MAX)
+
+    def metrics(self):
+        """name -> sum over its label sets; of a histogram its _sum, _count."""
+        values = {}
+        for line in self.get("/metrics").body.decode().splitlines():
+            match = re.fullmatch(r"([A-Za-z_:][\w:]*)(?:\{.*\})? (\S+)", line)
+            if match:
+                values[match[1]] = values.get(match[1], 0.0) + float(match[2])
+        return values
+
+    def wait_idle(self):
+        wait_until(lambda: self.metrics()["vllm:num_requests_running"] == 0, 30, "requests are still running")
+
+    def cpu_seconds(self):
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory_bytes(self, field):
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"^{field}:\s*(\d+) kB", status, re.M)[1]) * 1024
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait_exit(self):
+        return self.process.wait(timeout=EXIT_SECONDS_MAX)
+
+    def stop(self):
+        self.signal(signal.SIGTERM)
+        return self.wait_exit()
+
+
+def wait_until(condition, seconds_max, complaint):
+    """Polls until the condition holds; fails after the deadline."""
+    deadline = time.monotonic() + seconds_max
+    while not condition():
+        assert time.monotonic() < deadline, f"{complaint} after {seconds_max} s"
+        time.sleep(0.02)
+
+
+def read_http(connection):
+    """One HTTP answer from a raw socket."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    return Answer(answer.status, answer.headers, answer.read())
+
+
+class Stream:
+    """A streaming completion over a raw connection: events one by one, and a client that can go away."""
+
+    def __init__(self, server, path="/v1/completions", **fields):
+        self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=ANSWER_SECONDS_MAX)
+        body = {"model": server.model_name(), "temperature": 0, "stream": True, **fields}
+        self.connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        self.answer = self.connection.getresponse()
+        assert self.answer.status == 200, self.answer.read()
+        assert self.answer.headers["Content-Type"].startswith("text/event-stream")
+
+    def __iter__(self):
+        for line in self.answer:
+            line = line.decode().rstrip("\r\n")
+            if line == "data: [DONE]":
+                return
+            if line.startswith("data: "):
+                yield json.loads(line[6:])
+
+    def leave(self):
+        sock = self.connection.sock or self.answer.fp.raw._sock
+        sock.shutdown(socket.SHUT_RDWR)
+        self.connection.close()
+        self.answer.close()

@@ -1,0 +1,194 @@
+"""The commands that end by themselves."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from support import ANSWER_SECONDS_MAX, MOTLEY, PLUGINS, motley
+
+FRANCE = "The capital of France is"
+
+
+def run(*arguments, **options):
+    done = motley(*arguments, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def complete_json(model, *arguments, **options):
+    out = run("complete", model, "--json", *arguments, **options)
+    assert out.count("\n") == 1 and out.endswith("\n")
+    return json.loads(out)
+
+
+def test_complete_prints_the_text_alone(model):
+    out = run("complete", model, "--prompt", FRANCE, "--max-tokens", 8)
+    assert "Paris" in out and FRANCE not in out
+
+
+def test_complete_json_has_the_promised_fields(model):
+    answer = complete_json(model, "--prompt", FRANCE, "--max-tokens", 8)
+    assert set(answer) == {"prompt_token_ids", "token_ids", "text", "finish_reason", "logprobs", "load_s", "prefill_s",
+                           "decode_s"}
+    assert len(answer["token_ids"]) == 8 and answer["finish_reason"] == "length"
+    assert answer["prompt_token_ids"] and "Paris" in answer["text"]
+    assert answer["logprobs"] is None
+    assert answer["load_s"] > 0 and answer["prefill_s"] > 0 and answer["decode_s"] > 0
+
+
+def test_complete_json_logprobs(model):
+    answer = complete_json(model, "--prompt", FRANCE, "--max-tokens", 4, "--logprobs", 3)
+    assert [e["id"] for e in answer["logprobs"]] == answer["token_ids"]
+    for entry in answer["logprobs"]:
+        assert len(entry["top"]) == 3
+        assert entry["top"][0] == [entry["id"], entry["logprob"]]
+        values = [value for _, value in entry["top"]]
+        assert values == sorted(values, reverse=True) and values[0] <= 0
+
+
+def test_complete_end_token_stands_in_the_ids_and_not_in_the_text(model):
+    prompt = "<|im_start|>user\nSay only: ok<|im_end|>\n<|im_start|>assistant\n"
+    answer = complete_json(model, "--prompt", prompt, "--max-tokens", 200)
+    assert answer["finish_reason"] == "stop"
+    assert "<|im_end|>" not in answer["text"]
+    on = complete_json(model, "--prompt", prompt, "--max-tokens", len(answer["token_ids"]) + 4, "--ignore-eos")
+    assert on["finish_reason"] == "length"
+    assert on["token_ids"][:len(answer["token_ids"])] == answer["token_ids"]
+
+
+def test_complete_stop_and_prompt_file_and_stdin(model, tmp_path):
+    whole = run("complete", model, "--prompt", FRANCE, "--max-tokens", 16).rstrip("\n")
+    stop = whole[5:9]
+    assert run("complete", model, "--prompt", FRANCE, "--max-tokens", 16, "--stop", stop).rstrip("\n") == \
+        whole[:whole.index(stop)]
+    file = tmp_path / "prompt.txt"
+    file.write_text(FRANCE)
+    assert run("complete", model, "--prompt-file", file, "--max-tokens", 16).rstrip("\n") == whole
+    assert run("complete", model, "--prompt-file", "-", "--max-tokens", 16, input=FRANCE).rstrip("\n") == whole
+
+
+def test_complete_seed_repeats_a_sampled_text(model):
+    options = ("--prompt", FRANCE, "--max-tokens", 12, "--temperature", 1.2, "--top-p", 0.95, "--top-k", 50)
+    one = complete_json(model, *options, "--seed", 7)["token_ids"]
+    assert complete_json(model, *options, "--seed", 7)["token_ids"] == one
+    assert any(complete_json(model, *options, "--seed", seed)["token_ids"] != one for seed in (8, 9))
+
+
+def test_complete_agrees_with_the_server(model, server):
+    text = run("complete", model, "--prompt", FRANCE, "--max-tokens", 16).rstrip("\n")
+    assert server.complete(prompt=FRANCE, max_tokens=16)["choices"][0]["text"].rstrip("\n") == text
+
+
+def test_complete_on_the_reference_agrees_on_the_first_words(model):
+    if not (PLUGINS / "ref.so").exists():
+        pytest.fail("build/lib/motley/ref.so is missing")
+    shipped = complete_json(model, "--prompt", FRANCE, "--max-tokens", 3)["token_ids"]
+    assert complete_json(model, "--prompt", FRANCE, "--max-tokens", 3, "--devices", "REF:0")["token_ids"] == shipped
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["--prompt", ""], ["--prompt", "a", "--prompt-file", "b"], ["--prompt-file", "/nonexistent"],
+    ["--prompt", "a", "--temperature", "-1"], ["--prompt", "a", "--logprobs", "100"],
+    ["--prompt", "a", "--max-tokens", "x"], ["--prompt", "a", "--top-p", "2"]])
+def test_complete_refuses_what_cannot_be(model, arguments):
+    done = motley("complete", model, *arguments)
+    assert done.returncode == 1 and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_tokenize_and_lines(model, tmp_path):
+    def ids(out):
+        return [[int(i) for i in re.findall(r"\d+", line)] for line in out.splitlines()]
+    lines = ["Hello world", "", "naïve 日本語", "12345"]
+    each = [ids(run("tokenize", model, "--prompt", line))[0] if line else [] for line in lines]
+    file = tmp_path / "lines.txt"
+    file.write_text("".join(line + "\n" for line in lines))
+    assert ids(run("tokenize", model, "--prompt-file", file, "--lines")) == each
+    assert len(each[3]) == 5  # one token a digit
+
+
+def test_devices_lists_the_cpu(model):
+    found = json.loads(run("devices", "--json"))
+    assert any(d["name"] == "CPU:0" and d["kind"] == "cpu" for d in found["devices"])
+    assert isinstance(found["absent"], list)
+    assert "CPU:0" in run("devices")
+
+
+def test_devices_without_the_cpu_plugin_says_so(model, tmp_path):
+    shutil.copytree(PLUGINS, tmp_path / "plugins")
+    (tmp_path / "plugins/cpu.so").unlink()
+    environment = {"MOTLEY_PLUGIN_DIR": str(tmp_path / "plugins")}
+    found = json.loads(run("devices", "--json", environment=environment))
+    assert not any(d["name"].startswith("CPU:") for d in found["devices"])
+    reasons = [a["reason"] for a in found["absent"] if a["kind"] == "cpu"]
+    assert reasons and all(reasons)
+    assert "absent" in run("devices", environment=environment)
+    done = motley("complete", model, "--prompt", "Hi", environment=environment)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert "CPU:0" in done.stderr
+
+
+def test_devices_survives_a_plugin_that_is_none(tmp_path):
+    shutil.copytree(PLUGINS, tmp_path / "plugins")
+    (tmp_path / "plugins/broken.so").write_bytes(b"\x7fELF" + bytes(100))
+    found = json.loads(run("devices", "--json", environment={"MOTLEY_PLUGIN_DIR": str(tmp_path / "plugins")}))
+    assert any(d["name"] == "CPU:0" for d in found["devices"])
+    assert any("broken" in a["reason"] or "broken" in a["kind"] for a in found["absent"])
+
+
+def test_conformance_passes_the_cpu_plugin():
+    out = run("conformance", PLUGINS / "cpu.so", seconds_max=300)
+    assert out.strip()
+
+
+def test_conformance_refuses_what_is_no_plugin(tmp_path):
+    file = tmp_path / "none.so"
+    file.write_bytes(b"no")
+    done = motley("conformance", file)
+    assert done.returncode == 1 and "none.so" in done.stderr
+
+
+def test_bench_latency_and_throughput(model, tmp_path):
+    file = tmp_path / "latency.json"
+    run("bench", "latency", model, "--input-len", 8, "--output-len", 4, "--batch-size", 2, "--num-iters", 2,
+        "--num-iters-warmup", 1, "--output-json", file)
+    latency = json.loads(file.read_text())
+    assert latency["avg_latency"] > 0 and len(latency["latencies"]) == 2
+    out = run("bench", "throughput", model, "--input-len", 8, "--output-len", 4, "--num-prompts", 4)
+    assert re.search(r"Throughput: [\d.]+ requests/s, [\d.]+ total tokens/s, [\d.]+ output tokens/s", out)
+
+
+def test_version_and_help():
+    assert re.search(r"\d+\.\d+\.\d+", run("--version"))
+    for command in ("serve", "complete", "chat", "tokenize", "devices", "bench", "conformance"):
+        assert command in run("--help")
+        assert run("help", command).strip()
+        assert run(*command.split(), "--help").strip()
+    text = run("help", "serve")
+    for option in ("host", "port", "api-key", "served-model-name", "max-model-len", "max-num-seqs",
+                   "max-num-batched-tokens", "block-size", "kv-cache-dtype", "kv-cache-memory-bytes",
+                   "enable-prefix-caching", "enable-chunked-prefill", "scheduling-policy", "chat-template", "seed",
+                   "threads", "deterministic", "devices", "config", "shutdown-timeout"):
+        assert f"--{option}" in text, option
+
+
+def test_chat_streams_and_survives_an_interrupt(model):
+    chat = subprocess.Popen([MOTLEY, "chat", model, "--temperature", "0"], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        chat.stdin.write(b"Write a very long story about the sea, with many chapters.\n")
+        chat.stdin.flush()
+        assert os.read(chat.stdout.fileno(), 1)  # the answer has begun
+        chat.send_signal(signal.SIGINT)
+        chat.stdin.write(b"What is the capital of France? Answer in one word.\n")
+        chat.stdin.close()
+        rest = chat.stdout.read()
+        assert chat.wait(timeout=ANSWER_SECONDS_MAX) == 0
+        assert b"\n" in rest and b"Paris" in rest.split(b"\n", 1)[1]
+    finally:
+        chat.kill()
+        chat.wait()
