@@ -55,24 +55,28 @@ Result<std::unique_ptr<RuntimeExecutor>> RuntimeExecutor::create(const Model& mo
   return runtime;
 }
 
+Result<PackedWeight> pack_weight(const Model& model, size_t index, const Device& device) {
+  const GraphWeight& weight = model.graph().weights[index];
+  const WeightSource& source = model.weight(index);
+  motley_weight_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.name = weight.name.c_str();
+  desc.dtype = source.dtype;
+  desc.format = source.dtype;
+  desc.uses = weight.uses;
+  desc.experts = source.experts;
+  desc.rows = source.rows;
+  desc.cols = source.cols;
+  desc.data = source.data.data();
+  desc.bytes = source.data.size();
+  ASSIGN_OR_RETURN(PackedWeight packed, device.pack(desc));
+  if (packed.info.aliases_source == 0) model.release(index);
+  return packed;
+}
+
 Status RuntimeExecutor::pack_weights() {
-  const Graph& graph = model_.graph();
-  for (size_t i = 0; i < graph.weights.size(); ++i) {
-    const GraphWeight& weight = graph.weights[i];
-    const WeightSource& source = model_.weight(i);
-    motley_weight_desc desc{};
-    desc.struct_size = sizeof desc;
-    desc.name = weight.name.c_str();
-    desc.dtype = source.dtype;
-    desc.format = source.dtype;
-    desc.uses = weight.uses;
-    desc.experts = source.experts;
-    desc.rows = source.rows;
-    desc.cols = source.cols;
-    desc.data = source.data.data();
-    desc.bytes = source.data.size();
-    ASSIGN_OR_RETURN(PackedWeight packed, device_.pack(desc));
-    if (packed.info.aliases_source == 0) model_.release(i);
+  for (size_t i = 0; i < model_.graph().weights.size(); ++i) {
+    ASSIGN_OR_RETURN(PackedWeight packed, pack_weight(model_, i, device_));
     weights_.push_back(std::move(packed));
   }
   return ok_status();

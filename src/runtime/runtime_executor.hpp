@@ -38,6 +38,9 @@ struct KvRequest {
   KvRequest& operator=(const KvRequest&) = delete;
 };
 
+// Packs weight `index` of the graph for the device, and lets go of the file's pages unless the packed form needs them.
+Result<PackedWeight> pack_weight(const Model& model, size_t index, const Device& device);
+
 // submit() by one thread; results are set on the runtime's own thread. Borrowed: model (while alive), device, clock.
 class RuntimeExecutor : public Executor {
  public:
