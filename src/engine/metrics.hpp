@@ -1,0 +1,24 @@
+// EngineMetrics: counters and histograms from the updates of requests. Not thread-safe; the engine guards it.
+#pragma once
+
+#include "engine/engine.hpp"
+#include "engine/sequence.hpp"
+
+namespace motley {
+
+class EngineMetrics {
+ public:
+  explicit EngineMetrics(uint32_t max_model_len);
+  void on_step(size_t rows);
+  void on_update(const Sequence& sequence, const RequestUpdate& update, int64_t now_ns);
+  EngineStats& stats() { return stats_; }
+  const EngineStats& stats() const { return stats_; }
+
+ private:
+  void on_tokens(const Sequence& sequence, size_t tokens);
+  void on_finish(const Sequence& sequence, FinishReason reason, int64_t now_ns);
+
+  EngineStats stats_;
+};
+
+}  // namespace motley

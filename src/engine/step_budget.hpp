@@ -1,0 +1,44 @@
+// StepBudget: how many rows a step may carry, so that it is predicted to end in time.
+//
+// The cost of a step is fixed + rows * per_row + reads * per_context (executor.hpp's StepCost), started from what the
+// executor declares and corrected by what its steps take. Deterministic; one owner; not thread-safe.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/executor.hpp"
+
+namespace motley {
+
+inline constexpr double kStepTargetNs = 200e6;          // a step shall not take longer
+inline constexpr uint32_t kBudgetRowsUnknown = 512;     // while nothing is known of the cost
+inline constexpr uint32_t kBudgetRowsMax = 2048;        // chosen rows; more gives no more throughput, only latency
+inline constexpr uint32_t kBudgetRowsMin = 16;          // prompts move on by at least so many rows a step
+
+class StepBudget {
+ public:
+  // fixed_rows > 0: the user's own budget, in force whatever is measured. 0: chosen, at most rows_max.
+  StepBudget(const StepCost& prior, uint32_t fixed_rows, uint32_t rows_max);
+
+  // Rows of a step while nothing else is in it.
+  uint32_t rows() const;
+  // Prompt rows at positions from `position` on that may join a step already holding `rows` rows and `reads` reads.
+  // May be 0 only where the row limit is reached.
+  uint32_t rows_beside(double rows, double reads, uint32_t position) const;
+  void observe(double rows, double reads, double busy_ns);
+  StepCost cost() const { return cost_; }
+
+ private:
+  bool known() const { return cost_.per_row_ns > 0 || cost_.per_context_ns > 0; }
+
+  const uint32_t fixed_rows_;
+  const uint32_t rows_max_;
+  StepCost cost_;
+};
+
+// KV positions read by `rows` rows of one sequence whose last row sees `context` positions.
+inline double positions_read(uint32_t rows, uint32_t context) {
+  return static_cast<double>(rows) * context - 0.5 * static_cast<double>(rows) * (rows - 1.0);
+}
+
+}  // namespace motley

@@ -1,0 +1,377 @@
+#include "engine/testing/scripted_executor.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/check.hpp"
+
+namespace motley::testing {
+namespace {
+
+constexpr size_t kViolationsMax = 20;  // kept; the first ones tell
+
+uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64
+  x ^= x >> 30;
+  x *= 0xbf58476d1ce4e5b9u;
+  x ^= x >> 27;
+  x *= 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+}  // namespace
+
+ScriptedExecutor::ScriptedExecutor(ScriptedOptions options)
+    : options_(std::move(options)),
+      cells_(static_cast<size_t>(options_.blocks) * options_.block_size),
+      slots_(options_.slots) {}
+
+ScriptedExecutor::~ScriptedExecutor() {
+  for (Pending& left : pending_)
+    left.promise.set({.epoch = left.plan.epoch, .step = left.plan.step,
+                      .status = Status(MOTLEY_CANCELLED, "the executor was destroyed"), .tokens = {}, .busy_ns = 0});
+}
+
+ExecutorDescription ScriptedExecutor::describe() const {
+  ExecutorDescription d;
+  d.epoch = 1;
+  d.lanes.push_back({.pool = {.block_size = options_.block_size, .blocks = options_.blocks},
+                     .cost = options_.cost, .rows_max = options_.rows_max, .buckets = {}});
+  d.vocab_size = options_.vocab_size;
+  d.positions_max = options_.positions_max;
+  d.slots = options_.slots;
+  d.lookahead = options_.lookahead;
+  d.pipeline = options_.pipeline;
+  return d;
+}
+
+Future<StepResult> ScriptedExecutor::submit(StepPlan plan) {
+  Promise<StepResult> promise;
+  Future<StepResult> future = promise.future();
+  StepResult result{.epoch = plan.epoch, .step = plan.step, .status = {}, .tokens = {}, .busy_ns = 0};
+  {
+    std::lock_guard lock(mutex_);
+    const bool sound = check_shape(plan);
+    if (sound) {
+      check_depths(plan);
+      check_writes(plan);
+    }
+    if (sound && options_.manual) {
+      pending_.push_back({std::move(plan), std::move(promise)});
+      submitted_.notify_all();
+      return future;
+    }
+    if (sound) result = run(plan);
+    else result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
+  }
+  promise.set(std::move(result));
+  return future;
+}
+
+bool ScriptedExecutor::run_next() {
+  Promise<StepResult> promise;
+  StepResult result;
+  {
+    std::lock_guard lock(mutex_);
+    if (pending_.empty()) return false;
+    result = run(pending_.front().plan);
+    promise = std::move(pending_.front().promise);
+    pending_.pop_front();
+  }
+  promise.set(std::move(result));
+  return true;
+}
+
+void ScriptedExecutor::wait_pending(size_t count) {
+  std::unique_lock lock(mutex_);
+  submitted_.wait(lock, [&] { return pending_.size() >= count; });
+}
+
+size_t ScriptedExecutor::pending() const {
+  std::lock_guard lock(mutex_);
+  return pending_.size();
+}
+
+void ScriptedExecutor::fail_next(Status status) {
+  std::lock_guard lock(mutex_);
+  failure_ = std::move(status);
+}
+
+uint64_t ScriptedExecutor::steps_run() const {
+  std::lock_guard lock(mutex_);
+  return steps_run_;
+}
+
+uint64_t ScriptedExecutor::rows_run() const {
+  std::lock_guard lock(mutex_);
+  return rows_run_;
+}
+
+std::vector<std::string> ScriptedExecutor::violations() const {
+  std::lock_guard lock(mutex_);
+  return violations_;
+}
+
+// ---- what a plan must look like
+
+void ScriptedExecutor::complain(const StepPlan& plan, const std::string& what) {
+  if (violations_.size() < kViolationsMax) violations_.push_back(fmt::format("step {}: {}", plan.step, what));
+}
+
+#define EXPECT_PLAN(condition, ...)             \
+  do {                                          \
+    if (!(condition)) {                         \
+      complain(plan, fmt::format(__VA_ARGS__)); \
+      return false;                             \
+    }                                           \
+  } while (0)
+
+bool ScriptedExecutor::check_shape(const StepPlan& plan) {
+  const size_t rows = plan.tokens.size();
+  EXPECT_PLAN(plan.epoch == 1 && plan.lane == 0, "epoch {}, lane {}", plan.epoch, plan.lane);
+  EXPECT_PLAN(plan.step == last_step_ + 1, "follows step {}", last_step_);
+  last_step_ = plan.step;
+  EXPECT_PLAN(rows > 0 && rows <= options_.rows_max, "{} rows", rows);
+  EXPECT_PLAN(plan.token_slots.size() == rows && plan.positions.size() == rows && plan.generated.size() == rows,
+              "row arrays of {}, {}, {}, {}", rows, plan.token_slots.size(), plan.positions.size(), plan.generated.size());
+  EXPECT_PLAN(plan.samples.size() == plan.logit_rows.size(), "{} samples for {} logit rows", plan.samples.size(),
+              plan.logit_rows.size());
+  uint32_t row = 0, logit = 0;
+  std::set<uint64_t> sequences;
+  for (const PlanSequence& part : plan.sequences) {
+    EXPECT_PLAN(sequences.insert(part.sequence).second, "sequence {} stands twice", part.sequence);
+    if (!check_sequence(plan, part, row, logit)) return false;
+    row += part.row_count;
+    logit += part.logits_count;
+  }
+  EXPECT_PLAN(row == rows && logit == plan.logit_rows.size(), "sequences cover {} of {} rows, {} of {} logit rows", row,
+              rows, logit, plan.logit_rows.size());
+  return true;
+}
+
+bool ScriptedExecutor::check_sequence(const StepPlan& plan, const PlanSequence& part, uint32_t row, uint32_t logit) {
+  EXPECT_PLAN(part.row_begin == row && part.row_count > 0 && row + part.row_count <= plan.tokens.size(),
+              "sequence {} has rows {}+{} after row {}", part.sequence, part.row_begin, part.row_count, row);
+  EXPECT_PLAN(part.context >= part.row_count && part.context <= options_.positions_max, "sequence {} has context {}",
+              part.sequence, part.context);
+  EXPECT_PLAN(static_cast<size_t>(part.block_begin) + part.block_count <= plan.blocks.size() &&
+                  static_cast<uint64_t>(part.block_count) * options_.block_size >= part.context,
+              "sequence {} has blocks {}+{} for context {}", part.sequence, part.block_begin, part.block_count, part.context);
+  std::set<BlockId> blocks;
+  for (uint32_t b = 0; b < part.block_count; ++b) {
+    const BlockId id = plan.blocks[part.block_begin + b];
+    EXPECT_PLAN(id >= 0 && static_cast<uint32_t>(id) < options_.blocks, "block id {}", id);
+    EXPECT_PLAN(blocks.insert(id).second, "sequence {} has block {} twice", part.sequence, id);
+  }
+  for (uint32_t i = 0; i < part.row_count; ++i) {
+    const size_t r = row + i;
+    EXPECT_PLAN(plan.positions[r] == static_cast<int32_t>(part.context - part.row_count + i), "row {} at position {}", r,
+                plan.positions[r]);
+    EXPECT_PLAN(plan.token_slots[r] < static_cast<SlotId>(options_.slots), "row {} reads slot {}", r, plan.token_slots[r]);
+    EXPECT_PLAN(plan.token_slots[r] >= 0 ||
+                    (plan.tokens[r] >= 0 && static_cast<uint32_t>(plan.tokens[r]) < options_.vocab_size),
+                "row {} has token {}", r, plan.tokens[r]);
+    EXPECT_PLAN(i == 0 || plan.generated[r] >= plan.generated[r - 1], "row {} is a prompt row after a generated one", r);
+  }
+  EXPECT_PLAN(part.logits_begin == logit && logit + part.logits_count <= plan.logit_rows.size(),
+              "sequence {} has logit rows {}+{}", part.sequence, part.logits_begin, part.logits_count);
+  for (uint32_t l = logit; l < logit + part.logits_count; ++l) {
+    const auto r = static_cast<uint32_t>(plan.logit_rows[l]);
+    EXPECT_PLAN(r >= row && r < row + part.row_count && (l == logit || plan.logit_rows[l] > plan.logit_rows[l - 1]),
+                "logit row {} of sequence {}", r, part.sequence);
+    EXPECT_PLAN(plan.samples[l].position == static_cast<uint32_t>(plan.positions[r]) + 1,
+                "the sample of row {} is for position {}", r, plan.samples[l].position);
+    if (!check_sample(plan, part, plan.samples[l])) return false;
+  }
+  return true;
+}
+
+bool ScriptedExecutor::check_sample(const StepPlan& plan, const PlanSequence& part, const motley_sample_row& s) {
+  EXPECT_PLAN(s.counts_begin <= s.counts_end && s.counts_end <= plan.counts.size() && s.pending_begin <= s.pending_end &&
+                  s.pending_end <= plan.pending.size() && s.biases_begin <= s.biases_end &&
+                  s.biases_end <= plan.biases.size(),
+              "a sample of sequence {} points outside", part.sequence);
+  EXPECT_PLAN(s.out_slot == MOTLEY_NONE || (s.out_slot >= 0 && s.out_slot < static_cast<SlotId>(options_.slots)),
+              "out_slot {}", s.out_slot);
+  for (uint32_t i = s.biases_begin; i < s.biases_end; ++i) {
+    EXPECT_PLAN(i == s.biases_begin || plan.biases[i].id > plan.biases[i - 1].id, "biases of sequence {} do not ascend",
+                part.sequence);
+    EXPECT_PLAN(plan.biases[i].id >= 0 && static_cast<uint32_t>(plan.biases[i].id) < options_.vocab_size, "bias of token {}",
+                plan.biases[i].id);
+  }
+  for (uint32_t i = s.pending_begin; i < s.pending_end; ++i)
+    EXPECT_PLAN(plan.pending[i] >= 0 && plan.pending[i] < static_cast<SlotId>(options_.slots) && plan.pending[i] != s.out_slot,
+                "pending slot {}", plan.pending[i]);
+  return true;
+}
+
+// Lookahead bounds the steps of one sequence under way, pipeline those of disjoint ones.
+void ScriptedExecutor::check_depths(const StepPlan& plan) {
+  if (pending_.size() >= static_cast<size_t>(options_.pipeline) + options_.lookahead)
+    complain(plan, fmt::format("{} steps are under way already", pending_.size()));
+  std::map<uint64_t, uint32_t> under_way;
+  for (const Pending& step : pending_)
+    for (const PlanSequence& part : step.plan.sequences) ++under_way[part.sequence];
+  for (const PlanSequence& part : plan.sequences)
+    if (under_way[part.sequence] > options_.lookahead)
+      complain(plan, fmt::format("sequence {} has {} steps under way already", part.sequence, under_way[part.sequence]));
+}
+
+std::set<BlockId> ScriptedExecutor::blocks_written(const StepPlan& plan, const PlanSequence& part) const {
+  std::set<BlockId> written;
+  for (uint32_t p = part.context - part.row_count; p < part.context; ++p)
+    written.insert(plan.blocks[part.block_begin + p / options_.block_size]);
+  return written;
+}
+
+// A block that a step writes belongs to one sequence alone, in this step and in those under way.
+void ScriptedExecutor::check_writes(const StepPlan& plan) {
+  std::map<BlockId, uint64_t> writer;
+  for (const PlanSequence& part : plan.sequences)
+    for (const BlockId id : blocks_written(plan, part))
+      if (!writer.emplace(id, part.sequence).second) complain(plan, fmt::format("block {} has two writers", id));
+  const auto check_readers = [&](const StepPlan& other, const char* where) {
+    for (const PlanSequence& part : other.sequences)
+      for (uint32_t b = 0; b < part.block_count; ++b) {
+        const auto at = writer.find(other.blocks[part.block_begin + b]);
+        if (at != writer.end() && at->second != part.sequence)
+          complain(plan, fmt::format("sequence {} writes block {}, which sequence {} holds in {}", at->second, at->first,
+                                     part.sequence, where));
+      }
+  };
+  check_readers(plan, "this step");
+  for (const Pending& step : pending_) check_readers(step.plan, "a step under way");
+}
+
+// ---- running a step
+
+ScriptedExecutor::Cell& ScriptedExecutor::cell(const StepPlan& plan, const PlanSequence& part, uint32_t position) {
+  const auto block = static_cast<size_t>(plan.blocks[part.block_begin + position / options_.block_size]);
+  return cells_[block * options_.block_size + position % options_.block_size];
+}
+
+StepResult ScriptedExecutor::run(const StepPlan& plan) {
+  StepResult result{.epoch = plan.epoch, .step = plan.step, .status = {}, .tokens = {}, .busy_ns = options_.busy_ns};
+  ++steps_run_;
+  rows_run_ += plan.tokens.size();
+  if (failure_) {
+    result.status = *std::exchange(failure_, std::nullopt);
+    for (const PlanSequence& part : plan.sequences) {
+      seen_.erase(part.sequence);
+      for (uint32_t p = part.context - part.row_count; p < part.context; ++p) cell(plan, part, p) = {};
+    }
+    return result;
+  }
+  for (const PlanSequence& part : plan.sequences)
+    if (!write_rows(plan, part)) result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
+  for (const PlanSequence& part : plan.sequences) {
+    if (!result.status.ok()) break;
+    const auto text = read_text(plan, part);
+    if (!text) {
+      result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
+    } else if (part.logits_count > 0) {
+      result.tokens.push_back(sample(plan, part, *text));
+    }
+  }
+  if (!result.status.ok()) result.tokens.clear();
+  return result;
+}
+
+bool ScriptedExecutor::write_rows(const StepPlan& plan, const PlanSequence& part) {
+  for (uint32_t i = 0; i < part.row_count; ++i) {
+    const size_t r = part.row_begin + i;
+    const auto position = static_cast<uint32_t>(plan.positions[r]);
+    TokenId token = plan.tokens[r];
+    if (plan.token_slots[r] >= 0) {
+      const Slot& slot = slots_[static_cast<size_t>(plan.token_slots[r])];
+      EXPECT_PLAN(slot.sequence == part.sequence && slot.position == plan.positions[r],
+                  "row {} of sequence {} at {} reads slot {}, which holds position {} of sequence {}", r, part.sequence,
+                  position, plan.token_slots[r], slot.position, slot.sequence);
+      token = slot.token;
+    }
+    const auto [at, fresh] = seen_[part.sequence].emplace(position, token);
+    EXPECT_PLAN(fresh || at->second == token, "sequence {} had token {} at {}, now {}", part.sequence, at->second, position,
+                token);
+    cell(plan, part, position) = {.token = token, .position = plan.positions[r]};
+  }
+  return true;
+}
+
+std::optional<std::vector<TokenId>> ScriptedExecutor::read_text(const StepPlan& plan, const PlanSequence& part) {
+  std::vector<TokenId> text(part.context);
+  for (uint32_t p = 0; p < part.context; ++p) {
+    const Cell& held = cell(plan, part, p);
+    if (held.position != static_cast<int32_t>(p)) {
+      complain(plan, fmt::format("sequence {} reads position {} where {} was written", part.sequence, p, held.position));
+      return std::nullopt;
+    }
+    text[p] = held.token;
+  }
+  return text;
+}
+
+SampledToken ScriptedExecutor::sample(const StepPlan& plan, const PlanSequence& part, std::span<const TokenId> text) {
+  const motley_sample_row& row = plan.samples[part.logits_begin];
+  const auto banned = [&](TokenId id) {
+    for (uint32_t i = row.biases_begin; i < row.biases_end; ++i)
+      if (plan.biases[i].id == id) return plan.biases[i].bias == -INFINITY;
+    return false;
+  };
+  std::vector<TokenId> pending;
+  for (uint32_t i = row.pending_begin; i < row.pending_end; ++i) {
+    const Slot& slot = slots_[static_cast<size_t>(plan.pending[i])];
+    if (slot.sequence != part.sequence) complain(plan, fmt::format("pending slot {} is another's", plan.pending[i]));
+    pending.push_back(slot.token);
+  }
+  check_counts(plan, row, text, pending);
+  SampledToken token;
+  token.id = options_.choice ? options_.choice(text, row, banned) : hashed_choice(text, row, options_.vocab_size, banned);
+  token.logprob = -1;
+  for (int32_t k = 0; k < row.top_logprobs; ++k)
+    token.top.push_back({.id = static_cast<TokenId>((static_cast<uint32_t>(token.id) + static_cast<uint32_t>(k)) %
+                                                    options_.vocab_size),
+                         .logprob = -1.0f - static_cast<float>(k)});
+  if (row.out_slot >= 0)
+    slots_[static_cast<size_t>(row.out_slot)] = {.token = token.id, .position = static_cast<int32_t>(row.position),
+                                                 .sequence = part.sequence};
+  return token;
+}
+
+// Counts and pending tokens must add up to the text, where a penalty asks for them; without one there are none.
+void ScriptedExecutor::check_counts(const StepPlan& plan, const motley_sample_row& row, std::span<const TokenId> text,
+                                    const std::vector<TokenId>& pending) {
+  const bool penalised = row.presence_penalty != 0 || row.frequency_penalty != 0 || row.repetition_penalty != 1;
+  std::map<TokenId, std::pair<int32_t, int32_t>> given, right;
+  size_t output = pending.size();
+  for (const TokenId id : pending) ++given[id].second;
+  for (uint32_t i = row.counts_begin; i < row.counts_end; ++i) {
+    const motley_token_count& c = plan.counts[i];
+    if (i > row.counts_begin && c.id <= plan.counts[i - 1].id) complain(plan, "counts do not ascend");
+    given[c.id].first = c.in_prompt;
+    given[c.id].second += c.in_output;
+    output += static_cast<size_t>(c.in_output);
+  }
+  if (!penalised) {
+    if (!given.empty()) complain(plan, "counts without a penalty");
+    return;
+  }
+  for (size_t p = 0; p < text.size(); ++p) {
+    if (p + output < text.size()) right[text[p]].first = 1;
+    else ++right[text[p]].second;
+  }
+  if (given != right || output >= text.size()) complain(plan, "counts and pending tokens are not those of the text");
+}
+
+TokenId ScriptedExecutor::hashed_choice(std::span<const TokenId> text, const motley_sample_row& row, uint32_t vocab_size,
+                                        const std::function<bool(TokenId)>& banned) {
+  uint64_t state = mix(row.seed * 31 + row.choice + 1);
+  for (const TokenId token : text) state = mix(state + 0x9e3779b97f4a7c15u + static_cast<uint64_t>(token));
+  auto id = static_cast<TokenId>(state % vocab_size);
+  for (uint32_t tries = 0; tries < vocab_size && banned && banned(id); ++tries)
+    id = static_cast<TokenId>((static_cast<uint32_t>(id) + 1) % vocab_size);
+  return id;
+}
+
+#undef EXPECT_PLAN
+
+}  // namespace motley::testing

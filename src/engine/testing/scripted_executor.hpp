@@ -1,0 +1,108 @@
+// ScriptedExecutor: an Executor without a device, for tests of whatever stands above one.
+//
+// Its KV pool holds (token, position) per cell instead of keys and values, and the next token is a function of the text
+// that a row reads through its block table: a wrong block, a lost write or a stale slot changes the output. Every plan
+// is checked against the contract of executor.hpp; what breaks it is listed in violations() and answered with
+// INVALID_ARGUMENT. Thread-safe; in manual mode run_next() belongs to one thread.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/executor.hpp"
+
+namespace motley::testing {
+
+// The token that follows `text`. `banned` tells whether a token's bias is -infinity.
+using ScriptedChoice =
+    std::function<TokenId(std::span<const TokenId> text, const motley_sample_row& row, const std::function<bool(TokenId)>& banned)>;
+
+struct ScriptedOptions {
+  uint32_t block_size = 4, blocks = 256;
+  uint32_t rows_max = 256;
+  uint32_t vocab_size = 1000;
+  uint32_t positions_max = 512;
+  uint32_t slots = 1024;
+  uint32_t lookahead = 1, pipeline = 1;
+  StepCost cost;
+  int64_t busy_ns = 1000;  // said of every step
+  bool manual = false;     // steps wait for run_next(); otherwise submit() runs them
+  ScriptedChoice choice;   // empty: a hash of (text, seed, choice), never a banned token
+};
+
+class ScriptedExecutor final : public Executor {
+ public:
+  explicit ScriptedExecutor(ScriptedOptions options);
+  ~ScriptedExecutor() override;  // steps that nobody ran end as CANCELLED
+
+  ExecutorDescription describe() const override;
+  Future<StepResult> submit(StepPlan plan) override;
+
+  // Manual mode: runs the oldest step that was submitted and sets its future. False if there is none.
+  bool run_next();
+  // Blocks until at least `count` steps wait for run_next().
+  void wait_pending(size_t count);
+  size_t pending() const;
+  // The next step to run gives `status`; its rows leave garbage behind.
+  void fail_next(Status status);
+  uint64_t steps_run() const;
+  uint64_t rows_run() const;
+  // Broken promises of the plans so far; empty is right.
+  std::vector<std::string> violations() const;
+  // The choice for `text` of the default script, as a lone request would get it.
+  static TokenId hashed_choice(std::span<const TokenId> text, const motley_sample_row& row, uint32_t vocab_size,
+                               const std::function<bool(TokenId)>& banned);
+
+ private:
+  struct Cell {
+    TokenId token = -1;
+    int32_t position = -1;
+  };
+  struct Slot {
+    TokenId token = -1;
+    int32_t position = -1;
+    uint64_t sequence = 0;
+  };
+  struct Pending {
+    StepPlan plan;
+    Promise<StepResult> promise;
+  };
+
+  void complain(const StepPlan& plan, const std::string& what);
+  bool check_shape(const StepPlan& plan);
+  bool check_sequence(const StepPlan& plan, const PlanSequence& part, uint32_t row, uint32_t logit);
+  void check_depths(const StepPlan& plan);
+  void check_writes(const StepPlan& plan);
+  bool check_sample(const StepPlan& plan, const PlanSequence& part, const motley_sample_row& sample);
+  void check_counts(const StepPlan& plan, const motley_sample_row& sample, std::span<const TokenId> text,
+                    const std::vector<TokenId>& pending);
+  std::set<BlockId> blocks_written(const StepPlan& plan, const PlanSequence& part) const;
+  Cell& cell(const StepPlan& plan, const PlanSequence& part, uint32_t position);
+  StepResult run(const StepPlan& plan);
+  bool write_rows(const StepPlan& plan, const PlanSequence& part);
+  std::optional<std::vector<TokenId>> read_text(const StepPlan& plan, const PlanSequence& part);
+  SampledToken sample(const StepPlan& plan, const PlanSequence& part, std::span<const TokenId> text);
+
+  const ScriptedOptions options_;
+  mutable std::mutex mutex_;
+  std::condition_variable submitted_;
+  std::deque<Pending> pending_;
+  std::vector<Cell> cells_;
+  std::vector<Slot> slots_;
+  std::map<uint64_t, std::map<uint32_t, TokenId>> seen_;  // per sequence: the token each position was computed with
+  std::optional<Status> failure_;
+  std::vector<std::string> violations_;
+  StepId last_step_ = 0;
+  uint64_t steps_run_ = 0, rows_run_ = 0;
+};
+
+}  // namespace motley::testing
