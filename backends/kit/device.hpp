@@ -1,0 +1,115 @@
+// What stands behind the ABI's handles.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+#include "kit/kv.hpp"
+#include "kit/program.hpp"
+#include "kit/queue.hpp"
+#include "kit/team.hpp"
+
+namespace motley::kit {
+
+// Bytes taken of a device's memory cap. Thread-safe.
+class Budget {
+ public:
+  explicit Budget(uint64_t cap) : cap_(cap) {}
+  void take(uint64_t bytes, const char* what) {
+    const uint64_t now = used_.fetch_add(bytes) + bytes;
+    if (cap_ == 0 || now <= cap_) return;
+    used_.fetch_sub(bytes);
+    fail(MOTLEY_RESOURCE_EXHAUSTED, "%s of %llu bytes exceeds the memory cap of %llu (%llu in use)", what,
+         static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(cap_),
+         static_cast<unsigned long long>(now - bytes));
+  }
+  void give(uint64_t bytes) { used_.fetch_sub(bytes); }
+  uint64_t used() const { return used_.load(); }
+
+ private:
+  const uint64_t cap_;
+  std::atomic<uint64_t> used_{0};
+};
+
+// A share of a budget, given back at the end.
+class Share {
+ public:
+  Share() = default;
+  Share(Budget& budget, uint64_t bytes, const char* what) : bytes_(bytes) {
+    budget.take(bytes, what);
+    budget_ = &budget;
+  }
+  Share(Share&& other) noexcept : budget_(std::exchange(other.budget_, nullptr)), bytes_(other.bytes_) {}
+  Share& operator=(Share&& other) noexcept {
+    std::swap(budget_, other.budget_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Share() {
+    if (budget_) budget_->give(bytes_);
+  }
+
+ private:
+  Budget* budget_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace motley::kit
+
+struct motley_device {
+  motley_device(std::unique_ptr<motley::kit::Kernels> kernels_in, const motley::kit::OpenOptions& options);
+  // Runs one program on the team; one at a time.
+  void run(const motley::kit::Program& program, const motley::kit::RunArgs& args);
+
+  std::unique_ptr<motley::kit::Kernels> kernels;
+  const motley::kit::KernelTable table;
+  motley::kit::Budget budget;
+  motley::kit::Team team;
+  std::atomic<uint32_t> queues{0};
+  std::atomic<uint64_t> programs{0}, rows{0}, bytes_copied{0}, busy_ns{0};
+
+ private:
+  std::mutex running_;
+  motley::kit::Mapping workspace_;  // shared by all programs, grown on demand
+  motley::kit::Share workspace_share_;
+};
+
+struct motley_queue {
+  explicit motley_queue(motley_device* owner)
+      : device(owner), queue({owner->team.home_cores().begin(), owner->team.home_cores().end()}) {}
+  motley_device* device;
+  motley::kit::Queue queue;
+};
+
+struct motley_buffer {
+  motley_device* device = nullptr;
+  motley::kit::Mapping own;
+  motley::kit::Share share;
+  std::byte* data = nullptr;
+  uint64_t bytes = 0;
+};
+
+struct motley_weight {
+  motley_device* device = nullptr;
+  std::unique_ptr<motley::kit::Weight> weight;
+  motley::kit::Share share;
+};
+
+struct motley_kv {
+  motley_kv(motley_device* owner, const motley::kit::KvShape& shape)
+      : device(owner), share(owner->budget, shape.bytes_total, "a KV pool"), memory(shape, owner->kernels->kv_order()) {}
+  motley_device* device;
+  motley::kit::Share share;
+  motley::kit::KvMemory memory;
+};
+
+struct motley_programs {
+  motley_programs(motley_device* owner, motley::kit::CheckedSegment segment, uint32_t bucket_count)
+      : device(owner), program(std::move(segment)), buckets(bucket_count) {}
+  motley_device* device;
+  motley::kit::Program program;
+  int64_t vocab = 0;
+  uint32_t buckets;
+};

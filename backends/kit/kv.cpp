@@ -1,0 +1,174 @@
+// KV pools: memory, element formats, and the canonical form (docs/formats/kv.md).
+// SPDX-License-Identifier: Apache-2.0
+#include "kit/kv.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace motley::kit {
+
+void kv_store(int32_t dtype, const float* from, int64_t count, std::byte* to, float* scale) {
+  switch (dtype) {
+    case MOTLEY_F32: std::memcpy(to, from, static_cast<size_t>(count) * 4); return;
+    case MOTLEY_F16:
+      for (int64_t i = 0; i < count; ++i) reinterpret_cast<uint16_t*>(to)[i] = f32_to_f16(from[i]);
+      return;
+    case MOTLEY_BF16:
+      for (int64_t i = 0; i < count; ++i) reinterpret_cast<uint16_t*>(to)[i] = f32_to_bf16(from[i]);
+      return;
+    default: break;
+  }
+  float largest = 0;
+  bool finite = true;
+  for (int64_t i = 0; i < count; ++i) {
+    largest = std::fmax(largest, std::fabs(from[i]));
+    finite = finite && std::isfinite(from[i]);
+  }
+  if (!finite) {  // integers cannot hold it: the whole head becomes NaN
+    *scale = std::numeric_limits<float>::quiet_NaN();
+    std::memset(to, 0, static_cast<size_t>(count));
+    return;
+  }
+  *scale = largest / 127.0f;
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    const float q = std::nearbyint(from[i] * inverse);
+    reinterpret_cast<int8_t*>(to)[i] = static_cast<int8_t>(std::fmin(127.0f, std::fmax(-127.0f, q)));
+  }
+}
+
+void kv_load(int32_t dtype, const std::byte* from, int64_t count, float scale, float* to) {
+  switch (dtype) {
+    case MOTLEY_F32: std::memcpy(to, from, static_cast<size_t>(count) * 4); return;
+    case MOTLEY_F16:
+      for (int64_t i = 0; i < count; ++i) to[i] = f16_to_f32(reinterpret_cast<const uint16_t*>(from)[i]);
+      return;
+    case MOTLEY_BF16:
+      for (int64_t i = 0; i < count; ++i) to[i] = bf16_to_f32(reinterpret_cast<const uint16_t*>(from)[i]);
+      return;
+    default:
+      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(reinterpret_cast<const int8_t*>(from)[i]) * scale;
+  }
+}
+
+KvShape check_kv(const motley_kv_desc& desc) {
+  KvShape shape;
+  shape.dtype = desc.dtype;
+  if (desc.dtype != MOTLEY_F32 && desc.dtype != MOTLEY_F16 && desc.dtype != MOTLEY_BF16 && desc.dtype != MOTLEY_I8)
+    fail(MOTLEY_UNIMPLEMENTED, "KV pool: dtype %d is not one of F32, F16, BF16, I8", desc.dtype);
+  if (desc.block_size < 1 || desc.block_size > kKvBlockSizeMax)
+    fail(MOTLEY_INVALID_ARGUMENT, "KV pool: block size %u is not 1 .. %u", desc.block_size, kKvBlockSizeMax);
+  // A slot (block * block_size + offset) is an int32.
+  if (desc.blocks < 1 || uint64_t{desc.blocks} * desc.block_size > uint64_t{1} << 31)
+    fail(MOTLEY_INVALID_ARGUMENT, "KV pool: %u blocks of %u positions", desc.blocks, desc.block_size);
+  if (desc.layers < 1 || desc.layers > kLayersMax || !desc.kv_heads || !desc.head_dim)
+    fail(MOTLEY_INVALID_ARGUMENT, "KV pool: %u layers", desc.layers);
+  shape.block_size = desc.block_size, shape.blocks = desc.blocks;
+  uint64_t per_block = 0;
+  for (uint32_t l = 0; l < desc.layers; ++l) {
+    const int32_t heads = desc.kv_heads[l], dim = desc.head_dim[l];
+    if (heads < 1 || heads > kHeadsMax || dim < 1 || dim > kHeadDimMax)
+      fail(MOTLEY_INVALID_ARGUMENT, "KV pool: layer %u has %d heads of %d", l, heads, dim);
+    KvShape::Layer layer{heads, dim, desc.windows ? desc.windows[l] : 0, 0, 0};
+    if (layer.window < 0) fail(MOTLEY_INVALID_ARGUMENT, "KV pool: layer %u has a window of %d", l, layer.window);
+    layer.plane_bytes = uint64_t{desc.block_size} * static_cast<uint64_t>(heads) * static_cast<uint64_t>(dim) *
+                        static_cast<uint64_t>(element_bytes(desc.dtype));
+    layer.scale_bytes = desc.dtype == MOTLEY_I8 ? uint64_t{desc.block_size} * static_cast<uint64_t>(heads) * 4 : 0;
+    per_block += 2 * (layer.plane_bytes + layer.scale_bytes);
+    shape.layers.push_back(layer);
+  }
+  shape.bytes_per_block = per_block;
+  uint64_t total;
+  if (__builtin_mul_overflow(per_block, uint64_t{desc.blocks}, &total) || total > kMappingMax)
+    fail(MOTLEY_RESOURCE_EXHAUSTED, "KV pool: %u blocks of %llu bytes are too large; use fewer blocks", desc.blocks,
+         static_cast<unsigned long long>(per_block));
+  // Every plane begins on a page.
+  for (const KvShape::Layer& layer : shape.layers)
+    shape.bytes_total += 2 * (page_up(layer.plane_bytes * desc.blocks) + page_up(layer.scale_bytes * desc.blocks));
+  return shape;
+}
+
+uint64_t KvShape::canonical_bytes(uint32_t begin, uint32_t end) const {
+  uint64_t bytes = 0;
+  for (uint32_t l = begin; l < end; ++l) bytes += 2 * (layers[l].plane_bytes + layers[l].scale_bytes);
+  return bytes;
+}
+
+KvMemory::KvMemory(const KvShape& shape, KvOrder order) : shape_(shape), memory_(shape.bytes_total) {
+  pool_.dtype = shape.dtype;
+  pool_.element_bytes = static_cast<int32_t>(element_bytes(shape.dtype));
+  pool_.block_size = shape.block_size, pool_.blocks = shape.blocks;
+  const int64_t size = shape.block_size;
+  std::byte* at = memory_.data();
+  const auto take = [&](uint64_t bytes) {
+    std::byte* here = at;
+    at += page_up(bytes);
+    return here;
+  };
+  for (const KvShape::Layer& from : shape.layers) {
+    KvLayer layer;
+    layer.kv_heads = from.heads, layer.head_dim = from.dim, layer.window = from.window;
+    layer.k = take(from.plane_bytes * shape.blocks);
+    layer.v = take(from.plane_bytes * shape.blocks);
+    if (from.scale_bytes) {
+      layer.k_scale = reinterpret_cast<float*>(take(from.scale_bytes * shape.blocks));
+      layer.v_scale = reinterpret_cast<float*>(take(from.scale_bytes * shape.blocks));
+    }
+    layer.block_stride = size * from.heads * from.dim, layer.scale_block_stride = size * from.heads;
+    const bool by_head = order == KvOrder::kHeadMajor;
+    layer.scale_position_stride = by_head ? 1 : from.heads;
+    layer.scale_head_stride = by_head ? size : 1;
+    layer.position_stride = layer.scale_position_stride * from.dim;
+    layer.head_stride = layer.scale_head_stride * from.dim;
+    pool_.layers.push_back(layer);
+  }
+}
+
+namespace {
+
+enum class Way { kOut, kIn };
+
+// Moves one plane (and its scales) of one layer between pool and canonical bytes; returns the next canonical byte.
+std::byte* move_plane(const KvPool& pool, const KvLayer& layer, std::byte* plane, float* scales,
+                      std::span<const int32_t> blocks, Way way, std::byte* at) {
+  const size_t run = static_cast<size_t>(layer.head_dim) * static_cast<size_t>(pool.element_bytes);
+  const auto each = [&](auto&& copy) {
+    for (const int32_t block : blocks)
+      for (int64_t p = 0; p < pool.block_size; ++p)
+        for (int64_t h = 0; h < layer.kv_heads; ++h) copy(block, p, h);
+  };
+  const auto exchange = [&](std::byte* here, size_t bytes) {
+    way == Way::kOut ? std::memcpy(at, here, bytes) : std::memcpy(here, at, bytes);
+    at += bytes;
+  };
+  each([&](int64_t b, int64_t p, int64_t h) { exchange(plane + layer.offset(b, p, h) * pool.element_bytes, run); });
+  if (scales)
+    each([&](int64_t b, int64_t p, int64_t h) {
+      exchange(reinterpret_cast<std::byte*>(scales + layer.scale_offset(b, p, h)), sizeof(float));
+    });
+  return at;
+}
+
+void move_blocks(const KvPool& pool, std::span<const int32_t> blocks, uint32_t begin, uint32_t end, Way way,
+                 std::byte* at) {
+  for (uint32_t l = begin; l < end; ++l) {
+    const KvLayer& layer = pool.layers[l];
+    at = move_plane(pool, layer, layer.k, layer.k_scale, blocks, way, at);
+    at = move_plane(pool, layer, layer.v, layer.v_scale, blocks, way, at);
+  }
+}
+
+}  // namespace
+
+void kv_to_canonical(const KvPool& pool, std::span<const int32_t> blocks, uint32_t begin, uint32_t end,
+                     std::byte* out) {
+  move_blocks(pool, blocks, begin, end, Way::kOut, out);
+}
+
+void kv_from_canonical(const KvPool& pool, std::span<const int32_t> blocks, uint32_t begin, uint32_t end,
+                       const std::byte* from) {
+  move_blocks(pool, blocks, begin, end, Way::kIn, const_cast<std::byte*>(from));  // kIn only reads it
+}
+
+}  // namespace motley::kit

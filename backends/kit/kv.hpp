@@ -1,0 +1,42 @@
+// KV pools: memory, and the canonical form (docs/formats/kv.md).
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "kit/memory.hpp"
+
+namespace motley::kit {
+
+// A checked motley_kv_desc.
+struct KvShape {
+  struct Layer {
+    int32_t heads, dim, window;
+    uint64_t plane_bytes, scale_bytes;  // of one block of k (and as much of v)
+  };
+  int32_t dtype = MOTLEY_F32;
+  uint32_t block_size = 0, blocks = 0;
+  std::vector<Layer> layers;
+  uint64_t bytes_per_block = 0, bytes_total = 0;
+  uint64_t canonical_bytes(uint32_t layer_begin, uint32_t layer_end) const;  // of one block
+};
+
+KvShape check_kv(const motley_kv_desc& desc);  // throws Error
+
+class KvMemory {
+ public:
+  KvMemory(const KvShape& shape, KvOrder order);
+  const KvShape& shape() const { return shape_; }
+  const KvPool& pool() const { return pool_; }
+
+ private:
+  KvShape shape_;
+  Mapping memory_;
+  KvPool pool_;
+};
+
+// Blocks and layers are checked by the caller; the bytes are count * canonical_bytes(begin, end).
+void kv_to_canonical(const KvPool&, std::span<const int32_t> blocks, uint32_t layer_begin, uint32_t layer_end,
+                     std::byte* out);
+void kv_from_canonical(const KvPool&, std::span<const int32_t> blocks, uint32_t layer_begin, uint32_t layer_end,
+                       const std::byte* from);
+
+}  // namespace motley::kit

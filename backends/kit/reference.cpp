@@ -1,0 +1,277 @@
+// The reference of the token-wise ops: clear loops, double where rounding would add up.
+// Every thread takes whole rows (or whole columns of a matrix product), so a result never depends on the team.
+// SPDX-License-Identifier: Apache-2.0
+#include "kit/reference.hpp"
+
+#include <cmath>
+#include <cstring>
+
+#include "kit/internal.hpp"
+
+namespace motley::kit {
+
+namespace {
+
+constexpr int64_t kColumnsAtOnce = 8;  // weight rows de-quantised together: each activation row is then read once for all
+
+// In a fixed order, whatever the other rows are.
+double dot(const float* a, const float* b, int64_t count) {
+  std::array<double, 4> sum{};
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4)
+    for (size_t j = 0; j < 4; ++j) sum[j] += static_cast<double>(a[i + static_cast<int64_t>(j)]) * b[i + static_cast<int64_t>(j)];
+  for (; i < count; ++i) sum[0] += static_cast<double>(a[i]) * b[i];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+template <class F>
+void each_row(const OpCall& call, F&& f) {
+  const Range rows = call.part(call.out[0].rows);
+  for (int64_t r = rows.begin; r < rows.end; ++r) f(r);
+}
+
+template <class F>
+void element_wise(const OpCall& call, F&& f) {
+  each_row(call, [&](int64_t r) {
+    const float* a = call.in[0].f32(r);
+    const float* b = call.in.size() > 1 ? call.in[1].f32(r) : nullptr;
+    float* out = call.out[0].f32(r);
+    for (int64_t i = 0; i < call.out[0].width; ++i) out[i] = f(a[i], b ? b[i] : 0.0f);
+  });
+}
+
+void embed(const OpCall& call) {
+  const Weight& table = *call.weight[0];
+  const float scale = call.op->attr.embed.scale;
+  each_row(call, [&](int64_t r) {
+    const int32_t slot = call.batch->token_slots ? call.batch->token_slots[r] : -1;
+    float* out = call.out[0].f32(r);
+    const bool from_slot = slot >= 0 && call.in[0].data;
+    const int32_t token = from_slot ? *call.in[0].i32(slot) : call.batch->token_ids[r];
+    if (token < 0 || token >= table.rows || (slot >= 0 && !from_slot)) {
+      call.fail(MOTLEY_OUT_OF_RANGE, "EMBED: a token slot holds no id of the vocabulary");
+      std::memset(out, 0, static_cast<size_t>(call.out[0].row_bytes));
+      return;
+    }
+    table.read_row(0, token, out);
+    if (scale != 1.0f)
+      for (int64_t i = 0; i < call.out[0].width; ++i) out[i] *= scale;
+  });
+}
+
+void matmul(const OpCall& call) {
+  const Weight& w = *call.weight[0];
+  const float* bias = call.weight[1] ? call.weight[1]->vector() : nullptr;
+  float* columns = reinterpret_cast<float*>(call.scratch);
+  const Range part = call.part(w.rows);
+  for (int64_t n = part.begin; n < part.end; n += kColumnsAtOnce) {
+    const int64_t count = std::min(kColumnsAtOnce, part.end - n);
+    for (int64_t j = 0; j < count; ++j) w.read_row(0, n + j, columns + j * w.cols);
+    for (int64_t r = 0; r < call.in[0].rows; ++r)
+      for (int64_t j = 0; j < count; ++j)
+        call.out[0].f32(r)[n + j] =
+            static_cast<float>(dot(call.in[0].f32(r), columns + j * w.cols, w.cols) + (bias ? bias[n + j] : 0.0f));
+  }
+}
+int64_t matmul_scratch(const Plan& plan, const PlanOp& op) {
+  return kColumnsAtOnce * plan.values[static_cast<size_t>(op.in[0])].width * 4;
+}
+
+void add(const OpCall& call) {
+  element_wise(call, [](float a, float b) { return a + b; });
+}
+void mul(const OpCall& call) {
+  element_wise(call, [](float a, float b) { return a * b; });
+}
+void scale(const OpCall& call) {
+  element_wise(call, [f = call.op->attr.scale.factor](float a, float) { return a * f; });
+}
+void silu_mul(const OpCall& call) {
+  element_wise(call, [](float a, float b) { return static_cast<float>(a / (1.0 + std::exp(-static_cast<double>(a))) * b); });
+}
+void gelu_mul(const OpCall& call) {
+  constexpr double kSqrt2OverPi = 0.79788456080286535588;
+  element_wise(call, [](float a, float b) {
+    const double x = a;
+    return static_cast<float>(0.5 * x * (1.0 + std::tanh(kSqrt2OverPi * (x + 0.044715 * x * x * x))) * b);
+  });
+}
+void softcap(const OpCall& call) {
+  element_wise(call, [cap = static_cast<double>(call.op->attr.scale.factor)](float a, float) {
+    return static_cast<float>(cap * std::tanh(a / cap));
+  });
+}
+
+void rmsnorm(const OpCall& call) {
+  const int64_t group = call.op->attr.norm.group;
+  const float* w = call.weight[0]->vector();
+  each_row(call, [&](int64_t r) {
+    const float* x = call.in[0].f32(r);
+    float* out = call.out[0].f32(r);
+    for (int64_t begin = 0; begin < call.in[0].width; begin += group) {
+      const double mean = dot(x + begin, x + begin, group) / static_cast<double>(group);
+      const double factor = 1.0 / std::sqrt(mean + call.op->attr.norm.eps);
+      for (int64_t i = 0; i < group; ++i) out[begin + i] = static_cast<float>(x[begin + i] * factor * w[i]);
+    }
+  });
+}
+
+void rope(const OpCall& call) {
+  const auto& a = call.op->attr.rope;
+  const float* divisors = call.weight[0] ? call.weight[0]->vector() : nullptr;
+  auto* turn = reinterpret_cast<double*>(call.scratch);  // cos and sin by pair
+  each_row(call, [&](int64_t r) {
+    for (int32_t j = 0; j < a.n_rot / 2; ++j) {
+      const double angle = rope_angle(a, call.batch->positions[r], j, divisors ? divisors[j] : 1.0f);
+      turn[2 * j] = std::cos(angle) * a.magnitude;
+      turn[2 * j + 1] = std::sin(angle) * a.magnitude;
+    }
+    for (int32_t h = 0; h < a.heads; ++h) {
+      const float* x = call.in[0].f32(r) + int64_t{h} * a.head_dim;
+      float* out = call.out[0].f32(r) + int64_t{h} * a.head_dim;
+      for (int32_t j = 0; j < a.n_rot / 2; ++j) {
+        const int32_t first = a.style == MOTLEY_ROPE_NORM ? 2 * j : j;
+        const int32_t second = a.style == MOTLEY_ROPE_NORM ? 2 * j + 1 : j + a.n_rot / 2;
+        const double p = x[first], q = x[second];
+        out[first] = static_cast<float>(p * turn[2 * j] - q * turn[2 * j + 1]);
+        out[second] = static_cast<float>(p * turn[2 * j + 1] + q * turn[2 * j]);
+      }
+      for (int32_t i = a.n_rot; i < a.head_dim; ++i) out[i] = x[i];
+    }
+  });
+}
+int64_t rope_scratch(const Plan&, const PlanOp& op) { return int64_t{op.attr.rope.n_rot} * 8; }
+
+void split(const OpCall& call) {
+  const Range rows = call.part(call.in[0].rows);
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    const std::byte* from = call.in[0].bytes(r);
+    for (const Tensor& out : call.out) {
+      if (!out.data) continue;
+      std::memcpy(out.bytes(r), from, static_cast<size_t>(out.row_bytes));
+      from += out.row_bytes;
+    }
+  }
+}
+
+void concat(const OpCall& call) {
+  each_row(call, [&](int64_t r) {
+    std::byte* to = call.out[0].bytes(r);
+    for (const Tensor& in : call.in) {
+      if (!in.data) continue;
+      std::memcpy(to, in.bytes(r), static_cast<size_t>(in.row_bytes));
+      to += in.row_bytes;
+    }
+  });
+}
+
+// F32, F16 and BF16 are stored as KV elements are; the KV functions convert.
+void cast(const OpCall& call) {
+  auto* middle = reinterpret_cast<float*>(call.scratch);
+  each_row(call, [&](int64_t r) {
+    const int64_t width = call.out[0].width;
+    kv_load(call.in[0].dtype, call.in[0].bytes(r), width, 1.0f, middle);
+    kv_store(call.out[0].dtype, middle, width, call.out[0].bytes(r), nullptr);
+  });
+}
+int64_t cast_scratch(const Plan& plan, const PlanOp& op) {
+  return plan.values[static_cast<size_t>(op.in[0])].width * 4;
+}
+
+void select_rows(const OpCall& call) {
+  each_row(call, [&](int64_t h) {
+    std::memcpy(call.out[0].bytes(h), call.in[0].bytes(call.batch->head_rows[h]),
+                static_cast<size_t>(call.out[0].row_bytes));
+  });
+}
+
+// Experts by logit, best first; of equals the lower id.
+void topk_router(const OpCall& call) {
+  const auto& a = call.op->attr.router;
+  each_row(call, [&](int64_t r) {
+    const float* logits = call.in[0].f32(r);
+    int32_t* ids = call.out[0].i32(r);
+    float* weights = call.out[1].f32(r);
+    for (int32_t j = 0; j < a.top_k; ++j) {
+      int32_t best = -1;
+      for (int32_t e = 0; e < a.experts; ++e)
+        if (std::find(ids, ids + j, e) == ids + j && (best < 0 || logits[e] > logits[best])) best = e;
+      ids[j] = best;
+    }
+    const double largest = logits[ids[0]];
+    double all = 0, chosen = 0;
+    for (int32_t e = 0; e < a.experts; ++e) all += std::exp(logits[e] - largest);
+    for (int32_t j = 0; j < a.top_k; ++j) {
+      const double x = logits[ids[j]];
+      const double weight = a.gating == 2 ? 1.0 / (1.0 + std::exp(-x)) : std::exp(x - largest) / (a.gating == 1 ? all : 1.0);
+      weights[j] = static_cast<float>(weight);
+      chosen += weight;
+    }
+    const double divisor = a.gating == 3 || a.normalise ? chosen : 1.0;
+    for (int32_t j = 0; j < a.top_k; ++j) weights[j] = static_cast<float>(weights[j] / divisor * a.scale);
+  });
+}
+
+void grouped_matmul(const OpCall& call) {
+  const Weight& w = *call.weight[0];
+  auto* row = reinterpret_cast<float*>(call.scratch);
+  const Range part = call.part(w.rows);
+  for (int64_t r = 0; r < call.in[0].rows; ++r) {
+    for (int64_t j = 0; j < call.in[1].width; ++j) {
+      const int32_t expert = call.in[1].i32(r)[j];
+      const bool known = expert >= 0 && expert < w.experts;
+      if (!known) call.fail(MOTLEY_OUT_OF_RANGE, "GROUPED_MATMUL: an expert id is out of range");
+      for (int64_t n = part.begin; n < part.end; ++n) {
+        if (known) w.read_row(expert, n, row);
+        call.out[0].f32(r)[j * w.rows + n] = known ? static_cast<float>(dot(call.in[0].f32(r), row, w.cols)) : 0.0f;
+      }
+    }
+  }
+}
+int64_t grouped_scratch(const Plan& plan, const PlanOp& op) {
+  return plan.values[static_cast<size_t>(op.in[0])].width * 4;
+}
+
+KernelTable make_table() {
+  KernelTable t{};
+  t[MOTLEY_OP_EMBED] = {embed, nullptr};
+  t[MOTLEY_OP_MATMUL] = {matmul, matmul_scratch};
+  t[MOTLEY_OP_ADD] = {add, nullptr};
+  t[MOTLEY_OP_MUL] = {mul, nullptr};
+  t[MOTLEY_OP_SCALE] = {scale, nullptr};
+  t[MOTLEY_OP_RMSNORM] = {rmsnorm, nullptr};
+  t[MOTLEY_OP_ROPE] = {rope, rope_scratch};
+  t[MOTLEY_OP_SILU_MUL] = {silu_mul, nullptr};
+  t[MOTLEY_OP_GELU_MUL] = {gelu_mul, nullptr};
+  t[MOTLEY_OP_SOFTCAP] = {softcap, nullptr};
+  t[MOTLEY_OP_SPLIT] = {split, nullptr};
+  t[MOTLEY_OP_CONCAT] = {concat, nullptr};
+  t[MOTLEY_OP_CAST] = {cast, cast_scratch};
+  t[MOTLEY_OP_KV_WRITE] = {kv_write, nullptr};
+  t[MOTLEY_OP_PAGED_ATTENTION] = {paged_attention, paged_attention_scratch};
+  t[MOTLEY_OP_ATTN_MERGE] = {attn_merge, nullptr};
+  t[MOTLEY_OP_SELECT_ROWS] = {select_rows, nullptr};
+  t[MOTLEY_OP_SAMPLE] = {sample, sample_scratch};
+  t[MOTLEY_OP_TOPK_ROUTER] = {topk_router, nullptr};
+  t[MOTLEY_OP_GROUPED_MATMUL] = {grouped_matmul, grouped_scratch};
+  return t;
+}
+
+}  // namespace
+
+// YaRN: dimensions below yarn_low keep the angle, those above yarn_high take angle / yarn_factor, a ramp between.
+double rope_angle(const rope_attr& a, int32_t position, int32_t pair, float divisor) {
+  const double plain = position * static_cast<double>(a.position_scale) *
+                       std::pow(static_cast<double>(a.base), -2.0 * pair / a.n_rot) / divisor;
+  if (a.yarn_ext_factor == 0) return plain;
+  const double width = std::max(0.001, static_cast<double>(a.yarn_high) - a.yarn_low);
+  const double ramp = (1.0 - std::clamp((pair - static_cast<double>(a.yarn_low)) / width, 0.0, 1.0)) * a.yarn_ext_factor;
+  return plain * ramp + plain / a.yarn_factor * (1.0 - ramp);
+}
+
+const KernelTable& reference_kernels() {
+  static const KernelTable table = make_table();
+  return table;
+}
+
+}  // namespace motley::kit
