@@ -68,19 +68,26 @@ void Scheduler::end_all(FinishReason reason, const Status& status) {
 
 std::optional<StepPlan> Scheduler::plan_step(int64_t now_ns) {
   if (in_flight_.size() >= config_.steps_max) return std::nullopt;
-  const std::vector<Sequence*> decodes = choose_decodes();
-  const bool room = reserve_blocks(decodes);
   Draft draft;
-  const bool prompts_first = std::exchange(prompts_first_, false);
-  if (prompts_first) plan_prefills(draft, room, now_ns);
-  plan_decodes(draft, decodes);
-  if (!prompts_first) plan_prefills(draft, room, now_ns);
-  if (draft.step.entries.empty()) return std::nullopt;
+  // Who was to decode may have been preempted instead; then there is room for others. Ends: fewer run each time.
+  for (uint64_t preemptions = ~counters_.preemptions; draft.step.entries.empty();) {
+    if (std::exchange(preemptions, counters_.preemptions) == counters_.preemptions) return std::nullopt;
+    fill(draft, now_ns);
+  }
   draft.plan.epoch = config_.epoch;
   draft.plan.step = draft.step.id = ++last_step_;
   for (const Entry& entry : draft.step.entries) entry.sequence->last_step = last_step_;
   in_flight_.push_back(std::move(draft.step));
   return std::move(draft.plan);
+}
+
+void Scheduler::fill(Draft& draft, int64_t now_ns) {
+  const std::vector<Sequence*> decodes = choose_decodes();
+  const bool room = reserve_blocks(decodes);
+  const bool prompts_first = std::exchange(prompts_first_, false);
+  if (prompts_first) plan_prefills(draft, room, now_ns);
+  plan_decodes(draft, decodes);
+  if (!prompts_first) plan_prefills(draft, room, now_ns);
 }
 
 bool Scheduler::can_decode(const Sequence& s) const {

@@ -90,6 +90,7 @@ class Scheduler {
     bool operator()(const Sequence* a, const Sequence* b) const;
   };
 
+  void fill(Draft& draft, int64_t now_ns);
   bool can_decode(const Sequence& sequence) const;
   std::vector<Sequence*> choose_decodes();
   bool reserve_blocks(const std::vector<Sequence*>& decodes);

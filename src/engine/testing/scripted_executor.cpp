@@ -256,16 +256,18 @@ StepResult ScriptedExecutor::run(const StepPlan& plan) {
   rows_run_ += plan.tokens.size();
   if (failure_) {
     result.status = *std::exchange(failure_, std::nullopt);
-    for (const PlanSequence& part : plan.sequences) {
-      seen_.erase(part.sequence);
-      for (uint32_t p = part.context - part.row_count; p < part.context; ++p) cell(plan, part, p) = {};
-    }
+    for (const PlanSequence& part : plan.sequences) spoil(plan, part);
     return result;
   }
   for (const PlanSequence& part : plan.sequences)
-    if (!write_rows(plan, part)) result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
+    if (failed_.contains(part.sequence)) spoil(plan, part);
+    else if (!write_rows(plan, part)) result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
   for (const PlanSequence& part : plan.sequences) {
     if (!result.status.ok()) break;
+    if (failed_.contains(part.sequence)) {
+      result.tokens.resize(result.tokens.size() + part.logits_count);
+      continue;
+    }
     const auto text = read_text(plan, part);
     if (!text) {
       result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
@@ -275,6 +277,13 @@ StepResult ScriptedExecutor::run(const StepPlan& plan) {
   }
   if (!result.status.ok()) result.tokens.clear();
   return result;
+}
+
+// What a failed step leaves behind: whoever reads it later without having written it himself is caught. Further steps of
+// its sequences that were under way run on garbage; their tokens mean nothing.
+void ScriptedExecutor::spoil(const StepPlan& plan, const PlanSequence& part) {
+  failed_.insert(part.sequence);
+  for (uint32_t p = part.context - part.row_count; p < part.context; ++p) cell(plan, part, p) = {};
 }
 
 bool ScriptedExecutor::write_rows(const StepPlan& plan, const PlanSequence& part) {

@@ -88,6 +88,7 @@ class ScriptedExecutor final : public Executor {
   std::set<BlockId> blocks_written(const StepPlan& plan, const PlanSequence& part) const;
   Cell& cell(const StepPlan& plan, const PlanSequence& part, uint32_t position);
   StepResult run(const StepPlan& plan);
+  void spoil(const StepPlan& plan, const PlanSequence& part);
   bool write_rows(const StepPlan& plan, const PlanSequence& part);
   std::optional<std::vector<TokenId>> read_text(const StepPlan& plan, const PlanSequence& part);
   SampledToken sample(const StepPlan& plan, const PlanSequence& part, std::span<const TokenId> text);
@@ -99,6 +100,7 @@ class ScriptedExecutor final : public Executor {
   std::vector<Cell> cells_;
   std::vector<Slot> slots_;
   std::map<uint64_t, std::map<uint32_t, TokenId>> seen_;  // per sequence: the token each position was computed with
+  std::set<uint64_t> failed_;  // sequences of failed steps
   std::optional<Status> failure_;
   std::vector<std::string> violations_;
   StepId last_step_ = 0;

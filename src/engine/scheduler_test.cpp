@@ -1,0 +1,302 @@
+#include "engine/scheduler.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <random>
+#include <set>
+
+#include "engine/testing/scripted_executor.hpp"
+
+namespace motley {
+namespace {
+
+using testing::ScriptedExecutor;
+using testing::ScriptedOptions;
+
+constexpr int64_t kNow = 1;
+
+std::vector<TokenId> text_of(uint32_t seed, uint32_t length, uint32_t vocab_size) {
+  std::mt19937 random(seed);
+  std::vector<TokenId> text(length);
+  for (TokenId& token : text) token = static_cast<TokenId>(random() % vocab_size);
+  return text;
+}
+
+// What `request` gets when it runs alone: straight from the script, without scheduler or executor.
+std::vector<TokenId> tokens_alone(const Request& request, uint32_t max_model_len, uint32_t vocab_size) {
+  const SamplingParams& p = request.params;
+  const auto ends = [&](TokenId id, bool with_eos) {
+    const auto among = [&](const std::vector<TokenId>& ids) { return std::count(ids.begin(), ids.end(), id) > 0; };
+    return (with_eos && among(request.end_tokens)) || among(p.stop_token_ids);
+  };
+  std::vector<TokenId> text = request.prompt;
+  std::vector<TokenId> output;
+  while (output.size() < p.max_tokens && text.size() < max_model_len) {
+    motley_sample_row row{};
+    row.seed = p.seed;
+    row.choice = p.choice;
+    const auto banned = [&](TokenId id) {
+      for (const motley_token_bias& bias : p.logit_bias)
+        if (bias.id == id && bias.bias == -INFINITY) return true;
+      return output.size() < p.min_tokens && ends(id, true);
+    };
+    const TokenId token = ScriptedExecutor::hashed_choice(text, row, vocab_size, banned);
+    text.push_back(token);
+    output.push_back(token);
+    if (ends(token, !p.ignore_eos)) break;
+  }
+  return output;
+}
+
+// A scheduler, a scripted executor run by hand, and what every request heard.
+class Bench {
+ public:
+  Bench(ScriptedOptions device, const EngineOptions& options)
+      : device_(device), executor_((device_.manual = true, device_)) {
+    auto config = resolve_config(executor_.describe(), options);
+    EXPECT_TRUE(config.ok()) << config.error().to_string();
+    config_ = *config;
+    scheduler_ = std::make_unique<Scheduler>(config_, [this](const Sequence& s, RequestUpdate u) { hear(s, std::move(u)); });
+  }
+
+  struct Story {
+    Request asked;
+    std::vector<TokenId> alone, tokens;
+    std::optional<FinishReason> finished;
+    RequestUpdate last;
+  };
+
+  Request request(std::vector<TokenId> prompt, uint32_t max_tokens) const {
+    Request r;
+    r.prompt = std::move(prompt);
+    r.params.max_tokens = max_tokens;
+    r.on_update = [](const RequestUpdate&) {};
+    return r;
+  }
+  RequestId add(Request request) {
+    request.id = ++last_id_;
+    const Status status = check_request(config_, request);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    stories_[request.id] = {.asked = request,
+                            .alone = tokens_alone(request, config_.options.max_model_len, device_.vocab_size),
+                            .tokens = {}, .finished = {}, .last = {}};
+    scheduler_->add(std::move(request), kNow);
+    return last_id_;
+  }
+  bool plan() {
+    auto plan = scheduler_->plan_step(kNow);
+    if (!plan) return false;
+    check(*plan);
+    last_plan_ = *plan;
+    ++steps_;
+    futures_.push_back(executor_.submit(std::move(*plan)));
+    return true;
+  }
+  bool result() {
+    if (!executor_.run_next()) return false;
+    StepResult result = futures_.front().take();
+    futures_.pop_front();
+    const Status status = scheduler_->apply(std::move(result), kNow);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    return true;
+  }
+  // Steps with full lookahead until nothing is left. False: no end in sight.
+  bool finish(uint64_t steps_max) {
+    const uint64_t until = steps_ + steps_max;
+    while (scheduler_->unfinished() > 0 || scheduler_->steps_in_flight() > 0) {
+      while (plan()) {
+      }
+      if (!result() || steps_ > until) return false;
+    }
+    return true;
+  }
+  void expect_all_right() {
+    EXPECT_THAT(executor_.violations(), ::testing::IsEmpty());
+    EXPECT_EQ(scheduler_->pool().free_count(), scheduler_->pool().size());
+    EXPECT_EQ(scheduler_->running() + scheduler_->waiting(), 0u);
+    for (const auto& [id, story] : stories_) {
+      ASSERT_TRUE(story.finished.has_value()) << "request " << id;
+      const bool whole = story.finished == FinishReason::kStop || story.finished == FinishReason::kLength;
+      ASSERT_LE(story.tokens.size(), story.alone.size());
+      const std::vector<TokenId> prefix(story.alone.begin(),
+                                        story.alone.begin() + static_cast<ptrdiff_t>(story.tokens.size()));
+      EXPECT_EQ(story.tokens, prefix) << "request " << id;
+      if (whole) {
+        EXPECT_EQ(story.tokens.size(), story.alone.size()) << "request " << id;
+      }
+    }
+  }
+
+  ScriptedExecutor& executor() { return executor_; }
+  Scheduler& scheduler() { return *scheduler_; }
+  const SchedulerConfig& config() const { return config_; }
+  std::map<RequestId, Story>& stories() { return stories_; }
+  const StepPlan& last_plan() const { return last_plan_; }
+  uint64_t steps() const { return steps_; }
+  uint32_t rows_of(RequestId id) const {
+    for (const PlanSequence& part : last_plan_.sequences)
+      if (part.sequence == id) return part.row_count;
+    return 0;
+  }
+
+ private:
+  void hear(const Sequence& sequence, RequestUpdate update) {
+    Story& story = stories_[sequence.id()];
+    EXPECT_FALSE(story.finished.has_value()) << "an update of request " << sequence.id() << " after its last";
+    EXPECT_TRUE(!update.tokens.empty() || update.finished.has_value());
+    for (const SampledToken& token : update.tokens) story.tokens.push_back(token.id);
+    story.finished = update.finished;
+    story.last = std::move(update);
+  }
+  // What the executor cannot know: row kinds, and the bounds of the options.
+  void check(const StepPlan& plan) {
+    uint32_t prompts = 0;
+    for (const PlanSequence& part : plan.sequences) {
+      const Request& asked = stories_.at(part.sequence).asked;
+      bool prompt_rows = false;
+      for (uint32_t r = part.row_begin; r < part.row_begin + part.row_count; ++r) {
+        const bool generated = static_cast<size_t>(plan.positions[r]) >= asked.prompt.size();
+        EXPECT_EQ(plan.generated[r] != 0, generated);
+        prompt_rows |= !generated;
+      }
+      prompts += prompt_rows ? 1 : 0;
+      if (part.logits_count > 0) {
+        EXPECT_LT(plan.samples[part.logits_begin].position, asked.prompt.size() + asked.params.max_tokens);
+      }
+    }
+    EXPECT_LE(prompts, config_.options.max_concurrent_prefills);
+    EXPECT_LE(plan.sequences.size(), config_.options.max_num_seqs);
+    if (!config_.chosen_budget) {
+      EXPECT_LE(plan.tokens.size(), config_.options.max_num_batched_tokens);
+    }
+  }
+
+  ScriptedOptions device_;
+  ScriptedExecutor executor_;
+  SchedulerConfig config_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::deque<Future<StepResult>> futures_;
+  std::map<RequestId, Story> stories_;
+  StepPlan last_plan_;
+  RequestId last_id_ = 0;
+  uint64_t steps_ = 0;
+};
+
+// ---- random workloads
+
+struct Workload {
+  ScriptedOptions device;
+  EngineOptions options;
+  uint32_t requests = 0;
+  double abort_share = 0, fail_share = 0;
+};
+
+Workload random_workload(std::mt19937& random) {
+  const auto pick = [&](uint32_t low, uint32_t high) { return low + static_cast<uint32_t>(random() % (high - low + 1)); };
+  Workload w;
+  w.device.block_size = 1u << pick(0, 3);
+  w.device.blocks = pick(3, 10) * pick(1, 8);
+  w.device.vocab_size = pick(4, 60);
+  w.device.positions_max = pick(16, 120);
+  w.device.lookahead = pick(0, 2);
+  w.device.pipeline = pick(0, 3) == 0 ? 2 : 1;
+  w.device.slots = pick(0, 64);
+  w.device.rows_max = pick(8, 160);
+  if (pick(0, 1) == 1) w.device.cost = {.fixed_ns = 1e6, .per_row_ns = 1e3 * pick(1, 30000), .per_context_ns = pick(0, 100) * 1.0};
+  w.device.busy_ns = pick(0, 1) * 1000000 * static_cast<int64_t>(pick(1, 300));
+  w.options.max_num_seqs = pick(1, 12);
+  w.options.max_concurrent_prefills = pick(1, 4);
+  w.options.enable_prefix_caching = pick(0, 3) != 0;
+  w.options.enable_chunked_prefill = pick(0, 3) != 0;
+  w.options.policy = pick(0, 1) == 0 ? SchedulingPolicy::kFcfs : SchedulingPolicy::kPriority;
+  const uint32_t length = std::min(w.device.positions_max, w.device.blocks * w.device.block_size);
+  if (!w.options.enable_chunked_prefill) w.device.rows_max = std::max(w.device.rows_max, length);
+  else if (pick(0, 1) == 0) w.options.max_num_batched_tokens = pick(1, w.device.rows_max);
+  w.requests = pick(1, 24);
+  w.abort_share = pick(0, 2) == 0 ? 0.05 : 0;
+  w.fail_share = pick(0, 4) == 0 ? 0.05 : 0;
+  return w;
+}
+
+Request random_request(std::mt19937& random, const Bench& bench, uint32_t vocab_size) {
+  const auto pick = [&](uint32_t low, uint32_t high) { return low + static_cast<uint32_t>(random() % (high - low + 1)); };
+  const uint32_t longest = bench.config().options.max_model_len - 1;
+  const uint32_t length = pick(0, 3) == 0 ? longest : pick(1, longest);
+  // Few texts, so that prefixes are shared; some differ after a while.
+  std::vector<TokenId> prompt = text_of(pick(0, 2), length, vocab_size);
+  if (pick(0, 1) == 0) prompt[pick(0, length - 1)] = 0;
+  Request r = bench.request(std::move(prompt), pick(1, 40));
+  SamplingParams& p = r.params;
+  p.seed = pick(0, 1);
+  if (pick(0, 2) == 0) p.presence_penalty = 0.5f;
+  if (pick(0, 5) == 0) p.repetition_penalty = 1.1f;
+  if (pick(0, 2) == 0) r.end_tokens = {0, 1};
+  if (pick(0, 3) == 0) p.stop_token_ids = {2};
+  if (pick(0, 3) == 0) p.min_tokens = pick(0, p.max_tokens);
+  if (pick(0, 3) == 0) p.logit_bias = {{3, -INFINITY}, {1, 2.0f}};
+  p.ignore_eos = pick(0, 4) == 0;
+  r.priority = static_cast<int32_t>(pick(0, 2)) - 1;
+  r.use_prefix_cache = pick(0, 5) != 0;
+  return r;
+}
+
+struct Totals {
+  uint64_t preemptions = 0, hits = 0, failed = 0, aborted = 0, stopped = 0, longest_plan = 0;
+};
+
+void run_workload(uint32_t seed, Totals& totals) {
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  const Workload w = random_workload(random);
+  Bench bench(w.device, w.options);
+  if (::testing::Test::HasFailure()) return;
+  uint64_t work = 0;
+  const auto chance = [&](double share) { return static_cast<double>(random() % 10000) < share * 10000; };
+  uint32_t left = w.requests;
+  while (left > 0 || bench.scheduler().steps_in_flight() > 0) {
+    if (left > 0 && chance(0.3)) {
+      const Request r = random_request(random, bench, w.device.vocab_size);
+      work += r.prompt.size() + r.params.max_tokens;
+      bench.add(r);
+      --left;
+    }
+    if (chance(w.abort_share)) bench.scheduler().abort(random() % w.requests + 1);
+    if (chance(w.fail_share)) bench.executor().fail_next(Status(MOTLEY_INTERNAL, "scripted"));
+    if (chance(0.6)) bench.plan();
+    if (chance(0.5)) bench.result();
+  }
+  // Every step moves the request of highest rank on by a row at least, and what a preemption costs is bounded by it.
+  ASSERT_TRUE(bench.finish(4 * work + 100)) << "no end after " << bench.steps() << " steps";
+  bench.expect_all_right();
+  totals.preemptions += bench.scheduler().counters().preemptions;
+  totals.hits += bench.scheduler().counters().prefix_hits;
+  for (const auto& [id, story] : bench.stories()) {
+    if (story.finished == FinishReason::kError) ++totals.failed;
+    if (story.finished == FinishReason::kAborted) ++totals.aborted;
+    if (story.finished == FinishReason::kStop) ++totals.stopped;
+    if (story.finished == FinishReason::kError) {
+      EXPECT_GT(w.fail_share, 0);
+    }
+    if (story.finished == FinishReason::kAborted) {
+      EXPECT_GT(w.abort_share, 0);
+    }
+  }
+}
+
+TEST(SchedulerProperty, RandomWorkloads_EveryRequestGetsTheTokensItWouldGetAlone) {
+  Totals totals;
+  for (uint32_t seed = 1; seed <= 2000 && !HasFailure(); ++seed) run_workload(seed, totals);
+  // The workloads must reach what they are about.
+  EXPECT_GT(totals.preemptions, 1000u);
+  EXPECT_GT(totals.hits, 10000u);
+  EXPECT_GT(totals.failed, 50u);
+  EXPECT_GT(totals.aborted, 100u);
+  EXPECT_GT(totals.stopped, 1000u);
+}
+
+}  // namespace
+}  // namespace motley
