@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+#include "motley/types.h"
+
+namespace motley::cpu {
+namespace {
+namespace avx2 {
+#include "simd_avx2.inc"
+
+#include "kernels.inc"
+}  // namespace avx2
+}  // namespace
+
+const KernelSet kAvx2Kernels = avx2::kernel_set("avx2");
+
+}  // namespace motley::cpu

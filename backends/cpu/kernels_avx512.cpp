@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+#include "motley/types.h"
+
+namespace motley::cpu {
+namespace {
+namespace avx512 {
+#include "simd_avx512.inc"
+
+#include "kernels.inc"
+}  // namespace avx512
+}  // namespace
+
+const KernelSet kAvx512Kernels = avx512::kernel_set("avx512-vnni");
+
+}  // namespace motley::cpu

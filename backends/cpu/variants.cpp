@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/variants.hpp"
+
+#include <cpuid.h>
+
+#include <cstdint>
+
+namespace motley::cpu {
+namespace {
+
+// Bits of CPUID and XCR0 (Intel SDM vol. 1 §14-15, vol. 2 CPUID).
+constexpr uint32_t kFma = 1u << 12, kOsXsave = 1u << 27, kF16c = 1u << 29;                     // leaf 1 ecx
+constexpr uint32_t kAvx2 = 1u << 5;                                                             // leaf 7 ebx
+constexpr uint32_t kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;                         // F, DQ, BW, VL; ebx
+constexpr uint32_t kVnni = 1u << 11;                                                            // leaf 7 ecx
+constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6;
+
+bool all(uint64_t bits, uint64_t of) { return (bits & of) == of; }
+
+uint64_t enabled_state() {
+  uint32_t low, high;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return uint64_t{high} << 32 | low;
+}
+
+std::vector<const KernelSet*> find_variants() {
+  std::vector<const KernelSet*> found = {&kPortableKernels};
+  uint32_t a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, kFma | kOsXsave | kF16c)) return found;
+  const uint64_t state = enabled_state();
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, kAvx2) || !all(state, kYmmState)) return found;
+  found.insert(found.begin(), &kAvx2Kernels);
+  if (all(b, kAvx512) && all(c, kVnni) && all(state, kZmmState)) found.insert(found.begin(), &kAvx512Kernels);
+  return found;
+}
+
+}  // namespace
+
+const std::vector<const KernelSet*>& variants() {
+  static const std::vector<const KernelSet*> found = find_variants();
+  return found;
+}
+
+}  // namespace motley::cpu

@@ -1,0 +1,57 @@
+// A matrix weight in panels (layout.hpp). Packing changes the order of the numbers, never a value.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "kit/kit.hpp"
+#include "cpu/layout.hpp"
+
+namespace motley::cpu {
+
+// Zeroed anonymous memory on huge pages where the system grants them.
+class Slab {
+ public:
+  explicit Slab(uint64_t bytes);  // throws kit::Error RESOURCE_EXHAUSTED
+  ~Slab();
+  Slab(const Slab&) = delete;
+  Slab& operator=(const Slab&) = delete;
+  uint8_t* data() const { return data_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+// Hands out 64-byte aligned pieces of slabs, so that small matrices share huge pages. Thread-safe. A slab lives as long
+// as one of its pieces.
+class SlabAllocator {
+ public:
+  struct Piece {
+    std::shared_ptr<Slab> slab;
+    uint8_t* data = nullptr;
+  };
+  Piece allocate(uint64_t bytes);
+
+ private:
+  std::mutex mutex_;
+  std::shared_ptr<Slab> current_;
+  uint64_t used_ = 0;
+};
+
+class PackedWeight final : public kit::Weight {
+ public:
+  PackedWeight(const kit::WeightSource& source, SlabAllocator& allocator, uint32_t threads);
+  void read_row(int64_t expert, int64_t row, float* out) const override;
+  PanelMatrix matrix(int64_t expert = 0) const;
+
+ private:
+  PanelMatrix shape_;
+  SlabAllocator::Piece piece_;
+};
+
+}  // namespace motley::cpu
