@@ -1,0 +1,107 @@
+#include "runtime/runtime_executor.hpp"
+
+#include <gtest/gtest.h>
+
+#include "base/config.hpp"
+#include "device/registry.hpp"
+#include "model/random_model.hpp"
+#include "planner/plan.hpp"
+
+namespace motley {
+namespace {
+
+// A tiny model on the reference device.
+class RuntimeExecutorTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    registry_ = DeviceRegistry::scan(plugin_directory());
+    const auto entry = registry_.find("REF:0");
+    ASSERT_TRUE(entry.ok()) << entry.error().message();
+    auto device = Device::open(*(*entry)->plugin, 0, {});
+    ASSERT_TRUE(device.ok()) << device.error().message();
+    device_.emplace(*std::move(device));
+    make_runtime();
+  }
+  void make_runtime() {
+    const auto placement = plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 1 << 16}, plan_);
+    ASSERT_TRUE(placement.ok()) << placement.error().message();
+    RuntimeOptions options;
+    options.rows_max = 32;
+    options.logit_rows_max = 4;
+    auto runtime = RuntimeExecutor::create(model_.model(), *placement, *device_, options);
+    ASSERT_TRUE(runtime.ok()) << runtime.error().message();
+    runtime_ = *std::move(runtime);
+  }
+
+  // Rows `tokens` of one sequence at the end of `context`, the last one sampled greedily into `out_slot`.
+  StepPlan plan(StepId step, std::vector<TokenId> tokens, std::vector<SlotId> slots, uint32_t context, SlotId out_slot) {
+    StepPlan made;
+    made.epoch = 1;
+    made.step = step;
+    const auto rows = static_cast<uint32_t>(tokens.size());
+    for (uint32_t r = 0; r < rows; ++r) made.positions.push_back(static_cast<int32_t>(context - rows + r));
+    made.tokens = std::move(tokens);
+    made.token_slots = std::move(slots);
+    made.generated.assign(rows, 0);
+    made.sequences.push_back({1, 0, rows, context, 0, 2, 0, 1});
+    made.blocks = {3, 1};
+    made.logit_rows = {static_cast<int32_t>(rows) - 1};
+    motley_sample_row sample{};
+    sample.top_p = 1;
+    sample.repetition_penalty = 1;
+    sample.position = context;
+    sample.top_logprobs = 2;
+    sample.out_slot = out_slot;
+    made.samples.push_back(sample);
+    return made;
+  }
+
+  testing::RandomModel model_{make_model::ModelSpec{}};
+  PlanOptions plan_;
+  DeviceRegistry registry_;
+  std::optional<Device> device_;
+  std::unique_ptr<RuntimeExecutor> runtime_;
+};
+
+TEST_F(RuntimeExecutorTest, SlotReference_GivesWhatTheKnownTokenGives) {
+  const std::vector<TokenId> prompt = {1, 5, 9, 2};
+  auto first = runtime_->submit(plan(1, prompt, {-1, -1, -1, -1}, 4, 0));
+  auto second = runtime_->submit(plan(2, {0}, {0}, 5, 1));  // submitted before the first token is known
+  const StepResult one = first.take(), two = second.take();
+  ASSERT_TRUE(one.status.ok()) << one.status.message();
+  ASSERT_TRUE(two.status.ok()) << two.status.message();
+  EXPECT_EQ(two.step, 2u);
+  EXPECT_GT(one.busy_ns, 0);
+  ASSERT_EQ(one.tokens.size(), 1u);
+  EXPECT_EQ(one.tokens[0].top.size(), 2u);
+  EXPECT_EQ(one.tokens[0].top[0].id, one.tokens[0].id);
+  auto again = runtime_->submit(plan(3, {1, 5, 9, 2, one.tokens[0].id}, {-1, -1, -1, -1, -1}, 5, 2));
+  EXPECT_EQ(again.take().tokens[0].id, two.tokens[0].id);
+}
+
+TEST_F(RuntimeExecutorTest, BrokenPlans_AnswerInOrderAndHarmNothing) {
+  auto stale = plan(1, {1}, {-1}, 1, 0);
+  stale.epoch = 9;
+  auto wild = plan(2, {1}, {-1}, 1, 0);
+  wild.blocks[0] = 1 << 30;
+  auto first = runtime_->submit(std::move(stale));
+  auto second = runtime_->submit(std::move(wild));
+  EXPECT_EQ(first.take().status.code(), MOTLEY_ABORTED);
+  EXPECT_EQ(second.take().status.code(), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_TRUE(runtime_->submit(plan(3, {1}, {-1}, 1, 0)).take().status.ok());
+}
+
+TEST_F(RuntimeExecutorTest, Destroyed_FinishesWhatIsUnderWay) {
+  auto first = runtime_->submit(plan(1, {1, 2, 3}, {-1, -1, -1}, 3, 0));
+  runtime_.reset();
+  EXPECT_TRUE(first.take().status.ok());
+}
+
+TEST_F(RuntimeExecutorTest, PlacementOverTwoStages_IsRefused) {
+  auto placement = plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 1 << 16}, plan_);
+  placement->lanes[0].stages.push_back(placement->lanes[0].stages[0]);
+  EXPECT_EQ(RuntimeExecutor::create(model_.model(), *placement, *device_, {}).error().code(), MOTLEY_UNIMPLEMENTED);
+}
+
+}  // namespace
+}  // namespace motley
