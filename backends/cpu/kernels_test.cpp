@@ -1,0 +1,412 @@
+// Every kernel set this machine can run, against plain loops in double.
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/kernels.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/variants.hpp"
+#include "cpu/weight.hpp"
+#include "kit/kit.hpp"
+
+namespace motley::cpu {
+namespace {
+
+std::vector<float> normals(size_t count, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> out(count);
+  for (float& x : out) x = normal(random);
+  return out;
+}
+
+// Random blocks of a format with scales of sensible size.
+std::vector<uint8_t> random_rows(int32_t dtype, int64_t rows, int64_t cols, uint32_t seed) {
+  const kit::Format& format = *kit::find_format(dtype);
+  std::mt19937 random(seed);
+  std::vector<uint8_t> out(static_cast<size_t>(rows * format.row_bytes(cols)));
+  for (uint8_t& x : out) x = static_cast<uint8_t>(random());
+  const auto put = [&](uint8_t* at, float value) {
+    const uint16_t bits = dtype == MOTLEY_BF16 ? kit::f32_to_bf16(value) : kit::f32_to_f16(value);
+    std::memcpy(at, &bits, 2);
+  };
+  std::normal_distribution<float> normal;
+  for (size_t b = 0; b < out.size(); b += static_cast<size_t>(format.bytes)) {
+    uint8_t* p = out.data() + b;
+    const float d = 0.01f + 0.01f * std::fabs(normal(random)), m = 0.1f * normal(random), x = normal(random);
+    switch (dtype) {
+      case MOTLEY_F32: std::memcpy(p, &x, 4); break;
+      case MOTLEY_F16:
+      case MOTLEY_BF16: put(p, x); break;
+      case MOTLEY_Q4_1:
+      case MOTLEY_Q4_K: put(p, d), put(p + 2, m); break;
+      case MOTLEY_Q6_K: put(p + 208, d); break;
+      default: put(p, d);
+    }
+  }
+  return out;
+}
+
+motley_weight_desc describe(int32_t dtype, int64_t rows, int64_t cols, const std::vector<uint8_t>& data) {
+  motley_weight_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.name = "w";
+  desc.dtype = desc.format = dtype;
+  desc.uses = MOTLEY_WEIGHT_MATMUL | MOTLEY_WEIGHT_GATHER;
+  desc.experts = 1;
+  desc.rows = rows;
+  desc.cols = cols;
+  desc.data = data.data();
+  desc.bytes = data.size();
+  return desc;
+}
+
+struct Case {
+  const KernelSet* set;
+  int32_t dtype;
+};
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const KernelSet* set : variants()) {
+    for (const int32_t dtype : {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16, MOTLEY_Q8_0, MOTLEY_Q4_0, MOTLEY_Q4_1, MOTLEY_Q4_K, MOTLEY_Q6_K}) {
+      cases.push_back({set, dtype});
+    }
+  }
+  return cases;
+}
+std::string name_of(const testing::TestParamInfo<Case>& info) {
+  std::string name = std::string(info.param.set->name) + "_" + kit::find_format(info.param.dtype)->name;
+  for (char& c : name) {
+    if (c == '-') c = '_';
+  }
+  return name;
+}
+
+class MatmulTest : public testing::TestWithParam<Case> {
+ protected:
+  // All rows of x through the kernel in calls of `at_once` rows and panels split at `cut`.
+  std::vector<float> multiply(const PackedWeight& w, const std::vector<float>& x, int64_t rows, int64_t at_once, int64_t cut) {
+    const int64_t blocks = act_blocks(w.cols);
+    std::vector<ActBlock> act(static_cast<size_t>(rows * blocks));
+    for (int64_t r = 0; r < rows; ++r) set().quantise(x.data() + r * w.cols, w.cols, act.data() + r * blocks);
+    std::vector<float> y(static_cast<size_t>(rows * w.rows), NAN);
+    MatmulArgs g;
+    g.w = w.matrix();
+    g.act_stride = blocks;
+    g.x_stride = w.cols;
+    g.y_stride = w.rows;
+    for (int64_t r = 0; r < rows; r += at_once) {
+      g.act = act.data() + r * blocks;
+      g.x = x.data() + r * w.cols;
+      g.y = y.data() + r * w.rows;
+      g.rows = std::min(at_once, rows - r);
+      g.panel_begin = 0;
+      g.panel_end = cut;
+      set().matmul(g);
+      g.panel_begin = cut;
+      g.panel_end = g.w.panels();
+      set().matmul(g);
+    }
+    return y;
+  }
+  const KernelSet& set() const { return *GetParam().set; }
+};
+
+TEST_P(MatmulTest, AnyRowsAndPanels_AreCloseToDoubleAndBitIdentical) {
+  constexpr int64_t kRows = 83, kCols = 512, kActRows = 23;  // an odd last panel
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 7);
+  const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  SlabAllocator allocator;
+  const PackedWeight w(kit::WeightSource(desc), allocator, 2);
+  const std::vector<float> x = normals(kActRows * kCols, 3);
+  const std::vector<float> one = multiply(w, x, kActRows, 1, 2), all = multiply(w, x, kActRows, kActRows, 5);
+  EXPECT_EQ(0, std::memcmp(one.data(), all.data(), one.size() * 4));
+  std::vector<float> row(kCols);
+  const bool quantised = !is_float(w.matrix().kind);
+  for (int64_t n = 0; n < kRows; ++n) {
+    w.read_row(0, n, row.data());
+    for (int64_t r = 0; r < kActRows; ++r) {
+      double sum = 0, size = 0;
+      for (int64_t c = 0; c < kCols; ++c) {
+        sum += static_cast<double>(row[static_cast<size_t>(c)]) * x[static_cast<size_t>(r * kCols + c)];
+        size += std::pow(row[static_cast<size_t>(c)] * x[static_cast<size_t>(r * kCols + c)], 2);
+      }
+      // int8 activations: an error of up to max / 254 per number, random in sign.
+      EXPECT_NEAR(sum, all[static_cast<size_t>(r * kRows + n)], std::sqrt(size) * (quantised ? 0.06 : 1e-5)) << r << " " << n;
+    }
+  }
+}
+
+// With activations that int8 holds exactly, nothing but float rounding may be lost.
+TEST_P(MatmulTest, WholeNumbers_AreExact) {
+  constexpr int64_t kRows = 16, kCols = 256;
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 11);
+  const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  SlabAllocator allocator;
+  const PackedWeight w(kit::WeightSource(desc), allocator, 1);
+  std::vector<float> x(kCols);
+  for (int64_t c = 0; c < kCols; ++c) x[static_cast<size_t>(c)] = c % 32 == 5 ? 127.0f : static_cast<float>(c * 37 % 255 - 127);
+  for (int64_t c = 31; c < kCols; c += 32) x[static_cast<size_t>(c)] = -127.0f;
+  const std::vector<float> y = multiply(w, x, 1, 1, 0);
+  std::vector<float> row(kCols);
+  for (int64_t n = 0; n < kRows; ++n) {
+    w.read_row(0, n, row.data());
+    double sum = 0, size = 0;
+    for (size_t c = 0; c < kCols; ++c) sum += static_cast<double>(row[c]) * x[c], size += std::fabs(static_cast<double>(row[c]) * x[c]);
+    EXPECT_NEAR(sum, y[static_cast<size_t>(n)], size * 2e-6) << n;
+  }
+}
+
+TEST_P(MatmulTest, ReadRow_IsTheFilesValue) {
+  constexpr int64_t kRows = 21, kCols = 512;
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 5);
+  motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  const motley_range columns[] = {{32, 64}, {96, 320}}, rows[] = {{3, 7}, {9, 21}};
+  for (const bool cut : {false, true}) {
+    if (cut) desc.col_ranges = columns, desc.col_range_count = 2, desc.row_ranges = rows, desc.row_range_count = 2;
+    const kit::WeightSource source(desc);
+    SlabAllocator allocator;
+    const PackedWeight w(source, allocator, 1);
+    std::vector<float> mine(static_cast<size_t>(w.cols)), theirs(mine.size());
+    for (int64_t n = 0; n < w.rows; ++n) {
+      w.read_row(0, n, mine.data());
+      source.read_row(0, n, theirs.data());
+      EXPECT_EQ(mine, theirs) << n;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sets, MatmulTest, testing::ValuesIn(all_cases()), name_of);
+
+class SetTest : public testing::TestWithParam<const KernelSet*> {
+ protected:
+  const KernelSet& set() const { return *GetParam(); }
+};
+
+TEST_P(SetTest, Quantise_KeepsSumsAndScale) {
+  const std::vector<float> x = normals(75, 2);
+  std::vector<ActBlock> act(3);
+  set().quantise(x.data(), 75, act.data());
+  for (size_t c = 0; c < 75; ++c) EXPECT_NEAR(x[c], act[c / 32].d * act[c / 32].q[c % 32], act[c / 32].d * 0.501f);
+  for (const ActBlock& a : act) {
+    int sums[2] = {0, 0};
+    for (int i = 0; i < 32; ++i) sums[i / 16] += a.q[i];
+    EXPECT_EQ(a.isum, sums[0] + sums[1]);
+    EXPECT_EQ(a.halves[0], sums[0]);
+    EXPECT_EQ(a.halves[1], sums[1]);
+    EXPECT_EQ(a.sum, a.d * static_cast<float>(a.isum));
+  }
+  for (size_t i = 75; i < 96; ++i) EXPECT_EQ(0, act[2].q[i - 64]);
+  const std::vector<float> none(32, 0.0f);
+  set().quantise(none.data(), 32, act.data());
+  EXPECT_EQ(0, act[0].d);
+  EXPECT_EQ(0, act[0].isum);
+}
+
+TEST_P(SetTest, Norm_IsCloseToDouble) {
+  for (const size_t n : {7u, 16u, 64u, 100u, 576u}) {
+    const std::vector<float> x = normals(n, 1), w = normals(n, 2);
+    std::vector<float> out(n);
+    set().rmsnorm(x.data(), w.data(), static_cast<int64_t>(n), 1e-5f, out.data());
+    double sum = 0;
+    for (const float v : x) sum += static_cast<double>(v) * v;
+    const double factor = 1 / std::sqrt(sum / static_cast<double>(n) + 1e-5);
+    for (size_t i = 0; i < n; ++i) EXPECT_NEAR(x[i] * factor * w[i], out[i], 1e-5 + 1e-6 * std::fabs(out[i]));
+  }
+}
+
+TEST_P(SetTest, Activations_AreCloseToDouble) {
+  std::vector<float> gate, up;
+  for (float x = -100; x <= 100; x += 0.37f) gate.push_back(x), up.push_back(1 + x / 50);
+  std::vector<float> silu(gate.size()), gelu(gate.size());
+  set().silu_mul(gate.data(), up.data(), static_cast<int64_t>(gate.size()), silu.data());
+  set().gelu_mul(gate.data(), up.data(), static_cast<int64_t>(gate.size()), gelu.data());
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double x = gate[i], s = x / (1 + std::exp(-x)) * up[i];
+    const double g = 0.5 * x * (1 + std::tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x))) * up[i];
+    EXPECT_NEAR(s, silu[i], 1e-6 + 1e-6 * std::fabs(s)) << x;
+    EXPECT_NEAR(g, gelu[i], 2e-6 + 2e-6 * std::fabs(g)) << x;
+  }
+}
+
+TEST_P(SetTest, HalfConversion_IsKits) {
+  std::vector<float> x = normals(4096, 9);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = std::ldexp(x[i], static_cast<int>(i % 60) - 40);
+  x[0] = 65519.9f, x[1] = 65520.0f, x[2] = -1e9f, x[3] = 0x1p-25f, x[4] = 0x1.8p-25f, x[5] = -0.0f;
+  std::vector<uint16_t> out(x.size());
+  set().to_f16(x.data(), static_cast<int64_t>(x.size()) - 3, out.data());
+  for (size_t i = 0; i + 3 < x.size(); ++i) EXPECT_EQ(kit::f32_to_f16(x[i]), out[i]) << x[i];
+}
+
+TEST_P(SetTest, Rope_TurnsPairs) {
+  const std::vector<float> x = normals(20, 4);
+  std::vector<float> table = {0.5f, 0.25f, -1.0f, 0.0f, 0.1f, 0.2f, 0.3f, 1.0f}, out(20);
+  for (const int neox : {0, 1}) {
+    set().rope(x.data(), table.data(), 20, 8, neox, out.data());
+    for (size_t j = 0; j < 4; ++j) {
+      const size_t a = neox ? j : 2 * j, b = neox ? j + 4 : 2 * j + 1;
+      EXPECT_FLOAT_EQ(x[a] * table[j] - x[b] * table[4 + j], out[a]);
+      EXPECT_FLOAT_EQ(x[a] * table[4 + j] + x[b] * table[j], out[b]);
+    }
+    for (size_t i = 8; i < 20; ++i) EXPECT_EQ(x[i], out[i]);
+  }
+}
+
+// A pool of one sequence whose blocks lie in reverse, and everything a row may see of it.
+struct Pool {
+  Pool(int32_t dtype_, int32_t context_, int32_t dim_, int32_t block_size_, bool transposed_)
+      : dtype(dtype_), context(context_), dim(dim_), block_size(block_size_), transposed(transposed_) {
+    const int32_t count = (context + block_size - 1) / block_size;
+    const size_t elements = static_cast<size_t>(count) * static_cast<size_t>(block_size * dim);
+    k.assign(elements * size(), 0xff);  // NaN where nothing is stored
+    v = k;
+    k_scale.assign(static_cast<size_t>(count * block_size), NAN);
+    v_scale = k_scale;
+    for (int32_t b = 0; b < count; ++b) blocks.push_back(count - 1 - b);
+    keys = normals(static_cast<size_t>(context * dim), 21);
+    values = normals(static_cast<size_t>(context * dim), 22);
+    for (int32_t p = 0; p < context; ++p) {
+      put(&keys[static_cast<size_t>(p * dim)], p, k, k_scale, transposed);
+      put(&values[static_cast<size_t>(p * dim)], p, v, v_scale, false);
+    }
+  }
+  size_t size() const { return static_cast<size_t>(kit::element_bytes(dtype)); }
+  // Stores a vector and replaces it by what the pool now holds.
+  void put(float* x, int32_t p, std::vector<uint8_t>& to, std::vector<float>& scales, bool turned) {
+    std::vector<std::byte> line(static_cast<size_t>(dim) * size());
+    const int32_t block = blocks[static_cast<size_t>(p / block_size)], inside = p % block_size;
+    float* scale = dtype == MOTLEY_I8 ? &scales[static_cast<size_t>(block * block_size + inside)] : nullptr;
+    kit::kv_store(dtype, x, dim, line.data(), scale);
+    kit::kv_load(dtype, line.data(), dim, scale ? *scale : 1.0f, x);
+    for (int32_t d = 0; d < dim; ++d) {
+      const int32_t at = block * block_size * dim + (turned ? d * block_size + inside : inside * dim + d);
+      std::memcpy(to.data() + static_cast<size_t>(at) * size(), line.data() + static_cast<size_t>(d) * size(), size());
+    }
+  }
+  KvView view() const {
+    KvView kv;
+    kv.dtype = dtype;
+    kv.k = k.data();
+    kv.v = v.data();
+    if (dtype == MOTLEY_I8) kv.k_scale = k_scale.data(), kv.v_scale = v_scale.data();
+    kv.block_stride = block_size * dim;
+    kv.k_position_stride = transposed ? 1 : dim;
+    kv.k_dim_stride = transposed ? block_size : 1;
+    kv.v_position_stride = dim;
+    kv.scale_block_stride = block_size;
+    kv.scale_position_stride = 1;
+    kv.blocks = blocks.data();
+    kv.block_size = block_size;
+    kv.context = context;
+    return kv;
+  }
+  int32_t dtype, context, dim, block_size;
+  bool transposed;
+  std::vector<uint8_t> k, v;
+  std::vector<float> k_scale, v_scale, keys, values;
+  std::vector<int32_t> blocks;
+};
+
+struct AttentionCase {
+  int32_t dtype, dim, group, block_size, window;
+  float softcap;
+  bool transposed;
+};
+constexpr AttentionCase kAttentionCases[] = {
+    {MOTLEY_F16, 64, 3, 16, 0, 0, true},   {MOTLEY_F16, 64, 3, 16, 0, 0, false}, {MOTLEY_F32, 24, 1, 8, 0, 0, false},
+    {MOTLEY_BF16, 128, 4, 32, 70, 0, true}, {MOTLEY_I8, 64, 2, 16, 0, 30, true},  {MOTLEY_I8, 80, 5, 16, 100, 0, false},
+};
+
+// Results [rows][group][dim + 1 (log-sum-exp)] of the last `rows` positions, `at_once` rows a call, split by split or not.
+std::vector<float> attention(const KernelSet& set, const AttentionCase& c, const Pool& pool, const std::vector<float>& q,
+                             int32_t rows, int32_t at_once, bool by_split) {
+  const int64_t stride = state_floats(c.dim);
+  std::vector<float> scratch(static_cast<size_t>(attention_scratch_floats(c.dim)), NAN), out;
+  for (int32_t r = 0; r < rows; r += at_once) {
+    AttentionArgs g;
+    g.kv = pool.view();
+    g.rows = std::min(at_once, rows - r);
+    g.q_stride = c.group * c.dim;
+    g.q = q.data() + r * g.q_stride;
+    g.group = c.group;
+    g.head_dim = c.dim;
+    g.first_position = pool.context - rows + r;
+    g.window = c.window;
+    g.softcap = c.softcap;
+    g.scale = 0.125f;
+    g.scratch = scratch.data();
+    const int32_t splits = (g.first_position + g.rows - 1) / kAttentionSplit + 1;
+    const size_t states = static_cast<size_t>(g.rows * c.group * stride);
+    std::vector<float> total(states, NAN), part(states, NAN);
+    for (int32_t s = 0; s < (by_split ? splits : 1); ++s) {
+      g.split_begin = by_split ? s : 0;
+      g.split_end = by_split ? s + 1 : splits;
+      g.state = s == 0 ? total.data() : part.data();
+      set.attend(g);
+      for (int64_t i = 0; s > 0 && i < g.rows * c.group; ++i) set.merge(total.data() + i * stride, part.data() + i * stride, c.dim);
+    }
+    for (int64_t i = 0; i < g.rows * c.group; ++i) {
+      std::vector<float> line(static_cast<size_t>(c.dim) + 1);
+      line.back() = set.finish(total.data() + i * stride, c.dim, nullptr, line.data());
+      out.insert(out.end(), line.begin(), line.end());
+    }
+  }
+  return out;
+}
+
+TEST_P(SetTest, Attention_IsCloseToDoubleAndBitIdenticalInAnyPieces) {
+  constexpr int32_t kContext = 601, kRows = 75;
+  for (const AttentionCase& c : kAttentionCases) {
+    const Pool pool(c.dtype, kContext, c.dim, c.block_size, c.transposed);
+    const std::vector<float> q = normals(static_cast<size_t>(kRows * c.group * c.dim), 8);
+    const std::vector<float> one = attention(set(), c, pool, q, kRows, 1, false);
+    const std::vector<float> split = attention(set(), c, pool, q, kRows, 1, true);
+    const std::vector<float> many = attention(set(), c, pool, q, kRows, kAttentionQueries / c.group, false);
+    ASSERT_EQ(0, std::memcmp(one.data(), split.data(), one.size() * 4));
+    ASSERT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4));
+    for (int32_t i = 0; i < kRows * c.group; ++i) {
+      const int32_t at = kContext - kRows + i / c.group, first = c.window ? std::max(0, at - c.window + 1) : 0;
+      std::vector<double> scores, sum(static_cast<size_t>(c.dim));
+      double top = -1e30, total = 0;
+      for (int32_t p = first; p <= at; ++p) {
+        double s = 0;
+        for (int32_t d = 0; d < c.dim; ++d) s += static_cast<double>(q[static_cast<size_t>(i * c.dim + d)]) * pool.keys[static_cast<size_t>(p * c.dim + d)];
+        s *= 0.125;
+        if (c.softcap > 0) s = c.softcap * std::tanh(s / c.softcap);
+        scores.push_back(s);
+        top = std::max(top, s);
+      }
+      for (int32_t p = first; p <= at; ++p) {
+        const double w = std::exp(scores[static_cast<size_t>(p - first)] - top);
+        total += w;
+        for (int32_t d = 0; d < c.dim; ++d) sum[static_cast<size_t>(d)] += w * pool.values[static_cast<size_t>(p * c.dim + d)];
+      }
+      const float* got = one.data() + static_cast<size_t>(i) * static_cast<size_t>(c.dim + 1);
+      for (int32_t d = 0; d < c.dim; ++d) ASSERT_NEAR(sum[static_cast<size_t>(d)] / total, got[d], 2e-5) << i << " " << d;
+      ASSERT_NEAR(top + std::log(total), got[c.dim], 2e-5);
+    }
+  }
+}
+
+TEST_P(SetTest, Finish_CountsTheSink) {
+  std::vector<float> state(static_cast<size_t>(state_floats(16)), 2.0f), out(16);
+  state[16] = 1.0f, state[17] = 3.0f;
+  const float sink = 2.0f;
+  const float lse = set().finish(state.data(), 16, &sink, out.data());
+  const double total = 3 * std::exp(-1.0) + 1;
+  EXPECT_NEAR(2 * std::exp(-1.0) / total, out[3], 1e-6);
+  EXPECT_NEAR(2 + std::log(total), lse, 1e-6);
+}
+
+INSTANTIATE_TEST_SUITE_P(Sets, SetTest, testing::ValuesIn(variants()), [](const auto& info) {
+  const std::string name = info.param->name;
+  return name.substr(0, name.find('-'));
+});
+
+}  // namespace
+}  // namespace motley::cpu
