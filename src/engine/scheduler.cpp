@@ -225,21 +225,18 @@ void Scheduler::share_rows(Draft& draft, const std::vector<Sequence*>& prefills)
 // for good. Without chunking, an admitted prompt is put into the step at once, in one piece.
 void Scheduler::admit(Draft& draft, std::vector<Sequence*>& prefills) {
   const bool chunked = config_.options.enable_chunked_prefill;
-  uint64_t rows_promised = 0;
-  for (const Sequence* s : prefills) rows_promised += s->rows_missing();
   uint32_t passed_over = 0;
   for (auto at = waiting_.begin(); at != waiting_.end();) {
     Sequence& s = **at;
     if (running_.size() + draining_ >= config_.options.max_num_seqs) return;
     if (prefills.size() >= config_.options.max_concurrent_prefills) return;
     const uint32_t left = rows_left(draft, 0);
-    if (left == 0 || (chunked && rows_promised >= left)) return;
+    if (left == 0) return;
     ++at;  // before `s` leaves the set
     const Admission outcome = try_admit(s, chunked ? 1 : left);
     if (outcome == Admission::kPassOver && ++passed_over <= kPassedOverMax) continue;
     if (outcome != Admission::kAdmitted) return;
     prefills.push_back(&s);
-    rows_promised += s.rows_missing();
     if (!chunked) append(draft, s, s.rows_missing());
   }
 }

@@ -298,5 +298,153 @@ TEST(SchedulerProperty, RandomWorkloads_EveryRequestGetsTheTokensItWouldGetAlone
   EXPECT_GT(totals.stopped, 1000u);
 }
 
+// ---- single decisions
+
+constexpr uint32_t kVocab = 1000;
+
+TEST(Scheduler, ChoicesOfOnePrompt_ComputeItOnce) {
+  Bench bench({}, {});
+  for (uint32_t choice = 0; choice < 8; ++choice) {
+    Request r = bench.request(text_of(1, 40, kVocab), 2);
+    r.params.choice = choice;
+    bench.add(r);
+  }
+  ASSERT_TRUE(bench.finish(100));
+  bench.expect_all_right();
+  // 40 rows once; the seven others share nine full blocks and compute four rows; each needs one more row, and one may be
+  // planned in vain.
+  EXPECT_LE(bench.executor().rows_run(), 40u + 7 * 4 + 8 * 2);
+  EXPECT_EQ(bench.stories()[8].last.cached_tokens, 36u);
+}
+
+TEST(Scheduler, WholePromptInCache_StillComputesItsLastToken) {
+  Bench bench({.block_size = 4}, {});
+  bench.add(bench.request(text_of(1, 8, kVocab), 1));
+  ASSERT_TRUE(bench.finish(10));
+  const RequestId second = bench.add(bench.request(text_of(1, 8, kVocab), 1));
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.rows_of(second), 4u);
+  ASSERT_TRUE(bench.finish(10));
+  bench.expect_all_right();
+}
+
+TEST(Scheduler, LongPrompt_DoesNotHoldUpAShortOne) {
+  Bench bench({}, {.max_num_batched_tokens = 32});
+  const RequestId longer = bench.add(bench.request(text_of(1, 300, kVocab), 2));
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.rows_of(longer), 32u);
+  const RequestId shorter = bench.add(bench.request(text_of(2, 10, kVocab), 2));
+  ASSERT_TRUE(bench.result());
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.rows_of(shorter), 10u);
+  EXPECT_EQ(bench.rows_of(longer), 22u);
+  ASSERT_TRUE(bench.finish(100));
+  bench.expect_all_right();
+}
+
+TEST(Scheduler, Decodes_ComeBeforePrompts) {
+  Bench bench({.lookahead = 0}, {.max_num_batched_tokens = 8});
+  const RequestId first = bench.add(bench.request(text_of(1, 8, kVocab), 20));
+  ASSERT_TRUE(bench.plan() && bench.result());
+  const RequestId second = bench.add(bench.request(text_of(2, 100, kVocab), 2));
+  while (bench.stories()[second].tokens.empty()) {
+    ASSERT_TRUE(bench.plan() && bench.result());
+    EXPECT_EQ(bench.rows_of(first), 1u);
+    EXPECT_LE(bench.rows_of(second), 7u);
+  }
+  ASSERT_TRUE(bench.finish(100));
+  bench.expect_all_right();
+}
+
+// Three requests fill the pool; the middle one has least to lose, and comes back before a later one is admitted.
+TEST(Scheduler, Preemption_TakesWhoLosesLeastAndKeepsItsRank) {
+  Bench bench({.block_size = 4, .blocks = 16, .positions_max = 64, .lookahead = 0}, {.enable_prefix_caching = false});
+  const RequestId a = bench.add(bench.request(text_of(1, 20, kVocab), 30));
+  const RequestId b = bench.add(bench.request(text_of(2, 4, kVocab), 20));
+  const RequestId c = bench.add(bench.request(text_of(3, 22, kVocab), 30));
+  RequestId d = 0;
+  while (bench.scheduler().counters().preemptions == 0) {
+    ASSERT_TRUE(bench.plan() && bench.result());
+    if (d == 0) d = bench.add(bench.request(text_of(4, 4, kVocab), 2));
+  }
+  EXPECT_EQ(bench.rows_of(b), 0u);
+  EXPECT_EQ(bench.rows_of(a), 1u);
+  EXPECT_EQ(bench.rows_of(c), 1u);
+  const size_t of_b = bench.stories()[b].tokens.size();
+  while (bench.stories()[b].tokens.size() == of_b) {
+    EXPECT_TRUE(bench.stories()[d].tokens.empty()) << "a later request was admitted first";
+    ASSERT_TRUE(bench.plan() && bench.result());
+  }
+  ASSERT_TRUE(bench.finish(300));
+  bench.expect_all_right();
+}
+
+TEST(Scheduler, Priority_RunsTheLowerNumberFirstAndPreemptsTheHigher) {
+  Bench bench({.block_size = 4, .blocks = 10, .positions_max = 40, .lookahead = 0},
+              {.enable_prefix_caching = false, .policy = SchedulingPolicy::kPriority});
+  Request late = bench.request(text_of(1, 16, kVocab), 20);
+  late.priority = 5;
+  Request urgent = bench.request(text_of(2, 8, kVocab), 20);
+  urgent.priority = -1;
+  const RequestId b = bench.add(late);
+  const RequestId a = bench.add(urgent);
+  while (!bench.stories()[a].finished) ASSERT_TRUE(bench.plan() && bench.result());
+  EXPECT_GT(bench.scheduler().counters().preemptions, 0u);
+  EXPECT_FALSE(bench.stories()[b].finished.has_value());
+  ASSERT_TRUE(bench.finish(100));
+  bench.expect_all_right();
+}
+
+TEST(Scheduler, MinTokens_ForbidsEndsUntilThenAndMergesWithTheUsersBiases) {
+  Bench bench({.lookahead = 0}, {});
+  Request r = bench.request({1}, 3);
+  r.end_tokens = {7, 5};
+  r.params.stop_token_ids = {6, 5};
+  r.params.min_tokens = 1;
+  r.params.logit_bias = {{9, 1.5f}, {6, 3.0f}};
+  bench.add(r);
+  ASSERT_TRUE(bench.plan());
+  const auto biases = [&] {
+    std::vector<std::pair<TokenId, float>> all;
+    for (const motley_token_bias& b : bench.last_plan().biases) all.emplace_back(b.id, b.bias);
+    return all;
+  };
+  using Biases = std::vector<std::pair<TokenId, float>>;
+  EXPECT_EQ(biases(), (Biases{{5, -INFINITY}, {6, -INFINITY}, {7, -INFINITY}, {9, 1.5f}}));
+  ASSERT_TRUE(bench.result() && bench.plan());
+  EXPECT_EQ(biases(), (Biases{{6, 3.0f}, {9, 1.5f}}));
+  ASSERT_TRUE(bench.finish(10));
+  bench.expect_all_right();
+}
+
+TEST(Scheduler, Lookahead_ReadsTheUnknownTokenFromItsSlotAndCountsItAsPending) {
+  Bench bench({.lookahead = 1}, {});
+  Request r = bench.request({1, 2}, 5);
+  r.params.frequency_penalty = 1;
+  bench.add(r);
+  ASSERT_TRUE(bench.plan());
+  const SlotId slot = bench.last_plan().samples[0].out_slot;
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.last_plan().token_slots, std::vector<SlotId>{slot});
+  EXPECT_EQ(bench.last_plan().pending, std::vector<SlotId>{slot});
+  EXPECT_NE(bench.last_plan().samples[0].out_slot, slot);
+  EXPECT_FALSE(bench.plan()) << "deeper than the lookahead";
+  ASSERT_TRUE(bench.finish(20));
+  bench.expect_all_right();
+}
+
+TEST(Scheduler, ResultOfAnotherStep_IsNotTrusted) {
+  Bench bench({}, {});
+  bench.add(bench.request({1}, 2));
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.scheduler().apply({.epoch = 1, .step = 99, .status = {}, .tokens = {}, .busy_ns = 0}, kNow).code(),
+            MOTLEY_INTERNAL);
+  EXPECT_EQ(bench.scheduler().apply({.epoch = 2, .step = 1, .status = {}, .tokens = {}, .busy_ns = 0}, kNow).code(),
+            MOTLEY_INTERNAL);
+  // A result of the right step with a token outside the vocabulary ends the request.
+  EXPECT_TRUE(bench.scheduler().apply({.epoch = 1, .step = 1, .status = {}, .tokens = {{.id = 1000, .logprob = 0, .top = {}}}, .busy_ns = 0}, kNow).ok());
+  EXPECT_EQ(bench.stories()[1].finished, FinishReason::kError);
+}
+
 }  // namespace
 }  // namespace motley

@@ -4,6 +4,7 @@
 // executor declares and corrected by what its steps take. Deterministic; one owner; not thread-safe.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "engine/executor.hpp"
@@ -34,6 +35,7 @@ class StepBudget {
   const uint32_t fixed_rows_;
   const uint32_t rows_max_;
   StepCost cost_;
+  std::array<std::array<double, 3>, 3> covariance_{};  // of (fixed, per row, per read), scaled
 };
 
 // KV positions read by `rows` rows of one sequence whose last row sees `context` positions.

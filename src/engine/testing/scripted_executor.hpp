@@ -33,10 +33,10 @@ struct ScriptedOptions {
   uint32_t positions_max = 512;
   uint32_t slots = 1024;
   uint32_t lookahead = 1, pipeline = 1;
-  StepCost cost;
+  StepCost cost = {};
   int64_t busy_ns = 1000;  // said of every step
   bool manual = false;     // steps wait for run_next(); otherwise submit() runs them
-  ScriptedChoice choice;   // empty: a hash of (text, seed, choice), never a banned token
+  ScriptedChoice choice = nullptr;  // none: a hash of (text, seed, choice), never a banned token
 };
 
 class ScriptedExecutor final : public Executor {
