@@ -55,8 +55,10 @@ int64_t select_best(const float* values, int64_t count, int64_t k, Candidate* ou
 
 Candidate argmax(const float* values, int64_t count) {
   Candidate best{kForbidden, 0};
-  for (int64_t i = 0; i < count; ++i)
-    if (values[i] > best.value) best = {clean(values[i]), static_cast<int32_t>(i)};
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = std::min(values[i], FLT_MAX);
+    if (x > best.value) best = {x, static_cast<int32_t>(i)};  // false for NaN
+  }
   return best;
 }
 

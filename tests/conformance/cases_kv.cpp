@@ -1,0 +1,197 @@
+// KV pools and attention over them.
+#include <algorithm>
+
+#include "harness.hpp"
+#include "kit/kit.hpp"
+
+namespace motley::conformance {
+
+namespace {
+
+constexpr int64_t kR = MOTLEY_DIM_ROWS;
+constexpr int32_t kKvDtypes[] = {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16, MOTLEY_I8};
+const char* dtype_name(int32_t dtype) {
+  return dtype == MOTLEY_I8 ? "I8" : dtype == MOTLEY_F32 ? "F32" : dtype == MOTLEY_F16 ? "F16" : "BF16";
+}
+
+bool skip_kv(Judge& judge, int32_t dtype) {
+  if (!judge.device().has(MOTLEY_CAP_PAGED_ATTENTION)) return judge.skip("paged attention"), true;
+  if (!(judge.device().desc().kv_dtypes >> dtype & 1)) return judge.skip(std::string("KV in ") + dtype_name(dtype)), true;
+  return false;
+}
+
+uint64_t plane_elements(const KvShapeSpec& s, size_t layer) {
+  return uint64_t{s.block_size} * static_cast<uint64_t>(s.kv_heads[layer]) * static_cast<uint64_t>(s.head_dim[layer]);
+}
+
+// Canonical bytes of `blocks` blocks, by docs/formats/kv.md: layers, in each k then v, data then scales.
+Bytes random_canonical(Random& random, const KvShapeSpec& s, uint32_t blocks) {
+  Bytes out;
+  const auto append = [&](const void* from, size_t bytes) {
+    const auto* p = static_cast<const std::byte*>(from);
+    out.insert(out.end(), p, p + bytes);
+  };
+  for (size_t l = 0; l < s.kv_heads.size(); ++l) {
+    for (int plane = 0; plane < 2; ++plane) {
+      for (uint64_t i = 0; i < plane_elements(s, l) * blocks; ++i) {
+        const float x = random.normal();
+        const uint16_t half = kit::f32_to_f16(x), brain = kit::f32_to_bf16(x);
+        const auto byte = static_cast<int8_t>(static_cast<int>(random.below(255)) - 127);
+        switch (s.dtype) {
+          case MOTLEY_F32: append(&x, 4); break;
+          case MOTLEY_F16: append(&half, 2); break;
+          case MOTLEY_BF16: append(&brain, 2); break;
+          default: append(&byte, 1);
+        }
+      }
+      if (s.dtype != MOTLEY_I8) continue;
+      for (uint64_t i = 0; i < uint64_t{s.block_size} * static_cast<uint64_t>(s.kv_heads[l]) * blocks; ++i) {
+        const auto scale = static_cast<float>(0.005 + 0.02 * random.uniform());
+        append(&scale, 4);
+      }
+    }
+  }
+  return out;
+}
+
+std::vector<int32_t> scattered(Random& random, uint32_t count, uint32_t of) {
+  std::vector<int32_t> ids;
+  for (uint32_t i = 0; i < of; ++i) ids.push_back(static_cast<int32_t>(i));
+  random.shuffle(ids);
+  ids.resize(count);
+  return ids;
+}
+
+void round_trip(Judge& judge, int32_t dtype) {
+  Random random(judge.options().seed + 3);
+  KvShapeSpec spec{dtype, 16, 9, {3, 1}, {24, 64}, {}};
+  Owned<motley_kv> kv = judge.device().kv(spec);
+  const std::vector<int32_t> blocks = {7, 0, 4};
+  const Bytes content = random_canonical(random, spec, 3);
+  motley_kv_layout layout{};
+  layout.struct_size = sizeof layout;
+  motley_error error{};
+  const motley_kv_desc desc = spec.desc();
+  require_ok(judge.api().kv_layout(judge.device().raw(), &desc, &layout, &error), error, "kv_layout");
+  judge.check(layout.canonical_bytes_per_block * 3 == content.size(), "kv_layout's canonical bytes are the format's");
+  judge.check(layout.bytes_per_block > 0 && layout.bytes_total >= layout.bytes_per_block * spec.blocks, "kv_layout's totals");
+  judge.device().kv_import(kv.get(), blocks, 2, content);
+  judge.same(judge.device().kv_export(kv.get(), blocks, 2, content.size()), content,
+             std::string("KV round trip ") + dtype_name(dtype));
+  // A single block is a piece of the run: layer by layer, k then v.
+  const Bytes one = judge.device().kv_export(kv.get(), std::vector<int32_t>{7}, 2, content.size() / 3);
+  const size_t first = plane_elements(spec, 0) * static_cast<size_t>(kit::element_bytes(dtype));
+  judge.check(std::equal(one.begin(), one.begin() + static_cast<long>(first), content.begin()), "the first plane of a block");
+}
+
+// What KV_WRITE stores is what the rule of docs/formats/kv.md says, to the bit where rounding is fixed.
+void writes(Judge& judge, int32_t dtype) {
+  Random random(judge.options().seed + 4);
+  KvShapeSpec spec{dtype, 8, 6, {3}, {20}, {}};
+  GraphBuilder g;
+  const int32_t k = g.input(MOTLEY_F32, {kR, 60}), v = g.input(MOTLEY_F32, {kR, 60});
+  g.op(MOTLEY_OP_KV_WRITE, {k, v}, {}).attr.kv = {0, 3, 20};
+  BatchData b;
+  b.add({5, 9, {4, 1}, false}, 8);
+  b.add({0, 1, {3}, true}, 8);
+  b.kv_slots[2] = -1;
+  auto kx = random.normals(600), vx = random.normals(600);
+  const std::map<int32_t, Bytes> given = {{k, to_bytes(kx)}, {v, to_bytes(vx)}};
+  Bytes pools[2];
+  Device* devices[2] = {&judge.reference(), &judge.device()};
+  const std::vector<int32_t> all = {0, 1, 2, 3, 4, 5};
+  const size_t bytes = 2 * 6 * (8 * 60 * static_cast<size_t>(kit::element_bytes(dtype)) + (dtype == MOTLEY_I8 ? 8 * 3 * 4 : 0));
+  for (int i = 0; i < 2; ++i) {
+    Owned<motley_kv> kv = devices[i]->kv(spec);
+    devices[i]->run(devices[i]->compile(g, {12}), given, b, kv.get());
+    pools[i] = devices[i]->kv_export(kv.get(), all, 1, bytes);
+  }
+  judge.same(pools[1], pools[0], std::string("KV_WRITE ") + dtype_name(dtype));
+}
+
+struct AttentionCase {
+  int32_t heads, kv_heads, head_dim, window;
+  float softcap;
+  bool sinks, lse;
+  uint32_t block_size;
+};
+
+// Attends on both devices over the same random pool.
+void attention_case(Judge& judge, int32_t dtype, const AttentionCase& c, const std::vector<std::pair<int32_t, int32_t>>& parts) {
+  Random random(judge.options().seed + static_cast<uint64_t>(c.heads * 1000 + c.head_dim));
+  uint32_t total = 0;
+  for (const auto& [first, rows] : parts) total += (static_cast<uint32_t>(first + rows) + c.block_size - 1) / c.block_size;
+  KvShapeSpec spec{dtype, c.block_size, total + 2, {c.kv_heads}, {c.head_dim}, {c.window}};
+  const std::vector<int32_t> order = scattered(random, total, total + 2);
+  BatchData b;
+  size_t used = 0;
+  for (const auto& [first, rows] : parts) {
+    const size_t count = (static_cast<uint32_t>(first + rows) + c.block_size - 1) / c.block_size;
+    b.add({first, rows, {order.begin() + static_cast<long>(used), order.begin() + static_cast<long>(used + count)}, rows == 1},
+          c.block_size);
+    used += count;
+  }
+  const int64_t width = int64_t{c.heads} * c.head_dim;
+  GraphBuilder g;
+  const int32_t q = g.input(MOTLEY_F32, {kR, width});
+  std::vector<int32_t> out = {g.output(MOTLEY_F32, {kR, width})}, weight;
+  if (c.lse) out.push_back(g.output(MOTLEY_F32, {kR, c.heads}));
+  if (c.sinks) weight.push_back(g.weight(vector_weight(random.normals(static_cast<size_t>(c.heads)))));
+  g.op(MOTLEY_OP_PAGED_ATTENTION, {q}, out, weight).attr.attention = {
+      0, c.heads, c.kv_heads, c.head_dim, 1 / std::sqrt(static_cast<float>(c.head_dim)), c.window, c.softcap};
+  const Bytes content = random_canonical(random, spec, total);
+  const std::map<int32_t, Bytes> given = {{q, to_bytes(random.normals(b.rows() * static_cast<size_t>(width)))}};
+  std::map<int32_t, Bytes> results[2];
+  Device* devices[2] = {&judge.reference(), &judge.device()};
+  for (int i = 0; i < 2; ++i) {
+    Owned<motley_kv> kv = devices[i]->kv(spec);
+    devices[i]->kv_import(kv.get(), order, 1, content);
+    results[i] = devices[i]->run(devices[i]->compile(g, {b.rows() + 2}), given, b, kv.get());
+  }
+  const std::string what = std::string("PAGED_ATTENTION ") + dtype_name(dtype) + " heads " + std::to_string(c.heads) + "/" +
+                           std::to_string(c.kv_heads) + " dim " + std::to_string(c.head_dim) + " window " +
+                           std::to_string(c.window) + " block " + std::to_string(c.block_size);
+  for (const int32_t id : out) judge.near(results[1].at(id), results[0].at(id), attention_tolerance(dtype), what);
+}
+
+void merges(Judge& judge) {
+  if (!judge.supports({MOTLEY_OP_ATTN_MERGE})) return judge.skip("ATTN_MERGE");
+  Random random(judge.options().seed);
+  GraphBuilder g;
+  const int32_t a = g.input(MOTLEY_F32, {kR, 48}), b = g.input(MOTLEY_F32, {kR, 48});
+  const int32_t la = g.input(MOTLEY_F32, {kR, 3}), lb = g.input(MOTLEY_F32, {kR, 3});
+  g.op(MOTLEY_OP_ATTN_MERGE, {a, b, la, lb}, {g.output(MOTLEY_F32, {kR, 48}), g.output(MOTLEY_F32, {kR, 3})});
+  auto x = random.normals(5 * 48), lx = random.normals(15, 3), ly = random.normals(15, 3);
+  lx[0] = -INFINITY;  // a part that saw nothing, whose output is then not looked at
+  for (int i = 0; i < 16; ++i) x[static_cast<size_t>(i)] = NAN;
+  lx[4] = ly[4] = -INFINITY;
+  judge.compare(g, {{a, to_bytes(x)}, {b, to_bytes(random.normals(5 * 48))}, {la, to_bytes(lx)}, {lb, to_bytes(ly)}},
+                plain_batch(5), kElementwise, "ATTN_MERGE");
+}
+
+}  // namespace
+
+void judge_kv(Judge& judge) {
+  for (const int32_t dtype : kKvDtypes) {
+    if (skip_kv(judge, dtype)) continue;
+    round_trip(judge, dtype);
+    writes(judge, dtype);
+  }
+}
+
+void judge_attention(Judge& judge) {
+  merges(judge);
+  const AttentionCase cases[] = {
+      {1, 1, 16, 0, 0, false, false, 16}, {9, 3, 64, 0, 0, false, true, 16},  {4, 4, 32, 0, 0, false, false, 1},
+      {8, 2, 128, 0, 0, true, true, 32},  {6, 1, 40, 7, 0, false, false, 16}, {5, 5, 24, 0, 20.0f, false, false, 8},
+      {9, 9, 16, 33, 30.0f, true, true, 3}, {7, 7, 72, 0, 0, false, false, 16}};
+  for (const int32_t dtype : kKvDtypes) {
+    if (skip_kv(judge, dtype)) continue;
+    for (const AttentionCase& c : cases)
+      attention_case(judge, dtype, c, {{0, 1}, {0, 70}, {33, 5}, {130, 1}, {0, 16}, {15, 1}, {16, 1}, {64, 17}});
+    attention_case(judge, dtype, {9, 3, 64, 0, 0, false, true, 16}, {{2999, 1}, {1500, 4}});
+    attention_case(judge, dtype, {4, 2, 32, 100, 0, false, false, 16}, {{2500, 1}, {1000, 33}});
+  }
+}
+
+}  // namespace motley::conformance
