@@ -156,8 +156,8 @@ class GgufParser {
       const uint64_t start = position_;
       RETURN_IF_ERROR(read_text(&entry.key, "a key"));
       if (entry.key.empty() || entry.key.size() > kKeyBytesMax || entry.key.find('\0') != std::string_view::npos) {
-        return invalid_argument("byte {}: key number {} is empty, longer than {} bytes or contains a zero byte; {}", start,
-                                i, kKeyBytesMax, kGetFileAgain);
+        return invalid_argument("byte {}: key number {} is empty, longer than {} bytes or contains a zero byte; {}",
+                                start, i, kKeyBytesMax, kGetFileAgain);
       }
       RETURN_IF_ERROR(read_value(&entry).annotate(fmt::format("key {}", gguf_quote(entry.key))));
       file_.entries_.push_back(entry);
@@ -238,8 +238,8 @@ class GgufParser {
     }
     alignment_ = load<uint32_t>(entry->payload.data());
     if (!std::has_single_bit(alignment_) || alignment_ < kAlignmentMin || alignment_ > kAlignmentMax) {
-      return gguf_key_error(*entry, fmt::format("is {}, not a power of two from {} to {}; {}", alignment_, kAlignmentMin,
-                                                kAlignmentMax, kConvertAgain));
+      return gguf_key_error(*entry, fmt::format("is {}, not a power of two from {} to {}; {}", alignment_,
+                                                kAlignmentMin, kAlignmentMax, kConvertAgain));
     }
     return ok_status();
   }
@@ -256,8 +256,9 @@ class GgufParser {
       RETURN_IF_ERROR(read_text(&tensor.name, "a tensor name"));
       if (tensor.name.empty() || tensor.name.size() > kTensorNameBytesMax ||
           tensor.name.find('\0') != std::string_view::npos) {
-        return invalid_argument("byte {}: the name of tensor {} is empty, longer than {} bytes or contains a zero byte; {}",
-                                tensor.offset, i, kTensorNameBytesMax, kGetFileAgain);
+        return invalid_argument(
+            "byte {}: the name of tensor {} is empty, longer than {} bytes or contains a zero byte; {}", tensor.offset,
+            i, kTensorNameBytesMax, kGetFileAgain);
       }
       RETURN_IF_ERROR(read_description(&tensor).annotate(fmt::format("tensor {}", gguf_quote(tensor.name))));
       file_.tensors_.push_back(tensor);
@@ -277,7 +278,8 @@ class GgufParser {
     uint32_t rank = 0;
     RETURN_IF_ERROR(read(&rank, "the rank"));
     if (rank < 1 || rank > kGgufRankMax) {
-      return invalid_argument("byte {}: {} dimensions, not 1 to {}; {}", position_ - 4, rank, kGgufRankMax, kGetFileAgain);
+      return invalid_argument("byte {}: {} dimensions, not 1 to {}; {}", position_ - 4, rank, kGgufRankMax,
+                              kGetFileAgain);
     }
     uint64_t elements = 1;
     for (uint32_t i = 0; i < rank; ++i) {
@@ -290,8 +292,8 @@ class GgufParser {
     RETURN_IF_ERROR(read(&tensor->dtype, "the type"));
     const DtypeInfo* info = find_dtype(tensor->dtype);
     if (info == nullptr) {
-      return error(MOTLEY_UNIMPLEMENTED, "byte {}: tensor type {} is not known; use a model with weights in {}", position_ - 4,
-                   tensor->dtype, weight_dtype_names());
+      return error(MOTLEY_UNIMPLEMENTED, "byte {}: tensor type {} is not known; use a model with weights in {}",
+                   position_ - 4, tensor->dtype, weight_dtype_names());
     }
     if (tensor->ne[0] % info->block_elements != 0) {
       return invalid_argument("byte {}: rows of {} elements are not whole {} blocks of {}; {}", tensor->offset,
@@ -320,9 +322,9 @@ class GgufParser {
     for (size_t i = 0; i < file_.tensors_.size(); ++i) {
       GgufTensor& tensor = file_.tensors_[i];
       if (offsets_[i] > data_size || sizes_[i] > data_size - offsets_[i]) {
-        return invalid_argument("tensor {} (byte {}): its {} bytes at data offset {} reach beyond the end of the file ({} bytes); {}",
-                                gguf_quote(tensor.name), tensor.offset, sizes_[i], offsets_[i], bytes_.size(),
-                                kGetFileAgain);
+        return invalid_argument(
+            "tensor {} (byte {}): its {} bytes at data offset {} reach beyond the end of the file ({} bytes); {}",
+            gguf_quote(tensor.name), tensor.offset, sizes_[i], offsets_[i], bytes_.size(), kGetFileAgain);
       }
       tensor.data = bytes_.subspan(data_start + offsets_[i], sizes_[i]);
     }
@@ -352,7 +354,9 @@ class GgufParser {
 
 Result<GgufFile> GgufFile::parse(std::span<const std::byte> bytes) { return GgufParser(bytes).run(); }
 
-const GgufEntry* GgufFile::find(std::string_view key) const { return find_ordered(entries_, entry_order_, key_of, key); }
+const GgufEntry* GgufFile::find(std::string_view key) const {
+  return find_ordered(entries_, entry_order_, key_of, key);
+}
 
 const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
   return find_ordered(tensors_, tensor_order_, name_of, name);

@@ -18,8 +18,19 @@
 namespace motley {
 
 enum class GgufType : int32_t {
-  kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8, kArray = 9,
-  kU64 = 10, kI64 = 11, kF64 = 12,
+  kU8 = 0,
+  kI8 = 1,
+  kU16 = 2,
+  kI16 = 3,
+  kU32 = 4,
+  kI32 = 5,
+  kF32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kU64 = 10,
+  kI64 = 11,
+  kF64 = 12,
 };
 // "u32", "string", ...
 std::string_view gguf_type_name(GgufType type);
@@ -28,8 +39,8 @@ struct GgufEntry {
   std::string_view key;
   uint64_t offset = 0;  // of the value, in the file
   GgufType type{};
-  GgufType element{};   // of an array, else = type
-  uint64_t count = 1;   // elements
+  GgufType element{};  // of an array, else = type
+  uint64_t count = 1;  // elements
   // The value's bytes. A string's text without its length; an array's elements back to back (strings with lengths).
   std::span<const std::byte> payload;
 };
@@ -38,8 +49,8 @@ inline constexpr size_t kGgufRankMax = 4;
 
 struct GgufTensor {
   std::string_view name;
-  uint64_t offset = 0;  // of the description, in the file
-  int32_t dtype = 0;    // known to find_dtype
+  uint64_t offset = 0;                               // of the description, in the file
+  int32_t dtype = 0;                                 // known to find_dtype
   std::array<int64_t, kGgufRankMax> ne{1, 1, 1, 1};  // ne[0] fastest
   std::span<const std::byte> data;
 };

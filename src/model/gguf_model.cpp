@@ -59,12 +59,15 @@ Status check_is_whole_model(const GgufFile& file) {
   ASSIGN_OR_RETURN(const auto parts, file.read_count("split.count"));
   if (parts.value_or(0) > 1) {
     ASSIGN_OR_RETURN(const auto number, file.read_count("split.no"));
-    return error(MOTLEY_UNIMPLEMENTED, "key 'split.count' (byte {}): part {} of a model split into {} files, which is not built; merge the parts into one file",
+    return error(MOTLEY_UNIMPLEMENTED,
+                 "key 'split.count' (byte {}): part {} of a model split into {} files, which is not built; merge the "
+                 "parts into one file",
                  file.find("split.count")->offset, number.value_or(0) + 1, *parts);
   }
   ASSIGN_OR_RETURN(const auto type, file.read_string("general.type"));
   if (type && *type != "model") {
-    return error(MOTLEY_UNIMPLEMENTED, "key 'general.type' (byte {}): {} is not a whole model; give the model's own file",
+    return error(MOTLEY_UNIMPLEMENTED,
+                 "key 'general.type' (byte {}): {} is not a whole model; give the model's own file",
                  file.find("general.type")->offset, gguf_quote(*type));
   }
   return ok_status();
@@ -89,19 +92,21 @@ Result<WeightSource> bind_weight(const GgufFile& file, const GraphWeight& weight
   if (tensor == nullptr) return invalid_argument("tensor {}: is missing; {}", gguf_quote(weight.name), kGetFileAgain);
   if (tensor->ne[0] != weight.cols || tensor->ne[1] != weight.rows || tensor->ne[2] != weight.experts ||
       tensor->ne[3] != 1) {
-    return tensor_error(MOTLEY_INVALID_ARGUMENT, *tensor,
-                        fmt::format("is {} x {} x {} x {}, but the file's keys ask for {} x {}; {}", tensor->ne[0],
-                                    tensor->ne[1], tensor->ne[2], tensor->ne[3], weight.cols, weight.rows,
-                                    kConvertAgain));
+    return tensor_error(
+        MOTLEY_INVALID_ARGUMENT, *tensor,
+        fmt::format("is {} x {} x {} x {}, but the file's keys ask for {} x {}; {}", tensor->ne[0], tensor->ne[1],
+                    tensor->ne[2], tensor->ne[3], weight.cols, weight.rows, kConvertAgain));
   }
   const DtypeInfo& dtype = *find_dtype(tensor->dtype);
   if ((weight.uses & kUseVector) != 0 && tensor->dtype != MOTLEY_F32) {
-    return tensor_error(MOTLEY_UNIMPLEMENTED, *tensor, fmt::format("is {}; norms and other vectors are read as F32 alone: {}",
-                                                                   dtype.name, kConvertAgain));
+    return tensor_error(
+        MOTLEY_UNIMPLEMENTED, *tensor,
+        fmt::format("is {}; norms and other vectors are read as F32 alone: {}", dtype.name, kConvertAgain));
   }
   if (!dtype.is_weight) {
-    return tensor_error(MOTLEY_UNIMPLEMENTED, *tensor, fmt::format("type {} is not built; use a model with weights in {}",
-                                                                   dtype.name, weight_dtype_names()));
+    return tensor_error(
+        MOTLEY_UNIMPLEMENTED, *tensor,
+        fmt::format("type {} is not built; use a model with weights in {}", dtype.name, weight_dtype_names()));
   }
   return WeightSource{.dtype = tensor->dtype,
                       .experts = weight.experts,
@@ -133,7 +138,8 @@ Status refuse_unused(const GgufFile& file, const Graph& graph) {
     if (std::binary_search(used.begin(), used.end(), tensor.name)) continue;
     const bool counts = tensor.name.starts_with("blk.") || tensor.name.ends_with(".bias");
     if (!counts || tensor.name.find(kHarmless) != std::string_view::npos) continue;
-    return tensor_error(MOTLEY_UNIMPLEMENTED, tensor, "is not part of this architecture as it is built; use another model");
+    return tensor_error(MOTLEY_UNIMPLEMENTED, tensor,
+                        "is not part of this architecture as it is built; use another model");
   }
   return ok_status();
 }

@@ -118,8 +118,8 @@ TEST(Model, HarmlessVariations_Load) {
 }
 
 TEST(Model, LinearRopeScaling_ScalesPositions) {
-  const std::pair<const char*, bool> cases[] = {{"rope.scaling.factor", true}, {"rope.scaling.factor", false},
-                                                {"rope.scale_linear", false}};
+  const std::pair<const char*, bool> cases[] = {
+      {"rope.scaling.factor", true}, {"rope.scaling.factor", false}, {"rope.scale_linear", false}};
   for (const auto& [suffix, with_type] : cases) {
     TestFile file = good();
     if (with_type) file.set(key("rope.scaling.type"), text("linear"));
@@ -268,8 +268,16 @@ TEST(Model, MissingOrMisshapenTensors_AreRefusedByName) {
     expect_refused({"Misshapen", [&](TestFile& f) { f.tensor(tensor.name).dims.back() -= 1; }, quoted});
   }
   expect_refused({"ExtraRank", [](TestFile& f) { f.tensor("blk.0.attn_q.weight").dims = {8, 4, 2}; }, "8 x 4 x 2 x 1"});
-  expect_refused({"Vocabulary", [](TestFile& f) { f.tensor("token_embd.weight").dims = {8, 4}; }, "tokenizer.ggml.tokens"});
-  expect_refused({"Width", [](TestFile& f) { f.tensor("token_embd.weight").dims = {4, 5}; }, "tensor 'token_embd.weight'"});
+  expect_refused({"Vocabulary",
+                  [](TestFile& f) {
+                    f.tensor("token_embd.weight").dims = {8, 4};
+                  },
+                  "tokenizer.ggml.tokens"});
+  expect_refused({"Width",
+                  [](TestFile& f) {
+                    f.tensor("token_embd.weight").dims = {4, 5};
+                  },
+                  "tensor 'token_embd.weight'"});
 }
 
 TEST(Model, UnbuiltTensors_AreRefusedByName) {
@@ -278,9 +286,11 @@ TEST(Model, UnbuiltTensors_AreRefusedByName) {
        MOTLEY_UNIMPLEMENTED},
       {"NormType", [](TestFile& f) { f.tensor("output_norm.weight").type = MOTLEY_F16; }, "tensor 'output_norm.weight'",
        MOTLEY_UNIMPLEMENTED},
-      {"Bias", [](TestFile& f) { f.add("blk.0.attn_q.bias", {8}); }, "tensor 'blk.0.attn_q.bias'", MOTLEY_UNIMPLEMENTED},
+      {"Bias", [](TestFile& f) { f.add("blk.0.attn_q.bias", {8}); }, "tensor 'blk.0.attn_q.bias'",
+       MOTLEY_UNIMPLEMENTED},
       {"OutputBias", [](TestFile& f) { f.add("output.bias", {5}); }, "tensor 'output.bias'", MOTLEY_UNIMPLEMENTED},
-      {"LayerBeyond", [](TestFile& f) { f.add("blk.1.attn_norm.weight", {8}); }, "blk.1.attn_norm", MOTLEY_UNIMPLEMENTED},
+      {"LayerBeyond", [](TestFile& f) { f.add("blk.1.attn_norm.weight", {8}); }, "blk.1.attn_norm",
+       MOTLEY_UNIMPLEMENTED},
   };
   for (const BadModel& bad : cases) expect_refused(bad);
 }

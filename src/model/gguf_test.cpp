@@ -49,8 +49,8 @@ TEST(Gguf, EveryValueType_IsRead) {
   const std::string bytes = file.bytes();
   const auto parsed = parse(bytes);
   ASSERT_TRUE(parsed.ok()) << parsed.error().to_string();
-  const std::pair<const char*, uint64_t> counts[] = {{"u8", 200},         {"u16", 60000}, {"i16", 300}, {"u32", 4000000000u},
-                                                     {"u64", 1ull << 40}, {"i64", 9},     {"i32", 5}};
+  const std::pair<const char*, uint64_t> counts[] = {
+      {"u8", 200}, {"u16", 60000}, {"i16", 300}, {"u32", 4000000000u}, {"u64", 1ull << 40}, {"i64", 9}, {"i32", 5}};
   for (const auto& [key, value] : counts) EXPECT_EQ(**parsed->read_count(key), value) << key;
   EXPECT_EQ(**parsed->read_number("i8"), -3);
   EXPECT_EQ(**parsed->read_number("f32"), 1.5);
@@ -89,13 +89,13 @@ TEST(Gguf, WrongTypes_AreRefusedWithTheKey) {
   const auto parsed = parse(bytes);
   ASSERT_TRUE(parsed.ok());
   const std::pair<const char*, Status> cases[] = {
-      {"'text'", parsed->read_count("text").error()},         {"'text'", parsed->read_number("text").error()},
-      {"'number'", parsed->read_bool("number").error()},      {"'number'", parsed->read_string("number").error()},
-      {"'number'", parsed->read_strings("number").error()},   {"'number'", parsed->read_i32s("number").error()},
-      {"'number'", parsed->read_f32s("number").error()},      {"'negative'", parsed->read_count("negative").error()},
+      {"'text'", parsed->read_count("text").error()},          {"'text'", parsed->read_number("text").error()},
+      {"'number'", parsed->read_bool("number").error()},       {"'number'", parsed->read_string("number").error()},
+      {"'number'", parsed->read_strings("number").error()},    {"'number'", parsed->read_i32s("number").error()},
+      {"'number'", parsed->read_f32s("number").error()},       {"'negative'", parsed->read_count("negative").error()},
       {"'infinite'", parsed->read_number("infinite").error()}, {"'huge'", parsed->read_count("huge").error()},
-      {"'u32s'", parsed->read_count("u32s").error()},         {"'u32s'", parsed->read_number("u32s").error()},
-      {"'u32s'", parsed->read_strings("u32s").error()},       {"'u32s'", parsed->read_f32s("u32s").error()}};
+      {"'u32s'", parsed->read_count("u32s").error()},          {"'u32s'", parsed->read_number("u32s").error()},
+      {"'u32s'", parsed->read_strings("u32s").error()},        {"'u32s'", parsed->read_f32s("u32s").error()}};
   for (const auto& [key, status] : cases) {
     EXPECT_EQ(status.code(), MOTLEY_INVALID_ARGUMENT) << key;
     EXPECT_THAT(status.message(), HasSubstr(key));
@@ -151,13 +151,15 @@ const BadFile kBadHeaders[] = {
     {"KeyWithZeroByte", [](TestFile& f) { f.set(std::string("a\0b", 3), u32(1)); }, "contains a zero byte"},
     {"KeyTooLong", [](TestFile& f) { f.set(std::string(65536, 'k'), u32(1)); }, "longer than 65535"},
     {"KeyTwice", [](TestFile& f) { f.keys.emplace_back("some.key", u32(1)); }, "key 'some.key'"},
-    {"KeyWithLineBreak", [](TestFile& f) { f.set("a\nb\x1b", typed(static_cast<GgufType>(99), "")); }, "'a\\x0ab\\x1b'"},
+    {"KeyWithLineBreak", [](TestFile& f) { f.set("a\nb\x1b", typed(static_cast<GgufType>(99), "")); },
+     "'a\\x0ab\\x1b'"},
     {"ValueTypeUnknown", [](TestFile& f) { f.set("k", typed(static_cast<GgufType>(13), raw(1))); }, "value type 13"},
     {"ValueTypeNegative", [](TestFile& f) { f.set("k", typed(static_cast<GgufType>(-1), raw(1))); }, "value type -1"},
     {"ElementTypeUnknown", [](TestFile& f) { f.set("k", array(static_cast<GgufType>(77), 1, "x")); }, "value type 77"},
     {"ArrayOfArrays", [](TestFile& f) { f.set("k", array(GgufType::kArray, 1, raw(4))); }, "arrays of arrays"},
     {"ArrayTooLong", [](TestFile& f) { f.set("k", array(GgufType::kU64, uint64_t{1} << 61, "")); }, "an array reaches"},
-    {"StringsTooMany", [](TestFile& f) { f.set("k", array(GgufType::kString, ~uint64_t{0}, "")); }, "a string of an array"},
+    {"StringsTooMany", [](TestFile& f) { f.set("k", array(GgufType::kString, ~uint64_t{0}, "")); },
+     "a string of an array"},
     {"StringTooLong", [](TestFile& f) { f.set("k", typed(GgufType::kString, raw(~uint64_t{0}))); }, "a string reaches"},
     {"BoolOfTwo", [](TestFile& f) { f.set("k", boolean(2)); }, "a bool is 2"},
     {"BoolArrayOfThree", [](TestFile& f) { f.set("k", array(GgufType::kBool, 2, "\x01\x03")); }, "a bool is 3"},
@@ -174,11 +176,27 @@ const BadFile kBadTensors[] = {
     {"NameWithZeroByte", [](TestFile& f) { f.tensors[1].name = std::string("\0", 1); }, "zero byte"},
     {"NameTwice", [](TestFile& f) { f.tensors[1].name = "first"; }, "tensor 'first'"},
     {"RankZero", [](TestFile& f) { f.tensors[1].dims = {}; }, "0 dimensions"},
-    {"RankFive", [](TestFile& f) { f.tensors[1].dims = {1, 1, 1, 1, 1}; }, "5 dimensions"},
+    {"RankFive",
+     [](TestFile& f) {
+       f.tensors[1].dims = {1, 1, 1, 1, 1};
+     },
+     "5 dimensions"},
     {"DimensionZero", [](TestFile& f) { f.tensors[1].dims = {0}; }, "dimension 0 is 0"},
-    {"DimensionNegative", [](TestFile& f) { f.tensors[1].dims = {3, -1}; }, "dimension 1 is -1"},
-    {"ProductOverflow", [](TestFile& f) { f.tensors[1].dims = {1ll << 40, 1ll << 40}; }, "too large"},
-    {"BytesOverflow", [](TestFile& f) { f.tensors[1].dims = {1ll << 40, 1ll << 23}; }, "more than any file"},
+    {"DimensionNegative",
+     [](TestFile& f) {
+       f.tensors[1].dims = {3, -1};
+     },
+     "dimension 1 is -1"},
+    {"ProductOverflow",
+     [](TestFile& f) {
+       f.tensors[1].dims = {1ll << 40, 1ll << 40};
+     },
+     "too large"},
+    {"BytesOverflow",
+     [](TestFile& f) {
+       f.tensors[1].dims = {1ll << 40, 1ll << 23};
+     },
+     "more than any file"},
     {"TypeUnknown", [](TestFile& f) { f.tensors[1].type = 1000; }, "tensor type 1000", MOTLEY_UNIMPLEMENTED},
     {"TypeNegative", [](TestFile& f) { f.tensors[1].type = -1; }, "tensor type -1", MOTLEY_UNIMPLEMENTED},
     {"TypeRemoved", [](TestFile& f) { f.tensors[1].type = 4; }, "tensor type 4", MOTLEY_UNIMPLEMENTED},

@@ -55,7 +55,7 @@ struct TestFile {
   std::string magic = "GGUF";
   uint32_t version = 3;
   std::optional<int64_t> tensor_count = std::nullopt, key_count = std::nullopt;  // else as many as there are
-  std::vector<std::pair<std::string, std::string>> keys;                        // name, typed value
+  std::vector<std::pair<std::string, std::string>> keys;                         // name, typed value
   std::vector<TestTensor> tensors;
   uint64_t alignment = 32;  // in use; the key is the test's business
 

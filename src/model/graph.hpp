@@ -15,11 +15,11 @@ namespace motley {
 enum class Axis { kNone, kVocab, kHidden, kHeads, kKvHeads, kFfn, kExperts };
 
 struct GraphWeight {
-  std::string name;          // in the model file, e.g. "blk.0.attn_q.weight"
+  std::string name;                         // in the model file, e.g. "blk.0.attn_q.weight"
   int64_t experts = 1, rows = 1, cols = 1;  // expected shape; a vector has rows = 1
   Axis row_axis = Axis::kNone, col_axis = Axis::kNone;
-  uint32_t uses = 0;         // MOTLEY_WEIGHT_* bits (motley/backend.h): 1 matmul, 2 gather, 4 vector
-  int32_t layer = -1;        // -1: not of a layer
+  uint32_t uses = 0;   // MOTLEY_WEIGHT_* bits (motley/backend.h): 1 matmul, 2 gather, 4 vector
+  int32_t layer = -1;  // -1: not of a layer
 };
 
 // Where a node stands on the way through the model; the runtime cuts between parts.

@@ -60,13 +60,15 @@ class Reader {
     const GgufEntry* entry = file_.find(key(suffix));
     if (entry == nullptr || entry->type != GgufType::kArray) return optional_count(suffix, 1, most);
     if (entry->count != layers) {
-      return gguf_key_error(*entry, fmt::format("has {} elements for {} layers; {}", entry->count, layers, kConvertAgain));
+      return gguf_key_error(*entry,
+                            fmt::format("has {} elements for {} layers; {}", entry->count, layers, kConvertAgain));
     }
     const std::optional<int64_t> first = gguf_integer(*entry, 0);
     if (!first) return gguf_key_error(*entry, fmt::format("is not an array of whole numbers; {}", kConvertAgain));
     for (uint64_t i = 1; i < entry->count; ++i) {
       if (gguf_integer(*entry, i) == first) continue;
-      return error(MOTLEY_UNIMPLEMENTED, "key {} (byte {}): differs between layers, which is not built; use another model",
+      return error(MOTLEY_UNIMPLEMENTED,
+                   "key {} (byte {}): differs between layers, which is not built; use another model",
                    gguf_quote(entry->key), entry->offset);
     }
     if (*first < 1 || static_cast<uint64_t>(*first) > most) return out_of_range(suffix, *first, 1, most);
@@ -112,8 +114,8 @@ class Reader {
 Status read_sizes(const Reader& reader, ModelConfig* config) {
   ASSIGN_OR_RETURN(const uint64_t layers, reader.count("block_count", 1, kLayersMax));
   if (layers > reader.file().tensors().size()) {
-    return reader.contradiction("block_count", fmt::format("{} layers, but the file has {} tensors", layers,
-                                                           reader.file().tensors().size()));
+    return reader.contradiction(
+        "block_count", fmt::format("{} layers, but the file has {} tensors", layers, reader.file().tensors().size()));
   }
   ASSIGN_OR_RETURN(const uint64_t hidden, reader.count("embedding_length", 1, kHiddenMax));
   ASSIGN_OR_RETURN(const uint64_t context, reader.count("context_length", 1, kContextMax));
@@ -149,8 +151,9 @@ Status read_attention(const Reader& reader, ModelConfig* config) {
                          "values of another length than the keys");
   }
   if (config->head_dim % 2 != 0 || config->head_dim > kHeadDimMax) {
-    return reader.contradiction(key_length ? "attention.key_length" : "attention.head_count",
-                                fmt::format("a head dimension of {} is odd or above {}", config->head_dim, kHeadDimMax));
+    return reader.contradiction(
+        key_length ? "attention.key_length" : "attention.head_count",
+        fmt::format("a head dimension of {} is odd or above {}", config->head_dim, kHeadDimMax));
   }
   ASSIGN_OR_RETURN(const auto eps, reader.positive("attention.layer_norm_rms_epsilon", 1.0));
   if (!eps) return reader.missing("attention.layer_norm_rms_epsilon");
@@ -197,7 +200,8 @@ Status read_vocabulary(const Reader& reader, ModelConfig* config) {
   }
   ASSIGN_OR_RETURN(const auto declared, reader.optional_count("vocab_size", 1, kVocabularyMax));
   if (declared && *declared != rows) {
-    return reader.contradiction("vocab_size", fmt::format("is {}, but 'token_embd.weight' has {} rows", *declared, rows));
+    return reader.contradiction("vocab_size",
+                                fmt::format("is {}, but 'token_embd.weight' has {} rows", *declared, rows));
   }
   const GgufEntry* tokens = reader.file().find("tokenizer.ggml.tokens");
   if (tokens != nullptr && tokens->type == GgufType::kArray && tokens->count != rows) {

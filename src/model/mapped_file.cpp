@@ -18,9 +18,9 @@ Status system_error(int number) {
     case ENOTDIR: return error(MOTLEY_NOT_FOUND, "no such file; check the path");
     case EACCES:
     case EPERM: return error(MOTLEY_PERMISSION_DENIED, "may not be read; check the file's permissions");
-    case ENOMEM: return error(MOTLEY_RESOURCE_EXHAUSTED, "cannot be mapped: out of address space; raise the limit (ulimit -v)");
-    default:
-      return invalid_argument("cannot be opened: {}; check the path", std::generic_category().message(number));
+    case ENOMEM:
+      return error(MOTLEY_RESOURCE_EXHAUSTED, "cannot be mapped: out of address space; raise the limit (ulimit -v)");
+    default: return invalid_argument("cannot be opened: {}; check the path", std::generic_category().message(number));
   }
 }
 

@@ -47,7 +47,7 @@ struct TokenizerData {
   std::vector<std::string_view> merges;  // "left right", by rank
   std::optional<int32_t> bos, eos, eot, eom, unknown, padding;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
-  std::string_view chat_template;        // Jinja source, or empty
+  std::string_view chat_template;  // Jinja source, or empty
 };
 
 // Immutable after load; safe to read from any thread.

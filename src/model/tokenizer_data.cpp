@@ -26,7 +26,8 @@ Status check_types(const GgufFile& file, std::string_view key, const std::vector
 
 Result<std::optional<int32_t>> read_token_id(const GgufFile& file, std::string_view key, size_t tokens) {
   const GgufEntry* entry = file.find(key);
-  if (entry != nullptr && entry->type == GgufType::kI32 && gguf_integer(*entry, 0) == -1) return std::optional<int32_t>();
+  if (entry != nullptr && entry->type == GgufType::kI32 && gguf_integer(*entry, 0) == -1)
+    return std::optional<int32_t>();
   ASSIGN_OR_RETURN(const auto id, file.read_count(key));
   if (!id || *id == kNoToken) return std::optional<int32_t>();
   if (*id >= tokens) {

@@ -1,6 +1,5 @@
 // make_model: writes a GGUF model with random weights. `make_model --help` lists the options.
 #include <CLI/CLI.hpp>
-
 #include <cstdio>
 
 #include "make_model/make_model.hpp"

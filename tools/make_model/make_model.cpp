@@ -52,7 +52,9 @@ Status check_blocks(const ModelSpec& spec) {
     return invalid_argument("--type: {} is not one of {}, mix", spec.type, weight_dtype_names());
   }
   const std::pair<std::string_view, uint64_t> rows[] = {
-      {"--hidden", spec.hidden}, {"--heads times --head-dim", uint64_t{spec.heads} * spec.head_dim}, {"--ffn", spec.ffn}};
+      {"--hidden", spec.hidden},
+      {"--heads times --head-dim", uint64_t{spec.heads} * spec.head_dim},
+      {"--ffn", spec.ffn}};
   for (const auto& [option, length] : rows) {
     if (length % info->block_elements == 0) continue;
     return invalid_argument("{}: {} is not a multiple of {}, the block of {}; choose one that is, or another --type",
@@ -65,16 +67,18 @@ Status check_spec(const ModelSpec& spec) {
   if (find_form(spec.architecture) == nullptr) {
     return invalid_argument("--arch: {} cannot be made; llama and qwen3 can", spec.architecture);
   }
-  const std::pair<std::string_view, uint32_t> counts[] = {
-      {"--layers", spec.layers},     {"--hidden", spec.hidden},     {"--heads", spec.heads},  {"--kv-heads", spec.kv_heads},
-      {"--head-dim", spec.head_dim}, {"--ffn", spec.ffn}, {"--context", spec.context}};
+  const std::pair<std::string_view, uint32_t> counts[] = {{"--layers", spec.layers},     {"--hidden", spec.hidden},
+                                                          {"--heads", spec.heads},       {"--kv-heads", spec.kv_heads},
+                                                          {"--head-dim", spec.head_dim}, {"--ffn", spec.ffn},
+                                                          {"--context", spec.context}};
   for (const auto& [option, value] : counts) RETURN_IF_ERROR(check_count(option, value));
   if (spec.heads % spec.kv_heads != 0) {
     return invalid_argument("--kv-heads: {} does not divide {} heads evenly", spec.kv_heads, spec.heads);
   }
   if (spec.head_dim % 2 != 0) return invalid_argument("--head-dim: {} is odd; rope turns pairs", spec.head_dim);
   if (spec.vocab && *spec.vocab < kVocabularyMin && spec.vocab_from.empty()) {
-    return invalid_argument("--vocab: {} is less than the {} tokens every vocabulary needs", *spec.vocab, kVocabularyMin);
+    return invalid_argument("--vocab: {} is less than the {} tokens every vocabulary needs", *spec.vocab,
+                            kVocabularyMin);
   }
   if (spec.vocab) RETURN_IF_ERROR(check_count("--vocab", *spec.vocab));
   return check_blocks(spec);
@@ -157,18 +161,20 @@ class Tensors {
     const std::string name = base + ".weight";
     const int32_t dtype = spec_.type == kMix ? next_of_mix(cols) : find_dtype(spec_.type)->id;
     const float deviation = 1.0f / std::sqrt(static_cast<float>(cols));
-    writer_->add_tensor(name, dtype, {cols, rows}, [seed = spec_.seed, name, dtype, deviation](std::span<std::byte> data) {
-      fill_matrix(dtype, seed, name, deviation, data);
-    });
+    writer_->add_tensor(name, dtype, {cols, rows},
+                        [seed = spec_.seed, name, dtype, deviation](std::span<std::byte> data) {
+                          fill_matrix(dtype, seed, name, deviation, data);
+                        });
   }
 
   void norm(const std::string& base, uint32_t size) { vector(base, size, 1.0f, 0.1f); }
 
   void vector(const std::string& base, uint32_t size, float mean, float deviation) {
     const std::string name = base + ".weight";
-    writer_->add_tensor(name, MOTLEY_F32, {size}, [seed = spec_.seed, name, mean, deviation](std::span<std::byte> data) {
-      fill_vector(seed, name, mean, deviation, data);
-    });
+    writer_->add_tensor(name, MOTLEY_F32, {size},
+                        [seed = spec_.seed, name, mean, deviation](std::span<std::byte> data) {
+                          fill_vector(seed, name, mean, deviation, data);
+                        });
   }
 
   // The list ends with types whose block is one element, so the search ends.
@@ -188,7 +194,8 @@ Status make_model(const ModelSpec& asked, const std::filesystem::path& out) {
   ModelSpec spec = asked;
   if (spec.head_dim == 0) {
     if (spec.heads == 0 || spec.hidden % spec.heads != 0) {
-      return invalid_argument("--heads: {} does not divide --hidden {} evenly; give --head-dim", spec.heads, spec.hidden);
+      return invalid_argument("--heads: {} does not divide --hidden {} evenly; give --head-dim", spec.heads,
+                              spec.hidden);
     }
     spec.head_dim = spec.hidden / spec.heads;
   }

@@ -142,8 +142,16 @@ TEST_F(MakeModel, SameSeed_GivesTheSameBytes) {
 }
 
 TEST_F(MakeModel, TinyShapes_Load) {
-  ModelSpec spec{.layers = 2, .hidden = 64, .heads = 4, .kv_heads = 2, .ffn = 96, .context = 64, .vocab = 259,
-                 .type = "Q4_1", .tied = true, .rope_freqs = true};
+  ModelSpec spec{.layers = 2,
+                 .hidden = 64,
+                 .heads = 4,
+                 .kv_heads = 2,
+                 .ffn = 96,
+                 .context = 64,
+                 .vocab = 259,
+                 .type = "Q4_1",
+                 .tied = true,
+                 .rope_freqs = true};
   ASSERT_EQ(make_model(spec, path("m.gguf")).to_string(), "OK");
   const auto model = Model::load(path("m.gguf"));
   ASSERT_TRUE(model.ok()) << model.error().to_string();
@@ -222,13 +230,13 @@ TEST_F(MakeModel, ImpossibleOptions_AreRefusedByName) {
 TEST(RandomWeights, Halves_RoundToNearestEven) {
   EXPECT_EQ(to_f16(0.0f), 0x0000);
   EXPECT_EQ(to_f16(-2.0f), 0xC000);
-  EXPECT_EQ(to_f16(1.0f + 0x1p-11f), 0x3C00);       // tie, to even
-  EXPECT_EQ(to_f16(1.0f + 3 * 0x1p-11f), 0x3C02);   // tie, to even
+  EXPECT_EQ(to_f16(1.0f + 0x1p-11f), 0x3C00);      // tie, to even
+  EXPECT_EQ(to_f16(1.0f + 3 * 0x1p-11f), 0x3C02);  // tie, to even
   EXPECT_EQ(to_f16(65504.0f), 0x7BFF);
   EXPECT_EQ(to_f16(65520.0f), 0x7C00);
   EXPECT_EQ(to_f16(0x1p-24f), 0x0001);
   EXPECT_EQ(to_f16(0x1p-14f), 0x0400);
-  EXPECT_EQ(to_f16(0x1p-14f - 0x1p-26f), 0x0400);   // rounds up into the normal numbers
+  EXPECT_EQ(to_f16(0x1p-14f - 0x1p-26f), 0x0400);  // rounds up into the normal numbers
   EXPECT_EQ(to_bf16(1.0f + 0x1p-8f), 0x3F80);
   EXPECT_EQ(to_bf16(1.0f + 3 * 0x1p-8f), 0x3F82);
 }

@@ -12,9 +12,9 @@ constexpr int32_t kUnused = 5;
 
 // By rank; each part is a byte's character or the result of an earlier pair. "_" stands for the character of a space.
 constexpr std::array<std::string_view, 36> kMerges = {
-    "_ t", "h e",  "_ a", "i n",  "_t he", "r e",  "o n", "e r",  "_ s",  "a t",  "_ w",   "_ o",
-    "e n", "_ c",  "i t", "i s",  "a n",   "o r",  "e s", "_ b",  "e d",  "_ f",  "in g",  "_ p",
-    "o u", "_a n", "a l", "a r",  "_t o",  "_ m",  "_o f", "_ in", "_ d",  "_ h",  "_an d", "_ is"};
+    "_ t", "h e",  "_ a", "i n", "_t he", "r e", "o n",  "e r",  "_ s", "a t", "_ w",   "_ o",
+    "e n", "_ c",  "i t", "i s", "a n",   "o r", "e s",  "_ b",  "e d", "_ f", "in g",  "_ p",
+    "o u", "_a n", "a l", "a r", "_t o",  "_ m", "_o f", "_ in", "_ d", "_ h", "_an d", "_ is"};
 
 constexpr std::string_view kChatTemplate =
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "

@@ -22,13 +22,14 @@ TEST(Llama, Graph_IsThePapers) {
   const auto model = load(bytes);
   ASSERT_NE(model, nullptr);
   expect_well_formed(*model);
-  EXPECT_EQ(kinds(model->graph()),
-            (std::vector<int32_t>{MOTLEY_OP_EMBED, MOTLEY_OP_RMSNORM, MOTLEY_OP_MATMUL, MOTLEY_OP_MATMUL,
-                                  MOTLEY_OP_MATMUL, MOTLEY_OP_ROPE, MOTLEY_OP_ROPE, MOTLEY_OP_KV_WRITE,
-                                  MOTLEY_OP_PAGED_ATTENTION, MOTLEY_OP_MATMUL, MOTLEY_OP_ADD, MOTLEY_OP_RMSNORM,
-                                  MOTLEY_OP_MATMUL, MOTLEY_OP_MATMUL, MOTLEY_OP_SILU_MUL, MOTLEY_OP_MATMUL,
-                                  MOTLEY_OP_ADD, MOTLEY_OP_SELECT_ROWS, MOTLEY_OP_RMSNORM, MOTLEY_OP_MATMUL,
-                                  MOTLEY_OP_SAMPLE}));
+  EXPECT_EQ(
+      kinds(model->graph()),
+      (std::vector<int32_t>{
+          MOTLEY_OP_EMBED,  MOTLEY_OP_RMSNORM, MOTLEY_OP_MATMUL,      MOTLEY_OP_MATMUL,          MOTLEY_OP_MATMUL,
+          MOTLEY_OP_ROPE,   MOTLEY_OP_ROPE,    MOTLEY_OP_KV_WRITE,    MOTLEY_OP_PAGED_ATTENTION, MOTLEY_OP_MATMUL,
+          MOTLEY_OP_ADD,    MOTLEY_OP_RMSNORM, MOTLEY_OP_MATMUL,      MOTLEY_OP_MATMUL,          MOTLEY_OP_SILU_MUL,
+          MOTLEY_OP_MATMUL, MOTLEY_OP_ADD,     MOTLEY_OP_SELECT_ROWS, MOTLEY_OP_RMSNORM,         MOTLEY_OP_MATMUL,
+          MOTLEY_OP_SAMPLE}));
 }
 
 TEST(Llama, Attributes_ComeFromTheKeys) {

@@ -15,13 +15,14 @@ TEST(Qwen3, Graph_NormsHeadsBeforeRope) {
   ASSERT_TRUE(model.ok()) << model.error().to_string();
   expect_well_formed(**model);
   const Graph& graph = (*model)->graph();
-  EXPECT_EQ(kinds(graph),
-            (std::vector<int32_t>{MOTLEY_OP_EMBED, MOTLEY_OP_RMSNORM, MOTLEY_OP_MATMUL, MOTLEY_OP_MATMUL,
-                                  MOTLEY_OP_MATMUL, MOTLEY_OP_RMSNORM, MOTLEY_OP_ROPE, MOTLEY_OP_RMSNORM, MOTLEY_OP_ROPE,
-                                  MOTLEY_OP_KV_WRITE, MOTLEY_OP_PAGED_ATTENTION, MOTLEY_OP_MATMUL, MOTLEY_OP_ADD,
-                                  MOTLEY_OP_RMSNORM, MOTLEY_OP_MATMUL, MOTLEY_OP_MATMUL, MOTLEY_OP_SILU_MUL,
-                                  MOTLEY_OP_MATMUL, MOTLEY_OP_ADD, MOTLEY_OP_SELECT_ROWS, MOTLEY_OP_RMSNORM,
-                                  MOTLEY_OP_MATMUL, MOTLEY_OP_SAMPLE}));
+  EXPECT_EQ(
+      kinds(graph),
+      (std::vector<int32_t>{
+          MOTLEY_OP_EMBED,           MOTLEY_OP_RMSNORM,  MOTLEY_OP_MATMUL,  MOTLEY_OP_MATMUL,  MOTLEY_OP_MATMUL,
+          MOTLEY_OP_RMSNORM,         MOTLEY_OP_ROPE,     MOTLEY_OP_RMSNORM, MOTLEY_OP_ROPE,    MOTLEY_OP_KV_WRITE,
+          MOTLEY_OP_PAGED_ATTENTION, MOTLEY_OP_MATMUL,   MOTLEY_OP_ADD,     MOTLEY_OP_RMSNORM, MOTLEY_OP_MATMUL,
+          MOTLEY_OP_MATMUL,          MOTLEY_OP_SILU_MUL, MOTLEY_OP_MATMUL,  MOTLEY_OP_ADD,     MOTLEY_OP_SELECT_ROWS,
+          MOTLEY_OP_RMSNORM,         MOTLEY_OP_MATMUL,   MOTLEY_OP_SAMPLE}));
   EXPECT_EQ(weight_of(graph, graph.nodes[5]).name, "blk.0.attn_q_norm.weight");
   EXPECT_EQ(weight_of(graph, graph.nodes[7]).name, "blk.0.attn_k_norm.weight");
   EXPECT_EQ(graph.nodes[5].op.attr.norm.group, 4);
