@@ -190,7 +190,8 @@ void matmuls(Judge& judge, const kit::Format& format) {
           g.op(MOTLEY_OP_MATMUL, {x}, {out}, {w, g.weight(vector_weight(random.normals(static_cast<size_t>(n), 0.1f)))});
         judge.compare(g, {{x, to_bytes(random.normals(rows * static_cast<size_t>(k)))}}, plain_batch(rows),
                       matmul_tolerance(format.dtype),
-                      label("MATMUL", rows, k) + " n " + std::to_string(n) + " " + format.name);
+                      label("MATMUL", rows, k) + " n " + std::to_string(n) + " " + format.name,
+                      dot_magnitude(g.weights[static_cast<size_t>(w)]));
       }
     }
   }
@@ -256,7 +257,7 @@ void cuts(Judge& judge, const kit::Format& format) {
         zeroed[static_cast<size_t>(r * k + i)] = x[static_cast<size_t>(r * k + i)];
       }
   judge.near(to_bytes(product(judge.device(), some_cols, cut_x, n)), to_bytes(product(judge.reference(), whole, zeroed, n)),
-             matmul_tolerance(format.dtype), std::string("column ranges ") + format.name);
+             matmul_tolerance(format.dtype), std::string("column ranges ") + format.name, dot_magnitude(some_cols));
 }
 
 }  // namespace

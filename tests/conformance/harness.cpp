@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "kit/kit.hpp"
-#include "ref/ref_backend.hpp"
+#include "kit/reference_backend.hpp"
 
 namespace motley::conformance {
 
@@ -51,6 +51,18 @@ HostWeight random_weight(Random& random, int32_t dtype, uint32_t uses, int64_t r
     }
   }
   return w;
+}
+
+double dot_magnitude(const HostWeight& weight) {
+  const motley_weight_desc desc = weight.desc();
+  const kit::WeightSource source(desc);
+  std::vector<float> row(static_cast<size_t>(source.cols()));
+  double sum = 0;
+  for (int64_t r = 0; r < source.rows(); ++r) {
+    source.read_row(0, r, row.data());
+    for (const float x : row) sum += static_cast<double>(x) * x;
+  }
+  return std::sqrt(sum / static_cast<double>(source.rows()));
 }
 
 HostWeight vector_weight(std::vector<float> values) {
@@ -376,7 +388,8 @@ void Judge::skip(const std::string& what) {
 
 void Judge::same(const Bytes& got, const Bytes& wanted, const std::string& what) { check(got == wanted, what + ": bits differ"); }
 
-void Judge::near(const Bytes& got_bytes, const Bytes& wanted_bytes, Tolerance tolerance, const std::string& what) {
+void Judge::near(const Bytes& got_bytes, const Bytes& wanted_bytes, Tolerance tolerance, const std::string& what,
+                 double magnitude) {
   const auto got = from_bytes<float>(got_bytes), wanted = from_bytes<float>(wanted_bytes);
   if (got.size() != wanted.size()) return check(false, what + ": sizes differ");
   double difference = 0, norm = 0, largest = 0;
@@ -389,7 +402,7 @@ void Judge::near(const Bytes& got_bytes, const Bytes& wanted_bytes, Tolerance to
     if (std::isfinite(wanted[i])) norm += static_cast<double>(wanted[i]) * wanted[i];
   }
   const double size = static_cast<double>(std::max<size_t>(got.size(), 1));
-  const double rms = std::sqrt(norm / size) + 1e-12;
+  const double rms = std::max(std::sqrt(norm / size), magnitude) + 1e-12;
   const double relative = std::sqrt(difference / size) / rms;
   char text[200] = "";
   if (!(relative <= tolerance.norm) || !(largest <= tolerance.largest * rms))
@@ -400,14 +413,14 @@ void Judge::near(const Bytes& got_bytes, const Bytes& wanted_bytes, Tolerance to
 }
 
 void Judge::compare(const GraphBuilder& graph, const std::map<int32_t, Bytes>& inputs, const BatchData& batch,
-                    Tolerance tolerance, const std::string& what) {
+                    Tolerance tolerance, const std::string& what, double magnitude) {
   const uint32_t rows = batch.rows();
   const std::vector<uint32_t> buckets = {rows + 1, rows + 64};
   const auto wanted = reference().run(reference().compile(graph, buckets), inputs, batch);
   const auto got = device().run(device().compile(graph, buckets), inputs, batch);
   for (const int32_t id : graph.outputs) {
     const bool floats = graph.values[static_cast<size_t>(id)].dtype == MOTLEY_F32;
-    floats ? near(got.at(id), wanted.at(id), tolerance, what) : same(got.at(id), wanted.at(id), what);
+    floats ? near(got.at(id), wanted.at(id), tolerance, what, magnitude) : same(got.at(id), wanted.at(id), what);
   }
 }
 

@@ -62,6 +62,8 @@ struct HostWeight {
 };
 HostWeight random_weight(Random& random, int32_t dtype, uint32_t uses, int64_t rows, int64_t cols, int64_t experts = 1);
 HostWeight vector_weight(std::vector<float> values);
+// Of a dot product of one of its rows with independent numbers of variance 1.
+double dot_magnitude(const HostWeight& weight);
 
 struct GraphBuilder {
   std::vector<motley_value> values;
@@ -199,12 +201,13 @@ class Judge {
   bool supports(std::initializer_list<int> kinds) const;
 
   void check(bool holds, const std::string& what);
-  void near(const Bytes& got, const Bytes& wanted, Tolerance tolerance, const std::string& what);
+  // `magnitude`: what the elements are of the order of, where too few of them show it (sums that may cancel).
+  void near(const Bytes& got, const Bytes& wanted, Tolerance tolerance, const std::string& what, double magnitude = 0);
   void same(const Bytes& got, const Bytes& wanted, const std::string& what);
   void skip(const std::string& what);
   // Runs on both and compares every output.
   void compare(const GraphBuilder& graph, const std::map<int32_t, Bytes>& inputs, const BatchData& batch,
-               Tolerance tolerance, const std::string& what);
+               Tolerance tolerance, const std::string& what, double magnitude = 0);
   Report& report() { return report_; }
 
  private:
