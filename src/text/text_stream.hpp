@@ -1,9 +1,12 @@
 // TextStream: tokens of one answer in, text to show out. Joins the incremental detokeniser and the stop strings.
 //
 // Never gives half a UTF-8 character: bytes wait until the character is whole; bytes that can never be one become
-// U+FFFD. Text that may be the beginning of a stop string is held back. Not thread-safe: one answer, one stream.
+// U+FFFD, one for each that Python's bytes.decode("utf-8", "replace") would put. Text that may be the beginning of a
+// stop string is held back. The match that ends first wins, of several that end together the longest: so what is shown
+// does not depend on how the text falls into tokens. Not thread-safe: one answer, one stream.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +19,7 @@ namespace motley {
 class TextStream {
  public:
   struct Options {
-    std::vector<std::string> stop;         // text stops before the earliest match
+    std::vector<std::string> stop;  // text stops before the earliest match; empty ones do not count
     bool include_stop_in_output = false;
     bool skip_special_tokens = true;
   };
@@ -31,10 +34,19 @@ class TextStream {
   const std::string& stop_match() const { return stop_match_; }
 
  private:
+  // One stop string and how much of it the text so far ends with (Knuth, Morris and Pratt's automaton).
+  struct Stop {
+    std::string text;
+    std::vector<uint32_t> border;  // [i]: the longest proper prefix of text[0..i] that also ends it
+    uint32_t matched = 0;          // bytes
+  };
+  void take_characters(bool at_end);  // moves what is whole or broken from pending_bytes_ to held_
+  void take_text(std::string_view text);
   std::string release(bool at_end);
 
   const Tokenizer& tokenizer_;
   Options options_;
+  std::vector<Stop> stops_;
   std::string pending_bytes_;  // an unfinished UTF-8 character
   std::string held_;           // complete text not yet shown
   std::string stop_match_;

@@ -1,0 +1,30 @@
+// Pre-tokenisers: where text is cut into the words that byte-pair merges never cross.
+//
+// Each GGUF name stands for a published regular expression (pre_tokenizer.cpp lists them); the cutters here are written
+// by hand for speed and held against those expressions by the tests. Immutable; safe from any thread.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+namespace motley {
+
+struct PreTokenizer {
+  std::string_view name;     // tokenizer.ggml.pre
+  std::string_view pattern;  // the published expression, PCRE syntax
+  size_t (*next_word)(std::string_view text, size_t at, size_t digits_max);
+  size_t digits_max;   // digits in one word; 0 = no limit
+  bool digits_apart;   // digits are cut out, one by one, before the pattern runs
+  bool ignore_merges;  // a word that is in the vocabulary is taken whole
+  bool nfc;            // text is brought to Unicode normalisation form C first
+  bool add_bos;        // the default where the file does not say
+
+  // The end (> at) of the word that starts at `at` < text.size(). A byte that is no UTF-8 counts as a character of its
+  // own that is neither letter, number nor space.
+  size_t word_end(std::string_view text, size_t at) const { return next_word(text, at, digits_max); }
+};
+
+// nullptr if the name is unknown.
+const PreTokenizer* find_pre_tokenizer(std::string_view name);
+
+}  // namespace motley

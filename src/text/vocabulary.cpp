@@ -1,0 +1,103 @@
+#include "text/vocabulary.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "text/utf8.hpp"
+
+namespace motley {
+namespace {
+
+constexpr size_t kQuotedBytesMax = 64;
+constexpr int32_t kTypeFirst = 1, kTypeLast = 6;
+
+constexpr std::string_view kEndTokenNames[] = {
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "</s>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<eos>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_utterance>",
+    "<|end_of_turn|>",
+    "<｜end▁of▁sentence｜>",
+};
+
+}  // namespace
+
+std::string quoted(std::string_view text) {
+  std::string out = "'";
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Step step = utf8_step(text.substr(at));
+    if (at + step.bytes > kQuotedBytesMax) {
+      out += "...";
+      break;
+    }
+    if (step.kind != Utf8Step::kCharacter || step.code_point < 0x20 ||
+        (step.code_point >= 0x7F && step.code_point < 0xA0)) {
+      for (size_t i = 0; i < step.bytes; ++i) out += fmt::format("\\x{:02X}", static_cast<uint8_t>(text[at + i]));
+    } else {
+      out.append(text.substr(at, step.bytes));
+    }
+    at += step.bytes;
+  }
+  return out + "'";
+}
+
+std::span<const std::string_view> end_token_names() { return kEndTokenNames; }
+
+Status check_vocabulary(const VocabularyData& data) {
+  const size_t count = data.tokens.size();
+  if (count == 0) return invalid_argument("tokenizer.ggml.tokens is empty; the file holds no vocabulary");
+  if (count > kTokensMax)
+    return invalid_argument("tokenizer.ggml.tokens has {} entries; the limit is {}", count, kTokensMax);
+  if (data.merges.size() > kMergesMax) {
+    return invalid_argument("tokenizer.ggml.merges has {} entries; the limit is {}", data.merges.size(), kMergesMax);
+  }
+  if (!data.types.empty() && data.types.size() != count) {
+    return invalid_argument("tokenizer.ggml.token_type has {} entries for {} tokens", data.types.size(), count);
+  }
+  if (!data.scores.empty() && data.scores.size() != count) {
+    return invalid_argument("tokenizer.ggml.scores has {} entries for {} tokens", data.scores.size(), count);
+  }
+  size_t total = 0;
+  for (size_t id = 0; id < count; ++id) {
+    total += data.tokens[id].size();
+    if (data.tokens[id].size() > kTokenBytesMax || total > kVocabularyBytesMax) {
+      return invalid_argument("token {} is too long ({} bytes; at most {} each and {} in all)", id,
+                              data.tokens[id].size(), kTokenBytesMax, kVocabularyBytesMax);
+    }
+  }
+  for (size_t id = 0; id < data.types.size(); ++id) {
+    if (data.types[id] < kTypeFirst || data.types[id] > kTypeLast) {
+      return invalid_argument("token {} has the type {}; types are {} to {}", id, data.types[id], kTypeFirst,
+                              kTypeLast);
+    }
+  }
+  for (size_t rank = 0; rank < data.merges.size(); ++rank) {
+    if (data.merges[rank].size() > 2 * kTokenBytesMax + 1) {
+      return invalid_argument("merge {} is too long ({} bytes)", rank, data.merges[rank].size());
+    }
+  }
+  const std::pair<const char*, std::optional<int32_t>> roles[] = {
+      {"bos", data.bos}, {"eos", data.eos},         {"eot", data.eot},
+      {"eom", data.eom}, {"unknown", data.unknown}, {"padding", data.padding},
+  };
+  for (const auto& [name, id] : roles) {
+    if (id && (*id < 0 || static_cast<size_t>(*id) >= count)) {
+      return invalid_argument("tokenizer.ggml.{}_token_id is {}, outside the {} tokens", name, *id, count);
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace motley
