@@ -9,7 +9,7 @@ namespace {
 
 double seconds(int64_t from_ns, int64_t to_ns) { return to_ns > from_ns ? static_cast<double>(to_ns - from_ns) * 1e-9 : 0.0; }
 
-nlohmann::ordered_json logprobs_json(const Generation& generation) {
+nlohmann::ordered_json logprobs_json(const GenerateResult& generation) {
   auto list = nlohmann::ordered_json::array();
   for (const SampledToken& token : generation.tokens) {
     auto top = nlohmann::ordered_json::array();
@@ -19,7 +19,7 @@ nlohmann::ordered_json logprobs_json(const Generation& generation) {
   return list;
 }
 
-void print_json(const CompleteCommand& command, const std::vector<TokenId>& prompt, const Generation& generation,
+void print_json(const CompleteCommand& command, const std::vector<TokenId>& prompt, const GenerateResult& generation,
                 int64_t started_ns) {
   nlohmann::ordered_json out;
   out["prompt_token_ids"] = prompt;
@@ -65,7 +65,7 @@ Status complete(const CompleteCommand& command, int64_t started_ns) {
     }
     return true;
   };
-  ASSIGN_OR_RETURN(const Generation generation,
+  ASSIGN_OR_RETURN(const GenerateResult generation,
                    generate(instance->engine(), instance->tokenizer(), std::move(request), {command.stop}, sink));
   if (generation.finished == FinishReason::kError) return generation.status;
   if (command.json) {

@@ -15,7 +15,7 @@ struct TimedUpdate {
 };
 
 // Gives the update's tokens to the text stream; false when the answer ends here.
-bool take_tokens(TimedUpdate& timed, TextStream& stream, const TextSink& sink, Generation& out) {
+bool take_tokens(TimedUpdate& timed, TextStream& stream, const TextSink& sink, GenerateResult& out) {
   for (SampledToken& token : timed.update.tokens) {
     if (out.tokens.empty()) out.first_token_ns = timed.heard_ns;
     out.last_token_ns = timed.heard_ns;
@@ -32,7 +32,7 @@ bool take_tokens(TimedUpdate& timed, TextStream& stream, const TextSink& sink, G
 
 }  // namespace
 
-Result<Generation> generate(Engine& engine, const Tokenizer& tokenizer, Request request,
+Result<GenerateResult> generate(Engine& engine, const Tokenizer& tokenizer, Request request,
                             TextStream::Options text_options, const TextSink& sink,
                             const std::function<void(RequestId)>& started, const Clock& clock) {
   TextStream stream(tokenizer, std::move(text_options));
@@ -41,7 +41,7 @@ Result<Generation> generate(Engine& engine, const Tokenizer& tokenizer, Request 
   request.on_update = [&](RequestUpdate update) { updates.try_push({std::move(update), clock.now_ns()}); };
   ASSIGN_OR_RETURN(const RequestId id, engine.submit(std::move(request)));
   if (started) started(id);
-  Generation out;
+  GenerateResult out;
   bool live = true;
   for (;;) {
     auto timed = updates.pop();
