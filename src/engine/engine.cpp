@@ -18,7 +18,7 @@ namespace {
 class Mailbox {
  public:
   struct Mail {
-    std::vector<Request> requests;
+    std::vector<std::pair<Request, int64_t>> requests;  // and when they came
     std::unordered_set<RequestId> aborts;
     std::vector<StepResult> results;
     std::vector<Promise<bool>> drains;
@@ -27,14 +27,14 @@ class Mailbox {
 
   explicit Mailbox(size_t queue_limit) : queue_limit_(queue_limit) {}
 
-  Result<RequestId> submit(Request request) {
+  Result<RequestId> submit(Request request, int64_t now_ns) {
     std::lock_guard lock(mutex_);
     if (!health_.ok()) return health_;
     if (draining_) return error(MOTLEY_UNAVAILABLE, "the engine is draining and takes no new requests");
     if (waiting_ + mail_.requests.size() >= queue_limit_)
       return error(MOTLEY_RESOURCE_EXHAUSTED, "{} requests are waiting already; try again later", queue_limit_);
     const RequestId id = request.id = ++last_id_;
-    mail_.requests.push_back(std::move(request));
+    mail_.requests.emplace_back(std::move(request), now_ns);
     changed_.notify_one();
     return id;
   }
@@ -115,6 +115,7 @@ class Engine::Impl {
   }
 
   const SchedulerConfig& config() const { return config_; }
+  Result<RequestId> submit(Request request) { return mailbox_->submit(std::move(request), clock_.now_ns()); }
   Mailbox& mailbox() { return *mailbox_; }
   EngineStats stats() const {
     std::lock_guard lock(stats_mutex_);
@@ -139,8 +140,7 @@ class Engine::Impl {
 
   void handle(Mailbox::Mail mail) {
     for (StepResult& result : mail.results) take_result(std::move(result));
-    const int64_t now = clock_.now_ns();
-    for (Request& request : mail.requests) scheduler_.add(std::move(request), now);
+    for (auto& [request, came_ns] : mail.requests) scheduler_.add(std::move(request), came_ns);
     if (dead_) scheduler_.end_all(FinishReason::kError, mailbox_->health());
     for (const RequestId id : mail.aborts) scheduler_.abort(id);
     for (Promise<bool>& drain : mail.drains) drains_.push_back(std::move(drain));
@@ -215,7 +215,7 @@ const EngineOptions& Engine::options() const { return impl_->config().options; }
 
 Result<RequestId> Engine::submit(Request request) {
   RETURN_IF_ERROR(check_request(impl_->config(), request));
-  return impl_->mailbox().submit(std::move(request));
+  return impl_->submit(std::move(request));
 }
 
 void Engine::abort(RequestId id) { impl_->mailbox().abort(id); }

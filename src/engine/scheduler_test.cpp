@@ -245,7 +245,7 @@ Request random_request(std::mt19937& random, const Bench& bench, uint32_t vocab_
 }
 
 struct Totals {
-  uint64_t preemptions = 0, hits = 0, failed = 0, aborted = 0, stopped = 0, longest_plan = 0;
+  uint64_t preemptions = 0, hits = 0, failed = 0, aborted = 0, stopped = 0;
 };
 
 void run_workload(uint32_t seed, Totals& totals) {
@@ -287,15 +287,21 @@ void run_workload(uint32_t seed, Totals& totals) {
   }
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr uint32_t kWorkloads = 400;  // an instrumented run is ten times slower
+#else
+constexpr uint32_t kWorkloads = 2000;
+#endif
+
 TEST(SchedulerProperty, RandomWorkloads_EveryRequestGetsTheTokensItWouldGetAlone) {
   Totals totals;
-  for (uint32_t seed = 1; seed <= 2000 && !HasFailure(); ++seed) run_workload(seed, totals);
+  for (uint32_t seed = 1; seed <= kWorkloads && !HasFailure(); ++seed) run_workload(seed, totals);
   // The workloads must reach what they are about.
-  EXPECT_GT(totals.preemptions, 1000u);
-  EXPECT_GT(totals.hits, 10000u);
-  EXPECT_GT(totals.failed, 50u);
-  EXPECT_GT(totals.aborted, 100u);
-  EXPECT_GT(totals.stopped, 1000u);
+  EXPECT_GT(totals.preemptions, kWorkloads / 2u);
+  EXPECT_GT(totals.hits, kWorkloads * 5u);
+  EXPECT_GT(totals.failed, kWorkloads / 40u);
+  EXPECT_GT(totals.aborted, kWorkloads / 20u);
+  EXPECT_GT(totals.stopped, kWorkloads / 2u);
 }
 
 // ---- single decisions
