@@ -1,0 +1,45 @@
+// Template: a Jinja2 template, parsed once and rendered many times.
+//
+// Means what Jinja2 means in the sandbox that published chat templates are written for: trim_blocks, lstrip_blocks,
+// loop controls, no autoescape, immutable lists and dicts, tojson as plain JSON. Not there: inheritance, imports,
+// recursive loops, integers beyond 64 bits. Immutable after creation; safe from any thread.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.hpp"
+#include "text/jinja/limits.hpp"
+#include "text/jinja/marked_text.hpp"
+
+namespace motley::jinja {
+
+// A variable of a rendering. `trusted`: its strings count as the template author's own. (Well-known words under a key
+// "role" always do.)
+struct Variable {
+  std::string name;
+  const nlohmann::ordered_json* value = nullptr;  // not owned; lives through render()
+  bool trusted = false;
+};
+
+class Template {
+ public:
+  // INVALID_ARGUMENT with line and column.
+  static Result<std::unique_ptr<Template>> create(std::string_view source);
+  ~Template();
+
+  // INVALID_ARGUMENT with the line: an error of the template's, raise_exception's text, a limit exceeded.
+  Result<MarkedText> render(const std::vector<Variable>& variables, int64_t unix_time_s, const Limits& limits = {}) const;
+  // Whether a loop somewhere goes over what `.name` or ['name'] gave.
+  bool iterates_over(std::string_view name) const;
+
+ private:
+  struct Tree;
+  explicit Template(std::unique_ptr<Tree> tree);
+  std::unique_ptr<Tree> tree_;
+};
+
+}  // namespace motley::jinja
