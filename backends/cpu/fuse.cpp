@@ -144,7 +144,8 @@ class Fuser {
     data->eps = norm >= 0 ? op(norm).attr.norm.eps : 0;
     made.in = {x, residual};
     const int64_t rows = value(x).rows, width = value(x).width;
-    const int64_t act_bytes = act_blocks(width) * static_cast<int64_t>(sizeof(ActBlock));
+    data->fine = data->quantised && needs_fine(rows, outs);
+    const int64_t act_bytes = prepared_blocks(width, data->fine) * static_cast<int64_t>(sizeof(ActBlock));
     const int32_t act = data->quantised ? plan_.add_value(MOTLEY_I8, rows, act_bytes, act_bytes) : MOTLEY_NONE;
     const int32_t normed = data->norm && data->floats ? plan_.add_value(MOTLEY_F32, rows, width, width * 4) : MOTLEY_NONE;
     made.out = {act, normed};
@@ -153,6 +154,19 @@ class Fuser {
     made.kernel = run_matmuls;
     made.data = std::move(data);
     push(at, std::move(made));
+  }
+
+  // Logits, and what becomes queries, keys and values: rounding there moves the result most (README.md has figures).
+  bool needs_fine(int64_t rows, const std::vector<int32_t>& results) const {
+    if (rows == MOTLEY_DIM_HEAD_ROWS) return true;
+    for (const int32_t id : results) {
+      for (const int32_t r : readers(id)) {
+        const int32_t kind = op(r).kind;
+        if (kind == MOTLEY_OP_ROPE || kind == MOTLEY_OP_KV_WRITE || kind == MOTLEY_OP_PAGED_ATTENTION) return true;
+        if (kind == MOTLEY_OP_RMSNORM && op(r).attr.norm.group < value(id).width) return true;
+      }
+    }
+    return false;
   }
 
   // The activation that joins exactly the two products of `group` (put in the order gate, up), or -1.

@@ -15,6 +15,8 @@ struct MatmulArgs {
   PanelMatrix w;
   const ActBlock* act = nullptr;  // quantised formats: [rows][act_stride]
   int64_t act_stride = 0;
+  // What int8 left over, quantised again, or null: x is close to act + rest. [rows][act_stride].
+  const ActBlock* rest = nullptr;
   const float* x = nullptr;  // float formats: [rows][x_stride]
   int64_t x_stride = 0;
   int64_t rows = 0;
@@ -72,7 +74,8 @@ inline constexpr int64_t attention_scratch_floats(int64_t head_dim) {
 struct KernelSet {
   const char* name;
   void (*matmul)(const MatmulArgs&);
-  void (*quantise)(const float* x, int64_t cols, ActBlock* out);
+  // rest: null, or receives the remainder of each block.
+  void (*quantise)(const float* x, int64_t cols, ActBlock* out, ActBlock* rest);
   // out = x * weight / sqrt(mean(x^2) + eps); out may be x.
   void (*rmsnorm)(const float* x, const float* weight, int64_t n, float eps, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);

@@ -93,7 +93,7 @@ class MatmulTest : public testing::TestWithParam<Case> {
   std::vector<float> multiply(const PackedWeight& w, const std::vector<float>& x, int64_t rows, int64_t at_once, int64_t cut) {
     const int64_t blocks = act_blocks(w.cols);
     std::vector<ActBlock> act(static_cast<size_t>(rows * blocks));
-    for (int64_t r = 0; r < rows; ++r) set().quantise(x.data() + r * w.cols, w.cols, act.data() + r * blocks);
+    for (int64_t r = 0; r < rows; ++r) set().quantise(x.data() + r * w.cols, w.cols, act.data() + r * blocks, nullptr);
     std::vector<float> y(static_cast<size_t>(rows * w.rows), NAN);
     MatmulArgs g;
     g.w = w.matrix();
@@ -191,7 +191,7 @@ class SetTest : public testing::TestWithParam<const KernelSet*> {
 TEST_P(SetTest, Quantise_KeepsSumsAndScale) {
   const std::vector<float> x = normals(75, 2);
   std::vector<ActBlock> act(3);
-  set().quantise(x.data(), 75, act.data());
+  set().quantise(x.data(), 75, act.data(), nullptr);
   for (size_t c = 0; c < 75; ++c) EXPECT_NEAR(x[c], act[c / 32].d * act[c / 32].q[c % 32], act[c / 32].d * 0.501f);
   for (const ActBlock& a : act) {
     int sums[2] = {0, 0};
@@ -203,7 +203,7 @@ TEST_P(SetTest, Quantise_KeepsSumsAndScale) {
   }
   for (size_t i = 75; i < 96; ++i) EXPECT_EQ(0, act[2].q[i - 64]);
   const std::vector<float> none(32, 0.0f);
-  set().quantise(none.data(), 32, act.data());
+  set().quantise(none.data(), 32, act.data(), nullptr);
   EXPECT_EQ(0, act[0].d);
   EXPECT_EQ(0, act[0].isum);
 }

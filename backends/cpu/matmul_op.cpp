@@ -25,12 +25,12 @@ void prepare_row(const kit::OpCall& call, const MatmulData& data, int64_t r, flo
     data.set->rmsnorm(x, call.weight.back()->vector(), in.width, data.eps, normed);
     x = normed;
   }
-  if (data.quantised) data.set->quantise(x, in.width, act);
+  if (data.quantised) data.set->quantise(x, in.width, act, data.fine ? act + act_blocks(in.width) : nullptr);
 }
 
 Prepared prepare(const kit::OpCall& call, const MatmulData& data) {
   const kit::Tensor& in = call.in[0];
-  const int64_t blocks = act_blocks(in.width);
+  const int64_t blocks = prepared_blocks(in.width, data.fine);
   if (!data.quantised && !data.norm) return {nullptr, in.f32()};
   auto* line = reinterpret_cast<float*>(call.scratch);
   const bool alone = in.rows * in.width <= kPrepareAloneMax && !(data.norm && data.floats);
@@ -49,13 +49,15 @@ Prepared prepare(const kit::OpCall& call, const MatmulData& data) {
 }
 
 MatmulArgs arguments(const kit::OpCall& call, int32_t i, const Prepared& prepared, kit::Range panels) {
+  const auto& data = *static_cast<const MatmulData*>(call.op->data.get());
   const auto& weight = *static_cast<const PackedWeight*>(call.weight[static_cast<size_t>(2 * i)]);
   const kit::Weight* bias = call.weight[static_cast<size_t>(2 * i + 1)];
   const kit::Tensor& out = call.out[static_cast<size_t>(2 + i)];
   MatmulArgs g;
   g.w = weight.matrix();
   g.act = prepared.act;
-  g.act_stride = act_blocks(call.in[0].width);
+  g.act_stride = prepared_blocks(call.in[0].width, data.fine);
+  g.rest = data.fine && prepared.act ? prepared.act + act_blocks(call.in[0].width) : nullptr;
   g.x = prepared.x;
   g.x_stride = call.in[0].width;
   g.rows = call.in[0].rows;
@@ -74,6 +76,7 @@ MatmulArgs arguments(const kit::OpCall& call, int32_t i, const Prepared& prepare
 // Rows [begin, begin + count) of a product.
 MatmulArgs slice(MatmulArgs g, int64_t begin, int64_t count) {
   if (g.act) g.act += begin * g.act_stride;
+  if (g.rest) g.rest += begin * g.act_stride;
   if (g.x) g.x += begin * g.x_stride;
   g.y += begin * g.y_stride;
   g.rows = count;
@@ -102,7 +105,7 @@ void run_gated(const kit::OpCall& call, const MatmulData& data, const Prepared& 
 
 int64_t matmul_scratch_bytes(int64_t width) {
   const int64_t rows = kPrepareAloneMax / width;
-  return (width * 4 + 63) / 64 * 64 + rows * act_blocks(width) * static_cast<int64_t>(sizeof(ActBlock));
+  return (width * 4 + 63) / 64 * 64 + rows * prepared_blocks(width, true) * static_cast<int64_t>(sizeof(ActBlock));
 }
 
 void run_matmuls(const kit::OpCall& call) {

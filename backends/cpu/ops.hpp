@@ -23,6 +23,7 @@ struct MatmulData : OpData {
   enum class After { kNothing, kSilu, kGelu };
   int32_t count = 1;
   bool quantised = false, floats = false;  // which inputs the matrices read
+  bool fine = false;  // int8 activations plus their rest: for what int8 alone would blur (logits, queries, keys)
   bool norm = false;
   float eps = 0;
   After after = After::kNothing;
@@ -37,6 +38,8 @@ struct RotateData : OpData {
 
 void run_matmuls(const kit::OpCall& call);
 int64_t matmul_scratch_bytes(int64_t width);
+// Of one row: its blocks, and with `fine` as many for the rest.
+inline int64_t prepared_blocks(int64_t width, bool fine) { return act_blocks(width) * (fine ? 2 : 1); }
 void run_attention(const kit::OpCall& call);
 int64_t attention_scratch_bytes(int64_t head_dim);
 inline constexpr int64_t kPartialFloats = 1 << 18;  // width of the attention's room for partial results
