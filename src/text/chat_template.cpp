@@ -26,7 +26,8 @@ Status check_content(const Json& content, size_t index) {
   for (const Json& part : content) {
     const bool is_text = part.is_object() && part.contains("type") && part["type"] == "text";
     if (!is_text || !part.contains("text") || !part["text"].is_string()) {
-      return invalid_argument("messages[{}].content: every part must be {{\"type\": \"text\", \"text\": \"...\"}}", index);
+      return invalid_argument("messages[{}].content: every part must be {{\"type\": \"text\", \"text\": \"...\"}}",
+                              index);
     }
   }
   return ok_status();
@@ -45,7 +46,9 @@ Status check_messages(const Json& messages) {
   return ok_status();
 }
 
-void append_ids(std::vector<TokenId>& ids, const std::vector<TokenId>& more) { ids.insert(ids.end(), more.begin(), more.end()); }
+void append_ids(std::vector<TokenId>& ids, const std::vector<TokenId>& more) {
+  ids.insert(ids.end(), more.begin(), more.end());
+}
 
 }  // namespace
 
@@ -65,14 +68,15 @@ class ChatTemplate::Impl {
     if (!takes_parts_ && has_parts(messages)) {
       adapted = messages;
       for (Json& message : adapted) {
-        if (message.contains("content") && message["content"].is_array()) message["content"] = joined_parts(message["content"]);
+        if (message.contains("content") && message["content"].is_array())
+          message["content"] = joined_parts(message["content"]);
       }
       given = &adapted;
     }
     // tools and documents are none, not undefined, unless given: templates ask for them so.
     const Json prompt = add_generation_prompt, none;
-    std::vector<jinja::Variable> variables = {{"messages", given},     {"add_generation_prompt", &prompt},
-                                              {"tools", &none},        {"documents", &none},
+    std::vector<jinja::Variable> variables = {{"messages", given},        {"add_generation_prompt", &prompt},
+                                              {"tools", &none},           {"documents", &none},
                                               {"bos_token", &bos_, true}, {"eos_token", &eos_, true}};
     if (extra.is_object()) {
       for (const auto& [name, value] : extra.items()) {

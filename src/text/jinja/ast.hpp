@@ -23,8 +23,28 @@ using Body = std::vector<Stmt>;
 //   kCondition: test, then, else; kCall: callee, arguments...; kFilter, kTest: value, arguments...
 //   kNamespaceRef (targets only): `name`.`attribute`; kBlockValue: the text of the block being filtered
 enum class ExprKind {
-  kConstant, kName, kList, kTuple, kDict, kConcat, kAttribute, kItem, kSlice, kNeg, kPos, kNot, kBinary, kAnd, kOr,
-  kCompare, kCondition, kCall, kFilter, kTest, kNamespaceRef, kBlockValue
+  kConstant,
+  kName,
+  kList,
+  kTuple,
+  kDict,
+  kConcat,
+  kAttribute,
+  kItem,
+  kSlice,
+  kNeg,
+  kPos,
+  kNot,
+  kBinary,
+  kAnd,
+  kOr,
+  kCompare,
+  kCondition,
+  kCall,
+  kFilter,
+  kTest,
+  kNamespaceRef,
+  kBlockValue
 };
 
 enum class Op { kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow, kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn };
@@ -48,7 +68,21 @@ struct Expr {
 //   over kBlockValue, or null), body. kWith: assignments (target, value), body.
 //   kMacro, kCall: name, params, defaults (of the last params), body; kCall: expr (the call). kFilterBlock: expr, body.
 //   kScope: body (tags that only group).
-enum class StmtKind { kData, kOutput, kIf, kFor, kSet, kSetBlock, kWith, kMacro, kCall, kFilterBlock, kScope, kBreak, kContinue };
+enum class StmtKind {
+  kData,
+  kOutput,
+  kIf,
+  kFor,
+  kSet,
+  kSetBlock,
+  kWith,
+  kMacro,
+  kCall,
+  kFilterBlock,
+  kScope,
+  kBreak,
+  kContinue
+};
 
 struct Branch;
 struct Signature {

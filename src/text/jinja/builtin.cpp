@@ -57,9 +57,12 @@ Slots bind(const Builtin& builtin, CallArgs& args) {
   Slots slots;
   slots.values.resize(names.size());
   for (size_t i = 0; i < args.positional.size(); ++i) {
-    if (i < names.size()) slots.values[i] = std::move(args.positional[i]);
-    else if (more_positional) slots.rest.positional.push_back(std::move(args.positional[i]));
-    else fail("{}() takes at most {} argument(s), got {}", builtin.name, names.size(), args.positional.size());
+    if (i < names.size())
+      slots.values[i] = std::move(args.positional[i]);
+    else if (more_positional)
+      slots.rest.positional.push_back(std::move(args.positional[i]));
+    else
+      fail("{}() takes at most {} argument(s), got {}", builtin.name, names.size(), args.positional.size());
   }
   for (Keyword& keyword : args.keywords) {
     size_t i = static_cast<size_t>(std::find(names.begin(), names.end(), keyword.name->view()) - names.begin());

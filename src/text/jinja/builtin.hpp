@@ -72,7 +72,8 @@ inline Value make_int(size_t n) { return Value(static_cast<int64_t>(n)); }
 MarkedText soft_text(Interpreter& in, const Value& v);
 // First occurrence of `needle` at or after `from`; npos: none. Linear, charged.
 size_t find_text(Interpreter& in, std::string_view text, std::string_view needle, size_t from);
-MarkedText replace_text(Interpreter& in, const MarkedText& text, const MarkedText& from, const MarkedText& to, int64_t count);
+MarkedText replace_text(Interpreter& in, const MarkedText& text, const MarkedText& from, const MarkedText& to,
+                        int64_t count);
 // `chars` empty: white space.
 MarkedText strip_text(const MarkedText& text, std::string_view chars, bool left, bool right);
 enum class Case { kUpper, kLower, kCapitalize, kTitle, kSwap };

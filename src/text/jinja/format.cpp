@@ -16,7 +16,7 @@ bool is_ascii_digit(char c) { return c >= '0' && c <= '9'; }
 // One conversion, from either language of formats.
 struct Spec {
   std::string fill = " ";
-  char align = 0;  // '<', '>', '^', '=' or 0: the type's own
+  char align = 0;   // '<', '>', '^', '=' or 0: the type's own
   char sign = '-';  // '+', '-' or ' '
   bool alternate = false, comma = false;
   size_t width = 0;
@@ -62,10 +62,22 @@ void append_integer(MarkedText& out, int64_t v, const Spec& spec) {
   const uint64_t magnitude = v < 0 ? 0 - static_cast<uint64_t>(v) : static_cast<uint64_t>(v);
   std::string digits, prefix;
   switch (spec.type) {
-    case 'x': digits = fmt::format("{:x}", magnitude); prefix = "0x"; break;
-    case 'X': digits = fmt::format("{:X}", magnitude); prefix = "0X"; break;
-    case 'o': digits = fmt::format("{:o}", magnitude); prefix = "0o"; break;
-    case 'b': digits = fmt::format("{:b}", magnitude); prefix = "0b"; break;
+    case 'x':
+      digits = fmt::format("{:x}", magnitude);
+      prefix = "0x";
+      break;
+    case 'X':
+      digits = fmt::format("{:X}", magnitude);
+      prefix = "0X";
+      break;
+    case 'o':
+      digits = fmt::format("{:o}", magnitude);
+      prefix = "0o";
+      break;
+    case 'b':
+      digits = fmt::format("{:b}", magnitude);
+      prefix = "0b";
+      break;
     default: digits = std::to_string(magnitude);
   }
   if (spec.precision && digits.size() < *spec.precision) digits.insert(0, *spec.precision - digits.size(), '0');
@@ -83,12 +95,19 @@ void append_float(MarkedText& out, double v, const Spec& spec) {
   } else {
     const int precision = static_cast<int>(spec.precision.value_or(6));
     switch (spec.type | 0x20) {
-      case 'f': digits = spec.alternate ? fmt::format("{:#.{}f}", magnitude, precision) : fmt::format("{:.{}f}", magnitude, precision); break;
+      case 'f':
+        digits = spec.alternate ? fmt::format("{:#.{}f}", magnitude, precision)
+                                : fmt::format("{:.{}f}", magnitude, precision);
+        break;
       case 'e': digits = fmt::format("{:.{}e}", magnitude, precision); break;
       case '%': digits = fmt::format("{:.{}f}%", magnitude * 100, precision); break;
-      default: digits = spec.alternate ? fmt::format("{:#.{}g}", magnitude, std::max(precision, 1)) : fmt::format("{:.{}g}", magnitude, std::max(precision, 1));
+      default:
+        digits = spec.alternate ? fmt::format("{:#.{}g}", magnitude, std::max(precision, 1))
+                                : fmt::format("{:.{}g}", magnitude, std::max(precision, 1));
     }
-    if (upper) std::transform(digits.begin(), digits.end(), digits.begin(), [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; });
+    if (upper)
+      std::transform(digits.begin(), digits.end(), digits.begin(),
+                     [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; });
   }
   append_number(out, std::signbit(v) && !std::isnan(v), "", digits, spec);
 }
@@ -115,8 +134,10 @@ class PercentFormatter {
  public:
   PercentFormatter(Interpreter& in, const MarkedText& format, const Value& values)
       : in_(in), format_(format), values_(values) {
-    if (values.is(Type::kSequence) && values.sequence().kind == Kind::kTuple) items_ = in.items_of(values);
-    else items_.push_back(values);
+    if (values.is(Type::kSequence) && values.sequence().kind == Kind::kTuple)
+      items_ = in.items_of(values);
+    else
+      items_.push_back(values);
   }
 
   MarkedText run() {
@@ -128,8 +149,8 @@ class PercentFormatter {
       if (pos_ < text.size()) convert();
       if (out_.size() > in_.limits().text_bytes) in_.charge_text(out_.size());
     }
-    const bool leftovers_allowed = named_ || values_.is(Type::kDict) ||
-                                   (values_.is(Type::kSequence) && values_.sequence().kind != Kind::kTuple);
+    const bool leftovers_allowed =
+        named_ || values_.is(Type::kDict) || (values_.is(Type::kSequence) && values_.sequence().kind != Kind::kTuple);
     if (used_ < items_.size() && !leftovers_allowed) fail("not all arguments converted during string formatting");
     return std::move(out_);
   }
@@ -172,12 +193,18 @@ class PercentFormatter {
   void read_flags(Spec& spec) {
     for (;; ++pos_) {
       const char c = peek();
-      if (c == '-') spec.align = '<';
-      else if (c == '+') spec.sign = '+';
-      else if (c == ' ') spec.sign = spec.sign == '+' ? '+' : ' ';
-      else if (c == '#') spec.alternate = true;
-      else if (c == '0') zero_ = true;
-      else break;
+      if (c == '-')
+        spec.align = '<';
+      else if (c == '+')
+        spec.sign = '+';
+      else if (c == ' ')
+        spec.sign = spec.sign == '+' ? '+' : ' ';
+      else if (c == '#')
+        spec.alternate = true;
+      else if (c == '0')
+        zero_ = true;
+      else
+        break;
     }
     if (peek() == '*') fail("'*' in a format is not supported");
     spec.width = take_count(format_.view(), pos_);
@@ -290,16 +317,19 @@ void append_formatted(Interpreter& in, MarkedText& out, const Value& v, std::str
   const bool integer = v.is_integral() && !is_float_type(spec.type);
   if (integer) {
     if (spec.precision) fail("Precision not allowed in integer format specifier");
-    if (spec.type != 0 && std::string_view("dxXobn").find(spec.type) == std::string_view::npos) fail("Unknown format code '{}' for object of type 'int'", spec.type);
+    if (spec.type != 0 && std::string_view("dxXobn").find(spec.type) == std::string_view::npos)
+      fail("Unknown format code '{}' for object of type 'int'", spec.type);
     return append_integer(out, v.integer(), spec);
   }
-  if (spec.type != 0 && !is_float_type(spec.type)) fail("Unknown format code '{}' for object of type 'float'", spec.type);
+  if (spec.type != 0 && !is_float_type(spec.type))
+    fail("Unknown format code '{}' for object of type 'float'", spec.type);
   append_float(out, v.number(), spec);
 }
 
 class BraceFormatter {
  public:
-  BraceFormatter(Interpreter& in, const MarkedText& format, const CallArgs& args) : in_(in), format_(format), args_(args) {}
+  BraceFormatter(Interpreter& in, const MarkedText& format, const CallArgs& args)
+      : in_(in), format_(format), args_(args) {}
 
   MarkedText run() {
     std::string_view text = format_.view();
@@ -333,9 +363,12 @@ class BraceFormatter {
     size_t bang = std::min(head.find('!'), head.size());
     std::string_view conversion = head.substr(bang);
     Value v = resolve(head.substr(0, bang));
-    if (conversion == "!r") v = in_.text(repr_of(in_, v));
-    else if (conversion == "!s") v = in_.text(in_.str(v));
-    else if (!conversion.empty()) fail("Unknown conversion specifier");
+    if (conversion == "!r")
+      v = in_.text(repr_of(in_, v));
+    else if (conversion == "!s")
+      v = in_.text(in_.str(v));
+    else if (!conversion.empty())
+      fail("Unknown conversion specifier");
     append_formatted(in_, out_, v, spec);
   }
 

@@ -26,7 +26,8 @@ Value global_range(Interpreter& in, const Value&, Slots& a) {
   const int64_t step = a.integer(2, 1);
   if (step == 0) fail("range() arg 3 must not be zero");
   const bool empty = step > 0 ? start >= stop : start <= stop;
-  const uint64_t low = static_cast<uint64_t>(step > 0 ? start : stop), high = static_cast<uint64_t>(step > 0 ? stop : start);
+  const uint64_t low = static_cast<uint64_t>(step > 0 ? start : stop),
+                 high = static_cast<uint64_t>(step > 0 ? stop : start);
   const uint64_t stride = step > 0 ? static_cast<uint64_t>(step) : 0 - static_cast<uint64_t>(step);
   const uint64_t count = empty ? 0 : (high - low - 1) / stride + 1;
   if (count > static_cast<uint64_t>(kRangeMax)) fail("range() is limited to {} elements", kRangeMax);
@@ -100,14 +101,17 @@ class Cycler : public Object {
 };
 
 Value cycler_next(Interpreter&, const Value& self, Slots&) { return static_cast<Cycler&>(self.object()).advance(); }
-Value cycler_reset(Interpreter&, const Value& self, Slots&) { return static_cast<Cycler&>(self.object()).reset(), Value(); }
+Value cycler_reset(Interpreter&, const Value& self, Slots&) {
+  return static_cast<Cycler&>(self.object()).reset(), Value();
+}
 constexpr Builtin kCyclerMethods[] = {{"next", "", 0, cycler_next}, {"reset", "", 0, cycler_reset}};
 
 std::optional<Value> Cycler::attribute(Interpreter&, std::string_view name) {
   if (name == "current") return items_[at_];
   for (const Builtin& method : kCyclerMethods) {
     // Not owning: a cycler is kept until the end of the rendering.
-    if (method.name == name) return Value(ObjectPtr(std::make_shared<BuiltinFunction>(method, Value(ObjectPtr(ObjectPtr(), this)))));
+    if (method.name == name)
+      return Value(ObjectPtr(std::make_shared<BuiltinFunction>(method, Value(ObjectPtr(ObjectPtr(), this)))));
   }
   return std::nullopt;
 }

@@ -311,7 +311,8 @@ Interpreter::Flow Interpreter::exec(const Stmt& s) {
   switch (s.kind) {
     case StmtKind::kData:
       charge_text(s.data.size());
-      if (out_->size() + s.data.size() > limits_.text_bytes) fail("the output is longer than {} bytes", limits_.text_bytes);
+      if (out_->size() + s.data.size() > limits_.text_bytes)
+        fail("the output is longer than {} bytes", limits_.text_bytes);
       out_->append(s.data, true);
       return Flow::kNormal;
     case StmtKind::kOutput: print(eval(*s.expr)); return Flow::kNormal;
@@ -483,8 +484,9 @@ Value Interpreter::call_function(const Signature& signature, const Body& body, c
   const size_t first_default = count - signature.defaults.size();
   for (size_t i = 0; i < count; ++i) {
     if (!values[i]) {
-      values[i] = i >= first_default ? eval(*signature.defaults[i - first_default])
-                                     : undefined(fmt::format("parameter '{}' was not provided", signature.params[i]->view()));
+      values[i] = i >= first_default
+                      ? eval(*signature.defaults[i - first_default])
+                      : undefined(fmt::format("parameter '{}' was not provided", signature.params[i]->view()));
     }
     scope_->set(signature.params[i]->view(), std::move(*values[i]));
   }

@@ -65,8 +65,8 @@ class Interpreter {
   Value keep(ObjectPtr object);
 
   // --- Python's protocols ---
-  MarkedText str(const Value& v);                       // str(v)
-  List items_of(const Value& v);                        // list(v); consumes a generator
+  MarkedText str(const Value& v);                          // str(v)
+  List items_of(const Value& v);                           // list(v); consumes a generator
   Value attribute(const Value& v, std::string_view name);  // v.name as Jinja looks it up
   Value item(const Value& v, const Value& key);            // v[key] as Jinja looks it up
   Value call(const Value& callee, CallArgs& args);
@@ -75,7 +75,8 @@ class Interpreter {
   Value binary(Op op, const Value& a, const Value& b);
   bool compare(Op op, const Value& a, const Value& b);
   // A macro's or call block's function applied.
-  Value call_function(const Signature& signature, const Body& body, const std::shared_ptr<Scope>& closure, CallArgs& args);
+  Value call_function(const Signature& signature, const Body& body, const std::shared_ptr<Scope>& closure,
+                      CallArgs& args);
 
  private:
   enum class Flow { kNormal, kBreak, kContinue };

@@ -54,7 +54,8 @@ TEST_F(Golden, Jinja_EveryCase_RendersAsJinja2) {
     std::string source = c["template"];
     SCOPED_TRACE(c["name"].get<std::string>() + ": " + source);
     if (source.starts_with("@")) source = cases()["templates"][source.substr(1)];
-    const Json& variables = c["variables"].is_string() ? cases()["contexts"][c["variables"].get<std::string>()] : c["variables"];
+    const Json& variables =
+        c["variables"].is_string() ? cases()["contexts"][c["variables"].get<std::string>()] : c["variables"];
     auto text = render(source, variables);
     ++compared;
     if (c["output"].is_null()) {
@@ -65,7 +66,6 @@ TEST_F(Golden, Jinja_EveryCase_RendersAsJinja2) {
   }
   EXPECT_GE(compared, 400u);
 }
-
 
 // --- marks ---
 
@@ -184,20 +184,25 @@ TEST(JinjaLimits, Steps_AreCounted) {
 }
 
 TEST(JinjaLimits, Output_LongerThanAllowed_Refused) {
-  EXPECT_FALSE(render("{% for i in range(100) %}{{ 'abcdefghij' }}{% endfor %}", Json::object(), {.text_bytes = 999}).ok());
-  EXPECT_TRUE(render("{% for i in range(100) %}{{ 'abcdefghij' }}{% endfor %}", Json::object(), {.text_bytes = 1000}).ok());
+  EXPECT_FALSE(
+      render("{% for i in range(100) %}{{ 'abcdefghij' }}{% endfor %}", Json::object(), {.text_bytes = 999}).ok());
+  EXPECT_TRUE(
+      render("{% for i in range(100) %}{{ 'abcdefghij' }}{% endfor %}", Json::object(), {.text_bytes = 1000}).ok());
 }
 
 TEST(JinjaTemplate, LongConversation_StaysWithinTheBudget) {
   Json messages = Json::array();
-  for (int i = 0; i < 2000; ++i) messages.push_back({{"role", i % 2 ? "assistant" : "user"}, {"content", std::string(1000, 'x')}});
-  auto text = render("{% for m in messages %}{{ '<|' + m.role + '|>' + m['content']|trim + '\n' }}{% endfor %}", {{"messages", messages}});
+  for (int i = 0; i < 2000; ++i)
+    messages.push_back({{"role", i % 2 ? "assistant" : "user"}, {"content", std::string(1000, 'x')}});
+  auto text = render("{% for m in messages %}{{ '<|' + m.role + '|>' + m['content']|trim + '\n' }}{% endfor %}",
+                     {{"messages", messages}});
   ASSERT_TRUE(text.ok()) << text.error().message();
   EXPECT_GT(text->size(), 2000u * 1000);
 }
 
 TEST(JinjaTemplate, IteratesOver_FindsLoopsOverAnAttribute) {
-  EXPECT_TRUE((*Template::create("{% for m in ms %}{% for p in m.content %}{% endfor %}{% endfor %}"))->iterates_over("content"));
+  EXPECT_TRUE((*Template::create("{% for m in ms %}{% for p in m.content %}{% endfor %}{% endfor %}"))
+                  ->iterates_over("content"));
   EXPECT_TRUE((*Template::create("{% set c = m['content'] %}{% for p in c %}{% endfor %}"))->iterates_over("content"));
   EXPECT_FALSE((*Template::create("{% for m in ms %}{{ m.content }}{% endfor %}"))->iterates_over("content"));
 }

@@ -26,7 +26,8 @@ class Writer {
       case Type::kString: return write_string(v.text());
       case Type::kDict: return write_dict(v.dict(), level);
       case Type::kSequence:
-        if (v.sequence().kind == Kind::kList || v.sequence().kind == Kind::kTuple) return write_list(v.sequence(), level);
+        if (v.sequence().kind == Kind::kList || v.sequence().kind == Kind::kTuple)
+          return write_list(v.sequence(), level);
         break;
       default: break;
     }
@@ -53,11 +54,15 @@ class Writer {
       case '\f': piece += "\\f"; return;
       default: break;
     }
-    if (c >= 0x20 && (c < 0x7F || !style_.ascii)) piece += bytes;
-    else if (c == 0x7F) piece += bytes;
-    else if (c < 0x10000) piece += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
-    else piece += fmt::format("\\u{:04x}\\u{:04x}", static_cast<uint32_t>(0xD800 + ((c - 0x10000) >> 10)),
-                              static_cast<uint32_t>(0xDC00 + ((c - 0x10000) & 0x3FF)));
+    if (c >= 0x20 && (c < 0x7F || !style_.ascii))
+      piece += bytes;
+    else if (c == 0x7F)
+      piece += bytes;
+    else if (c < 0x10000)
+      piece += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
+    else
+      piece += fmt::format("\\u{:04x}\\u{:04x}", static_cast<uint32_t>(0xD800 + ((c - 0x10000) >> 10)),
+                           static_cast<uint32_t>(0xDC00 + ((c - 0x10000) & 0x3FF)));
   }
 
   void write_string(const MarkedText& s) {

@@ -100,8 +100,10 @@ class Lexer {
     char sign = !rest.empty() && (rest[0] == '-' || rest[0] == '+') ? rest[0] : '\0';
     if (rest.substr(sign ? 1 : 0, 2) != close) return false;
     pos_ += sign ? 3 : 2;
-    if (sign == '-') skip_space();
-    else if (sign == 0 && pos_ < text_.size() && text_[pos_] == '\n') ++pos_;
+    if (sign == '-')
+      skip_space();
+    else if (sign == 0 && pos_ < text_.size() && text_[pos_] == '\n')
+      ++pos_;
     note_line_start(pos_);
     return true;
   }
@@ -190,10 +192,14 @@ class Lexer {
         if (!block && take_variable_close()) return push(TokenKind::kVariableEnd, "", start);
       }
       const char c = text_[pos_];
-      if (is_ascii_digit(c)) lex_number();
-      else if (is_name_part(c)) lex_name();
-      else if (c == '"' || c == '\'') lex_string(c);
-      else lex_operator(brackets);
+      if (is_ascii_digit(c))
+        lex_number();
+      else if (is_name_part(c))
+        lex_name();
+      else if (c == '"' || c == '\'')
+        lex_string(c);
+      else
+        lex_operator(brackets);
     }
   }
 
@@ -269,8 +275,10 @@ class Lexer {
     const size_t start = pos_++;
     std::string value;
     while (pos_ < text_.size() && text_[pos_] != quote) {
-      if (text_[pos_] == '\\') take_escape(start, value);
-      else value += text_[pos_++];
+      if (text_[pos_] == '\\')
+        take_escape(start, value);
+      else
+        value += text_[pos_++];
     }
     if (pos_ >= text_.size()) fail_at(start, "unterminated string");
     ++pos_;
@@ -304,8 +312,9 @@ class Lexer {
     for (int i = 0; i < digits; ++i, ++pos_) {
       const char c = pos_ < text_.size() ? text_[pos_] : '\0';
       const char low = static_cast<char>(c | 0x20);
-      uint32_t digit = is_ascii_digit(c) ? static_cast<uint32_t>(c - '0')
-                                         : low >= 'a' && low <= 'f' ? static_cast<uint32_t>(low - 'a' + 10) : 99;
+      uint32_t digit = is_ascii_digit(c)          ? static_cast<uint32_t>(c - '0')
+                       : low >= 'a' && low <= 'f' ? static_cast<uint32_t>(low - 'a' + 10)
+                                                  : 99;
       if (digit >= base) {
         if (all) fail_at(string_start, "malformed escape in a string");
         break;
@@ -321,9 +330,9 @@ class Lexer {
   }
 
   void lex_operator(std::string& brackets) {
-    static constexpr std::array<std::string_view, 28> kOperators = {
-        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]",
-        "(",  ")",  "{",  "}",  ">",  "<",  "=", ".", ":", "|", ",", ";"};
+    static constexpr std::array<std::string_view, 28> kOperators = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/",
+                                                                    "*",  "%",  "~",  "[",  "]",  "(",  ")", "{", "}",
+                                                                    ">",  "<",  "=",  ".",  ":",  "|",  ",", ";"};
     for (std::string_view op : kOperators) {
       if (op.empty() || !at(op)) continue;
       static constexpr std::string_view kOpen = "([{", kClose = ")]}";

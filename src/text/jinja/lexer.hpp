@@ -9,7 +9,19 @@
 
 namespace motley::jinja {
 
-enum class TokenKind { kData, kBlockBegin, kBlockEnd, kVariableBegin, kVariableEnd, kName, kString, kInteger, kFloat, kOperator, kEnd };
+enum class TokenKind {
+  kData,
+  kBlockBegin,
+  kBlockEnd,
+  kVariableBegin,
+  kVariableEnd,
+  kName,
+  kString,
+  kInteger,
+  kFloat,
+  kOperator,
+  kEnd
+};
 
 // `text`: data, name, the string's value, the number's digits without underscores, or the operator.
 struct Token {

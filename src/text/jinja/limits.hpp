@@ -7,7 +7,7 @@
 namespace motley::jinja {
 
 inline constexpr size_t kSourceBytesMax = size_t{1} << 20;
-inline constexpr int64_t kRangeMax = 100'000;  // elements of range(), as Jinja's sandbox
+inline constexpr int64_t kRangeMax = 100'000;      // elements of range(), as Jinja's sandbox
 inline constexpr uint32_t kFormatWidthMax = 1000;  // padding in format strings, precision, tojson's indent
 
 struct Limits {

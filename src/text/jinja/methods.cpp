@@ -54,7 +54,8 @@ std::vector<MarkedText> rsplit_blank(const MarkedText& s, int64_t count) {
   std::vector<MarkedText> parts;
   size_t end = s.size();
   auto previous = [&](size_t at) {
-    do --at; while (at > 0 && (static_cast<unsigned char>(s.bytes()[at]) & 0xC0) == 0x80);
+    do --at;
+    while (at > 0 && (static_cast<unsigned char>(s.bytes()[at]) & 0xC0) == 0x80);
     return at;
   };
   auto skip = [&](bool space) {
@@ -150,8 +151,10 @@ std::optional<Window> window(const Value& self, const Slots& a) {
 template <bool kStart>
 Value str_affix(Interpreter& in, const Value& self, Slots& a) {
   List candidates;
-  if (a.at(0).is(Type::kSequence) && a.at(0).sequence().kind == Kind::kTuple) candidates = a.at(0).sequence().items;
-  else candidates.push_back(a.at(0));
+  if (a.at(0).is(Type::kSequence) && a.at(0).sequence().kind == Kind::kTuple)
+    candidates = a.at(0).sequence().items;
+  else
+    candidates.push_back(a.at(0));
   auto w = window(self, a);
   for (const Value& affix : candidates) {
     in.charge(1);
@@ -185,7 +188,9 @@ Value str_count(Interpreter& in, const Value& self, Slots& a) {
   std::string_view part = self.view().substr(w->begin, w->end - w->begin), needle = a.text(0).view();
   if (needle.empty()) return make_int(count_chars(part) + 1);
   size_t n = 0;
-  for (size_t pos = find_text(in, part, needle, 0); pos != kNone; pos = find_text(in, part, needle, pos + needle.size())) ++n;
+  for (size_t pos = find_text(in, part, needle, 0); pos != kNone;
+       pos = find_text(in, part, needle, pos + needle.size()))
+    ++n;
   return make_int(n);
 }
 
@@ -270,7 +275,8 @@ Value str_partition(Interpreter& in, const Value& self, Slots& a) {
   size_t hit = kReverse ? rfind_text(in, s.view(), separator.view()) : find_text(in, s.view(), separator.view(), 0);
   MarkedText empty;
   if (hit == kNone) {
-    return kReverse ? in.tuple({in.text(empty), in.text(empty), self}) : in.tuple({self, in.text(empty), in.text(empty)});
+    return kReverse ? in.tuple({in.text(empty), in.text(empty), self})
+                    : in.tuple({self, in.text(empty), in.text(empty)});
   }
   size_t after = hit + separator.size();
   return in.tuple({in.text(s.sub(0, hit)), in.text(s.sub(hit, after)), in.text(s.sub(after, s.size()))});
@@ -330,8 +336,10 @@ template <Kind kKind>
 Value dict_view(Interpreter& in, const Value& self, Slots&) {
   List items;
   for (const auto& [key, value] : self.dict().entries()) {
-    if (kKind == Kind::kDictItems) items.push_back(in.tuple({key, value}));
-    else items.push_back(kKind == Kind::kDictKeys ? key : value);
+    if (kKind == Kind::kDictItems)
+      items.push_back(in.tuple({key, value}));
+    else
+      items.push_back(kKind == Kind::kDictKeys ? key : value);
   }
   return in.sequence(kKind, std::move(items));
 }
@@ -374,9 +382,12 @@ std::span<const Builtin> string_methods() { return kStringMethods; }
 
 std::optional<Value> bound_method(Interpreter& in, const Value& self, std::string_view name) {
   std::span<const Builtin> table;
-  if (self.is_string()) table = kStringMethods;
-  else if (self.is(Type::kDict)) table = kDictMethods;
-  else if (self.is(Type::kSequence) && self.sequence().indexable()) table = kSequenceMethods;
+  if (self.is_string())
+    table = kStringMethods;
+  else if (self.is(Type::kDict))
+    table = kDictMethods;
+  else if (self.is(Type::kSequence) && self.sequence().indexable())
+    table = kSequenceMethods;
   if (self.is(Type::kSequence) && name == "copy" && self.sequence().kind != Kind::kList) return std::nullopt;
   for (const Builtin& method : table) {
     if (method.name != name) continue;

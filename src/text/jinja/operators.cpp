@@ -12,7 +12,8 @@ namespace {
 using Type = Value::Type;
 using Kind = Sequence::Kind;
 
-constexpr std::string_view kSymbols[] = {"+", "-", "*", "/", "//", "%", "** or pow()", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
+constexpr std::string_view kSymbols[] = {
+    "+", "-", "*", "/", "//", "%", "** or pow()", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
 std::string_view symbol(Op op) { return kSymbols[static_cast<size_t>(op)]; }
 
 [[noreturn]] void fail_operands(Op op, const Value& a, const Value& b) {
@@ -27,7 +28,8 @@ int64_t checked(bool overflow, const int64_t& v) {
 
 int64_t floor_div(int64_t a, int64_t b) {
   if (b == 0) fail("integer division or modulo by zero");
-  if (b == -1) return checked(a == std::numeric_limits<int64_t>::min(), static_cast<int64_t>(-static_cast<uint64_t>(a)));
+  if (b == -1)
+    return checked(a == std::numeric_limits<int64_t>::min(), static_cast<int64_t>(-static_cast<uint64_t>(a)));
   int64_t q = a / b;
   return a % b != 0 && ((a < 0) != (b < 0)) ? q - 1 : q;
 }
@@ -97,7 +99,8 @@ Value repeat(Interpreter& in, const Value& what, int64_t times) {
   const auto n = static_cast<uint64_t>(std::max<int64_t>(times, 0));
   if (what.is_string()) {
     const MarkedText& s = what.text();
-    if (s.size() != 0 && n > in.limits().text_bytes / s.size()) fail("a text is longer than {} bytes", in.limits().text_bytes);
+    if (s.size() != 0 && n > in.limits().text_bytes / s.size())
+      fail("a text is longer than {} bytes", in.limits().text_bytes);
     in.charge(s.runs().size() * n);
     MarkedText out;
     for (uint64_t i = 0; i < n && !s.empty(); ++i) out.append(s);
@@ -175,7 +178,8 @@ std::optional<Value> subscript(Interpreter& in, const Value& v, const Value& key
 
 // What Python finds as an attribute: methods, attributes of objects. Undefined for what the sandbox hides.
 std::optional<Value> own_attribute(Interpreter& in, const Value& v, std::string_view name) {
-  static constexpr std::string_view kListChanges[] = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"};
+  static constexpr std::string_view kListChanges[] = {"append", "clear",  "extend",  "insert",
+                                                      "pop",    "remove", "reverse", "sort"};
   static constexpr std::string_view kDictChanges[] = {"clear", "pop", "popitem", "setdefault", "update"};
   auto is_in = [&](auto& names) { return std::find(std::begin(names), std::end(names), name) != std::end(names); };
   const bool changes = (v.is(Type::kDict) && is_in(kDictChanges)) ||

@@ -211,9 +211,12 @@ class Parser {
     Level level(*this);
     const uint32_t line = now().line;
     ExprPtr e;
-    if (skip_operator("-")) e = unary(ExprKind::kNeg, line, parse_unary(false));
-    else if (skip_operator("+")) e = unary(ExprKind::kPos, line, parse_unary(false));
-    else e = parse_primary();
+    if (skip_operator("-"))
+      e = unary(ExprKind::kNeg, line, parse_unary(false));
+    else if (skip_operator("+"))
+      e = unary(ExprKind::kPos, line, parse_unary(false));
+    else
+      e = parse_primary();
     e = parse_postfix(std::move(e));
     return with_filter ? parse_filters_and_tests(std::move(e)) : std::move(e);
   }
@@ -325,18 +328,25 @@ class Parser {
 
   ExprPtr parse_postfix(ExprPtr e) {
     for (;;) {
-      if (now().is_operator(".") || now().is_operator("[")) e = parse_subscript(std::move(e));
-      else if (now().is_operator("(")) e = parse_call(std::move(e));
-      else return e;
+      if (now().is_operator(".") || now().is_operator("["))
+        e = parse_subscript(std::move(e));
+      else if (now().is_operator("("))
+        e = parse_call(std::move(e));
+      else
+        return e;
     }
   }
 
   ExprPtr parse_filters_and_tests(ExprPtr e) {
     for (;;) {
-      if (now().is_operator("|")) e = parse_filter(std::move(e), false);
-      else if (now().is_name("is")) e = parse_test(std::move(e));
-      else if (now().is_operator("(")) e = parse_call(std::move(e));
-      else return e;
+      if (now().is_operator("|"))
+        e = parse_filter(std::move(e), false);
+      else if (now().is_name("is"))
+        e = parse_test(std::move(e));
+      else if (now().is_operator("("))
+        e = parse_call(std::move(e));
+      else
+        return e;
     }
   }
 
@@ -370,7 +380,8 @@ class Parser {
     if (!now().is_operator(":")) return first;
     ExprPtr slice = unary(ExprKind::kSlice, line, std::move(first));
     for (int part = 0; part < 2; ++part) {
-      const bool present = skip_operator(":") && !now().is_operator(":") && !now().is_operator("]") && !now().is_operator(",");
+      const bool present =
+          skip_operator(":") && !now().is_operator(":") && !now().is_operator("]") && !now().is_operator(",");
       add(*slice, present ? parse_expression() : nullptr);
     }
     return slice;
@@ -505,7 +516,8 @@ class Parser {
       } else if (token.kind == TokenKind::kVariableBegin) {
         body.push_back(statement(StmtKind::kOutput, token.line));
         body.back().expr = parse_tuple({});
-        if (now().kind != TokenKind::kVariableEnd) fail_here("expected the end of the expression, got " + describe(now()));
+        if (now().kind != TokenKind::kVariableEnd)
+          fail_here("expected the end of the expression, got " + describe(now()));
         next();
       } else {
         if (at_end_tag(ends)) return body;
@@ -513,7 +525,8 @@ class Parser {
         expect_block_end();
       }
     }
-    if (ends.size() > 0) fail_here(fmt::format("unexpected end of template; a tag is missing its '{}'", *(ends.end() - 1)));
+    if (ends.size() > 0)
+      fail_here(fmt::format("unexpected end of template; a tag is missing its '{}'", *(ends.end() - 1)));
     return body;
   }
 
@@ -527,11 +540,16 @@ class Parser {
   // From the tag's name to just before "%}" of its last tag.
   Stmt parse_tag() {
     using Rule = Stmt (Parser::*)(uint32_t);
-    static const std::unordered_map<std::string_view, Rule> kTags = {
-        {"if", &Parser::parse_if},         {"for", &Parser::parse_for},       {"set", &Parser::parse_set},
-        {"with", &Parser::parse_with},     {"macro", &Parser::parse_macro},   {"call", &Parser::parse_call_block},
-        {"filter", &Parser::parse_filter_block}, {"generation", &Parser::parse_generation},
-        {"break", &Parser::parse_break},   {"continue", &Parser::parse_continue}};
+    static const std::unordered_map<std::string_view, Rule> kTags = {{"if", &Parser::parse_if},
+                                                                     {"for", &Parser::parse_for},
+                                                                     {"set", &Parser::parse_set},
+                                                                     {"with", &Parser::parse_with},
+                                                                     {"macro", &Parser::parse_macro},
+                                                                     {"call", &Parser::parse_call_block},
+                                                                     {"filter", &Parser::parse_filter_block},
+                                                                     {"generation", &Parser::parse_generation},
+                                                                     {"break", &Parser::parse_break},
+                                                                     {"continue", &Parser::parse_continue}};
     if (now().kind != TokenKind::kName) fail_here("expected the name of a tag, got " + describe(now()));
     auto it = kTags.find(now().text);
     if (it == kTags.end()) {
@@ -600,8 +618,10 @@ class Parser {
     while (!now().is_operator(")")) {
       if (!signature.params.empty()) expect_operator(",");
       signature.params.push_back(std::make_shared<const MarkedText>(parse_name_target()->name, true));
-      if (skip_operator("=")) signature.defaults.push_back(parse_expression());
-      else if (!signature.defaults.empty()) fail_here("a parameter without default follows one with a default");
+      if (skip_operator("="))
+        signature.defaults.push_back(parse_expression());
+      else if (!signature.defaults.empty())
+        fail_here("a parameter without default follows one with a default");
     }
     expect_operator(")");
   }

@@ -252,9 +252,12 @@ Value filter_map(Interpreter& in, const Value& v, Slots& a) {
   if (given.positional.empty()) {
     std::optional<Value> attribute, fallback;
     for (Keyword& keyword : given.keywords) {
-      if (keyword.name->view() == "attribute") attribute = keyword.value;
-      else if (keyword.name->view() == "default") fallback = keyword.value;
-      else fail("map: unexpected keyword argument '{}'", keyword.name->view());
+      if (keyword.name->view() == "attribute")
+        attribute = keyword.value;
+      else if (keyword.name->view() == "default")
+        fallback = keyword.value;
+      else
+        fail("map: unexpected keyword argument '{}'", keyword.name->view());
     }
     if (!attribute) fail("map requires a filter argument");
     Getter getter(in, *attribute, fallback);
@@ -319,7 +322,8 @@ Value filter_groupby(Interpreter& in, const Value& v, Slots& a) {
   for (size_t i = 0; i < items.size();) {
     size_t end = i;
     List members;
-    while (end < items.size() && in.compare(Op::kEq, items[end].first, items[i].first)) members.push_back(items[end++].second);
+    while (end < items.size() && in.compare(Op::kEq, items[end].first, items[i].first))
+      members.push_back(items[end++].second);
     end = std::max(end, i + 1);  // NaN is a group of its own
     if (members.empty()) members.push_back(items[i].second);
     out.push_back(group(in, case_sensitive ? items[i].first : getter(items[i].second), std::move(members)));

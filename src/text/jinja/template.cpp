@@ -47,8 +47,9 @@ Value from_json(const Json& json, bool trusted, uint32_t depth) {
     case Json::value_t::object: {
       auto dict = std::make_shared<Dict>();
       for (const auto& [key, value] : json.items()) {
-        const bool role = key == "role" && value.is_string() &&
-                          std::find(std::begin(kRoles), std::end(kRoles), value.get_ref<const std::string&>()) != std::end(kRoles);
+        const bool role =
+            key == "role" && value.is_string() &&
+            std::find(std::begin(kRoles), std::end(kRoles), value.get_ref<const std::string&>()) != std::end(kRoles);
         dict->set(string_value(key, trusted), from_json(value, trusted || role, depth + 1));
       }
       return Value(DictPtr(std::move(dict)));
@@ -75,7 +76,8 @@ class LoopSearch {
 
  private:
   bool in_statement(const Stmt& s) {
-    if (s.kind == StmtKind::kSet && s.target->kind == ExprKind::kName && mentions(*s.expr)) aliases_.insert(s.target->name);
+    if (s.kind == StmtKind::kSet && s.target->kind == ExprKind::kName && mentions(*s.expr))
+      aliases_.insert(s.target->name);
     if (s.kind == StmtKind::kFor && mentions(*s.expr)) return true;
     for (const Branch& branch : s.branches) {
       if (in_body(branch.body)) return true;
@@ -88,7 +90,8 @@ class LoopSearch {
     switch (e.kind) {
       case ExprKind::kAttribute: return e.name == attribute_;
       case ExprKind::kItem:
-        return e.items[1]->kind == ExprKind::kConstant && e.items[1]->value.is_string() && e.items[1]->value.view() == attribute_;
+        return e.items[1]->kind == ExprKind::kConstant && e.items[1]->value.is_string() &&
+               e.items[1]->value.view() == attribute_;
       case ExprKind::kName: return aliases_.contains(e.name);
       case ExprKind::kFilter: return e.items[0] && mentions(*e.items[0]);
       default: return false;
@@ -120,7 +123,8 @@ Result<std::unique_ptr<Template>> Template::create(std::string_view source) {
   }
 }
 
-Result<MarkedText> Template::render(const std::vector<Variable>& variables, int64_t unix_time_s, const Limits& limits) const {
+Result<MarkedText> Template::render(const std::vector<Variable>& variables, int64_t unix_time_s,
+                                    const Limits& limits) const {
   Interpreter interpreter(limits, unix_time_s);
   try {
     Dict values;

@@ -32,7 +32,8 @@ class Template {
   ~Template();
 
   // INVALID_ARGUMENT with the line: an error of the template's, raise_exception's text, a limit exceeded.
-  Result<MarkedText> render(const std::vector<Variable>& variables, int64_t unix_time_s, const Limits& limits = {}) const;
+  Result<MarkedText> render(const std::vector<Variable>& variables, int64_t unix_time_s,
+                            const Limits& limits = {}) const;
   // Whether a loop somewhere goes over what `.name` or ['name'] gave.
   bool iterates_over(std::string_view name) const;
 

@@ -7,7 +7,9 @@ namespace {
 using Type = Value::Type;
 
 template <Type kType>
-Value test_type(Interpreter&, const Value& v, Slots&) { return Value(v.is(kType)); }
+Value test_type(Interpreter&, const Value& v, Slots&) {
+  return Value(v.is(kType));
+}
 Value test_defined(Interpreter&, const Value& v, Slots&) { return Value(!v.is_undefined()); }
 Value test_number(Interpreter&, const Value& v, Slots&) { return Value(v.is_number()); }
 Value test_iterable(Interpreter&, const Value& v, Slots&) {
@@ -25,7 +27,9 @@ Value test_boolean_value(Interpreter&, const Value& v, Slots&) {
   return Value(v.is(Type::kBool) && v.boolean() == kWanted);
 }
 template <Op kOp>
-Value test_compare(Interpreter& in, const Value& v, Slots& a) { return Value(in.compare(kOp, v, a.at(0))); }
+Value test_compare(Interpreter& in, const Value& v, Slots& a) {
+  return Value(in.compare(kOp, v, a.at(0)));
+}
 
 template <int64_t kRemainder>
 Value test_parity(Interpreter& in, const Value& v, Slots&) {
@@ -50,7 +54,9 @@ Value test_case(Interpreter& in, const Value& v, const char* method) {
 Value test_upper(Interpreter& in, const Value& v, Slots&) { return test_case(in, v, "isupper"); }
 Value test_lower(Interpreter& in, const Value& v, Slots&) { return test_case(in, v, "islower"); }
 
-Value test_filter(Interpreter&, const Value& v, Slots&) { return Value(v.is_string() && find_filter(v.view()) != nullptr); }
+Value test_filter(Interpreter&, const Value& v, Slots&) {
+  return Value(v.is_string() && find_filter(v.view()) != nullptr);
+}
 Value test_test(Interpreter&, const Value& v, Slots&) { return Value(v.is_string() && find_test(v.view()) != nullptr); }
 
 constexpr Builtin kTests[] = {

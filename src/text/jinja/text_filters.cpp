@@ -77,7 +77,8 @@ Value filter_indent(Interpreter& in, const Value& v, Slots& a) {
 }
 
 Value filter_format(Interpreter& in, const Value& v, Slots& a) {
-  if (!a.rest.positional.empty() && !a.rest.keywords.empty()) fail("format takes positional or keyword arguments, not both");
+  if (!a.rest.positional.empty() && !a.rest.keywords.empty())
+    fail("format takes positional or keyword arguments, not both");
   MarkedText text = soft_text(in, v);
   if (a.rest.keywords.empty()) return percent_format(in, text, in.tuple(std::move(a.rest.positional)));
   Dict values;
@@ -97,8 +98,10 @@ Value filter_escape(Interpreter& in, const Value& v, Slots&) {
     std::string piece;
     for (; pos < run.end; ++pos) {
       size_t i = kFrom.find(text.bytes()[pos]);
-      if (i == std::string_view::npos) piece += text.bytes()[pos];
-      else piece += kTo[i];
+      if (i == std::string_view::npos)
+        piece += text.bytes()[pos];
+      else
+        piece += kTo[i];
     }
     out.append(piece, run.trusted);
   }
@@ -113,7 +116,8 @@ Value filter_urlencode(Interpreter& in, const Value& v, Slots&) {
     std::string piece;
     for (; pos < run.end; ++pos) {
       const auto c = static_cast<unsigned char>(text.bytes()[pos]);
-      const bool plain = c < 0x80 && (is_digit(c) || is_alpha(c) || std::string_view("_.-~/").find(static_cast<char>(c)) != std::string_view::npos);
+      const bool plain = c < 0x80 && (is_digit(c) || is_alpha(c) ||
+                                      std::string_view("_.-~/").find(static_cast<char>(c)) != std::string_view::npos);
       piece += plain ? std::string(1, static_cast<char>(c)) : fmt::format("%{:02X}", c);
     }
     out.append(piece, run.trusted);
@@ -150,7 +154,8 @@ Value filter_truncate(Interpreter& in, const Value& v, Slots& a) {
   if (leeway < 0) fail("truncate: expected a leeway of at least 0, got {}", leeway);
   const auto size = jinja::length(v);
   if (!size) fail("object of type '{}' has no len()", type_name(v));
-  if (*size <= static_cast<uint64_t>(length) || *size - static_cast<uint64_t>(length) <= static_cast<uint64_t>(leeway)) return v;
+  if (*size <= static_cast<uint64_t>(length) || *size - static_cast<uint64_t>(length) <= static_cast<uint64_t>(leeway))
+    return v;
   if (!v.is_string()) fail("truncate cannot cut a '{}'", type_name(v));
   MarkedText out = slice(in, v, Value(), Value(length - end_length), Value()).text();
   if (!a.flag(1, false)) {
@@ -179,7 +184,8 @@ Value filter_tojson(Interpreter& in, const Value& v, Slots& a) {
   style.key_separator = MarkedText(": ", true);
   if (a.set(2)) {
     List parts = in.items_of(a.at(2));
-    if (parts.size() != 2 || !parts[0].is_string() || !parts[1].is_string()) fail("tojson: separators must be two strings");
+    if (parts.size() != 2 || !parts[0].is_string() || !parts[1].is_string())
+      fail("tojson: separators must be two strings");
     style.item_separator = parts[0].text();
     style.key_separator = parts[1].text();
   }
@@ -195,7 +201,8 @@ Value filter_int(Interpreter&, const Value& v, Slots& a) {
   if (v.is_integral()) return Value(v.integer());
   double number = NAN;
   if (v.is_string()) {
-    if (auto parsed = parse_int(v.view(), static_cast<int>(std::clamp<int64_t>(a.integer(1, 10), -1, 37)))) return Value(*parsed);
+    if (auto parsed = parse_int(v.view(), static_cast<int>(std::clamp<int64_t>(a.integer(1, 10), -1, 37))))
+      return Value(*parsed);
     number = parse_float(v.view()).value_or(NAN);
   } else if (v.is(Type::kFloat)) {
     number = v.number();
@@ -233,7 +240,8 @@ Value filter_round(Interpreter& in, const Value& v, Slots& a) {
   if (v.is_undefined()) fail_undefined(v);
   const int64_t precision = a.integer(0, 0);
   const std::string_view method = a.has(1) ? a.text(1).view() : "common";
-  if (method != "common" && method != "ceil" && method != "floor") fail("round: the method must be common, ceil or floor");
+  if (method != "common" && method != "ceil" && method != "floor")
+    fail("round: the method must be common, ceil or floor");
   if (!v.is_number()) fail("type {} doesn't define __round__ method", type_name(v));
   if (method == "common") {
     if (v.is_integral()) {

@@ -24,8 +24,10 @@ std::optional<std::string> without_underscores(std::string_view text) {
   auto is_alnum = [](char c) { return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z'); };
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '_') out += text[i];
-    else if (i == 0 || i + 1 == text.size() || !is_alnum(text[i - 1]) || !is_alnum(text[i + 1])) return std::nullopt;
+    if (text[i] != '_')
+      out += text[i];
+    else if (i == 0 || i + 1 == text.size() || !is_alnum(text[i - 1]) || !is_alnum(text[i + 1]))
+      return std::nullopt;
   }
   return out;
 }
@@ -52,7 +54,8 @@ size_t find_text(Interpreter& in, std::string_view text, std::string_view needle
   return hit ? end : std::string_view::npos;
 }
 
-MarkedText replace_text(Interpreter& in, const MarkedText& text, const MarkedText& from, const MarkedText& to, int64_t count) {
+MarkedText replace_text(Interpreter& in, const MarkedText& text, const MarkedText& from, const MarkedText& to,
+                        int64_t count) {
   MarkedText out;
   size_t pos = 0;
   auto put = [&] {

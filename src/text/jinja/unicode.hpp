@@ -17,9 +17,9 @@ size_t count_chars(std::string_view text);
 // Appends the UTF-8 form; false for surrogates and values above U+10FFFF.
 bool append_utf8(std::string& out, char32_t c);
 
-bool is_space(char32_t c);      // str.isspace
-bool is_alpha(char32_t c);      // str.isalpha
-bool is_digit(char32_t c);      // str.isdigit, decimal digits
+bool is_space(char32_t c);  // str.isspace
+bool is_alpha(char32_t c);  // str.isalpha
+bool is_digit(char32_t c);  // str.isdigit, decimal digits
 bool is_upper(char32_t c);
 bool is_lower(char32_t c);
 bool is_printable(char32_t c);  // what repr() shows as it is

@@ -72,14 +72,22 @@ void append_string_repr(MarkedText& out, const MarkedText& s) {
     for (size_t pos = 0; pos < part.size();) {
       char32_t c = code_point_at(part, pos);
       size_t n = char_length(part, pos);
-      if (c == '\n') piece += "\\n";
-      else if (c == '\r') piece += "\\r";
-      else if (c == '\t') piece += "\\t";
-      else if (c == '\\' || c == static_cast<unsigned char>(quote)) (piece += '\\') += static_cast<char>(c);
-      else if (is_printable(c)) piece += part.substr(pos, n);
-      else if (c < 0x100) piece += fmt::format("\\x{:02x}", static_cast<uint32_t>(c));
-      else if (c < 0x10000) piece += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
-      else piece += fmt::format("\\U{:08x}", static_cast<uint32_t>(c));
+      if (c == '\n')
+        piece += "\\n";
+      else if (c == '\r')
+        piece += "\\r";
+      else if (c == '\t')
+        piece += "\\t";
+      else if (c == '\\' || c == static_cast<unsigned char>(quote))
+        (piece += '\\') += static_cast<char>(c);
+      else if (is_printable(c))
+        piece += part.substr(pos, n);
+      else if (c < 0x100)
+        piece += fmt::format("\\x{:02x}", static_cast<uint32_t>(c));
+      else if (c < 0x10000)
+        piece += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
+      else
+        piece += fmt::format("\\U{:08x}", static_cast<uint32_t>(c));
       pos += n;
     }
     out.append(piece, run.trusted);
@@ -101,7 +109,8 @@ void append_sequence_repr(MarkedText& out, const Sequence& s, uint32_t depth) {
   switch (s.kind) {
     case Kind::kRange:
       out.append(s.step == 1 ? fmt::format("range({}, {})", s.start, s.stop)
-                             : fmt::format("range({}, {}, {})", s.start, s.stop, s.step), true);
+                             : fmt::format("range({}, {}, {})", s.start, s.stop, s.step),
+                 true);
       return;
     case Kind::kGenerator: out.append("<generator object>", true); return;
     case Kind::kTuple:
@@ -313,7 +322,8 @@ std::string float_repr(double v) {
   }
   if (exponent < 0) return sign + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
   if (count <= exponent + 1) return sign + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
-  return sign + digits.substr(0, static_cast<size_t>(exponent) + 1) + "." + digits.substr(static_cast<size_t>(exponent) + 1);
+  return sign + digits.substr(0, static_cast<size_t>(exponent) + 1) + "." +
+         digits.substr(static_cast<size_t>(exponent) + 1);
 }
 
 void append_str(MarkedText& out, const Value& v) {
