@@ -17,7 +17,7 @@ using testing::ScriptedExecutor;
 using testing::ScriptedOptions;
 using ::testing::HasSubstr;
 
-// Collects updates on the engine's thread and lets the test wait for them.
+// Collects updates on the engine's thread and lets the test wait for them. Outlives the engine, which calls to its end.
 class Inbox {
  public:
   std::function<void(RequestUpdate)> sink() {
@@ -81,8 +81,8 @@ std::vector<TokenId> expected_tokens(std::vector<TokenId> text, uint32_t count, 
 
 TEST(Engine, OneRequest_GivesTheTokensOfItsText) {
   ScriptedExecutor executor({});
-  auto engine = std::move(Engine::create(executor, {})).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {})).value();
   const auto id = engine->submit(request_of(inbox, text_of(1, 11), 20));
   ASSERT_TRUE(id.ok()) << id.error().to_string();
   const auto story = inbox.wait(*id);
@@ -93,8 +93,8 @@ TEST(Engine, OneRequest_GivesTheTokensOfItsText) {
 
 TEST(Engine, ManyThreads_EveryRequestGetsItsOwnTokens) {
   ScriptedExecutor executor({.blocks = 128});
-  auto engine = std::move(Engine::create(executor, {.max_num_seqs = 32})).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {.max_num_seqs = 32})).value();
   constexpr uint32_t kThreads = 4, kEach = 50;
   std::vector<std::vector<RequestId>> ids(kThreads, std::vector<RequestId>(kEach));
   {
@@ -124,8 +124,8 @@ TEST(Engine, ManyThreads_EveryRequestGetsItsOwnTokens) {
 
 TEST(Engine, Lookahead_PlansTheNextStepWhileOneRuns) {
   ScriptedExecutor executor({.lookahead = 1, .manual = true});
-  auto engine = std::move(Engine::create(executor, {})).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {})).value();
   const RequestId id = engine->submit(request_of(inbox, text_of(1, 3), 4)).value();
   executor.wait_pending(2);
   EXPECT_EQ(inbox.tokens(id), 0u);
@@ -139,8 +139,8 @@ TEST(Engine, Lookahead_PlansTheNextStepWhileOneRuns) {
 
 TEST(Engine, Abort_EndsTheRequestWithoutAnotherStep) {
   ScriptedExecutor executor({.lookahead = 0, .manual = true});
-  auto engine = std::move(Engine::create(executor, {})).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {})).value();
   const RequestId kept = engine->submit(request_of(inbox, text_of(1, 3), 3)).value();
   executor.wait_pending(1);
   const RequestId gone = engine->submit(request_of(inbox, text_of(2, 3), 100)).value();
@@ -161,8 +161,8 @@ TEST(Engine, Abort_EndsTheRequestWithoutAnotherStep) {
 
 TEST(Engine, BadRequests_AreRefusedAtOnce) {
   ScriptedExecutor executor({.manual = true});
-  auto engine = std::move(Engine::create(executor, {.max_model_len = 64, .queue_limit = 2})).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {.max_model_len = 64, .queue_limit = 2})).value();
   const auto refused = [&](Request request, Code code, const char* text) {
     const auto answer = engine->submit(std::move(request));
     ASSERT_FALSE(answer.ok()) << text;
@@ -185,8 +185,8 @@ TEST(Engine, BadRequests_AreRefusedAtOnce) {
 
 TEST(Engine, FullQueue_IsRefusedAsExhausted) {
   ScriptedExecutor executor({.lookahead = 0, .manual = true});
-  auto engine = std::move(Engine::create(executor, {.max_num_seqs = 1, .queue_limit = 2})).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {.max_num_seqs = 1, .queue_limit = 2})).value();
   const RequestId first = engine->submit(request_of(inbox, {1}, 2)).value();
   executor.wait_pending(1);  // the first has left the queue
   Code code = MOTLEY_OK;
@@ -209,8 +209,8 @@ TEST(Engine, FullQueue_IsRefusedAsExhausted) {
 
 TEST(Engine, Drain_RefusesNewRequestsAndEndsWithTheLast) {
   ScriptedExecutor executor({.lookahead = 0, .manual = true});
-  auto engine = std::move(Engine::create(executor, {})).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {})).value();
   const RequestId id = engine->submit(request_of(inbox, {1}, 1)).value();
   executor.wait_pending(1);
   Future<bool> drained = engine->drain();
@@ -223,8 +223,8 @@ TEST(Engine, Drain_RefusesNewRequestsAndEndsWithTheLast) {
 
 TEST(Engine, FailedStep_EndsOnlyItsRequests) {
   ScriptedExecutor executor({.lookahead = 0, .manual = true});
-  auto engine = std::move(Engine::create(executor, {})).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {})).value();
   const RequestId lost = engine->submit(request_of(inbox, text_of(1, 9), 5)).value();
   executor.wait_pending(1);
   const RequestId kept = engine->submit(request_of(inbox, text_of(1, 9), 2)).value();  // same text: nothing bad is shared
@@ -245,8 +245,8 @@ TEST(Engine, FailedStep_EndsOnlyItsRequests) {
 
 TEST(Engine, UnavailableExecutor_EndsEverything) {
   ScriptedExecutor executor({.lookahead = 1, .manual = true});
-  auto engine = std::move(Engine::create(executor, {.max_num_seqs = 1})).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {.max_num_seqs = 1})).value();
   const RequestId running = engine->submit(request_of(inbox, {1}, 50)).value();
   const RequestId waiting = engine->submit(request_of(inbox, {2}, 50)).value();
   executor.wait_pending(2);
@@ -277,8 +277,8 @@ TEST(Engine, Destruction_AbortsWhatIsLeft) {
 TEST(Engine, Stats_TellOfWhatRan) {
   ManualClock clock;
   ScriptedExecutor executor({.lookahead = 0, .manual = true});
-  auto engine = std::move(Engine::create(executor, {}, clock)).value();
   Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {}, clock)).value();
   const RequestId id = engine->submit(request_of(inbox, text_of(1, 10), 3)).value();
   for (int i = 0; i < 3; ++i) {
     executor.wait_pending(1);
