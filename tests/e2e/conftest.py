@@ -36,8 +36,8 @@ def start(model, tmp_path):
     """start(options...): a server of the test's own."""
     running = []
 
-    def make(*arguments, environment=None, model=model):
-        running.append(Server(model, tmp_path / f"server{len(running)}.log", *arguments, environment=environment))
+    def make(*arguments, **options):
+        running.append(Server(model, tmp_path / f"server{len(running)}.log", *arguments, **options))
         return running[-1]
     yield make
     for one in running:

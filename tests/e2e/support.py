@@ -50,8 +50,8 @@ class Answer:
 class Server:
     """`motley serve` on a free port; ready when the constructor returns. Ends with the block it is used in."""
 
-    def __init__(self, model, log, *arguments, environment=None):
-        self.port = free_port()
+    def __init__(self, model, log, *arguments, environment=None, port=None):
+        self.port = port or free_port()
         self.log = log
         with open(log, "wb") as out:
             self.process = subprocess.Popen(

@@ -83,11 +83,11 @@ def test_complete_agrees_with_the_server(model, server):
     assert server.complete(prompt=FRANCE, max_tokens=16)["choices"][0]["text"].rstrip("\n") == text
 
 
-def test_complete_on_the_reference_agrees_on_the_first_words(model):
-    if not (PLUGINS / "ref.so").exists():
-        pytest.fail("build/lib/motley/ref.so is missing")
-    shipped = complete_json(model, "--prompt", FRANCE, "--max-tokens", 3)["token_ids"]
-    assert complete_json(model, "--prompt", FRANCE, "--max-tokens", 3, "--devices", "REF:0")["token_ids"] == shipped
+@pytest.mark.parametrize("prompt", [
+    FRANCE, "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"])
+def test_complete_on_the_reference_agrees_on_the_first_words(model, prompt):
+    shipped = complete_json(model, "--prompt", prompt, "--max-tokens", 4)["token_ids"]
+    assert complete_json(model, "--prompt", prompt, "--max-tokens", 4, "--devices", "REF:0")["token_ids"] == shipped
 
 
 @pytest.mark.parametrize("arguments", [

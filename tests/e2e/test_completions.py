@@ -13,6 +13,11 @@ def name(server):
     return server.model_name()
 
 
+def counts(answer):
+    """Of its usage, what does not depend on the prefix cache."""
+    return answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens
+
+
 def test_models_lists_the_model(client, name):
     models = client.models.list().data
     assert [m.id for m in models] == [name]
@@ -38,7 +43,7 @@ def test_streaming_completion_equals_the_whole(client, name):
     chunks = list(client.completions.create(**fields, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
     assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["length"]
-    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert chunks[-1].choices == [] and counts(chunks[-1]) == counts(whole)
     assert whole.usage.completion_tokens == 32
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + 32
 
@@ -69,7 +74,7 @@ def test_chat_stream_equals_the_whole(client, name):
     chunks = list(client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage
+    assert counts(chunks[-1]) == counts(whole)
 
 
 def test_user_text_never_becomes_a_special_token(server):

@@ -70,9 +70,7 @@ def test_port_is_free_again_after_the_end(start, model, tmp_path):
     port = server.port
     server.complete(prompt="Hi", max_tokens=1)
     server.stop()
-    again = start("--port", str(port))
-    again.port = port
-    again.wait_ready()
+    again = start(port=port)
     assert again.stop() == 0
 
 
@@ -141,7 +139,7 @@ def test_config_file_gives_options_and_the_command_line_wins(start, tmp_path):
     assert (model["id"], model["max_model_len"]) == ("from-line", 256)
 
 
-@pytest.mark.parametrize("text", ["no-such-option = 1\n", "max-model-len = \n", "port = \"many\"\n", "[serve\n"])
+@pytest.mark.parametrize("text", ["no-such-option = 1\n", "max-model-len = \n", "threads = \"many\"\n", "[serve\n"])
 def test_bad_config_file_is_refused(model, tmp_path, text):
     config = tmp_path / "motley.toml"
     config.write_text(text)
