@@ -15,7 +15,21 @@
 #include "kit/kit.hpp"
 
 namespace motley::cpu {
+
+#ifdef MOTLEY_EMULATED_AVX512
+extern const KernelSet kEmulatedAvx512Kernels;  // kernels_emulated.cpp
+#endif
+
 namespace {
+
+// What the machine runs, and the AVX-512 set emulated.
+std::vector<const KernelSet*> tested_sets() {
+  std::vector<const KernelSet*> sets = variants();
+#ifdef MOTLEY_EMULATED_AVX512
+  sets.push_back(&kEmulatedAvx512Kernels);
+#endif
+  return sets;
+}
 
 std::vector<float> normals(size_t count, uint32_t seed) {
   std::mt19937 random(seed);
@@ -72,7 +86,7 @@ struct Case {
 };
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const KernelSet* set : variants()) {
+  for (const KernelSet* set : tested_sets()) {
     for (const int32_t dtype : {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16, MOTLEY_Q8_0, MOTLEY_Q4_0, MOTLEY_Q4_1, MOTLEY_Q4_K, MOTLEY_Q6_K}) {
       cases.push_back({set, dtype});
     }
@@ -403,9 +417,10 @@ TEST_P(SetTest, Finish_CountsTheSink) {
   EXPECT_NEAR(2 + std::log(total), lse, 1e-6);
 }
 
-INSTANTIATE_TEST_SUITE_P(Sets, SetTest, testing::ValuesIn(variants()), [](const auto& info) {
-  const std::string name = info.param->name;
-  return name.substr(0, name.find('-'));
+INSTANTIATE_TEST_SUITE_P(Sets, SetTest, testing::ValuesIn(tested_sets()), [](const auto& at) {
+  std::string name = at.param->name;
+  if (const size_t dash = name.find('-'); dash != std::string::npos) name[dash] = '_';
+  return name;
 });
 
 }  // namespace
