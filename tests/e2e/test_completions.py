@@ -61,7 +61,7 @@ def test_stream_ends_with_done(server):
 
 def test_chat_answers(client, name):
     answer = client.chat.completions.create(
-        model=name, messages=[{"role": "user", "content": "What is the capital of France?"}], max_tokens=32, temperature=0)
+        model=name, messages=[{"role": "user", "content": "Where is the Eiffel Tower?"}], max_tokens=32, temperature=0)
     message = answer.choices[0].message
     assert message.role == "assistant" and "Paris" in message.content
     assert answer.object == "chat.completion"

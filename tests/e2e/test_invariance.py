@@ -31,13 +31,14 @@ def test_alone_and_in_a_batch_of_32_and_with_1_and_2_threads(start):
 
 def test_deterministic_under_chunks_preemption_and_cache_hits(start):
     prompts = [f"Chapter {i}. " + "The rain fell on the hills and the river rose. " * 4 for i in range(6)]
-    whole = start("--deterministic", "--no-enable-prefix-caching", "--max-model-len", "512")
+    whole = start("--deterministic", "--no-enable-prefix-caching", "--max-model-len", "512", "--kv-cache-dtype",
+                  "float32")
     alone = ask_all(whole, prompts, tokens=48)
     whole.stop()
 
     block_bytes = 2 * 30 * 3 * 64 * 4 * 16  # K and V, layers, KV heads, head size, f32, positions
-    tight = start("--deterministic", "--max-model-len", "512", "--max-num-batched-tokens", "24", "--kv-cache-dtype",
-                  "float32", "--kv-cache-memory-bytes", str(34 * block_bytes))
+    tight = start("--deterministic", "--max-model-len", "512", "--max-num-seqs", "8",
+                  "--max-num-batched-tokens", "24", "--kv-cache-dtype", "float32", "--kv-cache-memory-bytes", str(34 * block_bytes))
     assert ask_all(tight, prompts, workers=6, tokens=48) == alone
     assert tight.metrics()["vllm:num_preemptions_total"] > 0
     before = tight.metrics()["vllm:prefix_cache_hits_total"]
