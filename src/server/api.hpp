@@ -1,0 +1,86 @@
+// Api: what each route does, without a socket.
+//
+// Requests come in three parts, so that the slow one may run on any thread: check() at the header's end, prepare() for
+// the body (thread-safe), and start() on the server's thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "engine/engine.hpp"
+#include "server/generation.hpp"
+#include "server/http.hpp"
+#include "server/metrics.hpp"
+#include "server/prompt.hpp"
+#include "server/server.hpp"
+
+namespace motley {
+
+// What the routes that watch the server tell of it.
+struct ServerState {
+  bool draining = false;
+  uint64_t load = 0;  // requests being answered, this one left out
+};
+
+enum class RouteKind { kQuick, kWork };  // kWork: new work, refused while draining
+
+struct Route;
+
+// A call whose body was understood: what is left to do on the server's thread.
+struct PreparedGeneration {
+  GenerationCall call;
+  std::vector<std::vector<TokenId>> prompts;
+};
+// An answer, ready, or a generation to start.
+using Prepared = std::variant<HttpResponse, PreparedGeneration>;
+
+class Api {
+ public:
+  // Borrows engine, tokenizer and template. `options.served_model_names` must not be empty.
+  Api(Engine& engine, const Tokenizer& tokenizer, const ChatTemplate* chat_template, const ServerOptions& options,
+      std::shared_ptr<Mailbox> mailbox);
+
+  // By method, target and authorization alone (the body may not be there yet): a refusal (401, 404, 405, or 503 for
+  // work while `draining`), an answer to OPTIONS, or nothing, and then `route` is set.
+  std::optional<HttpResponse> check(const HttpRequest& request, bool draining, const Route*& route) const;
+  static RouteKind kind_of(const Route& route);
+
+  // Routes of kind kQuick. On the server's thread.
+  HttpResponse answer(const Route& route, const HttpRequest& request, const ServerState& state) const;
+
+  // Routes of kind kWork: parses, validates and tokenises. Thread-safe.
+  Prepared prepare(const Route& route, std::string_view body) const;
+  // Submits. On the server's thread. The sink hears of everything but a refusal, which is the return value.
+  std::variant<HttpResponse, std::shared_ptr<Generation>> start(PreparedGeneration prepared, AnswerSink& sink);
+
+ private:
+  bool authorized(std::string_view authorization) const;
+  MaybeError check_model(const std::string& model) const;
+  nlohmann::ordered_json model_json(const std::string& name) const;
+  HttpResponse answer_models(const std::string& path) const;
+  HttpResponse answer_health(bool draining) const;
+  HttpResponse answer_metrics() const;
+  Prepared prepare_generation(CallKind kind, std::string_view body) const;
+  Prepared prepare_tokenize(std::string_view body) const;
+  Prepared prepare_detokenize(std::string_view body) const;
+  uint64_t next_seed();
+  std::string next_id(CallKind kind);
+
+  Engine& engine_;
+  const ServerOptions& options_;
+  PromptEncoder encoder_;
+  CallLimits limits_;
+  GenerationContext context_;
+  ServerCounters counters_;
+  int64_t started_s_;
+  std::mt19937_64 seeds_, ids_;
+};
+
+}  // namespace motley

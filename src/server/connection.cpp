@@ -1,0 +1,374 @@
+#include "server/connection.hpp"
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/beast/core/string.hpp>
+#include <utility>
+
+#include "base/limits.hpp"
+#include "base/log.hpp"
+
+namespace motley {
+namespace {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+
+constexpr size_t kReadBytes = 16u << 10;          // one read asks for so many
+constexpr size_t kUnparsedBytesMax = 64u << 10;   // pipelined requests, or one unfinished line of a chunked body
+constexpr size_t kInlineBodyBytesMax = 4u << 10;  // larger bodies are parsed and tokenised beside the I/O thread
+
+ApiError timeout_error(std::string_view what) {
+  return {408, fmt::format("the request's {} came too slowly", what), "invalid_request_error", {}, "request_timeout"};
+}
+
+// The answers to what the parser refuses; all else is a 400.
+ApiError parse_error(const boost::system::error_code& error, size_t body_bytes_max) {
+  if (error == http::error::header_limit) {
+    return {431,
+            fmt::format("the request's header exceeds {} bytes", limits::kRequestHeaderBytesMax),
+            "invalid_request_error",
+            {},
+            "header_too_large"};
+  }
+  if (error == http::error::body_limit) {
+    return {413,
+            fmt::format("the request's body exceeds {} bytes", body_bytes_max),
+            "invalid_request_error",
+            {},
+            "body_too_large"};
+  }
+  return bad_request("", "this is not HTTP/1.0 or HTTP/1.1: {}", error.message());
+}
+
+}  // namespace
+
+Connection::Connection(asio::ip::tcp::socket socket, ConnectionHost& host)
+    : socket_(std::move(socket)), host_(host), timer_(socket_.get_executor()) {}
+
+void Connection::start() {
+  begin_request();
+  // A connection that has not said anything yet gets no more time than a header.
+  if (state_ == State::kIdle) set_read_deadline(std::chrono::steady_clock::now() + host_.options().header_timeout);
+}
+
+void Connection::begin_request() {
+  parser_.emplace();
+  parser_->header_limit(limits::kRequestHeaderBytesMax);
+  parser_->body_limit(host_.options().body_bytes_max);
+  parser_->eager(false);
+  request_ = {};
+  route_ = nullptr;
+  wire_ = {};
+  answer_complete_ = false;
+  const auto now = std::chrono::steady_clock::now();
+  if (buffer_.size() > 0) {
+    state_ = State::kHeader;
+    set_read_deadline(now + host_.options().header_timeout);
+    return parse();
+  }
+  if (input_ended_) return close();
+  state_ = State::kIdle;
+  set_read_deadline(now + host_.options().idle_timeout);
+  start_read();
+}
+
+void Connection::start_read() {
+  if (reading_ || state_ == State::kClosed) return;
+  if (input_ended_) return on_end_of_input();
+  reading_ = true;
+  socket_.async_read_some(buffer_.prepare(kReadBytes),
+                          [self = shared_from_this()](ErrorCode error, size_t bytes) { self->on_read(error, bytes); });
+}
+
+void Connection::on_read(ErrorCode error, size_t bytes) {
+  reading_ = false;
+  if (state_ == State::kClosed) return;
+  buffer_.commit(bytes);
+  if (error) {
+    input_ended_ = true;
+    return on_end_of_input();
+  }
+  switch (state_) {
+    case State::kIdle:
+      state_ = State::kHeader;
+      set_read_deadline(std::chrono::steady_clock::now() + host_.options().header_timeout);
+      return parse();
+    case State::kHeader:
+    case State::kBody: return parse();
+    case State::kWorking:
+    case State::kReplying:
+      if (buffer_.size() < kUnparsedBytesMax) start_read();
+      return;
+    case State::kLingering: buffer_.consume(buffer_.size()); return start_read();
+    case State::kClosed: return;
+  }
+}
+
+// An answer that is ready still goes out to a client that has only closed its sending half; one that must first be
+// generated does not: the client is taken to be gone.
+void Connection::on_end_of_input() {
+  if (state_ != State::kReplying) close();
+}
+
+void Connection::parse() {
+  while (true) {
+    if (!parser_->is_header_done() && !parse_header()) return;
+    if (parser_->is_done()) return on_request();
+    if (!parse_body()) return;
+  }
+}
+
+// True: the header is there and accepted.
+bool Connection::parse_header() {
+  ErrorCode error;
+  buffer_.consume(parser_->put(buffer_.data(), error));
+  if (error == http::error::need_more) {
+    start_read();
+    return false;
+  }
+  if (error) {
+    refuse_parse(error);
+    return false;
+  }
+  return on_header();
+}
+
+// True: something was parsed.
+bool Connection::parse_body() {
+  if (buffer_.size() == 0) {
+    start_read();
+    return false;
+  }
+  ErrorCode error;
+  const size_t used = parser_->put(buffer_.data(), error);
+  buffer_.consume(used);
+  const size_t total = parser_->get().body().size();
+  if (!host_.take_body_bytes(total - body_bytes_)) {
+    refuse({503, "too many large requests at once; retry later", "server_error", {}, {}});
+    return false;
+  }
+  body_bytes_ = total;
+  if (error && error != http::error::need_more) {
+    refuse_parse(error);
+    return false;
+  }
+  if (error == http::error::need_more && buffer_.size() >= kUnparsedBytesMax) {
+    refuse(bad_request("", "a chunk's header or the trailer is too long"));
+    return false;
+  }
+  set_body_deadline();
+  if (error != http::error::need_more) return true;
+  start_read();
+  return false;
+}
+
+// False: refused. The body is not read before the header has been found good.
+bool Connection::on_header() {
+  const auto& message = parser_->get();
+  request_.method = std::string(message.method_string());
+  request_.target = std::string(message.target());
+  request_.authorization = std::string(message[http::field::authorization]);
+  wire_.minor_version = message.version() == 10 ? 0 : 1;
+  wire_.keep_alive = message.keep_alive();
+  wire_.head_only = message.method() == http::verb::head;
+  if (std::optional<HttpResponse> response = host_.api().check(request_, host_.state().draining, route_)) {
+    if (parser_->is_done()) {
+      send_answer(*std::move(response));
+    } else {
+      refuse(*response);
+    }
+    return false;
+  }
+  const auto expect = message[http::field::expect];
+  if (!expect.empty() && !boost::beast::iequals(expect, "100-continue")) {
+    refuse({417, "only \"Expect: 100-continue\" is understood", "invalid_request_error", {}, {}});
+    return false;
+  }
+  if (!expect.empty() && wire_.minor_version == 1 && !parser_->is_done() && buffer_.size() == 0) {
+    queue("HTTP/1.1 100 Continue\r\n\r\n");
+  }
+  state_ = State::kBody;
+  parser_->eager(true);
+  body_begun_ = std::chrono::steady_clock::now();
+  set_body_deadline();
+  return true;
+}
+
+void Connection::on_request() {
+  set_read_deadline(TimePoint::max());
+  const ServerState state = host_.state();
+  state_ = State::kWorking;
+  counted_ = true;
+  host_.request_begun();
+  request_.body = std::move(parser_->get().body());
+  if (Api::kind_of(*route_) == RouteKind::kQuick) return send_answer(host_.api().answer(*route_, request_, state));
+  if (state.draining) return send_answer(error_response(draining_error()));
+  if (request_.body.size() <= kInlineBodyBytesMax) {
+    on_prepared(host_.api().prepare(*route_, request_.body));
+  } else {
+    auto body = std::make_shared<std::string>(std::move(request_.body));  // shared: jobs are copyable
+    const bool accepted = host_.run_on_worker([self = shared_from_this(), body, api = &host_.api(), route = route_] {
+      auto prepared = std::make_shared<Prepared>(api->prepare(*route, *body));
+      asio::post(self->socket_.get_executor(), [self, prepared] { self->on_prepared(std::move(*prepared)); });
+    });
+    if (!accepted) {
+      return send_answer(error_response({503, "too many large requests wait; retry later", "server_error", {}, {}}));
+    }
+  }
+  if (buffer_.size() < kUnparsedBytesMax) start_read();
+}
+
+void Connection::on_prepared(Prepared prepared) {
+  host_.return_body_bytes(std::exchange(body_bytes_, 0));
+  if (state_ == State::kClosed) return;
+  if (auto* response = std::get_if<HttpResponse>(&prepared)) return send_answer(std::move(*response));
+  auto started = host_.api().start(std::get<PreparedGeneration>(std::move(prepared)), *this);
+  if (auto* response = std::get_if<HttpResponse>(&started)) return send_answer(std::move(*response));
+  generation_ = std::get<std::shared_ptr<Generation>>(std::move(started));
+}
+
+void Connection::refuse_parse(ErrorCode error) { refuse(parse_error(error, host_.options().body_bytes_max)); }
+
+void Connection::refuse(const HttpResponse& response) {
+  wire_.keep_alive = false;
+  send_answer(response);
+}
+
+void Connection::send_answer(HttpResponse response) {
+  if (state_ == State::kClosed) return;
+  generation_.reset();
+  set_read_deadline(TimePoint::max());
+  state_ = State::kReplying;
+  answer_complete_ = true;
+  if (host_.state().draining) wire_.keep_alive = false;
+  queue(serialize(response, wire_));
+}
+
+void Connection::begin_stream() {
+  if (wire_.minor_version == 0 || host_.state().draining) wire_.keep_alive = false;
+  queue(serialize_stream_header(wire_));
+}
+
+void Connection::send_events(std::string events) {
+  if (state_ == State::kClosed) return;
+  queue(stream_frame(events, wire_));
+  const size_t unsent = pending_.size() + writing_.size() - written_;
+  if (unsent <= host_.options().stream_buffer_bytes_max) return;
+  log_warning("a client does not read its stream ({} bytes wait): cancelled", unsent);
+  close();
+}
+
+void Connection::end_stream() {
+  if (state_ == State::kClosed) return;
+  generation_.reset();
+  state_ = State::kReplying;
+  answer_complete_ = true;
+  queue(stream_end(wire_));
+}
+
+void Connection::queue(std::string_view bytes) {
+  pending_ += bytes;
+  if (!write_active_) start_write();
+}
+
+void Connection::start_write() {
+  if (pending_.empty()) {  // an HTTP/1.0 stream ends with nothing
+    if (answer_complete_) asio::post(socket_.get_executor(), [self = shared_from_this()] { self->on_answered(); });
+    return;
+  }
+  writing_.clear();
+  writing_.swap(pending_);
+  written_ = 0;
+  write_active_ = true;
+  write_more();
+}
+
+void Connection::write_more() {
+  write_deadline_ = std::chrono::steady_clock::now() + host_.options().write_timeout;
+  arm();
+  socket_.async_write_some(
+      asio::buffer(writing_.data() + written_, writing_.size() - written_),
+      [self = shared_from_this()](ErrorCode error, size_t bytes) { self->on_written(error, bytes); });
+}
+
+void Connection::on_written(ErrorCode error, size_t bytes) {
+  if (state_ == State::kClosed) return;
+  if (error) return close();
+  written_ += bytes;
+  if (written_ < writing_.size()) return write_more();
+  write_active_ = false;
+  write_deadline_ = TimePoint::max();
+  if (!pending_.empty()) return start_write();
+  if (answer_complete_) on_answered();
+}
+
+void Connection::on_answered() {
+  if (state_ != State::kReplying) return;
+  end_request();
+  if (wire_.keep_alive) return begin_request();
+  if (input_ended_) return close();
+  // Closing with unread bytes would reset the connection and take the answer from the client's hands.
+  ErrorCode ignored;
+  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  state_ = State::kLingering;
+  buffer_.consume(buffer_.size());
+  set_read_deadline(std::chrono::steady_clock::now() + host_.options().linger_timeout);
+  start_read();
+}
+
+void Connection::end_request() {
+  host_.return_body_bytes(std::exchange(body_bytes_, 0));
+  if (std::exchange(counted_, false)) host_.request_ended();
+}
+
+void Connection::close() {
+  if (state_ == State::kClosed) return;
+  state_ = State::kClosed;
+  ErrorCode ignored;
+  socket_.close(ignored);
+  timer_.cancel();
+  if (const auto generation = std::exchange(generation_, nullptr)) generation->cancel();
+  end_request();
+  host_.connection_closed(shared_from_this());
+}
+
+void Connection::set_read_deadline(TimePoint deadline) {
+  read_deadline_ = deadline;
+  arm();
+}
+
+// A body may take its grace, and beyond it must keep up the least rate.
+void Connection::set_body_deadline() {
+  const std::chrono::milliseconds earned(body_bytes_ * 1000 /
+                                         std::max<uint32_t>(host_.options().body_bytes_per_s_min, 1));
+  set_read_deadline(body_begun_ + host_.options().body_timeout + earned);
+}
+
+// One timer for both deadlines. Later deadlines leave it as it is: on_timer() looks again.
+void Connection::arm() {
+  const TimePoint next = std::min(read_deadline_, write_deadline_);
+  if (next >= armed_ || state_ == State::kClosed) return;
+  armed_ = next;
+  timer_.expires_at(next);
+  timer_.async_wait([self = shared_from_this()](ErrorCode error) {
+    if (!error) self->on_timer();
+  });
+}
+
+void Connection::on_timer() {
+  armed_ = TimePoint::max();
+  if (state_ == State::kClosed) return;
+  const TimePoint now = std::chrono::steady_clock::now();
+  if (write_deadline_ <= now) return close();
+  if (read_deadline_ > now) return arm();
+  switch (state_) {
+    case State::kHeader: return refuse(timeout_error("header"));
+    case State::kBody: return refuse(timeout_error("body"));
+    default: return close();
+  }
+}
+
+}  // namespace motley

@@ -1,0 +1,123 @@
+// Connection: one socket, its requests one after another.
+//
+// Everything happens on the server's I/O thread. While a request is being answered the socket is read on, so that a
+// client that goes away is noticed and its generation cancelled, and so that pipelined requests wait in the buffer.
+#pragma once
+
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "server/api.hpp"
+#include "server/generation.hpp"
+#include "server/http.hpp"
+#include "server/server.hpp"
+
+namespace motley {
+
+class Connection;
+
+// What a connection needs of the server. On the I/O thread, but for what run_on_worker() runs.
+class ConnectionHost {
+ public:
+  virtual ~ConnectionHost() = default;
+  virtual const ServerOptions& options() const = 0;
+  virtual Api& api() = 0;
+  virtual ServerState state() const = 0;
+  // False: too much waits already.
+  virtual bool run_on_worker(std::function<void()> job) = 0;
+  // False: no room for more bytes of request bodies.
+  virtual bool take_body_bytes(size_t bytes) = 0;
+  virtual void return_body_bytes(size_t bytes) = 0;
+  virtual void request_begun() = 0;
+  virtual void request_ended() = 0;
+  virtual void connection_closed(const std::shared_ptr<Connection>& connection) = 0;
+};
+
+class Connection : public std::enable_shared_from_this<Connection>, private AnswerSink {
+ public:
+  Connection(boost::asio::ip::tcp::socket socket, ConnectionHost& host);
+
+  void start();
+  // At once, without another word. Cancels what runs.
+  void close();
+
+ private:
+  using TimePoint = std::chrono::steady_clock::time_point;
+  using ErrorCode = boost::system::error_code;
+  enum class State {
+    kIdle,  // nothing of a request has come
+    kHeader,
+    kBody,
+    kWorking,    // the request is whole; its answer is being made (a stream: being sent)
+    kReplying,   // the last of the answer is on its way out
+    kLingering,  // answered and half closed; what the client still sends is thrown away
+    kClosed
+  };
+
+  // Reading.
+  void begin_request();
+  void start_read();
+  void on_read(ErrorCode error, size_t bytes);
+  void on_end_of_input();
+  void parse();
+  bool parse_header();
+  bool parse_body();
+  bool on_header();
+  void on_request();
+  void on_prepared(Prepared prepared);
+  void refuse_parse(ErrorCode error);
+
+  // Answering.
+  void send_answer(HttpResponse response) override;
+  void begin_stream() override;
+  void send_events(std::string events) override;
+  void end_stream() override;
+  // Answers and closes, whatever the client still sends.
+  void refuse(const ApiError& error) { refuse(error_response(error)); }
+  void refuse(const HttpResponse& response);
+  void queue(std::string_view bytes);
+  void start_write();
+  void write_more();
+  void on_written(ErrorCode error, size_t bytes);
+  void on_answered();
+  void end_request();
+
+  // Time.
+  void set_read_deadline(TimePoint deadline);
+  void set_body_deadline();
+  void arm();
+  void on_timer();
+
+  boost::asio::ip::tcp::socket socket_;
+  ConnectionHost& host_;
+  State state_ = State::kIdle;
+
+  boost::beast::flat_buffer buffer_;
+  std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  bool reading_ = false, input_ended_ = false;
+  HttpRequest request_;
+  const Route* route_ = nullptr;
+  WireOptions wire_;
+  size_t body_bytes_ = 0;  // taken from the host
+  TimePoint body_begun_;
+
+  std::shared_ptr<Generation> generation_;  // shared with the mailbox's weak references
+  bool counted_ = false;                    // request_begun() called, request_ended() not yet
+  bool answer_complete_ = false;
+  std::string pending_, writing_;
+  size_t written_ = 0;  // of writing_
+  bool write_active_ = false;
+
+  boost::asio::steady_timer timer_;
+  TimePoint read_deadline_ = TimePoint::max(), write_deadline_ = TimePoint::max(), armed_ = TimePoint::max();
+};
+
+}  // namespace motley

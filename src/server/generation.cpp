@@ -1,0 +1,201 @@
+#include "server/generation.hpp"
+
+#include <algorithm>
+
+#include "server/json_input.hpp"
+
+namespace motley {
+namespace {
+
+constexpr size_t kUtf8BytesMax = 4;
+
+// Whether bytes end inside a character.
+bool ends_mid_character(std::string_view tail) {
+  for (size_t back = 1; back <= std::min(tail.size(), kUtf8BytesMax - 1); ++back) {
+    const auto byte = static_cast<unsigned char>(tail[tail.size() - back]);
+    if (byte < 0x80) return false;
+    if (byte >= 0xC0) return back < (byte < 0xE0 ? 2u : byte < 0xF0 ? 3u : 4u);
+  }
+  return false;
+}
+
+}  // namespace
+
+Generation::Generation(const GenerationContext& context, GenerationCall call, AnswerHead head, AnswerSink& sink)
+    : context_(context), call_(std::move(call)), head_(std::move(head)), sink_(&sink) {}
+
+MaybeError Generation::start(std::vector<std::vector<TokenId>> prompts) {
+  choices_.resize(prompts.size() * call_.n);
+  open_ = choices_.size();
+  for (const std::vector<TokenId>& prompt : prompts) prompt_tokens_.push_back(prompt.size());
+  for (uint32_t index = 0; index < choices_.size(); ++index) {
+    const size_t prompt = index / call_.n;
+    Choice& choice = choices_[index];
+    choice.logprobs = LogprobsBuilder(call_.kind, call_.params.logprobs);
+    choice.stopped_by_text = std::make_shared<std::atomic<bool>>(false);
+    TextStream::Options unarmed = call_.text;
+    unarmed.stop.clear();
+    choice.text_stream.emplace(context_.tokenizer, std::move(unarmed));
+    arm_stop(choice);
+    if (call_.echo) {
+      const auto* given = std::get_if<std::string>(&call_.prompts[prompt]);
+      choice.text = given ? *given : replace_invalid_utf8(context_.tokenizer.decode(prompts[prompt], true));
+    }
+    if (MaybeError error = submit(index, prompts[prompt])) {
+      cancel();
+      return error;
+    }
+  }
+  if (call_.stream) sink_->begin_stream();
+  return std::nullopt;
+}
+
+MaybeError Generation::submit(uint32_t index, const std::vector<TokenId>& prompt) {
+  Request request;
+  request.prompt = prompt;
+  request.params = call_.params;
+  request.params.choice = index % call_.n;
+  request.end_tokens = context_.tokenizer.end_tokens();
+  request.priority = call_.priority;
+  request.on_update = [mailbox = context_.mailbox, self = weak_from_this(), index,
+                       by_text = choices_[index].stopped_by_text,
+                       count = context_.stopped_by_text](RequestUpdate update) {
+    if (update.finished == FinishReason::kAborted && by_text->load()) count->fetch_add(1);
+    mailbox->push(self, index, std::move(update));
+  };
+  Result<RequestId> id = context_.engine.submit(std::move(request));
+  if (!id) return error_of_status(id.error());
+  choices_[index].request = *id;
+  return std::nullopt;
+}
+
+void Generation::cancel() {
+  if (done_) return;
+  done_ = true;
+  sink_ = nullptr;
+  for (const Choice& choice : choices_) {
+    if (!choice.finished && choice.request != 0) context_.engine.abort(choice.request);
+  }
+}
+
+void Generation::on_update(uint32_t index, RequestUpdate update) {
+  if (done_ || choices_[index].finished) return;
+  Choice& choice = choices_[index];
+  if (update.finished == FinishReason::kError) return fail(error_of_status(update.status));
+  take_tokens(choice, update);
+  if (update.finished && !choice.finished) finish(choice, update);
+  if (call_.stream) send_part(choice, index);
+  if (done_) return;  // the sink found its client gone
+  if (choice.finished && --open_ == 0) complete();
+}
+
+void Generation::take_tokens(Choice& choice, const RequestUpdate& update) {
+  choice.cached_tokens = std::max(choice.cached_tokens, update.cached_tokens);
+  for (size_t i = 0; i < update.tokens.size(); ++i) {
+    const SampledToken& token = update.tokens[i];
+    ++choice.completion_tokens;
+    choice.logprobs.add(token, context_.tokenizer);
+    // The token that ended the request is no text, unless asked for (vLLM's include_stop_str_in_output).
+    const bool ended = update.finished && update.stop_token && i + 1 == update.tokens.size();
+    if (ended && !call_.text.include_stop_in_output) continue;
+    push_token(choice, token.id);
+    if (choice.text_stream->stopped()) return finish_by_text(choice, !update.finished.has_value());
+  }
+}
+
+void Generation::push_token(Choice& choice, TokenId id) {
+  choice.text += choice.text_stream->push(id);
+  if (choice.stop_armed) return;
+  choice.recent_bytes += context_.tokenizer.token_bytes(id, !call_.text.skip_special_tokens);
+  if (choice.recent_bytes.size() > kUtf8BytesMax)
+    choice.recent_bytes.erase(0, choice.recent_bytes.size() - kUtf8BytesMax);
+  arm_stop(choice);
+}
+
+// Text before min_tokens is never searched for stop strings. A fresh stream takes over at the first whole character.
+void Generation::arm_stop(Choice& choice) {
+  if (choice.stop_armed || choice.completion_tokens < call_.params.min_tokens) return;
+  if (ends_mid_character(choice.recent_bytes)) return;
+  choice.text += choice.text_stream->finish();
+  choice.text_stream.emplace(context_.tokenizer, call_.text);
+  choice.stop_armed = true;
+}
+
+void Generation::finish_by_text(Choice& choice, bool engine_running) {
+  choice.finished = true;
+  choice.finish_reason = finish_reason_name(FinishReason::kStop);
+  choice.stop_reason = choice.text_stream->stop_match();
+  if (!engine_running) return;
+  choice.stopped_by_text->store(true);
+  context_.engine.abort(choice.request);
+}
+
+void Generation::finish(Choice& choice, const RequestUpdate& update) {
+  choice.finished = true;
+  choice.text += choice.text_stream->finish();
+  choice.finish_reason = finish_reason_name(*update.finished);
+  const std::vector<TokenId>& stops = call_.params.stop_token_ids;
+  if (update.stop_token && std::find(stops.begin(), stops.end(), *update.stop_token) != stops.end()) {
+    choice.stop_reason = *update.stop_token;
+  }
+}
+
+ChoicePart Generation::part_of(Choice& choice, uint32_t index) const {
+  ChoicePart part;
+  part.index = index;
+  part.text = std::exchange(choice.text, {});
+  part.logprobs = choice.logprobs.take();
+  part.finish_reason = choice.finish_reason;
+  part.stop_reason = choice.stop_reason;
+  part.first = !std::exchange(choice.begun, true);
+  return part;
+}
+
+void Generation::send_part(Choice& choice, uint32_t index) {
+  const bool first = !choice.begun && choice.completion_tokens > 0;
+  if (choice.text.empty() && !choice.finished && !first && call_.params.logprobs < 0) return;
+  const ChoicePart part = part_of(choice, index);
+  StreamUsage usage{call_.include_usage};
+  if (call_.continuous_usage) usage.value = usage_of(index, 1);
+  sink_->send_events(stream_event(head_, &part, usage));
+}
+
+Usage Generation::usage_of(size_t first, size_t count) const {
+  Usage usage;
+  for (size_t i = first; i < first + count; ++i) {
+    usage.completion_tokens += choices_[i].completion_tokens;
+    if (i % call_.n != 0 && count > 1) continue;  // a prompt counts once, however many choices it has
+    usage.prompt_tokens += prompt_tokens_[i / call_.n];
+    usage.cached_tokens += choices_[i].cached_tokens;
+  }
+  return usage;
+}
+
+void Generation::complete() {
+  done_ = true;
+  AnswerSink& sink = *std::exchange(sink_, nullptr);
+  const Usage usage = usage_of(0, choices_.size());
+  if (call_.stream) {
+    std::string events;
+    if (call_.include_usage) events = stream_event(head_, nullptr, {true, usage});
+    events += kDoneEvent;
+    sink.send_events(std::move(events));
+    sink.end_stream();
+    return;
+  }
+  std::vector<ChoicePart> parts;
+  for (uint32_t index = 0; index < choices_.size(); ++index) parts.push_back(part_of(choices_[index], index));
+  HttpResponse response;
+  response.body = full_answer(head_, parts, usage);
+  sink.send_answer(std::move(response));
+}
+
+void Generation::fail(const ApiError& error) {
+  AnswerSink& sink = *sink_;
+  cancel();
+  if (!call_.stream) return sink.send_answer(error_response(error));
+  sink.send_events(event_of_json(error_body(error)) + std::string(kDoneEvent));
+  sink.end_stream();
+}
+
+}  // namespace motley

@@ -1,0 +1,91 @@
+// Generation: one call to the engine under way: prompts times n requests in, one answer or one stream out.
+//
+// Lives on the server's thread; only the engine's updates come from elsewhere, through the mailbox.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/engine.hpp"
+#include "server/answer.hpp"
+#include "server/generation_request.hpp"
+#include "server/http.hpp"
+#include "server/mailbox.hpp"
+#include "text/text_stream.hpp"
+#include "text/tokenizer.hpp"
+
+namespace motley {
+
+// Where an answer goes. Calls come on the server's thread.
+class AnswerSink {
+ public:
+  virtual ~AnswerSink() = default;
+  virtual void send_answer(HttpResponse response) = 0;
+  virtual void begin_stream() = 0;
+  virtual void send_events(std::string events) = 0;
+  virtual void end_stream() = 0;
+};
+
+// What every generation of a server shares. Borrowed parts outlive them.
+struct GenerationContext {
+  Engine& engine;
+  const Tokenizer& tokenizer;
+  std::shared_ptr<Mailbox> mailbox;                        // shared: engine requests may outlive the server
+  std::shared_ptr<std::atomic<uint64_t>> stopped_by_text;  // engine requests aborted because a stop string was found
+};
+
+class Generation : public UpdateReceiver, public std::enable_shared_from_this<Generation> {
+ public:
+  // `sink` is borrowed until done() or cancel().
+  Generation(const GenerationContext& context, GenerationCall call, AnswerHead head, AnswerSink& sink);
+
+  // Submits everything, or nothing and says why. Begins the stream if there is one.
+  MaybeError start(std::vector<std::vector<TokenId>> prompts);
+  // Ends every request of it; the sink hears no more.
+  void cancel();
+  bool done() const { return done_; }
+
+  void on_update(uint32_t index, RequestUpdate update) override;
+
+ private:
+  struct Choice {
+    RequestId request = 0;
+    std::optional<TextStream> text_stream;
+    LogprobsBuilder logprobs{CallKind::kCompletion, -1};
+    std::string text;          // not yet sent (whole answers: all of it)
+    std::string recent_bytes;  // end of the output, to see whether a character is whole
+    bool stop_armed = false;   // stop strings count from min_tokens on
+    uint64_t completion_tokens = 0;
+    uint32_t cached_tokens = 0;
+    bool begun = false, finished = false;
+    nlohmann::ordered_json finish_reason, stop_reason;
+    std::shared_ptr<std::atomic<bool>> stopped_by_text;  // shared with the engine's callback
+  };
+
+  MaybeError submit(uint32_t index, const std::vector<TokenId>& prompt);
+  void take_tokens(Choice& choice, const RequestUpdate& update);
+  void push_token(Choice& choice, TokenId id);
+  void arm_stop(Choice& choice);
+  void finish_by_text(Choice& choice, bool engine_running);
+  void finish(Choice& choice, const RequestUpdate& update);
+  ChoicePart part_of(Choice& choice, uint32_t index) const;
+  void send_part(Choice& choice, uint32_t index);
+  void complete();
+  void fail(const ApiError& error);
+  Usage usage_of(size_t first, size_t count) const;
+
+  GenerationContext context_;
+  GenerationCall call_;
+  AnswerHead head_;
+  AnswerSink* sink_;
+  std::vector<Choice> choices_;  // prompt-major: prompt * n + choice
+  std::vector<size_t> prompt_tokens_;
+  size_t open_ = 0;
+  bool done_ = false;
+};
+
+}  // namespace motley

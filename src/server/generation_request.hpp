@@ -1,0 +1,71 @@
+// The body of /v1/completions and /v1/chat/completions as a validated value. docs/api.md lists the fields.
+//
+// Unknown fields are ignored; known ones that are not built are refused, by name, unless they ask for nothing.
+// Thread-safe: pure functions, values.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "engine/request.hpp"
+#include "server/api_error.hpp"
+#include "text/text_stream.hpp"
+
+namespace motley {
+
+// What one call may ask for, beside the limits that rooms share.
+inline constexpr size_t kPromptsMax = 1024;           // prompts of one call
+inline constexpr size_t kSequencesPerCallMax = 2048;  // prompts * n
+inline constexpr size_t kMessagesMax = 16384;
+
+enum class CallKind { kCompletion, kChat };
+
+// What the engine in question allows.
+struct CallLimits {
+  uint32_t vocab_size = 0;
+  uint32_t max_model_len = 0;
+  bool priority_allowed = false;
+};
+
+using PromptInput = std::variant<std::string, std::vector<TokenId>>;
+
+struct GenerationCall {
+  CallKind kind = CallKind::kCompletion;
+  std::string model;                          // empty: none named
+  std::vector<PromptInput> prompts;           // completions
+  nlohmann::ordered_json messages;            // chat
+  nlohmann::ordered_json template_variables;  // chat: an object, or null
+  bool add_generation_prompt = true;
+  bool add_special_tokens = true;
+  SamplingParams params;  // max_tokens: valid if has_max_tokens
+  bool has_max_tokens = false, has_seed = false;
+  uint32_t n = 1;
+  int32_t priority = 0;
+  bool stream = false, include_usage = false, continuous_usage = false;
+  bool echo = false;
+  TextStream::Options text;
+};
+
+MaybeError parse_generation_call(CallKind kind, std::string_view body, const CallLimits& limits, GenerationCall& out);
+
+// Bodies of /tokenize and /detokenize (vLLM's).
+struct TokenizeCall {
+  std::string model;
+  std::optional<std::string> prompt;  // or else messages
+  nlohmann::ordered_json messages, template_variables;
+  bool add_generation_prompt = true, add_special_tokens = true, return_token_strs = false;
+};
+MaybeError parse_tokenize_call(std::string_view body, TokenizeCall& out);
+
+struct DetokenizeCall {
+  std::string model;
+  std::vector<TokenId> tokens;
+};
+MaybeError parse_detokenize_call(std::string_view body, uint32_t vocab_size, DetokenizeCall& out);
+
+}  // namespace motley

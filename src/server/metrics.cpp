@@ -1,0 +1,144 @@
+#include "server/metrics.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+#include <string_view>
+
+namespace motley {
+namespace {
+
+std::string escape_label(std::string_view value) {
+  std::string out;
+  for (const char c : value) {
+    if (c == '\\' || c == '"') out += '\\';
+    if (c == '\n') {
+      out += "\\n";
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+class Page {
+ public:
+  explicit Page(std::string_view model_name)
+      : labels_(fmt::format("engine=\"0\",model_name=\"{}\"", escape_label(model_name))) {}
+
+  void head(std::string_view name, std::string_view type, std::string_view help) {
+    fmt::format_to(out(), "# HELP vllm:{} {}\n# TYPE vllm:{} {}\n", name, help, name, type);
+  }
+  void sample(std::string_view name, double value, std::string_view more_labels = {}) {
+    fmt::format_to(out(), "vllm:{}{{{}{}{}}} {}\n", name, labels_, more_labels.empty() ? "" : ",", more_labels, value);
+  }
+  void gauge(std::string_view name, std::string_view help, double value) {
+    head(name, "gauge", help);
+    sample(name, value);
+  }
+  // `name` without the _total that the sample carries.
+  void counter(std::string_view name, std::string_view help, uint64_t value) {
+    const std::string full = fmt::format("{}_total", name);
+    head(full, "counter", help);
+    sample(full, static_cast<double>(value));
+  }
+  void histogram(std::string_view name, std::string_view help, const Histogram& histogram) {
+    head(name, "histogram", help);
+    const std::string bucket = fmt::format("{}_bucket", name);
+    uint64_t below = 0;
+    for (size_t i = 0; i < histogram.counts.size(); ++i) {
+      below += histogram.counts[i];
+      const bool last = i == histogram.bounds.size();
+      sample(bucket, static_cast<double>(below), last ? "le=\"+Inf\"" : fmt::format("le=\"{}\"", histogram.bounds[i]));
+    }
+    sample(fmt::format("{}_sum", name), histogram.sum);
+    sample(fmt::format("{}_count", name), static_cast<double>(below));
+  }
+  std::string take() { return std::move(text_); }
+
+ private:
+  std::back_insert_iterator<std::string> out() { return std::back_inserter(text_); }
+
+  std::string labels_, text_;
+};
+
+struct NamedHistogram {
+  std::string_view name, help;
+  Histogram EngineStats::*member;
+};
+constexpr NamedHistogram kHistograms[] = {
+    {"iteration_tokens_total", "Tokens of one engine step.", &EngineStats::iteration_tokens},
+    {"request_prompt_tokens", "Prompt tokens of a request.", &EngineStats::prompt_tokens_per_request},
+    {"request_generation_tokens", "Generated tokens of a request.", &EngineStats::generated_tokens_per_request},
+    {"request_max_num_generation_tokens", "Tokens a request might generate at most.",
+     &EngineStats::max_tokens_per_request},
+    {"time_to_first_token_seconds", "From arrival to the first token.", &EngineStats::ttft_s},
+    {"inter_token_latency_seconds", "Between two tokens of a request.", &EngineStats::inter_token_s},
+    {"request_time_per_output_token_seconds", "Mean time per token of a request, the first left out.",
+     &EngineStats::time_per_output_token_s},
+    {"e2e_request_latency_seconds", "From arrival to the last token.", &EngineStats::e2e_s},
+    {"request_queue_time_seconds", "From arrival to the first step.", &EngineStats::queue_s},
+    {"request_prefill_time_seconds", "From the first step to the first token.", &EngineStats::prefill_s},
+    {"request_decode_time_seconds", "From the first to the last token.", &EngineStats::decode_s},
+    {"request_inference_time_seconds", "From the first step to the last token.", &EngineStats::inference_s},
+};
+
+void add_gauges(Page& page, const EngineStats& stats) {
+  page.gauge("num_requests_running", "Requests in the running batch.", stats.running);
+  page.gauge("num_requests_waiting", "Requests that wait to run.", stats.waiting);
+  const double usage =
+      stats.kv_blocks_total == 0 ? 0 : static_cast<double>(stats.kv_blocks_used) / stats.kv_blocks_total;
+  page.gauge("kv_cache_usage_perc", "Share of the KV blocks in use; 1 is all.", usage);
+}
+
+void add_counters(Page& page, const MetricsInput& input) {
+  const EngineStats& stats = input.stats;
+  page.counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_queries);
+  page.counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_hits);
+  page.counter("num_preemptions", "Requests put back to waiting for want of KV blocks.", stats.preemptions);
+  page.counter("prompt_tokens", "Prompt tokens computed or found.", stats.prompt_tokens);
+  page.counter("generation_tokens", "Tokens generated.", stats.generated_tokens);
+  const uint64_t by_text = std::min(input.stopped_by_text, stats.finished_abort);
+  const std::pair<std::string_view, uint64_t> reasons[] = {{"stop", stats.finished_stop + by_text},
+                                                           {"length", stats.finished_length},
+                                                           {"abort", stats.finished_abort - by_text},
+                                                           {"error", stats.finished_error}};
+  page.head("request_success_total", "counter", "Requests finished, by reason.");
+  for (const auto& [reason, count] : reasons) {
+    page.sample("request_success_total", static_cast<double>(count), fmt::format("finished_reason=\"{}\"", reason));
+  }
+}
+
+}  // namespace
+
+std::vector<double> one_two_five_bounds(uint64_t max) {
+  std::vector<double> bounds;
+  for (uint64_t decade = 1; decade <= max; decade *= 10) {
+    for (const uint64_t step : {1, 2, 5}) {
+      if (step * decade <= max) bounds.push_back(static_cast<double>(step * decade));
+    }
+  }
+  return bounds;
+}
+
+ServerCounters::ServerCounters(uint32_t max_model_len)
+    : params_n({1, 2, 5, 10, 20}), params_max_tokens(one_two_five_bounds(max_model_len)) {}
+
+std::string metrics_page(const MetricsInput& input) {
+  Page page(input.model_name);
+  add_gauges(page, input.stats);
+  add_counters(page, input);
+  for (const NamedHistogram& entry : kHistograms) page.histogram(entry.name, entry.help, input.stats.*entry.member);
+  page.histogram("request_params_n", "The n of a call.", input.counters.params_n);
+  page.histogram("request_params_max_tokens", "The max_tokens of a call.", input.counters.params_max_tokens);
+  std::string labels;
+  for (const auto& [name, value] : input.cache_config) {
+    fmt::format_to(std::back_inserter(labels), "{}{}=\"{}\"", labels.empty() ? "" : ",", name, escape_label(value));
+  }
+  page.head("cache_config_info", "gauge", "The KV cache's settings, as labels.");
+  page.sample("cache_config_info", 1, labels);
+  return page.take();
+}
+
+}  // namespace motley

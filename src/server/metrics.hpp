@@ -1,0 +1,32 @@
+// The Prometheus page: vLLM's series, by name and label, for what exists here. Text format 0.0.4.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/engine.hpp"
+
+namespace motley {
+
+// What the server counts itself. One thread owns it.
+struct ServerCounters {
+  explicit ServerCounters(uint32_t max_model_len);
+  Histogram params_n, params_max_tokens;
+};
+
+struct MetricsInput {
+  const EngineStats& stats;
+  const ServerCounters& counters;
+  uint64_t stopped_by_text = 0;  // the engine saw these end by abort; they count as stop
+  std::string model_name;
+  std::vector<std::pair<std::string, std::string>> cache_config;
+};
+
+// 1, 2, 5, 10, ... up to `max`: vLLM's bounds for counts of tokens.
+std::vector<double> one_two_five_bounds(uint64_t max);
+
+std::string metrics_page(const MetricsInput& input);
+
+}  // namespace motley

@@ -1,0 +1,41 @@
+// Prompts of a call as tokens, checked against the context. Thread-safe: a PromptEncoder is immutable.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "server/api_error.hpp"
+#include "server/generation_request.hpp"
+#include "text/chat_template.hpp"
+#include "text/tokenizer.hpp"
+
+namespace motley {
+
+class PromptEncoder {
+ public:
+  // Borrows both; `chat_template` may be null.
+  PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, uint32_t max_model_len);
+
+  // One list of ids per prompt (chat: one). Also settles call.params.max_tokens where the call gave none.
+  MaybeError encode(GenerationCall& call, std::vector<std::vector<TokenId>>& out) const;
+  // Without regard to the context.
+  MaybeError encode(const TokenizeCall& call, std::vector<TokenId>& out) const;
+
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  uint32_t max_model_len() const { return max_model_len_; }
+
+ private:
+  MaybeError encode_chat(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,
+                         bool add_generation_prompt, bool bounded, std::vector<TokenId>& out) const;
+  bool surely_too_long(size_t bytes) const;
+  MaybeError check_length(const GenerationCall& call, size_t tokens) const;
+
+  const Tokenizer& tokenizer_;
+  const ChatTemplate* chat_template_;
+  uint32_t max_model_len_;
+  size_t token_bytes_max_;  // no token stands for more
+};
+
+}  // namespace motley

@@ -1,0 +1,242 @@
+#include "server/server.hpp"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <atomic>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <unordered_set>
+
+#include "base/bounded_queue.hpp"
+#include "base/limits.hpp"
+#include "base/log.hpp"
+#include "server/api.hpp"
+#include "server/connection.hpp"
+#include "server/mailbox.hpp"
+
+namespace motley {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using ErrorCode = boost::system::error_code;
+
+constexpr size_t kWorkerJobsMax = 1024;
+constexpr uint32_t kDescriptorsReserved = 64;          // for files, devices and the listening socket
+constexpr std::chrono::milliseconds kAcceptPause{50};  // after the process ran out of descriptors
+
+// Raises the soft limit as far as allowed, and gives the number of connections that it leaves room for.
+uint32_t connections_possible(uint32_t wanted) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
+  const rlim_t needed = static_cast<rlim_t>(wanted) + kDescriptorsReserved;
+  if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < needed) {
+    limit.rlim_cur = limit.rlim_max == RLIM_INFINITY ? needed : std::min<rlim_t>(needed, limit.rlim_max);
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 && getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
+  }
+  if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= needed) return wanted;
+  return limit.rlim_cur > kDescriptorsReserved ? static_cast<uint32_t>(limit.rlim_cur - kDescriptorsReserved) : 1;
+}
+
+Code code_of(const ErrorCode& error) {
+  if (error == asio::error::address_in_use) return MOTLEY_ALREADY_EXISTS;
+  if (error == asio::error::access_denied) return MOTLEY_PERMISSION_DENIED;
+  return MOTLEY_INVALID_ARGUMENT;
+}
+
+std::string_view remedy_of(const ErrorCode& error) {
+  if (error == asio::error::address_in_use) return "another program holds it; choose another --port";
+  if (error == asio::error::access_denied) return "ports below 1024 need privileges; choose another --port";
+  return "give --host an address of this machine";
+}
+
+}  // namespace
+
+class Server::Impl : public ConnectionHost {
+ public:
+  Impl(Engine& engine, const Tokenizer& tokenizer, const ChatTemplate* chat_template, ServerOptions options)
+      : options_(std::move(options)),
+        mailbox_(std::make_shared<Mailbox>([this] { asio::post(io_, [this] { mailbox_->deliver(); }); })),
+        api_(engine, tokenizer, chat_template, options_, mailbox_) {}
+  ~Impl() override;
+
+  Status listen();
+  void run();
+  uint16_t port() const { return port_; }
+  void begin_drain() { draining_ = true; }
+  Status wait_drained(std::chrono::milliseconds timeout);
+
+  const ServerOptions& options() const override { return options_; }
+  Api& api() override { return api_; }
+  ServerState state() const override;
+  bool run_on_worker(std::function<void()> job) override { return jobs_.try_push(std::move(job)); }
+  bool take_body_bytes(size_t bytes) override;
+  void return_body_bytes(size_t bytes) override { body_bytes_ -= bytes; }
+  void request_begun() override;
+  void request_ended() override;
+  void connection_closed(const std::shared_ptr<Connection>& connection) override;
+
+ private:
+  void accept();
+  void on_accepted(tcp::socket socket);
+  void work();
+
+  const ServerOptions options_;
+  asio::io_context io_{1};
+  asio::executor_work_guard<asio::io_context::executor_type> work_guard_ = asio::make_work_guard(io_);
+  tcp::acceptor acceptor_{io_};
+  asio::steady_timer accept_pause_{io_};
+  uint16_t port_ = 0;
+  std::shared_ptr<Mailbox> mailbox_;  // shared with the engine's requests
+  Api api_;
+  BoundedQueue<std::function<void()>> jobs_{kWorkerJobsMax};
+  std::unordered_set<std::shared_ptr<Connection>> connections_;  // shared with their pending operations
+  size_t body_bytes_ = 0;
+  std::atomic<bool> draining_{false}, stopping_{false};
+
+  mutable std::mutex mutex_;  // guards the next two
+  std::condition_variable drained_;
+  size_t active_ = 0;  // requests being answered
+
+  std::vector<std::thread> threads_;
+};
+
+Server::Impl::~Impl() {
+  stopping_ = true;
+  mailbox_->close();
+  jobs_.close();
+  asio::post(io_, [this] {
+    ErrorCode ignored;
+    acceptor_.close(ignored);
+    accept_pause_.cancel();
+    const auto connections = connections_;
+    for (const auto& connection : connections) connection->close();
+    io_.stop();
+  });
+  for (std::thread& thread : threads_) thread.join();
+}
+
+Status Server::Impl::listen() {
+  const std::string where = fmt::format("{}:{}", options_.host, options_.port);
+  ErrorCode error;
+  const auto found = tcp::resolver(io_).resolve(options_.host, std::to_string(options_.port),
+                                                tcp::resolver::passive | tcp::resolver::numeric_service, error);
+  if (error || found.empty()) {
+    return invalid_argument("{}: no such address ({}); give --host an address of this machine", where, error.message());
+  }
+  const tcp::endpoint endpoint = found.begin()->endpoint();
+  acceptor_.open(endpoint.protocol(), error);
+  if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) acceptor_.bind(endpoint, error);
+  if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
+  if (error)
+    return motley::error(code_of(error), "{}: cannot listen ({}); {}", where, error.message(), remedy_of(error));
+  port_ = acceptor_.local_endpoint(error).port();
+  return ok_status();
+}
+
+void Server::Impl::run() {
+  accept();
+  threads_.emplace_back([this] { io_.run(); });
+  for (uint32_t i = 0; i < std::max<uint32_t>(options_.worker_threads, 1); ++i)
+    threads_.emplace_back([this] { work(); });
+}
+
+void Server::Impl::work() {
+  while (std::optional<std::function<void()>> job = jobs_.pop()) {
+    if (!stopping_) (*job)();
+  }
+}
+
+void Server::Impl::accept() {
+  acceptor_.async_accept([this](ErrorCode error, tcp::socket socket) {
+    if (!acceptor_.is_open()) return;
+    if (!error) {
+      on_accepted(std::move(socket));
+      return accept();
+    }
+    // Out of descriptors, most likely: trying again at once would spin.
+    accept_pause_.expires_after(kAcceptPause);
+    accept_pause_.async_wait([this](ErrorCode cancelled) {
+      if (!cancelled) accept();
+    });
+  });
+}
+
+void Server::Impl::on_accepted(tcp::socket socket) {
+  ErrorCode ignored;
+  socket.set_option(tcp::no_delay(true), ignored);
+  if (options_.send_buffer_bytes > 0) {
+    socket.set_option(asio::socket_base::send_buffer_size(options_.send_buffer_bytes), ignored);
+  }
+  if (connections_.size() >= options_.connections_max) {
+    const HttpResponse response = error_response({503, "too many connections; retry later", "server_error", {}, {}});
+    socket.non_blocking(true, ignored);
+    socket.write_some(asio::buffer(serialize(response, {1, false, false})), ignored);
+    socket.shutdown(tcp::socket::shutdown_send, ignored);
+    return;
+  }
+  auto connection = std::make_shared<Connection>(std::move(socket), *this);
+  connections_.insert(connection);
+  connection->start();
+}
+
+ServerState Server::Impl::state() const {
+  std::lock_guard lock(mutex_);
+  return {draining_, active_};
+}
+
+bool Server::Impl::take_body_bytes(size_t bytes) {
+  if (bytes > options_.body_bytes_in_flight_max - std::min(body_bytes_, options_.body_bytes_in_flight_max))
+    return false;
+  body_bytes_ += bytes;
+  return true;
+}
+
+void Server::Impl::request_begun() {
+  std::lock_guard lock(mutex_);
+  ++active_;
+}
+
+void Server::Impl::request_ended() {
+  std::lock_guard lock(mutex_);
+  if (--active_ == 0) drained_.notify_all();
+}
+
+// Later: whoever closed it may still stand in one of its functions.
+void Server::Impl::connection_closed(const std::shared_ptr<Connection>& connection) {
+  asio::post(io_, [this, connection] { connections_.erase(connection); });
+}
+
+Status Server::Impl::wait_drained(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  if (drained_.wait_for(lock, timeout, [this] { return active_ == 0; })) return ok_status();
+  return error(MOTLEY_DEADLINE_EXCEEDED, "{} requests were still being answered after {} ms", active_, timeout.count());
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Server::~Server() = default;
+
+Result<std::unique_ptr<Server>> Server::start(Engine& engine, const Tokenizer& tokenizer,
+                                              const ChatTemplate* chat_template, ServerOptions options) {
+  if (options.served_model_names.empty()) options.served_model_names.push_back(options.model_path);
+  if (options.body_bytes_max == 0) options.body_bytes_max = limits::kRequestBodyBytesMax;
+  options.connections_max = connections_possible(std::max<uint32_t>(options.connections_max, 1));
+  auto impl = std::make_unique<Impl>(engine, tokenizer, chat_template, std::move(options));
+  RETURN_IF_ERROR(impl->listen());
+  impl->run();
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+uint16_t Server::port() const { return impl_->port(); }
+void Server::begin_drain() { impl_->begin_drain(); }
+Status Server::wait_drained(std::chrono::milliseconds timeout) { return impl_->wait_drained(timeout); }
+
+}  // namespace motley

@@ -1,0 +1,70 @@
+// Server: the OpenAI-compatible HTTP front of one engine.
+//
+// One thread owns every connection; long prompts are tokenised on a few threads beside it, so that one request's size
+// never delays another's tokens. The engine's news reach it through a mailbox. Idle, all threads sleep. The surface is
+// docs/api.md. Every public method is safe from any thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.hpp"
+
+namespace motley {
+
+class ChatTemplate;
+class Engine;
+class Tokenizer;
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";               // a numeric address or a name
+  uint16_t port = 0;                            // 0 = any free one; see Server::port()
+  std::vector<std::string> api_keys;            // any of them opens the guarded routes; none = open
+  std::vector<std::string> served_model_names;  // the first is the one in answers; none = model_path
+  std::string model_path;                       // /v1/models "root"
+  std::string version = "0.0.0";                // /version
+  std::optional<uint64_t> seed;                 // derives the seeds of requests that bring none; unset = random
+  std::vector<std::pair<std::string, std::string>> cache_config;  // the labels of vllm:cache_config_info
+
+  // Limits. A client that meets one is answered (408, 413, 431, 503) or, with nothing left to say, closed.
+  uint32_t connections_max = 4096;                   // lowered to what the process's file descriptors allow
+  size_t body_bytes_max = 0;                         // 0 = limits::kRequestBodyBytesMax
+  size_t body_bytes_in_flight_max = 512u << 20;      // of all requests being read together
+  size_t stream_buffer_bytes_max = 1u << 20;         // unsent bytes of one stream; above, its request is cancelled
+  int send_buffer_bytes = 0;                         // the kernel's, per connection; 0 = the kernel's choice
+  uint32_t worker_threads = 2;                       // for long prompts
+  std::chrono::milliseconds header_timeout{10'000};  // from the first byte (or the connection) to the header's end
+  std::chrono::milliseconds idle_timeout{60'000};    // between two requests of a connection
+  std::chrono::milliseconds body_timeout{10'000};    // grace; beyond it a body must keep up body_bytes_per_s_min
+  uint32_t body_bytes_per_s_min = 16u << 10;
+  std::chrono::milliseconds write_timeout{30'000};  // a client that takes nothing for so long is gone
+  std::chrono::milliseconds linger_timeout{2'000};  // reading on after an early refusal, so that it arrives
+};
+
+class Server {
+ public:
+  // Listens when it returns. `engine`, `tokenizer` and `chat_template` (null: the model has none) are borrowed and
+  // outlive the server. Raises the process's soft limit of file descriptors as far as it may.
+  // INVALID_ARGUMENT: an address that is none; ALREADY_EXISTS: port busy; PERMISSION_DENIED: port not allowed.
+  static Result<std::unique_ptr<Server>> start(Engine& engine, const Tokenizer& tokenizer,
+                                               const ChatTemplate* chat_template, ServerOptions options);
+  // Closes every connection, cancels what is left of its requests, and joins.
+  ~Server();
+
+  uint16_t port() const;
+  // From now on new work is answered 503; what runs goes on.
+  void begin_drain();
+  // Blocks until no request is being answered. DEADLINE_EXCEEDED after `timeout`, with the number left.
+  Status wait_drained(std::chrono::milliseconds timeout);
+
+ private:
+  class Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace motley
