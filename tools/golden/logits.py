@@ -38,6 +38,8 @@ TEXTS = [
     "to cook at home?<|im_end|>\n<|im_start|>assistant\nLearning to cook at home saves money, because ingredients cost less "
     "than meals in restaurants. It is healthier, since you decide how much salt, sugar and fat goes into the food. And it "
     "brings people together: a meal that was made by hand is a good reason to sit down with family and friends.<|im_end|>\n",
+    "Dear neighbours, the lift will be repaired on Thursday between nine and twelve o'clock. Please use the stairs during "
+    "this time. If you need help with shopping bags or a pram, ring the bell of the caretaker on the ground floor.",
 ]
 
 PROMPTS = [
@@ -74,10 +76,13 @@ def main():
             })
         for prompt in PROMPTS:
             ids = encode(prompt).ids
-            tokens, gaps = [], []
+            tokens, gaps, cache, step = [], [], None, ids
             for _ in range(GREEDY_TOKENS):
-                best = torch.topk(model(torch.tensor([ids + tokens])).logits[0, -1], 2)
-                tokens.append(best.indices[0].item())
+                result = model(torch.tensor([step]), past_key_values=cache, use_cache=True)
+                cache = result.past_key_values
+                best = torch.topk(result.logits[0, -1], 2)
+                step = [best.indices[0].item()]
+                tokens += step
                 gaps.append(round((best.values[0] - best.values[1]).item(), 4))
             out["greedy"].append({"prompt": prompt, "prompt_ids": ids, "ids": tokens, "gaps": gaps})
     positions = sum(len(t["ids"]) for t in out["texts"])
