@@ -40,7 +40,7 @@ struct WeightSource {
 // What a tokenizer file says, in the order and spelling of GGUF's tokenizer.ggml.* keys; src/text makes a tokenizer of
 // it. Spans and views point into the mapping and live as long as the Model.
 struct TokenizerData {
-  std::string_view model, pre;           // "gpt2", "llama-bpe"
+  std::string_view model, pre;           // e.g. "gpt2", "smollm"
   std::vector<std::string_view> tokens;  // by id
   std::vector<int32_t> types;            // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
   std::vector<float> scores;

@@ -70,9 +70,9 @@ Result<std::unique_ptr<Tokenizer>> BpeTokenizer::create(const VocabularyData& da
   const PreTokenizer* pre = find_pre_tokenizer(data.pre);
   if (pre == nullptr) {
     return error(MOTLEY_UNIMPLEMENTED,
-                 "pre-tokeniser {} (tokenizer.ggml.pre) is not known; known are gpt-2, smollm, llama-bpe and qwen2: "
-                 "choose another model or convert it again with one of these",
-                 quoted(data.pre));
+                 "pre-tokeniser {} (tokenizer.ggml.pre) is not known; known are {}: choose another model or convert it "
+                 "again with one of these",
+                 quoted(data.pre), known_pre_tokenizers());
   }
   std::unique_ptr<BpeTokenizer> made(new BpeTokenizer());
   made->pre_ = pre;

@@ -137,4 +137,10 @@ const PreTokenizer* find_pre_tokenizer(std::string_view name) {
   return nullptr;
 }
 
+std::string known_pre_tokenizers() {
+  std::string names;
+  for (const PreTokenizer& known : kPreTokenizers) names += (names.empty() ? "" : ", ") + std::string(known.name);
+  return names;
+}
+
 }  // namespace motley

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace motley {
@@ -26,5 +27,8 @@ struct PreTokenizer {
 
 // nullptr if the name is unknown.
 const PreTokenizer* find_pre_tokenizer(std::string_view name);
+
+// "a, b, c", for messages.
+std::string known_pre_tokenizers();
 
 }  // namespace motley

@@ -18,7 +18,7 @@ namespace motley {
 
 // What a tokenizer is made of: GGUF's tokenizer.ggml.* keys (docs/formats/gguf.md). Views are copied by create().
 struct VocabularyData {
-  std::string_view model, pre;               // "gpt2"; "smollm", "llama-bpe", "qwen2"
+  std::string_view model, pre;               // e.g. "gpt2" and "smollm"
   std::span<const std::string_view> tokens;  // by id
   std::span<const int32_t> types;            // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
   std::span<const float> scores;

@@ -1,4 +1,4 @@
-// Qwen3, dense: as LLaMA, but queries and keys are normalised per head before rope, and rope turns pairs half a head
+// Qwen3, dense: the plain decoder, but queries and keys are normalised per head before rope, and rope turns pairs half a head
 // apart.
 #include "model/architecture.hpp"
 
