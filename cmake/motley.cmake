@@ -45,5 +45,7 @@ function(motley_plugin name)
   target_include_directories(motley_plugin_${name} PRIVATE ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/backends)
   target_link_libraries(motley_plugin_${name} PRIVATE ${PLUGIN_LINK} Threads::Threads)
   set_target_properties(motley_plugin_${name} PROPERTIES OUTPUT_NAME ${name} PREFIX ""
-                        LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/motley)
+                        LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/motley
+                        LINK_DEPENDS ${CMAKE_SOURCE_DIR}/cmake/plugin.map)
+  target_link_options(motley_plugin_${name} PRIVATE -Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/plugin.map)
 endfunction()

@@ -52,6 +52,8 @@ def test_clean_house_passes(house):
 
 
 BREACHES = {
+    "two_types_of_one_name": ("src/engine/engine.cpp", "namespace motley {\nstruct A {\n};\n}  // namespace motley\n"
+                              "namespace motley {\nclass A : B {\n};\n}  // namespace motley\n", "is also in"),
     "upward_include": ("src/base/status.cpp", '#include "engine/engine.hpp"\n', "src/base may not include"),
     "sideways_include": ("src/engine/engine.cpp", '#include "model/model.hpp"\n', "is no file"),
     "engine_sees_a_device": ("src/engine/engine.cpp", '#include "motley/backend.h"\n', "src/engine may not include"),
