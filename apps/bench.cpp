@@ -49,7 +49,8 @@ Result<Load> run_load(Instance& instance, const std::vector<std::vector<TokenId>
   return load;
 }
 
-std::vector<std::vector<TokenId>> random_prompts(const Instance& instance, uint32_t count, uint32_t length, uint64_t seed) {
+std::vector<std::vector<TokenId>> random_prompts(const Instance& instance, uint32_t count, uint32_t length,
+                                                 uint64_t seed) {
   std::mt19937_64 random(seed);
   std::uniform_int_distribution<TokenId> token(0, static_cast<TokenId>(instance.model().config().vocab_size) - 1);
   std::vector<std::vector<TokenId>> prompts(count);
@@ -104,7 +105,8 @@ Status bench_latency(const BenchCommand& command, Instance& instance) {
     ASSIGN_OR_RETURN(const Load load, run_load(instance, prompts, command.output_len));
     if (i >= command.num_iters_warmup) latencies.push_back(load.seconds);
   }
-  const double average = std::accumulate(latencies.begin(), latencies.end(), 0.0) / static_cast<double>(latencies.size());
+  const double average =
+      std::accumulate(latencies.begin(), latencies.end(), 0.0) / static_cast<double>(latencies.size());
   std::vector<double> sorted = latencies;
   std::sort(sorted.begin(), sorted.end());
   nlohmann::ordered_json percentiles;
@@ -113,10 +115,9 @@ Status bench_latency(const BenchCommand& command, Instance& instance) {
     percentiles[std::to_string(percent)] = percentile(sorted, percent);
     std::printf("%d%% percentile latency: %.6f seconds\n", percent, percentile(sorted, percent));
   }
-  return write_json(command.output_json, {{"avg_latency", average},
-                                          {"latencies", latencies},
-                                          {"percentiles", percentiles},
-                                          {"seed", command.seed}});
+  return write_json(
+      command.output_json,
+      {{"avg_latency", average}, {"latencies", latencies}, {"percentiles", percentiles}, {"seed", command.seed}});
 }
 
 }  // namespace

@@ -62,7 +62,8 @@ Result<Request> make_request(const ChatCommand& command, const Instance& instanc
   Request request;
   request.prompt = ChatTemplate::encode(spans, instance.tokenizer());
   if (request.prompt.size() >= room) {
-    return invalid_argument("the conversation fills the context of {} tokens; start again or raise --max-model-len", room);
+    return invalid_argument("the conversation fills the context of {} tokens; start again or raise --max-model-len",
+                            room);
   }
   request.end_tokens = instance.tokenizer().end_tokens();
   const auto left = static_cast<uint32_t>(room - request.prompt.size());

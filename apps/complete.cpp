@@ -7,7 +7,9 @@
 namespace motley::apps {
 namespace {
 
-double seconds(int64_t from_ns, int64_t to_ns) { return to_ns > from_ns ? static_cast<double>(to_ns - from_ns) * 1e-9 : 0.0; }
+double seconds(int64_t from_ns, int64_t to_ns) {
+  return to_ns > from_ns ? static_cast<double>(to_ns - from_ns) * 1e-9 : 0.0;
+}
 
 nlohmann::ordered_json logprobs_json(const GenerateResult& generation) {
   auto list = nlohmann::ordered_json::array();

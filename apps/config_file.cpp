@@ -40,7 +40,9 @@ Result<std::vector<std::pair<std::string, std::vector<std::string>>>> read_confi
     if (const auto* array = node.as_array()) {
       for (const toml::node& item : *array) {
         const auto value = scalar_text(item);
-        if (!value) return invalid_argument("{}:{}: {} holds something that is not a plain value", path, item.source().begin.line, name);
+        if (!value)
+          return invalid_argument("{}:{}: {} holds something that is not a plain value", path, item.source().begin.line,
+                                  name);
         values.push_back(*value);
       }
     } else if (const auto value = scalar_text(node)) {

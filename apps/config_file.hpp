@@ -9,8 +9,8 @@
 
 namespace motley::apps {
 
-// Each key with its values as texts, in the file's order; arrays give several. INVALID_ARGUMENT with line for a file that
-// does not parse or holds tables. '_' in keys reads as '-'.
+// Each key with its values as texts, in the file's order; arrays give several. INVALID_ARGUMENT with line for a file
+// that does not parse or holds tables. '_' in keys reads as '-'.
 Result<std::vector<std::pair<std::string, std::vector<std::string>>>> read_config_file(const std::string& path);
 
 }  // namespace motley::apps

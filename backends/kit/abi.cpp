@@ -40,7 +40,8 @@ void need(const T*... pointers) {
 
 template <class T>
 void sized(const T& s, const char* what) {
-  if (s.struct_size < sizeof(T)) fail(MOTLEY_INVALID_ARGUMENT, "%s: struct_size is %u, not %zu", what, s.struct_size, sizeof(T));
+  if (s.struct_size < sizeof(T))
+    fail(MOTLEY_INVALID_ARGUMENT, "%s: struct_size is %u, not %zu", what, s.struct_size, sizeof(T));
 }
 
 // Writes what the caller's struct_size holds (0 counts as whole: an output the caller did not stamp).
@@ -53,8 +54,9 @@ void put(T* out, T value) {
 
 void inside(const motley_buffer* buffer, uint64_t offset, uint64_t bytes, const char* what) {
   if (offset > buffer->bytes || bytes > buffer->bytes - offset)
-    fail(MOTLEY_OUT_OF_RANGE, "%s: [%llu, +%llu) of a buffer of %llu bytes", what, static_cast<unsigned long long>(offset),
-         static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(buffer->bytes));
+    fail(MOTLEY_OUT_OF_RANGE, "%s: [%llu, +%llu) of a buffer of %llu bytes", what,
+         static_cast<unsigned long long>(offset), static_cast<unsigned long long>(bytes),
+         static_cast<unsigned long long>(buffer->bytes));
 }
 
 // Pushes work; on success *event (if wanted) is a new handle.
@@ -66,10 +68,13 @@ void submit(motley_queue* queue, Queue::Kind kind, motley_event** event, Work&& 
     state = std::make_shared<Event>();
     handle = std::make_unique<motley_event>(motley_event{state});
   }
-  queue->queue.push(kind, [work = std::forward<Work>(work)]() -> Outcome {
-    work();
-    return {};
-  }, std::move(state));
+  queue->queue.push(
+      kind,
+      [work = std::forward<Work>(work)]() -> Outcome {
+        work();
+        return {};
+      },
+      std::move(state));
   if (event) *event = handle.release();
 }
 
@@ -118,7 +123,8 @@ motley_code alloc(motley_device* device, uint64_t bytes, int32_t use, void* impo
     need(device, out);
     if (bytes == 0) fail(MOTLEY_INVALID_ARGUMENT, "a buffer of 0 bytes");
     if (use != MOTLEY_USE_ACTIVATION && use != MOTLEY_USE_STAGING) fail(MOTLEY_INVALID_ARGUMENT, "use %d", use);
-    if (reinterpret_cast<uintptr_t>(import) % kPageBytes) fail(MOTLEY_INVALID_ARGUMENT, "imported memory is not page-aligned");
+    if (reinterpret_cast<uintptr_t>(import) % kPageBytes)
+      fail(MOTLEY_INVALID_ARGUMENT, "imported memory is not page-aligned");
     auto buffer = std::make_unique<motley_buffer>();
     buffer->device = device;
     buffer->bytes = bytes;
@@ -137,8 +143,8 @@ motley_code alloc(motley_device* device, uint64_t bytes, int32_t use, void* impo
 void free_buffer(motley_buffer* buffer) { delete buffer; }
 void* map(motley_buffer* buffer) { return buffer ? buffer->data : nullptr; }
 
-motley_code copy(motley_queue* queue, motley_buffer* dst, motley_buffer* src, const motley_region* regions, uint32_t count,
-                 motley_event** event, motley_error* error) {
+motley_code copy(motley_queue* queue, motley_buffer* dst, motley_buffer* src, const motley_region* regions,
+                 uint32_t count, motley_event** event, motley_error* error) {
   return guard(error, [&] {
     need(queue, dst, src);
     if (count > kRegionsMax || (count && !regions)) fail(MOTLEY_INVALID_ARGUMENT, "copy: %u regions", count);
@@ -232,19 +238,20 @@ motley_code kv_layout(motley_device* device, const motley_kv_desc* desc, motley_
 }
 
 // The block list, after all checks of an export or import.
-std::vector<int32_t> check_move(const motley_kv* kv, const int32_t* blocks, uint32_t count, uint32_t begin, uint32_t end,
-                                uint64_t bytes) {
+std::vector<int32_t> check_move(const motley_kv* kv, const int32_t* blocks, uint32_t count, uint32_t begin,
+                                uint32_t end, uint64_t bytes) {
   const KvShape& shape = kv->memory.shape();
   if (begin > end || end > shape.layers.size())
     fail(MOTLEY_OUT_OF_RANGE, "KV layers [%u, %u) of %zu", begin, end, shape.layers.size());
-  if (count > shape.blocks || (count && !blocks)) fail(MOTLEY_INVALID_ARGUMENT, "%u KV blocks of %u", count, shape.blocks);
+  if (count > shape.blocks || (count && !blocks))
+    fail(MOTLEY_INVALID_ARGUMENT, "%u KV blocks of %u", count, shape.blocks);
   for (uint32_t i = 0; i < count; ++i)
     if (blocks[i] < 0 || static_cast<uint32_t>(blocks[i]) >= shape.blocks)
       fail(MOTLEY_OUT_OF_RANGE, "KV block %d of %u", blocks[i], shape.blocks);
   const uint64_t wanted = shape.canonical_bytes(begin, end) * count;
   if (bytes != wanted)
-    fail(MOTLEY_INVALID_ARGUMENT, "%u KV blocks take %llu bytes, not %llu", count, static_cast<unsigned long long>(wanted),
-         static_cast<unsigned long long>(bytes));
+    fail(MOTLEY_INVALID_ARGUMENT, "%u KV blocks take %llu bytes, not %llu", count,
+         static_cast<unsigned long long>(wanted), static_cast<unsigned long long>(bytes));
   return {blocks, blocks + count};
 }
 
@@ -331,7 +338,8 @@ motley_code compile(motley_device* device, const motley_segment* segment, motley
     CheckedSegment checked = check_segment(*segment, &bad_op);
     if (segment->weight_count && !weights) fail(MOTLEY_INVALID_ARGUMENT, "the weights are null");
     for (uint32_t i = 0; i < segment->weight_count; ++i) {
-      if (weights[i] && weights[i]->device != device) fail(MOTLEY_INVALID_ARGUMENT, "weight %u is of another device", i);
+      if (weights[i] && weights[i]->device != device)
+        fail(MOTLEY_INVALID_ARGUMENT, "weight %u is of another device", i);
       checked.plan.weights[i] = weights[i] ? weights[i]->weight.get() : nullptr;
     }
     check_weights(checked.plan);
@@ -362,8 +370,10 @@ std::vector<std::byte*> check_bindings(const motley_programs* programs, const mo
     const motley_binding& b = args.bindings[i];
     const auto id = static_cast<size_t>(b.value);
     if (b.value < 0 || id >= bound.size() || !segment.plan.values[id].bound || bound[id] || !b.buffer)
-      fail(MOTLEY_INVALID_ARGUMENT, "binding %u: value %d is no input or output, bound twice, or without a buffer", i, b.value);
-    if (b.buffer->device != programs->device) fail(MOTLEY_INVALID_ARGUMENT, "binding %u: a buffer of another device", i);
+      fail(MOTLEY_INVALID_ARGUMENT, "binding %u: value %d is no input or output, bound twice, or without a buffer", i,
+           b.value);
+    if (b.buffer->device != programs->device)
+      fail(MOTLEY_INVALID_ARGUMENT, "binding %u: a buffer of another device", i);
     const PlanValue& value = segment.plan.values[id];
     const auto bytes = static_cast<uint64_t>(Program::rows_of(value, *args.batch) * value.row_bytes);
     inside(b.buffer, b.offset, bytes, "binding");
@@ -374,7 +384,8 @@ std::vector<std::byte*> check_bindings(const motley_programs* programs, const mo
     const bool written = std::find(segment.outputs.begin(), segment.outputs.end(), b.value) != segment.outputs.end();
     for (const Extent& e : extents)
       if ((written || e.written) && bound[id] < e.end && e.begin < bound[id] + bytes)
-        fail(MOTLEY_INVALID_ARGUMENT, "binding %u: value %d overlaps value %d, and one of them is written", i, b.value, e.value);
+        fail(MOTLEY_INVALID_ARGUMENT, "binding %u: value %d overlaps value %d, and one of them is written", i, b.value,
+             e.value);
     extents.push_back({bound[id], bound[id] + bytes, written, b.value});
   }
   for (const auto* ids : {&segment.inputs, &segment.outputs})
@@ -393,19 +404,20 @@ void check_pool(const motley_programs* programs, const motley_kv* kv) {
       fail(MOTLEY_OUT_OF_RANGE, "the program uses KV layer %d of %zu", use.layer, pool.layers.size());
     const KvLayer& layer = pool.layers[static_cast<size_t>(use.layer)];
     if (layer.kv_heads != use.kv_heads || layer.head_dim != use.head_dim)
-      fail(MOTLEY_INVALID_ARGUMENT, "KV layer %d has %d heads of %d; the program wants %d of %d", use.layer, layer.kv_heads,
-           layer.head_dim, use.kv_heads, use.head_dim);
+      fail(MOTLEY_INVALID_ARGUMENT, "KV layer %d has %d heads of %d; the program wants %d of %d", use.layer,
+           layer.kv_heads, layer.head_dim, use.kv_heads, use.head_dim);
   }
 }
 
-motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley_enqueue_args* args, motley_event** event,
-                    motley_error* error) {
+motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley_enqueue_args* args,
+                    motley_event** event, motley_error* error) {
   return guard(error, [&] {
     need(queue, programs, args);
     sized(*args, "motley_enqueue_args");
     need(args->batch);
     if (queue->device != programs->device) fail(MOTLEY_INVALID_ARGUMENT, "the program is of another device");
-    if (args->bucket >= programs->buckets) fail(MOTLEY_OUT_OF_RANGE, "bucket %u of %u", args->bucket, programs->buckets);
+    if (args->bucket >= programs->buckets)
+      fail(MOTLEY_OUT_OF_RANGE, "bucket %u of %u", args->bucket, programs->buckets);
     check_pool(programs, args->kv);
     auto run = std::make_shared<RunArgs>();
     run->batch = args->batch;
@@ -413,9 +425,8 @@ motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley
     check_batch(programs->program.segment(), *args->batch, programs->program.plan().rows_max, programs->vocab, run->kv,
                 &run->row_sequence);
     run->bound = check_bindings(programs, *args);
-    submit(queue, Queue::Kind::kProgram, event, [device = queue->device, programs, run = std::move(run)] {
-      device->run(programs->program, *run);
-    });
+    submit(queue, Queue::Kind::kProgram, event,
+           [device = queue->device, programs, run = std::move(run)] { device->run(programs->program, *run); });
   });
 }
 
@@ -526,8 +537,7 @@ motley_backend common_table(const char* name, const char* version) {
   t.pack = pack, t.weight_free = weight_free;
   t.kv_create = kv_create, t.kv_destroy = kv_destroy, t.kv_layout = kv_layout;
   t.kv_export = kv_export, t.kv_import = kv_import;
-  t.query = query, t.compile = compile, t.programs_free = programs_free,
-  t.enqueue = enqueue;
+  t.query = query, t.compile = compile, t.programs_free = programs_free, t.enqueue = enqueue;
   t.event_status = event_status, t.event_wait = event_wait, t.event_notify = event_notify;
   t.event_release = event_release, t.fence = fence;
   return t;  // no blobs and no peers: export_programs and the collectives stay null

@@ -16,12 +16,12 @@ struct Arity {
 
 // Indexed by motley_op_kind.
 constexpr Arity kArity[MOTLEY_OP_KIND_COUNT] = {
-    {"EMBED", 0, 1, 1, 1, 1, 1},     {"MATMUL", 1, 1, 1, 1, 1, 2},   {"ADD", 2, 2, 1, 1, 0, 0},
-    {"MUL", 2, 2, 1, 1, 0, 0},       {"SCALE", 1, 1, 1, 1, 0, 0},    {"RMSNORM", 1, 1, 1, 1, 1, 1},
-    {"ROPE", 1, 1, 1, 1, 0, 1},      {"SILU_MUL", 2, 2, 1, 1, 0, 0}, {"GELU_MUL", 2, 2, 1, 1, 0, 0},
-    {"SOFTCAP", 1, 1, 1, 1, 0, 0},   {"SPLIT", 1, 1, 1, 4, 0, 0},    {"CONCAT", 1, 4, 1, 1, 0, 0},
-    {"CAST", 1, 1, 1, 1, 0, 0},      {"KV_WRITE", 2, 2, 0, 0, 0, 0}, {"PAGED_ATTENTION", 1, 1, 1, 2, 0, 1},
-    {"ATTN_MERGE", 4, 4, 1, 2, 0, 0}, {"SELECT_ROWS", 1, 1, 1, 1, 0, 0}, {"SAMPLE", 1, 2, 1, 4, 0, 0},
+    {"EMBED", 0, 1, 1, 1, 1, 1},       {"MATMUL", 1, 1, 1, 1, 1, 2},         {"ADD", 2, 2, 1, 1, 0, 0},
+    {"MUL", 2, 2, 1, 1, 0, 0},         {"SCALE", 1, 1, 1, 1, 0, 0},          {"RMSNORM", 1, 1, 1, 1, 1, 1},
+    {"ROPE", 1, 1, 1, 1, 0, 1},        {"SILU_MUL", 2, 2, 1, 1, 0, 0},       {"GELU_MUL", 2, 2, 1, 1, 0, 0},
+    {"SOFTCAP", 1, 1, 1, 1, 0, 0},     {"SPLIT", 1, 1, 1, 4, 0, 0},          {"CONCAT", 1, 4, 1, 1, 0, 0},
+    {"CAST", 1, 1, 1, 1, 0, 0},        {"KV_WRITE", 2, 2, 0, 0, 0, 0},       {"PAGED_ATTENTION", 1, 1, 1, 2, 0, 1},
+    {"ATTN_MERGE", 4, 4, 1, 2, 0, 0},  {"SELECT_ROWS", 1, 1, 1, 1, 0, 0},    {"SAMPLE", 1, 2, 1, 4, 0, 0},
     {"TOPK_ROUTER", 1, 1, 2, 2, 0, 0}, {"GROUPED_MATMUL", 2, 2, 1, 1, 1, 1}, {"ALL_REDUCE", 1, 1, 1, 1, 0, 0},
 };
 
@@ -133,7 +133,8 @@ class OpCheck {
     require(a.kv_heads > 0 && a.heads % a.kv_heads == 0, "kv_heads does not divide heads");
     require(a.window >= 0 && a.softcap >= 0 && std::isfinite(a.scale), "window, softcap or scale out of range");
     for (const PlanValue* v : {&in(0), &out(0)})
-      is(*v, MOTLEY_F32, MOTLEY_DIM_ROWS, int64_t{a.heads} * a.head_dim, "q or out is not F32 [ROWS, heads * head_dim]");
+      is(*v, MOTLEY_F32, MOTLEY_DIM_ROWS, int64_t{a.heads} * a.head_dim,
+         "q or out is not F32 [ROWS, heads * head_dim]");
     if (has_out(1)) is(out(1), MOTLEY_F32, MOTLEY_DIM_ROWS, a.heads, "the log-sum-exp is not F32 [ROWS, heads]");
   }
   void merge() const {
@@ -148,13 +149,16 @@ class OpCheck {
             "not [ROWS, n] -> [HEAD_ROWS, n] of one dtype");
   }
   void sample() const {
-    require(in(0).dtype == MOTLEY_F32 && in(0).rows == MOTLEY_DIM_HEAD_ROWS, "the logits are not F32 [HEAD_ROWS, vocab]");
+    require(in(0).dtype == MOTLEY_F32 && in(0).rows == MOTLEY_DIM_HEAD_ROWS,
+            "the logits are not F32 [HEAD_ROWS, vocab]");
     if (has_in(1)) slots(1);
     is(out(0), MOTLEY_I32, MOTLEY_DIM_HEAD_ROWS, 1, "the ids are not I32 [HEAD_ROWS]");
     if (has_out(1)) is(out(1), MOTLEY_F32, MOTLEY_DIM_HEAD_ROWS, 1, "the log-probabilities are not F32 [HEAD_ROWS]");
-    if (has_out(2)) is(out(2), MOTLEY_I32, MOTLEY_DIM_HEAD_ROWS, MOTLEY_TOP_MAX, "the top ids are not I32 [HEAD_ROWS, 20]");
+    if (has_out(2))
+      is(out(2), MOTLEY_I32, MOTLEY_DIM_HEAD_ROWS, MOTLEY_TOP_MAX, "the top ids are not I32 [HEAD_ROWS, 20]");
     if (has_out(3))
-      is(out(3), MOTLEY_F32, MOTLEY_DIM_HEAD_ROWS, MOTLEY_TOP_MAX, "the top log-probabilities are not F32 [HEAD_ROWS, 20]");
+      is(out(3), MOTLEY_F32, MOTLEY_DIM_HEAD_ROWS, MOTLEY_TOP_MAX,
+         "the top log-probabilities are not F32 [HEAD_ROWS, 20]");
   }
   void router() const {
     const auto& a = op_.attr.router;
@@ -180,7 +184,8 @@ PlanValue check_value(const motley_value& from, uint32_t index) {
   value.dtype = from.dtype;
   const int64_t size = element_bytes(from.dtype);
   if (size == 0) fail(MOTLEY_INVALID_ARGUMENT, "value %u: dtype %d", index, from.dtype);
-  if (from.rank < 1 || from.rank > MOTLEY_RANK_MAX) fail(MOTLEY_INVALID_ARGUMENT, "value %u: rank %d", index, from.rank);
+  if (from.rank < 1 || from.rank > MOTLEY_RANK_MAX)
+    fail(MOTLEY_INVALID_ARGUMENT, "value %u: rank %d", index, from.rank);
   value.rows = from.dims[0];
   if (value.rows < MOTLEY_DIM_SLOTS || value.rows == 0 || value.rows > kExtentMax)
     fail(MOTLEY_INVALID_ARGUMENT, "value %u: first dimension %lld", index, static_cast<long long>(value.rows));
@@ -216,9 +221,10 @@ PlanOp take_op(const motley_op& from, const motley_segment& segment, size_t inde
   PlanOp op;
   op.kind = from.kind;
   op.attr = from.attr;
-  op.in = take_ids(from.in, MOTLEY_OP_INPUTS_MAX, arity.in_min, arity.in_max, segment.value_count, "input", index, arity.name);
-  op.out =
-      take_ids(from.out, MOTLEY_OP_OUTPUTS_MAX, arity.out_min, arity.out_max, segment.value_count, "output", index, arity.name);
+  op.in = take_ids(from.in, MOTLEY_OP_INPUTS_MAX, arity.in_min, arity.in_max, segment.value_count, "input", index,
+                   arity.name);
+  op.out = take_ids(from.out, MOTLEY_OP_OUTPUTS_MAX, arity.out_min, arity.out_max, segment.value_count, "output", index,
+                    arity.name);
   op.weight = take_ids(from.weight, MOTLEY_OP_WEIGHTS_MAX, arity.weight_min, arity.weight_max, segment.weight_count,
                        "weight", index, arity.name);
   // Absent trailing entries are MOTLEY_NONE, so that kernels may index up to the op's arity.
@@ -241,7 +247,8 @@ class Order {
   void op(const PlanOp& op, size_t index) {
     for (const int32_t id : op.in)
       if (id != MOTLEY_NONE && !at(id).known)
-        fail(MOTLEY_INVALID_ARGUMENT, "op %zu (%s): reads value %d before it is written", index, kArity[op.kind].name, id);
+        fail(MOTLEY_INVALID_ARGUMENT, "op %zu (%s): reads value %d before it is written", index, kArity[op.kind].name,
+             id);
     for (size_t i = 0; i < op.out.size(); ++i)
       if (op.out[i] != MOTLEY_NONE) write(op, index, i);
     for (size_t i = 0; i < op.in.size(); ++i)
@@ -262,7 +269,8 @@ class Order {
   void write(const PlanOp& op, size_t index, size_t i) {
     const int32_t id = op.out[i];
     const bool reads_it = std::find(op.in.begin(), op.in.end(), id) != op.in.end();
-    const bool twice = std::find(op.out.begin(), op.out.begin() + static_cast<long>(i), id) != op.out.begin() + static_cast<long>(i);
+    const bool twice =
+        std::find(op.out.begin(), op.out.begin() + static_cast<long>(i), id) != op.out.begin() + static_cast<long>(i);
     const bool in_place = op.kind == MOTLEY_OP_ADD && op.in[0] == id;
     State& s = at(id);
     const bool allowed = !twice && (reads_it ? in_place && (!s.input || s.output) : !s.known || (s.input && s.output));
@@ -274,7 +282,8 @@ class Order {
 };
 
 std::vector<int32_t> take_bound(const int32_t* ids, uint32_t count, uint32_t values, const char* what) {
-  if (count > values || (count > 0 && !ids)) fail(MOTLEY_INVALID_ARGUMENT, "%u %s ids of %u values", count, what, values);
+  if (count > values || (count > 0 && !ids))
+    fail(MOTLEY_INVALID_ARGUMENT, "%u %s ids of %u values", count, what, values);
   std::vector<bool> seen(values);
   for (uint32_t i = 0; i < count; ++i) {
     if (ids[i] < 0 || static_cast<uint32_t>(ids[i]) >= values || seen[static_cast<size_t>(ids[i])])
@@ -305,7 +314,8 @@ void note_needs(CheckedSegment& s, const PlanOp& op) {
 
 CheckedSegment check_segment(const motley_segment& segment, uint32_t* bad_op) {
   *bad_op = segment.op_count;
-  if (segment.struct_size < sizeof segment) fail(MOTLEY_INVALID_ARGUMENT, "segment: struct_size %u", segment.struct_size);
+  if (segment.struct_size < sizeof segment)
+    fail(MOTLEY_INVALID_ARGUMENT, "segment: struct_size %u", segment.struct_size);
   if (segment.value_count > kValuesMax || segment.op_count > kOpsMax || segment.weight_count > kWeightsMax ||
       (segment.value_count && !segment.values) || (segment.op_count && !segment.ops))
     fail(MOTLEY_INVALID_ARGUMENT, "segment: %u values, %u ops, %u weights", segment.value_count, segment.op_count,
@@ -338,10 +348,12 @@ void check_weights(const Plan& plan) {
     };
     const auto require = [&](const Weight* w, bool fits) {
       if (!w || !fits)
-        fail(MOTLEY_INVALID_ARGUMENT, "op %zu (%s): a weight is missing or of another shape or use", i, kArity[op.kind].name);
+        fail(MOTLEY_INVALID_ARGUMENT, "op %zu (%s): a weight is missing or of another shape or use", i,
+             kArity[op.kind].name);
     };
     const auto vector = [&](size_t at, int64_t cols) {
-      if (op.weight[at] != MOTLEY_NONE) require(weight(at), weight(at) && weight(at)->vector() && weight(at)->cols == cols);
+      if (op.weight[at] != MOTLEY_NONE)
+        require(weight(at), weight(at) && weight(at)->vector() && weight(at)->cols == cols);
     };
     const auto width = [&](int32_t id) { return plan.values[static_cast<size_t>(id)].width; };
     const auto matrix = [&](uint32_t use, int64_t experts, int64_t rows, int64_t cols) {

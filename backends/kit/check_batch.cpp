@@ -40,8 +40,8 @@ void check_sequences(const motley_batch& b, const KvPool& kv, std::vector<int32_
     const uint32_t begin = b.seq_row_begin[s], end = b.seq_row_begin[s + 1];
     const uint32_t blocks_begin = b.seq_block_begin[s], blocks_end = b.seq_block_begin[s + 1];
     if (end <= begin || end > b.rows || blocks_end < blocks_begin || blocks_end > kListMax)
-      fail(MOTLEY_INVALID_ARGUMENT, "batch: sequence %u has rows [%u, %u) and blocks [%u, %u)", s, begin, end, blocks_begin,
-           blocks_end);
+      fail(MOTLEY_INVALID_ARGUMENT, "batch: sequence %u has rows [%u, %u) and blocks [%u, %u)", s, begin, end,
+           blocks_begin, blocks_end);
     const int64_t context = b.seq_context[s];
     if (context < end - begin || context > pool_positions ||
         context > int64_t{blocks_end - blocks_begin} * kv.block_size)
@@ -81,13 +81,15 @@ void check_sample(const motley_batch& b, uint32_t h, int64_t vocab) {
   check_list(h, "biases", s.biases_begin, s.biases_end, b.biases);
   for (uint32_t i = s.counts_begin; i < s.counts_end; ++i)
     if (b.counts[i].id < 0 || b.counts[i].id >= vocab || b.counts[i].in_output < 0)
-      fail(MOTLEY_OUT_OF_RANGE, "batch: sample %u counts token %d of %lld", h, b.counts[i].id, static_cast<long long>(vocab));
+      fail(MOTLEY_OUT_OF_RANGE, "batch: sample %u counts token %d of %lld", h, b.counts[i].id,
+           static_cast<long long>(vocab));
   for (uint32_t i = s.pending_begin; i < s.pending_end; ++i)
     if (b.pending[i] < 0 || static_cast<uint32_t>(b.pending[i]) >= b.slot_count)
       fail(MOTLEY_OUT_OF_RANGE, "batch: sample %u waits for slot %d of %u", h, b.pending[i], b.slot_count);
   for (uint32_t i = s.biases_begin; i < s.biases_end; ++i)
     if (b.biases[i].id < 0 || b.biases[i].id >= vocab || (i > s.biases_begin && b.biases[i].id <= b.biases[i - 1].id))
-      fail(MOTLEY_OUT_OF_RANGE, "batch: sample %u biases token %d: beyond the vocabulary or out of order", h, b.biases[i].id);
+      fail(MOTLEY_OUT_OF_RANGE, "batch: sample %u biases token %d: beyond the vocabulary or out of order", h,
+           b.biases[i].id);
 }
 
 }  // namespace
@@ -100,7 +102,8 @@ void check_batch(const CheckedSegment& segment, const motley_batch& b, int64_t r
     fail(MOTLEY_OUT_OF_RANGE, "batch: %u rows; the program takes %lld", b.rows, static_cast<long long>(rows_max));
   if (b.slot_count > kSlotsMax) fail(MOTLEY_OUT_OF_RANGE, "batch: %u token slots", b.slot_count);
   if (b.head_row_count > rows_max)
-    fail(MOTLEY_OUT_OF_RANGE, "batch: %u head rows; the program takes %lld", b.head_row_count, static_cast<long long>(rows_max));
+    fail(MOTLEY_OUT_OF_RANGE, "batch: %u head rows; the program takes %lld", b.head_row_count,
+         static_cast<long long>(rows_max));
   need(b.generated, b.rows, "generated");
   if (segment.needs_tokens) check_tokens(b, vocab);
   if (segment.needs_positions) {

@@ -48,7 +48,8 @@ std::vector<int> parse_cores(const char* text) {
     const int first = number();
     int last = first;
     if (at != end && *at == '-') ++at, last = number();
-    if (last < first || last >= CPU_SETSIZE) fail(MOTLEY_INVALID_ARGUMENT, "cores \"%s\": %d-%d is no range", text, first, last);
+    if (last < first || last >= CPU_SETSIZE)
+      fail(MOTLEY_INVALID_ARGUMENT, "cores \"%s\": %d-%d is no range", text, first, last);
     for (int core = first; core <= last; ++core) {
       if (!std::binary_search(allowed.begin(), allowed.end(), core))
         fail(MOTLEY_INVALID_ARGUMENT, "cores \"%s\": core %d is not allowed to this process", text, core);
@@ -89,7 +90,9 @@ void describe_host_cpu(motley_device_desc* desc) {
 using namespace motley::kit;
 
 motley_device::motley_device(std::unique_ptr<Kernels> kernels_in, const OpenOptions& options)
-    : kernels(std::move(kernels_in)), table(kernels->table()), budget(options.memory_cap),
+    : kernels(std::move(kernels_in)),
+      table(kernels->table()),
+      budget(options.memory_cap),
       team(kernels->threads(options), options.cores) {}
 
 void motley_device::run(const Program& program, const RunArgs& args) {

@@ -99,7 +99,9 @@ struct motley_weight {
 
 struct motley_kv {
   motley_kv(motley_device* owner, const motley::kit::KvShape& shape)
-      : device(owner), share(owner->budget, shape.bytes_total, "a KV pool"), memory(shape, owner->kernels->kv_order()) {}
+      : device(owner),
+        share(owner->budget, shape.bytes_total, "a KV pool"),
+        memory(shape, owner->kernels->kv_order()) {}
   motley_device* device;
   motley::kit::Share share;
   motley::kit::KvMemory memory;

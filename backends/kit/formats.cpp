@@ -24,7 +24,7 @@ uint16_t f32_to_f16(float value) {
   const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
   if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65536 or beyond
-  if (magnitude < 0x38800000u) {  // below 2^-14: a multiple of 2^-24
+  if (magnitude < 0x38800000u) {                                               // below 2^-14: a multiple of 2^-24
     const float scaled = std::bit_cast<float>(magnitude) * 0x1p24f;
     return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(scaled)));
   }
@@ -125,9 +125,9 @@ void from_q6_k(const void* from, int64_t count, float* out) {
 }
 
 constexpr Format kFormats[] = {
-    {MOTLEY_F32, "F32", 1, 4, 1, from_f32},       {MOTLEY_F16, "F16", 1, 2, 1, from_f16},
-    {MOTLEY_BF16, "BF16", 1, 2, 1, from_bf16},    {MOTLEY_Q8_0, "Q8_0", 32, 34, 32, from_q8_0},
-    {MOTLEY_Q4_0, "Q4_0", 32, 18, 32, from_q4_0}, {MOTLEY_Q4_1, "Q4_1", 32, 20, 32, from_q4_1},
+    {MOTLEY_F32, "F32", 1, 4, 1, from_f32},         {MOTLEY_F16, "F16", 1, 2, 1, from_f16},
+    {MOTLEY_BF16, "BF16", 1, 2, 1, from_bf16},      {MOTLEY_Q8_0, "Q8_0", 32, 34, 32, from_q8_0},
+    {MOTLEY_Q4_0, "Q4_0", 32, 18, 32, from_q4_0},   {MOTLEY_Q4_1, "Q4_1", 32, 20, 32, from_q4_1},
     {MOTLEY_Q4_K, "Q4_K", 256, 144, 32, from_q4_k}, {MOTLEY_Q6_K, "Q6_K", 256, 210, 16, from_q6_k},
 };
 

@@ -108,8 +108,8 @@ class Weight {
 
   int64_t experts = 1, rows = 0, cols = 0;
   uint32_t uses = 0;
-  int32_t format = 0;          // motley_dtype it is held in
-  uint64_t bytes = 0;          // resident
+  int32_t format = 0;           // motley_dtype it is held in
+  uint64_t bytes = 0;           // resident
   bool aliases_source = false;  // the mapped file must stay
 };
 
@@ -128,7 +128,7 @@ enum class KvOrder {
 struct KvLayer {
   int32_t kv_heads = 0, head_dim = 0, window = 0;
   std::byte *k = nullptr, *v = nullptr;
-  float *k_scale = nullptr, *v_scale = nullptr;  // null unless I8
+  float *k_scale = nullptr, *v_scale = nullptr;                    // null unless I8
   int64_t block_stride = 0, position_stride = 0, head_stride = 0;  // elements
   int64_t scale_block_stride = 0, scale_position_stride = 0, scale_head_stride = 0;
   int64_t offset(int64_t block, int64_t position, int64_t head) const {
@@ -169,13 +169,13 @@ using Kernel = void (*)(const OpCall&);
 // outputs and its own data, merge steps, or add steps.
 struct PlanOp {
   int32_t kind = 0;
-  std::vector<int32_t> in, out;   // value ids; MOTLEY_NONE = absent
-  std::vector<int32_t> weight;    // indices into Plan::weights; MOTLEY_NONE = absent
+  std::vector<int32_t> in, out;  // value ids; MOTLEY_NONE = absent
+  std::vector<int32_t> weight;   // indices into Plan::weights; MOTLEY_NONE = absent
   motley_attr attr{};
   Kernel kernel = nullptr;
-  int64_t scratch_bytes = 0;      // private to each thread during the step
+  int64_t scratch_bytes = 0;            // private to each thread during the step
   int32_t kv_read = -1, kv_write = -1;  // the pool's layer that the step reads / writes
-  uint32_t writes_in = 0;         // bit i: in[i] is written too (SAMPLE's slots)
+  uint32_t writes_in = 0;               // bit i: in[i] is written too (SAMPLE's slots)
   std::vector<motley_attr> more_attrs;  // of merged steps
   std::shared_ptr<const void> data;     // the backend's own, immutable
 };
@@ -223,12 +223,12 @@ class RunState;
 // steps without a dependency between them run without a barrier, so a kernel may write only its outputs.
 struct OpCall {
   const PlanOp* op = nullptr;
-  std::span<const Tensor> in, out;            // as op->in, op->out
-  std::span<const Weight* const> weight;      // as op->weight; null = absent
-  const motley_batch* batch = nullptr;        // checked: ids, ranges and slots lie within what they index
-  const int32_t* row_sequence = nullptr;      // [rows] the sequence of each row
-  const KvPool* kv = nullptr;                 // null: the segment has no KV op
-  std::byte* scratch = nullptr;               // op->scratch_bytes, 64-byte aligned, not cleared
+  std::span<const Tensor> in, out;        // as op->in, op->out
+  std::span<const Weight* const> weight;  // as op->weight; null = absent
+  const motley_batch* batch = nullptr;    // checked: ids, ranges and slots lie within what they index
+  const int32_t* row_sequence = nullptr;  // [rows] the sequence of each row
+  const KvPool* kv = nullptr;             // null: the segment has no KV op
+  std::byte* scratch = nullptr;           // op->scratch_bytes, 64-byte aligned, not cleared
   uint32_t thread = 0, threads = 1;
   RunState* run = nullptr;
 
@@ -241,7 +241,7 @@ struct OpCall {
 };
 
 struct KernelEntry {
-  Kernel run = nullptr;  // null: the op is not supported
+  Kernel run = nullptr;                                            // null: the op is not supported
   int64_t (*scratch_bytes)(const Plan&, const PlanOp&) = nullptr;  // null: none
 };
 using KernelTable = std::array<KernelEntry, MOTLEY_OP_KIND_COUNT>;
@@ -323,8 +323,8 @@ const motley_backend* backend_table(uint32_t host_abi, const char* name, const c
 }  // namespace motley::kit
 
 // Defines a plugin's one exported symbol.
-#define MOTLEY_KIT_PLUGIN(BackendType, name, version)                                                       \
-  extern "C" __attribute__((visibility("default"))) const motley_backend* motley_backend_entry(uint32_t);   \
+#define MOTLEY_KIT_PLUGIN(BackendType, name, version)                                                          \
+  extern "C" __attribute__((visibility("default"))) const motley_backend* motley_backend_entry(uint32_t);      \
   extern "C" __attribute__((visibility("default"))) const motley_backend* motley_backend_entry(uint32_t abi) { \
-    return motley::kit::backend_table<BackendType>(abi, name, version);                                     \
+    return motley::kit::backend_table<BackendType>(abi, name, version);                                        \
   }

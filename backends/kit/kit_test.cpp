@@ -14,8 +14,8 @@
 #include "kit/program.hpp"
 #include "kit/queue.hpp"
 #include "kit/reference.hpp"
-#include "kit/team.hpp"
 #include "kit/reference_backend.hpp"
+#include "kit/team.hpp"
 
 namespace motley::kit {
 namespace {
@@ -48,7 +48,7 @@ TEST(HalfFloats, BetweenTwo_RoundsToNearestEven) {
 
 struct Block {
   int32_t dtype;
-  std::vector<std::pair<int, int>> bytes;  // offset, value; all others are 0
+  std::vector<std::pair<int, int>> bytes;     // offset, value; all others are 0
   std::vector<std::pair<int, float>> values;  // element, wanted
 };
 
@@ -63,7 +63,9 @@ TEST(Formats, HandMadeBlocks_GiveTheirNumbers) {
        {{1, 0x3c}, {3, 0x40}, {4, 5 | 1 << 6}, {8, 3 | 1 << 6}, {12, 6 | 2 << 4}, {16, 0x09}, {80, 0x0a}},
        {{0, 5 * 9 - 6}, {128, 22 * 10 - 36}}},
       // d = 1 (last); element 0: low 5, high 2 -> 37 - 32 = 5, scale 3; element 96: ql[32] high nibble, qh bits 6-7.
-      {MOTLEY_Q6_K, {{209, 0x3c}, {0, 0x05}, {128, 0x02 | 3 << 6}, {192, 3}, {32, 0xf0}, {198, 0xff}}, {{0, 15}, {96, -31}}},
+      {MOTLEY_Q6_K,
+       {{209, 0x3c}, {0, 0x05}, {128, 0x02 | 3 << 6}, {192, 3}, {32, 0xf0}, {198, 0xff}},
+       {{0, 15}, {96, -31}}},
   };
   for (const Block& block : blocks) {
     const Format& format = *find_format(block.dtype);
@@ -71,7 +73,8 @@ TEST(Formats, HandMadeBlocks_GiveTheirNumbers) {
     for (const auto& [at, value] : block.bytes) bytes[static_cast<size_t>(at)] = static_cast<uint8_t>(value);
     std::vector<float> out(static_cast<size_t>(format.block));
     format.dequantise(bytes.data(), format.block, out.data());
-    for (const auto& [at, value] : block.values) EXPECT_EQ(out[static_cast<size_t>(at)], value) << format.name << " " << at;
+    for (const auto& [at, value] : block.values)
+      EXPECT_EQ(out[static_cast<size_t>(at)], value) << format.name << " " << at;
   }
 }
 
@@ -98,7 +101,8 @@ TEST(WeightSource, ColumnsInsideASuperBlock_AreTheWholesColumns) {
 
 TEST(Noise, KnownVectors_Match) {
   // Random123's published answers for philox4x32-10.
-  EXPECT_EQ(Noise::philox({0, 0, 0, 0}, {0, 0}), (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(Noise::philox({0, 0, 0, 0}, {0, 0}),
+            (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   EXPECT_EQ(Noise::philox({~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}),
             (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
   EXPECT_EQ(Noise::philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
@@ -107,7 +111,8 @@ TEST(Noise, KnownVectors_Match) {
 
 TEST(Rope, Yarn_KeepsFastAndStretchesSlowPairs) {
   rope_attr a{};
-  a.n_rot = 64, a.base = 10000, a.position_scale = 1, a.yarn_factor = 4, a.yarn_ext_factor = 1, a.yarn_low = 8, a.yarn_high = 16;
+  a.n_rot = 64, a.base = 10000, a.position_scale = 1, a.yarn_factor = 4, a.yarn_ext_factor = 1, a.yarn_low = 8,
+  a.yarn_high = 16;
   const auto plain = [](int pair) { return 100 * std::pow(10000.0, -2.0 * pair / 64); };
   EXPECT_DOUBLE_EQ(rope_angle(a, 100, 3, 1), plain(3));
   EXPECT_DOUBLE_EQ(rope_angle(a, 100, 20, 1), plain(20) / 4);
@@ -171,8 +176,10 @@ TEST(Team, ManyRuns_EveryThreadMeetsAtEveryBarrier) {
 TEST(Queue, WorkThatThrows_FiresItsEventWithTheCodeAndTheNextOneRuns) {
   Queue queue(allowed_cores());
   const auto bad = std::make_shared<Event>(), good = std::make_shared<Event>();
-  queue.push(Queue::Kind::kOther, []() -> Outcome { throw Error(MOTLEY_DATA_LOSS, "gone"); }, bad);
-  queue.push(Queue::Kind::kOther, [] { return Outcome{}; }, good);
+  queue.push(
+      Queue::Kind::kOther, []() -> Outcome { throw Error(MOTLEY_DATA_LOSS, "gone"); }, bad);
+  queue.push(
+      Queue::Kind::kOther, [] { return Outcome{}; }, good);
   good->wait();
   ASSERT_TRUE(bad->fired());
   EXPECT_EQ(bad->outcome().code, MOTLEY_DATA_LOSS);
@@ -264,7 +271,8 @@ TEST(Program, KernelThatFails_GivesItsCode) {
   uint32_t bad = 0;
   const Chain chain;
   CheckedSegment checked = check_segment(chain.segment, &bad);
-  for (PlanOp& op : checked.plan.ops) op.kernel = [](const OpCall& call) { call.fail(MOTLEY_OUT_OF_RANGE, "a wild token"); };
+  for (PlanOp& op : checked.plan.ops)
+    op.kernel = [](const OpCall& call) { call.fail(MOTLEY_OUT_OF_RANGE, "a wild token"); };
   const Program program(std::move(checked));
   Team team(1, allowed_cores());
   motley_batch batch{};
@@ -287,7 +295,8 @@ TEST(Cores, Text_IsParsedOrRefused) {
   const std::string first = std::to_string(allowed[0]);
   EXPECT_EQ(parse_cores(first.c_str()), std::vector<int>{allowed[0]});
   EXPECT_EQ(parse_cores((first + "," + first + "-" + first).c_str()), std::vector<int>{allowed[0]});
-  for (const char* bad : {"", "x", "1-", "-1", "3-1", "0,", "0 1", "99999999999", "0-100000"}) EXPECT_THROW(parse_cores(bad), Error) << bad;
+  for (const char* bad : {"", "x", "1-", "-1", "3-1", "0,", "0 1", "99999999999", "0-100000"})
+    EXPECT_THROW(parse_cores(bad), Error) << bad;
 }
 
 TEST(Table, UnknownAbi_IsDeclined) {

@@ -15,14 +15,16 @@ class Mapping {
  public:
   Mapping() = default;
   explicit Mapping(uint64_t bytes) : bytes_(page_up(bytes)) {
-    if (bytes > kMappingMax) fail(MOTLEY_RESOURCE_EXHAUSTED, "%llu bytes are too many", static_cast<unsigned long long>(bytes));
+    if (bytes > kMappingMax)
+      fail(MOTLEY_RESOURCE_EXHAUSTED, "%llu bytes are too many", static_cast<unsigned long long>(bytes));
     if (bytes_ == 0) return;
     void* at = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
       fail(MOTLEY_RESOURCE_EXHAUSTED, "cannot map %llu bytes of memory", static_cast<unsigned long long>(bytes));
     data_ = static_cast<std::byte*>(at);
   }
-  Mapping(Mapping&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Mapping(Mapping&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Mapping& operator=(Mapping&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);

@@ -19,7 +19,8 @@ class Noise {
 
   // The words of ids 4 * quad .. 4 * quad + 3.
   std::array<uint32_t, 4> words(uint32_t quad) const {
-    return philox({quad, position_, choice_, purpose_}, {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
+    return philox({quad, position_, choice_, purpose_},
+                  {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
   }
   uint32_t word(uint32_t id) const { return words(id / 4)[id % 4]; }
 

@@ -51,7 +51,8 @@ void Program::find_levels(std::vector<int32_t>* level_of_op) {
         op, values, [&](size_t id) { clash |= written_at[id] == level; },
         [&](size_t id) { clash |= written_at[id] == level || read_at[id] == level; });
     level += clash;
-    each_access(op, values, [&](size_t id) { read_at[id] = level; }, [&](size_t id) { written_at[id] = level; });
+    each_access(
+        op, values, [&](size_t id) { read_at[id] = level; }, [&](size_t id) { written_at[id] = level; });
     steps_.push_back({clash, 0, 0, 0});
     level_of_op->push_back(level);
   }
@@ -70,7 +71,8 @@ void Program::place_values(const std::vector<int32_t>& level_of_op) {
   cell_of_value_.assign(plan.values.size(), -1);
   for (size_t i = 0; i < plan.ops.size(); ++i) {
     for (const int32_t id : plan.ops[i].out) {
-      if (id == MOTLEY_NONE || plan.values[static_cast<size_t>(id)].bound || cell_of_value_[static_cast<size_t>(id)] >= 0)
+      if (id == MOTLEY_NONE || plan.values[static_cast<size_t>(id)].bound ||
+          cell_of_value_[static_cast<size_t>(id)] >= 0)
         continue;
       const PlanValue& value = plan.values[static_cast<size_t>(id)];
       int32_t best = -1;
@@ -136,7 +138,8 @@ uint64_t Program::workspace_bytes(int64_t rows, int64_t head_rows, int64_t slots
 }
 
 size_t Program::barriers() const {
-  return static_cast<size_t>(std::count_if(steps_.begin(), steps_.end(), [](const Step& s) { return s.barrier_before; }));
+  return static_cast<size_t>(
+      std::count_if(steps_.begin(), steps_.end(), [](const Step& s) { return s.barrier_before; }));
 }
 
 void Program::run(Team& team, const RunArgs& args, std::byte* workspace) const {

@@ -53,7 +53,7 @@ class Program {
   void run(Team& team, const RunArgs& args, std::byte* workspace) const;
 
  private:
-  struct Cell {  // a place in the arena
+  struct Cell {    // a place in the arena
     int64_t rows;  // as PlanValue::rows
     int64_t row_bytes;
     int32_t free_after;  // level

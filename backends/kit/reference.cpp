@@ -12,14 +12,16 @@ namespace motley::kit {
 
 namespace {
 
-constexpr int64_t kColumnsAtOnce = 8;  // weight rows de-quantised together: each activation row is then read once for all
+constexpr int64_t kColumnsAtOnce =
+    8;  // weight rows de-quantised together: each activation row is then read once for all
 
 // In a fixed order, whatever the other rows are.
 double dot(const float* a, const float* b, int64_t count) {
   std::array<double, 4> sum{};
   int64_t i = 0;
   for (; i + 4 <= count; i += 4)
-    for (size_t j = 0; j < 4; ++j) sum[j] += static_cast<double>(a[i + static_cast<int64_t>(j)]) * b[i + static_cast<int64_t>(j)];
+    for (size_t j = 0; j < 4; ++j)
+      sum[j] += static_cast<double>(a[i + static_cast<int64_t>(j)]) * b[i + static_cast<int64_t>(j)];
   for (; i < count; ++i) sum[0] += static_cast<double>(a[i]) * b[i];
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
@@ -87,7 +89,8 @@ void scale(const OpCall& call) {
   element_wise(call, [f = call.op->attr.scale.factor](float a, float) { return a * f; });
 }
 void silu_mul(const OpCall& call) {
-  element_wise(call, [](float a, float b) { return static_cast<float>(a / (1.0 + std::exp(-static_cast<double>(a))) * b); });
+  element_wise(call,
+               [](float a, float b) { return static_cast<float>(a / (1.0 + std::exp(-static_cast<double>(a))) * b); });
 }
 void gelu_mul(const OpCall& call) {
   constexpr double kSqrt2OverPi = 0.79788456080286535588;
@@ -203,7 +206,8 @@ void topk_router(const OpCall& call) {
     for (int32_t e = 0; e < a.experts; ++e) all += std::exp(logits[e] - largest);
     for (int32_t j = 0; j < a.top_k; ++j) {
       const double x = logits[ids[j]];
-      const double weight = a.gating == 2 ? 1.0 / (1.0 + std::exp(-x)) : std::exp(x - largest) / (a.gating == 1 ? all : 1.0);
+      const double weight =
+          a.gating == 2 ? 1.0 / (1.0 + std::exp(-x)) : std::exp(x - largest) / (a.gating == 1 ? all : 1.0);
       weights[j] = static_cast<float>(weight);
       chosen += weight;
     }
@@ -265,7 +269,8 @@ double rope_angle(const rope_attr& a, int32_t position, int32_t pair, float divi
                        std::pow(static_cast<double>(a.base), -2.0 * pair / a.n_rot) / divisor;
   if (a.yarn_ext_factor == 0) return plain;
   const double width = std::max(0.001, static_cast<double>(a.yarn_high) - a.yarn_low);
-  const double ramp = (1.0 - std::clamp((pair - static_cast<double>(a.yarn_low)) / width, 0.0, 1.0)) * a.yarn_ext_factor;
+  const double ramp =
+      (1.0 - std::clamp((pair - static_cast<double>(a.yarn_low)) / width, 0.0, 1.0)) * a.yarn_ext_factor;
   return plain * ramp + plain / a.yarn_factor * (1.0 - ramp);
 }
 

@@ -21,8 +21,10 @@ void kv_write(const OpCall& call) {
     for (int64_t h = 0; h < layer.kv_heads; ++h) {
       const int64_t at = layer.offset(block, position, h) * pool.element_bytes;
       const int64_t scale_at = layer.scale_offset(block, position, h);
-      kv_store(pool.dtype, call.in[0].f32(r) + h * dim, dim, layer.k + at, layer.k_scale ? layer.k_scale + scale_at : nullptr);
-      kv_store(pool.dtype, call.in[1].f32(r) + h * dim, dim, layer.v + at, layer.v_scale ? layer.v_scale + scale_at : nullptr);
+      kv_store(pool.dtype, call.in[0].f32(r) + h * dim, dim, layer.k + at,
+               layer.k_scale ? layer.k_scale + scale_at : nullptr);
+      kv_store(pool.dtype, call.in[1].f32(r) + h * dim, dim, layer.v + at,
+               layer.v_scale ? layer.v_scale + scale_at : nullptr);
     }
   }
 }
@@ -97,7 +99,8 @@ void paged_attention(const OpCall& call) {
   auto* sum = reinterpret_cast<double*>(call.scratch);
   auto* element = reinterpret_cast<float*>(sum + dim);
   const Range part = call.part(call.in[0].rows * heads);
-  for (int64_t i = part.begin; i < part.end; ++i) attend(call, i / heads, static_cast<int32_t>(i % heads), sum, element);
+  for (int64_t i = part.begin; i < part.end; ++i)
+    attend(call, i / heads, static_cast<int32_t>(i % heads), sum, element);
 }
 
 int64_t paged_attention_scratch(const Plan&, const PlanOp& op) { return int64_t{op.attr.attention.head_dim} * 12; }

@@ -15,9 +15,9 @@ namespace motley::kit {
 namespace {
 
 constexpr float kForbidden = -std::numeric_limits<float>::infinity();
-constexpr float kGreedyBelow = 1e-5f;       // temperatures below count as 0
-constexpr int64_t kHeapMax = 512;           // selections up to this size keep a heap, larger ones partition a copy
-constexpr int64_t kFirstGuess = 64;         // of how many candidates top_p keeps
+constexpr float kGreedyBelow = 1e-5f;  // temperatures below count as 0
+constexpr int64_t kHeapMax = 512;      // selections up to this size keep a heap, larger ones partition a copy
+constexpr int64_t kFirstGuess = 64;    // of how many candidates top_p keeps
 constexpr int64_t kGuessGrowth = 8;
 constexpr double kLn2 = 0.69314718055994530942;
 
@@ -66,8 +66,13 @@ Candidate argmax(const float* values, int64_t count) {
 class RowSampler {
  public:
   RowSampler(const OpCall& call, int64_t row)
-      : call_(call), row_(row), spec_(call.batch->samples[row]), raw_(call.in[0].f32(row)), vocab_(call.in[0].width),
-        logits_(raw_), changed_(reinterpret_cast<float*>(call.scratch)),
+      : call_(call),
+        row_(row),
+        spec_(call.batch->samples[row]),
+        raw_(call.in[0].f32(row)),
+        vocab_(call.in[0].width),
+        logits_(raw_),
+        changed_(reinterpret_cast<float*>(call.scratch)),
         list_(reinterpret_cast<Candidate*>(call.scratch + ((vocab_ * 4 + 63) & ~int64_t{63}))) {}
 
   void run() {
@@ -147,7 +152,8 @@ class RowSampler {
   // list_[0, count): logits, best first, become y; returns how many pass min_p.
   int64_t to_scaled(int64_t count, float floor) {
     int64_t kept = 0;
-    while (kept < count && (list_[kept].value = scaled(list_[kept].value)) >= floor && list_[kept].value > kForbidden) ++kept;
+    while (kept < count && (list_[kept].value = scaled(list_[kept].value)) >= floor && list_[kept].value > kForbidden)
+      ++kept;
     return kept;
   }
   double mass(int64_t count) const {

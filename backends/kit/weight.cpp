@@ -121,8 +121,12 @@ void read_columns(const Format& format, const std::byte* row, std::span<const mo
 }
 
 WeightSource::WeightSource(const motley_weight_desc& desc)
-    : name_(desc.name ? desc.name : "?"), format_(find_format(desc.dtype)), wanted_(desc.format), uses_(desc.uses),
-      experts_(desc.experts), data_(static_cast<const std::byte*>(desc.data)) {
+    : name_(desc.name ? desc.name : "?"),
+      format_(find_format(desc.dtype)),
+      wanted_(desc.format),
+      uses_(desc.uses),
+      experts_(desc.experts),
+      data_(static_cast<const std::byte*>(desc.data)) {
   const char* n = name_.c_str();
   if (!format_) fail(MOTLEY_UNIMPLEMENTED, "weight %s: format %d is not supported", n, desc.dtype);
   if (desc.experts < 1 || desc.rows < 1 || desc.cols < 1 || desc.experts > kExtentMax || desc.rows > kExtentMax ||

@@ -7,9 +7,9 @@
  * entry of the table means "unsupported". No exceptions, no C++ types, no globals, no "current device" cross this line.
  * A function that returns motley_code fills *error (if not null) on failure and leaves its outputs untouched.
  * Handles are opaque and owned by the host, which frees each exactly once; a handle outlives the work enqueued with it.
- * Threads: entries may be called from any thread; one thread at a time per queue (enqueue, copy, fence); no entry blocks
- * but compile, pack, event_wait and destruction. Lengths are in bytes, times in nanoseconds, unless the name says so.
- * SPDX-License-Identifier: Apache-2.0 */
+ * Threads: entries may be called from any thread; one thread at a time per queue (enqueue, copy, fence); no entry
+ * blocks but compile, pack, event_wait and destruction. Lengths are in bytes, times in nanoseconds, unless the name
+ * says so. SPDX-License-Identifier: Apache-2.0 */
 #ifndef MOTLEY_BACKEND_H
 #define MOTLEY_BACKEND_H
 
@@ -45,7 +45,8 @@ typedef enum motley_tier {
   MOTLEY_TIER_CONTRACT_TESTED = 2 /* drives the public API against a double */
 } motley_tier;
 
-enum { /* motley_device_desc.caps */
+/* motley_device_desc.caps */
+enum {
   MOTLEY_CAP_DYNAMIC_ROWS = 1 << 0,    /* any row count; buckets are ignored */
   MOTLEY_CAP_PAGED_ATTENTION = 1 << 1, /* KV_WRITE and PAGED_ATTENTION */
   MOTLEY_CAP_WEIGHTS_AS_ARGS = 1 << 2, /* one program may serve several layers' weights */
@@ -58,36 +59,36 @@ enum { /* motley_device_desc.caps */
 
 typedef struct motley_device_desc {
   uint32_t struct_size;
-  uint32_t index;     /* among this plugin's devices */
-  char family[16];    /* the name's first part: "CPU", "GPU", "NPU", "REF", "SIM" */
-  int32_t kind;       /* motley_kind */
-  int32_t tier;       /* motley_tier */
-  int32_t simulated;  /* 0 or 1 */
+  uint32_t index;    /* among this plugin's devices */
+  char family[16];   /* the name's first part: "CPU", "GPU", "NPU", "REF", "SIM" */
+  int32_t kind;      /* motley_kind */
+  int32_t tier;      /* motley_tier */
+  int32_t simulated; /* 0 or 1 */
   char vendor[64];
   char model[128];
-  char variant[64];   /* the kernels chosen at run time, e.g. "avx512-vnni" */
+  char variant[64]; /* the kernels chosen at run time, e.g. "avx512-vnni" */
   uint64_t memory_total, memory_free;
   uint32_t memory_group; /* devices with the same non-zero number share one memory bus */
   uint64_t caps;
   uint64_t ops;           /* bit k: motley_op_kind k */
   uint64_t weight_dtypes; /* bit t: motley_dtype t is packed without loss */
   uint64_t kv_dtypes;
-  uint32_t alignment;     /* of buffers and imports */
+  uint32_t alignment;               /* of buffers and imports */
   uint32_t queues_max, queue_depth; /* depth: enqueued and unfinished programs a queue takes before it refuses */
-  uint32_t threads;       /* workers of a host device, else 0 */
+  uint32_t threads;                 /* workers of a host device, else 0 */
 } motley_device_desc;
 
 typedef void (*motley_log_fn)(void* user, int32_t level /* 0 debug, 1 info, 2 warning, 3 error */, const char* text);
 
 typedef struct motley_open_options {
   uint32_t struct_size;
-  uint32_t threads;        /* 0 = the device's default */
-  const char* cores;       /* "0-3,8" or null = all allowed to this process */
-  uint64_t memory_cap;     /* 0 = none */
-  const char* cache_dir;   /* for compiled blobs; null = none */
-  const char* variant;     /* force a kernel variant (tests); null = the best the machine runs */
-  int32_t deterministic;   /* 1: one numeric class for prompt and generated rows */
-  motley_log_fn log;       /* may be null; may be called from any thread */
+  uint32_t threads;      /* 0 = the device's default */
+  const char* cores;     /* "0-3,8" or null = all allowed to this process */
+  uint64_t memory_cap;   /* 0 = none */
+  const char* cache_dir; /* for compiled blobs; null = none */
+  const char* variant;   /* force a kernel variant (tests); null = the best the machine runs */
+  int32_t deterministic; /* 1: one numeric class for prompt and generated rows */
+  motley_log_fn log;     /* may be null; may be called from any thread */
   void* log_user;
 } motley_open_options;
 
@@ -103,7 +104,8 @@ typedef struct motley_range {
   int64_t begin, end; /* half open */
 } motley_range;
 
-enum { /* motley_weight_desc.uses */
+/* motley_weight_desc.uses */
+enum {
   MOTLEY_WEIGHT_MATMUL = 1, /* w of MATMUL or GROUPED_MATMUL */
   MOTLEY_WEIGHT_GATHER = 2, /* w of EMBED; both bits: one packed copy serves both */
   MOTLEY_WEIGHT_VECTOR = 4  /* norms, biases, rope divisors, sinks */
@@ -134,7 +136,7 @@ typedef struct motley_weight_info {
 /* ---- KV ---- */
 typedef struct motley_kv_desc {
   uint32_t struct_size;
-  int32_t dtype; /* F32, F16, BF16 or I8 (with a scale per head and position) */
+  int32_t dtype;       /* F32, F16, BF16 or I8 (with a scale per head and position) */
   uint32_t block_size; /* positions */
   uint32_t blocks;
   uint32_t layers;
@@ -145,8 +147,8 @@ typedef struct motley_kv_desc {
 
 typedef struct motley_kv_layout {
   uint32_t struct_size;
-  uint64_t bytes_total;     /* address space of the pool; touched on use */
-  uint64_t bytes_per_block; /* over all layers */
+  uint64_t bytes_total;               /* address space of the pool; touched on use */
+  uint64_t bytes_per_block;           /* over all layers */
   uint64_t canonical_bytes_per_block; /* of export and import: docs/formats/kv.md */
 } motley_kv_layout;
 
@@ -184,8 +186,8 @@ typedef enum motley_support { MOTLEY_SUPPORT_NO = 0, MOTLEY_SUPPORT_CUT = 1, MOT
 
 typedef struct motley_query_result {
   uint32_t struct_size;
-  int32_t support;      /* motley_support */
-  uint32_t cut_before;  /* with SUPPORT_CUT: the op to cut before */
+  int32_t support;          /* motley_support */
+  uint32_t cut_before;      /* with SUPPORT_CUT: the op to cut before */
   uint64_t workspace_bytes; /* for the largest bucket */
   uint64_t compile_ns;      /* estimate */
   char reason[160];
@@ -203,19 +205,19 @@ typedef struct motley_compile_options {
  * Rows of one sequence are contiguous and ascending in position; its last row is at position seq_context[s] - 1. */
 typedef struct motley_batch {
   uint32_t struct_size;
-  uint32_t rows;       /* real rows; the program's bucket may hold more, whose contents must not matter */
+  uint32_t rows; /* real rows; the program's bucket may hold more, whose contents must not matter */
   const int32_t* token_ids;
   const int32_t* token_slots; /* >= 0: take the token from this slot instead */
   const int32_t* positions;
-  const int32_t* kv_slots;    /* block id * block_size + offset; -1 = not stored */
-  const uint8_t* generated;   /* 0: a prompt row, 1: a generated row (chooses the numeric class) */
+  const int32_t* kv_slots;  /* block id * block_size + offset; -1 = not stored */
+  const uint8_t* generated; /* 0: a prompt row, 1: a generated row (chooses the numeric class) */
   uint32_t seqs;
   const uint32_t* seq_row_begin;   /* [seqs + 1] */
   const int32_t* seq_context;      /* [seqs] KV positions visible to the sequence's last row, itself included */
   const uint32_t* seq_block_begin; /* [seqs + 1] into blocks */
   const int32_t* blocks;           /* block ids, concatenated */
   uint32_t head_row_count;
-  const int32_t* head_rows;        /* [head_row_count] row indices */
+  const int32_t* head_rows;         /* [head_row_count] row indices */
   const motley_sample_row* samples; /* [head_row_count] */
   const motley_token_count* counts;
   const int32_t* pending;
@@ -233,7 +235,7 @@ typedef struct motley_binding {
 
 typedef struct motley_enqueue_args {
   uint32_t struct_size;
-  uint32_t bucket; /* index into compile's buckets; 0 for a dynamic device */
+  uint32_t bucket;                /* index into compile's buckets; 0 for a dynamic device */
   const motley_binding* bindings; /* every input and output, once */
   uint32_t binding_count;
   motley_kv* kv; /* null if the segment has no KV op */
@@ -259,8 +261,8 @@ typedef enum motley_collective {
 /* ---- the table ---- */
 typedef struct motley_backend {
   uint32_t struct_size;
-  uint32_t abi;        /* MOTLEY_BACKEND_ABI */
-  const char* name;    /* "cpu" */
+  uint32_t abi;     /* MOTLEY_BACKEND_ABI */
+  const char* name; /* "cpu" */
   const char* version;
 
   /* Fills at most capacity descriptions, sets *count to how many there are. Zero devices: *error says why. */

@@ -132,9 +132,9 @@ typedef union motley_attr {
   struct {
     int32_t style; /* motley_rope_style */
     int32_t heads, head_dim, n_rot;
-    float base;         /* theta_j = position * position_scale * base^(-2j/n_rot) / w0[j] */
+    float base;           /* theta_j = position * position_scale * base^(-2j/n_rot) / w0[j] */
     float position_scale; /* 1, or 1/factor for linear scaling */
-    float magnitude;    /* multiplies cos and sin; 1 without YaRN */
+    float magnitude;      /* multiplies cos and sin; 1 without YaRN */
     float yarn_factor, yarn_ext_factor, yarn_low, yarn_high; /* ext 0 = no YaRN; low/high: ramp bounds in dimensions */
   } rope;
   struct {
@@ -188,12 +188,12 @@ typedef struct motley_token_count {
 
 /* How one logit row is turned into one token. Order of application: docs/contracts/sampling.md. */
 typedef struct motley_sample_row {
-  uint64_t seed;       /* (seed, choice, position, purpose, vocabulary id) keys the noise */
-  uint32_t choice;     /* index among a request's n choices */
-  uint32_t position;   /* position in the sequence of the token to be drawn */
-  float temperature;   /* 0 = greedy */
-  float top_p, min_p;  /* 1 and 0 = off */
-  int32_t top_k;       /* 0 = off */
+  uint64_t seed;      /* (seed, choice, position, purpose, vocabulary id) keys the noise */
+  uint32_t choice;    /* index among a request's n choices */
+  uint32_t position;  /* position in the sequence of the token to be drawn */
+  float temperature;  /* 0 = greedy */
+  float top_p, min_p; /* 1 and 0 = off */
+  int32_t top_k;      /* 0 = off */
   float presence_penalty, frequency_penalty, repetition_penalty; /* 0, 0, 1 = off */
   int32_t top_logprobs; /* -1 none; 0 the chosen one's; k the k best as well (raw log-softmax, before any change) */
   int32_t out_slot;     /* the slot that receives the id, or MOTLEY_NONE */

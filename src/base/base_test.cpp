@@ -31,9 +31,7 @@ TEST(Result, CarriesValueOrStatus) {
   EXPECT_EQ(failed.annotate("model.gguf").message(), "model.gguf: 3 is odd");
 }
 
-TEST(ResultDeathTest, ValueOfAnErrorAborts) {
-  EXPECT_DEATH((void)half(3).value(), "check failed");
-}
+TEST(ResultDeathTest, ValueOfAnErrorAborts) { EXPECT_DEATH((void)half(3).value(), "check failed"); }
 
 TEST(Future, CallbackRunsWhetherSetBeforeOrAfter) {
   for (const bool before : {true, false}) {

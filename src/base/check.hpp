@@ -15,10 +15,10 @@ std::string check_detail(fmt::format_string<Args...> format, Args&&... args) {
 inline std::string check_detail() { return {}; }
 }  // namespace motley::internal
 
-#define CHECK(condition, ...)                                                                        \
-  (__builtin_expect(static_cast<bool>(condition), 1)                                                 \
-       ? static_cast<void>(0)                                                                        \
-       : ::motley::internal::check_failed(__FILE__, __LINE__, #condition,                            \
+#define CHECK(condition, ...)                                             \
+  (__builtin_expect(static_cast<bool>(condition), 1)                      \
+       ? static_cast<void>(0)                                             \
+       : ::motley::internal::check_failed(__FILE__, __LINE__, #condition, \
                                           ::motley::internal::check_detail(__VA_ARGS__)))
 #ifdef NDEBUG
 #define DCHECK(condition, ...) static_cast<void>(sizeof(static_cast<bool>(condition)))

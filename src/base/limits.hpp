@@ -6,7 +6,7 @@
 
 namespace motley::limits {
 
-inline constexpr size_t kRequestBodyBytesMax = 32u << 20;   // HTTP 413 above
+inline constexpr size_t kRequestBodyBytesMax = 32u << 20;    // HTTP 413 above
 inline constexpr size_t kRequestHeaderBytesMax = 16u << 10;  // HTTP 431 above
 inline constexpr size_t kQueuedRequestsMax = 16384;          // waiting for the engine; above: RESOURCE_EXHAUSTED
 inline constexpr uint32_t kChoicesMax = 128;                 // a request's n

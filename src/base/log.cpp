@@ -35,8 +35,6 @@ spdlog::logger& logger() {
 
 void set_log_level(LogLevel level) { logger().set_level(to_spdlog(level)); }
 bool log_enabled(LogLevel level) { return logger().should_log(to_spdlog(level)); }
-void log_text(LogLevel level, std::string_view text) {
-  logger().log(to_spdlog(level), "{}", text);
-}
+void log_text(LogLevel level, std::string_view text) { logger().log(to_spdlog(level), "{}", text); }
 
 }  // namespace motley

@@ -54,15 +54,26 @@ Status invalid_argument(fmt::format_string<Args...> format, Args&&... args) {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}                                         // NOLINT(google-explicit-constructor)
-  Result(Status status) : state_(std::move(status)) { CHECK(!std::get<1>(state_).ok()); }  // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(Status status) : state_(std::move(status)) {
+    CHECK(!std::get<1>(state_).ok());
+  }  // NOLINT(google-explicit-constructor)
 
   bool has_value() const { return state_.index() == 0; }
   bool ok() const { return has_value(); }
   explicit operator bool() const { return has_value(); }
-  T& value() & { CHECK(has_value()); return std::get<0>(state_); }
-  const T& value() const& { CHECK(has_value()); return std::get<0>(state_); }
-  T&& value() && { CHECK(has_value()); return std::get<0>(std::move(state_)); }
+  T& value() & {
+    CHECK(has_value());
+    return std::get<0>(state_);
+  }
+  const T& value() const& {
+    CHECK(has_value());
+    return std::get<0>(state_);
+  }
+  T&& value() && {
+    CHECK(has_value());
+    return std::get<0>(std::move(state_));
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }
@@ -78,8 +89,8 @@ class [[nodiscard]] Result {
 }  // namespace motley
 
 // RETURN_IF_ERROR(expr): leave with expr's status unless it is OK.
-#define RETURN_IF_ERROR(expr)                              \
-  do {                                                     \
+#define RETURN_IF_ERROR(expr)                                                   \
+  do {                                                                          \
     if (::motley::Status motley_s_ = (expr); !motley_s_.ok()) return motley_s_; \
   } while (0)
 

@@ -106,8 +106,8 @@ Result<EventHandle> Device::enqueue(const QueueHandle& queue, const ProgramsHand
                                     const motley_enqueue_args& args, bool want_event) const {
   motley_event* event = nullptr;
   motley_error failure{};
-  RETURN_IF_ERROR(to_status(
-      api_->enqueue(queue.get(), programs.get(), &args, want_event ? &event : nullptr, &failure), failure, "enqueue"));
+  RETURN_IF_ERROR(to_status(api_->enqueue(queue.get(), programs.get(), &args, want_event ? &event : nullptr, &failure),
+                            failure, "enqueue"));
   return EventHandle(api_, event);
 }
 

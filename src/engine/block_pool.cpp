@@ -47,7 +47,8 @@ uint32_t BlockPool::bucket_of(ChainId parent, std::span<const TokenId> tokens) c
 
 std::optional<BlockPool::Hit> BlockPool::find(ChainId parent, std::span<const TokenId> tokens) const {
   if (!caching_ || tokens.size() != block_size_) return std::nullopt;
-  for (BlockId id = buckets_[bucket_of(parent, tokens)]; id != kEnd; id = blocks_[static_cast<size_t>(id)].bucket_next) {
+  for (BlockId id = buckets_[bucket_of(parent, tokens)]; id != kEnd;
+       id = blocks_[static_cast<size_t>(id)].bucket_next) {
     const Block& block = at(id);
     if (block.parent != parent) continue;
     const TokenId* held = tokens_.data() + static_cast<size_t>(id) * block_size_;
@@ -94,8 +95,8 @@ void BlockPool::unlink(BlockId id) {
 ChainId BlockPool::publish(BlockId id, ChainId parent, std::span<const TokenId> tokens) {
   if (!caching_) return kChainRoot;
   Block& block = at(id);
-  CHECK(block.references > 0 && block.chain == kChainRoot && tokens.size() == block_size_, "block {}: held {}, chain {}",
-        id, block.references, block.chain);
+  CHECK(block.references > 0 && block.chain == kChainRoot && tokens.size() == block_size_,
+        "block {}: held {}, chain {}", id, block.references, block.chain);
   if (const auto other = find(parent, tokens)) return other->chain;
   std::copy(tokens.begin(), tokens.end(), tokens_of(id).begin());
   block.parent = parent;

@@ -99,8 +99,10 @@ struct NaivePool {
   }
   void release(BlockId id) {
     if (--references[id] > 0) return;
-    if (texts.contains(id)) free.push_back(id);
-    else free.push_front(id);
+    if (texts.contains(id))
+      free.push_back(id);
+    else
+      free.push_front(id);
   }
   std::optional<BlockId> find(ChainId parent, const std::vector<TokenId>& tokens) const {
     for (const auto& [id, held] : texts)
@@ -114,7 +116,8 @@ TEST(BlockPool, RandomUse_AgreesWithTheObviousPool) {
     std::mt19937 random(seed);
     const uint32_t size = 1 + random() % 8;
     // A poor hash, so that buckets hold several blocks.
-    BlockPool pool(size, 2, true, [](ChainId parent, std::span<const TokenId> t) { return parent + static_cast<uint64_t>(t[0]); });
+    BlockPool pool(size, 2, true,
+                   [](ChainId parent, std::span<const TokenId> t) { return parent + static_cast<uint64_t>(t[0]); });
     NaivePool naive;
     for (uint32_t i = 0; i < size; ++i) naive.free.push_back(static_cast<BlockId>(i));
     std::vector<BlockId> held;  // once per reference

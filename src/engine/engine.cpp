@@ -130,8 +130,10 @@ class Engine::Impl {
       Mailbox::Mail mail = mailbox_->take();
       stopped = mail.stop;
       handle(std::move(mail));
-      if (stopped) scheduler_.end_all(FinishReason::kAborted, ok_status());
-      else plan();
+      if (stopped)
+        scheduler_.end_all(FinishReason::kAborted, ok_status());
+      else
+        plan();
       publish_gauges();
       if (scheduler_.unfinished() == 0)
         for (Promise<bool>& drained : std::exchange(drains_, {})) drained.set(true);

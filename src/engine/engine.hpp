@@ -18,20 +18,20 @@ namespace motley {
 enum class SchedulingPolicy { kFcfs, kPriority };
 
 struct EngineOptions {
-  uint32_t max_model_len = 0;             // positions of one sequence; 0 = what the executor and its pool allow
-  uint32_t max_num_seqs = 128;            // running at once
-  uint32_t max_num_batched_tokens = 0;    // rows of one step; 0 = chosen so that a step is predicted <= 200 ms
-  uint32_t max_concurrent_prefills = 4;   // requests whose prompts are computed in one step, so that decodes flow
+  uint32_t max_model_len = 0;            // positions of one sequence; 0 = what the executor and its pool allow
+  uint32_t max_num_seqs = 128;           // running at once
+  uint32_t max_num_batched_tokens = 0;   // rows of one step; 0 = chosen so that a step is predicted <= 200 ms
+  uint32_t max_concurrent_prefills = 4;  // requests whose prompts are computed in one step, so that decodes flow
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;
-  size_t queue_limit = 0;                 // waiting requests; 0 = limits::kQueuedRequestsMax
+  size_t queue_limit = 0;  // waiting requests; 0 = limits::kQueuedRequestsMax
 };
 
 // A histogram of one quantity, cumulative since start (Prometheus shape).
 struct Histogram {
-  std::vector<double> bounds;     // upper bounds, ascending
-  std::vector<uint64_t> counts;   // bounds.size() + 1, not cumulated; the last is +Inf
+  std::vector<double> bounds;    // upper bounds, ascending
+  std::vector<uint64_t> counts;  // bounds.size() + 1, not cumulated; the last is +Inf
   double sum = 0;
   explicit Histogram(std::vector<double> upper_bounds = {})
       : bounds(std::move(upper_bounds)), counts(bounds.size() + 1, 0) {}
@@ -42,8 +42,8 @@ struct Histogram {
 // A snapshot of counters and gauges.
 struct EngineStats {
   uint32_t running = 0, waiting = 0;
-  uint32_t kv_blocks_total = 0, kv_blocks_used = 0;   // used: held by a request (cached-only blocks are free)
-  uint64_t prefix_queries = 0, prefix_hits = 0;       // tokens
+  uint32_t kv_blocks_total = 0, kv_blocks_used = 0;  // used: held by a request (cached-only blocks are free)
+  uint64_t prefix_queries = 0, prefix_hits = 0;      // tokens
   uint64_t preemptions = 0;
   uint64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
   uint64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;

@@ -13,9 +13,9 @@
 namespace motley {
 namespace {
 
+using ::testing::HasSubstr;
 using testing::ScriptedExecutor;
 using testing::ScriptedOptions;
-using ::testing::HasSubstr;
 
 // Collects updates on the engine's thread and lets the test wait for them. Outlives the engine, which calls to its end.
 class Inbox {
@@ -193,8 +193,10 @@ TEST(Engine, FullQueue_IsRefusedAsExhausted) {
   std::vector<RequestId> taken;
   for (int i = 0; i < 4 && code == MOTLEY_OK; ++i) {
     const auto answer = engine->submit(request_of(inbox, {2}, 2));
-    if (answer.ok()) taken.push_back(*answer);
-    else code = answer.error().code();
+    if (answer.ok())
+      taken.push_back(*answer);
+    else
+      code = answer.error().code();
   }
   EXPECT_EQ(code, MOTLEY_RESOURCE_EXHAUSTED);
   EXPECT_GE(taken.size(), 1u);
@@ -227,7 +229,8 @@ TEST(Engine, FailedStep_EndsOnlyItsRequests) {
   auto engine = std::move(Engine::create(executor, {})).value();
   const RequestId lost = engine->submit(request_of(inbox, text_of(1, 9), 5)).value();
   executor.wait_pending(1);
-  const RequestId kept = engine->submit(request_of(inbox, text_of(1, 9), 2)).value();  // same text: nothing bad is shared
+  const RequestId kept =
+      engine->submit(request_of(inbox, text_of(1, 9), 2)).value();  // same text: nothing bad is shared
   executor.fail_next(Status(MOTLEY_INTERNAL, "a kernel failed"));
   executor.run_next();
   const auto story = inbox.wait(lost);

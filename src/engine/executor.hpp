@@ -24,14 +24,16 @@ struct KvPoolDescription {
 // all zero while nothing is known.
 struct StepCost {
   double fixed_ns = 0, per_row_ns = 0, per_context_ns = 0;
-  double predict_ns(double rows, double context) const { return fixed_ns + rows * per_row_ns + context * per_context_ns; }
+  double predict_ns(double rows, double context) const {
+    return fixed_ns + rows * per_row_ns + context * per_context_ns;
+  }
 };
 
 // A way through the stages, with one KV pool (its capacity is that of its tightest stage).
 struct LaneDescription {
   KvPoolDescription pool;
   StepCost cost;
-  uint32_t rows_max = 0;         // of one step
+  uint32_t rows_max = 0;          // of one step
   std::vector<uint32_t> buckets;  // row counts that cost no padding; empty = any
 };
 
@@ -45,12 +47,13 @@ struct ExecutorDescription {
   uint32_t pipeline = 1;       // steps of disjoint sequences that may be under way together
 };
 
-// One sequence's part of a step: rows [row_begin, row_begin + row_count) at positions context - row_count .. context - 1.
+// One sequence's part of a step: rows [row_begin, row_begin + row_count) at positions context - row_count .. context
+// - 1.
 struct PlanSequence {
   uint64_t sequence = 0;
   uint32_t row_begin = 0, row_count = 0;
-  uint32_t context = 0;                        // KV positions visible to the last row, itself included
-  uint32_t block_begin = 0, block_count = 0;   // into StepPlan::blocks; covers at least `context` positions
+  uint32_t context = 0;                         // KV positions visible to the last row, itself included
+  uint32_t block_begin = 0, block_count = 0;    // into StepPlan::blocks; covers at least `context` positions
   uint32_t logits_begin = 0, logits_count = 0;  // into StepPlan::logit_rows
 };
 
@@ -65,8 +68,8 @@ struct StepPlan {
   std::vector<uint8_t> generated;  // 0 a prompt row, 1 a generated one
   std::vector<PlanSequence> sequences;
   std::vector<BlockId> blocks;
-  std::vector<int32_t> logit_rows;          // row indices, ascending
-  std::vector<motley_sample_row> samples;   // one per logit row; ranges index the three below
+  std::vector<int32_t> logit_rows;         // row indices, ascending
+  std::vector<motley_sample_row> samples;  // one per logit row; ranges index the three below
   std::vector<motley_token_count> counts;
   std::vector<SlotId> pending;
   std::vector<motley_token_bias> biases;
@@ -80,16 +83,16 @@ struct TokenAlternative {
 // What a logit row became.
 struct SampledToken {
   TokenId id = 0;
-  float logprob = 0;                   // valid if the row asked (top_logprobs >= 0)
-  std::vector<TokenAlternative> top;   // as many as asked, best first
+  float logprob = 0;                  // valid if the row asked (top_logprobs >= 0)
+  std::vector<TokenAlternative> top;  // as many as asked, best first
 };
 
 struct StepResult {
   Epoch epoch = 0;
   StepId step = 0;
-  Status status;                      // not OK: no token of the step counts
-  std::vector<SampledToken> tokens;   // one per logit row, in order
-  int64_t busy_ns = 0;                // from start on the device to end
+  Status status;                     // not OK: no token of the step counts
+  std::vector<SampledToken> tokens;  // one per logit row, in order
+  int64_t busy_ns = 0;               // from start on the device to end
 };
 
 // Thread-safety: one thread calls; results may be set on any thread. Futures of one lane become ready in step order.

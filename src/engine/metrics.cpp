@@ -8,8 +8,8 @@ namespace {
 
 // Bounds as vLLM's (v1/metrics/loggers.py), so that dashboards made for it fit.
 std::vector<double> first_token_bounds() {
-  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1,
-          2.5,   5,     7.5,  10,   20,   40,   80,   160, 640,  2560};
+  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+          1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
 }
 std::vector<double> token_gap_bounds() {
   return {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80};
@@ -91,8 +91,7 @@ void EngineMetrics::on_finish(const Sequence& sequence, FinishReason reason, int
   stats_.decode_s.observe(seconds(t.first_token_ns, t.last_token_ns));
   stats_.inference_s.observe(seconds(t.first_scheduled_ns, t.last_token_ns));
   if (sequence.known_output() > 1)
-    stats_.time_per_output_token_s.observe(seconds(t.first_token_ns, t.last_token_ns) /
-                                           (sequence.known_output() - 1));
+    stats_.time_per_output_token_s.observe(seconds(t.first_token_ns, t.last_token_ns) / (sequence.known_output() - 1));
 }
 
 }  // namespace motley

@@ -11,7 +11,7 @@ namespace {
 
 struct Range {
   const char* name;
-  float SamplingParams::* field;
+  float SamplingParams::*field;
   float low, high;
   bool low_open;  // the lower bound itself is refused
   const char* text;
@@ -42,7 +42,8 @@ Status check_tokens(const SamplingParams& params, uint32_t vocab_size) {
   std::vector<TokenId> ids;
   ids.reserve(params.logit_bias.size());
   for (const motley_token_bias& bias : params.logit_bias) {
-    if (!known(bias.id)) return invalid_argument("logit_bias token ids must be in [0, {}), got {}", vocab_size, bias.id);
+    if (!known(bias.id))
+      return invalid_argument("logit_bias token ids must be in [0, {}), got {}", vocab_size, bias.id);
     if (std::isnan(bias.bias) || bias.bias == INFINITY)
       return invalid_argument("logit_bias of token {} must be a finite number", bias.id);
     ids.push_back(bias.id);

@@ -53,10 +53,22 @@ TEST(SamplingParams, OutOfRange_IsRefusedNamingTheField) {
       {"min_tokens", [](auto& p) { p.min_tokens = p.max_tokens + 1; }},
       {"stop_token_ids", [](auto& p) { p.stop_token_ids = {static_cast<TokenId>(kVocab)}; }},
       {"stop_token_ids", [](auto& p) { p.stop_token_ids.assign(limits::kStopTokensMax + 1, 1); }},
-      {"logit_bias", [](auto& p) { p.logit_bias = {{-1, 0}}; }},
-      {"logit_bias", [](auto& p) { p.logit_bias = {{1, NAN}}; }},
-      {"logit_bias", [](auto& p) { p.logit_bias = {{1, INFINITY}}; }},
-      {"logit_bias", [](auto& p) { p.logit_bias = {{1, 1}, {2, 0}, {1, 1}}; }},
+      {"logit_bias",
+       [](auto& p) {
+         p.logit_bias = {{-1, 0}};
+       }},
+      {"logit_bias",
+       [](auto& p) {
+         p.logit_bias = {{1, NAN}};
+       }},
+      {"logit_bias",
+       [](auto& p) {
+         p.logit_bias = {{1, INFINITY}};
+       }},
+      {"logit_bias",
+       [](auto& p) {
+         p.logit_bias = {{1, 1}, {2, 0}, {1, 1}};
+       }},
       {"logprobs", [](auto& p) { p.logprobs = 21; }},
       {"logprobs", [](auto& p) { p.logprobs = -2; }},
       {"choice", [](auto& p) { p.choice = limits::kChoicesMax; }},

@@ -148,8 +148,8 @@ Sequence* Scheduler::choose_victim() {
     while (shared < s->blocks.size() && pool_.references(s->blocks[shared]) > 1) ++shared;
     if (shared == s->blocks.size()) continue;
     const uint32_t kept = shared * pool_.block_size();
-    const Loss loss{by_priority ? -static_cast<int64_t>(s->request.priority) : 0, s->computed - std::min(kept, s->computed),
-                    ~s->arrival};
+    const Loss loss{by_priority ? -static_cast<int64_t>(s->request.priority) : 0,
+                    s->computed - std::min(kept, s->computed), ~s->arrival};
     if (least && *least <= loss) continue;
     least = loss;
     victim = s;
@@ -316,7 +316,8 @@ Status Scheduler::check_result(const Step& step, const StepResult& result) const
   size_t expected = 0;
   for (const Entry& entry : step.entries) expected += entry.draws ? 1 : 0;
   if (result.tokens.size() != expected)
-    return error(MOTLEY_INTERNAL, "step {}: {} tokens came back for {} logit rows", step.id, result.tokens.size(), expected);
+    return error(MOTLEY_INTERNAL, "step {}: {} tokens came back for {} logit rows", step.id, result.tokens.size(),
+                 expected);
   for (const SampledToken& token : result.tokens)
     if (token.id < 0 || static_cast<uint32_t>(token.id) >= config_.vocab_size)
       return error(MOTLEY_INTERNAL, "step {}: token id {} is outside the vocabulary of {}", step.id, token.id,

@@ -1,4 +1,5 @@
-// Scheduler: which tokens run in which step. Pure: no thread, no clock, no executor; the same calls give the same plans.
+// Scheduler: which tokens run in which step. Pure: no thread, no clock, no executor; the same calls give the same
+// plans.
 //
 // A request is only text of which some positions are computed; every step hands out rows so that computed catches up:
 // prompt, chunk, decode and recomputation are one path. Promises: a sequence's blocks are written by no one else and
@@ -29,10 +30,10 @@ struct SchedulerConfig {
   Epoch epoch = 0;
   LaneDescription lane;
   uint32_t vocab_size = 0;
-  uint32_t slots_each = 0;   // token slots of a running sequence; 0 = none
+  uint32_t slots_each = 0;  // token slots of a running sequence; 0 = none
   uint32_t lookahead = 0;
   uint32_t pipeline = 1;
-  uint32_t steps_max = 1;    // under way together
+  uint32_t steps_max = 1;  // under way together
 };
 
 // INVALID_ARGUMENT where the options ask for what the executor cannot give; UNIMPLEMENTED for several lanes.
@@ -57,7 +58,8 @@ class Scheduler {
 
   // The next step, or nullopt if none can be planned before a result or a request comes.
   std::optional<StepPlan> plan_step(int64_t now_ns);
-  // Results come in the order of plans. Not OK: the result does not fit the plan, and the executor is not to be trusted.
+  // Results come in the order of plans. Not OK: the result does not fit the plan, and the executor is not to be
+  // trusted.
   Status apply(StepResult result, int64_t now_ns);
 
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
@@ -72,7 +74,7 @@ class Scheduler {
  private:
   struct Entry {
     Sequence* sequence = nullptr;
-    uint32_t end = 0;     // positions computed when the step is done
+    uint32_t end = 0;  // positions computed when the step is done
     bool draws = false;
   };
   struct Step {
@@ -127,7 +129,7 @@ class Scheduler {
   uint64_t arrivals_ = 0;
   StepId last_step_ = 0;
   uint32_t unfinished_ = 0;
-  uint32_t draining_ = 0;      // sequences in kLeaving that still hold blocks
+  uint32_t draining_ = 0;       // sequences in kLeaving that still hold blocks
   bool prompts_first_ = false;  // without chunking: the next step begins with the prompt that found no room
 };
 

@@ -26,13 +26,16 @@ Status resolve_length(EngineOptions& options, const ExecutorDescription& executo
   if (options.max_model_len == 0) {
     options.max_model_len = static_cast<uint32_t>(std::min<uint64_t>(executor.positions_max, capacity));
   }
-  if (options.max_model_len < 2) return invalid_argument("max_model_len must be at least 2, got {}", options.max_model_len);
+  if (options.max_model_len < 2)
+    return invalid_argument("max_model_len must be at least 2, got {}", options.max_model_len);
   if (options.max_model_len > executor.positions_max)
     return invalid_argument("max_model_len {} is beyond the model's {} positions; lower it", options.max_model_len,
                             executor.positions_max);
   if (options.max_model_len > capacity)
-    return invalid_argument("max_model_len {} is beyond the {} positions of the KV pool; lower it or give the pool more "
-                            "memory", options.max_model_len, capacity);
+    return invalid_argument(
+        "max_model_len {} is beyond the {} positions of the KV pool; lower it or give the pool more "
+        "memory",
+        options.max_model_len, capacity);
   return ok_status();
 }
 
@@ -47,13 +50,15 @@ Status resolve_rows(SchedulerConfig& config) {
     options.max_num_batched_tokens = StepBudget(config.lane.cost, 0, rows_max).rows();
     if (!options.enable_chunked_prefill) {  // then a whole prompt is the least that a step must hold
       config.chosen_budget = false;
-      options.max_num_batched_tokens = std::min(rows_max, std::max(options.max_num_batched_tokens, options.max_model_len));
+      options.max_num_batched_tokens =
+          std::min(rows_max, std::max(options.max_num_batched_tokens, options.max_model_len));
     }
   }
   if (!options.enable_chunked_prefill && options.max_num_batched_tokens < options.max_model_len)
-    return invalid_argument("without chunked prefill a prompt must fit into one step: max_num_batched_tokens {} is below "
-                            "max_model_len {}; raise the first, lower the second, or enable chunked prefill",
-                            options.max_num_batched_tokens, options.max_model_len);
+    return invalid_argument(
+        "without chunked prefill a prompt must fit into one step: max_num_batched_tokens {} is below "
+        "max_model_len {}; raise the first, lower the second, or enable chunked prefill",
+        options.max_num_batched_tokens, options.max_model_len);
   return ok_status();
 }
 
@@ -72,13 +77,15 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
   config.steps_max = config.pipeline + config.lookahead;
   EngineOptions& resolved = config.options;
   if (resolved.max_num_seqs == 0) return invalid_argument("max_num_seqs must be at least 1, got 0");
-  if (resolved.max_concurrent_prefills == 0) return invalid_argument("max_concurrent_prefills must be at least 1, got 0");
+  if (resolved.max_concurrent_prefills == 0)
+    return invalid_argument("max_concurrent_prefills must be at least 1, got 0");
   RETURN_IF_ERROR(resolve_length(resolved, executor));
   RETURN_IF_ERROR(resolve_rows(config));
   // Every running sequence must be able to put a row into every step.
-  resolved.max_num_seqs = std::min(resolved.max_num_seqs,
-                                   config.chosen_budget ? config.lane.rows_max : resolved.max_num_batched_tokens);
-  if (config.slots_each > 0) resolved.max_num_seqs = std::min(resolved.max_num_seqs, executor.slots / config.slots_each);
+  resolved.max_num_seqs =
+      std::min(resolved.max_num_seqs, config.chosen_budget ? config.lane.rows_max : resolved.max_num_batched_tokens);
+  if (config.slots_each > 0)
+    resolved.max_num_seqs = std::min(resolved.max_num_seqs, executor.slots / config.slots_each);
   if (resolved.queue_limit == 0) resolved.queue_limit = limits::kQueuedRequestsMax;
   return config;
 }
@@ -89,9 +96,10 @@ Status check_request(const SchedulerConfig& config, const Request& request) {
   if (!request.on_update) return invalid_argument("on_update must be set");
   if (request.prompt.empty()) return invalid_argument("the prompt must hold at least one token");
   if (request.prompt.size() > longest)
-    return invalid_argument("the prompt holds {} tokens, but the maximum model length of {} leaves room for at most {} "
-                            "and one generated token; shorten it",
-                            request.prompt.size(), config.options.max_model_len, longest);
+    return invalid_argument(
+        "the prompt holds {} tokens, but the maximum model length of {} leaves room for at most {} "
+        "and one generated token; shorten it",
+        request.prompt.size(), config.options.max_model_len, longest);
   for (const TokenId id : request.prompt)
     if (!known(id)) return invalid_argument("prompt token ids must be in [0, {}), got {}", config.vocab_size, id);
   for (const TokenId id : request.end_tokens)

@@ -60,7 +60,8 @@ class Bench {
     auto config = resolve_config(executor_.describe(), options);
     EXPECT_TRUE(config.ok()) << config.error().to_string();
     config_ = *config;
-    scheduler_ = std::make_unique<Scheduler>(config_, [this](const Sequence& s, RequestUpdate u) { hear(s, std::move(u)); });
+    scheduler_ =
+        std::make_unique<Scheduler>(config_, [this](const Sequence& s, RequestUpdate u) { hear(s, std::move(u)); });
   }
 
   struct Story {
@@ -83,7 +84,9 @@ class Bench {
     EXPECT_TRUE(status.ok()) << status.to_string();
     stories_[request.id] = {.asked = request,
                             .alone = tokens_alone(request, config_.options.max_model_len, device_.vocab_size),
-                            .tokens = {}, .finished = {}, .last = {}};
+                            .tokens = {},
+                            .finished = {},
+                            .last = {}};
     scheduler_->add(std::move(request), kNow);
     return last_id_;
   }
@@ -196,7 +199,9 @@ struct Workload {
 };
 
 Workload random_workload(std::mt19937& random) {
-  const auto pick = [&](uint32_t low, uint32_t high) { return low + static_cast<uint32_t>(random() % (high - low + 1)); };
+  const auto pick = [&](uint32_t low, uint32_t high) {
+    return low + static_cast<uint32_t>(random() % (high - low + 1));
+  };
   Workload w;
   w.device.block_size = 1u << pick(0, 3);
   w.device.blocks = pick(3, 10) * pick(1, 8);
@@ -206,7 +211,8 @@ Workload random_workload(std::mt19937& random) {
   w.device.pipeline = pick(0, 3) == 0 ? 2 : 1;
   w.device.slots = pick(0, 64);
   w.device.rows_max = pick(8, 160);
-  if (pick(0, 1) == 1) w.device.cost = {.fixed_ns = 1e6, .per_row_ns = 1e3 * pick(1, 30000), .per_context_ns = pick(0, 100) * 1.0};
+  if (pick(0, 1) == 1)
+    w.device.cost = {.fixed_ns = 1e6, .per_row_ns = 1e3 * pick(1, 30000), .per_context_ns = pick(0, 100) * 1.0};
   w.device.busy_ns = pick(0, 1) * 1000000 * static_cast<int64_t>(pick(1, 300));
   w.options.max_num_seqs = pick(1, 12);
   w.options.max_concurrent_prefills = pick(1, 4);
@@ -214,8 +220,10 @@ Workload random_workload(std::mt19937& random) {
   w.options.enable_chunked_prefill = pick(0, 3) != 0;
   w.options.policy = pick(0, 1) == 0 ? SchedulingPolicy::kFcfs : SchedulingPolicy::kPriority;
   const uint32_t length = std::min(w.device.positions_max, w.device.blocks * w.device.block_size);
-  if (!w.options.enable_chunked_prefill) w.device.rows_max = std::max(w.device.rows_max, length);
-  else if (pick(0, 1) == 0) w.options.max_num_batched_tokens = pick(1, w.device.rows_max);
+  if (!w.options.enable_chunked_prefill)
+    w.device.rows_max = std::max(w.device.rows_max, length);
+  else if (pick(0, 1) == 0)
+    w.options.max_num_batched_tokens = pick(1, w.device.rows_max);
   w.requests = pick(1, 24);
   w.abort_share = pick(0, 2) == 0 ? 0.05 : 0;
   w.fail_share = pick(0, 4) == 0 ? 0.05 : 0;
@@ -223,7 +231,9 @@ Workload random_workload(std::mt19937& random) {
 }
 
 Request random_request(std::mt19937& random, const Bench& bench, uint32_t vocab_size) {
-  const auto pick = [&](uint32_t low, uint32_t high) { return low + static_cast<uint32_t>(random() % (high - low + 1)); };
+  const auto pick = [&](uint32_t low, uint32_t high) {
+    return low + static_cast<uint32_t>(random() % (high - low + 1));
+  };
   const uint32_t longest = bench.config().options.max_model_len - 1;
   const uint32_t length = pick(0, 3) == 0 ? longest : pick(1, longest);
   // Few texts, so that prefixes are shared; some differ after a while.
@@ -317,8 +327,8 @@ TEST(Scheduler, ChoicesOfOnePrompt_ComputeItOnce) {
   }
   ASSERT_TRUE(bench.finish(100));
   bench.expect_all_right();
-  // 40 rows once; the seven others share nine full blocks and compute four rows; each needs one more row, and one may be
-  // planned in vain.
+  // 40 rows once; the seven others share nine full blocks and compute four rows; each needs one more row, and one may
+  // be planned in vain.
   EXPECT_LE(bench.executor().rows_run(), 40u + 7 * 4 + 8 * 2);
   EXPECT_EQ(bench.stories()[8].last.cached_tokens, 36u);
 }
@@ -448,7 +458,11 @@ TEST(Scheduler, ResultOfAnotherStep_IsNotTrusted) {
   EXPECT_EQ(bench.scheduler().apply({.epoch = 2, .step = 1, .status = {}, .tokens = {}, .busy_ns = 0}, kNow).code(),
             MOTLEY_INTERNAL);
   // A result of the right step with a token outside the vocabulary ends the request.
-  EXPECT_TRUE(bench.scheduler().apply({.epoch = 1, .step = 1, .status = {}, .tokens = {{.id = 1000, .logprob = 0, .top = {}}}, .busy_ns = 0}, kNow).ok());
+  EXPECT_TRUE(
+      bench.scheduler()
+          .apply({.epoch = 1, .step = 1, .status = {}, .tokens = {{.id = 1000, .logprob = 0, .top = {}}}, .busy_ns = 0},
+                 kNow)
+          .ok());
   EXPECT_EQ(bench.stories()[1].finished, FinishReason::kError);
 }
 

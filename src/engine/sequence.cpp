@@ -18,7 +18,9 @@ Sequence::Sequence(Request from, uint32_t max_output, uint64_t arrival_rank, int
 }
 
 bool Sequence::is_end(TokenId token) const {
-  const auto among = [&](const std::vector<TokenId>& ids) { return std::find(ids.begin(), ids.end(), token) != ids.end(); };
+  const auto among = [&](const std::vector<TokenId>& ids) {
+    return std::find(ids.begin(), ids.end(), token) != ids.end();
+  };
   return (!request.params.ignore_eos && among(request.end_tokens)) || among(request.params.stop_token_ids);
 }
 

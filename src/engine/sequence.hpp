@@ -48,22 +48,22 @@ class Sequence {
 
   Request request;
   SequenceTimes times;
-  std::vector<TokenId> tokens;   // the prompt and the known output
+  std::vector<TokenId> tokens;  // the prompt and the known output
   std::vector<BlockId> blocks;
-  const uint64_t arrival;        // rank; kept across preemption
+  const uint64_t arrival;  // rank; kept across preemption
   State state = State::kWaiting;
   bool finished = false;
-  bool draining = false;         // kLeaving with steps under way
-  bool prefilling = false;       // rows of known text are still missing
+  bool draining = false;    // kLeaving with steps under way
+  bool prefilling = false;  // rows of known text are still missing
   bool admitted_before = false;
-  bool broken = false;           // a step of it failed: its KV is not to be shared
-  uint32_t unknown = 0;          // tokens that steps under way draw
-  uint32_t computed = 0;         // positions whose rows have been submitted
-  uint32_t committed = 0;        // positions whose rows have run
-  uint32_t published = 0;        // leading blocks whose content is in the prefix cache
-  ChainId chain = kChainRoot;    // of those
-  uint32_t in_flight = 0;        // steps under way with rows of it
-  uint32_t cached_tokens = 0;    // prompt tokens found in the prefix cache when first admitted
+  bool broken = false;         // a step of it failed: its KV is not to be shared
+  uint32_t unknown = 0;        // tokens that steps under way draw
+  uint32_t computed = 0;       // positions whose rows have been submitted
+  uint32_t committed = 0;      // positions whose rows have run
+  uint32_t published = 0;      // leading blocks whose content is in the prefix cache
+  ChainId chain = kChainRoot;  // of those
+  uint32_t in_flight = 0;      // steps under way with rows of it
+  uint32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first admitted
   SlotId slot_base = MOTLEY_NONE;
   StepId last_step = 0;
 
@@ -76,8 +76,8 @@ class Sequence {
 
   const uint32_t prompt_length_;
   const uint32_t max_output_;
-  std::vector<motley_token_count> counts_;  // ascending ids; empty unless a penalty is set
-  std::vector<motley_token_bias> biases_;   // the request's own, ascending ids
+  std::vector<motley_token_count> counts_;       // ascending ids; empty unless a penalty is set
+  std::vector<motley_token_bias> biases_;        // the request's own, ascending ids
   std::vector<motley_token_bias> early_biases_;  // the same with end and stop tokens forbidden; while below min_tokens
 };
 

@@ -29,7 +29,8 @@ StepBudget::StepBudget(const StepCost& prior, uint32_t fixed_rows, uint32_t rows
 uint32_t StepBudget::rows() const { return rows_beside(0, 0, 0); }
 
 uint32_t StepBudget::rows_beside(double rows, double reads, uint32_t position) const {
-  const double limit = fixed_rows_ > 0 ? fixed_rows_ : std::min(rows_max_, known() ? kBudgetRowsMax : kBudgetRowsUnknown);
+  const double limit =
+      fixed_rows_ > 0 ? fixed_rows_ : std::min(rows_max_, known() ? kBudgetRowsMax : kBudgetRowsUnknown);
   const double room = std::max(0.0, limit - rows);
   if (fixed_rows_ > 0 || !known()) return static_cast<uint32_t>(room);
   const double time = std::max(0.0, kStepTargetNs - cost_.predict_ns(rows, reads));

@@ -11,10 +11,10 @@
 
 namespace motley {
 
-inline constexpr double kStepTargetNs = 200e6;          // a step shall not take longer
-inline constexpr uint32_t kBudgetRowsUnknown = 512;     // while nothing is known of the cost
-inline constexpr uint32_t kBudgetRowsMax = 2048;        // chosen rows; more gives no more throughput, only latency
-inline constexpr uint32_t kBudgetRowsMin = 16;          // prompts move on by at least so many rows a step
+inline constexpr double kStepTargetNs = 200e6;       // a step shall not take longer
+inline constexpr uint32_t kBudgetRowsUnknown = 512;  // while nothing is known of the cost
+inline constexpr uint32_t kBudgetRowsMax = 2048;     // chosen rows; more gives no more throughput, only latency
+inline constexpr uint32_t kBudgetRowsMin = 16;       // prompts move on by at least so many rows a step
 
 class StepBudget {
  public:

@@ -41,7 +41,8 @@ TEST(StepBudget, MeasuredSteps_BringThePredictionToTheDevice) {
   const StepCost device{.fixed_ns = 8e6, .per_row_ns = 0.7e6, .per_context_ns = 300};
   for (uint32_t run = 0; run < 20; ++run) {
     // Half of the runs start from nothing, half from a cost that is far too low.
-    const StepCost prior = run % 2 == 0 ? StepCost{} : StepCost{.fixed_ns = 1e6, .per_row_ns = 0.1e6, .per_context_ns = 0};
+    const StepCost prior =
+        run % 2 == 0 ? StepCost{} : StepCost{.fixed_ns = 1e6, .per_row_ns = 0.1e6, .per_context_ns = 0};
     StepBudget budget(prior, 0, 4096);
     std::mt19937 random(run);
     for (int step = 0; step < 400; ++step) {
@@ -63,7 +64,8 @@ TEST(StepBudget, ManySmallSteps_DoNotForgetWhatAPromptCost) {
   const StepCost device{.fixed_ns = 8e6, .per_row_ns = 0.7e6, .per_context_ns = 0};
   StepBudget budget({}, 0, 4096);
   for (int i = 0; i < 40; ++i)
-    for (const uint32_t rows : {256u, 16u, 128u}) budget.observe(rows, positions_read(rows, rows), device.predict_ns(rows, 0));
+    for (const uint32_t rows : {256u, 16u, 128u})
+      budget.observe(rows, positions_read(rows, rows), device.predict_ns(rows, 0));
   for (int i = 0; i < 5000; ++i) budget.observe(4, 4 * 300, device.predict_ns(4, 0));
   const uint32_t rows = budget.rows();
   EXPECT_LT(device.predict_ns(rows, 0), 1.25 * kStepTargetNs);

@@ -14,7 +14,7 @@ struct GenerateResult {
   std::vector<SampledToken> tokens;  // an end token included
   std::string text;                  // without it
   FinishReason finished = FinishReason::kStop;
-  Status status;                     // with FinishReason::kError
+  Status status;  // with FinishReason::kError
   int64_t first_step_ns = 0, first_token_ns = 0, last_token_ns = 0;
 };
 
@@ -23,8 +23,9 @@ using TextSink = std::function<bool(std::string_view text)>;
 
 // Blocks until the request has ended. INVALID_ARGUMENT and the like when the engine refuses it. `started` (may be null)
 // hears the request's id, so that another thread can abort it.
-Result<GenerateResult> generate(Engine& engine, const Tokenizer& tokenizer, Request request, TextStream::Options text_options,
-                            const TextSink& sink, const std::function<void(RequestId)>& started = nullptr,
-                            const Clock& clock = system_clock());
+Result<GenerateResult> generate(Engine& engine, const Tokenizer& tokenizer, Request request,
+                                TextStream::Options text_options, const TextSink& sink,
+                                const std::function<void(RequestId)>& started = nullptr,
+                                const Clock& clock = system_clock());
 
 }  // namespace motley

@@ -11,9 +11,9 @@
 namespace motley {
 namespace {
 
-constexpr uint32_t kRowsMaxDefault = 2048;       // of one step, where no budget is given
+constexpr uint32_t kRowsMaxDefault = 2048;  // of one step, where no budget is given
 constexpr size_t kTemplateBytesMax = 1u << 20;
-constexpr uint32_t kSequencesMax = 4096;         // two token slots each
+constexpr uint32_t kSequencesMax = 4096;  // two token slots each
 constexpr uint32_t kBlockSizeMax = 1024;
 
 Status check_options(const InstanceOptions& options) {
@@ -151,9 +151,8 @@ Status Instance::place(const InstanceOptions& options) {
 
 Status Instance::start(const InstanceOptions& options) {
   RuntimeOptions runtime;
-  runtime.rows_max = options.engine.max_num_batched_tokens == 0
-                         ? std::max(kRowsMaxDefault, options.engine.max_num_seqs)
-                         : options.engine.max_num_batched_tokens;
+  runtime.rows_max = options.engine.max_num_batched_tokens == 0 ? std::max(kRowsMaxDefault, options.engine.max_num_seqs)
+                                                                : options.engine.max_num_batched_tokens;
   runtime.logit_rows_max = options.engine.max_num_seqs;
   runtime.positions_max = model().config().context_length;
   ASSIGN_OR_RETURN(runtime_, RuntimeExecutor::create(model(), placement_, *device_, runtime));

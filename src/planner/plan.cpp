@@ -55,10 +55,10 @@ Result<Placement> plan_single_device(const Model& model, const PlanDevice& devic
                  "--kv-cache-memory-bytes",
                  bytes_text(pool), device.name, bytes_text(left));
   }
-  const uint64_t blocks = std::min<uint64_t>(pool / std::max<uint64_t>(device.kv_bytes_per_block, 1), INT32_MAX / options.block_size);
-  const uint64_t needed = options.max_model_len == 0
-                              ? 1
-                              : (uint64_t{options.max_model_len} + options.block_size - 1) / options.block_size;
+  const uint64_t blocks =
+      std::min<uint64_t>(pool / std::max<uint64_t>(device.kv_bytes_per_block, 1), INT32_MAX / options.block_size);
+  const uint64_t needed =
+      options.max_model_len == 0 ? 1 : (uint64_t{options.max_model_len} + options.block_size - 1) / options.block_size;
   if (blocks < needed) {
     return error(MOTLEY_RESOURCE_EXHAUSTED,
                  "the KV pool of {} holds {} tokens, fewer than asked ({}); lower --max-model-len, raise "

@@ -28,8 +28,8 @@ struct PlanOptions {
 inline constexpr uint64_t kKvPoolBytesDefaultMax = 2ull << 30;
 inline constexpr uint64_t kActivationBytesReserve = 64ull << 20;  // logits, residual stream, scratch of a step
 
-// The whole model on one device. RESOURCE_EXHAUSTED when it does not fit, INVALID_ARGUMENT for sizes that contradict one
-// another: each with the missing bytes and what would fit.
+// The whole model on one device. RESOURCE_EXHAUSTED when it does not fit, INVALID_ARGUMENT for sizes that contradict
+// one another: each with the missing bytes and what would fit.
 Result<Placement> plan_single_device(const Model& model, const PlanDevice& device, const PlanOptions& options);
 
 // "1.5 GiB", for messages.

@@ -51,8 +51,10 @@ TEST(PlanSingleDevice, Fits_CoversEveryUnitOnce) {
 }
 
 TEST(PlanSingleDevice, DefaultPool_IsAQuarterOfFreeMemoryAndNoMoreThanWhatIsLeft) {
-  EXPECT_EQ(plan_single_device(SizedModel(kGiB), {"CPU:0", 4 * kGiB, 4 * kGiB, 1 << 20}, {})->lanes[0].kv_blocks, 1024u);
-  const auto tight = plan_single_device(SizedModel(3 * kGiB), {"CPU:0", 4 * kGiB, 3 * kGiB + (128ull << 20), 1 << 20}, {});
+  EXPECT_EQ(plan_single_device(SizedModel(kGiB), {"CPU:0", 4 * kGiB, 4 * kGiB, 1 << 20}, {})->lanes[0].kv_blocks,
+            1024u);
+  const auto tight =
+      plan_single_device(SizedModel(3 * kGiB), {"CPU:0", 4 * kGiB, 3 * kGiB + (128ull << 20), 1 << 20}, {});
   EXPECT_EQ(tight->lanes[0].kv_blocks, 64u);
 }
 

@@ -137,7 +137,8 @@ Status RuntimeExecutor::add_to_tape(const CompiledSegment& compiled) {
       if (std::find(values.begin(), values.end(), id) == values.end()) values.push_back(id);
     }
     for (const int32_t id : values) {
-      ASSIGN_OR_RETURN(motley_buffer* buffer, buffer_of(compiled.segment.graph_values()[static_cast<size_t>(id)], set));
+      ASSIGN_OR_RETURN(motley_buffer * buffer,
+                       buffer_of(compiled.segment.graph_values()[static_cast<size_t>(id)], set));
       bindings.push_back({id, buffer, 0});
     }
     entry.bindings.push_back(std::move(bindings));
@@ -178,8 +179,8 @@ void RuntimeExecutor::fill_batch(Flight& flight) const {
     const BlockId* blocks = plan.blocks.data() + sequence.block_begin;
     for (uint32_t i = 0; i < sequence.row_count; ++i) {
       const uint32_t position = sequence.context - sequence.row_count + i;
-      flight.kv_slots[sequence.row_begin + i] =
-          static_cast<int32_t>(static_cast<uint32_t>(blocks[position / block_size]) * block_size + position % block_size);
+      flight.kv_slots[sequence.row_begin + i] = static_cast<int32_t>(
+          static_cast<uint32_t>(blocks[position / block_size]) * block_size + position % block_size);
     }
     flight.seq_row_begin.push_back(sequence.row_begin + sequence.row_count);
     flight.seq_context.push_back(static_cast<int32_t>(sequence.context));

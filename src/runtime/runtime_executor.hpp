@@ -111,7 +111,7 @@ class RuntimeExecutor : public Executor {
   std::mutex mutex_;  // guards flights_ and stopping_
   std::deque<std::unique_ptr<Flight>> flights_;
   bool stopping_ = false;
-  size_t next_set_ = 0;         // submitting thread only
+  size_t next_set_ = 0;           // submitting thread only
   int64_t last_finished_ns_ = 0;  // collecting thread only
   std::thread collector_;
 };

@@ -9,7 +9,8 @@
 
 namespace motley {
 
-// Owns the arrays that `view()` points into; move-only in effect (view() is made anew at each call). Immutable once cut.
+// Owns the arrays that `view()` points into; move-only in effect (view() is made anew at each call). Immutable once
+// cut.
 class Segment {
  public:
   // The nodes of `graph` that belong to the cut: EMBED, STAGE (layers [begin, end)), HEAD or SAMPLE. Values read before

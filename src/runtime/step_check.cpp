@@ -6,7 +6,8 @@ namespace {
 Status check_rows(const StepPlan& plan, const ExecutorDescription& description) {
   for (size_t r = 0; r < plan.tokens.size(); ++r) {
     const SlotId slot = plan.token_slots[r];
-    if (slot >= static_cast<SlotId>(description.slots)) return invalid_argument("row {}: slot {} out of range", r, slot);
+    if (slot >= static_cast<SlotId>(description.slots))
+      return invalid_argument("row {}: slot {} out of range", r, slot);
     const TokenId token = plan.tokens[r];
     if (slot < 0 && (token < 0 || token >= static_cast<TokenId>(description.vocab_size))) {
       return invalid_argument("row {}: token {} out of range", r, token);
@@ -40,7 +41,8 @@ Status check_sequences(const StepPlan& plan, const KvPoolDescription& pool) {
   }
   if (row != plan.tokens.size()) return invalid_argument("{} rows belong to no sequence", plan.tokens.size() - row);
   for (const BlockId block : plan.blocks) {
-    if (block < 0 || static_cast<uint32_t>(block) >= pool.blocks) return invalid_argument("block {} out of range", block);
+    if (block < 0 || static_cast<uint32_t>(block) >= pool.blocks)
+      return invalid_argument("block {} out of range", block);
   }
   return ok_status();
 }
@@ -50,7 +52,8 @@ bool within(uint32_t begin, uint32_t end, size_t size) { return begin <= end && 
 Status check_samples(const StepPlan& plan, const ExecutorDescription& description) {
   for (size_t i = 0; i < plan.logit_rows.size(); ++i) {
     const int32_t row = plan.logit_rows[i];
-    if (row < 0 || static_cast<size_t>(row) >= plan.tokens.size()) return invalid_argument("logit row {} out of range", row);
+    if (row < 0 || static_cast<size_t>(row) >= plan.tokens.size())
+      return invalid_argument("logit row {} out of range", row);
     const motley_sample_row& sample = plan.samples[i];
     if (!within(sample.counts_begin, sample.counts_end, plan.counts.size()) ||
         !within(sample.pending_begin, sample.pending_end, plan.pending.size()) ||
@@ -72,7 +75,8 @@ Status check_samples(const StepPlan& plan, const ExecutorDescription& descriptio
     }
   }
   for (const SlotId slot : plan.pending) {
-    if (slot < 0 || slot >= static_cast<SlotId>(description.slots)) return invalid_argument("pending slot {} out of range", slot);
+    if (slot < 0 || slot >= static_cast<SlotId>(description.slots))
+      return invalid_argument("pending slot {} out of range", slot);
   }
   return ok_status();
 }

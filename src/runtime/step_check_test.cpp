@@ -36,15 +36,18 @@ StepPlan good_plan() {
   return plan;
 }
 
-TEST(CheckStep, GoodPlan_Passes) {
-  EXPECT_TRUE(check_step(good_plan(), description(), {8, 8}).ok());
-}
+TEST(CheckStep, GoodPlan_Passes) { EXPECT_TRUE(check_step(good_plan(), description(), {8, 8}).ok()); }
 
 TEST(CheckStep, EveryBreachOfTheContract_IsRefused) {
   const std::vector<std::pair<std::string, std::function<void(StepPlan&)>>> breaches = {
       {"old epoch", [](StepPlan& p) { p.epoch = 2; }},
       {"lane", [](StepPlan& p) { p.lane = 1; }},
-      {"no rows", [](StepPlan& p) { StepPlan none; none.epoch = 3; p = none; }},
+      {"no rows",
+       [](StepPlan& p) {
+         StepPlan none;
+         none.epoch = 3;
+         p = none;
+       }},
       {"array lengths", [](StepPlan& p) { p.positions.pop_back(); }},
       {"negative token", [](StepPlan& p) { p.tokens[0] = -1; }},
       {"token beyond the vocabulary", [](StepPlan& p) { p.tokens[0] = 100; }},
@@ -65,8 +68,14 @@ TEST(CheckStep, EveryBreachOfTheContract_IsRefused) {
       {"range backwards", [](StepPlan& p) { p.samples[0].biases_begin = 1; }},
       {"out slot", [](StepPlan& p) { p.samples[0].out_slot = 4; }},
       {"top logprobs", [](StepPlan& p) { p.samples[0].top_logprobs = 21; }},
-      {"bias token", [](StepPlan& p) { p.biases.push_back({100, 1.0f}); }},
-      {"count token", [](StepPlan& p) { p.counts.push_back({-1, 0, 1}); }},
+      {"bias token",
+       [](StepPlan& p) {
+         p.biases.push_back({100, 1.0f});
+       }},
+      {"count token",
+       [](StepPlan& p) {
+         p.counts.push_back({-1, 0, 1});
+       }},
       {"pending slot", [](StepPlan& p) { p.pending.push_back(4); }},
   };
   for (const auto& [name, breach] : breaches) {

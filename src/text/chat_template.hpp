@@ -26,7 +26,8 @@ struct TextSpan {
 class ChatTemplate {
  public:
   // INVALID_ARGUMENT with line and column for a template that does not parse or goes beyond the limits.
-  static Result<std::unique_ptr<ChatTemplate>> create(std::string_view source, std::string bos_text, std::string eos_text);
+  static Result<std::unique_ptr<ChatTemplate>> create(std::string_view source, std::string bos_text,
+                                                      std::string eos_text);
   ~ChatTemplate();
 
   // `messages` is OpenAI's array ({role, content, ...}; content a string, or an array of {"type":"text","text":...});

@@ -102,7 +102,8 @@ void fenced(Judge& judge) {
     const auto args = adder.args(a.get(), b.get());
     motley_event *first = nullptr, *done = nullptr;
     for (int i = 0; i < 5; ++i)
-      require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, i == 4 ? &first : nullptr, &error), error, "enqueue");
+      require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, i == 4 ? &first : nullptr, &error),
+                 error, "enqueue");
     require_ok(d.api().fence(second.get(), first, &error), error, "fence");
     d.api().event_release(first);
     const motley_region all{0, 0, adder.bytes()};
@@ -122,7 +123,8 @@ void events(Judge& judge) {
   const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   motley_event* event = nullptr;
   for (int i = 0; i < 8; ++i)
-    require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, i == 7 ? &event : nullptr, &error), error, "enqueue");
+    require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, i == 7 ? &event : nullptr, &error),
+               error, "enqueue");
   const motley_code early = d.api().event_wait(event, 0, &error);
   judge.check(early == MOTLEY_OK || early == MOTLEY_DEADLINE_EXCEEDED, "event_wait with no patience answers at once");
   require_ok(d.api().event_notify(event, fd, &error), error, "event_notify");
@@ -149,12 +151,14 @@ void copies(Judge& judge) {
   const std::vector<motley_region> regions = {{100, 0, 50}, {8000, 4000, 96}, {0, 33, 1}, {500, 0, 4000}, {4600, 9, 0}};
   motley_error error{};
   motley_event* event = nullptr;
-  require_ok(d.api().copy(d.queue(), b.get(), a.get(), regions.data(), static_cast<uint32_t>(regions.size()), &event, &error), error,
-             "copy");
+  require_ok(
+      d.api().copy(d.queue(), b.get(), a.get(), regions.data(), static_cast<uint32_t>(regions.size()), &event, &error),
+      error, "copy");
   d.finish(event, "copy");
   Bytes wanted(8192, std::byte{0});
   for (const auto& r : regions)
-    std::copy_n(content.begin() + static_cast<long>(r.src_offset), r.bytes, wanted.begin() + static_cast<long>(r.dst_offset));
+    std::copy_n(content.begin() + static_cast<long>(r.src_offset), r.bytes,
+                wanted.begin() + static_cast<long>(r.dst_offset));
   judge.same(d.read(b.get(), 8192), wanted, "copy of regions");
   judge.same(d.read(b.get(), 7, 101), Bytes(wanted.begin() + 101, wanted.begin() + 108), "a read inside");
   if (d.has(MOTLEY_CAP_HOST_MEMORY)) {
@@ -176,7 +180,8 @@ void statistics(Judge& judge) {
   require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, &event, &error), error, "enqueue");
   d.finish(event, "the program");
   require_ok(d.api().stats(d.raw(), &after, &error), error, "stats");
-  judge.check(after.programs == before.programs + 1 && after.rows == before.rows + 7 && after.padded_rows >= before.padded_rows + 7,
+  judge.check(after.programs == before.programs + 1 && after.rows == before.rows + 7 &&
+                  after.padded_rows >= before.padded_rows + 7,
               "stats count programs and rows");
   judge.check(after.busy_ns > before.busy_ns && after.lost == 0, "stats count busy time");
   judge.check(after.bytes_resident >= before.bytes_resident + (2 << 20), "stats count memory");
@@ -191,7 +196,8 @@ void refused(Judge& judge, motley_code code, const motley_error& error, const st
 void bad_segment(Judge& judge, const std::string& what, const std::function<void(GraphBuilder&)>& break_it) {
   Device& d = judge.device();
   GraphBuilder g;
-  const int32_t x = g.input(MOTLEY_F32, {kR, 64}), middle = g.value(MOTLEY_F32, {kR, 64}), out = g.output(MOTLEY_F32, {kR, 64});
+  const int32_t x = g.input(MOTLEY_F32, {kR, 64}), middle = g.value(MOTLEY_F32, {kR, 64}),
+                out = g.output(MOTLEY_F32, {kR, 64});
   g.op(MOTLEY_OP_ADD, {x, x}, {middle});
   g.op(MOTLEY_OP_MUL, {middle, x}, {out});
   break_it(g);
@@ -201,7 +207,8 @@ void bad_segment(Judge& judge, const std::string& what, const std::function<void
   result.struct_size = sizeof result;
   motley_error error{};
   const motley_code asked = d.api().query(d.raw(), &segment, &bucket, 1, &result, &error);
-  judge.check(asked != MOTLEY_OK || (result.support != MOTLEY_SUPPORT_NATIVE && result.reason[0]), what + ": query says no");
+  judge.check(asked != MOTLEY_OK || (result.support != MOTLEY_SUPPORT_NATIVE && result.reason[0]),
+              what + ": query says no");
   motley_compile_options options{};
   options.struct_size = sizeof options;
   options.buckets = &bucket, options.bucket_count = 1;
@@ -254,7 +261,8 @@ void bad_segments(Judge& judge) {
 void bad_weights(Judge& judge) {
   Device& d = judge.device();
   Random random(1);
-  const auto pack = [&](const std::string& what, const std::function<void(HostWeight&, motley_weight_desc&)>& break_it) {
+  const auto pack = [&](const std::string& what,
+                        const std::function<void(HostWeight&, motley_weight_desc&)>& break_it) {
     HostWeight w = random_weight(random, MOTLEY_F32, MOTLEY_WEIGHT_MATMUL, 8, 64);
     w.row_ranges = {{0, 8}}, w.col_ranges = {{0, 64}};
     motley_weight_desc desc = w.desc();
@@ -271,7 +279,8 @@ void bad_weights(Judge& judge) {
   pack("too few bytes", [](HostWeight&, motley_weight_desc& x) { x.bytes -= 4; });
   pack("null data", [](HostWeight&, motley_weight_desc& x) { x.data = nullptr; });
   pack("no rows", [](HostWeight&, motley_weight_desc& x) { x.rows = 0; });
-  pack("an overflowing shape", [](HostWeight&, motley_weight_desc& x) { x.rows = x.cols = x.experts = int64_t{1} << 30; });
+  pack("an overflowing shape",
+       [](HostWeight&, motley_weight_desc& x) { x.rows = x.cols = x.experts = int64_t{1} << 30; });
   pack("no use", [](HostWeight&, motley_weight_desc& x) { x.uses = 0; });
   pack("a row range beyond", [](HostWeight& w, motley_weight_desc&) { w.row_ranges[0].end = 9; });
   pack("an empty column range", [](HostWeight& w, motley_weight_desc&) { w.col_ranges[0].end = 0; });
@@ -328,7 +337,8 @@ void bad_enqueues(Judge& judge) {
   const auto args = adder.args(a.get(), b.get());
   motley_event* event = nullptr;
   motley_error error{};
-  require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, &event, &error), error, "a good enqueue afterwards");
+  require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, &event, &error), error,
+             "a good enqueue afterwards");
   d.finish(event, "a good enqueue afterwards");
 }
 
@@ -370,16 +380,17 @@ void bad_batches(Judge& judge) {
   good.add({0, 6, {1, 3}, false}, 4);
   d.run(program, given, good, kv.get());
   // Blocks and layers of export and import.
-  const auto move = [&](const std::string& what, std::vector<int32_t> blocks, uint32_t begin, uint32_t end, uint64_t bytes) {
+  const auto move = [&](const std::string& what, std::vector<int32_t> blocks, uint32_t begin, uint32_t end,
+                        uint64_t bytes) {
     Bytes host(4096);
     motley_error error{};
     motley_event* event = nullptr;
-    motley_code code = d.api().kv_export(d.queue(), kv.get(), blocks.data(), static_cast<uint32_t>(blocks.size()), begin, end,
-                                         host.data(), bytes, &event, &error);
+    motley_code code = d.api().kv_export(d.queue(), kv.get(), blocks.data(), static_cast<uint32_t>(blocks.size()),
+                                         begin, end, host.data(), bytes, &event, &error);
     refused(judge, code, error, "kv_export of " + what);
     error = {};
-    code = d.api().kv_import(d.queue(), kv.get(), blocks.data(), static_cast<uint32_t>(blocks.size()), begin, end, host.data(), bytes,
-                             &event, &error);
+    code = d.api().kv_import(d.queue(), kv.get(), blocks.data(), static_cast<uint32_t>(blocks.size()), begin, end,
+                             host.data(), bytes, &event, &error);
     refused(judge, code, error, "kv_import of " + what);
   };
   move("an unknown block", {6}, 0, 1, 512);
@@ -395,7 +406,8 @@ void bad_tokens(Judge& judge) {
   Random random(2);
   GraphBuilder g;
   const int32_t slots = g.input(MOTLEY_I32, {MOTLEY_DIM_SLOTS});
-  g.op(MOTLEY_OP_EMBED, {slots}, {g.output(MOTLEY_F32, {kR, 8})}, {g.weight(random_weight(random, MOTLEY_F32, MOTLEY_WEIGHT_GATHER, 10, 8))})
+  g.op(MOTLEY_OP_EMBED, {slots}, {g.output(MOTLEY_F32, {kR, 8})},
+       {g.weight(random_weight(random, MOTLEY_F32, MOTLEY_WEIGHT_GATHER, 10, 8))})
       .attr.embed.scale = 1;
   const Program program = d.compile(g, {4});
   const auto attempt = [&](const std::string& what, int32_t token, int32_t slot, int32_t content) {
@@ -437,7 +449,8 @@ void bad_calls(Judge& judge) {
   fails("open with a short struct", api.open(judge.options().device, &options, &device, &error));
   motley_buffer* buffer = nullptr;
   fails("a buffer of 0 bytes", api.alloc(d.raw(), 0, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error));
-  fails("a buffer of 2^63 bytes", api.alloc(d.raw(), uint64_t{1} << 63, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error));
+  fails("a buffer of 2^63 bytes",
+        api.alloc(d.raw(), uint64_t{1} << 63, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error));
   fails("a buffer of no use", api.alloc(d.raw(), 64, 9, nullptr, &buffer, &error));
   const motley_region beyond{4000, 0, 97}, wild{~uint64_t{0}, 0, 2};
   fails("a copy beyond", api.copy(d.queue(), a.get(), a.get(), &beyond, 1, nullptr, &error));
@@ -487,9 +500,11 @@ void memory_cap(Judge& judge) {
   require_ok(api.open(judge.options().device, &options, &device, &error), error, "open");
   const Owned<motley_device> owned{device, {api.close}};
   motley_buffer* buffer = nullptr;
-  refused(judge, api.alloc(device, 65 << 20, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error), error, "memory beyond the cap");
+  refused(judge, api.alloc(device, 65 << 20, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error), error,
+          "memory beyond the cap");
   for (int i = 0; i < 4; ++i) {  // freed memory counts no more
-    require_ok(api.alloc(device, 40 << 20, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error), error, "alloc below the cap");
+    require_ok(api.alloc(device, 40 << 20, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error), error,
+               "alloc below the cap");
     api.free(buffer);
   }
 }

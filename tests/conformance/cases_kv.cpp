@@ -16,7 +16,8 @@ const char* dtype_name(int32_t dtype) {
 
 bool skip_kv(Judge& judge, int32_t dtype) {
   if (!judge.device().has(MOTLEY_CAP_PAGED_ATTENTION)) return judge.skip("paged attention"), true;
-  if (!(judge.device().desc().kv_dtypes >> dtype & 1)) return judge.skip(std::string("KV in ") + dtype_name(dtype)), true;
+  if (!(judge.device().desc().kv_dtypes >> dtype & 1))
+    return judge.skip(std::string("KV in ") + dtype_name(dtype)), true;
   return false;
 }
 
@@ -74,14 +75,16 @@ void round_trip(Judge& judge, int32_t dtype) {
   const motley_kv_desc desc = spec.desc();
   require_ok(judge.api().kv_layout(judge.device().raw(), &desc, &layout, &error), error, "kv_layout");
   judge.check(layout.canonical_bytes_per_block * 3 == content.size(), "kv_layout's canonical bytes are the format's");
-  judge.check(layout.bytes_per_block > 0 && layout.bytes_total >= layout.bytes_per_block * spec.blocks, "kv_layout's totals");
+  judge.check(layout.bytes_per_block > 0 && layout.bytes_total >= layout.bytes_per_block * spec.blocks,
+              "kv_layout's totals");
   judge.device().kv_import(kv.get(), blocks, 2, content);
   judge.same(judge.device().kv_export(kv.get(), blocks, 2, content.size()), content,
              std::string("KV round trip ") + dtype_name(dtype));
   // A single block is a piece of the run: layer by layer, k then v.
   const Bytes one = judge.device().kv_export(kv.get(), std::vector<int32_t>{7}, 2, content.size() / 3);
   const size_t first = plane_elements(spec, 0) * static_cast<size_t>(kit::element_bytes(dtype));
-  judge.check(std::equal(one.begin(), one.begin() + static_cast<long>(first), content.begin()), "the first plane of a block");
+  judge.check(std::equal(one.begin(), one.begin() + static_cast<long>(first), content.begin()),
+              "the first plane of a block");
 }
 
 // What KV_WRITE stores is what the rule of docs/formats/kv.md says, to the bit where rounding is fixed.
@@ -100,7 +103,8 @@ void writes(Judge& judge, int32_t dtype) {
   Bytes pools[2];
   Device* devices[2] = {&judge.reference(), &judge.device()};
   const std::vector<int32_t> all = {0, 1, 2, 3, 4, 5};
-  const size_t bytes = 2 * 6 * (8 * 60 * static_cast<size_t>(kit::element_bytes(dtype)) + (dtype == MOTLEY_I8 ? 8 * 3 * 4 : 0));
+  const size_t bytes =
+      2 * 6 * (8 * 60 * static_cast<size_t>(kit::element_bytes(dtype)) + (dtype == MOTLEY_I8 ? 8 * 3 * 4 : 0));
   for (int i = 0; i < 2; ++i) {
     Owned<motley_kv> kv = devices[i]->kv(spec);
     devices[i]->run(devices[i]->compile(g, {12}), given, b, kv.get());
@@ -117,17 +121,22 @@ struct AttentionCase {
 };
 
 // Attends on both devices over the same random pool.
-void attention_case(Judge& judge, int32_t dtype, const AttentionCase& c, const std::vector<std::pair<int32_t, int32_t>>& parts) {
+void attention_case(Judge& judge, int32_t dtype, const AttentionCase& c,
+                    const std::vector<std::pair<int32_t, int32_t>>& parts) {
   Random random(judge.options().seed + static_cast<uint64_t>(c.heads * 1000 + c.head_dim));
   uint32_t total = 0;
-  for (const auto& [first, rows] : parts) total += (static_cast<uint32_t>(first + rows) + c.block_size - 1) / c.block_size;
+  for (const auto& [first, rows] : parts)
+    total += (static_cast<uint32_t>(first + rows) + c.block_size - 1) / c.block_size;
   KvShapeSpec spec{dtype, c.block_size, total + 2, {c.kv_heads}, {c.head_dim}, {c.window}};
   const std::vector<int32_t> order = scattered(random, total, total + 2);
   BatchData b;
   size_t used = 0;
   for (const auto& [first, rows] : parts) {
     const size_t count = (static_cast<uint32_t>(first + rows) + c.block_size - 1) / c.block_size;
-    b.add({first, rows, {order.begin() + static_cast<long>(used), order.begin() + static_cast<long>(used + count)}, rows == 1},
+    b.add({first,
+           rows,
+           {order.begin() + static_cast<long>(used), order.begin() + static_cast<long>(used + count)},
+           rows == 1},
           c.block_size);
     used += count;
   }
@@ -148,8 +157,8 @@ void attention_case(Judge& judge, int32_t dtype, const AttentionCase& c, const s
     devices[i]->kv_import(kv.get(), order, 1, content);
     results[i] = devices[i]->run(devices[i]->compile(g, {b.rows() + 2}), given, b, kv.get());
   }
-  const std::string what = std::string("PAGED_ATTENTION ") + dtype_name(dtype) + " heads " + std::to_string(c.heads) + "/" +
-                           std::to_string(c.kv_heads) + " dim " + std::to_string(c.head_dim) + " window " +
+  const std::string what = std::string("PAGED_ATTENTION ") + dtype_name(dtype) + " heads " + std::to_string(c.heads) +
+                           "/" + std::to_string(c.kv_heads) + " dim " + std::to_string(c.head_dim) + " window " +
                            std::to_string(c.window) + " block " + std::to_string(c.block_size);
   for (const int32_t id : out) judge.near(results[1].at(id), results[0].at(id), attention_tolerance(dtype), what);
 }
@@ -181,10 +190,10 @@ void judge_kv(Judge& judge) {
 
 void judge_attention(Judge& judge) {
   merges(judge);
-  const AttentionCase cases[] = {
-      {1, 1, 16, 0, 0, false, false, 16}, {9, 3, 64, 0, 0, false, true, 16},  {4, 4, 32, 0, 0, false, false, 1},
-      {8, 2, 128, 0, 0, true, true, 32},  {6, 1, 40, 7, 0, false, false, 16}, {5, 5, 24, 0, 20.0f, false, false, 8},
-      {9, 9, 16, 33, 30.0f, true, true, 3}, {7, 7, 72, 0, 0, false, false, 16}};
+  const AttentionCase cases[] = {{1, 1, 16, 0, 0, false, false, 16},   {9, 3, 64, 0, 0, false, true, 16},
+                                 {4, 4, 32, 0, 0, false, false, 1},    {8, 2, 128, 0, 0, true, true, 32},
+                                 {6, 1, 40, 7, 0, false, false, 16},   {5, 5, 24, 0, 20.0f, false, false, 8},
+                                 {9, 9, 16, 33, 30.0f, true, true, 3}, {7, 7, 72, 0, 0, false, false, 16}};
   for (const int32_t dtype : kKvDtypes) {
     if (skip_kv(judge, dtype)) continue;
     for (const AttentionCase& c : cases)

@@ -71,7 +71,7 @@ struct RopeCase {
 void ropes(Judge& judge) {
   if (!judge.supports({MOTLEY_OP_ROPE})) return judge.skip("ROPE");
   Random random(judge.options().seed);
-  const RopeCase cases[] = {{0, 1, 16, 16, 1, 1, false, false}, {1, 3, 64, 64, 1, 1, false, false},
+  const RopeCase cases[] = {{0, 1, 16, 16, 1, 1, false, false},     {1, 3, 64, 64, 1, 1, false, false},
                             {0, 9, 64, 64, 0.125f, 1, true, false}, {1, 5, 24, 16, 1, 1, true, false},
                             {1, 2, 128, 128, 1, 1.2f, false, true}, {0, 7, 80, 20, 1, 1.1f, true, true}};
   for (const RopeCase& c : cases) {
@@ -83,8 +83,17 @@ void ropes(Judge& judge) {
       for (int32_t i = 0; i < c.n_rot / 2; ++i) divisors.push_back(1 + static_cast<float>(i));
       auto& op = c.divisors ? g.op(MOTLEY_OP_ROPE, {x}, {out}, {g.weight(vector_weight(divisors))})
                             : g.op(MOTLEY_OP_ROPE, {x}, {out});
-      op.attr.rope = {c.style, c.heads, c.head_dim, c.n_rot, 10000.0f, c.position_scale, c.magnitude,
-                      c.yarn ? 4.0f : 1.0f, c.yarn ? 1.0f : 0.0f, 2.0f, static_cast<float>(c.n_rot) / 3};
+      op.attr.rope = {c.style,
+                      c.heads,
+                      c.head_dim,
+                      c.n_rot,
+                      10000.0f,
+                      c.position_scale,
+                      c.magnitude,
+                      c.yarn ? 4.0f : 1.0f,
+                      c.yarn ? 1.0f : 0.0f,
+                      2.0f,
+                      static_cast<float>(c.n_rot) / 3};
       BatchData b;
       b.add({first, 6, {}, false}, 16);
       b.add({3, 1, {}, true}, 16);
@@ -100,7 +109,8 @@ void shapes(Judge& judge) {
   if (judge.supports({MOTLEY_OP_SPLIT})) {
     GraphBuilder g;
     const int32_t x = g.input(MOTLEY_F32, {kR, 20});
-    g.op(MOTLEY_OP_SPLIT, {x}, {g.output(MOTLEY_F32, {kR, 1}), g.output(MOTLEY_F32, {kR, 12}), g.output(MOTLEY_F32, {kR, 7})});
+    g.op(MOTLEY_OP_SPLIT, {x},
+         {g.output(MOTLEY_F32, {kR, 1}), g.output(MOTLEY_F32, {kR, 12}), g.output(MOTLEY_F32, {kR, 7})});
     judge.compare(g, {{x, x20}}, plain_batch(6), {0, 0}, "SPLIT 20 = 1 + 12 + 7");
   }
   if (judge.supports({MOTLEY_OP_CONCAT})) {
@@ -155,8 +165,8 @@ void experts(Judge& judge) {
          {g.weight(random_weight(random, dtype, MOTLEY_WEIGHT_MATMUL, 19, 64, 4))});
     std::vector<int32_t> chosen;
     for (int i = 0; i < 14; ++i) chosen.push_back(static_cast<int32_t>(random.below(4)));
-    judge.compare(g, {{x, to_bytes(random.normals(7 * 64))}, {ids, to_bytes(chosen)}}, plain_batch(7), matmul_tolerance(dtype),
-                  std::string("GROUPED_MATMUL ") + kit::find_format(dtype)->name);
+    judge.compare(g, {{x, to_bytes(random.normals(7 * 64))}, {ids, to_bytes(chosen)}}, plain_batch(7),
+                  matmul_tolerance(dtype), std::string("GROUPED_MATMUL ") + kit::find_format(dtype)->name);
   }
 }
 
@@ -187,7 +197,8 @@ void matmuls(Judge& judge, const kit::Format& format) {
         if (rows % 2)
           g.op(MOTLEY_OP_MATMUL, {x}, {out}, {w});
         else
-          g.op(MOTLEY_OP_MATMUL, {x}, {out}, {w, g.weight(vector_weight(random.normals(static_cast<size_t>(n), 0.1f)))});
+          g.op(MOTLEY_OP_MATMUL, {x}, {out},
+               {w, g.weight(vector_weight(random.normals(static_cast<size_t>(n), 0.1f)))});
         judge.compare(g, {{x, to_bytes(random.normals(rows * static_cast<size_t>(k)))}}, plain_batch(rows),
                       matmul_tolerance(format.dtype),
                       label("MATMUL", rows, k) + " n " + std::to_string(n) + " " + format.name,
@@ -205,7 +216,8 @@ void embeds(Judge& judge, const kit::Format& format) {
   for (const uint32_t uses : {uint32_t{MOTLEY_WEIGHT_GATHER}, uint32_t{MOTLEY_WEIGHT_GATHER | MOTLEY_WEIGHT_MATMUL}}) {
     GraphBuilder g;
     const int32_t slots = g.input(MOTLEY_I32, {MOTLEY_DIM_SLOTS});
-    g.op(MOTLEY_OP_EMBED, {slots}, {g.output(MOTLEY_F32, {kR, k})}, {g.weight(random_weight(random, format.dtype, uses, 37, k))})
+    g.op(MOTLEY_OP_EMBED, {slots}, {g.output(MOTLEY_F32, {kR, k})},
+         {g.weight(random_weight(random, format.dtype, uses, 37, k))})
         .attr.embed.scale = 1.5f;
     BatchData b = plain_batch(9);
     for (auto& id : b.token_ids) id = static_cast<int32_t>(random.below(37));
@@ -220,7 +232,8 @@ void embeds(Judge& judge, const kit::Format& format) {
 // Rows and columns taken by ranges are the cut of the whole.
 void cuts(Judge& judge, const kit::Format& format) {
   Random random(judge.options().seed + 9);
-  const int64_t unit = format.sub_block == 1 ? 8 : format.sub_block, k = 8 * std::max<int64_t>(format.block, unit), n = 40;
+  const int64_t unit = format.sub_block == 1 ? 8 : format.sub_block, k = 8 * std::max<int64_t>(format.block, unit),
+                n = 40;
   const uint32_t rows = 6;
   HostWeight whole = random_weight(random, format.dtype, MOTLEY_WEIGHT_MATMUL, n, k);
   const auto x = random.normals(rows * static_cast<size_t>(k));
@@ -256,8 +269,9 @@ void cuts(Judge& judge, const kit::Format& format) {
         cut_x.push_back(x[static_cast<size_t>(r * k + i)]);
         zeroed[static_cast<size_t>(r * k + i)] = x[static_cast<size_t>(r * k + i)];
       }
-  judge.near(to_bytes(product(judge.device(), some_cols, cut_x, n)), to_bytes(product(judge.reference(), whole, zeroed, n)),
-             matmul_tolerance(format.dtype), std::string("column ranges ") + format.name, dot_magnitude(some_cols));
+  judge.near(to_bytes(product(judge.device(), some_cols, cut_x, n)),
+             to_bytes(product(judge.reference(), whole, zeroed, n)), matmul_tolerance(format.dtype),
+             std::string("column ranges ") + format.name, dot_magnitude(some_cols));
 }
 
 }  // namespace
@@ -267,10 +281,10 @@ void judge_description(Judge& judge) {
   const motley_device_desc& d = judge.device().desc();
   judge.check(api.struct_size >= sizeof(motley_backend) && api.abi == MOTLEY_BACKEND_ABI && api.name && api.version,
               "the table's head");
-  judge.check(api.enumerate && api.open && api.close && api.stats && api.queue_create && api.queue_destroy && api.alloc &&
-                  api.free && api.map && api.copy && api.copy_to_host && api.copy_from_host && api.pack && api.weight_free &&
-                  api.query && api.compile && api.programs_free && api.enqueue && api.event_status && api.event_wait &&
-                  api.event_notify && api.event_release && api.fence,
+  judge.check(api.enumerate && api.open && api.close && api.stats && api.queue_create && api.queue_destroy &&
+                  api.alloc && api.free && api.map && api.copy && api.copy_to_host && api.copy_from_host && api.pack &&
+                  api.weight_free && api.query && api.compile && api.programs_free && api.enqueue && api.event_status &&
+                  api.event_wait && api.event_notify && api.event_release && api.fence,
               "an entry that every device needs is null");
   judge.check(d.family[0] && d.model[0], "the device has a family and a model");
   judge.check(d.ops != 0 && (d.ops >> MOTLEY_OP_KIND_COUNT) == 0, "the ops are a set of known kinds");

@@ -14,7 +14,8 @@ namespace {
 constexpr int64_t kH = MOTLEY_DIM_HEAD_ROWS;
 
 uint32_t noise_word(uint64_t seed, uint32_t choice, uint32_t position, uint32_t id) {
-  uint32_t c[4] = {id / 4, position, choice, 0}, k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  uint32_t c[4] = {id / 4, position, choice, 0}, k0 = static_cast<uint32_t>(seed),
+           k1 = static_cast<uint32_t>(seed >> 32);
   for (int i = 0; i < 10; ++i, k0 += 2654435769u, k1 += 3144134277u) {
     const uint64_t p = uint64_t{3528531795u} * c[0], q = uint64_t{3449720151u} * c[2];
     const uint32_t next[4] = {static_cast<uint32_t>(q >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(q),
@@ -81,13 +82,15 @@ struct Naive {
 // What the contract says, by the plainest means.
 Naive naive_token(std::vector<double> x, const motley_sample_row& s, const BatchData& lists,
                   const std::vector<int32_t>& slot_tokens) {
-  for (uint32_t i = s.biases_begin; i < s.biases_end; ++i) x[static_cast<size_t>(lists.biases[i].id)] += lists.biases[i].bias;
+  for (uint32_t i = s.biases_begin; i < s.biases_end; ++i)
+    x[static_cast<size_t>(lists.biases[i].id)] += lists.biases[i].bias;
   std::map<int32_t, std::pair<bool, int>> seen;
   for (uint32_t i = s.counts_begin; i < s.counts_end; ++i) {
     auto& e = seen[lists.counts[i].id];
     e.first |= lists.counts[i].in_prompt != 0, e.second += lists.counts[i].in_output;
   }
-  for (uint32_t i = s.pending_begin; i < s.pending_end; ++i) seen[slot_tokens[static_cast<size_t>(lists.pending[i])]].second += 1;
+  for (uint32_t i = s.pending_begin; i < s.pending_end; ++i)
+    seen[slot_tokens[static_cast<size_t>(lists.pending[i])]].second += 1;
   for (const auto& [id, e] : seen) {
     double& v = x[static_cast<size_t>(id)];
     if (!e.first && e.second == 0) continue;
@@ -97,7 +100,8 @@ Naive naive_token(std::vector<double> x, const motley_sample_row& s, const Batch
   }
   std::vector<int32_t> order(x.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[static_cast<size_t>(a)] > x[static_cast<size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return x[static_cast<size_t>(a)] > x[static_cast<size_t>(b)]; });
   const auto at = [&](int32_t id) { return x[static_cast<size_t>(id)]; };
   if (s.temperature == 0) return {order[0], at(order[0]) - at(order[1])};
   double margin = 1;
@@ -120,8 +124,10 @@ Naive naive_token(std::vector<double> x, const motley_sample_row& s, const Batch
   int32_t winner = -1;
   for (const int32_t id : nucleus) {
     const double score = (at(id) - best) / s.temperature + gumbel(s, static_cast<uint32_t>(id));
-    if (score > first) second = first, first = score, winner = id;
-    else second = std::max(second, score);
+    if (score > first)
+      second = first, first = score, winner = id;
+    else
+      second = std::max(second, score);
   }
   return {winner, std::min(margin, first - second)};
 }
@@ -129,9 +135,12 @@ Naive naive_token(std::vector<double> x, const motley_sample_row& s, const Batch
 void greedy_cases(Judge& judge) {
   Sampler s(judge.device(), 7);
   const float inf = INFINITY, nan = NAN;
-  const std::vector<std::pair<std::vector<float>, int32_t>> rows = {
-      {{0, 1, 5, 5, 2, 5, 1}, 2},           {{nan, -3, nan, -2, nan, -2, -9}, 3}, {{-inf, -inf, -inf, -inf, -inf, -inf, -4}, 6},
-      {{nan, nan, nan, nan, nan, nan, nan}, 0}, {{-inf, -inf, -inf, -inf, -inf, -inf, -inf}, 0}, {{1, inf, 3, inf, 0, 0, 0}, 1}};
+  const std::vector<std::pair<std::vector<float>, int32_t>> rows = {{{0, 1, 5, 5, 2, 5, 1}, 2},
+                                                                    {{nan, -3, nan, -2, nan, -2, -9}, 3},
+                                                                    {{-inf, -inf, -inf, -inf, -inf, -inf, -4}, 6},
+                                                                    {{nan, nan, nan, nan, nan, nan, nan}, 0},
+                                                                    {{-inf, -inf, -inf, -inf, -inf, -inf, -inf}, 0},
+                                                                    {{1, inf, 3, inf, 0, 0, 0}, 1}};
   for (const float temperature : {0.0f, 1.0f}) {
     std::vector<float> logits;
     std::vector<motley_sample_row> specs;
@@ -147,7 +156,8 @@ void greedy_cases(Judge& judge) {
       if (temperature == 0)
         judge.check(r.ids[i] == rows[i].second, "greedy row " + std::to_string(i) + " is " + std::to_string(r.ids[i]));
       else
-        judge.check(i == 0 || i == 1 ? !std::isnan(rows[i].first[static_cast<size_t>(r.ids[i])]) : r.ids[i] == rows[i].second || i == 5,
+        judge.check(i == 0 || i == 1 ? !std::isnan(rows[i].first[static_cast<size_t>(r.ids[i])])
+                                     : r.ids[i] == rows[i].second || i == 5,
                     "a forbidden or NaN logit is never drawn (row " + std::to_string(i) + ")");
   }
 }
@@ -159,7 +169,9 @@ void logprob_cases(Judge& judge) {
     const auto logits = random.normals(static_cast<size_t>(vocab), 4);
     std::vector<int32_t> order(logits.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
     double sum = 0;
     for (const float x : logits) sum += std::exp(static_cast<double>(x));
     for (const int32_t k : {-1, 0, 1, 5, 20}) {
@@ -212,7 +224,8 @@ void random_cases(Judge& judge) {
       if (random.below(2)) spec.repetition_penalty = 1.3f;
       spec.counts_begin = static_cast<uint32_t>(lists.counts.size());
       for (int32_t id = 0; id < 5; ++id)
-        if (random.below(2)) lists.counts.push_back({id, static_cast<int32_t>(random.below(2)), static_cast<int32_t>(random.below(4))});
+        if (random.below(2))
+          lists.counts.push_back({id, static_cast<int32_t>(random.below(2)), static_cast<int32_t>(random.below(4))});
       spec.counts_end = static_cast<uint32_t>(lists.counts.size());
       spec.pending_begin = static_cast<uint32_t>(lists.pending.size());
       for (int32_t slot = 0; slot < 4; ++slot)
@@ -296,7 +309,8 @@ void judge_noise(Judge& judge) {
       chi += (drawn[i] - total * p) * (drawn[i] - total * p) / (total * p);
       same += p * p;
     }
-    judge.check(chi < chi_square_limit(kVocab - 1), std::string("chi-square over ") + axis + " is " + std::to_string(chi));
+    judge.check(chi < chi_square_limit(kVocab - 1),
+                std::string("chi-square over ") + axis + " is " + std::to_string(chi));
     const double spread = std::sqrt(total * same * (1 - same));
     judge.check(std::fabs(repeats - total * same) < 5 * spread, std::string("neighbours are independent over ") + axis);
   }

@@ -27,7 +27,9 @@ TinyModel make_tiny(Random& random, const TinyShape& s) {
     for (float& x : w) x += 1;
     return g.weight(vector_weight(w));
   };
-  const auto bias = [&](int64_t count) { return g.weight(vector_weight(random.normals(static_cast<size_t>(count), 0.1f))); };
+  const auto bias = [&](int64_t count) {
+    return g.weight(vector_weight(random.normals(static_cast<size_t>(count), 0.1f)));
+  };
   const auto value = [&](int64_t width) { return g.value(MOTLEY_F32, {kR, width}); };
   const auto norm = [&](int32_t x, int64_t width, int32_t group) {
     const int32_t out = value(width);
@@ -41,8 +43,8 @@ TinyModel make_tiny(Random& random, const TinyShape& s) {
   };
   const auto rope = [&](int32_t x, int32_t heads) {
     const int32_t out = value(int64_t{heads} * s.head_dim);
-    g.op(MOTLEY_OP_ROPE, {x}, {out}).attr.rope = {s.head_norms ? MOTLEY_ROPE_NEOX : MOTLEY_ROPE_NORM, heads, s.head_dim,
-                                                  s.head_dim, 10000, 1, 1, 1, 0, 0, 0};
+    g.op(MOTLEY_OP_ROPE, {x}, {out}).attr.rope = {
+        s.head_norms ? MOTLEY_ROPE_NEOX : MOTLEY_ROPE_NORM, heads, s.head_dim, s.head_dim, 10000, 1, 1, 1, 0, 0, 0};
     return out;
   };
   const int64_t q_width = int64_t{s.heads} * s.head_dim, kv_width = int64_t{s.kv_heads} * s.head_dim;
@@ -67,7 +69,8 @@ TinyModel make_tiny(Random& random, const TinyShape& s) {
     g.op(MOTLEY_OP_ADD, {residual, matmul(both, s.hidden, s.ffn)}, {residual});
   }
   const int64_t h = MOTLEY_DIM_HEAD_ROWS;
-  const int32_t last = norm(residual, s.hidden, static_cast<int32_t>(s.hidden)), chosen = g.value(MOTLEY_F32, {h, s.hidden});
+  const int32_t last = norm(residual, s.hidden, static_cast<int32_t>(s.hidden)),
+                chosen = g.value(MOTLEY_F32, {h, s.hidden});
   g.op(MOTLEY_OP_SELECT_ROWS, {last}, {chosen});
   m.logits = g.output(MOTLEY_F32, {h, s.vocab});
   g.op(MOTLEY_OP_MATMUL, {chosen}, {m.logits}, {matrix(s.vocab, s.hidden)});
@@ -82,8 +85,8 @@ namespace {
 constexpr uint32_t kBlock = 8;
 
 bool skip_model(Judge& judge, int32_t dtype) {
-  const bool can = judge.device().has(MOTLEY_CAP_PAGED_ATTENTION) && (judge.device().desc().weight_dtypes >> dtype & 1) &&
-                   (judge.device().desc().kv_dtypes & 1) &&
+  const bool can = judge.device().has(MOTLEY_CAP_PAGED_ATTENTION) &&
+                   (judge.device().desc().weight_dtypes >> dtype & 1) && (judge.device().desc().kv_dtypes & 1) &&
                    judge.supports({MOTLEY_OP_EMBED, MOTLEY_OP_MATMUL, MOTLEY_OP_ADD, MOTLEY_OP_RMSNORM, MOTLEY_OP_ROPE,
                                    MOTLEY_OP_SILU_MUL, MOTLEY_OP_SELECT_ROWS, MOTLEY_OP_SAMPLE});
   if (!can) judge.skip("the tiny model in dtype " + std::to_string(dtype));
@@ -100,9 +103,15 @@ std::vector<int32_t> iota(int32_t begin, int32_t count) {
 class Session {
  public:
   Session(Device& device, const TinyModel& model, const TinyShape& shape, std::vector<uint32_t> buckets)
-      : device_(device), model_(model), program_(device.compile(model.graph, std::move(buckets))),
-        kv_(device.kv({MOTLEY_F32, kBlock, 64, std::vector<int32_t>(static_cast<size_t>(shape.layers), shape.kv_heads),
-                       std::vector<int32_t>(static_cast<size_t>(shape.layers), shape.head_dim), {}})) {}
+      : device_(device),
+        model_(model),
+        program_(device.compile(model.graph, std::move(buckets))),
+        kv_(device.kv({MOTLEY_F32,
+                       kBlock,
+                       64,
+                       std::vector<int32_t>(static_cast<size_t>(shape.layers), shape.kv_heads),
+                       std::vector<int32_t>(static_cast<size_t>(shape.layers), shape.head_dim),
+                       {}})) {}
 
   struct Part {
     const std::vector<int32_t>* tokens;
@@ -116,7 +125,8 @@ class Session {
     for (const Part& p : parts) {
       b.add({p.first, p.rows, p.blocks, p.generated}, kBlock);
       for (int32_t i = 0; i < p.rows; ++i)
-        b.token_ids[b.token_ids.size() - static_cast<size_t>(p.rows - i)] = (*p.tokens)[static_cast<size_t>(p.first + i)];
+        b.token_ids[b.token_ids.size() - static_cast<size_t>(p.rows - i)] =
+            (*p.tokens)[static_cast<size_t>(p.first + i)];
     }
     b.head_rows = iota(0, static_cast<int32_t>(b.rows()));
     b.samples.assign(b.rows(), greedy_row());
@@ -136,7 +146,8 @@ class Session {
 
 std::vector<int32_t> random_tokens(Random& random, const TinyShape& shape, int32_t count) {
   std::vector<int32_t> out;
-  for (int32_t i = 0; i < count; ++i) out.push_back(static_cast<int32_t>(random.below(static_cast<uint32_t>(shape.vocab))));
+  for (int32_t i = 0; i < count; ++i)
+    out.push_back(static_cast<int32_t>(random.below(static_cast<uint32_t>(shape.vocab))));
   return out;
 }
 
@@ -149,8 +160,10 @@ TinyShape shape_for(int32_t dtype, bool head_norms) {
   shape.dtype = dtype;
   shape.head_norms = head_norms;
   const int64_t block = kit::find_format(dtype)->block;
-  if (block == 256) shape.hidden = 256, shape.ffn = 512, shape.heads = 8, shape.head_dim = 32;
-  else if (head_norms) shape.hidden = 96, shape.ffn = 160, shape.heads = 6, shape.kv_heads = 3, shape.head_dim = 32;
+  if (block == 256)
+    shape.hidden = 256, shape.ffn = 512, shape.heads = 8, shape.head_dim = 32;
+  else if (head_norms)
+    shape.hidden = 96, shape.ffn = 160, shape.heads = 6, shape.kv_heads = 3, shape.head_dim = 32;
   return shape;
 }
 
@@ -165,7 +178,8 @@ void mixed(Judge& judge, int32_t dtype, bool head_norms) {
   Random random(judge.options().seed + static_cast<uint64_t>(dtype) + 100 * head_norms);
   const TinyShape shape = shape_for(dtype, head_norms);
   const TinyModel model = make_tiny(random, shape);
-  const auto a = random_tokens(random, shape, 40), b = random_tokens(random, shape, 40), c = random_tokens(random, shape, 40);
+  const auto a = random_tokens(random, shape, 40), b = random_tokens(random, shape, 40),
+             c = random_tokens(random, shape, 40);
   Session wanted(judge.reference(), model, shape, {80}), got(judge.device(), model, shape, {80});
   const std::vector<int32_t> ba = {9, 2, 31, 4, 20}, bb = {5, 8, 1, 60, 61}, bc = {63, 0, 7, 3, 6};
   const std::vector<std::vector<Session::Part>> steps = {
@@ -202,7 +216,8 @@ void invariant(Judge& judge, int32_t dtype) {
   Session crowd(judge.device(), model, shape, {128});
   const auto with_others = crowd.logits({{&other, 0, 9, others}, {&t, 0, 37, far}, {&other, 0, 1, iota(60, 1)}});
   compare_rows(judge, rows_of(with_others, shape.vocab, 9, 37), prompt, say("a prompt among others").c_str());
-  const auto next_among = crowd.logits({{&other, 9, 1, others, true}, {&t, 37, 1, far, true}, {&other, 1, 20, iota(60, 3)}});
+  const auto next_among =
+      crowd.logits({{&other, 9, 1, others, true}, {&t, 37, 1, far, true}, {&other, 1, 20, iota(60, 3)}});
   compare_rows(judge, rows_of(next_among, shape.vocab, 1, 1), next, say("a generated row among others").c_str());
 
   Session chunked(judge.device(), model, shape, {8, 128});
@@ -215,7 +230,8 @@ void invariant(Judge& judge, int32_t dtype) {
 
   if (one_class) {
     Session generated(judge.device(), model, shape, {128});
-    compare_rows(judge, generated.logits({{&t, 0, 37, blocks, true}}), prompt, say("generated rows as prompt rows").c_str());
+    compare_rows(judge, generated.logits({{&t, 0, 37, blocks, true}}), prompt,
+                 say("generated rows as prompt rows").c_str());
   }
   for (const uint32_t threads : {1u, 2u, 3u}) {
     const auto device = judge.open(threads);

@@ -13,10 +13,17 @@ struct Group {
   void (*run)(Judge&);
 };
 constexpr Group kGroups[] = {
-    {"description", judge_description}, {"ops", judge_ops},           {"weights", judge_weights},
-    {"kv", judge_kv},                   {"attention", judge_attention}, {"segments", judge_segments},
-    {"invariance", judge_invariance},   {"sampling", judge_sampling}, {"noise", judge_noise},
-    {"queues", judge_queues},           {"errors", judge_errors},
+    {"description", judge_description},
+    {"ops", judge_ops},
+    {"weights", judge_weights},
+    {"kv", judge_kv},
+    {"attention", judge_attention},
+    {"segments", judge_segments},
+    {"invariance", judge_invariance},
+    {"sampling", judge_sampling},
+    {"noise", judge_noise},
+    {"queues", judge_queues},
+    {"errors", judge_errors},
 };
 
 void run_group(Judge& judge, const Group& group) {
@@ -40,7 +47,8 @@ Report run_conformance(const motley_backend& backend, const Options& options) {
   try {
     Judge judge(backend, options);
     for (const Group& group : kGroups)
-      if (options.only.empty() || std::string(group.name).find(options.only) != std::string::npos) run_group(judge, group);
+      if (options.only.empty() || std::string(group.name).find(options.only) != std::string::npos)
+        run_group(judge, group);
     return judge.report();
   } catch (const Stop& stop) {
     Report report;

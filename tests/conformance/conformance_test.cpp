@@ -44,8 +44,8 @@ TEST(Judge, LyingDevice_IsFound) {
   const auto entry = reinterpret_cast<motley_backend_entry_fn>(dlsym(library, MOTLEY_BACKEND_ENTRY));
   motley_backend liar = *entry(MOTLEY_BACKEND_ABI);
   static const motley_backend& truth = *entry(MOTLEY_BACKEND_ABI);
-  liar.copy_to_host = [](motley_queue* queue, void* dst, motley_buffer* src, uint64_t offset, uint64_t bytes, motley_event** event,
-                         motley_error* error) {
+  liar.copy_to_host = [](motley_queue* queue, void* dst, motley_buffer* src, uint64_t offset, uint64_t bytes,
+                         motley_event** event, motley_error* error) {
     return truth.copy_to_host(queue, dst, src, offset ? offset - 1 : 0, bytes, event, error);
   };
   Options options;

@@ -92,7 +92,8 @@ int32_t GraphBuilder::weight(HostWeight w) {
   weights.push_back(std::move(w));
   return static_cast<int32_t>(weights.size()) - 1;
 }
-motley_op& GraphBuilder::op(int32_t kind, std::vector<int32_t> in, std::vector<int32_t> out, std::vector<int32_t> weight) {
+motley_op& GraphBuilder::op(int32_t kind, std::vector<int32_t> in, std::vector<int32_t> out,
+                            std::vector<int32_t> weight) {
   motley_op op{};
   op.kind = kind;
   std::fill(std::begin(op.in), std::end(op.in), MOTLEY_NONE);
@@ -196,7 +197,8 @@ Owned<motley_queue> Device::make_queue() const {
 Owned<motley_buffer> Device::buffer(uint64_t bytes) const {
   motley_error error{};
   motley_buffer* out = nullptr;
-  require_ok(api_.alloc(raw(), std::max<uint64_t>(bytes, 4), MOTLEY_USE_ACTIVATION, nullptr, &out, &error), error, "alloc");
+  require_ok(api_.alloc(raw(), std::max<uint64_t>(bytes, 4), MOTLEY_USE_ACTIVATION, nullptr, &out, &error), error,
+             "alloc");
   return {out, {api_.free}};
 }
 
@@ -229,7 +231,8 @@ Program Device::compile(const GraphBuilder& graph, std::vector<uint32_t> buckets
   motley_error error{};
   motley_query_result query{};
   query.struct_size = sizeof query;
-  require_ok(api_.query(raw(), &segment, buckets.data(), static_cast<uint32_t>(buckets.size()), &query, &error), error, "query");
+  require_ok(api_.query(raw(), &segment, buckets.data(), static_cast<uint32_t>(buckets.size()), &query, &error), error,
+             "query");
   if (query.support != MOTLEY_SUPPORT_NATIVE) throw Stop{std::string("query refuses a segment: ") + query.reason};
   motley_compile_options options{};
   options.struct_size = sizeof options;
@@ -256,7 +259,8 @@ void Device::write(motley_buffer* to, const Bytes& from, uint64_t offset) const 
   if (from.empty()) return;
   motley_error error{};
   motley_event* event = nullptr;
-  require_ok(api_.copy_from_host(queue(), to, offset, from.data(), from.size(), &event, &error), error, "copy_from_host");
+  require_ok(api_.copy_from_host(queue(), to, offset, from.data(), from.size(), &event, &error), error,
+             "copy_from_host");
   finish(event, "copy_from_host");
 }
 
@@ -365,10 +369,13 @@ Tolerance attention_tolerance(int32_t kv_dtype) {
 Judge::Judge(const motley_backend& backend, const Options& options)
     : backend_(backend), options_(options), device_(std::make_unique<Device>(backend, options, 0)) {
   Options plain;
-  reference_ = std::make_unique<Device>(*kit::backend_table<kit::RefBackend>(MOTLEY_BACKEND_ABI, "reference", "0"), plain, 0);
+  reference_ =
+      std::make_unique<Device>(*kit::backend_table<kit::RefBackend>(MOTLEY_BACKEND_ABI, "reference", "0"), plain, 0);
 }
 
-std::unique_ptr<Device> Judge::open(uint32_t threads) const { return std::make_unique<Device>(backend_, options_, threads); }
+std::unique_ptr<Device> Judge::open(uint32_t threads) const {
+  return std::make_unique<Device>(backend_, options_, threads);
+}
 
 bool Judge::supports(std::initializer_list<int> kinds) const {
   return std::all_of(kinds.begin(), kinds.end(), [&](int kind) { return device_->desc().ops >> kind & 1; });
@@ -386,7 +393,9 @@ void Judge::skip(const std::string& what) {
   if (options_.line) options_.line("skipped " + what);
 }
 
-void Judge::same(const Bytes& got, const Bytes& wanted, const std::string& what) { check(got == wanted, what + ": bits differ"); }
+void Judge::same(const Bytes& got, const Bytes& wanted, const std::string& what) {
+  check(got == wanted, what + ": bits differ");
+}
 
 void Judge::near(const Bytes& got_bytes, const Bytes& wanted_bytes, Tolerance tolerance, const std::string& what,
                  double magnitude) {
@@ -406,8 +415,8 @@ void Judge::near(const Bytes& got_bytes, const Bytes& wanted_bytes, Tolerance to
   const double relative = std::sqrt(difference / size) / rms;
   char text[200] = "";
   if (!(relative <= tolerance.norm) || !(largest <= tolerance.largest * rms))
-    std::snprintf(text, sizeof text, ": norm error %.3g (<= %.3g), element %zu is %.7g, wanted %.7g (rms %.3g)", relative,
-                  tolerance.norm, where, got.empty() ? 0.0 : static_cast<double>(got[where]),
+    std::snprintf(text, sizeof text, ": norm error %.3g (<= %.3g), element %zu is %.7g, wanted %.7g (rms %.3g)",
+                  relative, tolerance.norm, where, got.empty() ? 0.0 : static_cast<double>(got[where]),
                   wanted.empty() ? 0.0 : static_cast<double>(wanted[where]), rms);
   check(!*text, what + text);
 }

@@ -194,7 +194,7 @@ class Judge {
   Judge(const motley_backend& backend, const Options& options);
 
   const Options& options() const { return options_; }
-  Device& device() { return *device_; }        // under test, default threads
+  Device& device() { return *device_; }  // under test, default threads
   Device& reference() { return *reference_; }
   std::unique_ptr<Device> open(uint32_t threads) const;  // another one of the plugin
   const motley_backend& api() const { return backend_; }

@@ -141,7 +141,8 @@ TEST(Agreement, DefaultBackend_StaysWithinTheBars) {
   EXPECT_LE(kl_full, 0.005);
 }
 
-// Greedy text through the whole engine, tie-aware: equal up to a position whose two best logits are closer than epsilon.
+// Greedy text through the whole engine, tie-aware: equal up to a position whose two best logits are closer than
+// epsilon.
 TEST(Agreement, GreedyText_EqualsTransformers) {
   InstanceOptions options;
   options.model = model_path();

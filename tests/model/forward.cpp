@@ -45,7 +45,8 @@ Status Forward::add_piece(motley_cut cut) {
   auto piece = std::make_unique<Piece>();
   piece->segment = Segment::cut(graph, cut, 0, static_cast<int32_t>(model_.config().layers));
   std::vector<motley_weight*> weights;
-  for (const int32_t id : piece->segment.graph_weights()) weights.push_back(weights_[static_cast<size_t>(id)].weight.get());
+  for (const int32_t id : piece->segment.graph_weights())
+    weights.push_back(weights_[static_cast<size_t>(id)].weight.get());
   ASSIGN_OR_RETURN(piece->programs, device_->compile(piece->segment.view(), weights, std::array{positions_max_}));
   TapeEntry entry;
   entry.device = &*device_;
@@ -59,7 +60,9 @@ Status Forward::add_piece(motley_cut cut) {
   std::vector<motley_binding> bindings;
   for (const int32_t id : ids) {
     const int32_t value = piece->segment.graph_values()[static_cast<size_t>(id)];
-    motley_buffer* buffer = value == graph.token_slots ? slots_.get() : value == graph.residual ? residual_.get() : logits_.get();
+    motley_buffer* buffer = value == graph.token_slots ? slots_.get()
+                            : value == graph.residual  ? residual_.get()
+                                                       : logits_.get();
     bindings.push_back({id, buffer, 0});
   }
   entry.bindings.push_back(std::move(bindings));
@@ -75,7 +78,8 @@ Status Forward::run(std::span<const int32_t> ids, uint32_t begin, uint32_t rows,
   const std::vector<uint8_t> generated(rows, 0);
   const uint32_t blocks_used = (begin + rows + kBlockSize - 1) / kBlockSize;
   std::vector<int32_t> blocks(blocks_used);
-  std::iota(blocks.begin(), blocks.end(), 0);  // block i holds positions 16 i ...: the slot of a position is the position
+  std::iota(blocks.begin(), blocks.end(),
+            0);  // block i holds positions 16 i ...: the slot of a position is the position
   const std::array<uint32_t, 2> row_begin = {0, rows}, block_begin = {0, blocks_used};
   const auto context = static_cast<int32_t>(begin + rows);
   const std::vector<motley_sample_row> samples(rows);
@@ -105,7 +109,8 @@ Status Forward::run(std::span<const int32_t> ids, uint32_t begin, uint32_t rows,
 }
 
 Result<std::vector<float>> Forward::logits(std::span<const int32_t> ids, uint32_t chunk) {
-  if (ids.empty() || ids.size() > positions_max_) return invalid_argument("{} ids; 1 to {} fit", ids.size(), positions_max_);
+  if (ids.empty() || ids.size() > positions_max_)
+    return invalid_argument("{} ids; 1 to {} fit", ids.size(), positions_max_);
   const auto count = static_cast<uint32_t>(ids.size());
   if (chunk == 0) chunk = count;
   std::vector<float> out(size_t{count} * model_.config().vocab_size);

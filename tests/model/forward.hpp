@@ -1,5 +1,5 @@
-// Forward: a model's plain forward pass on one device, with every logit. For tests and tools: the same segments, weights
-// and kernels as the runtime, without scheduler and sampling.
+// Forward: a model's plain forward pass on one device, with every logit. For tests and tools: the same segments,
+// weights and kernels as the runtime, without scheduler and sampling.
 #pragma once
 
 #include <memory>

@@ -34,7 +34,8 @@ class RuntimeExecutorTest : public ::testing::Test {
   }
 
   // Rows `tokens` of one sequence at the end of `context`, the last one sampled greedily into `out_slot`.
-  StepPlan plan(StepId step, std::vector<TokenId> tokens, std::vector<SlotId> slots, uint32_t context, SlotId out_slot) {
+  StepPlan plan(StepId step, std::vector<TokenId> tokens, std::vector<SlotId> slots, uint32_t context,
+                SlotId out_slot) {
     StepPlan made;
     made.epoch = 1;
     made.step = step;

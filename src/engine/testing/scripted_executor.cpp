@@ -28,15 +28,20 @@ ScriptedExecutor::ScriptedExecutor(ScriptedOptions options)
 
 ScriptedExecutor::~ScriptedExecutor() {
   for (Pending& left : pending_)
-    left.promise.set({.epoch = left.plan.epoch, .step = left.plan.step,
-                      .status = Status(MOTLEY_CANCELLED, "the executor was destroyed"), .tokens = {}, .busy_ns = 0});
+    left.promise.set({.epoch = left.plan.epoch,
+                      .step = left.plan.step,
+                      .status = Status(MOTLEY_CANCELLED, "the executor was destroyed"),
+                      .tokens = {},
+                      .busy_ns = 0});
 }
 
 ExecutorDescription ScriptedExecutor::describe() const {
   ExecutorDescription d;
   d.epoch = 1;
   d.lanes.push_back({.pool = {.block_size = options_.block_size, .blocks = options_.blocks},
-                     .cost = options_.cost, .rows_max = options_.rows_max, .buckets = {}});
+                     .cost = options_.cost,
+                     .rows_max = options_.rows_max,
+                     .buckets = {}});
   d.vocab_size = options_.vocab_size;
   d.positions_max = options_.positions_max;
   d.slots = options_.slots;
@@ -61,8 +66,10 @@ Future<StepResult> ScriptedExecutor::submit(StepPlan plan) {
       submitted_.notify_all();
       return future;
     }
-    if (sound) result = run(plan);
-    else result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
+    if (sound)
+      result = run(plan);
+    else
+      result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
   }
   promise.set(std::move(result));
   return future;
@@ -133,7 +140,8 @@ bool ScriptedExecutor::check_shape(const StepPlan& plan) {
   last_step_ = plan.step;
   EXPECT_PLAN(rows > 0 && rows <= options_.rows_max, "{} rows", rows);
   EXPECT_PLAN(plan.token_slots.size() == rows && plan.positions.size() == rows && plan.generated.size() == rows,
-              "row arrays of {}, {}, {}, {}", rows, plan.token_slots.size(), plan.positions.size(), plan.generated.size());
+              "row arrays of {}, {}, {}, {}", rows, plan.token_slots.size(), plan.positions.size(),
+              plan.generated.size());
   EXPECT_PLAN(plan.samples.size() == plan.logit_rows.size(), "{} samples for {} logit rows", plan.samples.size(),
               plan.logit_rows.size());
   uint32_t row = 0, logit = 0;
@@ -156,7 +164,8 @@ bool ScriptedExecutor::check_sequence(const StepPlan& plan, const PlanSequence& 
               part.sequence, part.context);
   EXPECT_PLAN(static_cast<size_t>(part.block_begin) + part.block_count <= plan.blocks.size() &&
                   static_cast<uint64_t>(part.block_count) * options_.block_size >= part.context,
-              "sequence {} has blocks {}+{} for context {}", part.sequence, part.block_begin, part.block_count, part.context);
+              "sequence {} has blocks {}+{} for context {}", part.sequence, part.block_begin, part.block_count,
+              part.context);
   std::set<BlockId> blocks;
   for (uint32_t b = 0; b < part.block_count; ++b) {
     const BlockId id = plan.blocks[part.block_begin + b];
@@ -165,13 +174,15 @@ bool ScriptedExecutor::check_sequence(const StepPlan& plan, const PlanSequence& 
   }
   for (uint32_t i = 0; i < part.row_count; ++i) {
     const size_t r = row + i;
-    EXPECT_PLAN(plan.positions[r] == static_cast<int32_t>(part.context - part.row_count + i), "row {} at position {}", r,
-                plan.positions[r]);
-    EXPECT_PLAN(plan.token_slots[r] < static_cast<SlotId>(options_.slots), "row {} reads slot {}", r, plan.token_slots[r]);
+    EXPECT_PLAN(plan.positions[r] == static_cast<int32_t>(part.context - part.row_count + i), "row {} at position {}",
+                r, plan.positions[r]);
+    EXPECT_PLAN(plan.token_slots[r] < static_cast<SlotId>(options_.slots), "row {} reads slot {}", r,
+                plan.token_slots[r]);
     EXPECT_PLAN(plan.token_slots[r] >= 0 ||
                     (plan.tokens[r] >= 0 && static_cast<uint32_t>(plan.tokens[r]) < options_.vocab_size),
                 "row {} has token {}", r, plan.tokens[r]);
-    EXPECT_PLAN(i == 0 || plan.generated[r] >= plan.generated[r - 1], "row {} is a prompt row after a generated one", r);
+    EXPECT_PLAN(i == 0 || plan.generated[r] >= plan.generated[r - 1], "row {} is a prompt row after a generated one",
+                r);
   }
   EXPECT_PLAN(part.logits_begin == logit && logit + part.logits_count <= plan.logit_rows.size(),
               "sequence {} has logit rows {}+{}", part.sequence, part.logits_begin, part.logits_count);
@@ -187,21 +198,22 @@ bool ScriptedExecutor::check_sequence(const StepPlan& plan, const PlanSequence& 
 }
 
 bool ScriptedExecutor::check_sample(const StepPlan& plan, const PlanSequence& part, const motley_sample_row& s) {
-  EXPECT_PLAN(s.counts_begin <= s.counts_end && s.counts_end <= plan.counts.size() && s.pending_begin <= s.pending_end &&
-                  s.pending_end <= plan.pending.size() && s.biases_begin <= s.biases_end &&
-                  s.biases_end <= plan.biases.size(),
+  EXPECT_PLAN(s.counts_begin <= s.counts_end && s.counts_end <= plan.counts.size() &&
+                  s.pending_begin <= s.pending_end && s.pending_end <= plan.pending.size() &&
+                  s.biases_begin <= s.biases_end && s.biases_end <= plan.biases.size(),
               "a sample of sequence {} points outside", part.sequence);
   EXPECT_PLAN(s.out_slot == MOTLEY_NONE || (s.out_slot >= 0 && s.out_slot < static_cast<SlotId>(options_.slots)),
               "out_slot {}", s.out_slot);
   for (uint32_t i = s.biases_begin; i < s.biases_end; ++i) {
     EXPECT_PLAN(i == s.biases_begin || plan.biases[i].id > plan.biases[i - 1].id, "biases of sequence {} do not ascend",
                 part.sequence);
-    EXPECT_PLAN(plan.biases[i].id >= 0 && static_cast<uint32_t>(plan.biases[i].id) < options_.vocab_size, "bias of token {}",
-                plan.biases[i].id);
+    EXPECT_PLAN(plan.biases[i].id >= 0 && static_cast<uint32_t>(plan.biases[i].id) < options_.vocab_size,
+                "bias of token {}", plan.biases[i].id);
   }
   for (uint32_t i = s.pending_begin; i < s.pending_end; ++i)
-    EXPECT_PLAN(plan.pending[i] >= 0 && plan.pending[i] < static_cast<SlotId>(options_.slots) && plan.pending[i] != s.out_slot,
-                "pending slot {}", plan.pending[i]);
+    EXPECT_PLAN(
+        plan.pending[i] >= 0 && plan.pending[i] < static_cast<SlotId>(options_.slots) && plan.pending[i] != s.out_slot,
+        "pending slot {}", plan.pending[i]);
   return true;
 }
 
@@ -214,7 +226,8 @@ void ScriptedExecutor::check_depths(const StepPlan& plan) {
     for (const PlanSequence& part : step.plan.sequences) ++under_way[part.sequence];
   for (const PlanSequence& part : plan.sequences)
     if (under_way[part.sequence] > options_.lookahead)
-      complain(plan, fmt::format("sequence {} has {} steps under way already", part.sequence, under_way[part.sequence]));
+      complain(plan,
+               fmt::format("sequence {} has {} steps under way already", part.sequence, under_way[part.sequence]));
 }
 
 std::set<BlockId> ScriptedExecutor::blocks_written(const StepPlan& plan, const PlanSequence& part) const {
@@ -235,8 +248,8 @@ void ScriptedExecutor::check_writes(const StepPlan& plan) {
       for (uint32_t b = 0; b < part.block_count; ++b) {
         const auto at = writer.find(other.blocks[part.block_begin + b]);
         if (at != writer.end() && at->second != part.sequence)
-          complain(plan, fmt::format("sequence {} writes block {}, which sequence {} holds in {}", at->second, at->first,
-                                     part.sequence, where));
+          complain(plan, fmt::format("sequence {} writes block {}, which sequence {} holds in {}", at->second,
+                                     at->first, part.sequence, where));
       }
   };
   check_readers(plan, "this step");
@@ -260,8 +273,10 @@ StepResult ScriptedExecutor::run(const StepPlan& plan) {
     return result;
   }
   for (const PlanSequence& part : plan.sequences)
-    if (failed_.contains(part.sequence)) spoil(plan, part);
-    else if (!write_rows(plan, part)) result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
+    if (failed_.contains(part.sequence))
+      spoil(plan, part);
+    else if (!write_rows(plan, part))
+      result.status = Status(MOTLEY_INVALID_ARGUMENT, violations_.back());
   for (const PlanSequence& part : plan.sequences) {
     if (!result.status.ok()) break;
     if (failed_.contains(part.sequence)) {
@@ -279,8 +294,8 @@ StepResult ScriptedExecutor::run(const StepPlan& plan) {
   return result;
 }
 
-// What a failed step leaves behind: whoever reads it later without having written it himself is caught. Further steps of
-// its sequences that were under way run on garbage; their tokens mean nothing.
+// What a failed step leaves behind: whoever reads it later without having written it himself is caught. Further steps
+// of its sequences that were under way run on garbage; their tokens mean nothing.
 void ScriptedExecutor::spoil(const StepPlan& plan, const PlanSequence& part) {
   failed_.insert(part.sequence);
   for (uint32_t p = part.context - part.row_count; p < part.context; ++p) cell(plan, part, p) = {};
@@ -299,8 +314,8 @@ bool ScriptedExecutor::write_rows(const StepPlan& plan, const PlanSequence& part
       token = slot.token;
     }
     const auto [at, fresh] = seen_[part.sequence].emplace(position, token);
-    EXPECT_PLAN(fresh || at->second == token, "sequence {} had token {} at {}, now {}", part.sequence, at->second, position,
-                token);
+    EXPECT_PLAN(fresh || at->second == token, "sequence {} had token {} at {}, now {}", part.sequence, at->second,
+                position, token);
     cell(plan, part, position) = {.token = token, .position = plan.positions[r]};
   }
   return true;
@@ -311,7 +326,8 @@ std::optional<std::vector<TokenId>> ScriptedExecutor::read_text(const StepPlan& 
   for (uint32_t p = 0; p < part.context; ++p) {
     const Cell& held = cell(plan, part, p);
     if (held.position != static_cast<int32_t>(p)) {
-      complain(plan, fmt::format("sequence {} reads position {} where {} was written", part.sequence, p, held.position));
+      complain(plan,
+               fmt::format("sequence {} reads position {} where {} was written", part.sequence, p, held.position));
       return std::nullopt;
     }
     text[p] = held.token;
@@ -334,15 +350,16 @@ SampledToken ScriptedExecutor::sample(const StepPlan& plan, const PlanSequence& 
   }
   check_counts(plan, row, text, pending);
   SampledToken token;
-  token.id = options_.choice ? options_.choice(text, row, banned) : hashed_choice(text, row, options_.vocab_size, banned);
+  token.id =
+      options_.choice ? options_.choice(text, row, banned) : hashed_choice(text, row, options_.vocab_size, banned);
   token.logprob = -1;
   for (int32_t k = 0; k < row.top_logprobs; ++k)
-    token.top.push_back({.id = static_cast<TokenId>((static_cast<uint32_t>(token.id) + static_cast<uint32_t>(k)) %
-                                                    options_.vocab_size),
-                         .logprob = -1.0f - static_cast<float>(k)});
+    token.top.push_back(
+        {.id = static_cast<TokenId>((static_cast<uint32_t>(token.id) + static_cast<uint32_t>(k)) % options_.vocab_size),
+         .logprob = -1.0f - static_cast<float>(k)});
   if (row.out_slot >= 0)
-    slots_[static_cast<size_t>(row.out_slot)] = {.token = token.id, .position = static_cast<int32_t>(row.position),
-                                                 .sequence = part.sequence};
+    slots_[static_cast<size_t>(row.out_slot)] = {
+        .token = token.id, .position = static_cast<int32_t>(row.position), .sequence = part.sequence};
   return token;
 }
 
@@ -365,14 +382,16 @@ void ScriptedExecutor::check_counts(const StepPlan& plan, const motley_sample_ro
     return;
   }
   for (size_t p = 0; p < text.size(); ++p) {
-    if (p + output < text.size()) right[text[p]].first = 1;
-    else ++right[text[p]].second;
+    if (p + output < text.size())
+      right[text[p]].first = 1;
+    else
+      ++right[text[p]].second;
   }
   if (given != right || output >= text.size()) complain(plan, "counts and pending tokens are not those of the text");
 }
 
-TokenId ScriptedExecutor::hashed_choice(std::span<const TokenId> text, const motley_sample_row& row, uint32_t vocab_size,
-                                        const std::function<bool(TokenId)>& banned) {
+TokenId ScriptedExecutor::hashed_choice(std::span<const TokenId> text, const motley_sample_row& row,
+                                        uint32_t vocab_size, const std::function<bool(TokenId)>& banned) {
   uint64_t state = mix(row.seed * 31 + row.choice + 1);
   for (const TokenId token : text) state = mix(state + 0x9e3779b97f4a7c15u + static_cast<uint64_t>(token));
   auto id = static_cast<TokenId>(state % vocab_size);

@@ -23,8 +23,8 @@
 namespace motley::testing {
 
 // The token that follows `text`. `banned` tells whether a token's bias is -infinity.
-using ScriptedChoice =
-    std::function<TokenId(std::span<const TokenId> text, const motley_sample_row& row, const std::function<bool(TokenId)>& banned)>;
+using ScriptedChoice = std::function<TokenId(std::span<const TokenId> text, const motley_sample_row& row,
+                                             const std::function<bool(TokenId)>& banned)>;
 
 struct ScriptedOptions {
   uint32_t block_size = 4, blocks = 256;
@@ -34,8 +34,8 @@ struct ScriptedOptions {
   uint32_t slots = 1024;
   uint32_t lookahead = 1, pipeline = 1;
   StepCost cost = {};
-  int64_t busy_ns = 1000;  // said of every step
-  bool manual = false;     // steps wait for run_next(); otherwise submit() runs them
+  int64_t busy_ns = 1000;           // said of every step
+  bool manual = false;              // steps wait for run_next(); otherwise submit() runs them
   ScriptedChoice choice = nullptr;  // none: a hash of (text, seed, choice), never a banned token
 };
 
@@ -100,7 +100,7 @@ class ScriptedExecutor final : public Executor {
   std::vector<Cell> cells_;
   std::vector<Slot> slots_;
   std::map<uint64_t, std::map<uint32_t, TokenId>> seen_;  // per sequence: the token each position was computed with
-  std::set<uint64_t> failed_;  // sequences of failed steps
+  std::set<uint64_t> failed_;                             // sequences of failed steps
   std::optional<Status> failure_;
   std::vector<std::string> violations_;
   StepId last_step_ = 0;

@@ -1,5 +1,5 @@
-// Qwen3, dense: the plain decoder, but queries and keys are normalised per head before rope, and rope turns pairs half a head
-// apart.
+// Qwen3, dense: the plain decoder, but queries and keys are normalised per head before rope, and rope turns pairs half
+// a head apart.
 #include "model/architecture.hpp"
 
 namespace motley {
