@@ -35,7 +35,7 @@ void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) 
   app->add_option("--kv-cache-dtype", options.kv_cache_dtype, "auto, float32, float16, bfloat16 or int8")
       ->capture_default_str();
   app->add_option("--kv-cache-memory-bytes", options.kv_cache_memory_bytes,
-                  "size of the KV pool; default: 2 GiB or a quarter of the free memory");
+                  "size of the KV pool; default: 2 GB or a quarter of the free memory");
   app->add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", options.engine.enable_prefix_caching,
                 "share the KV of equal prompt beginnings (on by default)");
   app->add_flag("--enable-chunked-prefill,!--no-enable-chunked-prefill", options.engine.enable_chunked_prefill,

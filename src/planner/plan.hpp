@@ -25,7 +25,7 @@ struct PlanOptions {
   uint32_t max_model_len = 0;  // asked for; 0 = the model's context, lowered to what the pool holds
 };
 
-inline constexpr uint64_t kKvPoolBytesDefaultMax = 2ull << 30;
+inline constexpr uint64_t kKvPoolBytesDefaultMax = 2'000'000'000;
 inline constexpr uint64_t kActivationBytesReserve = 64ull << 20;  // logits, residual stream, scratch of a step
 
 // The whole model on one device. RESOURCE_EXHAUSTED when it does not fit, INVALID_ARGUMENT for sizes that contradict

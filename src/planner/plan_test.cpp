@@ -43,7 +43,7 @@ TEST(PlanSingleDevice, Fits_CoversEveryUnitOnce) {
   ASSERT_TRUE(placement.ok()) << placement.error().message();
   ASSERT_EQ(placement->lanes.size(), 1u);
   const Lane& lane = placement->lanes[0];
-  EXPECT_EQ(lane.kv_blocks, 2048u);  // min(2 GiB, 8 GiB / 4) of 1 MiB blocks
+  EXPECT_EQ(lane.kv_blocks, 1907u);  // min(2 GB, 8 GiB / 4) of 1 MiB blocks
   ASSERT_EQ(lane.stages.size(), 1u);
   EXPECT_EQ(lane.stages[0].layer_end, 4u);
   EXPECT_EQ(lane.stages[0].shards[0].ffn_columns[0].end, 96);
