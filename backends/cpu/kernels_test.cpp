@@ -3,6 +3,8 @@
 #include "cpu/kernels.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -80,6 +82,28 @@ motley_weight_desc describe(int32_t dtype, int64_t rows, int64_t cols, const std
   return desc;
 }
 
+// Activation blocks that end where readable memory ends: reading past the last one is a fault.
+class GuardedBlocks {
+ public:
+  explicit GuardedBlocks(size_t count) {
+    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t used = (count * sizeof(ActBlock) + page - 1) / page * page;
+    bytes_ = used + page;
+    base_ = static_cast<char*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    mprotect(base_ + used, page, PROT_NONE);
+    blocks_ = reinterpret_cast<ActBlock*>(base_ + used) - count;
+  }
+  ~GuardedBlocks() { munmap(base_, bytes_); }
+  GuardedBlocks(const GuardedBlocks&) = delete;
+  GuardedBlocks& operator=(const GuardedBlocks&) = delete;
+  ActBlock* data() const { return blocks_; }
+
+ private:
+  char* base_;
+  size_t bytes_;
+  ActBlock* blocks_;
+};
+
 struct Case {
   const KernelSet* set;
   int32_t dtype;
@@ -106,7 +130,7 @@ class MatmulTest : public testing::TestWithParam<Case> {
   // All rows of x through the kernel in calls of `at_once` rows and panels split at `cut`.
   std::vector<float> multiply(const PackedWeight& w, const std::vector<float>& x, int64_t rows, int64_t at_once, int64_t cut) {
     const int64_t blocks = act_blocks(w.cols);
-    std::vector<ActBlock> act(static_cast<size_t>(rows * blocks));
+    const GuardedBlocks act(static_cast<size_t>(rows * blocks));
     for (int64_t r = 0; r < rows; ++r) set().quantise(x.data() + r * w.cols, w.cols, act.data() + r * blocks, nullptr);
     std::vector<float> y(static_cast<size_t>(rows * w.rows), NAN);
     MatmulArgs g;
