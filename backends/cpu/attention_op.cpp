@@ -14,9 +14,13 @@ namespace {
 class Attention {
  public:
   explicit Attention(const kit::OpCall& call)
-      : call_(call), a_(call.op->attr.attention), layer_(call.kv->layers[static_cast<size_t>(a_.layer)]),
-        set_(*static_cast<const OpData*>(call.op->data.get())->set), group_(a_.heads / a_.kv_heads),
-        rows_per_item_(std::max(1, kAttentionQueries / group_)), stride_(state_floats(a_.head_dim)),
+      : call_(call),
+        a_(call.op->attr.attention),
+        layer_(call.kv->layers[static_cast<size_t>(a_.layer)]),
+        set_(*static_cast<const OpData*>(call.op->data.get())->set),
+        group_(a_.heads / a_.kv_heads),
+        rows_per_item_(std::max(1, kAttentionQueries / group_)),
+        stride_(state_floats(a_.head_dim)),
         scratch_(reinterpret_cast<float*>(call.scratch)),
         states_(scratch_ + attention_scratch_floats(a_.head_dim)) {}
 
@@ -116,7 +120,8 @@ class Attention {
         for (int32_t h = 0; h < a_.kv_heads; ++h) {
           if (!mine(i++)) continue;
           set_.attend(item(s, row, rows, h));
-          for (int32_t q = 0; q < rows * group_; ++q) finish(row + q / group_, h * group_ + q % group_, states_ + q * stride_);
+          for (int32_t q = 0; q < rows * group_; ++q)
+            finish(row + q / group_, h * group_ + q % group_, states_ + q * stride_);
         }
       }
     }

@@ -12,14 +12,16 @@ namespace {
 
 class CpuKernels final : public kit::Kernels {
  public:
-  CpuKernels(const KernelSet& set, const kit::OpenOptions& options) : set_(set), threads_(kit::Kernels::threads(options)) {}
+  CpuKernels(const KernelSet& set, const kit::OpenOptions& options)
+      : set_(set), threads_(kit::Kernels::threads(options)) {}
 
   const kit::KernelTable& table() const override { return kernel_table(); }
   std::unique_ptr<kit::Weight> pack(const kit::WeightSource& source) const override {
     return std::make_unique<PackedWeight>(source, allocator_, threads_);
   }
   const char* refuse(const kit::Plan&, const kit::PlanOp& op) const override {
-    if (op.kind == MOTLEY_OP_PAGED_ATTENTION && op.attr.attention.heads / op.attr.attention.kv_heads > kAttentionQueries) {
+    if (op.kind == MOTLEY_OP_PAGED_ATTENTION &&
+        op.attr.attention.heads / op.attr.attention.kv_heads > kAttentionQueries) {
       return "more than 64 query heads share a KV head";
     }
     return nullptr;
@@ -45,7 +47,8 @@ class CpuBackend final : public kit::Backend {
                 MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS;
     desc.ops = kit::ops_of(kernel_table());
     desc.weight_dtypes = kit::weight_formats();
-    desc.kv_dtypes = uint64_t{1} << MOTLEY_F32 | uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_BF16 | uint64_t{1} << MOTLEY_I8;
+    desc.kv_dtypes =
+        uint64_t{1} << MOTLEY_F32 | uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_BF16 | uint64_t{1} << MOTLEY_I8;
     desc.threads = static_cast<uint32_t>(kit::allowed_cores().size());
     return {desc};
   }
@@ -58,7 +61,8 @@ class CpuBackend final : public kit::Backend {
       names += names.empty() ? "" : ", ";
       names += set->name;
     }
-    kit::fail(MOTLEY_NOT_FOUND, "this machine's CPU has no variant \"%s\"; it has: %s", options.variant.c_str(), names.c_str());
+    kit::fail(MOTLEY_NOT_FOUND, "this machine's CPU has no variant \"%s\"; it has: %s", options.variant.c_str(),
+              names.c_str());
   }
 };
 

@@ -67,7 +67,8 @@ class Fuser {
   void emit(int32_t i) {
     switch (op(i).kind) {
       case MOTLEY_OP_RMSNORM:
-        if (const auto group = products_of(op(i).out[0], i); can_absorb_norm(i, group)) return emit_products(i, i, group);
+        if (const auto group = products_of(op(i).out[0], i); can_absorb_norm(i, group))
+          return emit_products(i, i, group);
         break;
       case MOTLEY_OP_MATMUL: {
         auto group = products_of(op(i).in[0], i);
@@ -147,7 +148,8 @@ class Fuser {
     data->fine = data->quantised && needs_fine(rows, outs);
     const int64_t act_bytes = prepared_blocks(width, data->fine) * static_cast<int64_t>(sizeof(ActBlock));
     const int32_t act = data->quantised ? plan_.add_value(MOTLEY_I8, rows, act_bytes, act_bytes) : MOTLEY_NONE;
-    const int32_t normed = data->norm && data->floats ? plan_.add_value(MOTLEY_F32, rows, width, width * 4) : MOTLEY_NONE;
+    const int32_t normed =
+        data->norm && data->floats ? plan_.add_value(MOTLEY_F32, rows, width, width * 4) : MOTLEY_NONE;
     made.out = {act, normed};
     made.out.insert(made.out.end(), outs.begin(), outs.end());
     made.scratch_bytes = matmul_scratch_bytes(width);
@@ -205,7 +207,8 @@ class Fuser {
     if (k < 0 || !can_wait(k, write)) return;
     Rotation found{write, -1, k};
     for (int32_t i = std::max(0, k - kReach); i < write; ++i) {
-      if (i != k && pending(i) && op(i).kind == MOTLEY_OP_ROPE && same_table(op(i), op(k)) && can_wait(i, write)) found.q = i;
+      if (i != k && pending(i) && op(i).kind == MOTLEY_OP_ROPE && same_table(op(i), op(k)) && can_wait(i, write))
+        found.q = i;
     }
     done_[static_cast<size_t>(k)] = true;
     if (found.q >= 0) done_[static_cast<size_t>(found.q)] = true;
@@ -216,9 +219,9 @@ class Fuser {
   }
   static bool same_table(const kit::PlanOp& a, const kit::PlanOp& b) {
     const auto &x = a.attr.rope, &y = b.attr.rope;
-    return a.weight[0] == b.weight[0] && x.n_rot == y.n_rot && x.base == y.base && x.position_scale == y.position_scale &&
-           x.magnitude == y.magnitude && x.yarn_factor == y.yarn_factor && x.yarn_ext_factor == y.yarn_ext_factor &&
-           x.yarn_low == y.yarn_low && x.yarn_high == y.yarn_high;
+    return a.weight[0] == b.weight[0] && x.n_rot == y.n_rot && x.base == y.base &&
+           x.position_scale == y.position_scale && x.magnitude == y.magnitude && x.yarn_factor == y.yarn_factor &&
+           x.yarn_ext_factor == y.yarn_ext_factor && x.yarn_low == y.yarn_low && x.yarn_high == y.yarn_high;
   }
 
   // The value that holds the cosines and sines of a ROPE's rows; one step before all others fills it.
@@ -230,7 +233,8 @@ class Fuser {
     made.kind = MOTLEY_OP_ROPE;
     made.attr = rope.attr;
     made.weight = rope.weight;
-    made.out = {plan_.add_value(MOTLEY_F32, value(rope.in[0]).rows, rope.attr.rope.n_rot, rope.attr.rope.n_rot * int64_t{4})};
+    made.out = {
+        plan_.add_value(MOTLEY_F32, value(rope.in[0]).rows, rope.attr.rope.n_rot, rope.attr.rope.n_rot * int64_t{4})};
     made.kernel = run_rope_table;
     made.data = plain();
     tables_.push_back(made);

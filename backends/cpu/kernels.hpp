@@ -28,8 +28,8 @@ struct MatmulArgs {
   int64_t panel_begin = 0, panel_end = 0;
 };
 
-inline constexpr int kAttentionTile = 64;    // KV positions per soft-max update
-inline constexpr int kAttentionSplit = 256;  // KV positions per partial result; a multiple of the tile
+inline constexpr int kAttentionTile = 64;     // KV positions per soft-max update
+inline constexpr int kAttentionSplit = 256;   // KV positions per partial result; a multiple of the tile
 inline constexpr int kAttentionQueries = 64;  // most queries (rows x heads of a group) per call
 
 // The KV of one head group of one sequence, in a paged pool. Element (block b, position p, dim d) of K is at
@@ -56,7 +56,7 @@ struct AttentionArgs {
   int32_t window = 0;          // 0 = full
   float scale = 1, softcap = 0;
   int32_t split_begin = 0, split_end = 0;
-  float* state = nullptr;  // out: [rows * group][state_floats(head_dim)]
+  float* state = nullptr;    // out: [rows * group][state_floats(head_dim)]
   float* scratch = nullptr;  // attention_scratch_floats(head_dim)
 };
 

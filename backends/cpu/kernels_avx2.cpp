@@ -9,9 +9,8 @@
 namespace motley::cpu {
 namespace {
 namespace avx2 {
-#include "simd_avx2.inc"
-
 #include "kernels.inc"
+#include "simd_avx2.inc"
 }  // namespace avx2
 }  // namespace
 

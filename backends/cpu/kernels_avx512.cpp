@@ -9,9 +9,8 @@
 namespace motley::cpu {
 namespace {
 namespace avx512 {
-#include "simd_avx512.inc"
-
 #include "kernels.inc"
+#include "simd_avx512.inc"
 }  // namespace avx512
 }  // namespace
 

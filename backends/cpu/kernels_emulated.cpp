@@ -68,9 +68,8 @@ static simde__m512 emulated_cvtepi32_ps(simde__m512i x) {
 namespace motley::cpu {
 namespace {
 namespace avx512 {
-#include "cpu/simd_avx512.inc"
-
 #include "cpu/kernels.inc"
+#include "cpu/simd_avx512.inc"
 }  // namespace avx512
 }  // namespace
 

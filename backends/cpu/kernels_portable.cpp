@@ -8,9 +8,8 @@
 namespace motley::cpu {
 namespace {
 namespace portable {
-#include "simd_portable.inc"
-
 #include "kernels.inc"
+#include "simd_portable.inc"
 }  // namespace portable
 }  // namespace
 

@@ -111,7 +111,8 @@ struct Case {
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
   for (const KernelSet* set : tested_sets()) {
-    for (const int32_t dtype : {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16, MOTLEY_Q8_0, MOTLEY_Q4_0, MOTLEY_Q4_1, MOTLEY_Q4_K, MOTLEY_Q6_K}) {
+    for (const int32_t dtype :
+         {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16, MOTLEY_Q8_0, MOTLEY_Q4_0, MOTLEY_Q4_1, MOTLEY_Q4_K, MOTLEY_Q6_K}) {
       cases.push_back({set, dtype});
     }
   }
@@ -128,7 +129,8 @@ std::string name_of(const testing::TestParamInfo<Case>& info) {
 class MatmulTest : public testing::TestWithParam<Case> {
  protected:
   // All rows of x through the kernel in calls of `at_once` rows and panels split at `cut`.
-  std::vector<float> multiply(const PackedWeight& w, const std::vector<float>& x, int64_t rows, int64_t at_once, int64_t cut) {
+  std::vector<float> multiply(const PackedWeight& w, const std::vector<float>& x, int64_t rows, int64_t at_once,
+                              int64_t cut) {
     const int64_t blocks = act_blocks(w.cols);
     const GuardedBlocks act(static_cast<size_t>(rows * blocks));
     for (int64_t r = 0; r < rows; ++r) set().quantise(x.data() + r * w.cols, w.cols, act.data() + r * blocks, nullptr);
@@ -175,7 +177,8 @@ TEST_P(MatmulTest, AnyRowsAndPanels_AreCloseToDoubleAndBitIdentical) {
         size += std::pow(row[static_cast<size_t>(c)] * x[static_cast<size_t>(r * kCols + c)], 2);
       }
       // int8 activations: an error of up to max / 254 per number, random in sign.
-      EXPECT_NEAR(sum, all[static_cast<size_t>(r * kRows + n)], std::sqrt(size) * (quantised ? 0.06 : 1e-5)) << r << " " << n;
+      EXPECT_NEAR(sum, all[static_cast<size_t>(r * kRows + n)], std::sqrt(size) * (quantised ? 0.06 : 1e-5))
+          << r << " " << n;
     }
   }
 }
@@ -188,14 +191,16 @@ TEST_P(MatmulTest, WholeNumbers_AreExact) {
   SlabAllocator allocator;
   const PackedWeight w(kit::WeightSource(desc), allocator, 1);
   std::vector<float> x(kCols);
-  for (int64_t c = 0; c < kCols; ++c) x[static_cast<size_t>(c)] = c % 32 == 5 ? 127.0f : static_cast<float>(c * 37 % 255 - 127);
+  for (int64_t c = 0; c < kCols; ++c)
+    x[static_cast<size_t>(c)] = c % 32 == 5 ? 127.0f : static_cast<float>(c * 37 % 255 - 127);
   for (int64_t c = 31; c < kCols; c += 32) x[static_cast<size_t>(c)] = -127.0f;
   const std::vector<float> y = multiply(w, x, 1, 1, 0);
   std::vector<float> row(kCols);
   for (int64_t n = 0; n < kRows; ++n) {
     w.read_row(0, n, row.data());
     double sum = 0, size = 0;
-    for (size_t c = 0; c < kCols; ++c) sum += static_cast<double>(row[c]) * x[c], size += std::fabs(static_cast<double>(row[c]) * x[c]);
+    for (size_t c = 0; c < kCols; ++c)
+      sum += static_cast<double>(row[c]) * x[c], size += std::fabs(static_cast<double>(row[c]) * x[c]);
     EXPECT_NEAR(sum, y[static_cast<size_t>(n)], size * 2e-6) << n;
   }
 }
@@ -356,13 +361,14 @@ struct AttentionCase {
   bool transposed;
 };
 constexpr AttentionCase kAttentionCases[] = {
-    {MOTLEY_F16, 64, 3, 16, 0, 0, true},   {MOTLEY_F16, 64, 3, 16, 0, 0, false}, {MOTLEY_F32, 24, 1, 8, 0, 0, false},
+    {MOTLEY_F16, 64, 3, 16, 0, 0, true},    {MOTLEY_F16, 64, 3, 16, 0, 0, false}, {MOTLEY_F32, 24, 1, 8, 0, 0, false},
     {MOTLEY_BF16, 128, 4, 32, 70, 0, true}, {MOTLEY_I8, 64, 2, 16, 0, 30, true},  {MOTLEY_I8, 80, 5, 16, 100, 0, false},
 };
 
-// Results [rows][group][dim + 1 (log-sum-exp)] of the last `rows` positions, `at_once` rows a call, split by split or not.
-std::vector<float> attention(const KernelSet& set, const AttentionCase& c, const Pool& pool, const std::vector<float>& q,
-                             int32_t rows, int32_t at_once, bool by_split) {
+// Results [rows][group][dim + 1 (log-sum-exp)] of the last `rows` positions, `at_once` rows a call, split by split or
+// not.
+std::vector<float> attention(const KernelSet& set, const AttentionCase& c, const Pool& pool,
+                             const std::vector<float>& q, int32_t rows, int32_t at_once, bool by_split) {
   const int64_t stride = state_floats(c.dim);
   std::vector<float> scratch(static_cast<size_t>(attention_scratch_floats(c.dim)), NAN), out;
   for (int32_t r = 0; r < rows; r += at_once) {
@@ -386,7 +392,8 @@ std::vector<float> attention(const KernelSet& set, const AttentionCase& c, const
       g.split_end = by_split ? s + 1 : splits;
       g.state = s == 0 ? total.data() : part.data();
       set.attend(g);
-      for (int64_t i = 0; s > 0 && i < g.rows * c.group; ++i) set.merge(total.data() + i * stride, part.data() + i * stride, c.dim);
+      for (int64_t i = 0; s > 0 && i < g.rows * c.group; ++i)
+        set.merge(total.data() + i * stride, part.data() + i * stride, c.dim);
     }
     for (int64_t i = 0; i < g.rows * c.group; ++i) {
       std::vector<float> line(static_cast<size_t>(c.dim) + 1);
@@ -413,7 +420,9 @@ TEST_P(SetTest, Attention_IsCloseToDoubleAndBitIdenticalInAnyPieces) {
       double top = -1e30, total = 0;
       for (int32_t p = first; p <= at; ++p) {
         double s = 0;
-        for (int32_t d = 0; d < c.dim; ++d) s += static_cast<double>(q[static_cast<size_t>(i * c.dim + d)]) * pool.keys[static_cast<size_t>(p * c.dim + d)];
+        for (int32_t d = 0; d < c.dim; ++d)
+          s += static_cast<double>(q[static_cast<size_t>(i * c.dim + d)]) *
+               pool.keys[static_cast<size_t>(p * c.dim + d)];
         s *= 0.125;
         if (c.softcap > 0) s = c.softcap * std::tanh(s / c.softcap);
         scores.push_back(s);
@@ -422,10 +431,12 @@ TEST_P(SetTest, Attention_IsCloseToDoubleAndBitIdenticalInAnyPieces) {
       for (int32_t p = first; p <= at; ++p) {
         const double w = std::exp(scores[static_cast<size_t>(p - first)] - top);
         total += w;
-        for (int32_t d = 0; d < c.dim; ++d) sum[static_cast<size_t>(d)] += w * pool.values[static_cast<size_t>(p * c.dim + d)];
+        for (int32_t d = 0; d < c.dim; ++d)
+          sum[static_cast<size_t>(d)] += w * pool.values[static_cast<size_t>(p * c.dim + d)];
       }
       const float* got = one.data() + static_cast<size_t>(i) * static_cast<size_t>(c.dim + 1);
-      for (int32_t d = 0; d < c.dim; ++d) ASSERT_NEAR(sum[static_cast<size_t>(d)] / total, got[d], 2e-5) << i << " " << d;
+      for (int32_t d = 0; d < c.dim; ++d)
+        ASSERT_NEAR(sum[static_cast<size_t>(d)] / total, got[d], 2e-5) << i << " " << d;
       ASSERT_NEAR(top + std::log(total), got[c.dim], 2e-5);
     }
   }

@@ -113,7 +113,8 @@ void run_matmuls(const kit::OpCall& call) {
   const Prepared prepared = prepare(call, data);
   if (data.after != MatmulData::After::kNothing) return run_gated(call, data, prepared);
   int64_t total = 0;  // panels of all products, one after the other
-  for (int32_t i = 0; i < data.count; ++i) total += (call.weight[static_cast<size_t>(2 * i)]->rows + kPanelRows - 1) / kPanelRows;
+  for (int32_t i = 0; i < data.count; ++i)
+    total += (call.weight[static_cast<size_t>(2 * i)]->rows + kPanelRows - 1) / kPanelRows;
   const kit::Range part = call.part(total);
   int64_t first = 0;
   for (int32_t i = 0; i < data.count; ++i) {

@@ -79,7 +79,8 @@ void run_rope_table(const kit::OpCall& call) {
   const kit::Range part = call.part(call.out[0].rows * half, 16);
   for (int64_t i = part.begin; i < part.end; ++i) {
     const int64_t row = i / half, j = i % half;
-    const double angle = angle_of(call.op->attr, call.batch->positions[row], static_cast<int32_t>(j), divisors ? divisors[j] : 1.0f);
+    const double angle =
+        angle_of(call.op->attr, call.batch->positions[row], static_cast<int32_t>(j), divisors ? divisors[j] : 1.0f);
     call.out[0].f32(row)[j] = static_cast<float>(std::cos(angle) * a.magnitude);
     call.out[0].f32(row)[half + j] = static_cast<float>(std::sin(angle) * a.magnitude);
   }
@@ -101,7 +102,8 @@ void run_rotate(const kit::OpCall& call) {
     const int64_t slot = data.write ? call.batch->kv_slots[row] : -1;
     if (head < q_heads) {
       const int64_t at = head * qa.head_dim;
-      set.rope(call.in[0].f32(row) + at, table, qa.head_dim, qa.n_rot, qa.style == MOTLEY_ROPE_NEOX, call.out[0].f32(row) + at);
+      set.rope(call.in[0].f32(row) + at, table, qa.head_dim, qa.n_rot, qa.style == MOTLEY_ROPE_NEOX,
+               call.out[0].f32(row) + at);
     } else if ((head -= q_heads) < k_heads) {
       const int64_t at = head * ka.head_dim;
       float* out = call.out[1].f32(row) + at;

@@ -9,10 +9,10 @@ namespace motley::cpu {
 namespace {
 
 // Bits of CPUID and XCR0 (Intel SDM vol. 1 §14-15, vol. 2 CPUID).
-constexpr uint32_t kFma = 1u << 12, kOsXsave = 1u << 27, kF16c = 1u << 29;                     // leaf 1 ecx
-constexpr uint32_t kAvx2 = 1u << 5;                                                             // leaf 7 ebx
-constexpr uint32_t kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;                         // F, DQ, BW, VL; ebx
-constexpr uint32_t kVnni = 1u << 11;                                                            // leaf 7 ecx
+constexpr uint32_t kFma = 1u << 12, kOsXsave = 1u << 27, kF16c = 1u << 29;  // leaf 1 ecx
+constexpr uint32_t kAvx2 = 1u << 5;                                         // leaf 7 ebx
+constexpr uint32_t kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;     // F, DQ, BW, VL; ebx
+constexpr uint32_t kVnni = 1u << 11;                                        // leaf 7 ecx
 constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6;
 
 bool all(uint64_t bits, uint64_t of) { return (bits & of) == of; }

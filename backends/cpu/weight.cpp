@@ -156,7 +156,8 @@ void pack_elements(const kit::WeightSource& source, const PanelMatrix& m, int64_
     int64_t c = 0;
     for (const motley_range& range : source.col_ranges()) {
       for (int64_t s = range.begin; s < range.end; ++s, ++c) {
-        std::memcpy(to + (c * kPanelRows + r) * static_cast<int64_t>(sizeof(T)), row + s * static_cast<int64_t>(sizeof(T)), sizeof(T));
+        std::memcpy(to + (c * kPanelRows + r) * static_cast<int64_t>(sizeof(T)),
+                    row + s * static_cast<int64_t>(sizeof(T)), sizeof(T));
       }
     }
   }
@@ -211,7 +212,8 @@ void read_block(PanelKind kind, const uint8_t* block, const uint8_t* header, int
       }
       scale[0] = half_at(header, r) * static_cast<float>(static_cast<int8_t>(block[384 + r]));
   }
-  scale[1] = kind == PanelKind::kQ6_K ? half_at(header, r) * static_cast<float>(static_cast<int8_t>(block[400 + r])) : scale[0];
+  scale[1] = kind == PanelKind::kQ6_K ? half_at(header, r) * static_cast<float>(static_cast<int8_t>(block[400 + r]))
+                                      : scale[0];
   for (int i = 0; i < kBlockColumns; ++i) out[i] = scale[i / 16] * static_cast<float>(q[i]) + minimum;
 }
 

@@ -7,8 +7,8 @@
 #include <memory>
 #include <mutex>
 
-#include "kit/kit.hpp"
 #include "cpu/layout.hpp"
+#include "kit/kit.hpp"
 
 namespace motley::cpu {
 
