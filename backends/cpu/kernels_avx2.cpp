@@ -9,8 +9,10 @@
 namespace motley::cpu {
 namespace {
 namespace avx2 {
-#include "kernels.inc"
+// clang-format off: the order matters
 #include "simd_avx2.inc"
+#include "kernels.inc"
+// clang-format on
 }  // namespace avx2
 }  // namespace
 

@@ -9,8 +9,10 @@
 namespace motley::cpu {
 namespace {
 namespace avx512 {
-#include "kernels.inc"
+// clang-format off: the order matters
 #include "simd_avx512.inc"
+#include "kernels.inc"
+// clang-format on
 }  // namespace avx512
 }  // namespace
 

@@ -68,8 +68,10 @@ static simde__m512 emulated_cvtepi32_ps(simde__m512i x) {
 namespace motley::cpu {
 namespace {
 namespace avx512 {
-#include "cpu/kernels.inc"
+// clang-format off: the order matters
 #include "cpu/simd_avx512.inc"
+#include "cpu/kernels.inc"
+// clang-format on
 }  // namespace avx512
 }  // namespace
 

@@ -8,8 +8,10 @@
 namespace motley::cpu {
 namespace {
 namespace portable {
-#include "kernels.inc"
+// clang-format off: the order matters
 #include "simd_portable.inc"
+#include "kernels.inc"
+// clang-format on
 }  // namespace portable
 }  // namespace
 
