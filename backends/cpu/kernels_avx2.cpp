@@ -9,7 +9,8 @@
 namespace motley::cpu {
 namespace {
 namespace avx2 {
-// clang-format off: the order matters
+// The order matters.
+// clang-format off
 #include "simd_avx2.inc"
 #include "kernels.inc"
 // clang-format on

@@ -68,7 +68,8 @@ static simde__m512 emulated_cvtepi32_ps(simde__m512i x) {
 namespace motley::cpu {
 namespace {
 namespace avx512 {
-// clang-format off: the order matters
+// The order matters.
+// clang-format off
 #include "cpu/simd_avx512.inc"
 #include "cpu/kernels.inc"
 // clang-format on

@@ -8,7 +8,8 @@
 namespace motley::cpu {
 namespace {
 namespace portable {
-// clang-format off: the order matters
+// The order matters.
+// clang-format off
 #include "simd_portable.inc"
 #include "kernels.inc"
 // clang-format on
