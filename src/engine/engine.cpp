@@ -4,7 +4,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
-#include <unordered_set>
+#include <unordered_map>
 #include <utility>
 
 #include "base/log.hpp"
@@ -19,7 +19,7 @@ class Mailbox {
  public:
   struct Mail {
     std::vector<std::pair<Request, int64_t>> requests;  // and when they came
-    std::unordered_set<RequestId> aborts;
+    std::unordered_map<RequestId, FinishReason> ends;   // of a request's, the first to come
     std::vector<StepResult> results;
     std::vector<Promise<bool>> drains;
     bool stop = false;
@@ -38,10 +38,10 @@ class Mailbox {
     changed_.notify_one();
     return id;
   }
-  void abort(RequestId id) {
+  void end(RequestId id, FinishReason reason) {
     std::lock_guard lock(mutex_);
     if (id == 0 || id > last_id_) return;
-    mail_.aborts.insert(id);
+    mail_.ends.try_emplace(id, reason);
     changed_.notify_one();
   }
   void deliver(StepResult result) {
@@ -78,7 +78,7 @@ class Mailbox {
   Mail take() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] {
-      return mail_.stop || !mail_.requests.empty() || !mail_.aborts.empty() || !mail_.results.empty() ||
+      return mail_.stop || !mail_.requests.empty() || !mail_.ends.empty() || !mail_.results.empty() ||
              !mail_.drains.empty();
     });
     waiting_ += mail_.requests.size();
@@ -144,7 +144,7 @@ class Engine::Impl {
     for (StepResult& result : mail.results) take_result(std::move(result));
     for (auto& [request, came_ns] : mail.requests) scheduler_.add(std::move(request), came_ns);
     if (dead_) scheduler_.end_all(FinishReason::kError, mailbox_->health());
-    for (const RequestId id : mail.aborts) scheduler_.abort(id);
+    for (const auto& [id, reason] : mail.ends) scheduler_.end(id, reason);
     for (Promise<bool>& drain : mail.drains) drains_.push_back(std::move(drain));
   }
 
@@ -220,7 +220,8 @@ Result<RequestId> Engine::submit(Request request) {
   return impl_->submit(std::move(request));
 }
 
-void Engine::abort(RequestId id) { impl_->mailbox().abort(id); }
+void Engine::abort(RequestId id) { impl_->mailbox().end(id, FinishReason::kAborted); }
+void Engine::finish(RequestId id) { impl_->mailbox().end(id, FinishReason::kStop); }
 Future<bool> Engine::drain() { return impl_->mailbox().drain(); }
 EngineStats Engine::stats() const { return impl_->stats(); }
 Status Engine::health() const { return impl_->mailbox().health(); }

@@ -1,7 +1,7 @@
 // Engine: owns the requests, decides which tokens run in each step, and tells callers what came out.
 //
-// One thread owns all state; submit, abort, drain and stats are safe from any thread and never wait for a step. Step
-// n + 1 is planned and submitted while n runs (Executor lookahead). Idle, the thread sleeps.
+// One thread owns all state; submit, abort, finish, drain and stats are safe from any thread and never wait for a step.
+// Step n + 1 is planned and submitted while n runs (Executor lookahead). Idle, the thread sleeps.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,9 @@ struct EngineStats {
   uint64_t prefix_queries = 0, prefix_hits = 0;      // tokens
   uint64_t preemptions = 0;
   uint64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
+  uint64_t prompt_tokens_cached = 0;  // those of prompt_tokens found in the prefix cache; the others were computed
   uint64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
+  Histogram prefill_computed_tokens_per_request;  // prompt tokens that were not found in the prefix cache
   Histogram iteration_tokens, prompt_tokens_per_request, generated_tokens_per_request, max_tokens_per_request;
   Histogram ttft_s, inter_token_s, e2e_s, queue_s, prefill_s, decode_s, inference_s, time_per_output_token_s;
 };
@@ -67,6 +69,9 @@ class Engine {
   Result<RequestId> submit(Request request);
   // Ends a request within one step; its final update says kAborted. Unknown ids are ignored.
   void abort(RequestId id);
+  // The same for a request that its caller saw come to its end, at a stop string: its final update says kStop, and it
+  // is counted and timed like one that ended with a stop token. Of finish() and abort() the first to come counts.
+  void finish(RequestId id);
   // Refuses new requests from now on; the future is ready when none is left.
   Future<bool> drain();
   EngineStats stats() const;

@@ -159,6 +159,53 @@ TEST(Engine, Abort_EndsTheRequestWithoutAnotherStep) {
   EXPECT_EQ(executor.steps_run(), 3u);
 }
 
+TEST(Engine, Finish_EndsTheRequestAsAStopAndCountsItInFull) {
+  ScriptedExecutor executor({.lookahead = 0, .manual = true});
+  Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {})).value();
+  const RequestId stopped = engine->submit(request_of(inbox, text_of(1, 3), 100)).value();
+  executor.wait_pending(1);
+  executor.run_next();
+  inbox.wait_tokens(stopped, 1);
+  executor.wait_pending(1);
+  engine->finish(stopped);
+  const auto story = inbox.wait(stopped);  // while its step is still under way
+  EXPECT_EQ(story.finished, FinishReason::kStop);
+  EXPECT_FALSE(story.last.stop_token.has_value());
+  EXPECT_TRUE(story.last.status.ok());
+  engine->abort(stopped);
+  engine->finish(12345);
+  executor.run_next();
+  // One that has no token yet ends as well; there is nothing to time.
+  const RequestId early = engine->submit(request_of(inbox, text_of(2, 3), 100)).value();
+  engine->finish(early);
+  engine->abort(early);
+  EXPECT_EQ(inbox.wait(early).finished, FinishReason::kStop);
+  while (executor.run_next()) {
+  }
+  EXPECT_TRUE(engine->drain().take());
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.finished_stop, 2u);
+  EXPECT_EQ(stats.finished_abort, 0u);
+  for (const Histogram* times : {&stats.e2e_s, &stats.queue_s, &stats.prefill_s, &stats.decode_s, &stats.inference_s})
+    EXPECT_EQ(times->total(), 1u);
+  EXPECT_DOUBLE_EQ(stats.prompt_tokens_per_request.sum, 3);
+  EXPECT_DOUBLE_EQ(stats.generated_tokens_per_request.sum, 1);
+}
+
+TEST(Engine, PromptTokens_AreToldApartByWhereTheyCameFrom) {
+  ScriptedExecutor executor({.block_size = 4});
+  Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {})).value();
+  for (int i = 0; i < 2; ++i) inbox.wait(engine->submit(request_of(inbox, text_of(1, 10), 2)).value());
+  EXPECT_TRUE(engine->drain().take());
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.prompt_tokens, 20u);
+  EXPECT_EQ(stats.prompt_tokens_cached, 8u);
+  EXPECT_EQ(stats.prefill_computed_tokens_per_request.total(), 2u);
+  EXPECT_DOUBLE_EQ(stats.prefill_computed_tokens_per_request.sum, 10 + 2);
+}
+
 TEST(Engine, BadRequests_AreRefusedAtOnce) {
   ScriptedExecutor executor({.manual = true});
   Inbox inbox;

@@ -47,6 +47,7 @@ uint64_t Histogram::total() const {
 EngineMetrics::EngineMetrics(uint32_t max_model_len) {
   const Histogram tokens(count_bounds(max_model_len));
   stats_.prompt_tokens_per_request = stats_.generated_tokens_per_request = stats_.max_tokens_per_request = tokens;
+  stats_.prefill_computed_tokens_per_request = tokens;
   stats_.iteration_tokens = Histogram(iteration_bounds());
   stats_.ttft_s = Histogram(first_token_bounds());
   stats_.inter_token_s = stats_.time_per_output_token_s = Histogram(token_gap_bounds());
@@ -69,6 +70,7 @@ void EngineMetrics::on_tokens(const Sequence& sequence, size_t tokens) {
   stats_.generated_tokens += tokens;
   if (sequence.known_output() == tokens) {
     stats_.prompt_tokens += sequence.prompt_length();
+    stats_.prompt_tokens_cached += sequence.cached_tokens;
     stats_.ttft_s.observe(seconds(t.arrival_ns, t.first_token_ns));
   } else {
     stats_.inter_token_s.observe(seconds(t.previous_token_ns, t.last_token_ns));
@@ -81,8 +83,10 @@ void EngineMetrics::on_finish(const Sequence& sequence, FinishReason reason, int
                                 &stats_.finished_error};
   ++*counters[static_cast<size_t>(reason)];
   if (reason != FinishReason::kStop && reason != FinishReason::kLength) return;
+  if (sequence.known_output() == 0) return;  // stopped from outside before its first token
   const SequenceTimes& t = sequence.times;
   stats_.prompt_tokens_per_request.observe(sequence.prompt_length());
+  stats_.prefill_computed_tokens_per_request.observe(sequence.prompt_length() - sequence.cached_tokens);
   stats_.generated_tokens_per_request.observe(sequence.known_output());
   stats_.max_tokens_per_request.observe(sequence.request.params.max_tokens);
   stats_.e2e_s.observe(seconds(t.arrival_ns, now_ns));

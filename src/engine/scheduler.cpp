@@ -43,11 +43,11 @@ void Scheduler::add(Request request, int64_t now_ns) {
   ++unfinished_;
 }
 
-void Scheduler::abort(RequestId id) {
+void Scheduler::end(RequestId id, FinishReason reason) {
   const auto at = sequences_.find(id);
   if (at == sequences_.end() || at->second->finished) return;
   Sequence& sequence = *at->second;
-  finish(sequence, FinishReason::kAborted, update_of(sequence));
+  finish(sequence, reason, update_of(sequence));
   settle(sequence);
 }
 

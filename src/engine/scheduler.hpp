@@ -52,7 +52,8 @@ class Scheduler {
 
   // `request` has passed check_request() and has an unused id.
   void add(Request request, int64_t now_ns);
-  void abort(RequestId id);
+  // Gives the request its final update now. Unknown ids and ended requests are left alone.
+  void end(RequestId id, FinishReason reason);
   // Gives every request its final update now.
   void end_all(FinishReason reason, const Status& status);
 

@@ -274,7 +274,7 @@ void run_workload(uint32_t seed, Totals& totals) {
       bench.add(r);
       --left;
     }
-    if (chance(w.abort_share)) bench.scheduler().abort(random() % w.requests + 1);
+    if (chance(w.abort_share)) bench.scheduler().end(random() % w.requests + 1, FinishReason::kAborted);
     if (chance(w.fail_share)) bench.executor().fail_next(Status(MOTLEY_INTERNAL, "scripted"));
     if (chance(0.6)) bench.plan();
     if (chance(0.5)) bench.result();
