@@ -103,11 +103,10 @@ Result<ProgramsHandle> Device::compile(const motley_segment& segment, std::span<
 }
 
 Result<EventHandle> Device::enqueue(const QueueHandle& queue, const ProgramsHandle& programs,
-                                    const motley_enqueue_args& args, bool want_event) const {
+                                    const motley_enqueue_args& args) const {
   motley_event* event = nullptr;
   motley_error failure{};
-  RETURN_IF_ERROR(to_status(api_->enqueue(queue.get(), programs.get(), &args, want_event ? &event : nullptr, &failure),
-                            failure, "enqueue"));
+  RETURN_IF_ERROR(to_status(api_->enqueue(queue.get(), programs.get(), &args, &event, &failure), failure, "enqueue"));
   return EventHandle(api_, event);
 }
 

@@ -82,8 +82,8 @@ class Device {
   Status query(const motley_segment& segment, std::span<const uint32_t> buckets) const;
   Result<ProgramsHandle> compile(const motley_segment& segment, std::span<motley_weight* const> weights,
                                  std::span<const uint32_t> buckets) const;
-  Result<EventHandle> enqueue(const QueueHandle& queue, const ProgramsHandle& programs, const motley_enqueue_args& args,
-                              bool want_event) const;
+  Result<EventHandle> enqueue(const QueueHandle& queue, const ProgramsHandle& programs,
+                              const motley_enqueue_args& args) const;
   Result<motley_device_stats> stats() const;
 
  private:

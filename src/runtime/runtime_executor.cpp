@@ -209,29 +209,37 @@ void RuntimeExecutor::fill_batch(Flight& flight) const {
   batch.slot_count = kSlots;
 }
 
+Status RuntimeExecutor::admit(const StepPlan& plan) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!lost_.ok()) return lost_;
+    if (flights_.size() >= kStepsInFlightMax)
+      return invalid_argument("{} steps are under way already", flights_.size());
+  }
+  return check_step(plan, description_, {options_.rows_max, options_.logit_rows_max});
+}
+
+void RuntimeExecutor::launch(Flight& flight) {
+  flight.set = std::exchange(next_set_, (next_set_ + 1) % kStepsInFlightMax);
+  flight.submitted_ns = clock_.now_ns();
+  fill_batch(flight);
+  Tape::Run run = tape_.replay(flight.batch, flight.set);
+  flight.event = std::move(run.last);
+  flight.failed = std::move(run.status);
+  if (flight.event) flight.watched = waiter_.watch({&device_.api(), flight.event.get()}).ok();
+}
+
 Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   auto flight = std::make_unique<Flight>();
   flight->plan = std::move(plan);
   Future<StepResult> future = flight->promise.future();
-  flight->failed = check_step(flight->plan, description_, {options_.rows_max, options_.logit_rows_max});
-  std::lock_guard lock(mutex_);
-  if (flight->failed.ok() && flights_.size() >= kStepsInFlightMax) {
-    flight->failed = invalid_argument("{} steps are under way already", flights_.size());
+  flight->failed = admit(flight->plan);
+  if (flight->failed.ok()) launch(*flight);
+  {
+    std::lock_guard lock(mutex_);
+    flights_.push_back(std::move(flight));
   }
-  if (flight->failed.ok()) {
-    flight->set = std::exchange(next_set_, (next_set_ + 1) % kStepsInFlightMax);
-    flight->submitted_ns = clock_.now_ns();
-    fill_batch(*flight);
-    auto event = tape_.replay(flight->batch, flight->set);
-    if (event.ok()) {
-      flight->event = *std::move(event);
-      flight->failed = waiter_.watch({&device_.api(), flight->event.get()});
-    } else {
-      flight->failed = event.error();
-    }
-  }
-  if (!flight->failed.ok()) waiter_.ring();
-  flights_.push_back(std::move(flight));
+  waiter_.ring();  // its event may have fired before it stood in the queue
   return future;
 }
 
@@ -259,7 +267,22 @@ StepResult RuntimeExecutor::result_of(Flight& flight, Status status) {
   return result;
 }
 
-// The collecting thread: sleeps until the oldest step has fired, then hands its result out.
+// Sleeps until the step's last event has fired, and says how it ended.
+Status RuntimeExecutor::await(const Flight& flight) const {
+  if (!flight.event) return flight.failed;
+  const WaitEvent event{&device_.api(), flight.event.get()};
+  Status ended;
+  if (flight.watched) {
+    wait_any({&event, 1}, kNoDeadline, waiter_, clock_);
+    ended = event_state(event).status;
+  } else {  // the device could not promise to ring: block in it
+    motley_error failure{};
+    ended = to_status(event.api->event_wait(event.event, UINT64_MAX, &failure), failure, "device");
+  }
+  return flight.failed.ok() ? ended : flight.failed;
+}
+
+// The collecting thread: hands out the steps' results in order.
 void RuntimeExecutor::collect() {
   for (;;) {
     Flight* oldest = nullptr;
@@ -268,22 +291,15 @@ void RuntimeExecutor::collect() {
       if (!flights_.empty()) oldest = flights_.front().get();
       if (oldest == nullptr && stopping_) return;
     }
-    EventState state;
-    if (oldest != nullptr) {
-      if (oldest->event) {
-        state = event_state({&device_.api(), oldest->event.get()});
-      } else {
-        state = {true, oldest->failed};
-      }
-    }
-    if (!state.fired) {
+    if (oldest == nullptr) {
       waiter_.wait(kNoDeadline, clock_);
       continue;
     }
-    StepResult result = result_of(*oldest, oldest->failed.ok() ? state.status : oldest->failed);
+    StepResult result = result_of(*oldest, await(*oldest));
     std::unique_ptr<Flight> done;
     {
       std::lock_guard lock(mutex_);
+      if (result.status.code() == MOTLEY_UNAVAILABLE) lost_ = result.status;
       done = std::move(flights_.front());
       flights_.pop_front();
     }

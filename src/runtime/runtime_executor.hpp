@@ -78,7 +78,8 @@ class RuntimeExecutor : public Executor {
     std::vector<int32_t> seq_context, seq_blocks;
     motley_batch batch{};
     EventHandle event;
-    Status failed;  // did not start
+    bool watched = false;  // the event rings the waiter
+    Status failed;         // did not start, or not wholly
     size_t set = 0;
     int64_t submitted_ns = 0;
   };
@@ -90,7 +91,10 @@ class RuntimeExecutor : public Executor {
   Status compile(const Placement& placement);
   Result<motley_buffer*> buffer_of(int32_t graph_value, size_t set) const;
   Status add_to_tape(const CompiledSegment& compiled);
+  Status admit(const StepPlan& plan);
+  void launch(Flight& flight);
   void fill_batch(Flight& flight) const;
+  Status await(const Flight& flight) const;
   void collect();
   StepResult result_of(Flight& flight, Status status);
 
@@ -108,8 +112,9 @@ class RuntimeExecutor : public Executor {
   QueueHandle queue_;
   Tape tape_;
 
-  std::mutex mutex_;  // guards flights_ and stopping_
+  std::mutex mutex_;  // guards flights_, lost_ and stopping_
   std::deque<std::unique_ptr<Flight>> flights_;
+  Status lost_;  // the device answered UNAVAILABLE: so does every later step
   bool stopping_ = false;
   size_t next_set_ = 0;           // submitting thread only
   int64_t last_finished_ns_ = 0;  // collecting thread only

@@ -1,5 +1,7 @@
 #include "runtime/step_check.hpp"
 
+#include <cmath>
+
 namespace motley {
 namespace {
 
@@ -49,6 +51,22 @@ Status check_sequences(const StepPlan& plan, const KvPoolDescription& pool) {
 
 bool within(uint32_t begin, uint32_t end, size_t size) { return begin <= end && end <= size; }
 
+bool at_least(float value, float low) { return std::isfinite(value) && value >= low; }
+
+bool parameters_in_range(const motley_sample_row& s) {
+  return at_least(s.temperature, 0) && at_least(s.top_p, 0) && s.top_p <= 1 && at_least(s.min_p, 0) && s.min_p <= 1 &&
+         s.top_k >= 0 && std::isfinite(s.presence_penalty) && std::isfinite(s.frequency_penalty) &&
+         at_least(s.repetition_penalty, 0) && s.repetition_penalty > 0 && s.top_logprobs >= -1 &&
+         s.top_logprobs <= MOTLEY_TOP_MAX;
+}
+
+bool biases_ascend(const StepPlan& plan, const motley_sample_row& sample) {
+  for (uint32_t i = sample.biases_begin + 1; i < sample.biases_end; ++i) {
+    if (plan.biases[i].id <= plan.biases[i - 1].id) return false;
+  }
+  return true;
+}
+
 Status check_samples(const StepPlan& plan, const ExecutorDescription& description) {
   for (size_t i = 0; i < plan.logit_rows.size(); ++i) {
     const int32_t row = plan.logit_rows[i];
@@ -60,12 +78,14 @@ Status check_samples(const StepPlan& plan, const ExecutorDescription& descriptio
         !within(sample.biases_begin, sample.biases_end, plan.biases.size())) {
       return invalid_argument("sample {}: a range is out of bounds", i);
     }
-    if (sample.out_slot >= static_cast<SlotId>(description.slots) || sample.top_logprobs > MOTLEY_TOP_MAX) {
-      return invalid_argument("sample {}: slot or top_logprobs out of range", i);
+    if (sample.out_slot < MOTLEY_NONE || sample.out_slot >= static_cast<SlotId>(description.slots)) {
+      return invalid_argument("sample {}: slot {} out of range", i, sample.out_slot);
     }
+    if (!parameters_in_range(sample)) return invalid_argument("sample {}: a parameter is out of range", i);
+    if (!biases_ascend(plan, sample)) return invalid_argument("sample {}: bias ids do not ascend", i);
   }
   for (const auto& count : plan.counts) {
-    if (count.id < 0 || count.id >= static_cast<TokenId>(description.vocab_size)) {
+    if (count.id < 0 || count.id >= static_cast<TokenId>(description.vocab_size) || count.in_output < 0) {
       return invalid_argument("penalty on token {} out of range", count.id);
     }
   }

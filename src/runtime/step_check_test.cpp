@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <string>
 #include <vector>
@@ -32,7 +33,11 @@ StepPlan good_plan() {
   plan.blocks = {5, 0, 7};
   plan.logit_rows = {2, 3};
   plan.samples.resize(2);
-  for (auto& sample : plan.samples) sample.out_slot = 2;
+  for (auto& sample : plan.samples) {
+    sample.out_slot = 2;
+    sample.top_p = 1;
+    sample.repetition_penalty = 1;
+  }
   return plan;
 }
 
@@ -67,6 +72,16 @@ TEST(CheckStep, EveryBreachOfTheContract_IsRefused) {
       {"counts range", [](StepPlan& p) { p.samples[0].counts_end = 1; }},
       {"range backwards", [](StepPlan& p) { p.samples[0].biases_begin = 1; }},
       {"out slot", [](StepPlan& p) { p.samples[0].out_slot = 4; }},
+      {"out slot below none", [](StepPlan& p) { p.samples[0].out_slot = -2; }},
+      {"temperature that is no number", [](StepPlan& p) { p.samples[0].temperature = NAN; }},
+      {"top-p above one", [](StepPlan& p) { p.samples[0].top_p = 1.5f; }},
+      {"negative top-k", [](StepPlan& p) { p.samples[0].top_k = -1; }},
+      {"repetition penalty of zero", [](StepPlan& p) { p.samples[0].repetition_penalty = 0; }},
+      {"biases out of order",
+       [](StepPlan& p) {
+         p.biases = {{5, 1.0f}, {5, 1.0f}};
+         p.samples[0].biases_end = 2;
+       }},
       {"top logprobs", [](StepPlan& p) { p.samples[0].top_logprobs = 21; }},
       {"bias token",
        [](StepPlan& p) {

@@ -23,9 +23,14 @@ struct TapeEntry {
 class Tape {
  public:
   void add(TapeEntry entry) { entries_.push_back(std::move(entry)); }
-  // Enqueues every entry for the batch, writing results to result set `set`. The event is the last entry's: it fires
-  // after all. The batch must live until then. Does not block.
-  Result<EventHandle> replay(const motley_batch& batch, size_t set) const;
+  // What came of a replay. Even a failed one may have started work that reads the batch: until `last` (the event of the
+  // last entry that was accepted; null if none was) has fired, the batch must live.
+  struct Run {
+    EventHandle last;
+    Status status;
+  };
+  // Enqueues every entry for the batch, in order, writing results to result set `set`. Does not block.
+  Run replay(const motley_batch& batch, size_t set) const;
 
  private:
   std::vector<TapeEntry> entries_;

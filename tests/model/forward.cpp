@@ -100,9 +100,12 @@ Status Forward::run(std::span<const int32_t> ids, uint32_t begin, uint32_t rows,
   batch.head_rows = head.data();
   batch.samples = samples.data();
   batch.slot_count = 1;
-  ASSIGN_OR_RETURN(const EventHandle event, tape_.replay(batch, 0));
+  const Tape::Run started = tape_.replay(batch, 0);
   motley_error failure{};
-  RETURN_IF_ERROR(to_status(device_->api().event_wait(event.get(), kWaitNs, &failure), failure, "step"));
+  if (started.last) {
+    RETURN_IF_ERROR(to_status(device_->api().event_wait(started.last.get(), kWaitNs, &failure), failure, "step"));
+  }
+  RETURN_IF_ERROR(started.status);
   ASSIGN_OR_RETURN(const void* memory, device_->map(logits_));
   std::memcpy(out, memory, sizeof(float) * rows * model_.config().vocab_size);
   return ok_status();
