@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
 #include <cstring>
+#include <system_error>
 
 #include "kit/device.hpp"
 
@@ -27,6 +28,11 @@ motley_code guard(motley_error* error, Body&& body) noexcept {
   } catch (const std::bad_alloc&) {
     set_error(error, MOTLEY_RESOURCE_EXHAUSTED, "out of memory");
     return MOTLEY_RESOURCE_EXHAUSTED;
+  } catch (const std::system_error& e) {  // a queue's thread
+    const bool scarce = e.code() == std::errc::resource_unavailable_try_again;
+    const motley_code code = scarce ? MOTLEY_RESOURCE_EXHAUSTED : MOTLEY_INTERNAL;
+    set_error(error, code, scarce ? "the system gives no more threads" : e.what());
+    return code;
   } catch (const std::exception& e) {
     set_error(error, MOTLEY_INTERNAL, e.what());
     return MOTLEY_INTERNAL;

@@ -2,10 +2,13 @@
 #include "kit/kit.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <set>
 
 #include "kit/event.hpp"
@@ -172,6 +175,27 @@ TEST(Team, ManyRuns_EveryThreadMeetsAtEveryBarrier) {
     EXPECT_EQ(context.wrong, 0);
   }
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they need more address space than this leaves
+// In a process of its own: the address space holds only some of the stacks.
+[[noreturn]] void start_too_many_threads() {
+  unsigned long long pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  const rlimit limit{pages * kPageBytes + (256u << 20), RLIM_INFINITY};
+  setrlimit(RLIMIT_AS, &limit);
+  try {
+    const Team team(kThreadsMax, allowed_cores());
+  } catch (const Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    _exit(error.code() == MOTLEY_RESOURCE_EXHAUSTED ? 0 : 1);
+  }
+  _exit(2);
+}
+
+TEST(TeamDeathTest, ThreadsTheSystemDoesNotGive_AreRefusedWithTheRemedy) {
+  EXPECT_EXIT(start_too_many_threads(), testing::ExitedWithCode(0), "of 1024 threads could be started.*--threads");
+}
+#endif
 
 TEST(Queue, WorkThatThrows_FiresItsEventWithTheCodeAndTheNextOneRuns) {
   Queue queue(allowed_cores());

@@ -66,14 +66,24 @@ void Signal::advance() {
 Team::Team(uint32_t threads, std::vector<int> cores)
     : threads_(std::clamp(threads, 1u, kThreadsMax)), cores_(std::move(cores)), spin_(cores_.size() >= threads_) {
   others_.reserve(threads_ - 1);
-  for (uint32_t i = 1; i < threads_; ++i) others_.emplace_back([this, i] { loop(i); });
+  try {
+    for (uint32_t i = 1; i < threads_; ++i) others_.emplace_back([this, i] { loop(i); });
+  } catch (const std::exception&) {  // a limit of the system, or no memory for a stack
+    const size_t started = others_.size() + 1;
+    stop();
+    fail(MOTLEY_RESOURCE_EXHAUSTED, "only %zu of %u threads could be started; give fewer with --threads", started,
+         threads_);
+  }
 }
 
-Team::~Team() {
-  if (threads_ == 1) return;
+Team::~Team() { stop(); }
+
+void Team::stop() {
+  if (others_.empty()) return;
   stop_ = true;
   start_.advance();
   for (std::thread& thread : others_) thread.join();
+  others_.clear();
 }
 
 std::span<const int> Team::cores_of(uint32_t thread) const {

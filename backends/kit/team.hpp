@@ -30,6 +30,7 @@ class Signal {
 // Threads sleep between runs. run() may be called from several threads; runs follow one another.
 class Team {
  public:
+  // Throws Error if the system does not give the threads.
   Team(uint32_t threads, std::vector<int> cores);
   ~Team();
   Team(const Team&) = delete;
@@ -45,6 +46,7 @@ class Team {
 
  private:
   void loop(uint32_t thread);
+  void stop();  // ends and joins those that were started
   std::span<const int> cores_of(uint32_t thread) const;
 
   const uint32_t threads_;
