@@ -7,24 +7,25 @@
 
 namespace motley {
 
-TextStream::TextStream(const Tokenizer& tokenizer, Options options)
-    : tokenizer_(tokenizer), options_(std::move(options)) {
-  for (const std::string& text : options_.stop) {
-    // What is matched against is always valid UTF-8, so a stop string that is not can never match.
-    if (text.empty() || !utf8_valid(text)) continue;
-    Stop stop{text, std::vector<uint32_t>(text.size(), 0), 0};
-    for (uint32_t i = 1, matched = 0; i < text.size(); ++i) {
-      while (matched > 0 && text[i] != text[matched]) matched = stop.border[matched - 1];
-      if (text[i] == text[matched]) ++matched;
-      stop.border[i] = matched;
-    }
-    stops_.push_back(std::move(stop));
-  }
+namespace {
+
+std::shared_ptr<const StopSet> stop_set_of(const TextStream::Options& options) {
+  if (options.stop_set || options.stop.empty()) return options.stop_set;
+  return std::make_shared<const StopSet>(options.stop);
 }
+
+}  // namespace
+
+TextStream::TextStream(const Tokenizer& tokenizer, Options options)
+    : tokenizer_(tokenizer),
+      include_stop_in_output_(options.include_stop_in_output),
+      skip_special_tokens_(options.skip_special_tokens),
+      stops_(stop_set_of(options)),
+      matches_(stops_ ? stops_->matches() : StopSet::Matches()) {}
 
 std::string TextStream::push(TokenId id) {
   if (stopped_) return {};
-  pending_bytes_ += tokenizer_.token_bytes(id, !options_.skip_special_tokens);
+  pending_bytes_ += tokenizer_.token_bytes(id, !skip_special_tokens_);
   take_characters(false);
   return release(false);
 }
@@ -49,19 +50,17 @@ void TextStream::take_characters(bool at_end) {
 }
 
 void TextStream::take_text(std::string_view text) {
+  if (matches_.empty()) {
+    held_ += text;
+    return;
+  }
   for (const char byte : text) {
     held_.push_back(byte);
-    const Stop* match = nullptr;
-    for (Stop& stop : stops_) {
-      while (stop.matched > 0 && stop.text[stop.matched] != byte) stop.matched = stop.border[stop.matched - 1];
-      if (stop.text[stop.matched] == byte) ++stop.matched;
-      if (stop.matched < stop.text.size()) continue;
-      if (match == nullptr || stop.text.size() > match->text.size()) match = &stop;
-    }
+    const std::string* match = stops_->advance(matches_, byte);
     if (match == nullptr) continue;
     stopped_ = true;
-    stop_match_ = match->text;
-    if (!options_.include_stop_in_output) held_.resize(held_.size() - match->text.size());
+    stop_match_ = *match;
+    if (!include_stop_in_output_) held_.resize(held_.size() - match->size());
     return;
   }
 }
@@ -69,7 +68,7 @@ void TextStream::take_text(std::string_view text) {
 std::string TextStream::release(bool at_end) {
   size_t keep = 0;
   if (!at_end && !stopped_) {
-    for (const Stop& stop : stops_) keep = std::max<size_t>(keep, stop.matched);
+    for (const uint32_t matched : matches_) keep = std::max<size_t>(keep, matched);
   }
   std::string shown = held_.substr(0, held_.size() - keep);
   held_.erase(0, shown.size());

@@ -6,12 +6,13 @@
 // does not depend on how the text falls into tokens. Not thread-safe: one answer, one stream.
 #pragma once
 
-#include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/ids.hpp"
+#include "text/stop_set.hpp"
 #include "text/tokenizer.hpp"
 
 namespace motley {
@@ -22,6 +23,8 @@ class TextStream {
     std::vector<std::string> stop;  // text stops before the earliest match; empty ones do not count
     bool include_stop_in_output = false;
     bool skip_special_tokens = true;
+    // Where many streams look for the same strings: these, made once, in place of `stop`, which then does not count.
+    std::shared_ptr<const StopSet> stop_set = nullptr;
   };
   TextStream(const Tokenizer& tokenizer, Options options);
 
@@ -34,19 +37,14 @@ class TextStream {
   const std::string& stop_match() const { return stop_match_; }
 
  private:
-  // One stop string and how much of it the text so far ends with (Knuth, Morris and Pratt's automaton).
-  struct Stop {
-    std::string text;
-    std::vector<uint32_t> border;  // [i]: the longest proper prefix of text[0..i] that also ends it
-    uint32_t matched = 0;          // bytes
-  };
   void take_characters(bool at_end);  // moves what is whole or broken from pending_bytes_ to held_
   void take_text(std::string_view text);
   std::string release(bool at_end);
 
   const Tokenizer& tokenizer_;
-  Options options_;
-  std::vector<Stop> stops_;
+  const bool include_stop_in_output_, skip_special_tokens_;
+  const std::shared_ptr<const StopSet> stops_;  // null: none
+  StopSet::Matches matches_;
   std::string pending_bytes_;  // an unfinished UTF-8 character
   std::string held_;           // complete text not yet shown
   std::string stop_match_;

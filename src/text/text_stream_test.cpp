@@ -97,6 +97,24 @@ TEST_F(TextStreamTest, ControlToken_IsShownOnlyWhenAsked) {
   EXPECT_EQ(shown.push(control_), "<|end|>");
 }
 
+TEST_F(TextStreamTest, StreamsOfOneStopSet_StopEachAtTheirOwn) {
+  const std::vector<std::string> stop = {"END", ""};
+  TextStream::Options options;
+  options.stop = {"E"};  // does not count beside the set
+  options.stop_set = std::make_shared<const StopSet>(stop);
+  TextStream first(*tokenizer_, options), second(*tokenizer_, options);
+  EXPECT_EQ(options.stop_set.use_count(), 3);
+  std::string first_shown, second_shown;
+  const auto first_ids = ids("aENDx"), second_ids = ids("EEND!");
+  for (size_t i = 0; i < first_ids.size(); ++i) {
+    first_shown += first.push(first_ids[i]);
+    second_shown += second.push(second_ids[i]);
+  }
+  EXPECT_EQ(first_shown + first.finish(), "a");
+  EXPECT_EQ(second_shown + second.finish(), "E");
+  EXPECT_EQ(second.stop_match(), "END");
+}
+
 // Against the definition over the whole text: replace, then cut where the first match to end begins.
 TEST_F(TextStreamTest, RandomBytesAndStops_StreamEqualsWhole) {
   std::mt19937_64 random(11);
