@@ -176,6 +176,20 @@ TEST(Team, ManyRuns_EveryThreadMeetsAtEveryBarrier) {
   }
 }
 
+TEST(Team, Cores_AreOwnOnlyIfNobodyElseWantsThem) {
+  const int one = allowed_cores()[0];  // as many entries as the case needs: binding is best effort
+  const std::vector<int> four(4, one);
+  const auto widths = [](const Team& team) {
+    return std::pair(team.cores_of(0).size(), team.cores_of(team.threads() - 1).size());
+  };
+  using Widths = std::pair<size_t, size_t>;
+  EXPECT_EQ(widths(Team(4, four)), Widths(1, 1));
+  EXPECT_EQ(widths(Team(2, four)), Widths(4, 4)) << "two servers of two threads would share two cores of four";
+  EXPECT_EQ(widths(Team(1, four)), Widths(4, 4));
+  EXPECT_EQ(widths(Team(2, four, true)), Widths(1, 1));
+  EXPECT_EQ(widths(Team(3, {one, one}, true)), Widths(2, 2));
+}
+
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they need more address space than this leaves
 // In a process of its own: the address space holds only some of the stacks.
 [[noreturn]] void start_too_many_threads() {

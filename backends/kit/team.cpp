@@ -63,8 +63,11 @@ void Signal::advance() {
   if (sleepers_.load() != 0) futex(&word_, FUTEX_WAKE, INT_MAX);
 }
 
-Team::Team(uint32_t threads, std::vector<int> cores)
-    : threads_(std::clamp(threads, 1u, kThreadsMax)), cores_(std::move(cores)), spin_(cores_.size() >= threads_) {
+Team::Team(uint32_t threads, std::vector<int> cores, bool own)
+    : threads_(std::clamp(threads, 1u, kThreadsMax)),
+      cores_(std::move(cores)),
+      pinned_(cores_.size() == threads_ || (own && cores_.size() > threads_)),
+      spin_(cores_.size() >= threads_) {
   others_.reserve(threads_ - 1);
   try {
     for (uint32_t i = 1; i < threads_; ++i) others_.emplace_back([this, i] { loop(i); });
@@ -87,11 +90,8 @@ void Team::stop() {
 }
 
 std::span<const int> Team::cores_of(uint32_t thread) const {
-  if (threads_ == 1 || cores_.size() < threads_) return cores_;
-  return std::span(cores_).subspan(thread, 1);
+  return pinned_ ? std::span(cores_).subspan(thread, 1) : std::span(cores_);
 }
-
-std::span<const int> Team::home_cores() const { return cores_of(0); }
 
 void Team::loop(uint32_t thread) {
   bind_thread(cores_of(thread));

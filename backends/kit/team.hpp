@@ -30,15 +30,18 @@ class Signal {
 // Threads sleep between runs. run() may be called from several threads; runs follow one another.
 class Team {
  public:
-  // Throws Error if the system does not give the threads.
-  Team(uint32_t threads, std::vector<int> cores);
+  // Throws Error if the system does not give the threads. A thread has a core of its own if there is one for each and
+  // nobody else wants them: they are exactly as many, or `own` says so. Else each may run on all of them, so that two
+  // small teams do not crowd the same few.
+  Team(uint32_t threads, std::vector<int> cores, bool own = false);
   ~Team();
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
   uint32_t threads() const { return threads_; }
+  std::span<const int> cores_of(uint32_t thread) const;  // where it runs
   // Where thread 0 should run: its own core if every thread has one, else all.
-  std::span<const int> home_cores() const;
+  std::span<const int> home_cores() const { return cores_of(0); }
   using Body = void (*)(void* context, uint32_t thread);
   void run(Body body, void* context);
   // Inside run(): all threads meet.
@@ -47,10 +50,10 @@ class Team {
  private:
   void loop(uint32_t thread);
   void stop();  // ends and joins those that were started
-  std::span<const int> cores_of(uint32_t thread) const;
 
   const uint32_t threads_;
   const std::vector<int> cores_;
+  const bool pinned_;
   const bool spin_;  // false when threads share cores: spinning would only delay the one waited for
   std::mutex running_;
   Body body_ = nullptr;
