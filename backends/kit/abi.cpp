@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "kit/device.hpp"
+#include "kit/host.hpp"
 
 namespace motley::kit {
 
@@ -482,14 +483,13 @@ motley_code fence(motley_queue* queue, motley_event* event, motley_error* error)
 
 OpenOptions take_options(const motley_open_options* from) {
   OpenOptions to;
-  if (!from) {
-    to.cores = allowed_cores();
-    return to;
-  }
+  HostCores host = host_cores(allowed_cores());
+  to.cores = std::move(host.cores), to.threads_default = host.threads;
+  if (!from) return to;
   sized(*from, "motley_open_options");
   if (from->threads > kThreadsMax) fail(MOTLEY_INVALID_ARGUMENT, "%u threads; at most %u", from->threads, kThreadsMax);
   to.threads = from->threads;
-  to.cores = from->cores ? parse_cores(from->cores) : allowed_cores();
+  if (from->cores) to.cores = parse_cores(from->cores), to.cores_given = true, to.threads_default = 0;
   to.memory_cap = from->memory_cap;
   if (from->cache_dir) to.cache_dir = from->cache_dir;
   if (from->variant) to.variant = from->variant;

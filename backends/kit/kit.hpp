@@ -254,9 +254,11 @@ uint64_t ops_of(const KernelTable& table);  // motley_device_desc.ops
 // ---- what a backend supplies ----
 
 struct OpenOptions {
-  uint32_t threads = 0;     // 0 = default
-  std::vector<int> cores;   // never empty: where threads may be pinned
-  uint64_t memory_cap = 0;  // 0 = none
+  uint32_t threads = 0;          // 0 = default
+  uint32_t threads_default = 0;  // what this machine suggests; 0 = one for each of `cores`
+  std::vector<int> cores;        // never empty: where threads may run, the preferred ones first
+  bool cores_given = false;      // the user named them: this device has them for itself
+  uint64_t memory_cap = 0;       // 0 = none
   std::string cache_dir, variant;
   bool deterministic = false;
   motley_log_fn log = nullptr;
@@ -276,7 +278,7 @@ class Kernels {
   virtual void fuse(Plan&) const {}
   virtual KvOrder kv_order() const { return KvOrder::kPositionMajor; }
   // Team size; cores may be fewer than threads (then threads share cores).
-  virtual uint32_t threads(const OpenOptions& options) const;  // default: options.threads, or the number of cores
+  virtual uint32_t threads(const OpenOptions& options) const;  // default: as the options say
 };
 
 class Backend {
