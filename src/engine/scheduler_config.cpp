@@ -6,6 +6,8 @@
 namespace motley {
 namespace {
 
+constexpr uint32_t kRowsUnchunked = 512;  // of a step of whole prompts; more if one may be longer
+
 Status check_description(const ExecutorDescription& executor) {
   if (executor.lanes.size() != 1)
     return error(MOTLEY_UNIMPLEMENTED, "engine: the executor offers {} lanes; this engine drives exactly one",
@@ -47,11 +49,10 @@ Status resolve_rows(SchedulerConfig& config) {
                             options.max_num_batched_tokens, rows_max);
   config.chosen_budget = options.max_num_batched_tokens == 0;
   if (config.chosen_budget) {
-    options.max_num_batched_tokens = StepBudget(config.lane.cost, 0, rows_max).rows();
+    options.max_num_batched_tokens = std::min(rows_max, kBudgetRowsMax);
     if (!options.enable_chunked_prefill) {  // then a whole prompt is the least that a step must hold
       config.chosen_budget = false;
-      options.max_num_batched_tokens =
-          std::min(rows_max, std::max(options.max_num_batched_tokens, options.max_model_len));
+      options.max_num_batched_tokens = std::min(rows_max, std::max(kRowsUnchunked, options.max_model_len));
     }
   }
   if (!options.enable_chunked_prefill && options.max_num_batched_tokens < options.max_model_len)

@@ -7,69 +7,104 @@
 namespace motley {
 namespace {
 
-using Vector = std::array<double, 3>;
-
-constexpr Vector kUnits = {1, 64, 16384};  // of (1, rows, reads): brings all three costs to like size
-constexpr double kNoise = 0.05;            // of a measured time, relative
-constexpr double kDrift = 0.01;            // of a cost from step to step, relative
-constexpr double kScaleFloor = 0.5;        // of a step's time: drift and doubt of a cost are relative to no less
-constexpr double kUnknownNs = 1e8;         // doubt in a cost of which nothing is known
+constexpr std::array<double, 3> kUnits = {1, 64, 16384};  // of (1, rows, reads): brings the three costs to like size
+constexpr double kNoise = 0.05;                           // of a measured time, relative
+constexpr double kDrift = 0.01;                           // of a cost from step to step, relative
+constexpr double kDoubtMax = 0.25;                        // that drift and surprise may bring about, relative
+constexpr double kScaleFloor = 0.1;                       // of a step's time: doubt of a cost is relative to no less
+constexpr double kUnknownNs = 1e8;                        // doubt in a cost that no step has told of
+constexpr double kDeviations = 2;                         // a step is taken to cost so many more than its mean
+constexpr double kSurprise = 3;                           // deviations from which a time says that the costs changed
+constexpr double kSlack = 1.25;                           // a cost is at most so many times what a whole step took
 
 }  // namespace
 
 StepBudget::StepBudget(const StepCost& prior, uint32_t fixed_rows, uint32_t rows_max)
     : fixed_rows_(fixed_rows), rows_max_(rows_max), cost_(prior) {
-  const Vector costs = {prior.fixed_ns, prior.per_row_ns * kUnits[1], prior.per_context_ns * kUnits[2]};
-  for (size_t i = 0; i < 3; ++i) {
-    const double doubt = known() ? std::max(costs[i], kScaleFloor * kUnknownNs) : kUnknownNs;
-    covariance_[i][i] = doubt * doubt;
-  }
+  for (size_t i = 0; i < 3; ++i) covariance_[i][i] = kUnknownNs * kUnknownNs;
+}
+
+StepBudget::Vector StepBudget::features(double rows, double reads) {
+  return {1 / kUnits[0], rows / kUnits[1], reads / kUnits[2]};
+}
+
+double StepBudget::variance(const Vector& x) const {
+  double sum = 0;
+  for (size_t i = 0; i < 3; ++i)
+    for (size_t j = 0; j < 3; ++j) sum += x[i] * covariance_[i][j] * x[j];
+  return std::max(0.0, sum);
+}
+
+double StepBudget::pessimistic_ns(double rows, double reads) const {
+  return (1 + kDeviations * kNoise) * cost_.predict_ns(rows, reads) +
+         kDeviations * std::sqrt(variance(features(rows, reads)));
+}
+
+// Where a step's fixed cost alone surely misses the target, as much again is spent on rows: else a large model would
+// read its weights anew for every few of them.
+double StepBudget::target_ns() const {
+  const double fixed = cost_.fixed_ns - kDeviations * std::sqrt(covariance_[0][0]);
+  return fixed >= kStepTargetNs ? 2 * (1 + kDeviations * kNoise) * cost_.fixed_ns : kStepTargetNs;
 }
 
 uint32_t StepBudget::rows() const { return rows_beside(0, 0, 0); }
 
 uint32_t StepBudget::rows_beside(double rows, double reads, uint32_t position) const {
-  const double limit =
-      fixed_rows_ > 0 ? fixed_rows_ : std::min(rows_max_, known() ? kBudgetRowsMax : kBudgetRowsUnknown);
-  const double room = std::max(0.0, limit - rows);
-  if (fixed_rows_ > 0 || !known()) return static_cast<uint32_t>(room);
-  const double time = std::max(0.0, kStepTargetNs - cost_.predict_ns(rows, reads));
-  // n rows cost n * per_row + per_context * (n * position + n (n + 1) / 2): the positive root of that = time.
-  const double square = 0.5 * cost_.per_context_ns;
-  const double linear = cost_.per_row_ns + cost_.per_context_ns * (position + 0.5);
-  const double root = 2 * time / (linear + std::sqrt(linear * linear + 4 * square * time));
-  return static_cast<uint32_t>(std::min(room, std::max(root, static_cast<double>(kBudgetRowsMin))));
+  const auto at_most = [&](double limit) { return static_cast<uint32_t>(std::max(0.0, limit - rows)); };
+  if (fixed_rows_ > 0) return at_most(fixed_rows_);
+  const uint32_t room = at_most(std::min(rows_max_, kBudgetRowsMax));
+  const uint32_t proven = std::max(at_most(std::max<double>(kBudgetRowsUnknown, 2 * rows_seen_)), kBudgetRowsMin);
+  uint32_t high = std::min(room, proven) + 1;
+  if (rows_seen_ == 0 && cost_.predict_ns(1, 1) <= 0) return high - 1;
+  const double target = target_ns();
+  uint32_t low = 0;  // the answer lies in [low, high)
+  while (high - low > 1) {
+    const uint32_t n = low + (high - low) / 2;
+    const bool in_time = pessimistic_ns(rows + n, reads + positions_read(n, position + n)) <= target;
+    (in_time ? low : high) = n;
+  }
+  return std::min(room, std::max(low, kBudgetRowsMin));
 }
 
 // A Kalman filter over the three costs, which drift slowly. The estimate moves only along what a step measured, so that
-// what long prompts taught outlives any number of small steps. One outlier counts at most as double the prediction, and
-// then proves nothing: the doubt stays.
+// what long prompts taught outlives any number of small steps. One outlier moves little; it raises the doubt, so that a
+// second one like it is believed and a plain step undoes it. No part of a step costs more than the whole step took:
+// that bounds every cost and the doubt in it, and undoes a slow first step at once.
 void StepBudget::observe(double rows, double reads, double busy_ns) {
   if (fixed_rows_ > 0 || !(busy_ns > 0)) return;
+  rows_seen_ = std::max(rows_seen_, rows);
+  const Vector x = features(rows, reads);
   const double predicted = cost_.predict_ns(rows, reads);
-  const bool outlier = known() && busy_ns > 2 * predicted;
-  const double measured = outlier ? 2 * predicted : busy_ns;
-  const Vector x = {1, rows / kUnits[1], reads / kUnits[2]};
+  const double measured = std::min(busy_ns, 2 * pessimistic_ns(rows, reads));
+  const double doubt = variance(x) + kNoise * measured * kNoise * measured;
+  const bool surprise = std::abs(measured - predicted) > kSurprise * std::sqrt(doubt);
   Vector px{};  // covariance * x
-  double variance = kNoise * measured * kNoise * measured;
-  for (size_t i = 0; i < 3; ++i) {
+  for (size_t i = 0; i < 3; ++i)
     for (size_t j = 0; j < 3; ++j) px[i] += covariance_[i][j] * x[j];
-    variance += x[i] * px[i];
-  }
-  Vector costs = {cost_.fixed_ns, cost_.per_row_ns * kUnits[1], cost_.per_context_ns * kUnits[2]};
+  Vector costs = {cost_.fixed_ns * kUnits[0], cost_.per_row_ns * kUnits[1], cost_.per_context_ns * kUnits[2]};
   for (size_t i = 0; i < 3; ++i) {
-    costs[i] = std::max(0.0, costs[i] + px[i] / variance * (measured - predicted));
-    for (size_t j = 0; j < 3 && !outlier; ++j) covariance_[i][j] -= px[i] * px[j] / variance;
+    costs[i] = std::max(0.0, costs[i] + px[i] / doubt * (measured - predicted));
+    if (x[i] > 0) costs[i] = std::min(costs[i], kSlack * busy_ns / x[i]);
+    for (size_t j = 0; j < 3; ++j) covariance_[i][j] -= px[i] * px[j] / doubt;
   }
-  cost_ = {.fixed_ns = costs[0], .per_row_ns = costs[1] / kUnits[1], .per_context_ns = costs[2] / kUnits[2]};
+  cost_ = {
+      .fixed_ns = costs[0] / kUnits[0], .per_row_ns = costs[1] / kUnits[1], .per_context_ns = costs[2] / kUnits[2]};
   for (size_t i = 0; i < 3; ++i) {
+    if (x[i] > 0) bound_doubt(i, kSlack * busy_ns / x[i]);
     const double scale = std::max(costs[i], kScaleFloor * measured / std::max(x[i], 1.0));
-    covariance_[i][i] += kDrift * scale * kDrift * scale;
-    const double shrink = std::min(1.0, scale / std::sqrt(covariance_[i][i]));
-    for (size_t j = 0; j < 3; ++j) {
-      covariance_[i][j] *= shrink;
-      covariance_[j][i] *= shrink;
-    }
+    const double most = kDoubtMax * scale, step = (surprise ? kDoubtMax : kDrift) * scale;
+    double& own = covariance_[i][i];
+    own = std::max(own, std::min(std::max(own, 0.0) + step * step, most * most));
+  }
+}
+
+void StepBudget::bound_doubt(size_t cost, double most_ns) {
+  const double own = covariance_[cost][cost];
+  if (own <= most_ns * most_ns) return;
+  const double shrink = most_ns / std::sqrt(own);
+  for (size_t j = 0; j < 3; ++j) {
+    covariance_[cost][j] *= shrink;
+    covariance_[j][cost] *= shrink;
   }
 }
 

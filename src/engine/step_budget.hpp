@@ -1,7 +1,8 @@
 // StepBudget: how many rows a step may carry, so that it is predicted to end in time.
 //
 // The cost of a step is fixed + rows * per_row + reads * per_context (executor.hpp's StepCost), started from what the
-// executor declares and corrected by what its steps take. Deterministic; one owner; not thread-safe.
+// executor declares and corrected by what its steps take; a cost that the steps so far say little of is taken to be
+// high, and no step has more than double the rows of the largest so far. Deterministic; one owner; not thread-safe.
 #pragma once
 
 #include <array>
@@ -11,10 +12,10 @@
 
 namespace motley {
 
-inline constexpr double kStepTargetNs = 200e6;       // a step shall not take longer
-inline constexpr uint32_t kBudgetRowsUnknown = 512;  // while nothing is known of the cost
-inline constexpr uint32_t kBudgetRowsMax = 2048;     // chosen rows; more gives no more throughput, only latency
-inline constexpr uint32_t kBudgetRowsMin = 16;       // prompts move on by at least so many rows a step
+inline constexpr double kStepTargetNs = 200e6;      // a step shall not take longer
+inline constexpr uint32_t kBudgetRowsUnknown = 64;  // of the first step, and of steps until one has had more than half
+inline constexpr uint32_t kBudgetRowsMax = 2048;    // chosen rows; more gives no more throughput, only latency
+inline constexpr uint32_t kBudgetRowsMin = 16;      // prompts move on by at least so many rows a step
 
 class StepBudget {
  public:
@@ -30,12 +31,19 @@ class StepBudget {
   StepCost cost() const { return cost_; }
 
  private:
-  bool known() const { return cost_.per_row_ns > 0 || cost_.per_context_ns > 0; }
+  using Vector = std::array<double, 3>;  // of (fixed, per row, per read), in like units
+
+  static Vector features(double rows, double reads);
+  double variance(const Vector& x) const;
+  double pessimistic_ns(double rows, double reads) const;
+  double target_ns() const;
+  void bound_doubt(size_t cost, double most_ns);
 
   const uint32_t fixed_rows_;
   const uint32_t rows_max_;
   StepCost cost_;
-  std::array<std::array<double, 3>, 3> covariance_{};  // of (fixed, per row, per read), scaled
+  double rows_seen_ = 0;                // of the largest step so far
+  std::array<Vector, 3> covariance_{};  // of the costs' errors
 };
 
 // KV positions read by `rows` rows of one sequence whose last row sees `context` positions.

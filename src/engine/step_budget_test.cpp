@@ -2,29 +2,97 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
 namespace motley {
 namespace {
 
-TEST(StepBudget, UnknownCost_GivesTheDefault) {
-  EXPECT_EQ(StepBudget({}, 0, 4096).rows(), kBudgetRowsUnknown);
-  EXPECT_EQ(StepBudget({}, 0, 100).rows(), 100u);
+double time_of(const StepCost& device, uint32_t rows) { return device.predict_ns(rows, positions_read(rows, rows)); }
+
+void observe(StepBudget& budget, const StepCost& device, uint32_t rows) {
+  budget.observe(rows, positions_read(rows, rows), time_of(device, rows));
 }
 
-TEST(StepBudget, DeclaredCost_FillsTheTargetTimeAndNoMore) {
-  const StepCost cost{.fixed_ns = 10e6, .per_row_ns = 0.5e6, .per_context_ns = 100};
-  const StepBudget budget(cost, 0, 4096);
-  for (const uint32_t position : {0u, 500u, 5000u}) {
-    const uint32_t rows = budget.rows_beside(20, 4000, position);
-    const auto time = [&](uint32_t n) { return cost.predict_ns(20 + n, 4000 + positions_read(n, position + n)); };
-    EXPECT_LE(time(rows), kStepTargetNs);
-    EXPECT_GT(time(rows + 1), kStepTargetNs);
+TEST(StepBudget, UnknownCost_GivesTheDefault) {
+  EXPECT_EQ(StepBudget({}, 0, 4096).rows(), kBudgetRowsUnknown);
+  EXPECT_EQ(StepBudget({}, 0, 40).rows(), 40u);
+}
+
+TEST(StepBudget, FastDevice_ReachesAWholePromptInAFewSteps) {
+  const StepCost device{.fixed_ns = 2e6, .per_row_ns = 0.05e6, .per_context_ns = 20};
+  for (const uint32_t warm_ups : {0u, 1u, 20u, 2000u}) {
+    StepBudget budget({}, 0, 4096);
+    for (uint32_t i = 0; i < warm_ups; ++i) observe(budget, device, 1);
+    for (int step = 0; step < 4; ++step) observe(budget, device, budget.rows());
+    EXPECT_GE(budget.rows(), 512u) << "after " << warm_ups << " warm-ups";
   }
 }
 
-TEST(StepBudget, SlowDevice_StillMovesPromptsOn) {
+// One-row steps tell nothing of what a row costs: the budget must not take the whole step for fixed.
+TEST(StepBudget, OneRowWarmUps_DoNotLetALongStepThrough) {
+  for (const double per_row_ns : {0.05e6, 0.3e6, 1e6, 3e6}) {
+    const StepCost device{.fixed_ns = 5e6, .per_row_ns = per_row_ns, .per_context_ns = 50};
+    StepBudget budget({}, 0, 4096);
+    for (int i = 0; i < 20; ++i) observe(budget, device, 1);
+    for (int step = 0; step < 30; ++step) {
+      const uint32_t rows = budget.rows();
+      EXPECT_LE(time_of(device, rows), kStepTargetNs) << per_row_ns << " ns a row, step " << step;
+      observe(budget, device, rows);
+    }
+    EXPECT_GT(time_of(device, budget.rows() + 1), per_row_ns > 0.1e6 ? 0.7 * kStepTargetNs : 0);
+  }
+}
+
+TEST(StepBudget, NoStep_HasMoreThanDoubleTheRowsOfTheLargestSoFar) {
+  StepBudget budget({}, 0, 4096);
+  uint32_t largest = kBudgetRowsUnknown / 2;
+  for (int step = 0; step < 8; ++step) {
+    EXPECT_LE(budget.rows(), 2 * largest);
+    largest = std::max(largest, budget.rows());
+    observe(budget, {.fixed_ns = 1000, .per_row_ns = 1, .per_context_ns = 0}, budget.rows());
+  }
+  EXPECT_EQ(budget.rows(), kBudgetRowsMax);
+}
+
+TEST(StepBudget, Outliers_AreForgottenAtOnce) {
+  const StepCost device{.fixed_ns = 5e6, .per_row_ns = 0.3e6, .per_context_ns = 20};
+  StepBudget slow_start({}, 0, 4096);
+  slow_start.observe(64, positions_read(64, 64), 5e9);  // the first step reads the weights from disk
+  StepBudget later({}, 0, 4096);
+  for (int step = 0; step < 20; ++step) observe(later, device, later.rows());
+  later.observe(8, 100, 3e9);  // the machine stood still
+  for (StepBudget* budget : {&slow_start, &later}) {
+    for (int step = 0; step < 6; ++step) {
+      EXPECT_LE(time_of(device, budget->rows()), kStepTargetNs);
+      observe(*budget, device, budget->rows());
+    }
+    EXPECT_GT(time_of(device, budget->rows()), 0.7 * kStepTargetNs);
+  }
+}
+
+TEST(StepBudget, DeviceThatBecameSlower_IsBelievedAfterAFewSteps) {
+  const StepCost before{.fixed_ns = 5e6, .per_row_ns = 0.3e6, .per_context_ns = 20};
+  const StepCost after{.fixed_ns = 20e6, .per_row_ns = 1.2e6, .per_context_ns = 80};
+  StepBudget budget({}, 0, 4096);
+  for (int step = 0; step < 20; ++step) observe(budget, before, budget.rows());
+  for (int step = 0; step < 4; ++step) observe(budget, after, budget.rows());
+  EXPECT_LE(time_of(after, budget.rows()), 1.1 * kStepTargetNs);
+}
+
+TEST(StepBudget, FixedCostBeyondTheTarget_IsSpreadOverAsMuchWorthOfRows) {
+  const StepCost device{.fixed_ns = 250e6, .per_row_ns = 1e6, .per_context_ns = 0};
+  StepBudget budget({}, 0, 4096);
+  for (int i = 0; i < 50; ++i) {
+    observe(budget, device, 1);
+    observe(budget, device, budget.rows());
+  }
+  EXPECT_GT(budget.rows(), 175u);
+  EXPECT_LE(budget.rows(), 275u);
+}
+
+TEST(StepBudget, SlowRows_StillMovePromptsOn) {
   EXPECT_EQ(StepBudget({.fixed_ns = 1e9, .per_row_ns = 1e9, .per_context_ns = 0}, 0, 4096).rows(), kBudgetRowsMin);
 }
 
