@@ -185,12 +185,19 @@ void Scheduler::plan_decodes(Draft& draft, const std::vector<Sequence*>& decodes
   }
 }
 
+uint32_t Scheduler::short_rows() const {
+  return std::max(budget_.rows() / config_.options.max_concurrent_prefills, kBudgetRowsMin);
+}
+
 void Scheduler::plan_prefills(Draft& draft, bool may_admit, int64_t now_ns) {
   std::vector<Sequence*> prefills;
-  for (Sequence* s : running_)
-    if (s->prefilling && s->in_flight <= config_.lookahead && prefills.size() < config_.options.max_concurrent_prefills)
-      prefills.push_back(s);
-  if (may_admit) admit(draft, prefills);
+  uint32_t longs = 0;
+  for (Sequence* s : running_) {
+    if (!s->prefilling) continue;
+    if (s->rows_missing() > short_rows() && ++longs > config_.options.max_concurrent_prefills) continue;
+    if (s->in_flight <= config_.lookahead) prefills.push_back(s);
+  }
+  if (may_admit) admit(draft, prefills, longs);
   if (config_.options.enable_chunked_prefill) share_rows(draft, prefills);
   for (const Entry& entry : draft.step.entries)
     if (entry.sequence->times.first_scheduled_ns == 0) entry.sequence->times.first_scheduled_ns = now_ns;
@@ -222,28 +229,38 @@ void Scheduler::share_rows(Draft& draft, const std::vector<Sequence*>& prefills)
 }
 
 // Takes waiting requests by rank while there is room, and stops at the first that finds none, so that nobody is passed
-// for good. Without chunking, an admitted prompt is put into the step at once, in one piece.
-void Scheduler::admit(Draft& draft, std::vector<Sequence*>& prefills) {
+// for good. While enough long prompts are under way, further ones are passed by short ones that fit into the step
+// (`longs` counts them; the first of them always moves on, so that this too ends). Without chunking, an admitted prompt
+// is put into the step at once, in one piece.
+void Scheduler::admit(Draft& draft, std::vector<Sequence*>& prefills, uint32_t longs) {
   const bool chunked = config_.options.enable_chunked_prefill;
+  const uint32_t brief = short_rows();
+  uint32_t claimed = 0;  // rows of the short prompts that are not in the draft yet
+  for (const Sequence* s : prefills) claimed += s->rows_missing() > brief ? 0 : s->rows_missing();
   uint32_t passed_over = 0;
   for (auto at = waiting_.begin(); at != waiting_.end();) {
     Sequence& s = **at;
     if (running_.size() + draining_ >= config_.options.max_num_seqs) return;
-    if (prefills.size() >= config_.options.max_concurrent_prefills) return;
     const uint32_t left = rows_left(draft, 0);
-    if (left == 0) return;
+    if (left <= claimed) return;
+    const bool enough_longs = longs >= config_.options.max_concurrent_prefills;
     ++at;  // before `s` leaves the set
-    const Admission outcome = try_admit(s, chunked ? 1 : left);
+    if (enough_longs && passed_over >= kPassedOverMax && s.rows_missing() > brief) continue;  // without a look-up
+    const Admission outcome = try_admit(s, chunked ? 1 : left, enough_longs ? brief : s.rows_missing());
     if (outcome == Admission::kPassOver && ++passed_over <= kPassedOverMax) continue;
     if (outcome != Admission::kAdmitted) return;
     prefills.push_back(&s);
+    if (s.rows_missing() > brief)
+      ++longs;
+    else if (chunked)
+      claimed += s.rows_missing();
     if (!chunked) append(draft, s, s.rows_missing());
   }
 }
 
 // A request is admitted when all its known text fits and every running sequence could still take a block; an empty pool
 // takes any.
-Scheduler::Admission Scheduler::try_admit(Sequence& s, uint32_t rows_left) {
+Scheduler::Admission Scheduler::try_admit(Sequence& s, uint32_t rows_left, uint32_t missing_max) {
   const uint32_t size = pool_.block_size();
   const bool cached = s.request.use_prefix_cache && config_.options.enable_prefix_caching;
   const auto length = static_cast<uint32_t>(s.tokens.size());
@@ -258,6 +275,7 @@ Scheduler::Admission Scheduler::try_admit(Sequence& s, uint32_t rows_left) {
     if (pool_.references(hit->block) == 0) ++free_hits;
   }
   const auto found = static_cast<uint32_t>(hits.size());
+  if (length - found * size > missing_max) return Admission::kPassOver;
   if (cached && waits_for_shared_prefix(s, found, chain)) return Admission::kPassOver;
   const uint32_t fresh = blocks_for(length, size) - found;
   if (static_cast<uint64_t>(fresh) + free_hits + running_.size() > pool_.free_count()) return Admission::kNoRoom;

@@ -70,6 +70,8 @@ class Scheduler {
   uint32_t steps_in_flight() const { return static_cast<uint32_t>(in_flight_.size()); }
   const BlockPool& pool() const { return pool_; }
   const StepBudget& budget() const { return budget_; }
+  // A prompt is long while more rows than this are missing.
+  uint32_t short_rows() const;
   const SchedulerCounters& counters() const { return counters_; }
 
  private:
@@ -102,8 +104,8 @@ class Scheduler {
   void plan_decodes(Draft& draft, const std::vector<Sequence*>& decodes);
   void plan_prefills(Draft& draft, bool may_admit, int64_t now_ns);
   void share_rows(Draft& draft, const std::vector<Sequence*>& prefills);
-  void admit(Draft& draft, std::vector<Sequence*>& prefills);
-  Admission try_admit(Sequence& sequence, uint32_t rows_left);
+  void admit(Draft& draft, std::vector<Sequence*>& prefills, uint32_t longs);
+  Admission try_admit(Sequence& sequence, uint32_t rows_left, uint32_t missing_max);
   void start(Sequence& sequence, uint32_t blocks_found, ChainId chain);
   bool waits_for_shared_prefix(const Sequence& sequence, uint32_t hits, ChainId chain) const;
   void append(Draft& draft, Sequence& sequence, uint32_t rows);

@@ -157,7 +157,7 @@ class Bench {
   }
   // What the executor cannot know: row kinds, and the bounds of the options.
   void check(const StepPlan& plan) {
-    uint32_t prompts = 0;
+    uint32_t longs = 0;
     for (const PlanSequence& part : plan.sequences) {
       const Request& asked = stories_.at(part.sequence).asked;
       bool prompt_rows = false;
@@ -166,12 +166,13 @@ class Bench {
         EXPECT_EQ(plan.generated[r] != 0, generated);
         prompt_rows |= !generated;
       }
-      prompts += prompt_rows ? 1 : 0;
+      const size_t known = asked.prompt.size() + stories_.at(part.sequence).tokens.size();
+      longs += prompt_rows && known - (part.context - part.row_count) > scheduler_->short_rows() ? 1 : 0;
       if (part.logits_count > 0) {
         EXPECT_LT(plan.samples[part.logits_begin].position, asked.prompt.size() + asked.params.max_tokens);
       }
     }
-    EXPECT_LE(prompts, config_.options.max_concurrent_prefills);
+    EXPECT_LE(longs, config_.options.max_concurrent_prefills);
     EXPECT_LE(plan.sequences.size(), config_.options.max_num_seqs);
     if (!config_.chosen_budget) {
       EXPECT_LE(plan.tokens.size(), config_.options.max_num_batched_tokens);
@@ -355,6 +356,24 @@ TEST(Scheduler, LongPrompt_DoesNotHoldUpAShortOne) {
   EXPECT_EQ(bench.rows_of(shorter), 10u);
   EXPECT_EQ(bench.rows_of(longer), 22u);
   ASSERT_TRUE(bench.finish(100));
+  bench.expect_all_right();
+}
+
+TEST(Scheduler, ManyLongPrompts_DoNotHoldUpAShortOne) {
+  ScriptedOptions device{.block_size = 16, .blocks = 4096, .rows_max = 512, .positions_max = 9000};
+  device.busy_ns = 150'000'000;
+  Bench bench(device, {});
+  std::vector<RequestId> longs;
+  for (uint32_t i = 0; i < 24; ++i) longs.push_back(bench.add(bench.request(text_of(i, 8000, kVocab), 2)));
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(bench.plan() && bench.result());
+  EXPECT_EQ(bench.scheduler().running(), bench.config().options.max_concurrent_prefills);
+  std::vector<RequestId> shorts;
+  for (uint32_t i = 0; i < 3; ++i) shorts.push_back(bench.add(bench.request({1, static_cast<TokenId>(i)}, 2)));
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(bench.plan() && bench.result());
+  for (const RequestId id : shorts) EXPECT_FALSE(bench.stories()[id].tokens.empty());
+  EXPECT_GT(bench.rows_of(longs[0]), 0u);
+  for (const RequestId id : longs) bench.scheduler().end(id, FinishReason::kAborted);
+  ASSERT_TRUE(bench.finish(20));
   bench.expect_all_right();
 }
 
