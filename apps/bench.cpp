@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <fstream>
 #include <future>
@@ -11,6 +12,8 @@
 
 namespace motley::apps {
 namespace {
+
+constexpr uint64_t kPromptTokensMax = 1ull << 28;  // of all prompts of a load, 1 GiB of ids
 
 struct Load {
   double seconds = 0;
@@ -126,7 +129,14 @@ Status bench(const BenchCommand& command) {
   if (command.input_len == 0 || command.output_len == 0 || command.batch_size == 0 || command.num_prompts == 0) {
     return invalid_argument("lengths and counts must be at least 1");
   }
-  ASSIGN_OR_RETURN(const auto instance, Instance::open(command.instance));
+  const uint32_t requests = command.throughput ? command.num_prompts : command.batch_size;
+  if (uint64_t{requests} * command.input_len > kPromptTokensMax) {
+    return invalid_argument("{} prompts of {} tokens are more than {} tokens; ask for fewer", requests,
+                            command.input_len, kPromptTokensMax);
+  }
+  InstanceOptions options = command.instance;
+  options.engine.queue_limit = std::max<size_t>(requests, 1);
+  ASSIGN_OR_RETURN(const auto instance, Instance::open(options));
   const uint64_t needed = uint64_t{command.input_len} + command.output_len;
   if (needed > instance->engine().max_model_len()) {
     return invalid_argument("--input-len + --output-len = {} is beyond the context of {}", needed,

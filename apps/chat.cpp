@@ -91,9 +91,14 @@ Status chat(const ChatCommand& command) {
   while (std::fputs("> ", stderr) >= 0 && std::getline(std::cin, line)) {
     if (line.empty()) continue;
     messages.push_back({{"role", "user"}, {"content", line}});
-    ASSIGN_OR_RETURN(Request request, make_request(command, *instance, instance->engine().max_model_len(), messages));
     Engine& engine = instance->engine();
-    const auto answer = generate(engine, instance->tokenizer(), std::move(request), {}, sink,
+    auto request = make_request(command, *instance, engine.max_model_len(), messages);
+    if (!request.ok()) {  // the conversation so far stays
+      std::fprintf(stderr, "%s\n", request.error().message().c_str());
+      messages.erase(messages.size() - 1);
+      continue;
+    }
+    const auto answer = generate(engine, instance->tokenizer(), *std::move(request), {}, sink,
                                  [&](RequestId id) { interrupt.running(&engine, id); });
     interrupt.idle();
     if (!answer.ok()) return answer.error();

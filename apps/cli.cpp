@@ -20,7 +20,8 @@ struct Parsed {
   DevicesCommand devices;
   BenchCommand bench_latency, bench_throughput;
   ConformanceCommand conformance;
-  std::string policy = "fcfs", config_file, help_command;
+  std::string policy = "fcfs", config_file;
+  std::vector<std::string> help_words;
 };
 
 void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) {
@@ -44,7 +45,7 @@ void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) 
       ->check(CLI::IsMember({"fcfs", "priority"}))
       ->capture_default_str();
   app->add_option("--chat-template", options.chat_template_file, "a Jinja file instead of the model's own template");
-  app->add_option("--threads", options.threads, "compute threads; default: the physical cores of this process");
+  app->add_option("--threads", options.threads, "compute threads; default: one for each core of the device");
   app->add_flag("--deterministic", options.deterministic,
                 "bit-identical text under any batching, chunking, cache hit and preemption");
   app->add_option("--config", parsed.config_file, "a TOML file of these options; the command line wins");
@@ -56,8 +57,10 @@ CLI::App* add_serve(CLI::App& app, Parsed& parsed) {
   add_model_options(command, serve.instance, parsed);
   command->add_option("--host", serve.host, "address to listen on")->capture_default_str();
   command->add_option("--port", serve.port, "port to listen on; 0 = any free one")->capture_default_str();
-  command->add_option("--api-key", serve.api_keys, "key that clients must send; may be repeated");
-  command->add_option("--served-model-name", serve.served_model_names, "name(s) of the model in the API");
+  command->add_option("--api-key", serve.api_keys, "key that clients must send; may be repeated")
+      ->allow_extra_args(false);
+  command->add_option("--served-model-name", serve.served_model_names, "name of the model in the API; may be repeated")
+      ->allow_extra_args(false);
   command->add_option("--seed", serve.seed, "seed of requests that give none; default: drawn for each");
   command->add_option("--shutdown-timeout", serve.shutdown_timeout_s, "seconds that running requests get at the end")
       ->capture_default_str();
@@ -76,7 +79,7 @@ CLI::App* add_complete(CLI::App& app, Parsed& parsed) {
   command->add_option("--top-p", complete.top_p, "nucleus; 1 = off")->capture_default_str();
   command->add_option("--top-k", complete.top_k, "0 = off")->capture_default_str();
   command->add_option("--min-p", complete.min_p, "0 = off")->capture_default_str();
-  command->add_option("--stop", complete.stop, "text that ends the answer; may be repeated");
+  command->add_option("--stop", complete.stop, "text that ends the answer; may be repeated")->allow_extra_args(false);
   command->add_option("--logprobs", complete.logprobs, "alternatives to report for each token")
       ->check(CLI::Range(0, MOTLEY_TOP_MAX));
   command->add_flag("--ignore-eos", complete.ignore_eos, "go on after end tokens");
@@ -153,13 +156,15 @@ std::string one_line(std::string text) {
   return text;
 }
 
-// The command of that name, the program itself for "", or null.
-CLI::App* find_command(CLI::App& app, const std::string& name) {
-  if (name.empty()) return &app;
-  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) {
-    if (command->get_name() == name) return command;
+// The command that the words lead to ("bench", "latency"), the program itself for none, or null.
+CLI::App* find_command(CLI::App& app, const std::vector<std::string>& words) {
+  CLI::App* at = &app;
+  for (const std::string& word : words) {
+    const auto commands = at->get_subcommands([&](CLI::App* command) { return command->get_name() == word; });
+    if (commands.empty()) return nullptr;
+    at = commands.front();
   }
-  return nullptr;
+  return at;
 }
 
 CLI::App* deepest(CLI::App& app) {
@@ -189,10 +194,10 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
   conformance_command->add_option("plugin", parsed.conformance.plugin, "a shared library")->required();
   actions[conformance_command] = [&] { return conformance(parsed.conformance); };
   CLI::App* help = app.add_subcommand("help", "explain a command");
-  help->add_option("command", parsed.help_command, "the command");
+  help->add_option("command", parsed.help_words, "the command");
   actions[help] = [&]() -> Status {
-    CLI::App* topic = find_command(app, parsed.help_command);
-    if (topic == nullptr) return invalid_argument("there is no command {}; see motley help", parsed.help_command);
+    CLI::App* topic = find_command(app, parsed.help_words);
+    if (topic == nullptr) return invalid_argument("there is no such command; see motley help");
     std::fputs(topic->help().c_str(), stdout);
     return ok_status();
   };

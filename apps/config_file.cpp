@@ -4,9 +4,9 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <optional>
+
+#include "base/file.hpp"
 
 namespace motley::apps {
 namespace {
@@ -24,10 +24,7 @@ std::optional<std::string> scalar_text(const toml::node& node) {
 }  // namespace
 
 Result<std::vector<std::pair<std::string, std::vector<std::string>>>> read_config_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return error(MOTLEY_NOT_FOUND, "{}: cannot be read", path);
-  const std::string text(std::istreambuf_iterator<char>(file), {});
-  if (text.size() > kConfigBytesMax) return invalid_argument("{}: larger than {} bytes", path, kConfigBytesMax);
+  ASSIGN_OR_RETURN(const std::string text, read_file(path, kConfigBytesMax));
   const toml::parse_result parsed = toml::parse(text);
   if (!parsed) {
     return invalid_argument("{}:{}: {}", path, parsed.error().source().begin.line, parsed.error().description());

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <ctime>
+#include <nlohmann/json.hpp>
 
 #include "base/log.hpp"
 #include "commands.hpp"
@@ -59,8 +60,23 @@ ServerOptions server_options(const ServeCommand& command, const Instance& instan
   return options;
 }
 
+// A request that a newcomer can paste. The key itself is never logged.
+std::string curl_line(const ServeCommand& command, const std::string& address, bool chat) {
+  const std::string model =
+      command.served_model_names.empty() ? command.instance.model.string() : command.served_model_names.front();
+  const nlohmann::ordered_json body =
+      chat ? nlohmann::ordered_json{{"model", model},
+                                    {"temperature", 0},
+                                    {"messages", {{{"role", "user"}, {"content", "Where is the Eiffel Tower?"}}}}}
+           : nlohmann::ordered_json{{"model", model}, {"temperature", 0}, {"prompt", "The capital of France is"}};
+  return fmt::format("curl {}/v1/{} {}-H 'Content-Type: application/json' -d '{}'", address,
+                     chat ? "chat/completions" : "completions",
+                     command.api_keys.empty() ? "" : "-H \"Authorization: Bearer $API_KEY\" ",
+                     body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
 // Lets what runs finish. A second SIGINT ends the program at once.
-Status drain(Server& server, Engine& engine, const Signals& signals, uint32_t timeout_s) {
+void drain(Server& server, const Signals& signals, uint32_t timeout_s) {
   constexpr milliseconds kSlice{20};  // how soon a second SIGINT is seen while waiting
   server.begin_drain();
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(timeout_s);
@@ -71,10 +87,9 @@ Status drain(Server& server, Engine& engine, const Signals& signals, uint32_t ti
       _exit(130);
     }
   }
-  const Status left = server.wait_drained(milliseconds(0));
-  if (!left.ok()) log_warning("shutdown timeout of {} s: {}", timeout_s, left.message());
-  (void)engine.drain();
-  return ok_status();
+  if (!server.wait_drained(milliseconds(0)).ok()) {
+    log_warning("after {} s some requests still ran: ending them", timeout_s);
+  }
 }
 
 }  // namespace
@@ -89,10 +104,15 @@ Status serve(const ServeCommand& command) {
   log_info("{} on {} ({}), context {}, KV {} tokens", instance->model().config().name, device.name,
            device.desc.variant[0] != '\0' ? device.desc.variant : "plain", engine.max_model_len(),
            uint64_t{instance->placement().lanes[0].kv_blocks} * instance->placement().block_size);
-  log_info("ready at http://{}:{}", command.host, server->port());
+  const bool bare = command.host.find(':') == std::string::npos;  // an IPv6 address stands in brackets
+  const std::string address =
+      fmt::format("http://{}:{}", bare ? command.host : "[" + command.host + "]", server->port());
+  log_info("ready at {}", address);
+  log_info("try: {}", curl_line(command, address, instance->chat_template() != nullptr));
   const int signal = signals.wait();
   log_info("{}: draining, up to {} s", signal == SIGTERM ? "SIGTERM" : "SIGINT", command.shutdown_timeout_s);
-  return drain(*server, engine, signals, command.shutdown_timeout_s);
+  drain(*server, signals, command.shutdown_timeout_s);
+  return ok_status();
 }
 
 }  // namespace motley::apps

@@ -1,9 +1,7 @@
 #include <cstdio>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <random>
 
+#include "base/file.hpp"
 #include "commands.hpp"
 
 namespace motley::apps {
@@ -23,17 +21,7 @@ void print_ids(const std::vector<TokenId>& ids) {
 Result<std::string> read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file) {
   if (prompt.has_value() == file.has_value()) return invalid_argument("give one of --prompt and --prompt-file");
   if (prompt) return *prompt;
-  std::string text;
-  if (*file == "-") {
-    text.assign(std::istreambuf_iterator<char>(std::cin), {});
-  } else {
-    std::ifstream in(*file, std::ios::binary);
-    if (!in) return error(MOTLEY_NOT_FOUND, "{}: cannot be read", *file);
-    text.assign(std::istreambuf_iterator<char>(in), {});
-    if (in.bad()) return error(MOTLEY_NOT_FOUND, "{}: cannot be read", *file);
-  }
-  if (text.size() > kPromptBytesMax) return invalid_argument("the prompt is larger than {} bytes", kPromptBytesMax);
-  return text;
+  return read_file(*file, kPromptBytesMax);
 }
 
 uint64_t random_seed() {

@@ -4,6 +4,7 @@
 
 #include "base/bounded_queue.hpp"
 #include "base/clock.hpp"
+#include "base/file.hpp"
 #include "base/future.hpp"
 #include "base/log.hpp"
 #include "base/status.hpp"
@@ -61,6 +62,13 @@ TEST(BoundedQueue, PopWaitsForAnotherThread) {
   BoundedQueue<int> queue(1);
   std::jthread pusher([&] { queue.try_push(5); });
   EXPECT_EQ(queue.pop(), 5);
+}
+
+TEST(ReadFile, FolderEndlessAndMissing_AreStatuses) {
+  EXPECT_EQ(read_file("/tmp", 100).error().code(), MOTLEY_NOT_FOUND);
+  EXPECT_EQ(read_file("/nonexistent", 100).error().code(), MOTLEY_NOT_FOUND);
+  EXPECT_EQ(read_file("/dev/zero", 1 << 20).error().code(), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(*read_file("/dev/null", 0), "");
 }
 
 TEST(Clock, ManualClockMovesOnlyWhenTold) {

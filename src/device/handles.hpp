@@ -78,8 +78,9 @@ class Device {
   Result<PackedWeight> pack(const motley_weight_desc& desc) const;
   Result<KvHandle> create_kv(const motley_kv_desc& desc) const;
   Result<motley_kv_layout> kv_layout(const motley_kv_desc& desc) const;
-  // OK only if the segment runs natively; else the plugin's reason.
-  Status query(const motley_segment& segment, std::span<const uint32_t> buckets) const;
+  // The workspace of the largest bucket, in bytes. UNIMPLEMENTED with the plugin's reason unless the segment runs
+  // natively.
+  Result<uint64_t> query(const motley_segment& segment, std::span<const uint32_t> buckets) const;
   Result<ProgramsHandle> compile(const motley_segment& segment, std::span<motley_weight* const> weights,
                                  std::span<const uint32_t> buckets) const;
   Result<EventHandle> enqueue(const QueueHandle& queue, const ProgramsHandle& programs,

@@ -1,10 +1,10 @@
 #include "llm/instance.hpp"
 
+#include <algorithm>
 #include <array>
-#include <fstream>
-#include <iterator>
 
 #include "base/config.hpp"
+#include "base/file.hpp"
 #include "base/log.hpp"
 #include "planner/plan.hpp"
 
@@ -15,6 +15,7 @@ constexpr uint32_t kRowsMaxDefault = 2048;  // of one step, where no budget is g
 constexpr size_t kTemplateBytesMax = 1u << 20;
 constexpr uint32_t kSequencesMax = 4096;  // two token slots each
 constexpr uint32_t kBlockSizeMax = 1024;
+constexpr uint32_t kBatchedTokensMax = 1u << 17;
 
 Status check_options(const InstanceOptions& options) {
   const EngineOptions& engine = options.engine;
@@ -24,6 +25,10 @@ Status check_options(const InstanceOptions& options) {
   if (engine.max_num_seqs == 0 || engine.max_num_seqs > kSequencesMax) {
     return invalid_argument("--max-num-seqs must be 1 to {}, not {}", kSequencesMax, engine.max_num_seqs);
   }
+  if (engine.max_num_batched_tokens > kBatchedTokensMax) {
+    return invalid_argument("--max-num-batched-tokens must be at most {}, not {}", kBatchedTokensMax,
+                            engine.max_num_batched_tokens);
+  }
   if (engine.max_num_batched_tokens != 0 && engine.max_num_batched_tokens < engine.max_num_seqs) {
     return invalid_argument("--max-num-batched-tokens ({}) must be at least --max-num-seqs ({})",
                             engine.max_num_batched_tokens, engine.max_num_seqs);
@@ -31,12 +36,25 @@ Status check_options(const InstanceOptions& options) {
   return ok_status();
 }
 
-Result<std::string> read_text_file(const std::string& path, size_t bytes_max) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return error(MOTLEY_NOT_FOUND, "{}: cannot be read", path);
-  std::string text(std::istreambuf_iterator<char>(file), {});
-  if (text.size() > bytes_max) return invalid_argument("{}: larger than {} bytes", path, bytes_max);
-  return text;
+// What this runtime asks of a device, and what --deterministic asks on top.
+Status check_capabilities(const DeviceDescription& device, bool deterministic) {
+  struct Need {
+    uint64_t cap;
+    bool always;
+    std::string_view what;
+  };
+  static constexpr std::array<Need, 5> kNeeds = {
+      {{MOTLEY_CAP_PAGED_ATTENTION, true, "keeps no KV"},
+       {MOTLEY_CAP_HOST_MEMORY, true, "has memory of its own, which is not built yet"},
+       {MOTLEY_CAP_DYNAMIC_ROWS, true, "runs fixed row counts only, which is not built yet"},
+       {MOTLEY_CAP_ROW_INVARIANT, false, "does not promise bit-identical rows; leave --deterministic out"},
+       {MOTLEY_CAP_ONE_CLASS, false, "computes prompts and answers differently; leave --deterministic out"}}};
+  for (const Need& need : kNeeds) {
+    if ((need.always || deterministic) && (device.desc.caps & need.cap) == 0) {
+      return error(MOTLEY_UNIMPLEMENTED, "device {} {}", device.name, need.what);
+    }
+  }
+  return ok_status();
 }
 
 std::string special_text(const Tokenizer& tokenizer, std::optional<TokenId> id) {
@@ -103,7 +121,7 @@ Result<std::unique_ptr<Instance>> Instance::open(const InstanceOptions& options)
 Status Instance::load_template(const std::string& file) {
   std::string source(model().tokenizer().chat_template);
   if (!file.empty()) {
-    ASSIGN_OR_RETURN(source, read_text_file(file, kTemplateBytesMax));
+    ASSIGN_OR_RETURN(source, read_file(file, kTemplateBytesMax));
   }
   auto made = ChatTemplate::create(source, special_text(tokenizer(), tokenizer().bos()),
                                    special_text(tokenizer(), tokenizer().eos()));
@@ -124,6 +142,7 @@ Status Instance::open_device(const InstanceOptions& options) {
                  options.devices);
   }
   entry_ = entries[0];
+  RETURN_IF_ERROR(check_capabilities(entry_->description, options.deterministic));
   DeviceOptions device_options;
   device_options.threads = options.threads;
   device_options.deterministic = options.deterministic;
@@ -143,19 +162,32 @@ Status Instance::place(const InstanceOptions& options) {
   }
   const KvRequest request(model(), plan.kv_dtype, plan.block_size, 1);
   ASSIGN_OR_RETURN(const motley_kv_layout layout, device_->kv_layout(request.desc));
+  ASSIGN_OR_RETURN(const uint64_t step, step_bytes(model(), *device_, runtime_options(options)));
   const motley_device_desc& desc = entry_->description.desc;
-  PlanDevice device{entry_->description.name, desc.memory_total, desc.memory_free, layout.bytes_per_block};
+  PlanDevice device{entry_->description.name, desc.memory_total, desc.memory_free, step, layout.bytes_per_block};
   ASSIGN_OR_RETURN(placement_, plan_single_device(model(), device, plan));
   return ok_status();
 }
 
-Status Instance::start(const InstanceOptions& options) {
+RuntimeOptions Instance::runtime_options(const InstanceOptions& options) const {
+  const EngineOptions& engine = options.engine;
+  const uint32_t context = model().config().context_length;
   RuntimeOptions runtime;
-  runtime.rows_max = options.engine.max_num_batched_tokens == 0 ? std::max(kRowsMaxDefault, options.engine.max_num_seqs)
-                                                                : options.engine.max_num_batched_tokens;
-  runtime.logit_rows_max = options.engine.max_num_seqs;
-  runtime.positions_max = model().config().context_length;
-  ASSIGN_OR_RETURN(runtime_, RuntimeExecutor::create(model(), placement_, *device_, runtime));
+  runtime.rows_max = engine.max_num_batched_tokens;
+  if (runtime.rows_max == 0) {
+    runtime.rows_max = std::max(kRowsMaxDefault, engine.max_num_seqs);
+    // Unchunked, the longest prompt is one step.
+    if (!engine.enable_chunked_prefill) {
+      runtime.rows_max = std::max(runtime.rows_max, engine.max_model_len == 0 ? context : engine.max_model_len);
+    }
+  }
+  runtime.logit_rows_max = engine.max_num_seqs;
+  runtime.positions_max = context;
+  return runtime;
+}
+
+Status Instance::start(const InstanceOptions& options) {
+  ASSIGN_OR_RETURN(runtime_, RuntimeExecutor::create(model(), placement_, *device_, runtime_options(options)));
   ASSIGN_OR_RETURN(engine_, Engine::create(*runtime_, options.engine));
   return ok_status();
 }

@@ -61,6 +61,7 @@ class Instance {
   Status open_device(const InstanceOptions& options);
   Status place(const InstanceOptions& options);
   Status start(const InstanceOptions& options);
+  RuntimeOptions runtime_options(const InstanceOptions& options) const;
 
   TextModel text_;
   DeviceRegistry registry_;

@@ -39,7 +39,7 @@ std::string bytes_text(uint64_t bytes) {
 
 Result<Placement> plan_single_device(const Model& model, const PlanDevice& device, const PlanOptions& options) {
   const uint64_t weights = weight_bytes(model);
-  const uint64_t fixed = weights + kActivationBytesReserve;
+  const uint64_t fixed = weights + device.step_bytes;
   if (fixed >= device.memory_free) {
     return error(MOTLEY_RESOURCE_EXHAUSTED,
                  "{} needs {} for its weights and a step; {} has {} free: {} missing. A smaller quantisation would fit",

@@ -15,7 +15,8 @@ namespace motley {
 struct PlanDevice {
   std::string name;
   uint64_t memory_total = 0, memory_free = 0;  // bytes
-  uint64_t kv_bytes_per_block = 0;             // for this model, block size and KV format, as the device lays it out
+  uint64_t step_bytes = 0;  // what a step needs beside weights and KV: residual stream, logits, results, workspace
+  uint64_t kv_bytes_per_block = 0;  // for this model, block size and KV format, as the device lays it out
 };
 
 struct PlanOptions {
@@ -26,7 +27,6 @@ struct PlanOptions {
 };
 
 inline constexpr uint64_t kKvPoolBytesDefaultMax = 2'000'000'000;
-inline constexpr uint64_t kActivationBytesReserve = 64ull << 20;  // logits, residual stream, scratch of a step
 
 // The whole model on one device. RESOURCE_EXHAUSTED when it does not fit, INVALID_ARGUMENT for sizes that contradict
 // one another: each with the missing bytes and what would fit.

@@ -37,9 +37,10 @@ class SizedModel : public Model {
 };
 
 constexpr uint64_t kGiB = 1ull << 30;
+constexpr uint64_t kStep = 64ull << 20;
 
 TEST(PlanSingleDevice, Fits_CoversEveryUnitOnce) {
-  const auto placement = plan_single_device(SizedModel(kGiB), {"CPU:0", 16 * kGiB, 8 * kGiB, 1 << 20}, {});
+  const auto placement = plan_single_device(SizedModel(kGiB), {"CPU:0", 16 * kGiB, 8 * kGiB, kStep, 1 << 20}, {});
   ASSERT_TRUE(placement.ok()) << placement.error().message();
   ASSERT_EQ(placement->lanes.size(), 1u);
   const Lane& lane = placement->lanes[0];
@@ -51,15 +52,15 @@ TEST(PlanSingleDevice, Fits_CoversEveryUnitOnce) {
 }
 
 TEST(PlanSingleDevice, DefaultPool_IsAQuarterOfFreeMemoryAndNoMoreThanWhatIsLeft) {
-  EXPECT_EQ(plan_single_device(SizedModel(kGiB), {"CPU:0", 4 * kGiB, 4 * kGiB, 1 << 20}, {})->lanes[0].kv_blocks,
+  EXPECT_EQ(plan_single_device(SizedModel(kGiB), {"CPU:0", 4 * kGiB, 4 * kGiB, kStep, 1 << 20}, {})->lanes[0].kv_blocks,
             1024u);
   const auto tight =
-      plan_single_device(SizedModel(3 * kGiB), {"CPU:0", 4 * kGiB, 3 * kGiB + (128ull << 20), 1 << 20}, {});
+      plan_single_device(SizedModel(3 * kGiB), {"CPU:0", 4 * kGiB, 3 * kGiB + (128ull << 20), kStep, 1 << 20}, {});
   EXPECT_EQ(tight->lanes[0].kv_blocks, 64u);
 }
 
 TEST(PlanSingleDevice, ModelTooLarge_SaysHowMuchIsMissing) {
-  const Status refused = plan_single_device(SizedModel(2 * kGiB), {"CPU:0", kGiB, kGiB, 1 << 20}, {}).error();
+  const Status refused = plan_single_device(SizedModel(2 * kGiB), {"CPU:0", kGiB, kGiB, kStep, 1 << 20}, {}).error();
   EXPECT_EQ(refused.code(), MOTLEY_RESOURCE_EXHAUSTED);
   EXPECT_NE(refused.message().find("1.1 GiB missing"), std::string::npos) << refused.message();
 }
@@ -68,7 +69,8 @@ TEST(PlanSingleDevice, PoolSmallerThanTheContextAskedFor_IsRefusedWithTheBytesTh
   PlanOptions options;
   options.kv_bytes = 10 << 20;
   options.max_model_len = 1000;
-  const Status refused = plan_single_device(SizedModel(kGiB), {"CPU:0", 8 * kGiB, 8 * kGiB, 1 << 20}, options).error();
+  const Status refused =
+      plan_single_device(SizedModel(kGiB), {"CPU:0", 8 * kGiB, 8 * kGiB, kStep, 1 << 20}, options).error();
   EXPECT_EQ(refused.code(), MOTLEY_RESOURCE_EXHAUSTED);
   EXPECT_NE(refused.message().find(std::to_string(63ull << 20)), std::string::npos) << refused.message();
 }
@@ -76,7 +78,7 @@ TEST(PlanSingleDevice, PoolSmallerThanTheContextAskedFor_IsRefusedWithTheBytesTh
 TEST(PlanSingleDevice, PoolBeyondTheFreeMemory_IsRefused) {
   PlanOptions options;
   options.kv_bytes = 8 * kGiB;
-  EXPECT_FALSE(plan_single_device(SizedModel(kGiB), {"CPU:0", 8 * kGiB, 8 * kGiB, 1 << 20}, options).ok());
+  EXPECT_FALSE(plan_single_device(SizedModel(kGiB), {"CPU:0", 8 * kGiB, 8 * kGiB, kStep, 1 << 20}, options).ok());
 }
 
 }  // namespace

@@ -7,6 +7,12 @@
 #include "base/log.hpp"
 
 namespace motley {
+namespace {
+
+// The segments of one device that holds the whole model, in the order in which they run.
+constexpr std::array kCuts = {MOTLEY_CUT_EMBED, MOTLEY_CUT_STAGE, MOTLEY_CUT_HEAD, MOTLEY_CUT_SAMPLE};
+
+}  // namespace
 
 KvRequest::KvRequest(const Model& model, int32_t dtype, uint32_t block_size, uint32_t blocks) {
   for (const KvLayer& layer : model.kv_layers()) {
@@ -53,6 +59,18 @@ Result<std::unique_ptr<RuntimeExecutor>> RuntimeExecutor::create(const Model& mo
   RETURN_IF_ERROR(runtime->compile(placement));
   runtime->collector_ = std::thread([raw = runtime.get()] { raw->collect(); });
   return runtime;
+}
+
+Result<uint64_t> step_bytes(const Model& model, const Device& device, const RuntimeOptions& options) {
+  const uint64_t rows = options.rows_max, logit_rows = options.logit_rows_max;
+  const std::array<uint32_t, 1> buckets = {options.rows_max};
+  uint64_t workspace = 0;  // of one segment after another
+  for (const motley_cut cut : kCuts) {
+    const Segment segment = Segment::cut(model.graph(), cut, 0, static_cast<int32_t>(model.config().layers));
+    ASSIGN_OR_RETURN(const uint64_t bytes, device.query(segment.view(), buckets));
+    workspace = std::max(workspace, bytes);
+  }
+  return workspace + sizeof(float) * (rows * model.config().hidden + logit_rows * model.config().vocab_size);
 }
 
 Result<PackedWeight> pack_weight(const Model& model, size_t index, const Device& device) {
@@ -153,7 +171,7 @@ Status RuntimeExecutor::compile(const Placement& placement) {
   ASSIGN_OR_RETURN(queue_, device_.create_queue());
   const auto layers = static_cast<int32_t>(model_.config().layers);
   const std::array<uint32_t, 1> buckets = {options_.rows_max};
-  for (const motley_cut cut : {MOTLEY_CUT_EMBED, MOTLEY_CUT_STAGE, MOTLEY_CUT_HEAD, MOTLEY_CUT_SAMPLE}) {
+  for (const motley_cut cut : kCuts) {
     auto compiled = std::make_unique<CompiledSegment>();
     compiled->segment = Segment::cut(model_.graph(), cut, 0, layers);
     std::vector<motley_weight*> weights;
@@ -161,7 +179,6 @@ Status RuntimeExecutor::compile(const Placement& placement) {
       weights.push_back(weights_[static_cast<size_t>(id)].weight.get());
     }
     const motley_segment view = compiled->segment.view();
-    RETURN_IF_ERROR(device_.query(view, buckets));
     ASSIGN_OR_RETURN(compiled->programs, device_.compile(view, weights, buckets));
     RETURN_IF_ERROR(add_to_tape(*compiled));
     segments_.push_back(std::move(compiled));

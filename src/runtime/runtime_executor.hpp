@@ -38,6 +38,10 @@ struct KvRequest {
   KvRequest& operator=(const KvRequest&) = delete;
 };
 
+// What a step needs on the device beside weights and KV, in bytes. UNIMPLEMENTED with the device's reason when it
+// cannot run the model.
+Result<uint64_t> step_bytes(const Model& model, const Device& device, const RuntimeOptions& options);
+
 // Packs weight `index` of the graph for the device, and lets go of the file's pages unless the packed form needs them.
 Result<PackedWeight> pack_weight(const Model& model, size_t index, const Device& device);
 

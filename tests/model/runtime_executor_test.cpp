@@ -23,7 +23,8 @@ class RuntimeExecutorTest : public ::testing::Test {
     make_runtime();
   }
   void make_runtime() {
-    const auto placement = plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 1 << 16}, plan_);
+    const auto placement =
+        plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 64ull << 20, 1 << 16}, plan_);
     ASSERT_TRUE(placement.ok()) << placement.error().message();
     RuntimeOptions options;
     options.rows_max = 32;
@@ -99,7 +100,7 @@ TEST_F(RuntimeExecutorTest, Destroyed_FinishesWhatIsUnderWay) {
 }
 
 TEST_F(RuntimeExecutorTest, PlacementOverTwoStages_IsRefused) {
-  auto placement = plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 1 << 16}, plan_);
+  auto placement = plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 64ull << 20, 1 << 16}, plan_);
   placement->lanes[0].stages.push_back(placement->lanes[0].stages[0]);
   EXPECT_EQ(RuntimeExecutor::create(model_.model(), *placement, *device_, {}).error().code(), MOTLEY_UNIMPLEMENTED);
 }
