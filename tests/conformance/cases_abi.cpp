@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 
 #include "harness.hpp"
@@ -490,6 +491,43 @@ void bad_calls(Judge& judge) {
   fails("a stale blob", api.compile(d.raw(), &segment, nullptr, &compile, &programs, &error));
 }
 
+void imports(Judge& judge) {
+  Device& d = judge.device();
+  if (!d.has(MOTLEY_CAP_IMPORT_HOST)) return judge.skip("imported host memory");
+  constexpr uint64_t kBytes = 8192, kPage = 4096;
+  Random random(judge.options().seed);
+  const std::unique_ptr<std::byte, decltype(&std::free)> memory(
+      static_cast<std::byte*>(std::aligned_alloc(kPage, kBytes)), std::free);
+  Bytes content = to_bytes(random.normals(kBytes / 4));
+  std::copy(content.begin(), content.end(), memory.get());
+  const auto lies = [&] { return std::equal(content.begin(), content.end(), memory.get()); };
+  motley_error error{};
+  motley_buffer* raw = nullptr;
+  const motley_backend& api = d.api();
+  require_ok(api.alloc(d.raw(), kBytes, MOTLEY_USE_STAGING, memory.get(), &raw, &error), error, "alloc with import");
+  Owned<motley_buffer> buffer{raw, {api.free}};
+  judge.same(d.read(raw, kBytes), content, "imported memory is read");
+  if (d.has(MOTLEY_CAP_HOST_MEMORY)) judge.check(api.map(raw) == memory.get(), "map shows the imported memory itself");
+  const Bytes piece = to_bytes(random.normals(64));
+  std::copy(piece.begin(), piece.end(), content.begin() + 1000);
+  d.write(raw, piece, 1000);
+  judge.check(lies(), "a write to imported memory is seen by the host");
+  content[5000] = memory.get()[5000] ^= std::byte{0x55};
+  judge.same(d.read(raw, kBytes), content, "a host's write is seen in imported memory");
+  Adder adder(d, 8, 256);
+  auto other = d.buffer(kBytes);
+  d.write(other.get(), Bytes(kBytes, std::byte{0}));
+  const auto args = adder.args(other.get(), raw);  // 0 + x
+  motley_event* event = nullptr;
+  require_ok(api.enqueue(d.queue(), adder.program.programs.get(), &args, &event, &error), error, "enqueue");
+  d.finish(event, "the program");
+  judge.near(d.read(other.get(), kBytes), content, kElementwise, "a program reads imported memory");
+  buffer.reset();
+  judge.check(lies(), "free leaves imported memory as it is");
+  refused(judge, api.alloc(d.raw(), kPage, MOTLEY_USE_STAGING, memory.get() + 64, &raw, &error), error,
+          "import of misaligned memory");
+}
+
 void memory_cap(Judge& judge) {
   motley_open_options options{};
   options.struct_size = sizeof options;
@@ -518,6 +556,7 @@ void judge_queues(Judge& judge) {
   fenced(judge);
   events(judge);
   copies(judge);
+  imports(judge);
   statistics(judge);
 }
 

@@ -37,6 +37,35 @@ TEST_P(Plugin, Judged_EveryGroup_Passes) {
 
 INSTANTIATE_TEST_SUITE_P(Built, Plugin, testing::ValuesIn(plugins()), [](const auto& plugin) { return plugin.param; });
 
+// The other kernels of a device that has several; "" above was its best.
+TEST_P(Plugin, JudgedVariants_EachPasses) {
+  const std::string path = std::string(MOTLEY_BINARY_DIR "/lib/motley/") + GetParam() + ".so";
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  ASSERT_NE(library, nullptr) << dlerror();
+  const motley_backend& backend =
+      *reinterpret_cast<motley_backend_entry_fn>(dlsym(library, MOTLEY_BACKEND_ENTRY))(MOTLEY_BACKEND_ABI);
+  motley_device_desc best{};
+  best.struct_size = sizeof best;
+  uint32_t count = 0;
+  motley_error error{};
+  ASSERT_EQ(backend.enumerate(&best, 1, &count, &error), MOTLEY_OK) << error.text;
+  for (const char* variant : {"portable", "avx2", "avx512-vnni"}) {
+    if (count == 0 || std::string(variant) == best.variant) continue;
+    motley_open_options open{};
+    open.struct_size = sizeof open, open.variant = variant;
+    motley_device* device = nullptr;
+    const motley_code code = backend.open(0, &open, &device, &error);
+    if (code == MOTLEY_NOT_FOUND || code == MOTLEY_UNIMPLEMENTED || code == MOTLEY_FAILED_PRECONDITION) continue;
+    ASSERT_EQ(code, MOTLEY_OK) << variant << ": " << error.text;
+    backend.close(device);
+    Options options;
+    options.variant = variant;
+    options.line = [&](const std::string& line) { std::printf("  %s %s\n", variant, line.c_str()); };
+    const Report report = run_conformance(backend, options);
+    EXPECT_TRUE(report.ok()) << variant << ": " << report.failed << " failed, " << report.passed << " passed";
+  }
+}
+
 // A device that does something else must not pass: ref's table with one entry changed.
 TEST(Judge, LyingDevice_IsFound) {
   void* library = dlopen(MOTLEY_BINARY_DIR "/lib/motley/ref.so", RTLD_NOW | RTLD_LOCAL);
@@ -50,6 +79,12 @@ TEST(Judge, LyingDevice_IsFound) {
   };
   Options options;
   options.only = "queues";
+  EXPECT_FALSE(run_conformance(liar, options).ok());
+  // One that copies nothing of imported memory but makes its own.
+  liar = truth;
+  liar.alloc = [](motley_device* device, uint64_t bytes, int32_t use, void*, motley_buffer** out, motley_error* error) {
+    return truth.alloc(device, bytes, use, nullptr, out, error);
+  };
   EXPECT_FALSE(run_conformance(liar, options).ok());
 }
 
