@@ -80,12 +80,14 @@ TEST(Judge, LyingDevice_IsFound) {
   Options options;
   options.only = "queues";
   EXPECT_FALSE(run_conformance(liar, options).ok());
-  // One that copies nothing of imported memory but makes its own.
+  // One that makes memory of its own where it should use what is given.
   liar = truth;
   liar.alloc = [](motley_device* device, uint64_t bytes, int32_t use, void*, motley_buffer** out, motley_error* error) {
     return truth.alloc(device, bytes, use, nullptr, out, error);
   };
-  EXPECT_FALSE(run_conformance(liar, options).ok());
+  const Report report = run_conformance(liar, options);
+  ASSERT_FALSE(report.ok());
+  EXPECT_NE(report.failures.front().find("imported memory"), std::string::npos) << report.failures.front();
 }
 
 }  // namespace
