@@ -8,6 +8,14 @@ from support import Stream, read_http, wait_until
 
 CLIENTS = 64
 CONNECTIONS = 1000
+STEPS_LEFT_MAX = 4  # what ran and what was planned when the server saw the client go, for one sequence
+
+
+def assert_cancelled(server):
+    """The one request has gone: the server sees that before it answers what is asked afterwards."""
+    at_leave = server.metrics()["vllm:generation_tokens_total"]
+    server.wait_idle()
+    assert server.metrics()["vllm:generation_tokens_total"] - at_leave <= STEPS_LEFT_MAX
 
 
 def test_64_clients_with_a_third_leaving_early(server):
@@ -41,28 +49,24 @@ def test_64_clients_with_a_third_leaving_early(server):
     after = server.metrics()
     made = after["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"]
     left = sum(i % 3 == 0 for i in range(CLIENTS))
-    assert made < (CLIENTS - left) * 16 + left * 500  # cancelled, not run to the end
+    assert made < (CLIENTS - left) * 16 + left * 64  # cancelled, not run to the end
 
 
 def test_client_that_goes_away_is_cancelled(server):
     server.wait_idle()
-    before = server.metrics()["vllm:generation_tokens_total"]
     stream = Stream(server, prompt="Count:", max_tokens=2000, ignore_eos=True)
     next(iter(stream))
     stream.leave()
-    server.wait_idle()
-    assert server.metrics()["vllm:generation_tokens_total"] - before < 500
+    assert_cancelled(server)
 
 
 def test_client_that_goes_away_without_streaming_is_cancelled(server):
     server.wait_idle()
-    before = server.metrics()["vllm:generation_tokens_total"]
     with server.socket() as connection:
         body = '{"model": "%s", "prompt": "Count:", "max_tokens": 2000, "ignore_eos": true}' % server.model_name()
         connection.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
         wait_until(lambda: server.metrics()["vllm:num_requests_running"] == 1, 30, "the request does not run")
-    server.wait_idle()
-    assert server.metrics()["vllm:generation_tokens_total"] - before < 1000
+    assert_cancelled(server)
 
 
 def test_a_thousand_connections_are_held_and_served(server):
