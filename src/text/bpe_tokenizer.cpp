@@ -11,8 +11,10 @@
 namespace motley {
 namespace {
 
-constexpr size_t kWordBytesMax = size_t{1} << 30;  // longer words are cut there
-constexpr uint32_t kAlphabetEnd = 0x144;           // one past the last character of the byte alphabet
+// Longer words are cut into pieces of this, each merged alone: merging takes about 24 bytes of memory for each byte of
+// the word. Ids may then differ from those of the word as a whole, at the cuts.
+constexpr size_t kWordBytesMax = size_t{1} << 20;
+constexpr uint32_t kAlphabetEnd = 0x144;  // one past the last character of the byte alphabet
 
 // GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes are U+0100, U+0101, ... in order.
 const std::array<int16_t, kAlphabetEnd>& byte_of_character() {
@@ -77,6 +79,7 @@ Result<std::unique_ptr<Tokenizer>> BpeTokenizer::create(const VocabularyData& da
   std::unique_ptr<BpeTokenizer> made(new BpeTokenizer());
   made->pre_ = pre;
   RETURN_IF_ERROR(made->copy_tokens(data));
+  made->promote_roles(data);
   RETURN_IF_ERROR(made->index_tokens());
   RETURN_IF_ERROR(made->index_merges(data.merges));
   RETURN_IF_ERROR(made->set_roles(data));
@@ -111,10 +114,27 @@ Status BpeTokenizer::copy_tokens(const VocabularyData& data) {
   return ok_status();
 }
 
+// Many files declare <|im_end|> and its like user-defined. What begins or ends an answer is a control token all the
+// same: users neither write nor see it.
+void BpeTokenizer::promote_roles(const VocabularyData& data) {
+  const auto promote = [](Entry& entry) {
+    if (entry.type == Type::kUserDefined) entry.type = Type::kControl;
+  };
+  for (const auto& role : {data.bos, data.eos, data.eot, data.eom}) {
+    if (role) promote(entries_[static_cast<size_t>(*role)]);
+  }
+  const auto names = end_token_names();
+  for (Entry& entry : entries_) {
+    if (entry.type == Type::kUserDefined && std::find(names.begin(), names.end(), entry.piece) != names.end()) {
+      promote(entry);
+    }
+  }
+}
+
 Status BpeTokenizer::index_tokens() {
   by_piece_ = StringTable(entries_.size());
   by_bytes_ = StringTable(entries_.size());
-  std::vector<std::pair<std::string_view, TokenId>> user_defined, special;
+  std::vector<std::pair<std::string_view, TokenId>> anyones, special;
   for (size_t id = 0; id < entries_.size(); ++id) {
     const Entry& entry = entries_[id];
     if (entry.piece.empty()) continue;  // it can neither be written nor be matched
@@ -131,11 +151,11 @@ Status BpeTokenizer::index_tokens() {
     }
     if (collides)
       return invalid_argument("token {}: more than {} tokens fall into one place of a table", id, kProbesMax);
-    if (entry.type == Type::kUserDefined) user_defined.emplace_back(entry.piece, static_cast<TokenId>(id));
-    if (entry.type == Type::kUserDefined || is_special(entry.type))
-      special.emplace_back(entry.piece, static_cast<TokenId>(id));
+    if (!is_literal(static_cast<TokenId>(id))) continue;
+    special.emplace_back(entry.piece, static_cast<TokenId>(id));
+    if (!is_marker(entry)) anyones.emplace_back(entry.piece, static_cast<TokenId>(id));
   }
-  user_defined_ = SpecialMatcher(std::move(user_defined));
+  anyones_ = SpecialMatcher(std::move(anyones));
   all_special_ = SpecialMatcher(std::move(special));
   for (size_t byte = 0; byte < 256; ++byte) {
     const char spelled = static_cast<char>(byte);
@@ -163,7 +183,7 @@ Status BpeTokenizer::index_merges(std::span<const std::string_view> merges) {
                                      : !right ? parts[1]
                                               : std::string_view(joined)));
     }
-    if (is_special(entries_[*result].type)) continue;  // plain text never becomes a control token
+    if (is_marker(entries_[*result])) continue;  // plain text never becomes one
     switch (merges_.insert(*left, *right, {static_cast<uint32_t>(rank), *result})) {
       case MergeTable::Insert::kDone: break;
       case MergeTable::Insert::kDuplicate:
@@ -196,8 +216,7 @@ void BpeTokenizer::find_end_tokens(const VocabularyData& data) {
   for (const std::string_view name : end_token_names()) {
     const auto id = find(name);
     if (!id) continue;
-    const Type type = entries_[static_cast<size_t>(*id)].type;
-    if (is_special(type) || type == Type::kUserDefined) end_tokens_.push_back(*id);
+    if (is_literal(*id)) end_tokens_.push_back(*id);
   }
   std::sort(end_tokens_.begin(), end_tokens_.end());
   end_tokens_.erase(std::unique(end_tokens_.begin(), end_tokens_.end()), end_tokens_.end());
@@ -207,7 +226,7 @@ std::vector<TokenId> BpeTokenizer::encode(std::string_view text, bool add_specia
   std::vector<TokenId> out;
   Scratch scratch;
   if (add_special && add_bos_) out.push_back(*bos_);
-  const SpecialMatcher& matcher = parse_special ? all_special_ : user_defined_;
+  const SpecialMatcher& matcher = parse_special ? all_special_ : anyones_;
   for (size_t at = 0; at < text.size();) {
     const auto match = matcher.find(text, at);
     encode_plain(text.substr(at, (match ? match->begin : text.size()) - at), scratch, out);
@@ -243,9 +262,10 @@ void BpeTokenizer::encode_plain(std::string_view text, Scratch& scratch, std::ve
 
 void BpeTokenizer::encode_words(std::string_view text, Scratch& scratch, std::vector<TokenId>& out) const {
   for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(pre_->word_end(text, at), at + kWordBytesMax);
-    encode_word(text.substr(at, end - at), scratch, out);
-    at = end;
+    const size_t end = pre_->word_end(text, at);
+    for (; at < end; at += std::min(end - at, kWordBytesMax)) {
+      encode_word(text.substr(at, std::min(end - at, kWordBytesMax)), scratch, out);
+    }
   }
 }
 
@@ -290,6 +310,19 @@ std::optional<TokenId> BpeTokenizer::find(std::string_view piece) const {
 
 bool BpeTokenizer::is_control(TokenId id) const {
   return known(id) && is_special(entries_[static_cast<size_t>(id)].type);
+}
+
+bool BpeTokenizer::is_marker(const Entry& entry) {
+  if (is_special(entry.type)) return true;
+  const std::string_view piece = entry.piece;
+  return entry.type == Type::kUserDefined && piece.size() > 2 &&
+         ((piece.front() == '<' && piece.back() == '>') || (piece.front() == '[' && piece.back() == ']'));
+}
+
+bool BpeTokenizer::is_marker(TokenId id) const { return known(id) && is_marker(entries_[static_cast<size_t>(id)]); }
+
+bool BpeTokenizer::is_literal(TokenId id) const {
+  return is_control(id) || (known(id) && entries_[static_cast<size_t>(id)].type == Type::kUserDefined);
 }
 
 }  // namespace motley

@@ -32,6 +32,8 @@ class BpeTokenizer final : public Tokenizer {
   std::string_view piece(TokenId id) const override;
   std::optional<TokenId> find(std::string_view piece) const override;
   bool is_control(TokenId id) const override;
+  bool is_marker(TokenId id) const override;
+  bool is_literal(TokenId id) const override;
   const std::vector<TokenId>& end_tokens() const override { return end_tokens_; }
 
  private:
@@ -44,6 +46,7 @@ class BpeTokenizer final : public Tokenizer {
   BpeTokenizer() = default;
 
   Status copy_tokens(const VocabularyData& data);
+  void promote_roles(const VocabularyData& data);
   Status index_tokens();
   Status index_merges(std::span<const std::string_view> merges);
   Status set_roles(const VocabularyData& data);
@@ -51,6 +54,8 @@ class BpeTokenizer final : public Tokenizer {
   bool known(TokenId id) const { return id >= 0 && static_cast<size_t>(id) < entries_.size(); }
   // Types that stand for themselves alone and are not shown to users.
   static bool is_special(Type type) { return type == Type::kControl || type == Type::kUnknown; }
+
+  static bool is_marker(const Entry& entry);
 
   struct Scratch;
   void encode_plain(std::string_view text, Scratch& scratch, std::vector<TokenId>& out) const;
@@ -64,7 +69,7 @@ class BpeTokenizer final : public Tokenizer {
   StringTable by_bytes_;        // tokens that words are made of
   MergeTable merges_;
   std::array<TokenId, 256> byte_tokens_{};  // -1: none
-  SpecialMatcher user_defined_, all_special_;
+  SpecialMatcher anyones_, all_special_;    // literal tokens but markers; all literal tokens
   std::optional<TokenId> bos_, eos_;
   bool add_bos_ = false, add_eos_ = false;
   std::vector<TokenId> end_tokens_;

@@ -1,5 +1,7 @@
 #include "text/chat_template.hpp"
 
+#include <algorithm>
+#include <cctype>
 #include <nlohmann/json.hpp>
 
 #include "base/clock.hpp"
@@ -46,8 +48,57 @@ Status check_messages(const Json& messages) {
   return ok_status();
 }
 
-void append_ids(std::vector<TokenId>& ids, const std::vector<TokenId>& more) {
-  ids.insert(ids.end(), more.begin(), more.end());
+// Trusted spans that follow one another, as one text.
+std::string trusted_run(const std::vector<TextSpan>& spans, size_t first) {
+  std::string text;
+  for (size_t i = first; i < spans.size() && spans[i].trusted; ++i) text += spans[i].text;
+  return text;
+}
+
+// A literal token like "### Human:", which steers a chat where the template spells it. Words and blanks do not.
+bool is_phrase(std::string_view spelling) {
+  return spelling.size() > 2 && std::any_of(spelling.begin(), spelling.end(),
+                                            [](unsigned char c) { return c > ' ' && c < 0x7F && !std::isalnum(c); });
+}
+
+// What the template's own text says in tokens that nobody else may write.
+struct Steering {
+  std::vector<std::vector<TokenId>> runs;  // by run of trusted spans: its markers and phrases in order
+  std::vector<std::string> phrases;        // spellings that the tokenizer would take from anyone
+};
+
+Steering steering_of(const std::vector<TextSpan>& spans, const Tokenizer& tokenizer) {
+  Steering found;
+  for (size_t i = 0; i < spans.size(); ++i) {
+    if (!spans[i].trusted || (i > 0 && spans[i - 1].trusted)) continue;
+    std::vector<TokenId>& run = found.runs.emplace_back();
+    for (const TokenId id : tokenizer.encode(trusted_run(spans, i), false, true)) {
+      if (tokenizer.is_marker(id)) {
+        run.push_back(id);
+      } else if (tokenizer.is_literal(id) && is_phrase(tokenizer.piece(id))) {
+        run.push_back(id);
+        found.phrases.emplace_back(tokenizer.piece(id));
+      }
+    }
+  }
+  std::sort(found.phrases.begin(), found.phrases.end());
+  found.phrases.erase(std::unique(found.phrases.begin(), found.phrases.end()), found.phrases.end());
+  return found;
+}
+
+// No marker and no phrase comes out: where the text spells a phrase, it is cut behind the phrase's first byte.
+void encode_untrusted(std::string_view text, const std::vector<std::string>& phrases, const Tokenizer& tokenizer,
+                      std::vector<TokenId>& ids) {
+  std::vector<size_t> cuts = {0, text.size()};
+  for (const std::string& phrase : phrases) {
+    for (size_t at = text.find(phrase); at != text.npos; at = text.find(phrase, at + 1)) cuts.push_back(at + 1);
+  }
+  std::sort(cuts.begin(), cuts.end());
+  for (size_t i = 1; i < cuts.size(); ++i) {
+    if (cuts[i - 1] == cuts[i]) continue;
+    const auto more = tokenizer.encode(text.substr(cuts[i - 1], cuts[i] - cuts[i - 1]), false, false);
+    ids.insert(ids.end(), more.begin(), more.end());
+  }
 }
 
 }  // namespace
@@ -131,37 +182,35 @@ std::string ChatTemplate::join(const std::vector<TextSpan>& spans) {
   return text;
 }
 
-// Text is cut at the control tokens of trusted spans only. What lies between two of them is tokenised in one piece,
-// whoever wrote it, so that words across the spans' borders come out as they would of plain text.
+// Text is cut at the markers and phrases of trusted spans only. What lies between two of them is tokenised in one
+// piece, whoever wrote it, so that words across the spans' borders come out as they would of plain text.
 std::vector<TokenId> ChatTemplate::encode(const std::vector<TextSpan>& spans, const Tokenizer& tokenizer) {
+  const Steering steering = steering_of(spans, tokenizer);
   std::vector<TokenId> ids;
   std::string plain;
-  auto flush = [&] {
-    if (!plain.empty()) append_ids(ids, tokenizer.encode(plain, false, false));
-    plain.clear();
-  };
-  for (size_t i = 0; i < spans.size();) {
+  size_t run = 0;
+  for (size_t i = 0; i < spans.size(); ++i) {
     if (!spans[i].trusted) {
-      plain += spans[i++].text;
+      plain += spans[i].text;
       continue;
     }
-    std::string text;
-    for (; i < spans.size() && spans[i].trusted; ++i) text += spans[i].text;
-    // The control tokens come in the text's order, so each is the first occurrence of its spelling from here on.
+    if (i > 0 && spans[i - 1].trusted) continue;  // in the run already
+    const std::string text = trusted_run(spans, i);
+    // The tokens come in the text's order, so each is the first occurrence of its spelling from here on.
     size_t pos = 0;
-    for (TokenId id : tokenizer.encode(text, false, true)) {
-      if (!tokenizer.is_control(id)) continue;
-      const std::string spelling = tokenizer.token_bytes(id, true);
+    for (const TokenId id : steering.runs[run++]) {
+      const std::string_view spelling = tokenizer.piece(id);
       const size_t hit = spelling.empty() ? std::string::npos : text.find(spelling, pos);
       if (hit == std::string::npos) continue;
       plain.append(text, pos, hit - pos);
-      flush();
+      encode_untrusted(plain, steering.phrases, tokenizer, ids);
+      plain.clear();
       ids.push_back(id);
       pos = hit + spelling.size();
     }
     plain.append(text, pos);
   }
-  flush();
+  encode_untrusted(plain, steering.phrases, tokenizer, ids);
   return ids;
 }
 

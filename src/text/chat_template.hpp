@@ -25,14 +25,16 @@ struct TextSpan {
 
 class ChatTemplate {
  public:
-  // INVALID_ARGUMENT with line and column for a template that does not parse or goes beyond the limits.
+  // INVALID_ARGUMENT with line and column for a template that does not parse, goes beyond the limits or names a filter
+  // or test that does not exist (Jinja2's rule: inside conditions that is an error only where it is reached).
   static Result<std::unique_ptr<ChatTemplate>> create(std::string_view source, std::string bos_text,
                                                       std::string eos_text);
   ~ChatTemplate();
 
   // `messages` is OpenAI's array ({role, content, ...}; content a string, or an array of {"type":"text","text":...});
-  // `extra` an object of further variables (chat_template_kwargs), or null. INVALID_ARGUMENT: raise_exception's text,
-  // limits exceeded, wrong shapes.
+  // `extra` an object of further variables (chat_template_kwargs), or null.
+  // INVALID_ARGUMENT, the caller's fault: wrong shapes, raise_exception's text. FAILED_PRECONDITION, the template's
+  // own: an operation that its values do not allow, an unknown filter reached, a limit exceeded.
   Result<std::vector<TextSpan>> render(const nlohmann::ordered_json& messages, bool add_generation_prompt,
                                        const nlohmann::ordered_json& extra) const;
   // The rendered spans as one text / as tokens. No BOS is added beyond the template's own.

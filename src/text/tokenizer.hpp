@@ -34,8 +34,9 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   // parse_special: text that spells a control token becomes that token (templates' own text); without it only
-  // user-defined tokens are matched and control tokens can never come out. add_special: BOS/EOS as the vocabulary asks.
-  // Invalid UTF-8 is encoded byte by byte; every byte string has an encoding.
+  // user-defined tokens that are no markers are matched, and no marker can come out. add_special: BOS/EOS as the
+  // vocabulary asks.
+  // Invalid UTF-8 is encoded byte by byte; every byte string has an encoding. Words beyond 1 MiB are cut there.
   virtual std::vector<TokenId> encode(std::string_view text, bool add_special, bool parse_special) const = 0;
   // The bytes of one token. Control tokens give their literal text when `special`, else nothing.
   virtual std::string token_bytes(TokenId id, bool special) const = 0;
@@ -49,6 +50,11 @@ class Tokenizer {
   virtual std::string_view piece(TokenId id) const = 0;
   virtual std::optional<TokenId> find(std::string_view piece) const = 0;
   virtual bool is_control(TokenId id) const = 0;
+  // Tokens that only trusted text may spell: control tokens, and what files declare user-defined though it steers a
+  // chat (spelled <...> or [...]).
+  virtual bool is_marker(TokenId id) const { return is_control(id); }
+  // Tokens that stand literally in text (control, user-defined), not made of words by merging.
+  virtual bool is_literal(TokenId id) const { return is_control(id); }
   // Every id that ends generation: eos, eot, eom and the known names (<|im_end|>, <|eot_id|>, ...).
   virtual const std::vector<TokenId>& end_tokens() const = 0;
 };

@@ -52,9 +52,10 @@ enum class Op { kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow, kEq, kNe, kLt, kL
 struct Expr {
   ExprKind kind = ExprKind::kConstant;
   uint32_t line = 0;
-  uint32_t depth = 1;  // of the tree below, itself included
-  Value value;         // kConstant
-  std::string name;    // kName, kAttribute, kFilter, kTest, kNamespaceRef
+  uint32_t column = 0;  // kFilter, kTest: of the name
+  uint32_t depth = 1;   // of the tree below, itself included
+  Value value;          // kConstant
+  std::string name;     // kName, kAttribute, kFilter, kTest, kNamespaceRef
   std::string attribute;
   std::vector<ExprPtr> items;
   std::vector<Op> ops;  // kBinary: one

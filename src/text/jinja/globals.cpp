@@ -65,7 +65,9 @@ Value global_namespace(Interpreter& in, const Value&, Slots& a) {
   return in.keep(std::make_shared<Namespace>(build_dict(in, a)));
 }
 
-Value global_raise(Interpreter& in, const Value&, Slots& a) { throw Error{in.str(a.at(0)).bytes()}; }
+Value global_raise(Interpreter& in, const Value&, Slots& a) {
+  throw Error{.message = in.str(a.at(0)).bytes(), .refused = true};
+}
 
 Value global_strftime_now(Interpreter& in, const Value&, Slots& a) {
   const std::string& format = a.text(0).bytes();

@@ -122,6 +122,31 @@ TEST(JinjaErrors, Parse_Error_NamesLineAndColumn) {
             "chat template, line 1, column 11: unexpected end of template; a tag is missing its 'endif'");
 }
 
+// Which of these Jinja2 3.1 compiles.
+TEST(JinjaErrors, Create_UnknownNames_RefusedWhereJinja2Refuses) {
+  for (const char* refused :
+       {"{{ x|nope }}", "{{ x is nope }}", "{{ x and x|nope }}", "{{ f(a=x|nope) }}", "{{ {'a': x|nope} }}",
+        "{% if x %}{% for i in x %}{{ i|nope }}{% endfor %}{% endif %}",
+        "{% if x %}{% for i in x if i|nope %}{% endfor %}{% endif %}",
+        "{% if x %}{% for i in x %}{% else %}{{ x|nope }}{% endfor %}{% endif %}",
+        "{% if x %}{% set y|nope %}{% endset %}{% endif %}", "{% if x %}{% filter nope %}{% endfilter %}{% endif %}",
+        "{% if x %}{% with a = x %}{{ x|nope }}{% endwith %}{% endif %}",
+        "{% if x %}{% macro m(a=x|nope) %}{% endmacro %}{% endif %}",
+        "{% if x %}{% call m() %}{{ x|nope }}{% endcall %}{% endif %}"}) {
+    auto made = Template::create(refused);
+    ASSERT_FALSE(made.ok()) << refused;
+    EXPECT_NE(made.error().message().find("named 'nope'"), std::string::npos) << made.error().message();
+  }
+  for (const char* taken :
+       {"{% if x %}{{ x|nope }}{% endif %}", "{% if x|nope %}{% elif x is nope %}{% else %}{{ x|nope }}{% endif %}",
+        "{{ x|nope if x else 1 }}", "{% if x %}{% for i in x|nope %}{% endfor %}{% endif %}",
+        "{% if x %}{% set y = x|nope %}{% endif %}", "{% if x %}{% with a = x|nope %}{% endwith %}{% endif %}",
+        "{% if x %}{% call m(x|nope) %}{% endcall %}{% endif %}",
+        "{% for i in x %}{% if i %}{{ i|nope }}{% endif %}{% endfor %}", "{{ x|map('nope') }}"}) {
+    EXPECT_TRUE(Template::create(taken).ok()) << taken;
+  }
+}
+
 TEST(JinjaErrors, Render_Error_NamesLine) {
   EXPECT_EQ(message_of(render("\n\n{{ a.b.c }}", {{"a", Json::object()}})),
             "chat template, line 3: 'dict object' has no attribute 'b'");

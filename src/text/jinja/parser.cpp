@@ -439,6 +439,7 @@ class Parser {
     while (first_bare || now().is_operator("|")) {
       if (!std::exchange(first_bare, false)) next();
       ExprPtr e = unary(ExprKind::kFilter, now().line, std::move(value));
+      e->column = now().column;
       e->name = parse_dotted_name();
       if (now().is_operator("(")) parse_arguments(*e);
       value = std::move(e);
@@ -450,6 +451,7 @@ class Parser {
     const uint32_t line = next().line;
     const bool negated = skip_name("not");
     ExprPtr e = unary(ExprKind::kTest, line, std::move(value));
+    e->column = now().column;
     e->name = parse_dotted_name();
     const Token& token = now();
     const bool starts_argument = token.kind == TokenKind::kName || token.kind == TokenKind::kString ||

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "text/jinja/interpreter.hpp"
+#include "text/jinja/name_check.hpp"
 #include "text/jinja/parser.hpp"
 #include "text/jinja/unicode.hpp"
 
@@ -18,13 +19,17 @@ using Json = nlohmann::ordered_json;
 // special tokens of it ("<|" + role + "|>"), and nothing else can be smuggled in with it.
 constexpr std::string_view kRoles[] = {"system", "user", "assistant", "tool", "developer", "function", "model"};
 
+Error refusal(std::string message) { return {.message = std::move(message), .refused = true}; }
+
 Value string_value(const std::string& text, bool trusted) {
-  if (!is_valid_utf8(text)) fail("a string is not valid UTF-8");
+  if (!is_valid_utf8(text)) throw refusal("a string is not valid UTF-8");
   return Value(std::make_shared<const MarkedText>(text, trusted));
 }
 
 Value from_json(const Json& json, bool trusted, uint32_t depth) {
-  if (depth > kValueDepthMax) fail("a value is nested deeper than {} levels", kValueDepthMax);
+  if (depth > kValueDepthMax) {
+    throw refusal(fmt::format("a value is nested deeper than {} levels", kValueDepthMax));
+  }
   switch (json.type()) {
     case Json::value_t::boolean: return Value(json.get<bool>());
     case Json::value_t::number_integer: return Value(json.get<int64_t>());
@@ -58,11 +63,11 @@ Value from_json(const Json& json, bool trusted, uint32_t depth) {
   }
 }
 
-Status to_status(const Error& e, uint32_t line_if_unknown) {
+Status to_status(const Error& e, Code code, uint32_t line_if_unknown) {
   const uint32_t line = e.line != 0 ? e.line : line_if_unknown;
-  if (line == 0) return invalid_argument("chat template: {}", e.message);
-  if (e.column == 0) return invalid_argument("chat template, line {}: {}", line, e.message);
-  return invalid_argument("chat template, line {}, column {}: {}", line, e.column, e.message);
+  if (line == 0) return error(code, "chat template: {}", e.message);
+  if (e.column == 0) return error(code, "chat template, line {}: {}", line, e.message);
+  return error(code, "chat template, line {}, column {}: {}", line, e.column, e.message);
 }
 
 // Looks for loops over an attribute, also through variables set to it.
@@ -117,9 +122,10 @@ Result<std::unique_ptr<Template>> Template::create(std::string_view source) {
   try {
     auto tree = std::make_unique<Tree>();
     tree->body = parse(source);
+    check_names(tree->body);
     return std::unique_ptr<Template>(new Template(std::move(tree)));
   } catch (const Error& e) {
-    return to_status(e, 0);
+    return to_status(e, MOTLEY_INVALID_ARGUMENT, 0);
   }
 }
 
@@ -133,7 +139,7 @@ Result<MarkedText> Template::render(const std::vector<Variable>& variables, int6
     }
     return interpreter.run(tree_->body, values);
   } catch (const Error& e) {
-    return to_status(e, interpreter.line());
+    return to_status(e, e.refused ? MOTLEY_INVALID_ARGUMENT : MOTLEY_FAILED_PRECONDITION, interpreter.line());
   }
 }
 

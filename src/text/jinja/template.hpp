@@ -27,11 +27,13 @@ struct Variable {
 
 class Template {
  public:
-  // INVALID_ARGUMENT with line and column.
+  // INVALID_ARGUMENT with line and column: what does not parse, goes beyond the limits, or names a filter or test that
+  // does not exist (outside conditions, as Jinja2: name_check.hpp).
   static Result<std::unique_ptr<Template>> create(std::string_view source);
   ~Template();
 
-  // INVALID_ARGUMENT with the line: an error of the template's, raise_exception's text, a limit exceeded.
+  // With the line: INVALID_ARGUMENT where the variables are at fault (raise_exception's text; strings that are not
+  // UTF-8, values nested too deep); FAILED_PRECONDITION where the template is (any other error, a limit exceeded).
   Result<MarkedText> render(const std::vector<Variable>& variables, int64_t unix_time_s,
                             const Limits& limits = {}) const;
   // Whether a loop somewhere goes over what `.name` or ['name'] gave.

@@ -28,10 +28,13 @@ class Value;
 struct Sequence;
 
 // Lines and columns count from 1; 0: not known here, filled in by whoever knows.
+// `refused`: what the template was given is at fault (raise_exception, text that is not valid); else it is the
+// template.
 struct Error {
   std::string message;
   uint32_t line = 0;
   uint32_t column = 0;
+  bool refused = false;
 };
 template <typename... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
