@@ -4,6 +4,9 @@
 #include <sys/mman.h>
 
 #include <cstring>
+#include <exception>
+#include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -295,10 +298,27 @@ PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& alloc
   };
   const int64_t useful = static_cast<int64_t>(bytes) / kBytesPerPackThread;
   const uint32_t helpers = useful < 1 ? 1 : useful < threads ? static_cast<uint32_t>(useful) : threads;
-  std::vector<std::thread> pool;
-  for (uint32_t t = 1; t < helpers; ++t) pool.emplace_back(pack_part, t, helpers);
-  pack_part(0, helpers);
-  for (std::thread& t : pool) t.join();
+  std::mutex mutex;  // guards failure
+  std::exception_ptr failure;
+  const auto guarded = [&](uint32_t thread) {
+    try {
+      pack_part(thread, helpers);
+    } catch (...) {
+      std::lock_guard lock(mutex);
+      failure = std::current_exception();
+    }
+  };
+  std::vector<std::jthread> pool;
+  pool.reserve(helpers);
+  uint32_t started = 1;
+  try {
+    for (; started < helpers; ++started) pool.emplace_back(guarded, started);
+  } catch (const std::system_error&) {  // no more threads to be had: the rest is packed on this one
+  }
+  guarded(0);
+  for (uint32_t thread = started; thread < helpers; ++thread) guarded(thread);
+  pool.clear();  // joins
+  if (failure) std::rethrow_exception(failure);
 }
 
 PanelMatrix PackedWeight::matrix(int64_t expert) const {
