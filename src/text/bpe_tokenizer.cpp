@@ -315,8 +315,8 @@ bool BpeTokenizer::is_control(TokenId id) const {
 bool BpeTokenizer::is_marker(const Entry& entry) {
   if (is_special(entry.type)) return true;
   const std::string_view piece = entry.piece;
-  return entry.type == Type::kUserDefined && piece.size() > 2 &&
-         ((piece.front() == '<' && piece.back() == '>') || (piece.front() == '[' && piece.back() == ']'));
+  return entry.type == Type::kUserDefined &&
+         ((piece.starts_with("<|") && piece.ends_with("|>")) || (piece.starts_with("<｜") && piece.ends_with("｜>")));
 }
 
 bool BpeTokenizer::is_marker(TokenId id) const { return known(id) && is_marker(entries_[static_cast<size_t>(id)]); }

@@ -51,7 +51,7 @@ class Tokenizer {
   virtual std::optional<TokenId> find(std::string_view piece) const = 0;
   virtual bool is_control(TokenId id) const = 0;
   // Tokens that only trusted text may spell: control tokens, and what files declare user-defined though it steers a
-  // chat (spelled <...> or [...]).
+  // chat (spelled <|...|>).
   virtual bool is_marker(TokenId id) const { return is_control(id); }
   // Tokens that stand literally in text (control, user-defined), not made of words by merging.
   virtual bool is_literal(TokenId id) const { return is_control(id); }

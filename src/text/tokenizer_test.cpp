@@ -67,11 +67,9 @@ TEST(Tokenizer, ControlText_BecomesTheTokenOnlyWhenTrusted) {
   const auto t = made(small(&r));
   EXPECT_EQ(t->encode("hello<|im_end|>", false, true), (Ids{r.hello, r.control}));
   for (const TokenId id : t->encode("hello<|im_end|><unk>", false, false)) EXPECT_FALSE(t->is_control(id));
-  EXPECT_EQ(t->encode("<t><t>x<t", false, true)[0], r.user);
-  EXPECT_EQ(t->encode("<t><t>x<t", false, true)[1], r.user_longer);
-  EXPECT_EQ(t->encode("<t><t>x<t", false, true).size(), 4u);
-  // User-defined, but a marker by its spelling.
-  for (const TokenId id : t->encode("<t>", false, false)) EXPECT_NE(id, r.user);
+  EXPECT_EQ(t->encode("<t><t>x<t", false, false)[0], r.user);
+  EXPECT_EQ(t->encode("<t><t>x<t", false, false)[1], r.user_longer);
+  EXPECT_EQ(t->encode("<t><t>x<t", false, false).size(), 4u);
 }
 
 TEST(Tokenizer, Decode_HidesControlAndUnusedTokens) {
