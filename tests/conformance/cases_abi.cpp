@@ -73,7 +73,7 @@ void in_order(Judge& judge) {
 
 void full_queue(Judge& judge) {
   Device& d = judge.device();
-  Adder adder(d, 1024, 1024);
+  Adder adder(d, 128, 256);
   auto a = d.buffer(adder.bytes()), b = d.buffer(adder.bytes());
   const auto args = adder.args(a.get(), b.get());
   motley_error error{};
