@@ -119,12 +119,13 @@ TEST(Metrics, Page_HasVllmsNames) {
   stats.running = 2;
   stats.kv_blocks_total = 4;
   stats.kv_blocks_used = 1;
-  stats.finished_abort = 3;
+  stats.finished_stop = 2;
+  stats.finished_abort = 1;
   stats.ttft_s = Histogram({0.5, 1});
   stats.ttft_s.observe(0.25);
   stats.ttft_s.observe(7);
   const ServerCounters counters(100);
-  const std::string page = metrics_page({stats, counters, 2, "a\"b", {{"block_size", "16"}}});
+  const std::string page = metrics_page({stats, counters, "a\"b", {{"block_size", "16"}}});
   for (const char* line :
        {"vllm:num_requests_running{engine=\"0\",model_name=\"a\\\"b\"} 2\n",
         "vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"a\\\"b\"} 0.25\n",

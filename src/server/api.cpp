@@ -73,6 +73,16 @@ HttpResponse json_response(const Json& value) {
   return response;
 }
 
+std::vector<std::string> take_echoes(GenerationCall& call, const std::vector<std::vector<TokenId>>& prompts,
+                                     const Tokenizer& tokenizer) {
+  std::vector<std::string> echoes;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    auto* text = std::get_if<std::string>(&call.prompts[i]);
+    echoes.push_back(text ? std::move(*text) : replace_invalid_utf8(tokenizer.decode(prompts[i], true)));
+  }
+  return echoes;
+}
+
 std::mt19937_64 random_generator() {
   std::random_device device;
   std::seed_seq sequence{device(), device(), device(), device(), device(), device(), device(), device()};
@@ -87,7 +97,7 @@ Api::Api(Engine& engine, const Tokenizer& tokenizer, const ChatTemplate* chat_te
       options_(options),
       encoder_(tokenizer, chat_template, engine.max_model_len()),
       limits_{tokenizer.size(), engine.max_model_len(), engine.options().policy == SchedulingPolicy::kPriority},
-      context_{engine, tokenizer, std::move(mailbox), std::make_shared<std::atomic<uint64_t>>(0)},
+      context_{engine, tokenizer, std::move(mailbox)},
       counters_(engine.max_model_len()),
       started_s_(unix_time_s()),
       seeds_(options.seed ? std::mt19937_64(*options.seed) : random_generator()),
@@ -185,8 +195,7 @@ HttpResponse Api::answer_health(bool draining) const {
 
 HttpResponse Api::answer_metrics() const {
   const EngineStats stats = engine_.stats();
-  const MetricsInput input{stats, counters_, context_.stopped_by_text->load(), options_.served_model_names.front(),
-                           options_.cache_config};
+  const MetricsInput input{stats, counters_, options_.served_model_names.front(), options_.cache_config};
   return {200, "text/plain; version=0.0.4; charset=utf-8", metrics_page(input)};
 }
 
@@ -215,6 +224,14 @@ Prepared Api::prepare_generation(CallKind kind, std::string_view body) const {
   if (MaybeError error = parse_generation_call(kind, body, limits_, prepared.call)) return error_response(*error);
   if (MaybeError error = check_model(prepared.call.model)) return error_response(*error);
   if (MaybeError error = encoder_.encode(prepared.call, prepared.prompts)) return error_response(*error);
+  GenerationCall& call = prepared.call;
+  if (call.echo) prepared.echoes = take_echoes(call, prepared.prompts, encoder_.tokenizer());
+  // The call lives as long as its answer is being made: what may be as large as a body goes, and what every choice
+  // needs is made once.
+  call.prompts = {};
+  call.messages = nullptr;
+  call.template_variables = nullptr;
+  if (!call.text.stop.empty()) call.text.stop_set = std::make_shared<const StopSet>(std::exchange(call.text.stop, {}));
   return prepared;
 }
 
@@ -250,7 +267,7 @@ std::variant<HttpResponse, std::shared_ptr<Generation>> Api::start(PreparedGener
   counters_.params_n.observe(call.n);
   counters_.params_max_tokens.observe(call.params.max_tokens);
   auto generation = std::make_shared<Generation>(context_, std::move(call), head, sink);
-  if (MaybeError error = generation->start(std::move(prepared.prompts))) return error_response(*error);
+  if (MaybeError error = generation->start(prepared.prompts, std::move(prepared.echoes))) return error_response(*error);
   return generation;
 }
 

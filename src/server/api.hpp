@@ -4,7 +4,6 @@
 // the body (thread-safe), and start() on the server's thread.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -35,8 +34,9 @@ struct Route;
 
 // A call whose body was understood: what is left to do on the server's thread.
 struct PreparedGeneration {
-  GenerationCall call;
+  GenerationCall call;  // without what the prompts were made of
   std::vector<std::vector<TokenId>> prompts;
+  std::vector<std::string> echoes;  // the prompts as text; none if they are not to be repeated
 };
 // An answer, ready, or a generation to start.
 using Prepared = std::variant<HttpResponse, PreparedGeneration>;

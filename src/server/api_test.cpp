@@ -95,6 +95,13 @@ TEST(Completions, MinTokensAndIgnoreEos_HoldBackTheEnd) {
             5);
 }
 
+TEST(Completions, MinTokensBeyondTheDefaultOfMaxTokens_Get400) {
+  const Stack stack;
+  const Json answer = stack.post_json("/v1/completions", R"({"prompt":"z","min_tokens":17})", 400);
+  EXPECT_EQ(answer["error"]["param"], "min_tokens");
+  EXPECT_EQ(stack.post_json("/v1/completions", R"({"prompt":"z","min_tokens":16})")["usage"]["completion_tokens"], 16);
+}
+
 TEST(Completions, PromptsTimesN_KeepTheirOrder) {
   const Stack stack;
   const Json answer = stack.post_json("/v1/completions", R"({"prompt":["x",  "a"],"n":2,"max_tokens":2,"echo":true})");
@@ -242,7 +249,7 @@ TEST(Metrics, StopStrings_CountAsStop) {
   }
   EXPECT_EQ(client.read_reply().status, 200);
   stack.run_steps(true);
-  EXPECT_TRUE(stack.reach([&] { return stack.engine().stats().finished_abort == 1; }));
+  EXPECT_TRUE(stack.reach([&] { return stack.engine().stats().finished_stop == 1; }));
   const std::string page = stack.get("/metrics").body;
   EXPECT_NE(page.find("finished_reason=\"stop\"} 1\n"), std::string::npos) << page;
   EXPECT_NE(page.find("finished_reason=\"abort\"} 0\n"), std::string::npos) << page;
@@ -265,10 +272,21 @@ TEST(Seeds, ServersOfOneSeed_DrawTheSame) {
 }
 
 TEST(Prefix, CachedTokens_AreReported) {
-  const Stack stack;
+  Stack stack;
   const std::string body = R"({"prompt":")" + std::string(64, 'q') + R"(","max_tokens":1})";
   stack.post_json("/v1/completions", body);
-  EXPECT_GE(stack.post_json("/v1/completions", body)["usage"]["prompt_tokens_details"]["cached_tokens"], 16);
+  const Json cached = stack.post_json("/v1/completions", body)["usage"]["prompt_tokens_details"]["cached_tokens"];
+  EXPECT_GE(cached, 16);
+  EXPECT_TRUE(stack.reach([&] { return stack.engine().stats().finished_length == 2; }));
+  const std::string page = stack.get("/metrics").body;
+  EXPECT_NE(page.find(fmt::format("vllm:prompt_tokens_cached_total{{engine=\"0\",model_name=\"m\"}} {}\n",
+                                  cached.get<int>())),
+            std::string::npos)
+      << page;
+  EXPECT_NE(page.find(fmt::format("vllm:request_prefill_kv_computed_tokens_sum{{engine=\"0\",model_name=\"m\"}} {}\n",
+                                  128 - cached.get<int>())),
+            std::string::npos)
+      << page;
 }
 
 TEST(Parallel, ManyClients_EachGetTheirOwnText) {

@@ -5,6 +5,7 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/beast/core/string.hpp>
+#include <limits>
 #include <utility>
 
 #include "base/limits.hpp"
@@ -54,6 +55,22 @@ void Connection::start() {
   if (state_ == State::kIdle) set_read_deadline(std::chrono::steady_clock::now() + host_.options().header_timeout);
 }
 
+void Connection::stop() {
+  stopping_ = true;
+  wire_.keep_alive = false;
+  switch (state_) {
+    case State::kIdle: return close();
+    case State::kHeader:
+    case State::kBody: return refuse(draining_error());
+    case State::kWorking:
+      if (const auto generation = generation_) return generation->stop();
+      return send_answer(error_response(draining_error()));
+    case State::kReplying:
+    case State::kLingering:
+    case State::kClosed: return;
+  }
+}
+
 void Connection::begin_request() {
   parser_.emplace();
   parser_->header_limit(limits::kRequestHeaderBytesMax);
@@ -63,6 +80,7 @@ void Connection::begin_request() {
   route_ = nullptr;
   wire_ = {};
   answer_complete_ = false;
+  skip_empty_lines();
   const auto now = std::chrono::steady_clock::now();
   if (buffer_.size() > 0) {
     state_ = State::kHeader;
@@ -93,18 +111,27 @@ void Connection::on_read(ErrorCode error, size_t bytes) {
   }
   switch (state_) {
     case State::kIdle:
+      skip_empty_lines();
+      if (buffer_.size() == 0) return start_read();
       state_ = State::kHeader;
       set_read_deadline(std::chrono::steady_clock::now() + host_.options().header_timeout);
       return parse();
     case State::kHeader:
     case State::kBody: return parse();
     case State::kWorking:
-    case State::kReplying:
-      if (buffer_.size() < kUnparsedBytesMax) start_read();
-      return;
+    case State::kReplying: return read_ahead();
     case State::kLingering: buffer_.consume(buffer_.size()); return start_read();
     case State::kClosed: return;
   }
+}
+
+// Only a socket that is read tells of a client that leaves. What comes meanwhile is kept for the next request, but not
+// without bound, and to read no more would be to run for a client that may be gone.
+void Connection::read_ahead() {
+  if (buffer_.size() < kUnparsedBytesMax) return start_read();
+  if (state_ != State::kWorking) return;  // nothing runs that a leaving client would waste
+  log_warning("a client sent {} bytes beyond a request that is still being answered: cancelled", buffer_.size());
+  close();
 }
 
 // An answer that is ready still goes out to a client that has only closed its sending half; one that must first be
@@ -121,8 +148,25 @@ void Connection::parse() {
   }
 }
 
+// Before a request line empty lines do not count (RFC 9112, 2.2): old clients end a body with one.
+void Connection::skip_empty_lines() {
+  const auto begins_with_one = [this] {
+    const auto* bytes = static_cast<const char*>(buffer_.data().data());
+    return buffer_.size() >= 2 && bytes[0] == '\r' && bytes[1] == '\n';
+  };
+  while (begins_with_one()) buffer_.consume(2);
+}
+
 // True: the header is there and accepted.
 bool Connection::parse_header() {
+  if (!parser_->got_some()) {
+    skip_empty_lines();
+    const bool half_a_line = buffer_.size() == 1 && *static_cast<const char*>(buffer_.data().data()) == '\r';
+    if (buffer_.size() == 0 || half_a_line) {
+      start_read();
+      return false;
+    }
+  }
   ErrorCode error;
   buffer_.consume(parser_->put(buffer_.data(), error));
   if (error == http::error::need_more) {
@@ -218,12 +262,12 @@ void Connection::on_request() {
       return send_answer(error_response({503, "too many large requests wait; retry later", "server_error", {}, {}}));
     }
   }
-  if (buffer_.size() < kUnparsedBytesMax) start_read();
+  read_ahead();
 }
 
 void Connection::on_prepared(Prepared prepared) {
   host_.return_body_bytes(std::exchange(body_bytes_, 0));
-  if (state_ == State::kClosed) return;
+  if (state_ != State::kWorking) return;  // closed, or already answered because the server stops
   if (auto* response = std::get_if<HttpResponse>(&prepared)) return send_answer(std::move(*response));
   auto started = host_.api().start(std::get<PreparedGeneration>(std::move(prepared)), *this);
   if (auto* response = std::get_if<HttpResponse>(&started)) return send_answer(std::move(*response));
@@ -255,10 +299,26 @@ void Connection::begin_stream() {
 void Connection::send_events(std::string events) {
   if (state_ == State::kClosed) return;
   queue(stream_frame(events, wire_));
-  const size_t unsent = pending_.size() + writing_.size() - written_;
-  if (unsent <= host_.options().stream_buffer_bytes_max) return;
-  log_warning("a client does not read its stream ({} bytes wait): cancelled", unsent);
-  close();
+  if (unsent() <= host_.options().stream_buffer_bytes_max || backlog_deadline_ != TimePoint::max()) return;
+  // However much one delivery brings, the client is judged by what it takes of it.
+  backlog_ = std::numeric_limits<size_t>::max();
+  backlog_deadline_ = std::chrono::steady_clock::now() + host_.options().stream_check_period;
+  arm();
+}
+
+// False: the client does not keep up. As long as too much waits, it must have become less at every look.
+bool Connection::check_backlog() {
+  const size_t waiting = unsent();
+  backlog_deadline_ = TimePoint::max();
+  if (waiting <= host_.options().stream_buffer_bytes_max) return true;
+  if (waiting >= backlog_) {
+    log_warning("a client does not read its stream ({} bytes wait): cancelled", waiting);
+    close();
+    return false;
+  }
+  backlog_ = waiting;
+  backlog_deadline_ = std::chrono::steady_clock::now() + host_.options().stream_check_period;
+  return true;
 }
 
 void Connection::end_stream() {
@@ -308,10 +368,10 @@ void Connection::on_written(ErrorCode error, size_t bytes) {
 void Connection::on_answered() {
   if (state_ != State::kReplying) return;
   end_request();
-  if (wire_.keep_alive) return begin_request();
-  if (input_ended_) return close();
+  if (wire_.keep_alive && !stopping_) return begin_request();
   // Closing with unread bytes would reset the connection and take the answer from the client's hands.
   ErrorCode ignored;
+  if (input_ended_ || (stopping_ && socket_.available(ignored) == 0)) return close();
   socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
   state_ = State::kLingering;
   buffer_.consume(buffer_.size());
@@ -347,9 +407,9 @@ void Connection::set_body_deadline() {
   set_read_deadline(body_begun_ + host_.options().body_timeout + earned);
 }
 
-// One timer for both deadlines. Later deadlines leave it as it is: on_timer() looks again.
+// One timer for all deadlines. Later deadlines leave it as it is: on_timer() looks again.
 void Connection::arm() {
-  const TimePoint next = std::min(read_deadline_, write_deadline_);
+  const TimePoint next = std::min({read_deadline_, write_deadline_, backlog_deadline_});
   if (next >= armed_ || state_ == State::kClosed) return;
   armed_ = next;
   timer_.expires_at(next);
@@ -363,6 +423,7 @@ void Connection::on_timer() {
   if (state_ == State::kClosed) return;
   const TimePoint now = std::chrono::steady_clock::now();
   if (write_deadline_ <= now) return close();
+  if (backlog_deadline_ <= now && !check_backlog()) return;
   if (read_deadline_ > now) return arm();
   switch (state_) {
     case State::kHeader: return refuse(timeout_error("header"));

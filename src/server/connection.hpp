@@ -48,6 +48,8 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   void start();
   // At once, without another word. Cancels what runs.
   void close();
+  // Ends what runs with the word that the server stops, and closes when that is sent.
+  void stop();
 
  private:
   using TimePoint = std::chrono::steady_clock::time_point;
@@ -66,8 +68,10 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   void begin_request();
   void start_read();
   void on_read(ErrorCode error, size_t bytes);
+  void read_ahead();
   void on_end_of_input();
   void parse();
+  void skip_empty_lines();
   bool parse_header();
   bool parse_body();
   bool on_header();
@@ -80,6 +84,8 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   void begin_stream() override;
   void send_events(std::string events) override;
   void end_stream() override;
+  size_t unsent() const { return pending_.size() + writing_.size() - written_; }
+  bool check_backlog();
   // Answers and closes, whatever the client still sends.
   void refuse(const ApiError& error) { refuse(error_response(error)); }
   void refuse(const HttpResponse& response);
@@ -111,13 +117,15 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
 
   std::shared_ptr<Generation> generation_;  // shared with the mailbox's weak references
   bool counted_ = false;                    // request_begun() called, request_ended() not yet
-  bool answer_complete_ = false;
+  bool answer_complete_ = false, stopping_ = false;
   std::string pending_, writing_;
   size_t written_ = 0;  // of writing_
   bool write_active_ = false;
 
   boost::asio::steady_timer timer_;
   TimePoint read_deadline_ = TimePoint::max(), write_deadline_ = TimePoint::max(), armed_ = TimePoint::max();
+  TimePoint backlog_deadline_ = TimePoint::max();  // set while more of a stream waits than may
+  size_t backlog_ = 0;                             // what waited at the last look
 };
 
 }  // namespace motley

@@ -24,24 +24,19 @@ bool ends_mid_character(std::string_view tail) {
 Generation::Generation(const GenerationContext& context, GenerationCall call, AnswerHead head, AnswerSink& sink)
     : context_(context), call_(std::move(call)), head_(std::move(head)), sink_(&sink) {}
 
-MaybeError Generation::start(std::vector<std::vector<TokenId>> prompts) {
+MaybeError Generation::start(const std::vector<std::vector<TokenId>>& prompts, std::vector<std::string> echoes) {
+  echoes_ = std::move(echoes);
   choices_.resize(prompts.size() * call_.n);
   open_ = choices_.size();
   for (const std::vector<TokenId>& prompt : prompts) prompt_tokens_.push_back(prompt.size());
   for (uint32_t index = 0; index < choices_.size(); ++index) {
-    const size_t prompt = index / call_.n;
     Choice& choice = choices_[index];
     choice.logprobs = LogprobsBuilder(call_.kind, call_.params.logprobs);
-    choice.stopped_by_text = std::make_shared<std::atomic<bool>>(false);
     TextStream::Options unarmed = call_.text;
-    unarmed.stop.clear();
+    unarmed.stop_set = nullptr;
     choice.text_stream.emplace(context_.tokenizer, std::move(unarmed));
     arm_stop(choice);
-    if (call_.echo) {
-      const auto* given = std::get_if<std::string>(&call_.prompts[prompt]);
-      choice.text = given ? *given : replace_invalid_utf8(context_.tokenizer.decode(prompts[prompt], true));
-    }
-    if (MaybeError error = submit(index, prompts[prompt])) {
+    if (MaybeError error = submit(index, prompts[index / call_.n])) {
       cancel();
       return error;
     }
@@ -57,10 +52,7 @@ MaybeError Generation::submit(uint32_t index, const std::vector<TokenId>& prompt
   request.params.choice = index % call_.n;
   request.end_tokens = context_.tokenizer.end_tokens();
   request.priority = call_.priority;
-  request.on_update = [mailbox = context_.mailbox, self = weak_from_this(), index,
-                       by_text = choices_[index].stopped_by_text,
-                       count = context_.stopped_by_text](RequestUpdate update) {
-    if (update.finished == FinishReason::kAborted && by_text->load()) count->fetch_add(1);
+  request.on_update = [mailbox = context_.mailbox, self = weak_from_this(), index](RequestUpdate update) {
     mailbox->push(self, index, std::move(update));
   };
   Result<RequestId> id = context_.engine.submit(std::move(request));
@@ -75,6 +67,18 @@ void Generation::cancel() {
   sink_ = nullptr;
   for (const Choice& choice : choices_) {
     if (!choice.finished && choice.request != 0) context_.engine.abort(choice.request);
+  }
+}
+
+void Generation::stop() {
+  if (done_) return;
+  if (!call_.stream) return fail(draining_error());
+  RequestUpdate last;
+  last.finished = FinishReason::kAborted;
+  for (uint32_t index = 0; index < choices_.size() && !done_; ++index) {
+    if (choices_[index].finished) continue;
+    context_.engine.abort(choices_[index].request);
+    on_update(index, last);
   }
 }
 
@@ -125,9 +129,7 @@ void Generation::finish_by_text(Choice& choice, bool engine_running) {
   choice.finished = true;
   choice.finish_reason = finish_reason_name(FinishReason::kStop);
   choice.stop_reason = choice.text_stream->stop_match();
-  if (!engine_running) return;
-  choice.stopped_by_text->store(true);
-  context_.engine.abort(choice.request);
+  if (engine_running) context_.engine.finish(choice.request);
 }
 
 void Generation::finish(Choice& choice, const RequestUpdate& update) {
@@ -143,11 +145,12 @@ void Generation::finish(Choice& choice, const RequestUpdate& update) {
 ChoicePart Generation::part_of(Choice& choice, uint32_t index) const {
   ChoicePart part;
   part.index = index;
-  part.text = std::exchange(choice.text, {});
+  part.first = !std::exchange(choice.begun, true);
+  if (part.first && !echoes_.empty()) part.text = echoes_[index / call_.n];
+  part.text += std::exchange(choice.text, {});
   part.logprobs = choice.logprobs.take();
   part.finish_reason = choice.finish_reason;
   part.stop_reason = choice.stop_reason;
-  part.first = !std::exchange(choice.begun, true);
   return part;
 }
 

@@ -3,7 +3,6 @@
 // Lives on the server's thread; only the engine's updates come from elsewhere, through the mailbox.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -34,8 +33,7 @@ class AnswerSink {
 struct GenerationContext {
   Engine& engine;
   const Tokenizer& tokenizer;
-  std::shared_ptr<Mailbox> mailbox;                        // shared: engine requests may outlive the server
-  std::shared_ptr<std::atomic<uint64_t>> stopped_by_text;  // engine requests aborted because a stop string was found
+  std::shared_ptr<Mailbox> mailbox;  // shared: engine requests may outlive the server
 };
 
 class Generation : public UpdateReceiver, public std::enable_shared_from_this<Generation> {
@@ -43,10 +41,13 @@ class Generation : public UpdateReceiver, public std::enable_shared_from_this<Ge
   // `sink` is borrowed until done() or cancel().
   Generation(const GenerationContext& context, GenerationCall call, AnswerHead head, AnswerSink& sink);
 
-  // Submits everything, or nothing and says why. Begins the stream if there is one.
-  MaybeError start(std::vector<std::vector<TokenId>> prompts);
+  // Submits everything, or nothing and says why. Begins the stream if there is one. `echoes`: what each prompt's
+  // answers begin with; none if the call does not ask for it.
+  MaybeError start(const std::vector<std::vector<TokenId>>& prompts, std::vector<std::string> echoes);
   // Ends every request of it; the sink hears no more.
   void cancel();
+  // Ends every request of it, and tells: a stream's choices finish with "abort", a whole answer becomes a 503.
+  void stop();
   bool done() const { return done_; }
 
   void on_update(uint32_t index, RequestUpdate update) override;
@@ -63,7 +64,6 @@ class Generation : public UpdateReceiver, public std::enable_shared_from_this<Ge
     uint32_t cached_tokens = 0;
     bool begun = false, finished = false;
     nlohmann::ordered_json finish_reason, stop_reason;
-    std::shared_ptr<std::atomic<bool>> stopped_by_text;  // shared with the engine's callback
   };
 
   MaybeError submit(uint32_t index, const std::vector<TokenId>& prompt);
@@ -84,6 +84,7 @@ class Generation : public UpdateReceiver, public std::enable_shared_from_this<Ge
   AnswerSink* sink_;
   std::vector<Choice> choices_;  // prompt-major: prompt * n + choice
   std::vector<size_t> prompt_tokens_;
+  std::vector<std::string> echoes_;  // one a prompt, or none
   size_t open_ = 0;
   bool done_ = false;
 };

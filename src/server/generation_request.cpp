@@ -40,6 +40,7 @@ void read_stop(FieldReader& fields, std::vector<std::string>& out) {
     return fields.fail(
         bad_request("stop", "stop must hold at most {} strings, not {}", limits::kStopStringsMax, list.size()));
   }
+  size_t bytes = 0;
   for (const Json& item : list) {
     if (!item.is_string()) return fields.fail(bad_request("stop", "stop must be a string or an array of strings"));
     const std::string& text = item.get_ref<const std::string&>();
@@ -47,7 +48,12 @@ void read_stop(FieldReader& fields, std::vector<std::string>& out) {
       return fields.fail(bad_request("stop", "stop strings must be 1 to {} bytes long, not {}",
                                      limits::kStopStringBytesMax, text.size()));
     }
+    bytes += text.size();
     out.push_back(text);
+  }
+  if (bytes > kStopBytesMax) {
+    fields.fail(
+        bad_request("stop", "stop strings must come to at most {} bytes together, not {}", kStopBytesMax, bytes));
   }
 }
 
@@ -263,9 +269,8 @@ MaybeError check_combinations(const CallLimits& limits, const GenerationCall& ca
     return bad_request("max_tokens", "max_tokens must be below the context of {} tokens, not {}", limits.max_model_len,
                        params.max_tokens);
   }
-  if (call.has_max_tokens && params.min_tokens > params.max_tokens) {
-    return bad_request("min_tokens", "min_tokens ({}) must not exceed max_tokens ({})", params.min_tokens,
-                       params.max_tokens);
+  if (call.has_max_tokens) {
+    if (MaybeError error = check_min_tokens(params)) return error;
   }
   if (call.echo && params.logprobs >= 0) {
     return bad_request("echo", "echo together with logprobs is not supported");
@@ -278,6 +283,12 @@ MaybeError check_combinations(const CallLimits& limits, const GenerationCall& ca
 }
 
 }  // namespace
+
+MaybeError check_min_tokens(const SamplingParams& params) {
+  if (params.min_tokens <= params.max_tokens) return std::nullopt;
+  return bad_request("min_tokens", "min_tokens ({}) must not exceed max_tokens ({})", params.min_tokens,
+                     params.max_tokens);
+}
 
 MaybeError parse_generation_call(CallKind kind, std::string_view body, const CallLimits& limits, GenerationCall& out) {
   Json object;

@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/limits.hpp"
 #include "engine/request.hpp"
 #include "server/api_error.hpp"
 #include "text/text_stream.hpp"
@@ -22,6 +23,7 @@ namespace motley {
 inline constexpr size_t kPromptsMax = 1024;           // prompts of one call
 inline constexpr size_t kSequencesPerCallMax = 2048;  // prompts * n
 inline constexpr size_t kMessagesMax = 16384;
+inline constexpr size_t kStopBytesMax = 16 * limits::kStopStringBytesMax;  // of all stop strings together
 
 enum class CallKind { kCompletion, kChat };
 
@@ -51,6 +53,8 @@ struct GenerationCall {
   TextStream::Options text;
 };
 
+// min_tokens against max_tokens: as soon as both are known.
+MaybeError check_min_tokens(const SamplingParams& params);
 MaybeError parse_generation_call(CallKind kind, std::string_view body, const CallLimits& limits, GenerationCall& out);
 
 // Bodies of /tokenize and /detokenize (vLLM's).

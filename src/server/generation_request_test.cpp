@@ -91,7 +91,7 @@ const BadCase kBadCases[] = {
     {kChat, R"("logprobs":true,"top_logprobs":21)", "top_logprobs"},
     {kChat, R"("max_completion_tokens":0)", "max_completion_tokens"},
     {kChat, R"("tools":[{"type":"function"}])", "tools"},
-    {kChat, R"("tool_choice":"auto")", "tool_choice"},
+    {kChat, R"("tool_choice":"required")", "tool_choice"},
     {kChat, R"("functions":[{}])", "functions"},
     {kChat, R"("modalities":["text","audio"])", "modalities"},
     {kChat, R"("audio":{})", "audio"},
@@ -120,6 +120,18 @@ TEST(GenerationRequest, EveryBadField_Gets400NamingIt) {
   }
 }
 
+TEST(GenerationRequest, StopStringsTogether_AreBounded) {
+  const auto refused = [](size_t last) {
+    std::string list = "\"stop\":[";
+    for (int i = 0; i < 16; ++i) list += '"' + std::string(i < 15 ? 1024 : last, 'a') + "\",";
+    GenerationCall call;
+    return parse_generation_call(kCompletion, body_of(kCompletion, list + "\"b\"]"), kLimits, call);
+  };
+  EXPECT_FALSE(refused(1023));
+  ASSERT_TRUE(refused(1024));
+  EXPECT_EQ(refused(1024)->param, "stop");
+}
+
 GenerationCall good(CallKind kind, std::string_view members, CallLimits limits = kLimits) {
   GenerationCall call;
   const MaybeError error = parse_generation_call(kind, body_of(kind, members), limits, call);
@@ -146,6 +158,7 @@ TEST(GenerationRequest, NullAndUnknownFields_AskForNothing) {
   good(kCompletion, R"("temperature":null,"stop":null,"seed":null,"n":null,"tools":[{}],"made_up":{"a":[1]},"user":7)");
   good(kChat, R"("tools":null,"tool_choice":"none","response_format":{"type":"text"},"modalities":["text"],"best_of":1,
                 "parallel_tool_calls":true,"store":false,"metadata":{},"tools":[])");
+  good(kChat, R"("tool_choice":"auto","function_call":"auto")");
 }
 
 TEST(GenerationRequest, EveryField_ReachesTheParameters) {

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <iterator>
 #include <string_view>
 
@@ -70,6 +69,8 @@ struct NamedHistogram {
 constexpr NamedHistogram kHistograms[] = {
     {"iteration_tokens_total", "Tokens of one engine step.", &EngineStats::iteration_tokens},
     {"request_prompt_tokens", "Prompt tokens of a request.", &EngineStats::prompt_tokens_per_request},
+    {"request_prefill_kv_computed_tokens", "Prompt tokens of a request that were computed.",
+     &EngineStats::prefill_computed_tokens_per_request},
     {"request_generation_tokens", "Generated tokens of a request.", &EngineStats::generated_tokens_per_request},
     {"request_max_num_generation_tokens", "Tokens a request might generate at most.",
      &EngineStats::max_tokens_per_request},
@@ -92,17 +93,17 @@ void add_gauges(Page& page, const EngineStats& stats) {
   page.gauge("kv_cache_usage_perc", "Share of the KV blocks in use; 1 is all.", usage);
 }
 
-void add_counters(Page& page, const MetricsInput& input) {
-  const EngineStats& stats = input.stats;
+void add_counters(Page& page, const EngineStats& stats) {
   page.counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_queries);
   page.counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_hits);
   page.counter("num_preemptions", "Requests put back to waiting for want of KV blocks.", stats.preemptions);
   page.counter("prompt_tokens", "Prompt tokens computed or found.", stats.prompt_tokens);
+  page.counter("prompt_tokens_cached", "Prompt tokens found in the prefix cache, and not computed.",
+               stats.prompt_tokens_cached);
   page.counter("generation_tokens", "Tokens generated.", stats.generated_tokens);
-  const uint64_t by_text = std::min(input.stopped_by_text, stats.finished_abort);
-  const std::pair<std::string_view, uint64_t> reasons[] = {{"stop", stats.finished_stop + by_text},
+  const std::pair<std::string_view, uint64_t> reasons[] = {{"stop", stats.finished_stop},
                                                            {"length", stats.finished_length},
-                                                           {"abort", stats.finished_abort - by_text},
+                                                           {"abort", stats.finished_abort},
                                                            {"error", stats.finished_error}};
   page.head("request_success_total", "counter", "Requests finished, by reason.");
   for (const auto& [reason, count] : reasons) {
@@ -128,7 +129,7 @@ ServerCounters::ServerCounters(uint32_t max_model_len)
 std::string metrics_page(const MetricsInput& input) {
   Page page(input.model_name);
   add_gauges(page, input.stats);
-  add_counters(page, input);
+  add_counters(page, input.stats);
   for (const NamedHistogram& entry : kHistograms) page.histogram(entry.name, entry.help, input.stats.*entry.member);
   page.histogram("request_params_n", "The n of a call.", input.counters.params_n);
   page.histogram("request_params_max_tokens", "The max_tokens of a call.", input.counters.params_max_tokens);

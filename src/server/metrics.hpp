@@ -19,7 +19,6 @@ struct ServerCounters {
 struct MetricsInput {
   const EngineStats& stats;
   const ServerCounters& counters;
-  uint64_t stopped_by_text = 0;  // the engine saw these end by abort; they count as stop
   std::string model_name;
   std::vector<std::pair<std::string, std::string>> cache_config;
 };

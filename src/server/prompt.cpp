@@ -73,9 +73,8 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
   if (!call.has_max_tokens) {
     const auto room = static_cast<uint32_t>(max_model_len_ - longest);
     call.params.max_tokens = call.kind == CallKind::kChat ? room : std::min(room, kCompletionMaxTokens);
-    call.params.min_tokens = std::min(call.params.min_tokens, call.params.max_tokens);
   }
-  return std::nullopt;
+  return check_min_tokens(call.params);
 }
 
 MaybeError PromptEncoder::encode_chat(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,

@@ -31,6 +31,7 @@ using ErrorCode = boost::system::error_code;
 constexpr size_t kWorkerJobsMax = 1024;
 constexpr uint32_t kDescriptorsReserved = 64;          // for files, devices and the listening socket
 constexpr std::chrono::milliseconds kAcceptPause{50};  // after the process ran out of descriptors
+constexpr std::chrono::milliseconds kLastWords{200};   // for what is still to be sent when the server ends
 
 // Raises the soft limit as far as allowed, and gives the number of connections that it leaves room for.
 uint32_t connections_possible(uint32_t wanted) {
@@ -87,12 +88,14 @@ class Server::Impl : public ConnectionHost {
   void accept();
   void on_accepted(tcp::socket socket);
   void work();
+  void stop();
+  void end();
 
   const ServerOptions options_;
   asio::io_context io_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_guard_ = asio::make_work_guard(io_);
   tcp::acceptor acceptor_{io_};
-  asio::steady_timer accept_pause_{io_};
+  asio::steady_timer accept_pause_{io_}, last_words_{io_};
   uint16_t port_ = 0;
   std::shared_ptr<Mailbox> mailbox_;  // shared with the engine's requests
   Api api_;
@@ -110,17 +113,30 @@ class Server::Impl : public ConnectionHost {
 
 Server::Impl::~Impl() {
   stopping_ = true;
-  mailbox_->close();
   jobs_.close();
-  asio::post(io_, [this] {
-    ErrorCode ignored;
-    acceptor_.close(ignored);
-    accept_pause_.cancel();
-    const auto connections = connections_;
-    for (const auto& connection : connections) connection->close();
-    io_.stop();
-  });
+  asio::post(io_, [this] { stop(); });
   for (std::thread& thread : threads_) thread.join();
+  mailbox_->close();  // where listen() failed, no thread ran stop()
+}
+
+// Tells every client that its answer ends here, and leaves them a moment to hear it.
+void Server::Impl::stop() {
+  ErrorCode ignored;
+  acceptor_.close(ignored);
+  accept_pause_.cancel();
+  mailbox_->deliver();
+  mailbox_->close();
+  const auto connections = connections_;
+  for (const auto& connection : connections) connection->stop();
+  if (connections_.empty()) return end();
+  last_words_.expires_after(kLastWords);
+  last_words_.async_wait([this](ErrorCode) { end(); });
+}
+
+void Server::Impl::end() {
+  const auto connections = connections_;
+  for (const auto& connection : connections) connection->close();
+  io_.stop();
 }
 
 Status Server::Impl::listen() {
@@ -212,13 +228,16 @@ void Server::Impl::request_ended() {
 
 // Later: whoever closed it may still stand in one of its functions.
 void Server::Impl::connection_closed(const std::shared_ptr<Connection>& connection) {
-  asio::post(io_, [this, connection] { connections_.erase(connection); });
+  asio::post(io_, [this, connection] {
+    connections_.erase(connection);
+    if (stopping_ && connections_.empty()) end();
+  });
 }
 
 Status Server::Impl::wait_drained(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   if (drained_.wait_for(lock, timeout, [this] { return active_ == 0; })) return ok_status();
-  return error(MOTLEY_DEADLINE_EXCEEDED, "{} requests were still being answered after {} ms", active_, timeout.count());
+  return error(MOTLEY_DEADLINE_EXCEEDED, "{} requests are still being answered", active_);
 }
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -31,15 +31,16 @@ struct ServerOptions {
   std::vector<std::pair<std::string, std::string>> cache_config;  // the labels of vllm:cache_config_info
 
   // Limits. A client that meets one is answered (408, 413, 431, 503) or, with nothing left to say, closed.
-  uint32_t connections_max = 4096;                   // lowered to what the process's file descriptors allow
-  size_t body_bytes_max = 0;                         // 0 = limits::kRequestBodyBytesMax
-  size_t body_bytes_in_flight_max = 512u << 20;      // of all requests being read together
-  size_t stream_buffer_bytes_max = 1u << 20;         // unsent bytes of one stream; above, its request is cancelled
-  int send_buffer_bytes = 0;                         // the kernel's, per connection; 0 = the kernel's choice
-  uint32_t worker_threads = 2;                       // for long prompts
-  std::chrono::milliseconds header_timeout{10'000};  // from the first byte (or the connection) to the header's end
-  std::chrono::milliseconds idle_timeout{60'000};    // between two requests of a connection
-  std::chrono::milliseconds body_timeout{10'000};    // grace; beyond it a body must keep up body_bytes_per_s_min
+  uint32_t connections_max = 4096;                       // lowered to what the process's file descriptors allow
+  size_t body_bytes_max = 0;                             // 0 = limits::kRequestBodyBytesMax
+  size_t body_bytes_in_flight_max = 512u << 20;          // of all requests being read together
+  size_t stream_buffer_bytes_max = 1u << 20;             // unsent bytes of one stream; above, they must become fewer
+  std::chrono::milliseconds stream_check_period{1'000};  // from look to look, or its requests are cancelled
+  int send_buffer_bytes = 0;                             // the kernel's, per connection; 0 = the kernel's choice
+  uint32_t worker_threads = 2;                           // for long prompts
+  std::chrono::milliseconds header_timeout{10'000};      // from the first byte (or the connection) to the header's end
+  std::chrono::milliseconds idle_timeout{60'000};        // between two requests of a connection
+  std::chrono::milliseconds body_timeout{10'000};        // grace; beyond it a body must keep up body_bytes_per_s_min
   uint32_t body_bytes_per_s_min = 16u << 10;
   std::chrono::milliseconds write_timeout{30'000};  // a client that takes nothing for so long is gone
   std::chrono::milliseconds linger_timeout{2'000};  // reading on after an early refusal, so that it arrives
@@ -52,7 +53,8 @@ class Server {
   // INVALID_ARGUMENT: an address that is none; ALREADY_EXISTS: port busy; PERMISSION_DENIED: port not allowed.
   static Result<std::unique_ptr<Server>> start(Engine& engine, const Tokenizer& tokenizer,
                                                const ChatTemplate* chat_template, ServerOptions options);
-  // Closes every connection, cancels what is left of its requests, and joins.
+  // Cancels what is left of its requests and tells their clients (streams: "abort"; else 503), closes every connection
+  // after at most 200 ms, and joins.
   ~Server();
 
   uint16_t port() const;

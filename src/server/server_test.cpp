@@ -218,6 +218,18 @@ TEST(Protocol, ChunkedUploadsAndExpect_AreUnderstood) {
   EXPECT_EQ(stack.client().call("POST", "/tokenize", "{}", "Expect: tea\r\n").status, 417);
 }
 
+TEST(Protocol, EmptyLinesBeforeARequest_DoNotCount) {
+  const Stack stack;
+  HttpClient client = stack.client();
+  for (const std::string_view lines : {"\r\n", "\r\n\r\n\r\n", ""}) {
+    client.send(lines);
+    EXPECT_EQ(client.call("GET", "/version").status, 200);
+  }
+  client.send("\r\n\r");
+  client.send("\n" + http_request("GET", "/version"));
+  EXPECT_EQ(client.read_reply().status, 200);
+}
+
 TEST(Protocol, Http10_EndsWithTheConnection) {
   const Stack stack;
   HttpClient whole = stack.client();
@@ -273,6 +285,16 @@ TEST(Disconnect, WhileWaitingForAWholeAnswer_CancelsEveryChoice) {
   expect_cancelled_within_a_step(stack, 4);
 }
 
+TEST(Disconnect, BehindManyBytesSentAhead_Cancels) {
+  Stack stack(endless());
+  HttpClient client = stack.client();
+  client.send(http_request("POST", "/v1/completions", kEndless));
+  stack.executor().wait_pending(1);
+  client.send(std::string(256u << 10, ' '));
+  client.close();
+  expect_cancelled_within_a_step(stack, 1);
+}
+
 TEST(Disconnect, HalfClosedClient_StillGetsAReadyAnswer) {
   const Stack stack;
   HttpClient client = stack.client();
@@ -284,6 +306,7 @@ TEST(Disconnect, HalfClosedClient_StillGetsAReadyAnswer) {
 TEST(Backpressure, ClientThatDoesNotRead_IsCancelled) {
   StackOptions options = endless();
   options.server.stream_buffer_bytes_max = 4096;
+  options.server.stream_check_period = milliseconds(10);
   options.server.send_buffer_bytes = 4096;
   Stack stack(options);
   HttpClient client(stack.server().port(), 4096);
@@ -291,6 +314,15 @@ TEST(Backpressure, ClientThatDoesNotRead_IsCancelled) {
   stack.run_steps(true);
   EXPECT_TRUE(stack.reach([&] { return stack.load() == 0; }));
   EXPECT_TRUE(stack.reach([&] { return stack.engine().stats().finished_abort == 1; }));
+}
+
+TEST(Backpressure, ABurstToAClientThatReads_IsNoFault) {
+  StackOptions options;
+  options.server.stream_buffer_bytes_max = 1;
+  options.server.stream_check_period = milliseconds(60'000);
+  const Stack stack(options);
+  const HttpReply reply = stack.post("/v1/completions", R"({"prompt":"x","n":16,"max_tokens":20,"stream":true})");
+  EXPECT_TRUE(reply.body.ends_with("data: [DONE]\n\n")) << reply.body;
 }
 
 TEST(Crowd, AThousandConnections_LeaveOthersServed) {
@@ -345,7 +377,7 @@ TEST(Drain, NewWorkIsRefused_AndStreamsGoOn) {
   EXPECT_TRUE(stack.server().wait_drained(milliseconds(20'000)).ok());
 }
 
-TEST(Stop, RunningRequests_AreCancelled) {
+TEST(Stop, RunningRequests_AreCancelledAndTold) {
   Stack stack(endless());
   HttpClient stream = stack.client(), whole = stack.client();
   stream.send(http_request("POST", "/v1/completions", kEndlessStream));
@@ -355,7 +387,11 @@ TEST(Stop, RunningRequests_AreCancelled) {
     return stats.running + stats.waiting == 2;
   }));
   stack.stop_server();
-  EXPECT_EQ(whole.read_reply().status, 0);
+  EXPECT_EQ(whole.read_reply().status, 503);
+  const std::string events = stream.read_reply().body;
+  EXPECT_NE(events.find(R"("finish_reason":"abort")"), std::string::npos) << events;
+  EXPECT_TRUE(events.ends_with("data: [DONE]\n\n")) << events;
+  EXPECT_TRUE(stream.at_end());
   stack.run_steps(true);
   EXPECT_TRUE(stack.reach([&] { return stack.engine().stats().finished_abort == 2; }));
 }

@@ -12,11 +12,12 @@ using Json = nlohmann::ordered_json;
 
 enum Kinds : unsigned { kCompletions = 1, kChats = 2, kBoth = 3 };
 
-// A field, and the one value (beside null) that asks for nothing, as JSON; "" = none.
+// A field, and the values (beside null) that ask for nothing, as JSON; "" = none.
 struct UnbuiltField {
   std::string_view name;
   Kinds kinds;
   std::string_view neutral;
+  std::string_view also_neutral = {};
 };
 
 constexpr UnbuiltField kUnbuilt[] = {
@@ -48,9 +49,9 @@ constexpr UnbuiltField kUnbuilt[] = {
     {"kv_transfer_params", kBoth, ""},
     {"vllm_xargs", kBoth, ""},
     {"tools", kChats, "[]"},
-    {"tool_choice", kChats, "\"none\""},
+    {"tool_choice", kChats, "\"none\"", "\"auto\""},  // there are no tools to choose from
     {"functions", kChats, "[]"},
-    {"function_call", kChats, "\"none\""},
+    {"function_call", kChats, "\"none\"", "\"auto\""},
     {"audio", kChats, ""},
     {"modalities", kChats, R"(["text"])"},
     {"prediction", kChats, ""},
@@ -72,7 +73,8 @@ MaybeError refuse_unbuilt_fields(CallKind kind, const Json& object) {
     if ((field.kinds & bit) == 0) continue;
     const auto it = object.find(field.name);
     if (it == object.end() || it->is_null()) continue;
-    if (!field.neutral.empty() && *it == Json::parse(field.neutral)) continue;
+    const auto is = [&](std::string_view neutral) { return !neutral.empty() && *it == Json::parse(neutral); };
+    if (is(field.neutral) || is(field.also_neutral)) continue;
     return bad_request(std::string(field.name), "{} is not supported; leave it out", field.name);
   }
   return std::nullopt;
