@@ -524,8 +524,10 @@ void imports(Judge& judge) {
   judge.near(d.read(other.get(), kBytes), content, kElementwise, "a program reads imported memory");
   buffer.reset();
   judge.check(lies(), "free leaves imported memory as it is");
-  refused(judge, api.alloc(d.raw(), kPage, MOTLEY_USE_STAGING, memory.get() + 64, &raw, &error), error,
-          "import of misaligned memory");
+  raw = nullptr;
+  const motley_code misaligned = api.alloc(d.raw(), kPage, MOTLEY_USE_STAGING, memory.get() + 64, &raw, &error);
+  const Owned<motley_buffer> granted{raw, {api.free}};  // by a device that should have refused
+  refused(judge, misaligned, error, "import of misaligned memory");
 }
 
 void memory_cap(Judge& judge) {
@@ -538,8 +540,9 @@ void memory_cap(Judge& judge) {
   require_ok(api.open(judge.options().device, &options, &device, &error), error, "open");
   const Owned<motley_device> owned{device, {api.close}};
   motley_buffer* buffer = nullptr;
-  refused(judge, api.alloc(device, 65 << 20, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error), error,
-          "memory beyond the cap");
+  const motley_code beyond = api.alloc(device, 65 << 20, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error);
+  const Owned<motley_buffer> granted{buffer, {api.free}};
+  refused(judge, beyond, error, "memory beyond the cap");
   for (int i = 0; i < 4; ++i) {  // freed memory counts no more
     require_ok(api.alloc(device, 40 << 20, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error), error,
                "alloc below the cap");
