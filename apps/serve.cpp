@@ -75,6 +75,18 @@ std::string curl_line(const ServeCommand& command, const std::string& address, b
                      body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
+// Once the drain is over the program is about to end: an interrupt need not wait for it, nor may anything that hangs.
+void end_soon() {
+  constexpr unsigned kGrace_s = 5;
+  std::signal(SIGINT, [](int) { _exit(130); });
+  std::signal(SIGALRM, [](int) { _exit(0); });
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+  alarm(kGrace_s);
+}
+
 // Lets what runs finish. A second SIGINT ends the program at once.
 void drain(Server& server, const Signals& signals, uint32_t timeout_s) {
   constexpr milliseconds kSlice{20};  // how soon a second SIGINT is seen while waiting
@@ -95,7 +107,8 @@ void drain(Server& server, const Signals& signals, uint32_t timeout_s) {
 }  // namespace
 
 Status serve(const ServeCommand& command) {
-  const Signals signals;  // before any other thread, so that all inherit the blocked signals
+  const Signals signals;          // before any other thread, so that all inherit the blocked signals
+  std::signal(SIGPIPE, SIG_IGN);  // a log whose reader has gone is no reason to stop serving
   ASSIGN_OR_RETURN(const auto instance, Instance::open(command.instance));
   Engine& engine = instance->engine();
   ASSIGN_OR_RETURN(const auto server, Server::start(engine, instance->tokenizer(), instance->chat_template(),
@@ -112,6 +125,7 @@ Status serve(const ServeCommand& command) {
   const int signal = signals.wait();
   log_info("{}: draining, up to {} s", signal == SIGTERM ? "SIGTERM" : "SIGINT", command.shutdown_timeout_s);
   drain(*server, signals, command.shutdown_timeout_s);
+  end_soon();
   return ok_status();
 }
 

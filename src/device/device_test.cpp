@@ -47,6 +47,19 @@ TEST(DeviceRegistry, FileThatIsNoLibrary_IsAbsentAndNamed) {
   EXPECT_NE(missing.message().find("cpu.so"), std::string::npos) << missing.message();
 }
 
+TEST(DeviceRegistry, LibraryCutShort_IsAbsentAndNamed) {
+  TemporaryFolder folder;
+  // This program itself is as good a library as any: it is an ELF file that says how long it is.
+  std::filesystem::copy_file("/proc/self/exe", folder.path() / "cpu.so");
+  const auto size = std::filesystem::file_size(folder.path() / "cpu.so");
+  for (const uintmax_t kept : {size / 2, uintmax_t{5000}, uintmax_t{70}, uintmax_t{30}}) {
+    std::filesystem::resize_file(folder.path() / "cpu.so", kept);
+    const auto registry = DeviceRegistry::scan(folder.path());
+    EXPECT_TRUE(registry.devices().empty());
+    EXPECT_NE(registry.absent()[0].reason.find("cpu.so"), std::string::npos) << registry.absent()[0].reason;
+  }
+}
+
 TEST(DeviceRegistry, EmptyList_IsRefused) {
   EXPECT_FALSE(DeviceRegistry::scan("/nonexistent").parse_list("").ok());
   EXPECT_FALSE(DeviceRegistry::scan("/nonexistent").parse_list("CPU:0,,").ok());

@@ -1,9 +1,11 @@
 #include "device/plugin.hpp"
 
 #include <dlfcn.h>
+#include <elf.h>
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 
 namespace motley {
 namespace {
@@ -17,6 +19,29 @@ bool has_required_entries(const motley_backend& api) {
          api.event_status && api.event_wait && api.event_notify && api.event_release;
 }
 
+// The loader maps what a library's program headers say and touches it, and where the file ends before that the process
+// dies of it (SIGBUS). So they are held against the file's size first. Null: the file is as long as it says. Layout:
+// the System V ABI, "Object Files".
+const char* damage_of(const std::filesystem::path& file) {
+  constexpr const char* kTruncated = "the file is cut short; build or install it again";
+  std::error_code failed;
+  const uint64_t size = std::filesystem::file_size(file, failed);
+  std::ifstream in(file, std::ios::binary);
+  Elf64_Ehdr header{};
+  if (failed || !in.read(reinterpret_cast<char*>(&header), sizeof header)) return "cannot be read as a library";
+  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64 ||
+      header.e_phentsize != sizeof(Elf64_Phdr)) {
+    return "not a shared library of this kind of machine";
+  }
+  in.seekg(static_cast<std::streamoff>(std::min<uint64_t>(header.e_phoff, size)));
+  for (int i = 0; i < header.e_phnum; ++i) {
+    Elf64_Phdr part{};
+    if (!in.read(reinterpret_cast<char*>(&part), sizeof part)) return kTruncated;
+    if (part.p_offset > size || part.p_filesz > size - part.p_offset) return kTruncated;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 Status to_status(motley_code code, const motley_error& error, std::string_view what) {
@@ -28,6 +53,7 @@ Status to_status(motley_code code, const motley_error& error, std::string_view w
 Result<std::unique_ptr<Plugin>> Plugin::open(const std::filesystem::path& file) {
   std::error_code failed;
   if (!std::filesystem::exists(file, failed)) return error(MOTLEY_NOT_FOUND, "{}: no such file", file.string());
+  if (const char* damage = damage_of(file)) return error(MOTLEY_FAILED_PRECONDITION, "{}: {}", file.string(), damage);
   // An absolute path, so that the loader never searches elsewhere for a bare name.
   const std::filesystem::path absolute = std::filesystem::absolute(file, failed);
   void* library = dlopen(absolute.c_str(), RTLD_NOW | RTLD_LOCAL);

@@ -27,8 +27,8 @@ constexpr Route kRoutes[] = {
     {"/v1/models", "GET, HEAD, OPTIONS", RouteId::kModels, RouteKind::kQuick, true, true},
     {"/v1/completions", "POST, OPTIONS", RouteId::kCompletions, RouteKind::kWork, true},
     {"/v1/chat/completions", "POST, OPTIONS", RouteId::kChat, RouteKind::kWork, true},
-    {"/tokenize", "POST, OPTIONS", RouteId::kTokenize, RouteKind::kWork, true},
-    {"/detokenize", "POST, OPTIONS", RouteId::kDetokenize, RouteKind::kWork, true},
+    {"/tokenize", "POST, OPTIONS", RouteId::kTokenize, RouteKind::kText, true},
+    {"/detokenize", "POST, OPTIONS", RouteId::kDetokenize, RouteKind::kText, true},
     {"/health", "GET, HEAD, OPTIONS", RouteId::kHealth, RouteKind::kQuick, false},
     {"/ping", "GET, HEAD, POST, OPTIONS", RouteId::kPing, RouteKind::kQuick, false},
     {"/version", "GET, HEAD, OPTIONS", RouteId::kVersion, RouteKind::kQuick, false},
@@ -151,7 +151,7 @@ std::optional<HttpResponse> Api::check(const HttpRequest& request, bool draining
                            {},
                            "invalid_api_key"});
   }
-  if (draining && route->kind == RouteKind::kWork) return error_response(draining_error());
+  if (draining && route->kind != RouteKind::kQuick) return error_response(draining_error());
   return std::nullopt;
 }
 
@@ -256,7 +256,9 @@ Prepared Api::prepare_detokenize(std::string_view body) const {
   DetokenizeCall call;
   if (MaybeError error = parse_detokenize_call(body, limits_.vocab_size, call)) return error_response(*error);
   if (MaybeError error = check_model(call.model)) return error_response(*error);
-  return json_response({{"prompt", replace_invalid_utf8(encoder_.tokenizer().decode(call.tokens, true))}});
+  std::string text;
+  if (MaybeError error = encoder_.decode(call.tokens, text)) return error_response(*error);
+  return json_response({{"prompt", replace_invalid_utf8(text)}});
 }
 
 std::variant<HttpResponse, std::shared_ptr<Generation>> Api::start(PreparedGeneration prepared, AnswerSink& sink) {

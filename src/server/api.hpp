@@ -28,7 +28,9 @@ struct ServerState {
   uint64_t load = 0;  // requests being answered, this one left out
 };
 
-enum class RouteKind { kQuick, kWork };  // kWork: new work, refused while draining
+// kText turns text and tokens into each other, kWork generates: both are new work, refused while draining, and neither
+// waits for the other.
+enum class RouteKind { kQuick, kText, kWork };
 
 struct Route;
 
@@ -55,7 +57,7 @@ class Api {
   // Routes of kind kQuick. On the server's thread.
   HttpResponse answer(const Route& route, const HttpRequest& request, const ServerState& state) const;
 
-  // Routes of kind kWork: parses, validates and tokenises. Thread-safe.
+  // Routes of the other kinds: parses, validates and tokenises. Thread-safe.
   Prepared prepare(const Route& route, std::string_view body) const;
   // Submits. On the server's thread. The sink hears of everything but a refusal, which is the return value.
   std::variant<HttpResponse, std::shared_ptr<Generation>> start(PreparedGeneration prepared, AnswerSink& sink);

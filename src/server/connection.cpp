@@ -6,6 +6,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/beast/core/string.hpp>
 #include <limits>
+#include <new>
 #include <utility>
 
 #include "base/limits.hpp"
@@ -20,34 +21,59 @@ namespace http = boost::beast::http;
 constexpr size_t kReadBytes = 16u << 10;          // one read asks for so many
 constexpr size_t kUnparsedBytesMax = 64u << 10;   // pipelined requests, or one unfinished line of a chunked body
 constexpr size_t kInlineBodyBytesMax = 4u << 10;  // larger bodies are parsed and tokenised beside the I/O thread
+constexpr size_t kQuickBodyBytesMax = 4u << 10;   // of routes that look at no body
+constexpr size_t kTextBodyBytesMax = 8u << 20;    // of tokenize and detokenize
 
 ApiError timeout_error(std::string_view what) {
   return {408, fmt::format("the request's {} came too slowly", what), "invalid_request_error", {}, "request_timeout"};
 }
 
-// The answers to what the parser refuses; all else is a 400.
-ApiError parse_error(const boost::system::error_code& error, size_t body_bytes_max) {
-  if (error == http::error::header_limit) {
-    return {431,
-            fmt::format("the request's header exceeds {} bytes", limits::kRequestHeaderBytesMax),
-            "invalid_request_error",
-            {},
-            "header_too_large"};
+ApiError header_too_large() {
+  return {431,
+          fmt::format("the request's header exceeds {} bytes", limits::kRequestHeaderBytesMax),
+          "invalid_request_error",
+          {},
+          "header_too_large"};
+}
+
+ApiError body_too_large(size_t bytes_max) {
+  return {413,
+          fmt::format("the request's body exceeds {} bytes", bytes_max),
+          "invalid_request_error",
+          {},
+          "body_too_large"};
+}
+
+ApiError too_many_bodies() { return {503, "too many large requests at once; retry later", "server_error", {}, {}}; }
+
+size_t body_bytes_max(const Route& route, const ServerOptions& options) {
+  switch (Api::kind_of(route)) {
+    case RouteKind::kQuick: return std::min(options.body_bytes_max, kQuickBodyBytesMax);
+    case RouteKind::kText: return std::min(options.body_bytes_max, kTextBodyBytesMax);
+    case RouteKind::kWork: break;
   }
-  if (error == http::error::body_limit) {
-    return {413,
-            fmt::format("the request's body exceeds {} bytes", body_bytes_max),
-            "invalid_request_error",
-            {},
-            "body_too_large"};
+  return options.body_bytes_max;
+}
+
+// A body on its way to a worker.
+struct BodyJob {
+  std::string body;
+  BodyCharge charge;
+};
+
+// On a worker, where nothing may be thrown: memory that a request asks for may not be there.
+Prepared prepare(const Api& api, const Route& route, const std::string& body) {
+  try {
+    return api.prepare(route, body);
+  } catch (const std::bad_alloc&) {
+    return error_response({503, "no memory for a request of this size; retry later", "server_error", {}, {}});
   }
-  return bad_request("", "this is not HTTP/1.0 or HTTP/1.1: {}", error.message());
 }
 
 }  // namespace
 
 Connection::Connection(asio::ip::tcp::socket socket, ConnectionHost& host)
-    : socket_(std::move(socket)), host_(host), timer_(socket_.get_executor()) {}
+    : socket_(std::move(socket)), host_(host), body_charge_(host.body_budget()), timer_(socket_.get_executor()) {}
 
 void Connection::start() {
   begin_request();
@@ -77,6 +103,7 @@ void Connection::begin_request() {
   parser_->body_limit(host_.options().body_bytes_max);
   parser_->eager(false);
   request_ = {};
+  header_bytes_ = 0;
   route_ = nullptr;
   wire_ = {};
   answer_complete_ = false;
@@ -168,16 +195,20 @@ bool Connection::parse_header() {
     }
   }
   ErrorCode error;
-  buffer_.consume(parser_->put(buffer_.data(), error));
-  if (error == http::error::need_more) {
+  const size_t used = parser_->put(buffer_.data(), error);
+  buffer_.consume(used);
+  header_bytes_ += used;
+  // The parser's own limit is of what it has not understood yet.
+  const bool too_large = error == http::error::header_limit || header_bytes_ > limits::kRequestHeaderBytesMax;
+  if (!error && !too_large) return on_header();
+  if (too_large) {
+    refuse(header_too_large());
+  } else if (error == http::error::need_more) {
     start_read();
-    return false;
-  }
-  if (error) {
+  } else {
     refuse_parse(error);
-    return false;
   }
-  return on_header();
+  return false;
 }
 
 // True: something was parsed.
@@ -187,14 +218,11 @@ bool Connection::parse_body() {
     return false;
   }
   ErrorCode error;
-  const size_t used = parser_->put(buffer_.data(), error);
-  buffer_.consume(used);
-  const size_t total = parser_->get().body().size();
-  if (!host_.take_body_bytes(total - body_bytes_)) {
-    refuse({503, "too many large requests at once; retry later", "server_error", {}, {}});
+  buffer_.consume(parser_->put(buffer_.data(), error));
+  if (!charge_body()) {
+    refuse(too_many_bodies());
     return false;
   }
-  body_bytes_ = total;
   if (error && error != http::error::need_more) {
     refuse_parse(error);
     return false;
@@ -209,6 +237,35 @@ bool Connection::parse_body() {
   return false;
 }
 
+// False: no room for what has come. Where room is short the largest unfinished body gives way, so that a few large
+// ones, however slowly they come, never keep out the small.
+bool Connection::charge_body() {
+  const size_t bytes = parser_->get().body().size();
+  while (!body_charge_.grow_to(bytes)) {
+    if (!host_.drop_larger_body(bytes)) return false;
+  }
+  return true;
+}
+
+void Connection::give_way() { refuse(too_many_bodies()); }
+
+// What a header may ask for and not get. Of a body whose end is in doubt nothing may be read as a next request
+// (RFC 9112, 6.1 and 6.3).
+std::optional<ApiError> Connection::header_fault() const {
+  const auto& message = parser_->get();
+  const auto codings = message.count(http::field::transfer_encoding);
+  const bool chunked = codings == 1 && wire_.minor_version == 1 &&
+                       boost::beast::iequals(message[http::field::transfer_encoding], "chunked");
+  if (codings > 0 && !chunked) {
+    return bad_request("", "the only Transfer-Encoding understood is \"chunked\", in HTTP/1.1");
+  }
+  const auto expect = message[http::field::expect];
+  if (!expect.empty() && !boost::beast::iequals(expect, "100-continue")) {
+    return ApiError{417, "only \"Expect: 100-continue\" is understood", "invalid_request_error", {}, {}};
+  }
+  return std::nullopt;
+}
+
 // False: refused. The body is not read before the header has been found good.
 bool Connection::on_header() {
   const auto& message = parser_->get();
@@ -218,6 +275,10 @@ bool Connection::on_header() {
   wire_.minor_version = message.version() == 10 ? 0 : 1;
   wire_.keep_alive = message.keep_alive();
   wire_.head_only = message.method() == http::verb::head;
+  if (const std::optional<ApiError> fault = header_fault()) {
+    refuse(*fault);
+    return false;
+  }
   if (std::optional<HttpResponse> response = host_.api().check(request_, host_.state().draining, route_)) {
     if (parser_->is_done()) {
       send_answer(*std::move(response));
@@ -226,14 +287,14 @@ bool Connection::on_header() {
     }
     return false;
   }
-  const auto expect = message[http::field::expect];
-  if (!expect.empty() && !boost::beast::iequals(expect, "100-continue")) {
-    refuse({417, "only \"Expect: 100-continue\" is understood", "invalid_request_error", {}, {}});
+  const size_t bytes_max = body_bytes_max(*route_, host_.options());
+  if (parser_->content_length().value_or(0) > bytes_max) {
+    refuse(body_too_large(bytes_max));
     return false;
   }
-  if (!expect.empty() && wire_.minor_version == 1 && !parser_->is_done() && buffer_.size() == 0) {
-    queue("HTTP/1.1 100 Continue\r\n\r\n");
-  }
+  parser_->body_limit(bytes_max);
+  const bool waits = message.count(http::field::expect) > 0 && !parser_->is_done() && buffer_.size() == 0;
+  if (waits && wire_.minor_version == 1) queue("HTTP/1.1 100 Continue\r\n\r\n");
   state_ = State::kBody;
   parser_->eager(true);
   body_begun_ = std::chrono::steady_clock::now();
@@ -248,25 +309,28 @@ void Connection::on_request() {
   counted_ = true;
   host_.request_begun();
   request_.body = std::move(parser_->get().body());
-  if (Api::kind_of(*route_) == RouteKind::kQuick) return send_answer(host_.api().answer(*route_, request_, state));
+  BodyCharge charge = std::move(body_charge_);
+  const RouteKind kind = Api::kind_of(*route_);
+  if (kind == RouteKind::kQuick) return send_answer(host_.api().answer(*route_, request_, state));
   if (state.draining) return send_answer(error_response(draining_error()));
   if (request_.body.size() <= kInlineBodyBytesMax) {
     on_prepared(host_.api().prepare(*route_, request_.body));
-  } else {
-    auto body = std::make_shared<std::string>(std::move(request_.body));  // shared: jobs are copyable
-    const bool accepted = host_.run_on_worker([self = shared_from_this(), body, api = &host_.api(), route = route_] {
-      auto prepared = std::make_shared<Prepared>(api->prepare(*route, *body));
-      asio::post(self->socket_.get_executor(), [self, prepared] { self->on_prepared(std::move(*prepared)); });
-    });
-    if (!accepted) {
-      return send_answer(error_response({503, "too many large requests wait; retry later", "server_error", {}, {}}));
-    }
+    return read_ahead();
+  }
+  // Shared: jobs are copyable.
+  auto job = std::make_shared<BodyJob>(BodyJob{std::move(request_.body), std::move(charge)});
+  const bool accepted = host_.run_on_worker(kind, [self = shared_from_this(), job, route = route_] {
+    if (self->gone_) return;
+    auto prepared = std::make_shared<Prepared>(prepare(self->host_.api(), *route, job->body));
+    asio::post(self->socket_.get_executor(), [self, prepared] { self->on_prepared(std::move(*prepared)); });
+  });
+  if (!accepted) {
+    return send_answer(error_response({503, "too many large requests wait; retry later", "server_error", {}, {}}));
   }
   read_ahead();
 }
 
 void Connection::on_prepared(Prepared prepared) {
-  host_.return_body_bytes(std::exchange(body_bytes_, 0));
   if (state_ != State::kWorking) return;  // closed, or already answered because the server stops
   if (auto* response = std::get_if<HttpResponse>(&prepared)) return send_answer(std::move(*response));
   auto started = host_.api().start(std::get<PreparedGeneration>(std::move(prepared)), *this);
@@ -274,10 +338,17 @@ void Connection::on_prepared(Prepared prepared) {
   generation_ = std::get<std::shared_ptr<Generation>>(std::move(started));
 }
 
-void Connection::refuse_parse(ErrorCode error) { refuse(parse_error(error, host_.options().body_bytes_max)); }
+void Connection::refuse_parse(ErrorCode error) {
+  if (error == http::error::body_limit) {
+    return refuse(body_too_large(route_ ? body_bytes_max(*route_, host_.options()) : host_.options().body_bytes_max));
+  }
+  refuse(bad_request("", "this is not HTTP/1.0 or HTTP/1.1: {}", error.message()));
+}
 
 void Connection::refuse(const HttpResponse& response) {
   wire_.keep_alive = false;
+  std::string().swap(parser_->get().body());
+  body_charge_.release();
   send_answer(response);
 }
 
@@ -380,13 +451,14 @@ void Connection::on_answered() {
 }
 
 void Connection::end_request() {
-  host_.return_body_bytes(std::exchange(body_bytes_, 0));
+  body_charge_.release();
   if (std::exchange(counted_, false)) host_.request_ended();
 }
 
 void Connection::close() {
   if (state_ == State::kClosed) return;
   state_ = State::kClosed;
+  gone_ = true;
   ErrorCode ignored;
   socket_.close(ignored);
   timer_.cancel();
@@ -400,11 +472,12 @@ void Connection::set_read_deadline(TimePoint deadline) {
   arm();
 }
 
-// A body may take its grace, and beyond it must keep up the least rate.
+// A body may take its grace, and beyond it must keep up the least rate; it may never pause for longer than the grace.
 void Connection::set_body_deadline() {
-  const std::chrono::milliseconds earned(body_bytes_ * 1000 /
+  const std::chrono::milliseconds grace = host_.options().body_timeout;
+  const std::chrono::milliseconds earned(body_charge_.bytes() * 1000 /
                                          std::max<uint32_t>(host_.options().body_bytes_per_s_min, 1));
-  set_read_deadline(body_begun_ + host_.options().body_timeout + earned);
+  set_read_deadline(std::min(body_begun_ + earned, std::chrono::steady_clock::now()) + grace);
 }
 
 // One timer for all deadlines. Later deadlines leave it as it is: on_timer() looks again.

@@ -4,11 +4,11 @@
 // client that goes away is noticed and its generation cancelled, and so that pipelined requests wait in the buffer.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -18,6 +18,7 @@
 #include "server/api.hpp"
 #include "server/generation.hpp"
 #include "server/http.hpp"
+#include "server/request_body.hpp"
 #include "server/server.hpp"
 
 namespace motley {
@@ -31,11 +32,11 @@ class ConnectionHost {
   virtual const ServerOptions& options() const = 0;
   virtual Api& api() = 0;
   virtual ServerState state() const = 0;
-  // False: too much waits already.
-  virtual bool run_on_worker(std::function<void()> job) = 0;
-  // False: no room for more bytes of request bodies.
-  virtual bool take_body_bytes(size_t bytes) = 0;
-  virtual void return_body_bytes(size_t bytes) = 0;
+  // False: too much of this kind waits already.
+  virtual bool run_on_worker(RouteKind kind, std::function<void()> job) = 0;
+  virtual BodyBudget& body_budget() = 0;
+  // Refuses the request whose unfinished body is the largest. False: none has more than `bytes`.
+  virtual bool drop_larger_body(size_t bytes) = 0;
   virtual void request_begun() = 0;
   virtual void request_ended() = 0;
   virtual void connection_closed(const std::shared_ptr<Connection>& connection) = 0;
@@ -50,6 +51,10 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   void close();
   // Ends what runs with the word that the server stops, and closes when that is sent.
   void stop();
+  // Of a request that is still being read.
+  size_t unfinished_body_bytes() const { return state_ == State::kBody ? body_charge_.bytes() : 0; }
+  // Refuses such a request, so that smaller ones find room.
+  void give_way();
 
  private:
   using TimePoint = std::chrono::steady_clock::time_point;
@@ -74,7 +79,9 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   void skip_empty_lines();
   bool parse_header();
   bool parse_body();
+  bool charge_body();
   bool on_header();
+  std::optional<ApiError> header_fault() const;
   void on_request();
   void on_prepared(Prepared prepared);
   void refuse_parse(ErrorCode error);
@@ -107,17 +114,19 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   State state_ = State::kIdle;
 
   boost::beast::flat_buffer buffer_;
-  std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  std::optional<boost::beast::http::request_parser<GrowingBody>> parser_;
   bool reading_ = false, input_ended_ = false;
   HttpRequest request_;
   const Route* route_ = nullptr;
   WireOptions wire_;
-  size_t body_bytes_ = 0;  // taken from the host
+  size_t header_bytes_ = 0;
+  BodyCharge body_charge_;
   TimePoint body_begun_;
 
   std::shared_ptr<Generation> generation_;  // shared with the mailbox's weak references
   bool counted_ = false;                    // request_begun() called, request_ended() not yet
   bool answer_complete_ = false, stopping_ = false;
+  std::atomic<bool> gone_{false};  // closed; read by the workers
   std::string pending_, writing_;
   size_t written_ = 0;  // of writing_
   bool write_active_ = false;

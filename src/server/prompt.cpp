@@ -8,6 +8,9 @@ namespace {
 // vLLM's defaults: 16 for completions, the rest of the context for chat.
 constexpr uint32_t kCompletionMaxTokens = 16;
 
+constexpr size_t kTokenizeBytesMax = 1u << 20;     // of text: some tenths of a second of work
+constexpr size_t kDetokenizeBytesMax = 32u << 20;  // of text that comes out
+
 std::string prompt_field(const GenerationCall& call) { return call.kind == CallKind::kChat ? "messages" : "prompt"; }
 
 ApiError too_long(const std::string& field, uint32_t max_model_len, const std::string& tokens) {
@@ -19,6 +22,12 @@ ApiError too_long(const std::string& field, uint32_t max_model_len, const std::s
   return error;
 }
 
+size_t bytes_of(const std::vector<TextSpan>& spans) {
+  size_t bytes = 0;
+  for (const TextSpan& span : spans) bytes += span.text.size();
+  return bytes;
+}
+
 }  // namespace
 
 PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, uint32_t max_model_len)
@@ -28,8 +37,12 @@ PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* cha
   }
 }
 
-// Spares the work of encoding what cannot fit, however it is cut.
-bool PromptEncoder::surely_too_long(size_t bytes) const { return bytes / token_bytes_max_ > max_model_len_; }
+// Text of more bytes cannot fit, however it is cut: it is not worth encoding.
+size_t PromptEncoder::context_bytes_max() const { return size_t{max_model_len_} * token_bytes_max_; }
+
+ApiError PromptEncoder::too_long_bytes(const std::string& field, size_t bytes) const {
+  return too_long(field, max_model_len_, fmt::format("{} bytes, more than they can hold", bytes));
+}
 
 MaybeError PromptEncoder::check_length(const GenerationCall& call, size_t tokens) const {
   if (tokens == 0) return bad_request(prompt_field(call), "the prompt is empty: it must come to at least one token");
@@ -49,10 +62,11 @@ MaybeError PromptEncoder::check_length(const GenerationCall& call, size_t tokens
 MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<TokenId>>& out) const {
   out.clear();
   if (call.kind == CallKind::kChat) {
-    out.emplace_back();
-    MaybeError error =
-        encode_chat(call.messages, call.template_variables, call.add_generation_prompt, true, out.back());
+    std::vector<TextSpan> spans;
+    MaybeError error = render(call.messages, call.template_variables, call.add_generation_prompt, spans);
     if (error) return error;
+    if (bytes_of(spans) > context_bytes_max()) return too_long_bytes("messages", bytes_of(spans));
+    out.push_back(ChatTemplate::encode(spans, tokenizer_));
   }
   for (const PromptInput& prompt : call.prompts) {
     if (const auto* ids = std::get_if<std::vector<TokenId>>(&prompt)) {
@@ -60,9 +74,7 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
       continue;
     }
     const std::string& text = std::get<std::string>(prompt);
-    if (surely_too_long(text.size())) {
-      return too_long("prompt", max_model_len_, fmt::format("{} bytes, more than they can hold", text.size()));
-    }
+    if (text.size() > context_bytes_max()) return too_long_bytes("prompt", text.size());
     out.push_back(tokenizer_.encode(text, call.add_special_tokens, true));
   }
   size_t longest = 0;
@@ -77,33 +89,47 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
   return check_min_tokens(call.params);
 }
 
-MaybeError PromptEncoder::encode_chat(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,
-                                      bool add_generation_prompt, bool bounded, std::vector<TokenId>& out) const {
+MaybeError PromptEncoder::render(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,
+                                 bool add_generation_prompt, std::vector<TextSpan>& out) const {
   if (!chat_template_) {
     return bad_request(
         "messages",
         "this model has no chat template; start the server with --chat-template FILE, or use /v1/completions");
   }
   Result<std::vector<TextSpan>> spans = chat_template_->render(messages, add_generation_prompt, variables);
+  // Whether the template or the messages are at fault cannot be told apart: what one template cannot render of these
+  // messages, it may render of others.
   if (!spans) {
-    ApiError error = error_of_status(spans.error());
-    if (error.status == 400) error.param = "messages";
-    return error;
+    return bad_request("messages", "the chat template cannot render these messages: {}", spans.error().message());
   }
-  size_t bytes = 0;
-  for (const TextSpan& span : *spans) bytes += span.text.size();
-  if (bounded && surely_too_long(bytes)) {
-    return too_long("messages", max_model_len_, fmt::format("{} bytes, more than they can hold", bytes));
-  }
-  out = ChatTemplate::encode(*spans, tokenizer_);
+  out = *std::move(spans);
   return std::nullopt;
 }
 
 MaybeError PromptEncoder::encode(const TokenizeCall& call, std::vector<TokenId>& out) const {
+  std::vector<TextSpan> spans;
   if (!call.prompt) {
-    return encode_chat(call.messages, call.template_variables, call.add_generation_prompt, false, out);
+    MaybeError error = render(call.messages, call.template_variables, call.add_generation_prompt, spans);
+    if (error) return error;
   }
-  out = tokenizer_.encode(*call.prompt, call.add_special_tokens, true);
+  const size_t bytes = call.prompt ? call.prompt->size() : bytes_of(spans);
+  if (bytes > kTokenizeBytesMax) {
+    return bad_request(call.prompt ? "prompt" : "messages",
+                       "the text has {} bytes; at most {} are tokenised in one call: cut it", bytes, kTokenizeBytesMax);
+  }
+  out = call.prompt ? tokenizer_.encode(*call.prompt, call.add_special_tokens, true)
+                    : ChatTemplate::encode(spans, tokenizer_);
+  return std::nullopt;
+}
+
+MaybeError PromptEncoder::decode(const std::vector<TokenId>& tokens, std::string& out) const {
+  size_t bytes = 0;
+  for (const TokenId id : tokens) bytes += tokenizer_.piece(id).size();
+  if (bytes > kDetokenizeBytesMax) {
+    return bad_request("tokens", "they spell {} bytes; at most {} are given in one answer: cut them", bytes,
+                       kDetokenizeBytesMax);
+  }
+  out = tokenizer_.decode(tokens, true);
   return std::nullopt;
 }
 

@@ -20,16 +20,18 @@ class PromptEncoder {
 
   // One list of ids per prompt (chat: one). Also settles call.params.max_tokens where the call gave none.
   MaybeError encode(GenerationCall& call, std::vector<std::vector<TokenId>>& out) const;
-  // Without regard to the context.
+  // Without regard to the context, but within limits of their own.
   MaybeError encode(const TokenizeCall& call, std::vector<TokenId>& out) const;
+  MaybeError decode(const std::vector<TokenId>& tokens, std::string& out) const;
 
   const Tokenizer& tokenizer() const { return tokenizer_; }
   uint32_t max_model_len() const { return max_model_len_; }
 
  private:
-  MaybeError encode_chat(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,
-                         bool add_generation_prompt, bool bounded, std::vector<TokenId>& out) const;
-  bool surely_too_long(size_t bytes) const;
+  MaybeError render(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,
+                    bool add_generation_prompt, std::vector<TextSpan>& out) const;
+  size_t context_bytes_max() const;
+  ApiError too_long_bytes(const std::string& field, size_t bytes) const;
   MaybeError check_length(const GenerationCall& call, size_t tokens) const;
 
   const Tokenizer& tokenizer_;

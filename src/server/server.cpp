@@ -11,6 +11,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <unordered_set>
 
@@ -64,6 +65,7 @@ class Server::Impl : public ConnectionHost {
  public:
   Impl(Engine& engine, const Tokenizer& tokenizer, const ChatTemplate* chat_template, ServerOptions options)
       : options_(std::move(options)),
+        body_budget_(options_.body_bytes_in_flight_max),
         mailbox_(std::make_shared<Mailbox>([this] { asio::post(io_, [this] { mailbox_->deliver(); }); })),
         api_(engine, tokenizer, chat_template, options_, mailbox_) {}
   ~Impl() override;
@@ -77,9 +79,11 @@ class Server::Impl : public ConnectionHost {
   const ServerOptions& options() const override { return options_; }
   Api& api() override { return api_; }
   ServerState state() const override;
-  bool run_on_worker(std::function<void()> job) override { return jobs_.try_push(std::move(job)); }
-  bool take_body_bytes(size_t bytes) override;
-  void return_body_bytes(size_t bytes) override { body_bytes_ -= bytes; }
+  bool run_on_worker(RouteKind kind, std::function<void()> job) override {
+    return (kind == RouteKind::kText ? text_jobs_ : generation_jobs_).try_push(std::move(job));
+  }
+  BodyBudget& body_budget() override { return body_budget_; }
+  bool drop_larger_body(size_t bytes) override;
   void request_begun() override;
   void request_ended() override;
   void connection_closed(const std::shared_ptr<Connection>& connection) override;
@@ -87,11 +91,13 @@ class Server::Impl : public ConnectionHost {
  private:
   void accept();
   void on_accepted(tcp::socket socket);
-  void work();
+  void serve();
+  void work(BoundedQueue<std::function<void()>>& jobs);
   void stop();
   void end();
 
   const ServerOptions options_;
+  BodyBudget body_budget_;  // outlives the connections and jobs, which hold parts of it
   asio::io_context io_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_guard_ = asio::make_work_guard(io_);
   tcp::acceptor acceptor_{io_};
@@ -99,9 +105,8 @@ class Server::Impl : public ConnectionHost {
   uint16_t port_ = 0;
   std::shared_ptr<Mailbox> mailbox_;  // shared with the engine's requests
   Api api_;
-  BoundedQueue<std::function<void()>> jobs_{kWorkerJobsMax};
+  BoundedQueue<std::function<void()>> generation_jobs_{kWorkerJobsMax}, text_jobs_{kWorkerJobsMax};
   std::unordered_set<std::shared_ptr<Connection>> connections_;  // shared with their pending operations
-  size_t body_bytes_ = 0;
   std::atomic<bool> draining_{false}, stopping_{false};
 
   mutable std::mutex mutex_;  // guards the next two
@@ -113,7 +118,8 @@ class Server::Impl : public ConnectionHost {
 
 Server::Impl::~Impl() {
   stopping_ = true;
-  jobs_.close();
+  generation_jobs_.close();
+  text_jobs_.close();
   asio::post(io_, [this] { stop(); });
   for (std::thread& thread : threads_) thread.join();
   mailbox_->close();  // where listen() failed, no thread ran stop()
@@ -160,13 +166,26 @@ Status Server::Impl::listen() {
 
 void Server::Impl::run() {
   accept();
-  threads_.emplace_back([this] { io_.run(); });
+  threads_.emplace_back([this] { serve(); });
   for (uint32_t i = 0; i < std::max<uint32_t>(options_.worker_threads, 1); ++i)
-    threads_.emplace_back([this] { work(); });
+    threads_.emplace_back([this] { work(generation_jobs_); });
+  threads_.emplace_back([this] { work(text_jobs_); });
 }
 
-void Server::Impl::work() {
-  while (std::optional<std::function<void()>> job = jobs_.pop()) {
+// Where memory runs out, the one connection that asked for it is left to its deadline; the others are served on.
+void Server::Impl::serve() {
+  while (true) {
+    try {
+      io_.run();
+      return;
+    } catch (const std::bad_alloc&) {
+      log_error("no memory for a client's request: it is given up");
+    }
+  }
+}
+
+void Server::Impl::work(BoundedQueue<std::function<void()>>& jobs) {
+  while (std::optional<std::function<void()>> job = jobs.pop()) {
     if (!stopping_) (*job)();
   }
 }
@@ -209,10 +228,15 @@ ServerState Server::Impl::state() const {
   return {draining_, active_};
 }
 
-bool Server::Impl::take_body_bytes(size_t bytes) {
-  if (bytes > options_.body_bytes_in_flight_max - std::min(body_bytes_, options_.body_bytes_in_flight_max))
-    return false;
-  body_bytes_ += bytes;
+bool Server::Impl::drop_larger_body(size_t bytes) {
+  std::shared_ptr<Connection> largest;
+  for (const auto& connection : connections_) {
+    if (connection->unfinished_body_bytes() <= bytes) continue;
+    bytes = connection->unfinished_body_bytes();
+    largest = connection;
+  }
+  if (!largest) return false;
+  largest->give_way();
   return true;
 }
 

@@ -1,8 +1,8 @@
 // Server: the OpenAI-compatible HTTP front of one engine.
 //
-// One thread owns every connection; long prompts are tokenised on a few threads beside it, so that one request's size
-// never delays another's tokens. The engine's news reach it through a mailbox. Idle, all threads sleep. The surface is
-// docs/api.md. Every public method is safe from any thread.
+// One thread owns every connection; long prompts are tokenised on a few threads beside it, and what /tokenize is given
+// on another, so that one request's size never delays another's tokens. The engine's news reach it through a mailbox.
+// Idle, all threads sleep. The surface is docs/api.md. Every public method is safe from any thread.
 #pragma once
 
 #include <chrono>
@@ -33,14 +33,14 @@ struct ServerOptions {
   // Limits. A client that meets one is answered (408, 413, 431, 503) or, with nothing left to say, closed.
   uint32_t connections_max = 4096;                       // lowered to what the process's file descriptors allow
   size_t body_bytes_max = 0;                             // 0 = limits::kRequestBodyBytesMax
-  size_t body_bytes_in_flight_max = 512u << 20;          // of all requests being read together
+  size_t body_bytes_in_flight_max = 512u << 20;          // of all requests' bodies together; the largest gives way
   size_t stream_buffer_bytes_max = 1u << 20;             // unsent bytes of one stream; above, they must become fewer
   std::chrono::milliseconds stream_check_period{1'000};  // from look to look, or its requests are cancelled
   int send_buffer_bytes = 0;                             // the kernel's, per connection; 0 = the kernel's choice
   uint32_t worker_threads = 2;                           // for long prompts
   std::chrono::milliseconds header_timeout{10'000};      // from the first byte (or the connection) to the header's end
   std::chrono::milliseconds idle_timeout{60'000};        // between two requests of a connection
-  std::chrono::milliseconds body_timeout{10'000};        // grace; beyond it a body must keep up body_bytes_per_s_min
+  std::chrono::milliseconds body_timeout{10'000};  // a body's grace and longest pause; it must keep up the rate below
   uint32_t body_bytes_per_s_min = 16u << 10;
   std::chrono::milliseconds write_timeout{30'000};  // a client that takes nothing for so long is gone
   std::chrono::milliseconds linger_timeout{2'000};  // reading on after an early refusal, so that it arrives

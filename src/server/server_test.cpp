@@ -1,6 +1,9 @@
 // The server against clients that misbehave, leave, hurry, crowd in, or come while it stops.
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
+
+#include <fstream>
 
 #include "base/limits.hpp"
 #include "server/testing/stack.hpp"
@@ -118,8 +121,63 @@ TEST(Limits, BodiesTogether_AreBounded) {
   EXPECT_EQ(stack.post("/v1/completions", std::string(40'000, ' ') + std::string(kSmallCall)).status, 200);
 }
 
+TEST(Limits, LargestUnfinishedBody_GivesWayToSmallOnes) {
+  StackOptions options;
+  options.server.body_bytes_in_flight_max = 50'000;
+  const Stack stack(options);
+  HttpClient smaller = stack.client(), larger = stack.client();
+  const std::string header = "POST /v1/completions HTTP/1.1\r\nContent-Length: 40000\r\n\r\n";
+  smaller.send(header + std::string(20'000, ' '));
+  larger.send(header + std::string(28'000, ' '));
+  EXPECT_EQ(stack.post("/v1/completions", std::string(10'000, ' ') + std::string(kSmallCall)).status, 200);
+  EXPECT_EQ(larger.read_reply().status, 503);
+  smaller.send(std::string(20'000 - kSmallCall.size(), ' ') + std::string(kSmallCall));
+  EXPECT_EQ(smaller.read_reply().status, 200);
+}
+
+TEST(Limits, BodiesOfRoutesThatReadNone_AreSmall) {
+  const Stack stack;
+  EXPECT_EQ(stack.post("/ping", std::string(4096, ' ')).status, 200);
+  EXPECT_EQ(stack.post("/ping", std::string(4097, ' ')).status, 413);
+  EXPECT_EQ(stack.post("/tokenize", std::string((8u << 20) + 1, ' ')).status, 413);
+}
+
+size_t address_space_bytes() {
+  std::ifstream file("/proc/self/statm");
+  size_t pages = 0;
+  file >> pages;
+  return pages * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
+TEST(Limits, AnnouncedBodies_AreNotAllocated) {
+  const Stack stack;
+  std::vector<HttpClient> crowd;
+  const size_t before = address_space_bytes();
+  for (int i = 0; i < 64; ++i) {
+    crowd.emplace_back(stack.client());
+    crowd.back().send("POST /v1/completions HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 33554432\r\n\r\n");
+    ASSERT_EQ(crowd.back().read_reply().status, 100);
+    crowd.back().send("{");
+  }
+  EXPECT_EQ(stack.get("/health").status, 200);
+  EXPECT_LT(address_space_bytes(), before + (1u << 30));
+}
+
+TEST(Limits, TextCalls_AreBounded) {
+  const Stack stack;
+  const std::string text(1u << 20, 'x');
+  EXPECT_EQ(stack.post("/tokenize", R"({"prompt":")" + text + R"("})").status, 200);
+  EXPECT_EQ(stack.post("/tokenize", R"({"prompt":"x)" + text + R"("})").status, 400);
+  EXPECT_EQ(stack.post("/tokenize", R"({"messages":[{"role":"user","content":")" + text + R"("}]})").status, 400);
+}
+
 TEST(Limits, LargeHeaders_Get431) {
   const Stack stack;
+  HttpClient many = stack.client();
+  std::string lines;
+  for (int i = 0; i < 5000; ++i) lines += "a: b\r\n";
+  many.send("GET /health HTTP/1.1\r\n" + lines + "\r\n");
+  EXPECT_EQ(many.read_reply().status, 431);
   HttpClient client = stack.client();
   client.send("GET /health HTTP/1.1\r\nX: " + std::string(20'000, 'a') + "\r\n\r\n");
   EXPECT_EQ(client.read_reply().status, 431);
@@ -133,7 +191,10 @@ TEST(Limits, Garbage_Gets400) {
         "POST /tokenize HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         "POST /tokenize HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
         "POST /tokenize HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"}) {
+        "POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "POST /ping HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\nGET /version HTTP/1.1\r\n\r\n",
+        "POST /ping HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST /ping HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"}) {
     HttpClient client = stack.client();
     client.send(bytes);
     const int status = client.read_reply().status;
@@ -160,6 +221,16 @@ TEST(SlowLoris, HalfABody_Gets408) {
   const Stack stack(options);
   HttpClient client = stack.client();
   client.send("POST /v1/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
+  EXPECT_EQ(client.read_reply().status, 408);
+}
+
+TEST(SlowLoris, ALargeBodyThatStalls_Gets408) {
+  StackOptions options;
+  options.server.body_timeout = milliseconds(50);
+  options.server.body_bytes_per_s_min = 1;  // by its rate alone it would have hours
+  const Stack stack(options);
+  HttpClient client = stack.client();
+  client.send("POST /v1/completions HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + std::string(30'000, ' '));
   EXPECT_EQ(client.read_reply().status, 408);
 }
 
