@@ -1,0 +1,45 @@
+"""Clients and surroundings that would end a careless server, or fill its memory."""
+import os
+import subprocess
+
+from support import MOTLEY, Server, free_port, wait_until
+
+
+class ServerWithPipe(Server):
+    """Its log goes to a pipe, the other end of which the test holds."""
+
+    def __init__(self, model, *arguments):
+        self.port = free_port()
+        self.log = os.devnull
+        self.process = subprocess.Popen([str(MOTLEY), "serve", str(model), "--port", str(self.port), *arguments],
+                                        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.wait_ready()
+
+
+def test_log_that_nobody_reads_is_no_end(model):
+    with ServerWithPipe(model) as server:
+        server.process.stderr.close()
+        with server.socket() as client:  # a warning will be written
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: 60\r\n\r\n" +
+                           b'{"prompt": "x", "max_tokens": 4000, "ignore_eos": true}'.ljust(60) + b" " * 200_000)
+            try:
+                client.recv(1)
+            except ConnectionResetError:
+                pass  # cancelled, with bytes of ours unread
+        server.wait_idle()
+        assert server.complete(prompt="x", max_tokens=2)["choices"]
+        assert server.stop() == 0
+
+
+def test_large_bodies_of_clients_that_left_cost_no_memory(start):
+    server = start()
+    server.complete(prompt="x", max_tokens=2)
+    before = server.memory_bytes("VmRSS")
+    body = b'{"prompt": "' + b"word " * 200_000 + b'"}'
+    header = f"POST /tokenize HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for _ in range(300):
+        with server.socket() as client:
+            client.sendall(header + body)
+    wait_until(lambda: server.get("/load").json()["server_load"] == 0, 60, "requests of clients that left still run")
+    assert server.memory_bytes("VmRSS") <= before + 150e6  # all of them: 300 MB
+    assert server.complete(prompt="x", max_tokens=2)["choices"]
