@@ -16,13 +16,30 @@ struct Arity {
 
 // Indexed by motley_op_kind.
 constexpr Arity kArity[MOTLEY_OP_KIND_COUNT] = {
-    {"EMBED", 0, 1, 1, 1, 1, 1},       {"MATMUL", 1, 1, 1, 1, 1, 2},         {"ADD", 2, 2, 1, 1, 0, 0},
-    {"MUL", 2, 2, 1, 1, 0, 0},         {"SCALE", 1, 1, 1, 1, 0, 0},          {"RMSNORM", 1, 1, 1, 1, 1, 1},
-    {"ROPE", 1, 1, 1, 1, 0, 1},        {"SILU_MUL", 2, 2, 1, 1, 0, 0},       {"GELU_MUL", 2, 2, 1, 1, 0, 0},
-    {"SOFTCAP", 1, 1, 1, 1, 0, 0},     {"SPLIT", 1, 1, 1, 4, 0, 0},          {"CONCAT", 1, 4, 1, 1, 0, 0},
-    {"CAST", 1, 1, 1, 1, 0, 0},        {"KV_WRITE", 2, 2, 0, 0, 0, 0},       {"PAGED_ATTENTION", 1, 1, 1, 2, 0, 1},
-    {"ATTN_MERGE", 4, 4, 1, 2, 0, 0},  {"SELECT_ROWS", 1, 1, 1, 1, 0, 0},    {"SAMPLE", 1, 2, 1, 4, 0, 0},
-    {"TOPK_ROUTER", 1, 1, 2, 2, 0, 0}, {"GROUPED_MATMUL", 2, 2, 1, 1, 1, 1}, {"ALL_REDUCE", 1, 1, 1, 1, 0, 0},
+    {"EMBED", 0, 1, 1, 1, 1, 1},
+    {"MATMUL", 1, 1, 1, 1, 1, 2},
+    {"ADD", 2, 2, 1, 1, 0, 0},
+    {"MUL", 2, 2, 1, 1, 0, 0},
+    {"SCALE", 1, 1, 1, 1, 0, 0},
+    {"RMSNORM", 1, 1, 1, 1, 1, 1},
+    {"ROPE", 1, 1, 1, 1, 0, 1},
+    {"SILU_MUL", 2, 2, 1, 1, 0, 0},
+    {"GELU_MUL", 2, 2, 1, 1, 0, 0},
+    {"SOFTCAP", 1, 1, 1, 1, 0, 0},
+    {"SPLIT", 1, 1, 1, 4, 0, 0},
+    {"CONCAT", 1, 4, 1, 1, 0, 0},
+    {"CAST", 1, 1, 1, 1, 0, 0},
+    {"KV_WRITE", 2, 2, 0, 0, 0, 0},
+    {"PAGED_ATTENTION", 1, 1, 1, 2, 0, 1},
+    {"ATTN_MERGE", 4, 4, 1, 2, 0, 0},
+    {"SELECT_ROWS", 1, 1, 1, 1, 0, 0},
+    {"SAMPLE", 1, 2, 1, 4, 0, 0},
+    {"TOPK_ROUTER", 1, 1, 2, 2, 0, 0},
+    {"GROUPED_MATMUL", 2, 2, 1, 1, 1, 2},
+    {"ALL_REDUCE", 1, 1, 1, 1, 0, 0},
+    {"COMBINE_EXPERTS", 2, 2, 1, 1, 0, 0},
+    {"SIGMOID_MUL", 2, 2, 1, 1, 0, 0},
+    {"CLAMPED_SWIGLU", 2, 2, 1, 1, 0, 0},
 };
 
 // Checks one op against its values. Member functions throw through require().
