@@ -107,10 +107,16 @@ typedef enum motley_op_kind {
   MOTLEY_OP_SAMPLE = 17,
   /* in0 = router logits [R, experts] -> out0 = ids i32 [R, k], out1 = weights [R, k]. attr.router */
   MOTLEY_OP_TOPK_ROUTER = 18,
-  /* in0 [R,k], in1 = ids, w0 [experts, n, k] -> out0 [R, top_k, n]. */
+  /* in0 [R, k], or [R, top_k, k] where each choice has an input of its own; in1 = ids i32 [R, top_k];
+   * w0 [experts, n, k]; w1: biases, a vector of experts * n, or none -> out0 [R, top_k, n]. */
   MOTLEY_OP_GROUPED_MATMUL = 19,
   MOTLEY_OP_ALL_REDUCE = 20, /* out0 = sum over the shards of the stage of in0; never inside a plugin's program */
-  MOTLEY_OP_KIND_COUNT = 21
+  /* in0 [R, top_k, n], in1 = weights [R, top_k] -> out0 [R, n] = sum over j, ascending, of in1[r, j] * in0[r, j]. */
+  MOTLEY_OP_COMBINE_EXPERTS = 21,
+  MOTLEY_OP_SIGMOID_MUL = 22, /* out0 = in0 * sigmoid(in1); in1 [R, n], or [R, 1] for the whole row */
+  /* gpt-oss: g = min(in0, limit), u = clamp(in1, -limit, limit); out0 = g * sigmoid(alpha * g) * (u + 1). attr.glu */
+  MOTLEY_OP_CLAMPED_SWIGLU = 23,
+  MOTLEY_OP_KIND_COUNT = 24
 } motley_op_kind;
 
 typedef enum motley_rope_style {
@@ -154,6 +160,9 @@ typedef union motley_attr {
     int32_t normalise;
     float scale;
   } router;
+  struct {
+    float alpha, limit;
+  } glu;
 } motley_attr;
 
 /* One node. Ids index the graph's (or segment's) values and weights; unused entries are MOTLEY_NONE. */

@@ -48,6 +48,9 @@ struct TokenizerData {
   std::optional<int32_t> bos, eos, eot, eom, unknown, padding;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
   std::string_view chat_template;  // Jinja source, or empty
+  // Of a Hugging Face directory, whole files; then the fields above but `chat_template` are empty.
+  std::string_view tokenizer_json, tokenizer_config_json;
+  std::vector<int32_t> end_tokens;  // that end an answer beside eos, eot and eom (generation_config.json)
 };
 
 // Immutable after load; safe to read from any thread.
