@@ -42,30 +42,39 @@ std::vector<float> normals(size_t count, uint32_t seed) {
   return out;
 }
 
-// Random blocks of a format with scales of sensible size.
-std::vector<uint8_t> random_rows(int32_t dtype, int64_t rows, int64_t cols, uint32_t seed) {
-  const kit::Format& format = *kit::find_format(dtype);
-  std::mt19937 random(seed);
-  std::vector<uint8_t> out(static_cast<size_t>(rows * format.row_bytes(cols)));
-  for (uint8_t& x : out) x = static_cast<uint8_t>(random());
+// Puts scales and minima of sensible size into blocks of any bytes.
+void put_scales(int32_t dtype, std::mt19937& random, std::vector<uint8_t>& blocks) {
   const auto put = [&](uint8_t* at, float value) {
     const uint16_t bits = dtype == MOTLEY_BF16 ? kit::f32_to_bf16(value) : kit::f32_to_f16(value);
     std::memcpy(at, &bits, 2);
   };
   std::normal_distribution<float> normal;
-  for (size_t b = 0; b < out.size(); b += static_cast<size_t>(format.bytes)) {
-    uint8_t* p = out.data() + b;
+  const auto bytes = static_cast<size_t>(kit::find_format(dtype)->bytes);
+  for (size_t b = 0; b < blocks.size(); b += bytes) {
+    uint8_t* p = blocks.data() + b;
     const float d = 0.01f + 0.01f * std::fabs(normal(random)), m = 0.1f * normal(random), x = normal(random);
     switch (dtype) {
       case MOTLEY_F32: std::memcpy(p, &x, 4); break;
       case MOTLEY_F16:
       case MOTLEY_BF16: put(p, x); break;
       case MOTLEY_Q4_1:
-      case MOTLEY_Q4_K: put(p, d), put(p + 2, m); break;
+      case MOTLEY_Q5_1:
+      case MOTLEY_Q4_K:
+      case MOTLEY_Q5_K: put(p, d), put(p + 2, m); break;
+      case MOTLEY_Q2_K: put(p + 80, d), put(p + 82, m); break;
+      case MOTLEY_Q3_K: put(p + 108, d); break;
       case MOTLEY_Q6_K: put(p + 208, d); break;
+      case MOTLEY_MXFP4: p[0] = static_cast<uint8_t>(118 + p[0] % 8); break;
       default: put(p, d);
     }
   }
+}
+
+std::vector<uint8_t> random_rows(int32_t dtype, int64_t rows, int64_t cols, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<uint8_t> out(static_cast<size_t>(rows * kit::find_format(dtype)->row_bytes(cols)));
+  for (uint8_t& x : out) x = static_cast<uint8_t>(random());
+  put_scales(dtype, random, out);
   return out;
 }
 
@@ -112,9 +121,8 @@ struct Case {
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
   for (const KernelSet* set : tested_sets()) {
-    for (const int32_t dtype :
-         {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16, MOTLEY_Q8_0, MOTLEY_Q4_0, MOTLEY_Q4_1, MOTLEY_Q4_K, MOTLEY_Q6_K}) {
-      cases.push_back({set, dtype});
+    for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype) {
+      if (kit::find_format(dtype) != nullptr) cases.push_back({set, dtype});
     }
   }
   return cases;
@@ -184,25 +192,85 @@ TEST_P(MatmulTest, AnyRowsAndPanels_AreCloseToDoubleAndBitIdentical) {
   }
 }
 
-// With activations that int8 holds exactly, nothing but float rounding may be lost.
-TEST_P(MatmulTest, WholeNumbers_AreExact) {
-  constexpr int64_t kRows = 16, kCols = 256;
-  const auto data = random_rows(GetParam().dtype, kRows, kCols, 11);
+TEST_P(MatmulTest, AnyNumberOfRowsAtOnce_IsBitIdentical) {
+  constexpr int64_t kRows = 33, kCols = 256, kActRows = 17;
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 13);
   const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
   SlabAllocator allocator;
   const PackedWeight w(kit::WeightSource(desc), allocator, 1);
-  std::vector<float> x(kCols);
-  for (int64_t c = 0; c < kCols; ++c)
-    x[static_cast<size_t>(c)] = c % 32 == 5 ? 127.0f : static_cast<float>(c * 37 % 255 - 127);
-  for (int64_t c = 31; c < kCols; c += 32) x[static_cast<size_t>(c)] = -127.0f;
-  const std::vector<float> y = multiply(w, x, 1, 1, 0);
-  std::vector<float> row(kCols);
-  for (int64_t n = 0; n < kRows; ++n) {
-    w.read_row(0, n, row.data());
-    double sum = 0, size = 0;
-    for (size_t c = 0; c < kCols; ++c)
-      sum += static_cast<double>(row[c]) * x[c], size += std::fabs(static_cast<double>(row[c]) * x[c]);
-    EXPECT_NEAR(sum, y[static_cast<size_t>(n)], size * 2e-6) << n;
+  const std::vector<float> x = normals(kActRows * kCols, 4), one = multiply(w, x, kActRows, 1, 0);
+  for (int64_t at_once = 2; at_once <= kActRows; ++at_once) {
+    const std::vector<float> many = multiply(w, x, kActRows, at_once, 1);
+    EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << at_once;
+  }
+}
+
+// With activations that int8 holds exactly, nothing but float rounding may be lost.
+TEST_P(MatmulTest, WholeNumbers_AreExact) {
+  constexpr int64_t kRows = 16, kCols = 512;
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 11);
+  motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  const motley_range columns[] = {{64, 128}, {192, 448}};  // headers of a part of a block
+  for (const bool cut : {false, true}) {
+    if (cut) desc.col_ranges = columns, desc.col_range_count = 2;
+    SlabAllocator allocator;
+    const PackedWeight w(kit::WeightSource(desc), allocator, 1);
+    const auto cols = static_cast<size_t>(w.cols);
+    std::vector<float> x(cols);
+    for (size_t c = 0; c < cols; ++c)
+      x[c] = c % 32 == 5 ? 127.0f : static_cast<float>(static_cast<int>(c * 37 % 255) - 127);
+    for (size_t c = 31; c < cols; c += 32) x[c] = -127.0f;
+    const std::vector<float> y = multiply(w, x, 1, 1, 0);
+    std::vector<float> row(cols);
+    for (int64_t n = 0; n < kRows; ++n) {
+      w.read_row(0, n, row.data());
+      double sum = 0, size = 0;
+      for (size_t c = 0; c < cols; ++c)
+        sum += static_cast<double>(row[c]) * x[c], size += std::fabs(static_cast<double>(row[c]) * x[c]);
+      EXPECT_NEAR(sum, y[static_cast<size_t>(n)], size * 2e-6) << n;
+    }
+  }
+}
+
+// The largest products that a format can make: the integer sums of a block must hold them.
+TEST_P(MatmulTest, ExtremeElementsAndActivations_DoNotOverflow) {
+  constexpr int64_t kRows = 16, kCols = 256;
+  const int32_t dtype = GetParam().dtype;
+  for (const int byte : {0x00, 0xff, 0x7f, 0x80, 0x08, 0xf0, 0x0f}) {
+    std::vector<uint8_t> data(static_cast<size_t>(kRows * kit::find_format(dtype)->row_bytes(kCols)),
+                              static_cast<uint8_t>(byte));
+    std::mt19937 random(17);
+    put_scales(dtype, random, data);
+    const motley_weight_desc desc = describe(dtype, kRows, kCols, data);
+    SlabAllocator allocator;
+    const PackedWeight w(kit::WeightSource(desc), allocator, 1);
+    std::vector<float> row(kCols);
+    for (const float x : {3.0f, -3.0f}) {
+      const std::vector<float> y = multiply(w, std::vector<float>(kCols, x), 1, 1, 0);
+      for (int64_t n = 0; n < kRows; ++n) {
+        w.read_row(0, n, row.data());
+        double sum = 0, size = 0;
+        for (const float v : row) sum += static_cast<double>(v) * x, size += std::fabs(static_cast<double>(v) * x);
+        // An int16 that wraps is wrong by at least 65536 * 2^-10 * 3 / 127 = 1.5.
+        EXPECT_NEAR(sum, y[static_cast<size_t>(n)], size * 4e-6 + 0.05) << n << " byte " << byte;
+      }
+    }
+  }
+}
+
+// Exponents at the ends of f32: 2^-128 and 2^-127 are subnormal.
+TEST_P(MatmulTest, ExponentScales_AreExactToTheEnds) {
+  if (GetParam().dtype != MOTLEY_MXFP4) return;
+  constexpr int64_t kRows = 16, kCols = 32;
+  std::vector<uint8_t> data(kRows * 17, 0);
+  for (int e : {0, 1, 2, 3, 127, 128, 230}) {
+    for (size_t n = 0; n < kRows; ++n) data[17 * n] = static_cast<uint8_t>(e), data[17 * n + 1] = 0x07;  // 12, then 0
+    const motley_weight_desc desc = describe(MOTLEY_MXFP4, kRows, kCols, data);
+    SlabAllocator allocator;
+    const PackedWeight w(kit::WeightSource(desc), allocator, 1);
+    std::vector<float> x(kCols, 0.0f);
+    x[0] = 127;
+    for (const float y : multiply(w, x, 1, 1, 0)) EXPECT_EQ(std::ldexp(12.0f * 127, e - 128), y) << e;
   }
 }
 

@@ -14,30 +14,84 @@ inline constexpr int kPanelRows = 16;
 inline constexpr int kBlockColumns = 32;
 
 // The inner layout of a packed matrix.
-enum class PanelKind : int32_t { kF32, kF16, kBf16, kQ8_0, kQ4_0, kQ4_1, kQ4_K, kQ6_K, kCount };
+enum class PanelKind : int32_t {
+  kF32,
+  kF16,
+  kBf16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_NL,
+  kIQ4_XS,
+  kMXFP4,
+  kCount
+};
 
-// Bytes of a block of 32 columns x 16 rows, and of the header that precedes every `group` blocks. Float formats: bytes
-// of one column, no header.
+// What the nibbles of the formats with a table mean: IQ4's values, and E2M1 doubled.
+inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+inline constexpr int8_t kFp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// A quantised block of 16 rows x 32 columns is the plane of its elements' low bits, the plane of their high bits, and
+// the scales. A header of 16 f16 a part precedes every `group` blocks.
 //
-// Nibbles: 4 x 64 bytes; byte 4r + i of piece j holds column 4j + i of row r in its low half, column 16 + 4j + i in its
-// high half. Bytes (Q8_0): 8 x 64; byte 4r + i of piece j is column 4j + i of row r. Then per row, 16 of each:
-//   Q4_0  d f16                                   value = d * (q - 8)
-//   Q4_1  d f16, m f16                            value = d * q + m
-//   Q8_0  d f16                                   value = d * q
-//   Q4_K  sc u8, mn u8; header d f16, dmin f16    value = d * sc * q - dmin * mn
-//   Q6_K  2 x 64 bytes of high bits, sc0 i8 (columns 0-15), sc1 i8 (16-31); header d f16
-//         value = d * sc * (q - 32); piece h of the high bits holds at byte 4r + i the bits 4-5 of columns
-//         8h + i, 16 + 8h + i, 8h + 4 + i, 16 + 8h + 4 + i from the lowest bits up.
+// A plane of b bits an element is b pieces of 64 bytes. Column 16 h + 4 j + i of row r has the number k = 2 j + h; its
+// bits lie in piece k b / 8 in byte 4 r + i, from bit k b mod 8 up. So piece j of nibbles has columns 4 j + i in its
+// low halves, 16 + 4 j + i in its high ones, as the files have them.
+//
+// An element is q = low | high << low_bits; x = q - offset, or values[q]. The scales, of 16 rows each, then the header:
+//   Q8_0 Q4_0 Q5_0 IQ4_NL  d f16                          value = d * x
+//   Q4_1 Q5_1              d f16, m f16                   value = d * x + m
+//   Q4_K Q5_K              sc u8, mn u8; d, dmin          value = d * sc * x - dmin * mn
+//   Q3_K Q6_K              sc i8 of columns 0-15, then of 16-31; d     value = d * sc * x
+//   Q2_K                   sc | mn << 4 of columns 0-15, then of 16-31; d, dmin     as Q4_K
+//   IQ4_XS                 sc i8; d                       value = d * sc * x
+//   MXFP4                  e u8                           value = 2^(e - 128) * x
+// Q8_0's q is the file's byte with its top bit flipped, so that it is unsigned like the others.
+//
+// offset: for a format with a table, what makes its values unsigned in the kernels. Float formats: one column of 16
+// rows.
 struct PanelFormat {
-  int32_t block_bytes;
-  int32_t header_bytes;
+  int32_t low_bits, high_bits;
+  int32_t scale_bytes, header_bytes;
+  int32_t offset = 0;
+  const int8_t* values = nullptr;
+
+  constexpr int32_t plane_bytes() const { return 64 * (low_bits + high_bits); }
 };
 inline constexpr PanelFormat kPanelFormats[] = {
-    {64, 0}, {32, 0}, {32, 0}, {544, 0}, {288, 0}, {320, 0}, {288, 64}, {416, 32},
+    {32, 0, 0, 0},                    // F32
+    {16, 0, 0, 0},                    // F16
+    {16, 0, 0, 0},                    // BF16
+    {8, 0, 32, 0, 128},               // Q8_0
+    {4, 0, 32, 0, 8},                 // Q4_0
+    {4, 0, 64, 0},                    // Q4_1
+    {4, 1, 32, 0, 16},                // Q5_0
+    {4, 1, 64, 0},                    // Q5_1
+    {2, 0, 32, 64},                   // Q2_K
+    {2, 1, 32, 32, 4},                // Q3_K
+    {4, 0, 32, 64},                   // Q4_K
+    {4, 1, 32, 64},                   // Q5_K
+    {4, 2, 32, 32, 32},               // Q6_K
+    {4, 0, 32, 0, 128, kIq4Values},   // IQ4_NL
+    {4, 0, 16, 32, 128, kIq4Values},  // IQ4_XS
+    {4, 0, 16, 0, 12, kFp4Values},    // MXFP4
 };
 static_assert(sizeof(kPanelFormats) / sizeof(kPanelFormats[0]) == static_cast<int>(PanelKind::kCount));
 
+inline constexpr const PanelFormat& format_of(PanelKind kind) { return kPanelFormats[static_cast<int>(kind)]; }
 inline constexpr bool is_float(PanelKind kind) { return kind <= PanelKind::kBf16; }
+// Of 16 rows x 32 columns, or of one column of a float format.
+inline constexpr int32_t block_bytes(PanelKind kind) {
+  const PanelFormat& f = format_of(kind);
+  return is_float(kind) ? kPanelRows * f.low_bits / 8 : f.plane_bytes() + f.scale_bytes;
+}
 
 // Where a packed matrix lies. blocks: of 32 columns, or columns for float formats; group: blocks per header.
 struct PanelMatrix {
@@ -50,8 +104,7 @@ struct PanelMatrix {
 };
 
 inline int64_t panel_bytes_of(PanelKind kind, int64_t blocks, int64_t group) {
-  const PanelFormat& f = kPanelFormats[static_cast<int>(kind)];
-  return blocks * f.block_bytes + (f.header_bytes ? (blocks + group - 1) / group * f.header_bytes : 0);
+  return blocks * block_bytes(kind) + (blocks + group - 1) / group * format_of(kind).header_bytes;
 }
 
 // 32 activations: x is close to d * q. sum = d * (sum of q); halves: the sums of q 0-15 and 16-31.

@@ -3,12 +3,16 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <span>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "cpu/block.hpp"
 
 namespace motley::cpu {
 namespace {
@@ -30,9 +34,12 @@ struct KindOf {
   PanelKind kind;
 };
 constexpr KindOf kKinds[] = {
-    {MOTLEY_F32, PanelKind::kF32},   {MOTLEY_F16, PanelKind::kF16},   {MOTLEY_BF16, PanelKind::kBf16},
-    {MOTLEY_Q8_0, PanelKind::kQ8_0}, {MOTLEY_Q4_0, PanelKind::kQ4_0}, {MOTLEY_Q4_1, PanelKind::kQ4_1},
-    {MOTLEY_Q4_K, PanelKind::kQ4_K}, {MOTLEY_Q6_K, PanelKind::kQ6_K},
+    {MOTLEY_F32, PanelKind::kF32},     {MOTLEY_F16, PanelKind::kF16},       {MOTLEY_BF16, PanelKind::kBf16},
+    {MOTLEY_Q8_0, PanelKind::kQ8_0},   {MOTLEY_Q4_0, PanelKind::kQ4_0},     {MOTLEY_Q4_1, PanelKind::kQ4_1},
+    {MOTLEY_Q5_0, PanelKind::kQ5_0},   {MOTLEY_Q5_1, PanelKind::kQ5_1},     {MOTLEY_Q2_K, PanelKind::kQ2_K},
+    {MOTLEY_Q3_K, PanelKind::kQ3_K},   {MOTLEY_Q4_K, PanelKind::kQ4_K},     {MOTLEY_Q5_K, PanelKind::kQ5_K},
+    {MOTLEY_Q6_K, PanelKind::kQ6_K},   {MOTLEY_IQ4_NL, PanelKind::kIQ4_NL}, {MOTLEY_IQ4_XS, PanelKind::kIQ4_XS},
+    {MOTLEY_MXFP4, PanelKind::kMXFP4},
 };
 
 // The source column of every kept block of 32 columns.
@@ -44,7 +51,8 @@ std::vector<int64_t> block_columns(const kit::WeightSource& source) {
   return columns;
 }
 
-// A cut of a Q6_K row at an odd sixteenth splits blocks of 32; such a shard is kept in f32, which holds it exactly.
+// A cut at an odd sixteenth of a row whose scales are of 16 columns splits blocks of 32; such a shard is kept in f32,
+// which holds it exactly.
 bool splits_blocks(const kit::WeightSource& source) {
   for (const motley_range& r : source.col_ranges()) {
     if (r.begin % kBlockColumns != 0 || r.end % kBlockColumns != 0) return true;
@@ -73,95 +81,53 @@ int64_t header_group(const kit::WeightSource& source) {
   return group;
 }
 
-// ---- one row of one block, from the file's layout into lane r ----
-
-void copy_lanes(const uint8_t* from, int pieces, int r, uint8_t* block) {
-  for (int j = 0; j < pieces; ++j) std::memcpy(block + 64 * j + 4 * r, from + 4 * j, 4);
-}
-
-void put_q4_0(const uint8_t* row, int64_t column, int r, uint8_t* block, uint8_t*) {
-  const uint8_t* p = row + column / 32 * 18;
-  copy_lanes(p + 2, 4, r, block);
-  std::memcpy(block + 256 + 2 * r, p, 2);
-}
-void put_q4_1(const uint8_t* row, int64_t column, int r, uint8_t* block, uint8_t*) {
-  const uint8_t* p = row + column / 32 * 20;
-  copy_lanes(p + 4, 4, r, block);
-  std::memcpy(block + 256 + 2 * r, p, 2);
-  std::memcpy(block + 288 + 2 * r, p + 2, 2);
-}
-void put_q8_0(const uint8_t* row, int64_t column, int r, uint8_t* block, uint8_t*) {
-  const uint8_t* p = row + column / 32 * 34;
-  copy_lanes(p + 2, 8, r, block);
-  std::memcpy(block + 512 + 2 * r, p, 2);
-}
-void put_q4_k(const uint8_t* row, int64_t column, int r, uint8_t* block, uint8_t* header) {
-  const uint8_t* p = row + column / kSuperBlock * 144;
-  const int j = static_cast<int>(column % kSuperBlock / 32);
-  const uint8_t *s = p + 4, *q = p + 16 + 32 * (j / 2);
-  for (int i = 0; i < 16; ++i) {
-    const int low = j % 2 ? q[i] >> 4 : q[i] & 15, high = j % 2 ? q[16 + i] >> 4 : q[16 + i] & 15;
-    block[64 * (i / 4) + 4 * r + i % 4] = static_cast<uint8_t>(low | high << 4);
-  }
-  const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4);
-  const int minimum = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | ((s[j] >> 6) << 4);
-  block[256 + r] = static_cast<uint8_t>(scale);
-  block[272 + r] = static_cast<uint8_t>(minimum);
-  std::memcpy(header + 2 * r, p, 2);
-  std::memcpy(header + 32 + 2 * r, p + 2, 2);
-}
-void put_q6_k(const uint8_t* row, int64_t column, int r, uint8_t* block, uint8_t* header) {
-  const uint8_t* p = row + column / kSuperBlock * 210;
-  const int e = static_cast<int>(column % kSuperBlock), n = e / 128, g = e % 128 / 32;
-  const auto value = [&](int l) {
-    const uint8_t byte = p[64 * n + 32 * (g % 2) + l];
-    return (g < 2 ? byte & 15 : byte >> 4) | ((p[128 + 32 * n + l] >> (2 * g)) & 3) << 4;
-  };
-  for (int i = 0; i < 16; ++i) {
-    const int low = value(i), high = value(16 + i), j = i / 4, at = 4 * r + i % 4;
-    block[64 * j + at] = static_cast<uint8_t>((low & 15) | (high & 15) << 4);
-    block[256 + 64 * (j / 2) + at] |= static_cast<uint8_t>(((low >> 4) | (high >> 4) << 2) << (4 * (j % 2)));
-  }
-  block[384 + r] = p[192 + e / 16];
-  block[400 + r] = p[192 + e / 16 + 1];
-  std::memcpy(header + 2 * r, p + 208, 2);
-}
-
-using PutBlock = void (*)(const uint8_t* row, int64_t column, int r, uint8_t* block, uint8_t* header);
-constexpr PutBlock kPutBlock[] = {nullptr, nullptr, nullptr, put_q8_0, put_q4_0, put_q4_1, put_q4_k, put_q6_k};
-
 // Where block b of a panel lies, and its header.
 struct BlockPlace {
   int64_t block, header;
 };
 BlockPlace place(const PanelMatrix& m, int64_t b) {
-  const PanelFormat& f = kPanelFormats[static_cast<int>(m.kind)];
-  const int64_t group = b / m.group, header = group * (f.header_bytes + m.group * f.block_bytes);
-  return {f.header_bytes ? header + f.header_bytes + b % m.group * f.block_bytes : b * f.block_bytes, header};
+  const int64_t header_bytes = format_of(m.kind).header_bytes, size = block_bytes(m.kind);
+  const int64_t header = b / m.group * (header_bytes + m.group * size);
+  return {header + header_bytes + b % m.group * size, header};
 }
 
+// The panel's rows in the file.
+struct PanelRows {
+  PanelRows(const kit::WeightSource& source, int64_t expert, int64_t panel) {
+    for (; count < kPanelRows && panel * kPanelRows + count < source.rows(); ++count)
+      row[count] = reinterpret_cast<const uint8_t*>(source.row_data(expert, panel * kPanelRows + count));
+  }
+  const uint8_t* row[kPanelRows] = {};
+  int count = 0;
+};
+
+// Group by group, so that what is written stays in the first-level cache while all rows pass.
 void pack_blocks(const kit::WeightSource& source, const PanelMatrix& m, const std::vector<int64_t>& columns,
                  int64_t expert, int64_t panel, uint8_t* to) {
-  const PutBlock put = kPutBlock[static_cast<int>(m.kind)];
-  for (int r = 0; r < kPanelRows && panel * kPanelRows + r < m.rows; ++r) {
-    const auto* row = reinterpret_cast<const uint8_t*>(source.row_data(expert, panel * kPanelRows + r));
-    for (int64_t b = 0; b < m.blocks; ++b) {
-      const BlockPlace at = place(m, b);
-      put(row, columns[static_cast<size_t>(b)], r, to + at.block, to + at.header);
-    }
+  const PackGroup pack = pack_group(m.kind);
+  const PanelRows rows(source, expert, panel);
+  for (int64_t b = 0; b < m.blocks; b += m.group) {
+    const BlockPlace at = place(m, b);
+    const std::span group(columns.data() + b, static_cast<size_t>(std::min(m.group, m.blocks - b)));
+    for (int r = 0; r < rows.count; ++r) pack(rows.row[r], group, r, to + at.header, to + at.block);
   }
 }
 
 template <class T>
-void pack_elements(const kit::WeightSource& source, const PanelMatrix& m, int64_t expert, int64_t panel, uint8_t* to) {
-  for (int r = 0; r < kPanelRows && panel * kPanelRows + r < m.rows; ++r) {
-    const auto* row = source.row_data(expert, panel * kPanelRows + r);
-    int64_t c = 0;
-    for (const motley_range& range : source.col_ranges()) {
-      for (int64_t s = range.begin; s < range.end; ++s, ++c) {
-        std::memcpy(to + (c * kPanelRows + r) * static_cast<int64_t>(sizeof(T)),
-                    row + s * static_cast<int64_t>(sizeof(T)), sizeof(T));
+void pack_elements(const kit::WeightSource& source, int64_t expert, int64_t panel, uint8_t* to) {
+  constexpr int64_t kColumns = 64;  // at a time: what is written stays in the first-level cache
+  const PanelRows rows(source, expert, panel);
+  for (const motley_range& range : source.col_ranges()) {
+    for (int64_t begin = range.begin; begin < range.end; begin += kColumns) {
+      const int64_t count = std::min(kColumns, range.end - begin);
+      for (int r = 0; r < rows.count; ++r) {
+        const uint8_t* from = rows.row[r] + begin * static_cast<int64_t>(sizeof(T));
+        for (int64_t c = 0; c < count; ++c) {
+          std::memcpy(to + (c * kPanelRows + r) * static_cast<int64_t>(sizeof(T)),
+                      from + c * static_cast<int64_t>(sizeof(T)), sizeof(T));
+        }
       }
+      to += count * kPanelRows * static_cast<int64_t>(sizeof(T));
     }
   }
 }
@@ -172,52 +138,6 @@ void pack_expanded(const kit::WeightSource& source, const PanelMatrix& m, int64_
     source.read_row(expert, panel * kPanelRows + r, row.data());
     for (int64_t c = 0; c < m.cols; ++c) std::memcpy(to + (c * kPanelRows + r) * 4, &row[static_cast<size_t>(c)], 4);
   }
-}
-
-// ---- one row of one block back to floats ----
-
-void read_nibbles(const uint8_t* block, int r, int32_t (&q)[kBlockColumns]) {
-  for (int i = 0; i < 16; ++i) {
-    const uint8_t byte = block[64 * (i / 4) + 4 * r + i % 4];
-    q[i] = byte & 15;
-    q[16 + i] = byte >> 4;
-  }
-}
-float half_at(const uint8_t* p, int r) { return kit::f16_to_f32(load<uint16_t>(p + 2 * r)); }
-
-void read_block(PanelKind kind, const uint8_t* block, const uint8_t* header, int r, float* out) {
-  int32_t q[kBlockColumns];
-  float scale[2], minimum = 0;
-  if (kind == PanelKind::kQ8_0) {
-    for (int i = 0; i < kBlockColumns; ++i) q[i] = static_cast<int8_t>(block[64 * (i / 4) + 4 * r + i % 4]);
-  } else {
-    read_nibbles(block, r, q);
-  }
-  switch (kind) {
-    case PanelKind::kQ8_0: scale[0] = half_at(block + 512, r); break;
-    case PanelKind::kQ4_0:
-      for (int32_t& x : q) x -= 8;
-      scale[0] = half_at(block + 256, r);
-      break;
-    case PanelKind::kQ4_1:
-      scale[0] = half_at(block + 256, r);
-      minimum = half_at(block + 288, r);
-      break;
-    case PanelKind::kQ4_K:
-      scale[0] = half_at(header, r) * static_cast<float>(block[256 + r]);
-      minimum = -(half_at(header + 32, r) * static_cast<float>(block[272 + r]));
-      break;
-    default:  // Q6_K
-      for (int i = 0; i < 16; ++i) {
-        const int high = block[256 + 64 * (i / 8) + 4 * r + i % 4] >> (4 * (i / 4 % 2));
-        q[i] += ((high & 3) << 4) - 32;
-        q[16 + i] += ((high & 12) << 2) - 32;
-      }
-      scale[0] = half_at(header, r) * static_cast<float>(static_cast<int8_t>(block[384 + r]));
-  }
-  scale[1] = kind == PanelKind::kQ6_K ? half_at(header, r) * static_cast<float>(static_cast<int8_t>(block[400 + r]))
-                                      : scale[0];
-  for (int i = 0; i < kBlockColumns; ++i) out[i] = scale[i / 16] * static_cast<float>(q[i]) + minimum;
 }
 
 float read_element(PanelKind kind, const uint8_t* p) {
@@ -290,9 +210,9 @@ PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& alloc
       } else if (source.format().block > 1) {
         pack_expanded(source, shape_, expert, panel, to);
       } else if (shape_.kind == PanelKind::kF32) {
-        pack_elements<float>(source, shape_, expert, panel, to);
+        pack_elements<float>(source, expert, panel, to);
       } else {
-        pack_elements<uint16_t>(source, shape_, expert, panel, to);
+        pack_elements<uint16_t>(source, expert, panel, to);
       }
     }
   };
@@ -331,7 +251,7 @@ void PackedWeight::read_row(int64_t expert, int64_t row, float* out) const {
   const uint8_t* panel = piece_.data + (expert * shape_.panels() + row / kPanelRows) * shape_.panel_bytes;
   const int r = static_cast<int>(row % kPanelRows);
   if (is_float(shape_.kind)) {
-    const int64_t size = kPanelFormats[static_cast<int>(shape_.kind)].block_bytes / kPanelRows;
+    const int64_t size = block_bytes(shape_.kind) / kPanelRows;
     for (int64_t c = 0; c < cols; ++c) out[c] = read_element(shape_.kind, panel + (c * kPanelRows + r) * size);
     return;
   }

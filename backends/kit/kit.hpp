@@ -49,14 +49,15 @@ struct Format {
   // Row bytes for `columns` elements (a multiple of block).
   int64_t row_bytes(int64_t columns) const { return columns / block * bytes; }
 };
-const Format* find_format(int32_t dtype);  // null: unknown. F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q4_K Q6_K
+const Format* find_format(int32_t dtype);  // null: not in the table
 uint64_t weight_formats();                 // the mask of all of them
 int64_t element_bytes(int32_t dtype);      // of F32 F16 BF16 I8 I32; 0 for others
 
 float f16_to_f32(uint16_t bits);
 uint16_t f32_to_f16(float value);  // round to nearest even
 float bf16_to_f32(uint16_t bits);
-uint16_t f32_to_bf16(float value);  // round to nearest even
+uint16_t f32_to_bf16(float value);    // round to nearest even
+float e8m0_to_f32(uint8_t exponent);  // 2^(exponent - 128), half of OCP's value: MXFP4's elements are doubled
 
 // ---- weights (weight.cpp) ----
 

@@ -45,8 +45,16 @@ HostWeight random_weight(Random& random, int32_t dtype, uint32_t uses, int64_t r
       case MOTLEY_Q8_0: put16(0, small(0.0003, 0.001)); break;
       case MOTLEY_Q4_0: put16(0, small(0.005, 0.02)); break;
       case MOTLEY_Q4_1: put16(0, small(0.005, 0.02)), put16(2, small(-0.2, 0.0)); break;
+      case MOTLEY_Q5_0: put16(0, small(0.0025, 0.01)); break;
+      case MOTLEY_Q5_1: put16(0, small(0.0025, 0.01)), put16(2, small(-0.2, 0.0)); break;
+      case MOTLEY_Q2_K: put16(80, small(0.002, 0.006)), put16(82, small(0.002, 0.006)); break;
+      case MOTLEY_Q3_K: put16(108, small(0.0005, 0.001)); break;
       case MOTLEY_Q4_K: put16(0, small(0.0002, 0.0006)), put16(2, small(0.001, 0.004)); break;
+      case MOTLEY_Q5_K: put16(0, small(0.0001, 0.0003)), put16(2, small(0.001, 0.004)); break;
       case MOTLEY_Q6_K: put16(208, small(0.00001, 0.00003)); break;
+      case MOTLEY_IQ4_NL: put16(0, small(0.0005, 0.001)); break;
+      case MOTLEY_IQ4_XS: put16(0, small(0.00003, 0.00006)); break;
+      case MOTLEY_MXFP4: at[0] = static_cast<std::byte>(119 + random.below(4)); break;
       default: throw Stop{"no generator for this format"};
     }
   }
