@@ -50,9 +50,7 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
   out.clear();
   if (call.kind == CallKind::kChat) {
     out.emplace_back();
-    MaybeError error =
-        encode_chat(call.messages, call.template_variables, call.add_generation_prompt, true, out.back());
-    if (error) return error;
+    if (MaybeError error = encode_chat(call.chat, true, out.back())) return error;
   }
   for (const PromptInput& prompt : call.prompts) {
     if (const auto* ids = std::get_if<std::vector<TokenId>>(&prompt)) {
@@ -77,14 +75,18 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
   return check_min_tokens(call.params);
 }
 
-MaybeError PromptEncoder::encode_chat(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,
-                                      bool add_generation_prompt, bool bounded, std::vector<TokenId>& out) const {
+MaybeError PromptEncoder::encode_chat(const ChatCall& chat, bool bounded, std::vector<TokenId>& out) const {
   if (!chat_template_) {
     return bad_request(
         "messages",
         "this model has no chat template; start the server with --chat-template FILE, or use /v1/completions");
   }
-  Result<std::vector<TextSpan>> spans = chat_template_->render(messages, add_generation_prompt, variables);
+  Result<std::vector<TextSpan>> spans = chat_template_->render({.messages = chat.messages,
+                                                                .tools = &chat.tools,
+                                                                .documents = &chat.documents,
+                                                                .variables = &chat.variables,
+                                                                .add_generation_prompt = chat.add_generation_prompt,
+                                                                .continue_final_message = chat.continue_final_message});
   if (!spans) {
     ApiError error = error_of_status(spans.error());
     if (error.status == 400) error.param = "messages";
@@ -100,9 +102,7 @@ MaybeError PromptEncoder::encode_chat(const nlohmann::ordered_json& messages, co
 }
 
 MaybeError PromptEncoder::encode(const TokenizeCall& call, std::vector<TokenId>& out) const {
-  if (!call.prompt) {
-    return encode_chat(call.messages, call.template_variables, call.add_generation_prompt, false, out);
-  }
+  if (!call.prompt) return encode_chat(call.chat, false, out);
   out = tokenizer_.encode(*call.prompt, call.add_special_tokens, true);
   return std::nullopt;
 }

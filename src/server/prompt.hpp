@@ -27,8 +27,7 @@ class PromptEncoder {
   uint32_t max_model_len() const { return max_model_len_; }
 
  private:
-  MaybeError encode_chat(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,
-                         bool add_generation_prompt, bool bounded, std::vector<TokenId>& out) const;
+  MaybeError encode_chat(const ChatCall& chat, bool bounded, std::vector<TokenId>& out) const;
   bool surely_too_long(size_t bytes) const;
   MaybeError check_length(const GenerationCall& call, size_t tokens) const;
 
