@@ -229,8 +229,7 @@ Prepared Api::prepare_generation(CallKind kind, std::string_view body) const {
   // The call lives as long as its answer is being made: what may be as large as a body goes, and what every choice
   // needs is made once.
   call.prompts = {};
-  call.messages = nullptr;
-  call.template_variables = nullptr;
+  call.chat = {};
   if (!call.text.stop.empty()) call.text.stop_set = std::make_shared<const StopSet>(std::exchange(call.text.stop, {}));
   return prepared;
 }

@@ -206,6 +206,22 @@ TEST(Chat, WithoutTemplate_SaysWhatToDo) {
   EXPECT_NE(answer["error"]["message"].get<std::string>().find("--chat-template"), std::string::npos);
 }
 
+TEST(Chat, ToolCallsWithBrokenArguments_Are400) {
+  const Stack stack;
+  const Json answer = stack.post_json("/v1/chat/completions", R"({"messages":[{"role":"assistant","tool_calls":
+      [{"type":"function","function":{"name":"f","arguments":"{\"a\":"}}]}]})",
+                                      400);
+  EXPECT_EQ(answer["error"]["param"], "messages");
+  EXPECT_EQ(answer["error"]["message"], "messages[0].tool_calls[0].function.arguments must be a JSON object");
+}
+
+TEST(Chat, Tools_WithChoiceNone_AreAnsweredAsText) {
+  const Stack stack;
+  const Json answer = stack.post_json("/v1/chat/completions", R"({"messages":[{"role":"user","content":"hi"}],
+      "max_tokens":2,"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"none"})");
+  EXPECT_TRUE(answer["choices"][0]["message"]["content"].is_string());
+}
+
 TEST(Tokenize, Routes_AreInverse) {
   const Stack stack;
   const Json answer = stack.post_json("/tokenize", R"({"prompt":"hé","return_token_strs":true})");
@@ -218,6 +234,10 @@ TEST(Tokenize, Routes_AreInverse) {
   EXPECT_EQ(stack.post_json("/tokenize",
                             R"({"messages":[{"role":"a","content":"b"}],"add_generation_prompt":false})")["count"],
             6);
+  const Json continued = stack.post_json("/tokenize", R"({"messages":[{"role":"a","content":"b"},
+      {"role":"assistant","content":"xy"}],"add_generation_prompt":false,"continue_final_message":true})");
+  EXPECT_EQ(continued["count"], 6 + 1 + 10 + 2);
+  EXPECT_EQ(continued["tokens"].back(), 'y');
 }
 
 TEST(Operations, Routes_Answer) {

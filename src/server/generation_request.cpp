@@ -184,63 +184,6 @@ MaybeError read_prompt(const Json& value, uint32_t vocab_size, std::vector<Promp
   return std::nullopt;
 }
 
-// Text, or an array of text parts; an assistant's message may have none.
-MaybeError check_content(Json& message, const std::string& where) {
-  const auto content = message.find("content");
-  if (content == message.end() || content->is_null()) {
-    if (message["role"] != "assistant") return bad_request("messages", "{}.content is missing", where);
-    message["content"] = "";
-    return std::nullopt;
-  }
-  if (content->is_string()) return std::nullopt;
-  if (!content->is_array()) return bad_request("messages", "{}.content must be a string or an array of parts", where);
-  for (const Json& part : *content) {
-    const bool is_text = part.is_object() && part.contains("type") && part["type"] == "text" && part.contains("text") &&
-                         part["text"].is_string();
-    if (!is_text) {
-      return bad_request("messages",
-                         "{}.content: parts other than {{\"type\": \"text\", \"text\": ...}} are not supported", where);
-    }
-  }
-  return std::nullopt;
-}
-
-MaybeError read_messages(const Json* value, Json& out) {
-  if (!value) return bad_request("messages", "messages is missing");
-  if (!value->is_array() || value->empty() || value->size() > kMessagesMax) {
-    return bad_request("messages", "messages must be an array of 1 to {} messages", kMessagesMax);
-  }
-  out = *value;
-  for (size_t i = 0; i < out.size(); ++i) {
-    const std::string where = fmt::format("messages[{}]", i);
-    Json& message = out[i];
-    if (!message.is_object()) return bad_request("messages", "{} must be an object", where);
-    const auto role = message.find("role");
-    if (role == message.end() || !role->is_string()) return bad_request("messages", "{}.role must be a string", where);
-    for (const char* field : {"tool_calls", "function_call", "audio"}) {
-      const auto it = message.find(field);
-      if (it == message.end() || it->is_null() || (it->is_array() && it->empty())) continue;
-      return bad_request("messages", "{}.{} is not supported", where, field);
-    }
-    if (MaybeError error = check_content(message, where)) return error;
-  }
-  return std::nullopt;
-}
-
-// Variables that are set by other fields, or by the model.
-void read_template_variables(FieldReader& fields, Json& out) {
-  const Json* value = fields.find("chat_template_kwargs");
-  if (!value) return;
-  if (!value->is_object())
-    return fields.fail(bad_request("chat_template_kwargs", "chat_template_kwargs must be an object"));
-  for (const char* reserved : {"messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"}) {
-    if (value->contains(reserved)) {
-      return fields.fail(bad_request("chat_template_kwargs", "chat_template_kwargs must not set {}", reserved));
-    }
-  }
-  out = *value;
-}
-
 void read_input(FieldReader& fields, uint32_t vocab_size, GenerationCall& call) {
   if (call.kind == CallKind::kCompletion) {
     fields.boolean("echo", call.echo);
@@ -251,15 +194,14 @@ void read_input(FieldReader& fields, uint32_t vocab_size, GenerationCall& call) 
     if (error) fields.fail(*std::move(error));
     return;
   }
-  if (MaybeError error = read_messages(fields.find("messages"), call.messages)) fields.fail(*std::move(error));
-  fields.boolean("add_generation_prompt", call.add_generation_prompt);
+  read_chat(fields, call.chat);
+  if (MaybeError error = check_tool_choice(fields, call.chat)) fields.fail(*std::move(error));
   call.add_special_tokens = false;
   fields.boolean("add_special_tokens", call.add_special_tokens);
   if (call.add_special_tokens) {
     fields.fail(
         bad_request("add_special_tokens", "add_special_tokens is not supported in chat: the template adds its own"));
   }
-  read_template_variables(fields, call.template_variables);
 }
 
 // What single fields cannot show.
@@ -317,9 +259,7 @@ MaybeError parse_tokenize_call(std::string_view body, TokenizeCall& out) {
   if (fields.find("messages")) {
     if (fields.find("prompt")) return bad_request("prompt", "give prompt or messages, not both");
     out.add_special_tokens = false;
-    if (MaybeError error = read_messages(fields.find("messages"), out.messages)) return error;
-    read_template_variables(fields, out.template_variables);
-    fields.boolean("add_generation_prompt", out.add_generation_prompt);
+    read_chat(fields, out.chat);
   } else if (std::string text; fields.string("prompt", text)) {
     out.prompt = std::move(text);
   } else if (!fields.failed()) {

@@ -15,14 +15,14 @@
 #include "base/limits.hpp"
 #include "engine/request.hpp"
 #include "server/api_error.hpp"
+#include "server/chat_request.hpp"
 #include "text/text_stream.hpp"
 
 namespace motley {
 
 // What one call may ask for, beside the limits that rooms share.
-inline constexpr size_t kPromptsMax = 1024;           // prompts of one call
-inline constexpr size_t kSequencesPerCallMax = 2048;  // prompts * n
-inline constexpr size_t kMessagesMax = 16384;
+inline constexpr size_t kPromptsMax = 1024;                                // prompts of one call
+inline constexpr size_t kSequencesPerCallMax = 2048;                       // prompts * n
 inline constexpr size_t kStopBytesMax = 16 * limits::kStopStringBytesMax;  // of all stop strings together
 
 enum class CallKind { kCompletion, kChat };
@@ -38,11 +38,9 @@ using PromptInput = std::variant<std::string, std::vector<TokenId>>;
 
 struct GenerationCall {
   CallKind kind = CallKind::kCompletion;
-  std::string model;                          // empty: none named
-  std::vector<PromptInput> prompts;           // completions
-  nlohmann::ordered_json messages;            // chat
-  nlohmann::ordered_json template_variables;  // chat: an object, or null
-  bool add_generation_prompt = true;
+  std::string model;                 // empty: none named
+  std::vector<PromptInput> prompts;  // completions
+  ChatCall chat;                     // chat
   bool add_special_tokens = true;
   SamplingParams params;  // max_tokens: valid if has_max_tokens
   bool has_max_tokens = false, has_seed = false;
@@ -60,9 +58,9 @@ MaybeError parse_generation_call(CallKind kind, std::string_view body, const Cal
 // Bodies of /tokenize and /detokenize (vLLM's).
 struct TokenizeCall {
   std::string model;
-  std::optional<std::string> prompt;  // or else messages
-  nlohmann::ordered_json messages, template_variables;
-  bool add_generation_prompt = true, add_special_tokens = true, return_token_strs = false;
+  std::optional<std::string> prompt;  // or else chat
+  ChatCall chat;
+  bool add_special_tokens = true, return_token_strs = false;
 };
 MaybeError parse_tokenize_call(std::string_view body, TokenizeCall& out);
 

@@ -63,8 +63,7 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
   out.clear();
   if (call.kind == CallKind::kChat) {
     std::vector<TextSpan> spans;
-    MaybeError error = render(call.messages, call.template_variables, call.add_generation_prompt, spans);
-    if (error) return error;
+    if (MaybeError error = render(call.chat, spans)) return error;
     if (bytes_of(spans) > context_bytes_max()) return too_long_bytes("messages", bytes_of(spans));
     out.push_back(ChatTemplate::encode(spans, tokenizer_));
   }
@@ -89,14 +88,18 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
   return check_min_tokens(call.params);
 }
 
-MaybeError PromptEncoder::render(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,
-                                 bool add_generation_prompt, std::vector<TextSpan>& out) const {
+MaybeError PromptEncoder::render(const ChatCall& chat, std::vector<TextSpan>& out) const {
   if (!chat_template_) {
     return bad_request(
         "messages",
         "this model has no chat template; start the server with --chat-template FILE, or use /v1/completions");
   }
-  Result<std::vector<TextSpan>> spans = chat_template_->render(messages, add_generation_prompt, variables);
+  Result<std::vector<TextSpan>> spans = chat_template_->render({.messages = chat.messages,
+                                                                .tools = &chat.tools,
+                                                                .documents = &chat.documents,
+                                                                .variables = &chat.variables,
+                                                                .add_generation_prompt = chat.add_generation_prompt,
+                                                                .continue_final_message = chat.continue_final_message});
   // Whether the template or the messages are at fault cannot be told apart: what one template cannot render of these
   // messages, it may render of others.
   if (!spans) {
@@ -109,8 +112,7 @@ MaybeError PromptEncoder::render(const nlohmann::ordered_json& messages, const n
 MaybeError PromptEncoder::encode(const TokenizeCall& call, std::vector<TokenId>& out) const {
   std::vector<TextSpan> spans;
   if (!call.prompt) {
-    MaybeError error = render(call.messages, call.template_variables, call.add_generation_prompt, spans);
-    if (error) return error;
+    if (MaybeError error = render(call.chat, spans)) return error;
   }
   const size_t bytes = call.prompt ? call.prompt->size() : bytes_of(spans);
   if (bytes > kTokenizeBytesMax) {

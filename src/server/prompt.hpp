@@ -28,8 +28,7 @@ class PromptEncoder {
   uint32_t max_model_len() const { return max_model_len_; }
 
  private:
-  MaybeError render(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& variables,
-                    bool add_generation_prompt, std::vector<TextSpan>& out) const;
+  MaybeError render(const ChatCall& chat, std::vector<TextSpan>& out) const;
   size_t context_bytes_max() const;
   ApiError too_long_bytes(const std::string& field, size_t bytes) const;
   MaybeError check_length(const GenerationCall& call, size_t tokens) const;

@@ -48,8 +48,6 @@ constexpr UnbuiltField kUnbuilt[] = {
     {"cache_salt", kBoth, ""},
     {"kv_transfer_params", kBoth, ""},
     {"vllm_xargs", kBoth, ""},
-    {"tools", kChats, "[]"},
-    {"tool_choice", kChats, "\"none\"", "\"auto\""},  // there are no tools to choose from
     {"functions", kChats, "[]"},
     {"function_call", kChats, "\"none\"", "\"auto\""},
     {"audio", kChats, ""},
@@ -57,9 +55,6 @@ constexpr UnbuiltField kUnbuilt[] = {
     {"prediction", kChats, ""},
     {"web_search_options", kChats, ""},
     {"reasoning_effort", kChats, "\"none\""},
-    {"documents", kChats, "[]"},
-    {"chat_template", kChats, ""},
-    {"continue_final_message", kChats, "false"},
     {"mm_processor_kwargs", kChats, ""},
     {"media_io_kwargs", kChats, ""},
     {"echo", kChats, "false"},

@@ -3,48 +3,99 @@
 #include <algorithm>
 #include <cctype>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/clock.hpp"
+#include "text/chat_template_messages.hpp"
 #include "text/jinja/template.hpp"
+#include "text/jinja/unicode.hpp"
 
 namespace motley {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-// One string of all text parts, a line each, for templates that know strings only.
-Json joined_parts(const Json& parts) {
-  std::string text;
-  for (const Json& part : parts) {
-    if (!text.empty()) text += '\n';
-    text += part["text"].get_ref<const std::string&>();
-  }
-  return text;
+// transformers' way to find where a message's content ends in the text: it is put behind the content, and the text is
+// cut there. The blank shows whether the template trims.
+constexpr std::string_view kContinueTag = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+bool is_given(const Json* value) { return value != nullptr && !value->is_null(); }
+
+Status check_objects(const Json* value, std::string_view name) {
+  if (!is_given(value)) return ok_status();
+  const bool fit =
+      value->is_array() && std::all_of(value->begin(), value->end(), [](const Json& item) { return item.is_object(); });
+  return fit ? ok_status() : invalid_argument("{} must be an array of objects", name);
 }
 
-Status check_content(const Json& content, size_t index) {
-  if (content.is_null() || content.is_string()) return ok_status();
-  if (!content.is_array()) return invalid_argument("messages[{}].content must be a string or an array of parts", index);
-  for (const Json& part : content) {
-    const bool is_text = part.is_object() && part.contains("type") && part["type"] == "text";
-    if (!is_text || !part.contains("text") || !part["text"].is_string()) {
-      return invalid_argument("messages[{}].content: every part must be {{\"type\": \"text\", \"text\": \"...\"}}",
-                              index);
+Status check_input(const ChatInput& input) {
+  RETURN_IF_ERROR(check_objects(input.tools, "tools"));
+  RETURN_IF_ERROR(check_objects(input.documents, "documents"));
+  if (is_given(input.variables)) {
+    if (!input.variables->is_object()) return invalid_argument("chat_template_kwargs must be an object");
+    if (input.variables->contains("messages")) {
+      return invalid_argument("chat_template_kwargs must not contain 'messages'");
     }
+  }
+  if (input.continue_final_message && input.add_generation_prompt) {
+    return invalid_argument("continue_final_message needs add_generation_prompt to be false");
   }
   return ok_status();
 }
 
-Status check_messages(const Json& messages) {
-  if (!messages.is_array()) return invalid_argument("messages must be an array");
-  for (size_t i = 0; i < messages.size(); ++i) {
-    const Json& message = messages[i];
-    if (!message.is_object()) return invalid_argument("messages[{}] must be an object", i);
-    if (!message.contains("role") || !message["role"].is_string()) {
-      return invalid_argument("messages[{}].role must be a string", i);
-    }
-    if (message.contains("content")) RETURN_IF_ERROR(check_content(message["content"], i));
+size_t last_char(std::string_view text) {
+  size_t pos = text.size() - 1;
+  while (pos > 0 && (static_cast<unsigned char>(text[pos]) & 0xC0) == 0x80) --pos;
+  return pos;
+}
+
+// As Python's str.strip().
+std::string_view stripped(std::string_view text) {
+  const auto is_blank_at = [&](size_t pos) { return jinja::is_space(jinja::code_point_at(text, pos)); };
+  while (!text.empty() && is_blank_at(0)) text.remove_prefix(jinja::char_length(text, 0));
+  while (!text.empty() && is_blank_at(last_char(text))) text = text.substr(0, last_char(text));
+  return text;
+}
+
+// The text that is continued: the content of the last message, or its last part's.
+Result<std::string*> final_text(Json& messages) {
+  if (messages.empty()) return invalid_argument("continue_final_message: there is no message");
+  const auto content = messages.back().find("content");
+  if (content != messages.back().end() && content->is_string()) return content->get_ptr<std::string*>();
+  if (content != messages.back().end() && content->is_array() && !content->empty()) {
+    return content->back()["text"].get_ptr<std::string*>();
   }
+  return invalid_argument("continue_final_message: the last message has no text to go on with");
+}
+
+// Drops what lies behind the first `bytes` bytes.
+void cut_spans(std::vector<TextSpan>& spans, size_t bytes) {
+  size_t kept = 0;
+  while (kept < spans.size() && bytes > 0) {
+    TextSpan& span = spans[kept++];
+    span.text.resize(std::min(span.text.size(), bytes));
+    bytes -= span.text.size();
+  }
+  spans.resize(kept);
+}
+
+Status cut_behind_tag(std::vector<TextSpan>& spans, std::string_view continued) {
+  const std::string text = ChatTemplate::join(spans);
+  const std::string_view whole(text);
+  const size_t tag = text.rfind(kContinueTag.substr(0, kContinueTag.size() - 1));
+  if (tag == std::string::npos || whole.find(stripped(continued)) == std::string_view::npos) {
+    return invalid_argument(
+        "continue_final_message: the template does not show the last message's content as it is, so that it cannot be "
+        "continued");
+  }
+  const std::string_view before = whole.substr(0, tag);
+  const bool keeps_blanks = whole.substr(tag).starts_with(kContinueTag);
+  size_t end = tag;
+  if (!keeps_blanks) {
+    const std::string_view trimmed = stripped(before);
+    end = trimmed.empty() ? 0 : static_cast<size_t>(trimmed.data() - before.data()) + trimmed.size();
+  }
+  cut_spans(spans, end);
   return ok_status();
 }
 
@@ -105,37 +156,53 @@ void encode_untrusted(std::string_view text, const std::vector<std::string>& phr
 
 class ChatTemplate::Impl {
  public:
-  Impl(std::unique_ptr<jinja::Template> program, std::string bos_text, std::string eos_text)
-      : program_(std::move(program)),
-        bos_(std::move(bos_text)),
-        eos_(std::move(eos_text)),
-        takes_parts_(program_->iterates_over("content")) {}
+  struct Program {
+    std::unique_ptr<jinja::Template> code;
+    bool takes_parts = false;
+  };
 
-  Result<std::vector<TextSpan>> render(const Json& messages, bool add_generation_prompt, const Json& extra) const {
-    RETURN_IF_ERROR(check_messages(messages));
-    if (!extra.is_null() && !extra.is_object()) return invalid_argument("chat_template_kwargs must be an object");
-    Json adapted;
-    const Json* given = &messages;
-    if (!takes_parts_ && has_parts(messages)) {
-      adapted = messages;
-      for (Json& message : adapted) {
-        if (message.contains("content") && message["content"].is_array())
-          message["content"] = joined_parts(message["content"]);
-      }
-      given = &adapted;
+  Impl(Program standard, Program with_tools, std::string bos_text, std::string eos_text)
+      : standard_(std::move(standard)),
+        with_tools_(std::move(with_tools)),
+        bos_(std::move(bos_text)),
+        eos_(std::move(eos_text)) {}
+
+  static Result<Program> compile(std::string_view source) {
+    ASSIGN_OR_RETURN(auto code, jinja::Template::create(source));
+    const bool takes_parts = code->iterates_over("content");
+    return Program{std::move(code), takes_parts};
+  }
+
+  Result<std::vector<TextSpan>> render(const ChatInput& input) const {
+    RETURN_IF_ERROR(check_input(input));
+    const bool tools_given = is_given(input.tools) && !input.tools->empty();
+    const Program& program = tools_given && with_tools_.code ? with_tools_ : standard_;
+    ASSIGN_OR_RETURN(std::optional<Json> adapted, adapt_messages(input.messages, program.takes_parts));
+    std::string continued;
+    if (input.continue_final_message) {
+      if (!adapted) adapted.emplace(input.messages);
+      ASSIGN_OR_RETURN(std::string * text, final_text(*adapted));
+      continued = *text;
+      *text += kContinueTag;
     }
+    ASSIGN_OR_RETURN(auto spans, run(*program.code, adapted ? *adapted : input.messages, input));
+    if (input.continue_final_message) RETURN_IF_ERROR(cut_behind_tag(spans, continued));
+    return spans;
+  }
+
+ private:
+  Result<std::vector<TextSpan>> run(const jinja::Template& program, const Json& messages,
+                                    const ChatInput& input) const {
     // tools and documents are none, not undefined, unless given: templates ask for them so.
-    const Json prompt = add_generation_prompt, none;
-    std::vector<jinja::Variable> variables = {{"messages", given},        {"add_generation_prompt", &prompt},
-                                              {"tools", &none},           {"documents", &none},
-                                              {"bos_token", &bos_, true}, {"eos_token", &eos_, true}};
-    if (extra.is_object()) {
-      for (const auto& [name, value] : extra.items()) {
-        if (name == "messages") return invalid_argument("chat_template_kwargs must not contain 'messages'");
-        variables.push_back({name, &value});
-      }
+    const Json prompt = input.add_generation_prompt, none;
+    const auto or_none = [&](const Json* value) { return is_given(value) && !value->empty() ? value : &none; };
+    std::vector<jinja::Variable> variables = {{"messages", &messages},         {"add_generation_prompt", &prompt},
+                                              {"tools", or_none(input.tools)}, {"documents", or_none(input.documents)},
+                                              {"bos_token", &bos_, true},      {"eos_token", &eos_, true}};
+    if (is_given(input.variables)) {
+      for (const auto& [name, value] : input.variables->items()) variables.push_back({name, &value});
     }
-    ASSIGN_OR_RETURN(jinja::MarkedText text, program_->render(variables, unix_time_s()));
+    ASSIGN_OR_RETURN(jinja::MarkedText text, program.render(variables, unix_time_s()));
     std::vector<TextSpan> spans;
     size_t begin = 0;
     for (const jinja::MarkedText::Run& run : text.runs()) {
@@ -145,36 +212,36 @@ class ChatTemplate::Impl {
     return spans;
   }
 
- private:
-  static bool has_parts(const Json& messages) {
-    for (const Json& message : messages) {
-      if (message.contains("content") && message["content"].is_array()) return true;
-    }
-    return false;
-  }
-
-  const std::unique_ptr<jinja::Template> program_;
+  const Program standard_, with_tools_;  // the latter may have no code
   const Json bos_, eos_;
-  const bool takes_parts_;
 };
 
 ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ChatTemplate::~ChatTemplate() = default;
 
-Result<std::unique_ptr<ChatTemplate>> ChatTemplate::create(std::string_view source, std::string bos_text,
+Result<std::unique_ptr<ChatTemplate>> ChatTemplate::create(const ChatTemplateSources& sources, std::string bos_text,
                                                            std::string eos_text) {
-  if (source.empty()) {
+  if (sources.empty()) {
     return invalid_argument("the model has no chat template; give one with --chat-template FILE");
   }
-  ASSIGN_OR_RETURN(auto program, jinja::Template::create(source));
-  return std::unique_ptr<ChatTemplate>(
-      new ChatTemplate(std::make_unique<Impl>(std::move(program), std::move(bos_text), std::move(eos_text))));
+  const std::string* standard = sources.find(kDefaultTemplateName);
+  if (standard == nullptr) {
+    return invalid_argument(
+        "none of the model's chat templates ({}) is named \"{}\"; give one with --chat-template FILE", sources.names(),
+        kDefaultTemplateName);
+  }
+  ASSIGN_OR_RETURN(auto program, Impl::compile(*standard));
+  Impl::Program with_tools;
+  if (const std::string* source = sources.find(kToolTemplateName)) {
+    auto made = Impl::compile(*source);
+    if (!made.ok()) return made.error().annotate(kToolTemplateName);
+    with_tools = *std::move(made);
+  }
+  return std::unique_ptr<ChatTemplate>(new ChatTemplate(
+      std::make_unique<Impl>(std::move(program), std::move(with_tools), std::move(bos_text), std::move(eos_text))));
 }
 
-Result<std::vector<TextSpan>> ChatTemplate::render(const Json& messages, bool add_generation_prompt,
-                                                   const Json& extra) const {
-  return impl_->render(messages, add_generation_prompt, extra);
-}
+Result<std::vector<TextSpan>> ChatTemplate::render(const ChatInput& input) const { return impl_->render(input); }
 
 std::string ChatTemplate::join(const std::vector<TextSpan>& spans) {
   std::string text;

@@ -1,4 +1,5 @@
 """/v1/completions, /v1/chat/completions and the token routes, through the official client."""
+import openai
 import pytest
 
 from support import Stream
@@ -82,6 +83,36 @@ def test_user_text_never_becomes_a_special_token(server):
         assert answer.status == 200, answer.body
         return answer.json()["count"]
     assert count("a<|im_end|>b") > count("ab") + 2
+
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def test_tools_with_choice_none_are_answered_as_text(client, name):
+    messages = [{"role": "user", "content": "What is 1 + 2?"},
+                {"role": "assistant", "content": "Adding.", "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{\"a\": 1, \"b\": 2}"}}]},
+                {"role": "tool", "tool_call_id": "c1", "content": "3"}]
+    answer = client.chat.completions.create(model=name, messages=messages, tools=TOOLS, tool_choice="none", max_tokens=4)
+    assert isinstance(answer.choices[0].message.content, str)
+    assert answer.choices[0].message.tool_calls is None
+
+
+def test_tools_without_a_choice_are_refused_with_the_remedy(client, name):
+    with pytest.raises(openai.BadRequestError, match='"tool_choice": "none"'):
+        client.chat.completions.create(model=name, messages=[{"role": "user", "content": "hi"}], tools=TOOLS, max_tokens=2)
+
+
+def test_continue_final_message_ends_the_prompt_with_its_content(server):
+    messages = [{"role": "user", "content": "Where is Paris?"}, {"role": "assistant", "content": "Paris lies in"}]
+    body = {"model": server.model_name(), "messages": messages, "add_generation_prompt": False}
+
+    def text(**more):
+        tokens = server.post("/tokenize", {**body, **more}).json()["tokens"]
+        return server.post("/detokenize", {"model": server.model_name(), "tokens": tokens}).json()["prompt"]
+
+    assert text(continue_final_message=True).endswith("assistant\nParis lies in")
+    assert text().endswith("assistant\nParis lies in<|im_end|>\n")
 
 
 def test_n_gives_distinct_seeded_choices(client, name):

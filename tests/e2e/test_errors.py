@@ -54,6 +54,12 @@ BAD_CHATS = {
     "content_number": {"messages": [{"role": "user", "content": 3}]},
     "image_part": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
     "tools": {"messages": [{"role": "user", "content": "hi"}], "tools": [{"type": "function", "function": {"name": "f"}}]},
+    "tools_required": {"messages": [{"role": "user", "content": "hi"}], "tool_choice": "required",
+                       "tools": [{"type": "function", "function": {"name": "f"}}]},
+    "arguments_broken": {"messages": [{"role": "assistant", "content": None, "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}]}]},
+    "chat_template": {"messages": [{"role": "user", "content": "hi"}], "chat_template": "{{ messages }}"},
+    "continue_and_prompt": {"messages": [{"role": "user", "content": "hi"}], "continue_final_message": True},
     "response_format": {"messages": [{"role": "user", "content": "hi"}], "response_format": {"type": "json_object"}},
     "top_logprobs_without_logprobs": {"messages": [{"role": "user", "content": "hi"}], "top_logprobs": 2},
     "top_logprobs_large": {"messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 21},

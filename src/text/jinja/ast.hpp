@@ -65,10 +65,10 @@ struct Expr {
 
 // What stands where (optional parts are null or empty):
 //   kData: data. kOutput: expr. kIf: branches of (test, body); the last one's test may be null (else).
-//   kFor: target, expr (what is iterated), test, body, otherwise. kSet: target, expr. kSetBlock: target, expr (filter
-//   over kBlockValue, or null), body. kWith: assignments (target, value), body.
-//   kMacro, kCall: name, params, defaults (of the last params), body; kCall: expr (the call). kFilterBlock: expr, body.
-//   kScope: body (tags that only group).
+//   kFor: target, expr (what is iterated), test, body, otherwise, recursive. kSet: target, expr. kSetBlock: target,
+//   expr (filter over kBlockValue, or null), body. kWith: assignments (target, value), body. kMacro, kCall: name,
+//   params, defaults (of the last params), body; kCall: expr (the call). kFilterBlock: expr, body. kScope: body (tags
+//   that only group, with names of their own).
 enum class StmtKind {
   kData,
   kOutput,
@@ -95,6 +95,7 @@ struct Signature {
 struct Stmt {
   StmtKind kind = StmtKind::kData;
   uint32_t line = 0;
+  bool recursive = false;
   std::string data;
   ExprPtr target, expr, test;
   std::vector<std::pair<ExprPtr, ExprPtr>> assignments;  // kWith

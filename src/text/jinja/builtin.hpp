@@ -76,11 +76,17 @@ MarkedText replace_text(Interpreter& in, const MarkedText& text, const MarkedTex
                         int64_t count);
 // `chars` empty: white space.
 MarkedText strip_text(const MarkedText& text, std::string_view chars, bool left, bool right);
-enum class Case { kUpper, kLower, kCapitalize, kTitle, kSwap };
+enum class Case { kUpper, kLower, kFold, kCapitalize, kTitle, kSwap };
 MarkedText change_case(const MarkedText& text, Case what);
 std::vector<MarkedText> split_lines(const MarkedText& text, bool keep_ends);
 MarkedText pad_text(Interpreter& in, const MarkedText& text, size_t left, size_t right, const MarkedText& fill);
 MarkedText join_text(Interpreter& in, const List& items, const MarkedText& separator);
+struct WrapStyle {
+  size_t width = 0;  // in characters, not 0
+  bool break_long_words = true, break_on_hyphens = true;
+  MarkedText separator;  // between lines
+};
+MarkedText wrap_text(Interpreter& in, const MarkedText& text, const WrapStyle& style);
 // int(text, base) and float(text); nullopt where Python raises ValueError.
 std::optional<int64_t> parse_int(std::string_view text, int base);
 std::optional<double> parse_float(std::string_view text);

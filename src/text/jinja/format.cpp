@@ -18,7 +18,8 @@ struct Spec {
   std::string fill = " ";
   char align = 0;   // '<', '>', '^', '=' or 0: the type's own
   char sign = '-';  // '+', '-' or ' '
-  bool alternate = false, comma = false;
+  bool alternate = false;
+  char group = 0;  // ',' or '_' between every three digits
   size_t width = 0;
   std::optional<size_t> precision;
   char type = 0;
@@ -44,9 +45,9 @@ void append_padded(MarkedText& out, const MarkedText& text, const Spec& spec, ch
 }
 
 void append_number(MarkedText& out, bool negative, std::string prefix, std::string digits, const Spec& spec) {
-  if (spec.comma) {
+  if (spec.group != 0) {
     size_t end = std::min(digits.find_first_not_of("0123456789"), digits.size());
-    for (size_t i = end; i > 3;) digits.insert(i -= 3, ",");
+    for (size_t i = end; i > 3;) digits.insert(i -= 3, 1, spec.group);
   }
   std::string sign = negative ? "-" : spec.sign == '-' ? "" : std::string(1, spec.sign);
   const size_t n = sign.size() + prefix.size() + digits.size();
@@ -128,6 +129,12 @@ MarkedText repr_of(Interpreter& in, const Value& v) {
   return text;
 }
 
+MarkedText char_of(int64_t c) {
+  std::string bytes;
+  if (c < 0 || c > 0x10FFFF || !append_utf8(bytes, static_cast<char32_t>(c))) fail("%c arg not in range(0x110000)");
+  return MarkedText(bytes, true);
+}
+
 // --- percent formats ---
 
 class PercentFormatter {
@@ -206,14 +213,27 @@ class PercentFormatter {
       else
         break;
     }
-    if (peek() == '*') fail("'*' in a format is not supported");
-    spec.width = take_count(format_.view(), pos_);
+    const int64_t width = read_count();
+    if (width < 0) spec.align = '<';
+    spec.width = static_cast<size_t>(std::abs(width));
     if (peek() == '.') {
       ++pos_;
-      spec.precision = take_count(format_.view(), pos_);
+      spec.precision = static_cast<size_t>(std::max<int64_t>(read_count(), 0));
     }
     while (peek() == 'l' || peek() == 'h' || peek() == 'L') ++pos_;
     if (std::exchange(zero_, false) && spec.align != '<') zero_padded_ = true;
+  }
+
+  // Digits, or '*': the next value.
+  int64_t read_count() {
+    if (peek() != '*') return static_cast<int64_t>(take_count(format_.view(), pos_));
+    ++pos_;
+    const Value v = next_value();
+    if (!v.is_integral()) fail("* wants int");
+    if (v.integer() < -int64_t{kFormatWidthMax} || v.integer() > int64_t{kFormatWidthMax}) {
+      fail("width and precision in a format are limited to {}", kFormatWidthMax);
+    }
+    return v.integer();
   }
 
   void emit(char type, Spec& spec, const Value& value) {
@@ -244,10 +264,7 @@ class PercentFormatter {
   void emit_char(const Spec& spec, const Value& value) {
     MarkedText text;
     if (value.is_integral()) {
-      std::string bytes;
-      const int64_t c = value.integer();
-      if (c < 0 || c > 0x10FFFF || !append_utf8(bytes, static_cast<char32_t>(c))) fail("%c arg not in range(0x110000)");
-      text = MarkedText(bytes, true);
+      text = char_of(value.integer());
     } else if (value.is_string() && count_chars(value.view()) == 1) {
       text = value.text();
     } else {
@@ -295,7 +312,9 @@ Spec parse_spec(std::string_view text) {
     spec.align = '=';
   }
   spec.width = take_count(text, pos);
-  spec.comma = take(',');
+  for (char c : {',', '_'}) {
+    if (spec.group == 0 && take(c)) spec.group = c;
+  }
   if (take('.')) {
     if (pos >= text.size() || !is_ascii_digit(text[pos])) fail("Format specifier missing precision");
     spec.precision = take_count(text, pos);
@@ -314,6 +333,7 @@ void append_formatted(Interpreter& in, MarkedText& out, const Value& v, std::str
   }
   if (!v.is_number()) fail("unsupported format string passed to {}.__format__", type_name(v));
   static_cast<void>(in);
+  if (spec.type == 'c' && v.is_integral()) return append_padded(out, char_of(v.integer()), spec, '<');
   const bool integer = v.is_integral() && !is_float_type(spec.type);
   if (integer) {
     if (spec.precision) fail("Precision not allowed in integer format specifier");
@@ -345,8 +365,7 @@ class BraceFormatter {
         continue;
       }
       if (text[pos] == '}') fail("Single '}}' encountered in format string");
-      size_t close = text.find('}', pos);
-      if (close == std::string_view::npos) fail("Single '{{' encountered in format string");
+      const size_t close = close_of(text, pos);
       field(text.substr(pos + 1, close - pos - 1));
       if (out_.size() > in_.limits().text_bytes) in_.charge_text(out_.size());
       pos = close + 1;
@@ -355,11 +374,40 @@ class BraceFormatter {
   }
 
  private:
+  // The '}' of the '{' at `open`.
+  static size_t close_of(std::string_view text, size_t open) {
+    size_t depth = 0;
+    for (size_t i = open; i < text.size(); ++i) {
+      if (text[i] == '{') ++depth;
+      if (text[i] == '}' && --depth == 0) return i;
+    }
+    fail("expected '}}' before end of string");
+  }
+
+  // A format's own fields stand for parts of it; they have none in turn.
+  std::string expanded(std::string_view spec) {
+    std::string out;
+    for (size_t pos = 0; pos < spec.size();) {
+      if (spec[pos] != '{') {
+        out += spec[pos++];
+        continue;
+      }
+      in_.charge(1);
+      const size_t close = close_of(spec, pos);
+      const std::string_view inner = spec.substr(pos + 1, close - pos - 1);
+      if (inner.find_first_of("{:!") != std::string_view::npos) fail("a field within a format must be a plain name");
+      MarkedText text;
+      append_str(text, resolve(inner));
+      if (text.size() > kFormatWidthMax) fail("a format is limited to {} characters", kFormatWidthMax);
+      out += text.bytes();
+      pos = close + 1;
+    }
+    return out;
+  }
+
   void field(std::string_view text) {
-    if (text.find('{') != std::string_view::npos) fail("nested fields in a format are not supported");
     size_t colon = std::min(text.find(':'), text.size());
     std::string_view head = text.substr(0, colon);
-    std::string_view spec = colon < text.size() ? text.substr(colon + 1) : std::string_view();
     size_t bang = std::min(head.find('!'), head.size());
     std::string_view conversion = head.substr(bang);
     Value v = resolve(head.substr(0, bang));
@@ -369,7 +417,7 @@ class BraceFormatter {
       v = in_.text(in_.str(v));
     else if (!conversion.empty())
       fail("Unknown conversion specifier");
-    append_formatted(in_, out_, v, spec);
+    append_formatted(in_, out_, v, expanded(text.substr(std::min(colon + 1, text.size()))));
   }
 
   Value resolve(std::string_view path) {

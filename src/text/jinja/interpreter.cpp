@@ -317,7 +317,7 @@ Interpreter::Flow Interpreter::exec(const Stmt& s) {
       return Flow::kNormal;
     case StmtKind::kOutput: print(eval(*s.expr)); return Flow::kNormal;
     case StmtKind::kIf: return exec_if(s);
-    case StmtKind::kFor: return exec_for(s);
+    case StmtKind::kFor: return exec_for(s, eval(*s.expr), 0);
     case StmtKind::kSet: assign(*s.target, eval(*s.expr)); return Flow::kNormal;
     case StmtKind::kSetBlock: return exec_set_block(s);
     case StmtKind::kWith: return exec_with(s);
@@ -326,7 +326,7 @@ Interpreter::Flow Interpreter::exec(const Stmt& s) {
       return Flow::kNormal;
     case StmtKind::kCall: return exec_call(s);
     case StmtKind::kFilterBlock: return exec_filter_block(s);
-    case StmtKind::kScope: return exec(s.body);
+    case StmtKind::kScope: return exec_inner(s.body, out_);
     case StmtKind::kBreak: return Flow::kBreak;
     case StmtKind::kContinue: return Flow::kContinue;
   }
@@ -351,8 +351,7 @@ Interpreter::Flow Interpreter::exec_inner(const Body& body, MarkedText* out) {
 }
 
 // The elements the loop goes over, those that fail its `if` left out.
-List Interpreter::loop_items(const Stmt& s) {
-  Value iterable = eval(*s.expr);
+List Interpreter::loop_items(const Stmt& s, const Value& iterable) {
   List items = items_of(iterable);
   if (!s.test) return items;
   auto outer = scope_;
@@ -367,21 +366,36 @@ List Interpreter::loop_items(const Stmt& s) {
   return kept;
 }
 
-Interpreter::Flow Interpreter::exec_for(const Stmt& s) {
-  auto loop = std::make_shared<Loop>(loop_items(s));
-  if (loop->items().empty()) return s.otherwise.empty() ? Flow::kNormal : exec_inner(s.otherwise, out_);
+// `depth0`: loops of the same statement around this one.
+Interpreter::Flow Interpreter::exec_for(const Stmt& s, const Value& iterable, uint32_t depth0) {
+  auto loop = std::make_shared<Loop>(loop_items(s, iterable), depth0);
+  if (s.recursive) loop->make_recursive(s, scope_);
   Value loop_value = keep(loop);
   auto outer = scope_;
+  bool completed = false;
   for (size_t i = 0; i < loop->items().size(); ++i) {
     charge(4);
     loop->set_index(i);
     scope_ = std::make_shared<Scope>(outer);
     scope_->set("loop", loop_value);
     assign(*s.target, loop->items()[i]);
-    if (exec(s.body) == Flow::kBreak) break;
+    const Flow flow = exec(s.body);
+    completed |= flow == Flow::kNormal;
+    if (flow == Flow::kBreak) break;
   }
   scope_ = std::move(outer);
-  return Flow::kNormal;
+  // Jinja2's rule: `else` runs unless one round came to its end.
+  return completed || s.otherwise.empty() ? Flow::kNormal : exec_inner(s.otherwise, out_);
+}
+
+Value Interpreter::recurse(const Stmt& s, const std::shared_ptr<Scope>& scope, const Value& iterable, uint32_t depth0) {
+  MarkedText out;
+  auto outer_scope = std::exchange(scope_, scope);
+  MarkedText* outer_out = std::exchange(out_, &out);
+  exec_for(s, iterable, depth0);
+  out_ = outer_out;
+  scope_ = std::move(outer_scope);
+  return text(std::move(out));
 }
 
 Interpreter::Flow Interpreter::exec_with(const Stmt& s) {
@@ -483,12 +497,12 @@ Value Interpreter::call_function(const Signature& signature, const Body& body, c
   MarkedText* outer_out = std::exchange(out_, &out);
   const size_t first_default = count - signature.defaults.size();
   for (size_t i = 0; i < count; ++i) {
-    if (!values[i]) {
-      values[i] = i >= first_default
-                      ? eval(*signature.defaults[i - first_default])
-                      : undefined(fmt::format("parameter '{}' was not provided", signature.params[i]->view()));
-    }
-    scope_->set(signature.params[i]->view(), std::move(*values[i]));
+    const std::string_view name = signature.params[i]->view();
+    scope_->set(name, values[i] ? *values[i] : undefined(fmt::format("parameter '{}' was not provided", name)));
+  }
+  // A default sees the parameters: those given, and those before it.
+  for (size_t i = first_default; i < count; ++i) {
+    if (!values[i]) scope_->set(signature.params[i]->view(), eval(*signature.defaults[i - first_default]));
   }
   if (signature.uses_caller) {
     scope_->set("caller", caller ? *caller : undefined("No caller defined"));

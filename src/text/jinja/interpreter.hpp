@@ -77,6 +77,8 @@ class Interpreter {
   // A macro's or call block's function applied.
   Value call_function(const Signature& signature, const Body& body, const std::shared_ptr<Scope>& closure,
                       CallArgs& args);
+  // loop(iterable) in a recursive loop: what the loop `s`, seen from `scope`, prints over `iterable`.
+  Value recurse(const Stmt& s, const std::shared_ptr<Scope>& scope, const Value& iterable, uint32_t depth0);
 
  private:
   enum class Flow { kNormal, kBreak, kContinue };
@@ -98,12 +100,12 @@ class Interpreter {
   Flow exec(const Body& body);
   Flow exec(const Stmt& s);
   Flow exec_if(const Stmt& s);
-  Flow exec_for(const Stmt& s);
+  Flow exec_for(const Stmt& s, const Value& iterable, uint32_t depth0);
   Flow exec_with(const Stmt& s);
   Flow exec_set_block(const Stmt& s);
   Flow exec_call(const Stmt& s);
   Flow exec_filter_block(const Stmt& s);
-  List loop_items(const Stmt& s);
+  List loop_items(const Stmt& s, const Value& iterable);
   // Runs `body` in a scope of its own; `out` receives what it prints.
   Flow exec_inner(const Body& body, MarkedText* out);
   void assign(const Expr& target, const Value& value);

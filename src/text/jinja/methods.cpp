@@ -209,6 +209,42 @@ Value str_join(Interpreter& in, const Value& self, Slots& a) {
 
 Value str_format(Interpreter& in, const Value& self, Slots& a) { return brace_format(in, self.text(), a.rest); }
 
+Value str_format_map(Interpreter& in, const Value& self, Slots& a) {
+  if (!a.at(0).is(Type::kDict)) fail("format_map() takes a mapping, not {}", type_name(a.at(0)));
+  in.charge(a.at(0).dict().size());
+  CallArgs args;
+  for (const auto& [key, value] : a.at(0).dict().entries()) {
+    if (key.is_string()) args.keywords.push_back({key.string_ptr(), value});
+  }
+  return brace_format(in, self.text(), args);
+}
+
+Value str_expandtabs(Interpreter& in, const Value& self, Slots& a) {
+  constexpr int64_t kTabMax = 1000;
+  const int64_t width = a.integer(0, 8);
+  if (width > kTabMax) fail("expandtabs() is limited to {} columns", kTabMax);
+  const MarkedText& s = self.text();
+  in.charge(s.size() / 8);
+  MarkedText out;
+  int64_t column = 0;
+  for (size_t pos = 0; pos < s.size();) {
+    const size_t n = char_length(s.view(), pos);
+    const char c = s.bytes()[pos];
+    if (c == '\t') {
+      const int64_t blanks = width > 0 ? width - column % width : 0;
+      in.charge(1 + static_cast<uint64_t>(blanks));
+      out.append(std::string(static_cast<size_t>(blanks), ' '), s.trusted_at(pos));
+      column += blanks;
+    } else {
+      out.append(s, pos, pos + n);
+      column = c == '\n' || c == '\r' ? 0 : column + 1;
+    }
+    if (out.size() > in.limits().text_bytes) in.charge_text(out.size());
+    pos += n;
+  }
+  return in.text(std::move(out));
+}
+
 template <bool (*kIs)(char32_t)>
 Value str_all(Interpreter& in, const Value& self, Slots&) {
   std::string_view s = self.view();
@@ -233,6 +269,35 @@ Value str_cased(Interpreter& in, const Value& self, Slots&) {
     any = any || kWanted(c);
   }
   return Value(any);
+}
+
+// Words begin in upper case and go on in lower case.
+Value str_istitle(Interpreter& in, const Value& self, Slots&) {
+  std::string_view s = self.view();
+  in.charge(s.size() / 8);
+  bool any = false, inside = false;
+  for (size_t pos = 0; pos < s.size(); pos += char_length(s, pos)) {
+    const char32_t c = code_point_at(s, pos);
+    const bool upper = is_upper(c), lower = is_lower(c);
+    if ((upper && inside) || (lower && !inside)) return Value(false);
+    inside = upper || lower;
+    any |= inside;
+  }
+  return Value(any);
+}
+
+Value str_isprintable(Interpreter& in, const Value& self, Slots& a) {
+  return self.text().empty() ? Value(true) : str_all<is_printable>(in, self, a);
+}
+
+Value str_isidentifier(Interpreter& in, const Value& self, Slots&) {
+  std::string_view s = self.view();
+  in.charge(s.size() / 8);
+  for (size_t pos = 0; pos < s.size(); pos += char_length(s, pos)) {
+    const char32_t c = code_point_at(s, pos);
+    if (c != '_' && !is_alpha(c) && (pos == 0 || !is_decimal(c))) return Value(false);
+  }
+  return Value(!s.empty());
 }
 
 Value str_removeprefix(Interpreter& in, const Value& self, Slots& a) {
@@ -291,7 +356,7 @@ constexpr Builtin kStringMethods[] = {
     {"splitlines", "keepends", 0, str_splitlines},
     {"upper", "", 0, str_case<Case::kUpper>},
     {"lower", "", 0, str_case<Case::kLower>},
-    {"casefold", "", 0, str_case<Case::kLower>},
+    {"casefold", "", 0, str_case<Case::kFold>},
     {"title", "", 0, str_case<Case::kTitle>},
     {"capitalize", "", 0, str_case<Case::kCapitalize>},
     {"swapcase", "", 0, str_case<Case::kSwap>},
@@ -305,15 +370,20 @@ constexpr Builtin kStringMethods[] = {
     {"replace", "old new count", 2, str_replace},
     {"join", "iterable", 1, str_join},
     {"format", "* **", 0, str_format},
+    {"format_map", "mapping", 1, str_format_map},
+    {"expandtabs", "tabsize", 0, str_expandtabs},
     {"isdigit", "", 0, str_all<is_digit>},
-    {"isdecimal", "", 0, str_all<is_digit>},
-    {"isnumeric", "", 0, str_all<is_digit>},
+    {"isdecimal", "", 0, str_all<is_decimal>},
+    {"isnumeric", "", 0, str_all<is_numeric>},
     {"isalpha", "", 0, str_all<is_alpha>},
     {"isalnum", "", 0, str_all<is_alnum>},
     {"isspace", "", 0, str_all<is_space>},
     {"isascii", "", 0, str_all<is_ascii>},
     {"isupper", "", 0, str_cased<is_upper, is_lower>},
     {"islower", "", 0, str_cased<is_lower, is_upper>},
+    {"istitle", "", 0, str_istitle},
+    {"isprintable", "", 0, str_isprintable},
+    {"isidentifier", "", 0, str_isidentifier},
     {"removeprefix", "prefix", 1, str_removeprefix},
     {"removesuffix", "suffix", 1, str_removesuffix},
     {"ljust", "width fillchar", 1, str_pad<Align::kLeft>},

@@ -61,8 +61,8 @@ std::optional<Value> Loop::attribute(Interpreter& in, std::string_view name) {
   if (name == "first") return Value(index_ == 0);
   if (name == "last") return Value(index_ + 1 == n);
   if (name == "length") return make_int(n);
-  if (name == "depth") return Value(int64_t{1});
-  if (name == "depth0") return Value(int64_t{0});
+  if (name == "depth") return Value(int64_t{depth0_} + 1);
+  if (name == "depth0") return Value(int64_t{depth0_});
   if (name == "previtem") return index_ > 0 ? items_[index_ - 1] : in.undefined("there is no previous item");
   if (name == "nextitem") return index_ + 1 < n ? items_[index_ + 1] : in.undefined("there is no next item");
   for (const Builtin& method : kLoopMethods) {
@@ -74,12 +74,19 @@ std::optional<Value> Loop::attribute(Interpreter& in, std::string_view name) {
   return std::nullopt;
 }
 
+Value Loop::call(Interpreter& in, CallArgs& args) {
+  if (statement_ == nullptr) fail("the loop must have the 'recursive' marker to be called");
+  if (args.positional.size() != 1 || !args.keywords.empty()) fail("loop() takes one argument: what to go over");
+  return in.recurse(*statement_, scope_, args.positional[0], depth0_ + 1);
+}
+
 void Loop::repr(MarkedText& out, uint32_t) const {
   out.append(fmt::format("<LoopContext {}/{}>", index_ + 1, items_.size()), true);
 }
 
 void Loop::clear() {
   items_.clear();
+  scope_.reset();
   last_changed_.reset();
 }
 

@@ -39,10 +39,14 @@ class Macro : public Object {
   std::shared_ptr<Scope> closure_;
 };
 
-// The variable `loop`.
+// The variable `loop`. A recursive one refers to its statement, which outlives the rendering, and can be called.
 class Loop : public Object {
  public:
-  explicit Loop(List items) : items_(std::move(items)) {}
+  Loop(List items, uint32_t depth0) : items_(std::move(items)), depth0_(depth0) {}
+  void make_recursive(const Stmt& statement, std::shared_ptr<Scope> scope) {
+    statement_ = &statement;
+    scope_ = std::move(scope);
+  }
   const List& items() const { return items_; }
   void set_index(size_t index) { index_ = index; }
   // loop.changed(values): whether they differ from those of the last call.
@@ -50,12 +54,17 @@ class Loop : public Object {
   size_t index() const { return index_; }
 
   std::string_view type_name() const override { return "LoopContext"; }
+  bool callable() const override { return true; }
+  Value call(Interpreter& in, CallArgs& args) override;
   std::optional<Value> attribute(Interpreter& in, std::string_view name) override;
   void repr(MarkedText& out, uint32_t depth) const override;
   void clear() override;
 
  private:
   List items_;
+  const uint32_t depth0_;
+  const Stmt* statement_ = nullptr;
+  std::shared_ptr<Scope> scope_;
   size_t index_ = 0;
   std::optional<Value> last_changed_;
 };

@@ -550,6 +550,7 @@ class Parser {
                                                                      {"call", &Parser::parse_call_block},
                                                                      {"filter", &Parser::parse_filter_block},
                                                                      {"generation", &Parser::parse_generation},
+                                                                     {"print", &Parser::parse_print},
                                                                      {"break", &Parser::parse_break},
                                                                      {"continue", &Parser::parse_continue}};
     if (now().kind != TokenKind::kName) fail_here("expected the name of a tag, got " + describe(now()));
@@ -575,13 +576,19 @@ class Parser {
     }
   }
 
+  static bool binds(const Expr& target, std::string_view name) {
+    if (target.kind == ExprKind::kName) return target.name == name;
+    return std::any_of(target.items.begin(), target.items.end(), [&](const ExprPtr& e) { return binds(*e, name); });
+  }
+
   Stmt parse_for(uint32_t line) {
     Stmt s = statement(StmtKind::kFor, line);
     s.target = parse_target("in");
+    if (binds(*s.target, "loop")) fail_here("can't assign to 'loop' as the target of a loop");
     if (!skip_name("in")) fail_here("expected 'in', got " + describe(now()));
     s.expr = parse_tuple({.conditions = false, .end_name = "recursive"});
     if (skip_name("if")) s.test = parse_expression();
-    if (now().is_name("recursive")) fail_here("recursive loops are not supported in a chat template");
+    s.recursive = skip_name("recursive");
     expect_block_end();
     ++loops_;
     s.body = parse_body({"else", "endfor"});
@@ -626,6 +633,10 @@ class Parser {
         fail_here("a parameter without default follows one with a default");
     }
     expect_operator(")");
+    const size_t with_default = signature.params.size() - signature.defaults.size();
+    if (param_index(signature, "caller").value_or(with_default) < with_default) {
+      fail_here("a parameter named 'caller' needs a default");
+    }
   }
 
   // The body of a macro or call block: its own function, so no loop around it can be left from inside.
@@ -635,6 +646,15 @@ class Parser {
     s.body = parse_body_to(end);
     macros_.pop_back();
     loops_ = loops;
+    // A parameter of that name takes the caller's place.
+    if (param_index(*s.signature, "caller")) s.signature->uses_caller = false;
+  }
+
+  static std::optional<size_t> param_index(const Signature& signature, std::string_view name) {
+    for (size_t i = 0; i < signature.params.size(); ++i) {
+      if (signature.params[i]->view() == name) return i;
+    }
+    return std::nullopt;
   }
 
   Stmt parse_macro(uint32_t line) {
@@ -666,7 +686,19 @@ class Parser {
 
   Stmt parse_generation(uint32_t line) {
     Stmt s = statement(StmtKind::kScope, line);
+    const uint32_t loops = std::exchange(loops_, 0);  // a call block to transformers
     s.body = parse_body_to("endgeneration");
+    loops_ = loops;
+    return s;
+  }
+
+  Stmt parse_print(uint32_t line) {
+    Stmt s = statement(StmtKind::kOutput, line);
+    s.expr = make(ExprKind::kConcat, line);
+    while (now().kind != TokenKind::kBlockEnd) {
+      if (!s.expr->items.empty()) expect_operator(",");
+      add(*s.expr, parse_expression());
+    }
     return s;
   }
 

@@ -94,13 +94,24 @@ class LoopSearch {
   bool mentions(const Expr& e) const {
     switch (e.kind) {
       case ExprKind::kAttribute: return e.name == attribute_;
-      case ExprKind::kItem:
-        return e.items[1]->kind == ExprKind::kConstant && e.items[1]->value.is_string() &&
-               e.items[1]->value.view() == attribute_;
-      case ExprKind::kName: return aliases_.contains(e.name);
+      case ExprKind::kItem: return names(*e.items[1]);
+      // A macro's parameter or any other variable of the attribute's name is taken to hold it.
+      case ExprKind::kName: return e.name == attribute_ || aliases_.contains(e.name);
+      case ExprKind::kCall: return gets(e);
+      case ExprKind::kCondition: return mentions(*e.items[1]) || (e.items[2] && mentions(*e.items[2]));
+      case ExprKind::kOr: return mentions(*e.items[0]) || mentions(*e.items[1]);
       case ExprKind::kFilter: return e.items[0] && mentions(*e.items[0]);
       default: return false;
     }
+  }
+
+  // x.get('attribute')
+  bool gets(const Expr& call) const {
+    return call.items[0]->kind == ExprKind::kAttribute && call.items[0]->name == "get" && call.items.size() > 1 &&
+           names(*call.items[1]);
+  }
+  bool names(const Expr& e) const {
+    return e.kind == ExprKind::kConstant && e.value.is_string() && e.value.view() == attribute_;
   }
 
   std::string_view attribute_;

@@ -1,8 +1,9 @@
 // Template: a Jinja2 template, parsed once and rendered many times.
 //
 // Means what Jinja2 means in the sandbox that published chat templates are written for: trim_blocks, lstrip_blocks,
-// loop controls, no autoescape, immutable lists and dicts, tojson as plain JSON. Not there: inheritance, imports,
-// recursive loops, integers beyond 64 bits. Immutable after creation; safe from any thread.
+// loop controls, {% generation %}, no autoescape, immutable lists and dicts, tojson as plain JSON. Not there:
+// inheritance, imports, integers beyond 64 bits, what makes HTML (Markup, xmlattr, urlize, striptags), pprint,
+// random and lipsum. Immutable after creation; safe from any thread.
 #pragma once
 
 #include <memory>

@@ -108,19 +108,43 @@ Value filter_escape(Interpreter& in, const Value& v, Slots&) {
   return in.text(std::move(out));
 }
 
-Value filter_urlencode(Interpreter& in, const Value& v, Slots&) {
-  MarkedText text = soft_text(in, v), out;
+// `query`: a part of a query string, in which a blank is '+' and '/' is not plain.
+void append_quoted(Interpreter& in, MarkedText& out, const MarkedText& text, bool query) {
   in.charge(text.size() / 8);
+  const std::string_view signs = query ? "_.-~" : "_.-~/";
   size_t pos = 0;
   for (const MarkedText::Run& run : text.runs()) {
     std::string piece;
     for (; pos < run.end; ++pos) {
       const auto c = static_cast<unsigned char>(text.bytes()[pos]);
-      const bool plain = c < 0x80 && (is_digit(c) || is_alpha(c) ||
-                                      std::string_view("_.-~/").find(static_cast<char>(c)) != std::string_view::npos);
-      piece += plain ? std::string(1, static_cast<char>(c)) : fmt::format("%{:02X}", c);
+      const bool plain =
+          c < 0x80 && (is_digit(c) || is_alpha(c) || signs.find(static_cast<char>(c)) != std::string_view::npos);
+      piece += plain ? std::string(1, static_cast<char>(c)) : query && c == ' ' ? "+" : fmt::format("%{:02X}", c);
     }
     out.append(piece, run.trusted);
+  }
+  if (out.size() > in.limits().text_bytes) in.charge_text(out.size());
+}
+
+Value filter_urlencode(Interpreter& in, const Value& v, Slots&) {
+  MarkedText out;
+  if (!v.is(Type::kDict) && !v.is(Type::kSequence)) {
+    append_quoted(in, out, soft_text(in, v), false);
+    return in.text(std::move(out));
+  }
+  List pairs;
+  if (v.is(Type::kDict)) {
+    for (const auto& [key, value] : v.dict().entries()) pairs.push_back(in.tuple({key, value}));
+  } else {
+    pairs = in.items_of(v);
+  }
+  for (const Value& pair : pairs) {
+    const List parts = in.items_of(pair);
+    if (parts.size() != 2) fail("urlencode takes pairs; got {} values", parts.size());
+    if (!out.empty()) out.append("&", true);
+    append_quoted(in, out, soft_text(in, parts[0]), true);
+    out.append("=", true);
+    append_quoted(in, out, soft_text(in, parts[1]), true);
   }
   return in.text(std::move(out));
 }
@@ -166,6 +190,17 @@ Value filter_truncate(Interpreter& in, const Value& v, Slots& a) {
   return in.text(std::move(out));
 }
 
+Value filter_wordwrap(Interpreter& in, const Value& v, Slots& a) {
+  const int64_t width = a.integer(0, 79);
+  if (width <= 0) fail("wordwrap: invalid width {} (must be > 0)", width);
+  WrapStyle style;
+  style.width = static_cast<size_t>(width);
+  style.break_long_words = a.flag(1, true);
+  style.separator = a.set(2) ? a.text(2) : MarkedText("\n", true);
+  style.break_on_hyphens = a.flag(3, true);
+  return in.text(wrap_text(in, soft_text(in, v), style));
+}
+
 MarkedText json_indent(const Slots& a) {
   if (a.at(1).is_string()) {
     if (a.at(1).text().size() > kFormatWidthMax) fail("tojson: indent is limited to {} characters", kFormatWidthMax);
@@ -194,6 +229,25 @@ Value filter_tojson(Interpreter& in, const Value& v, Slots& a) {
 }
 
 // --- numbers ---
+
+Value filter_filesizeformat(Interpreter& in, const Value& v, Slots& a) {
+  constexpr std::string_view kDecimal[] = {"kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"};
+  constexpr std::string_view kBinary[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"};
+  std::optional<double> parsed;
+  if (v.is_number()) parsed = v.number();
+  if (v.is_string()) parsed = parse_float(v.view());
+  if (!parsed) fail("filesizeformat takes a number, not {}", type_name(v));
+  const bool binary = a.flag(0, false);
+  const double base = binary ? 1024 : 1000, bytes = *parsed;
+  if (bytes == 1) return in.text(MarkedText("1 Byte", true));
+  if (std::isnan(bytes)) fail("cannot convert float NaN to integer");
+  if (bytes < base) return in.text(MarkedText(fmt::format("{} Bytes", float_to_int(bytes).integer()), true));
+  size_t i = 0;
+  double unit = base * base;
+  for (; i + 1 < std::size(kDecimal) && bytes >= unit; ++i) unit *= base;
+  const std::string_view prefix = binary ? kBinary[i] : kDecimal[i];
+  return in.text(MarkedText(fmt::format("{:.1f} {}", base * bytes / unit, prefix), true));
+}
 
 Value filter_int(Interpreter&, const Value& v, Slots& a) {
   if (v.is_undefined()) fail_undefined(v);
@@ -288,11 +342,13 @@ constexpr Builtin kTextFilters[] = {
     {"wordcount", "", 0, filter_wordcount},
     {"center", "width", 0, filter_center},
     {"truncate", "length killwords end leeway", 0, filter_truncate},
+    {"wordwrap", "width break_long_words wrapstring break_on_hyphens", 0, filter_wordwrap},
     {"tojson", "ensure_ascii indent separators sort_keys", 0, filter_tojson},
     {"int", "default base", 0, filter_int},
     {"float", "default", 0, filter_float},
     {"abs", "", 0, filter_abs},
     {"round", "precision method", 0, filter_round},
+    {"filesizeformat", "binary", 0, filter_filesizeformat},
     {"default", "default_value boolean", 0, filter_default},
     {"d", "default_value boolean", 0, filter_default},
     {"attr", "name", 1, filter_attr},

@@ -115,6 +115,7 @@ MarkedText change_case(const MarkedText& text, Case what) {
       switch (what) {
         case Case::kUpper: append_upper(piece, c); break;
         case Case::kLower: append_lower(piece, c); break;
+        case Case::kFold: append_folded(piece, c); break;
         case Case::kCapitalize: first ? append_title(piece, c) : append_lower(piece, c); break;
         case Case::kTitle: after_cased ? append_lower(piece, c) : append_title(piece, c); break;
         case Case::kSwap: is_upper(c) ? append_lower(piece, c) : append_upper(piece, c); break;

@@ -74,6 +74,13 @@ bool is_digit(char32_t c) {
   return category(c) == UTF8PROC_CATEGORY_ND || c == 0xB2 || c == 0xB3 || c == 0xB9 || (c >= 0x2070 && c <= 0x2089);
 }
 
+bool is_decimal(char32_t c) { return category(c) == UTF8PROC_CATEGORY_ND; }
+
+bool is_numeric(char32_t c) {
+  utf8proc_category_t k = category(c);
+  return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
+}
+
 bool is_upper(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LU; }
 bool is_lower(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LL; }
 
@@ -114,6 +121,14 @@ void append_title(std::string& out, char32_t c) {
   } else {
     append_utf8(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
   }
+}
+
+void append_folded(std::string& out, char32_t c) {
+  utf8proc_int32_t folded[8];
+  int last_class = 0;
+  const utf8proc_ssize_t n =
+      utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), folded, 8, UTF8PROC_CASEFOLD, &last_class);
+  for (utf8proc_ssize_t i = 0; i < n && n <= 8; ++i) append_utf8(out, static_cast<char32_t>(folded[i]));
 }
 
 }  // namespace motley::jinja

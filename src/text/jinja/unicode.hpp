@@ -17,9 +17,11 @@ size_t count_chars(std::string_view text);
 // Appends the UTF-8 form; false for surrogates and values above U+10FFFF.
 bool append_utf8(std::string& out, char32_t c);
 
-bool is_space(char32_t c);  // str.isspace
-bool is_alpha(char32_t c);  // str.isalpha
-bool is_digit(char32_t c);  // str.isdigit, decimal digits
+bool is_space(char32_t c);    // str.isspace
+bool is_alpha(char32_t c);    // str.isalpha
+bool is_digit(char32_t c);    // str.isdigit
+bool is_decimal(char32_t c);  // str.isdecimal
+bool is_numeric(char32_t c);  // str.isnumeric, without the ideographs that name numbers
 bool is_upper(char32_t c);
 bool is_lower(char32_t c);
 bool is_printable(char32_t c);  // what repr() shows as it is
@@ -28,5 +30,6 @@ bool is_printable(char32_t c);  // what repr() shows as it is
 void append_upper(std::string& out, char32_t c);
 void append_lower(std::string& out, char32_t c);
 void append_title(std::string& out, char32_t c);
+void append_folded(std::string& out, char32_t c);  // str.casefold
 
 }  // namespace motley::jinja
