@@ -1,4 +1,4 @@
-// Two open-addressing tables, filled once and then only read (safe from any thread once filled).
+// Open-addressing tables, filled once and then only read (safe from any thread once filled).
 //
 // Both bound the length of a probe, so that a vocabulary made to collide is refused instead of taking quadratic time.
 #pragma once
@@ -78,30 +78,31 @@ struct Merge {
   uint32_t result;  // symbol id
 };
 
-// Pairs of symbol ids to merges.
-class MergeTable {
+// Pairs of numbers below 2^32 - 1 to values.
+template <typename Value>
+class PairTable {
  public:
   enum class Insert : uint8_t { kDone, kDuplicate, kCollisions };
-  explicit MergeTable(size_t count_max = 0) : slots_(std::bit_ceil(count_max * 2 + 2)) {}
+  explicit PairTable(size_t count_max = 0) : slots_(std::bit_ceil(count_max * 2 + 2)) {}
 
-  Insert insert(uint32_t left, uint32_t right, Merge merge) {
+  Insert insert(uint32_t left, uint32_t right, Value value) {
     const uint64_t key = key_of(left, right);
     for (uint32_t probe = 0; probe < kProbesMax; ++probe) {
       Slot& slot = slots_[(mix_bits(key) + probe) & (slots_.size() - 1)];
       if (slot.key == kEmpty) {
-        slot = {key, merge};
+        slot = {key, value};
         return Insert::kDone;
       }
       if (slot.key == key) return Insert::kDuplicate;
     }
     return Insert::kCollisions;
   }
-  // nullptr if the two do not merge.
-  const Merge* find(uint32_t left, uint32_t right) const {
+  // nullptr if the pair is not there.
+  const Value* find(uint32_t left, uint32_t right) const {
     const uint64_t key = key_of(left, right);
     for (uint32_t probe = 0; probe < kProbesMax; ++probe) {
       const Slot& slot = slots_[(mix_bits(key) + probe) & (slots_.size() - 1)];
-      if (slot.key == key) return &slot.merge;
+      if (slot.key == key) return &slot.value;
       if (slot.key == kEmpty) return nullptr;
     }
     return nullptr;
@@ -111,10 +112,13 @@ class MergeTable {
   static constexpr uint64_t kEmpty = ~uint64_t{0};  // ids are far below 2^32 - 1
   struct Slot {
     uint64_t key = kEmpty;
-    Merge merge{};
+    Value value{};
   };
   static uint64_t key_of(uint32_t left, uint32_t right) { return static_cast<uint64_t>(left) << 32 | right; }
   std::vector<Slot> slots_;
 };
+
+// Pairs of symbol ids to merges.
+using MergeTable = PairTable<Merge>;
 
 }  // namespace motley

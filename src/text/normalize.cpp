@@ -16,9 +16,9 @@ bool stable_alone(char32_t c) {
          (c >= 0xAC00 && c <= 0xD7A3);
 }
 
-void append_nfc(std::string_view valid, std::string& out) {
+void append_normalized(std::string_view valid, int form, std::string& out) {
   utf8proc_uint8_t* normalized = nullptr;
-  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+  const auto options = static_cast<utf8proc_option_t>(form | UTF8PROC_STABLE);
   const utf8proc_ssize_t bytes = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(valid.data()),
                                               static_cast<utf8proc_ssize_t>(valid.size()), &normalized, options);
   if (bytes < 0) {  // only for want of memory: the text itself is the best that is left
@@ -40,20 +40,22 @@ bool surely_nfc(std::string_view text) {
   return true;
 }
 
-std::string to_nfc(std::string_view text) {
+std::string to_nfc(std::string_view text) { return to_form(text, UTF8PROC_COMPOSE); }
+
+std::string to_form(std::string_view text, int options) {
   std::string out;
   out.reserve(text.size());
   size_t start = 0;
   for (size_t at = 0; at < text.size();) {
     const Utf8Step step = utf8_step(text.substr(at));
     if (step.kind != Utf8Step::kCharacter) {
-      append_nfc(text.substr(start, at - start), out);
+      append_normalized(text.substr(start, at - start), options, out);
       out.append(text.substr(at, step.bytes));
       start = at + step.bytes;
     }
     at += step.bytes;
   }
-  append_nfc(text.substr(start), out);
+  append_normalized(text.substr(start), options, out);
   return out;
 }
 

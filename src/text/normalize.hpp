@@ -1,4 +1,4 @@
-// Unicode normalisation form C, for vocabularies that were trained on it.
+// Unicode normalisation forms, for vocabularies that were trained on them.
 #pragma once
 
 #include <string>
@@ -11,5 +11,7 @@ bool surely_nfc(std::string_view text);
 
 // Bytes that are no UTF-8 stay as they are; what lies between them is normalised.
 std::string to_nfc(std::string_view text);
+// The same for any form: utf8proc's UTF8PROC_COMPOSE or _DECOMPOSE, with or without _COMPAT.
+std::string to_form(std::string_view text, int options);
 
 }  // namespace motley

@@ -7,8 +7,10 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "text/pre_tokenize_steps.hpp"
 #include "text/unicode_class.hpp"
 
 namespace motley {
@@ -77,7 +79,7 @@ TEST(PreTokenizer, RandomText_ByHandAndByPublishedExpression_SameWords) {
   for (const char* name : {"gpt-2", "smollm", "default", "llama-bpe", "llama3", "llama-v3", "qwen2"}) {
     const PreTokenizer* pre = find_pre_tokenizer(name);
     ASSERT_NE(pre, nullptr) << name;
-    const std::string pattern = pcre_pattern(pre->pattern);
+    const std::string pattern = pcre_pattern(pre->patterns.back());
     int problem = 0;
     size_t place = 0;
     const CompiledPattern code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
@@ -109,8 +111,48 @@ TEST(PreTokenizer, AnyBytes_EveryWordHasBytes) {
   }
 }
 
+std::vector<std::string> words_by_steps(const PreTokenizeSteps& steps, const std::string& text) {
+  PreTokenizeStep::Scratch scratch;
+  steps.apply(text, Place::kStart, scratch);
+  std::vector<std::string> words;
+  for (const TextPiece& piece : scratch.pieces) words.emplace_back(piece.text);
+  return words;
+}
+
+TEST(PreTokenizer, ExpressionsByPcre_KnownWords) {
+  using Words = std::vector<std::string>;
+  const std::tuple<const char*, std::string, Words> cases[] = {
+      {"gpt-4o",
+       "HTMLParser's I'm don'T 12345 x/\n//",
+       {"HTMLParser's", " I'm", " don'T", " ", "123", "45", " x", "/\n//"}},
+      {"tekken", "HTMLParser's 123", {"HTMLParser", "'s", " ", "1", "2", "3"}},
+      {"qwen35", "e\u0301a 12\n\n x", {"e\u0301a", " ", "1", "2", "\n\n", " x"}},
+      {"deepseek-llm",
+       "Hello, w\u00F6rld 2024\n\u4E2D\u6587",
+       {"Hello", ",", " w", "\u00F6", "rld", " ", "2024", "\n", "\u4E2D\u6587"}},
+      {"deepseek-coder", "a+b 12 \u4E2D", {"a", "+", "b", " ", "1", "2", " ", "\u4E2D"}},
+      {"deepseek-v3", "x = 12345;foo \u4E2Da", {"x", " =", " ", "123", "45", ";foo", " ", "\u4E2D", "a"}},
+      {"falcon", "a==b 12345", {"a", "==", "b", " ", "123", "45"}},
+  };
+  for (const auto& [name, text, words] : cases) {
+    const PreTokenizer* pre = find_pre_tokenizer(name);
+    ASSERT_NE(pre, nullptr) << name;
+    ASSERT_EQ(pre->next_word, nullptr) << name;
+    const auto steps = PreTokenizeSteps::create(pre->patterns);
+    ASSERT_TRUE(steps.ok()) << name << ": " << steps.error().message();
+    EXPECT_EQ(words_by_steps(*steps, text), words) << name;
+    std::mt19937_64 random(7);
+    for (int round = 0; round < 500; ++round) {
+      std::string bytes(random() % 40, '\0'), joined;
+      for (char& c : bytes) c = static_cast<char>(random());
+      for (const std::string& word : words_by_steps(*steps, bytes)) joined += word;
+      ASSERT_EQ(joined, bytes) << name;
+    }
+  }
+}
+
 TEST(PreTokenizer, UnknownName_IsNotFound) {
-  EXPECT_EQ(find_pre_tokenizer("tekken"), nullptr);
+  EXPECT_EQ(find_pre_tokenizer("bloom"), nullptr);
   EXPECT_EQ(find_pre_tokenizer(""), nullptr);
 }
 

@@ -21,11 +21,16 @@ TextStream::TextStream(const Tokenizer& tokenizer, Options options)
       include_stop_in_output_(options.include_stop_in_output),
       skip_special_tokens_(options.skip_special_tokens),
       stops_(stop_set_of(options)),
-      matches_(stops_ ? stops_->matches() : StopSet::Matches()) {}
+      matches_(stops_ ? stops_->matches() : StopSet::Matches()),
+      strip_space_(options.starts_text && tokenizer.strips_leading_space()) {}
 
 std::string TextStream::push(TokenId id) {
   if (stopped_) return {};
   pending_bytes_ += tokenizer_.token_bytes(id, !skip_special_tokens_);
+  if (strip_space_ && !pending_bytes_.empty()) {
+    strip_space_ = false;
+    if (pending_bytes_[0] == ' ') pending_bytes_.erase(0, 1);
+  }
   take_characters(false);
   return release(false);
 }

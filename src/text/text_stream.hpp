@@ -23,6 +23,8 @@ class TextStream {
     std::vector<std::string> stop;  // text stops before the earliest match; empty ones do not count
     bool include_stop_in_output = false;
     bool skip_special_tokens = true;
+    // The tokens are a text of their own, as for Tokenizer::decode; an answer goes on behind its prompt.
+    bool starts_text = false;
     // Where many streams look for the same strings: these, made once, in place of `stop`, which then does not count.
     std::shared_ptr<const StopSet> stop_set = nullptr;
   };
@@ -48,6 +50,7 @@ class TextStream {
   std::string pending_bytes_;  // an unfinished UTF-8 character
   std::string held_;           // complete text not yet shown
   std::string stop_match_;
+  bool strip_space_;  // the text's first byte, if it is a space, is not shown
   bool stopped_ = false;
 };
 

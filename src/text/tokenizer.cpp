@@ -1,6 +1,8 @@
 #include "text/tokenizer.hpp"
 
 #include "text/bpe_tokenizer.hpp"
+#include "text/json_tokenizer.hpp"
+#include "text/sentencepiece_tokenizer.hpp"
 #include "text/vocabulary.hpp"
 
 namespace motley {
@@ -10,7 +12,7 @@ struct Family {
   std::string_view model;  // tokenizer.ggml.model
   Result<std::unique_ptr<Tokenizer>> (*create)(const VocabularyData& data);
 };
-constexpr Family kFamilies[] = {{"gpt2", BpeTokenizer::create}};
+constexpr Family kFamilies[] = {{"gpt2", BpeTokenizer::create}, {"llama", SentencePieceTokenizer::create}};
 
 }  // namespace
 
@@ -18,15 +20,22 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::create(const VocabularyData& data)
   for (const Family& family : kFamilies) {
     if (family.model == data.model) return family.create(data);
   }
-  return error(
-      MOTLEY_UNIMPLEMENTED,
-      "tokenizer {} (tokenizer.ggml.model) is not supported; choose a model with a gpt2 (byte-level BPE) vocabulary",
-      quoted(data.model));
+  return error(MOTLEY_UNIMPLEMENTED,
+               "tokenizer {} (tokenizer.ggml.model) is not supported; choose a model with a vocabulary of kind gpt2 "
+               "(byte-level BPE) or llama (SentencePiece's BPE)",
+               quoted(data.model));
+}
+
+Result<std::unique_ptr<Tokenizer>> Tokenizer::create_from_json(std::string_view tokenizer_json,
+                                                               std::string_view tokenizer_config_json,
+                                                               std::span<const TokenId> end_tokens) {
+  return JsonTokenizer::create(tokenizer_json, tokenizer_config_json, end_tokens);
 }
 
 std::string Tokenizer::decode(std::span<const TokenId> ids, bool special) const {
   std::string bytes;
   for (const TokenId id : ids) bytes += token_bytes(id, special);
+  if (strips_leading_space() && bytes.starts_with(' ')) bytes.erase(0, 1);
   return bytes;
 }
 

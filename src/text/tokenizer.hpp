@@ -27,10 +27,20 @@ struct VocabularyData {
   std::optional<bool> add_bos, add_eos, add_space_prefix;
 };
 
+// What stands before a text: nothing, a literal token, or text that was encoded already.
+enum class Place : uint8_t { kStart, kAfterToken, kInText };
+
 class Tokenizer {
  public:
   // UNIMPLEMENTED for an unknown model or pre-tokeniser (named), INVALID_ARGUMENT for contradictory data.
   static Result<std::unique_ptr<Tokenizer>> create(const VocabularyData& data);
+  // Of a Hugging Face directory: the whole tokenizer.json, and tokenizer_config.json (may be empty), which says more
+  // about bos_token and eos_token. `end_tokens` end an answer beside eos and the known names (generation_config.json).
+  // UNIMPLEMENTED for parts that are not built (named, with a remedy), INVALID_ARGUMENT for contradictory files,
+  // RESOURCE_EXHAUSTED beyond the limits.
+  static Result<std::unique_ptr<Tokenizer>> create_from_json(std::string_view tokenizer_json,
+                                                             std::string_view tokenizer_config_json,
+                                                             std::span<const TokenId> end_tokens);
   virtual ~Tokenizer() = default;
 
   // parse_special: text that spells a control token becomes that token (templates' own text); without it only
@@ -38,10 +48,17 @@ class Tokenizer {
   // vocabulary asks.
   // Invalid UTF-8 is encoded byte by byte; every byte string has an encoding. Words beyond 1 MiB are cut there.
   virtual std::vector<TokenId> encode(std::string_view text, bool add_special, bool parse_special) const = 0;
+  // As encode() without `add_special`, of text that goes on behind other tokens: a vocabulary that puts a space before
+  // texts does so, or not, as it would there.
+  virtual std::vector<TokenId> encode_more(std::string_view text, Place /*place*/, bool parse_special) const {
+    return encode(text, false, parse_special);
+  }
   // The bytes of one token. Control tokens give their literal text when `special`, else nothing.
   virtual std::string token_bytes(TokenId id, bool special) const = 0;
-  // The bytes of a sequence, as they are: not always valid UTF-8.
+  // The bytes of a sequence that is a text of its own, as they are: not always valid UTF-8.
   std::string decode(std::span<const TokenId> ids, bool special) const;
+  // Encoding puts a space before a text, and decode() takes one off its beginning.
+  virtual bool strips_leading_space() const { return false; }
 
   virtual uint32_t size() const = 0;
   virtual std::optional<TokenId> bos() const = 0;

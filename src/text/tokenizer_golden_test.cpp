@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/config.hpp"
+#include "text/text_stream.hpp"
+#include "text/tokenizer_families_testing.hpp"
 #include "text/vocabulary_testing.hpp"
 
 namespace motley {
@@ -36,6 +38,40 @@ TEST(TokenizerGolden, PublishedPreTokenizers_SameIdsAsTheReference) {
       EXPECT_EQ((*tokenizer)->encode(texts[i], false, false), entry["plain_ids"][i].get<std::vector<TokenId>>())
           << vocabulary.pre << ", plain: " << testing::PrintToString(texts[i]);
     }
+  }
+}
+
+TEST(TokenizerGolden, Families_SameIdsAndTextAsTheReference) {
+  const nlohmann::json file = golden("tokenizer_families.json");
+  const auto texts = file["texts"].get<std::vector<std::string>>();
+  ASSERT_GE(texts.size(), 60u);
+  ASSERT_GE(file["families"].size(), 19u);
+  for (const auto& family : file["families"]) {
+    const auto name = family["name"].get<std::string>();
+    const auto made = tokenizer_of_family(family);
+    ASSERT_TRUE(made.ok()) << name << ": " << made.error().message();
+    const auto& tokenizer = *made;
+    size_t wrong_ids = 0, wrong_texts = 0;
+    std::string first;
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const auto ids = family["ids"][i].get<std::vector<TokenId>>();
+      const auto got = tokenizer->encode(texts[i], true, true);
+      TextStream stream(*tokenizer, {.stop = {}, .starts_text = true});
+      std::string shown;
+      for (const TokenId id : ids) shown += stream.push(id);
+      shown += stream.finish();
+      const nlohmann::json& expected = family["shown"][i];
+      const std::string text = expected.is_null() ? texts[i] : expected.get<std::string>();
+      const bool same_ids = got == ids, same_text = shown == text;
+      wrong_ids += same_ids ? 0 : 1;
+      wrong_texts += same_text ? 0 : 1;
+      if ((same_ids && same_text) || !first.empty()) continue;
+      first = testing::PrintToString(texts[i]) + "\n got " + testing::PrintToString(got) + "\nwant " +
+              testing::PrintToString(ids) + "\nshown " + testing::PrintToString(shown) + "\n want " +
+              testing::PrintToString(text);
+    }
+    EXPECT_EQ(wrong_ids, 0u) << name << ", of " << texts.size() << " texts, first " << first;
+    EXPECT_EQ(wrong_texts, 0u) << name << ", of " << texts.size() << " texts, first " << first;
   }
 }
 

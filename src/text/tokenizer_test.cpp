@@ -155,11 +155,11 @@ TEST(Tokenizer, ByteTokens_StandForTheirByte) {
 
 TEST(Tokenizer, UnknownFamilies_AreNamed) {
   TestVocabulary v = small();
-  v.model = "llama";
-  expect_refused(v, MOTLEY_UNIMPLEMENTED, "'llama'");
+  v.model = "rwkv";
+  expect_refused(v, MOTLEY_UNIMPLEMENTED, "'rwkv'");
   v = small();
-  v.pre = "tekken\n";
-  expect_refused(v, MOTLEY_UNIMPLEMENTED, "'tekken\\x0A'");
+  v.pre = "bloom\n";
+  expect_refused(v, MOTLEY_UNIMPLEMENTED, "'bloom\\x0A'");
   v.pre = "";
   expect_refused(v, MOTLEY_UNIMPLEMENTED, "tokenizer.ggml.pre");
 }

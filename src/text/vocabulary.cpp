@@ -53,6 +53,12 @@ std::string quoted(std::string_view text) {
   return out + "'";
 }
 
+std::optional<std::pair<std::string_view, std::string_view>> split_merge(std::string_view merge) {
+  const size_t space = merge.find(' ', 1);
+  if (merge.empty() || space == std::string_view::npos || space + 1 == merge.size()) return std::nullopt;
+  return std::pair(merge.substr(0, space), merge.substr(space + 1));
+}
+
 std::span<const std::string_view> end_token_names() { return kEndTokenNames; }
 
 Status check_vocabulary(const VocabularyData& data) {

@@ -14,7 +14,7 @@ struct TestVocabulary {
   std::vector<int32_t> types;
   std::vector<float> scores;
   std::optional<int32_t> bos, eos, eot, eom, unknown, padding;
-  std::optional<bool> add_bos, add_eos;
+  std::optional<bool> add_bos, add_eos, add_space_prefix;
 
   // The 256 bytes in GPT-2's alphabet.
   static TestVocabulary bytes() {
@@ -40,21 +40,8 @@ struct TestVocabulary {
   Result<std::unique_ptr<Tokenizer>> create() const {
     const std::vector<std::string_view> token_views(tokens.begin(), tokens.end()),
         merge_views(merges.begin(), merges.end());
-    return Tokenizer::create({model,
-                              pre,
-                              token_views,
-                              types,
-                              scores,
-                              merge_views,
-                              bos,
-                              eos,
-                              eot,
-                              eom,
-                              unknown,
-                              padding,
-                              add_bos,
-                              add_eos,
-                              {}});
+    return Tokenizer::create({model, pre, token_views, types, scores, merge_views, bos, eos, eot, eom, unknown, padding,
+                              add_bos, add_eos, add_space_prefix});
   }
 };
 
