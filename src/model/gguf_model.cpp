@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "model/architecture.hpp"
 #include "model/gguf.hpp"
 #include "model/gguf_hyper_parameters.hpp"
+#include "model/hf/load.hpp"
 #include "model/mapped_file.hpp"
 #include "model/model_assembly.hpp"
 #include "model/tokenizer_data.hpp"
@@ -105,6 +107,10 @@ Result<std::unique_ptr<Model>> load_model_from_bytes(std::span<const std::byte> 
 
 Result<std::unique_ptr<Model>> Model::load(const std::filesystem::path& path, const LoadOptions& options) {
   const std::string shown = path.string();
+  if (std::error_code failure; std::filesystem::is_directory(path, failure)) {
+    auto model = hf::load_directory(path, options);
+    return model.ok() ? std::move(model) : model.error().annotate(shown);
+  }
   auto file = MappedFile::open(path);
   if (!file.ok()) return file.error().annotate(shown);
   const std::span<const std::byte> bytes = file->bytes();
