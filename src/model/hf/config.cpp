@@ -110,7 +110,12 @@ Status read_counts(const Settings& settings, HyperParameters* parameters) {
   for (const CountKey& entry : kCounts) {
     ASSIGN_OR_RETURN(const auto value, settings.count(entry.key, entry.least, entry.most));
     if (!value && entry.required) return settings.invalid(entry.key, "is missing");
-    if (value) entry.field(*parameters) = *value;
+    if (!value) continue;
+    uint32_t& field = entry.field(*parameters);
+    if (field != 0 && field != *value) {
+      return settings.invalid(entry.key, fmt::format("is {}, but another key for the same is {}", *value, field));
+    }
+    field = *value;
   }
   ModelConfig& config = parameters->config;
   if (config.kv_heads == 0) config.kv_heads = config.heads;
@@ -150,7 +155,7 @@ Status read_experts(const Settings& settings, HyperParameters* parameters) {
 // Which layers see a window. `parameters` holds what the architecture implies.
 Status read_windows(const Settings& settings, HyperParameters* parameters) {
   const uint32_t layers = parameters->config.layers;
-  ASSIGN_OR_RETURN(const auto window, settings.count("sliding_window", 1, kContextMax));
+  ASSIGN_OR_RETURN(const auto window, settings.count("sliding_window", 0, kContextMax));
   ASSIGN_OR_RETURN(const auto in_use, settings.flag("use_sliding_window"));
   parameters->window = in_use.value_or(true) ? window.value_or(0) : 0;
   if (const JsonValue* types = settings.find("layer_types"); types != nullptr) {
@@ -199,6 +204,8 @@ Status read_numbers(const Settings& settings, HyperParameters* parameters) {
   parameters->logit_softcap = logit_cap.value_or(0);
   ASSIGN_OR_RETURN(const auto limit, settings.positive("swiglu_limit", kScaleMax));
   if (limit) parameters->glu_limit = *limit;
+  ASSIGN_OR_RETURN(const auto alpha, settings.positive("swiglu_alpha", kScaleMax));
+  if (alpha) parameters->glu_alpha = *alpha;
   ASSIGN_OR_RETURN(const auto normalise, settings.flag("norm_topk_prob"));
   if (normalise) parameters->experts.normalise = *normalise;
   return ok_status();

@@ -152,6 +152,7 @@ TEST(HfConfig, Windows_ComeByLayerTypesPatternOrFirstLayer) {
   EXPECT_THAT(windows({}), ElementsAre(16, 16, 16, 16));
   EXPECT_THAT(windows({{"use_sliding_window", false}}), ElementsAre(0, 0, 0, 0));
   EXPECT_THAT(windows({{"sliding_window", nullptr}}), ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(windows({{"sliding_window", 0}}), ElementsAre(0, 0, 0, 0));
   EXPECT_THAT(windows({{"sliding_window_pattern", 2}}), ElementsAre(16, 0, 16, 0));
   EXPECT_THAT(windows({{"use_sliding_window", true}, {"max_window_layers", 3}}), ElementsAre(0, 0, 0, 16));
   EXPECT_THAT(windows({{"layer_types", {"full_attention", "sliding_attention", "full_attention", "full_attention"}}}),
@@ -178,12 +179,14 @@ TEST(HfConfig, NumbersOfAttentionAndLogits_AreTaken) {
   const HyperParameters parameters = parse(with({{"query_pre_attn_scalar", 16},
                                                  {"attn_logit_softcapping", 50.0},
                                                  {"final_logit_softcapping", 30},
-                                                 {"swiglu_limit", 5.0}}))
+                                                 {"swiglu_limit", 5.0},
+                                                 {"swiglu_alpha", 2.0}}))
                                          .parameters;
   EXPECT_EQ(parameters.attention_scale, 0.25f);
   EXPECT_EQ(parameters.attention_softcap, 50.0f);
   EXPECT_EQ(parameters.logit_softcap, 30.0f);
   EXPECT_EQ(parameters.glu_limit, 5.0f);
+  EXPECT_EQ(parameters.glu_alpha, 2.0f);
 }
 
 TEST(HfConfig, WrongKeys_AreRefusedByName) {
@@ -207,6 +210,9 @@ TEST(HfConfig, WrongKeys_AreRefusedByName) {
       {{{"residual_multiplier", 0.22}}, MOTLEY_UNIMPLEMENTED, "asks for scaled residuals, which is not built"},
       {{{"decoder_sparse_step", 2}}, MOTLEY_UNIMPLEMENTED, "dense layers between"},
       {{{"mlp_only_layers", {0}}}, MOTLEY_UNIMPLEMENTED, "dense layers between"},
+      {{{"num_experts", 2}, {"num_local_experts", 3}},
+       MOTLEY_INVALID_ARGUMENT,
+       "is 2, but another key for the same is 3"},
       {{{"num_experts", 2}}, MOTLEY_INVALID_ARGUMENT, "key 'num_experts_per_tok': is missing"},
       {{{"num_experts", 2}, {"num_experts_per_tok", 3}}, MOTLEY_INVALID_ARGUMENT, "is 3, but there are 2 experts"},
       {{{"layer_types", {"linear_attention"}}}, MOTLEY_UNIMPLEMENTED, "layers of 'linear_attention'"},
