@@ -51,6 +51,7 @@ using EventHandle = Handle<motley_event, &motley_backend::event_release>;
 using RawDevice = Handle<motley_device, &motley_backend::close>;
 
 struct PackedWeight {
+  std::vector<std::byte> source;  // what the weight aliases, where nobody else keeps it; outlives the handle
   WeightHandle weight;
   motley_weight_info info{};
 };

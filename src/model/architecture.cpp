@@ -1,26 +1,39 @@
 #include "model/architecture.hpp"
 
-#include <array>
+#include <algorithm>
 
 namespace motley {
 
-void build_llama(GraphBuilder& model);
-void build_qwen3(GraphBuilder& model);
+extern const Architecture kLlama, kQwen3;
 
 namespace {
-constexpr std::array kArchitectures = {
-    Architecture{"llama", build_llama},
-    Architecture{"qwen3", build_qwen3},
-};
+constexpr std::array kArchitectures = {&kLlama, &kQwen3};
 }  // namespace
 
-std::span<const Architecture> architectures() { return kArchitectures; }
+std::span<const Architecture* const> architectures() { return kArchitectures; }
 
 const Architecture* find_architecture(std::string_view name) {
-  for (const Architecture& architecture : kArchitectures) {
-    if (architecture.name == name) return &architecture;
+  for (const Architecture* architecture : kArchitectures) {
+    if (architecture->name == name) return architecture;
   }
   return nullptr;
+}
+
+const Architecture* find_hugging_face_architecture(std::string_view name) {
+  for (const Architecture* architecture : kArchitectures) {
+    const auto& names = architecture->hugging_face_names;
+    if (!name.empty() && std::find(names.begin(), names.end(), name) != names.end()) return architecture;
+  }
+  return nullptr;
+}
+
+std::string architecture_names() {
+  std::string names;
+  for (const Architecture* architecture : kArchitectures) {
+    if (!names.empty()) names += ", ";
+    names += architecture->name;
+  }
+  return names;
 }
 
 }  // namespace motley

@@ -12,6 +12,7 @@
 namespace motley {
 
 // As Model::load, of bytes that outlive the model. `stem` is the model's name if the file gives none.
-Result<std::unique_ptr<Model>> load_model_from_bytes(std::span<const std::byte> bytes, std::string stem);
+Result<std::unique_ptr<Model>> load_model_from_bytes(std::span<const std::byte> bytes, std::string stem,
+                                                     const LoadOptions& options = {});
 
 }  // namespace motley

@@ -23,7 +23,7 @@ using ::testing::Not;
 using ::testing::StartsWith;
 
 // Any architecture without head norms will do here; their own tests lie beside their files.
-std::string first_architecture() { return std::string(architectures().front().name); }
+std::string first_architecture() { return std::string(architectures().front()->name); }
 TestFile good() { return small_model(first_architecture()); }
 std::string key(std::string_view suffix) { return first_architecture() + "." + std::string(suffix); }
 
@@ -197,17 +197,53 @@ TEST(Model, BadHyperParameters_AreRefusedByKey) {
       with("RopeBaseNegative", "rope.freq_base", f32(-1)),
       with("RopeDimensionsOdd", "rope.dimension_count", u32(3)),
       with("RopeDimensionsAboveHead", "rope.dimension_count", u32(6)),
-      with("RopeScalingYarn", "rope.scaling.type", text("yarn"), MOTLEY_UNIMPLEMENTED),
-      with("RopeScalingFactorZero", "rope.scaling.factor", f32(0)),
-      with("RopeScalingTypeOfWrongType", "rope.scaling.type", u32(1)),
-      with("Experts", "expert_count", u32(8), MOTLEY_UNIMPLEMENTED),
-      with("SlidingWindow", "attention.sliding_window", u32(4096), MOTLEY_UNIMPLEMENTED),
-      with("AttentionScale", "attention.scale", f32(0.5f), MOTLEY_UNIMPLEMENTED),
       with("LogitScale", "logit_scale", f32(2), MOTLEY_UNIMPLEMENTED),
-      with("FinalSoftcap", "final_logit_softcapping", f32(30), MOTLEY_UNIMPLEMENTED),
+      with("FinalSoftcapZero", "final_logit_softcapping", f32(0)),
       with("ParallelResidual", "use_parallel_residual", boolean(1), MOTLEY_UNIMPLEMENTED),
       with("NotCausal", "attention.causal", boolean(0), MOTLEY_UNIMPLEMENTED),
       with("VocabSizeContradicts", "vocab_size", u32(6)),
+  };
+  for (const BadModel& bad : cases) expect_refused(bad);
+}
+
+TEST(Model, BadScalingExpertsAndWindows_AreRefusedByKey) {
+  const BadModel cases[] = {
+      with("RopeScalingUnknown", "rope.scaling.type", text("spiral"), MOTLEY_UNIMPLEMENTED),
+      with("YarnOfAnotherStrength", "rope.scaling.yarn_ext_factor", f32(0.5f), MOTLEY_UNIMPLEMENTED),
+      {"YarnWithoutFactor", [](TestFile& f) { f.set(key("rope.scaling.type"), text("yarn")); },
+       "'" + key("rope.scaling.factor") + "': is missing"},
+      {"YarnOfBaseOne",
+       [](TestFile& f) {
+         f.set(key("rope.scaling.type"), text("yarn"));
+         f.set(key("rope.scaling.factor"), f32(4));
+         f.set(key("rope.freq_base"), f32(1));
+       },
+       "'" + key("rope.freq_base") + "'"},
+      {"TemperatureBeyondTheOriginalContext",
+       [](TestFile& f) {
+         f.set(key("attention.temperature_scale"), f32(0.1f));
+         f.set(key("rope.scaling.original_context_length"), u32(16));
+       },
+       "'" + key("attention.temperature_scale") + "'", MOTLEY_UNIMPLEMENTED},
+      with("RopeScalingFactorZero", "rope.scaling.factor", f32(0)),
+      with("RopeScalingTypeOfWrongType", "rope.scaling.type", u32(1)),
+      with("ExpertsTooMany", "expert_count", u32(1u << 20)),
+      {"ExpertsOfWhichNoneIsUsed", [](TestFile& f) { f.set(key("expert_count"), u32(8)); },
+       "'" + key("expert_used_count") + "': is missing"},
+      {"MoreExpertsUsedThanThereAre",
+       [](TestFile& f) {
+         f.set(key("expert_count"), u32(8));
+         f.set(key("expert_used_count"), u32(9));
+       },
+       "'" + key("expert_used_count") + "'"},
+      with("RouterUnknown", "expert_gating_func", u32(4), MOTLEY_UNIMPLEMENTED),
+      with("ExpertsInGroups", "expert_group_count", u32(8), MOTLEY_UNIMPLEMENTED),
+      with("DenseLayersFirst", "leading_dense_block_count", u32(1), MOTLEY_UNIMPLEMENTED),
+      with("WindowOfWrongType", "attention.sliding_window", text("4096")),
+      with("WindowPatternOfWrongLength", "attention.sliding_window_pattern", array(GgufType::kBool, 2, {1, 0})),
+      with("WindowPatternOfNumbers", "attention.sliding_window_pattern", numbers<uint32_t>(GgufType::kU32, {1})),
+      with("WindowPeriodZero", "attention.sliding_window_pattern", u32(0)),
+      with("AttentionScaleNegative", "attention.scale", f32(-0.5f)),
   };
   for (const BadModel& bad : cases) expect_refused(bad);
 }
@@ -284,10 +320,12 @@ TEST(Model, UnbuiltTensors_AreRefusedByName) {
   const BadModel cases[] = {
       {"WeightType", [](TestFile& f) { f.tensor("blk.0.attn_q.weight").type = MOTLEY_I32; }, "type I32 is not built",
        MOTLEY_UNIMPLEMENTED},
-      {"NormType", [](TestFile& f) { f.tensor("output_norm.weight").type = MOTLEY_F16; }, "tensor 'output_norm.weight'",
+      {"NormType", [](TestFile& f) { f.tensor("output_norm.weight").type = MOTLEY_I8; }, "tensor 'output_norm.weight'",
        MOTLEY_UNIMPLEMENTED},
-      {"Bias", [](TestFile& f) { f.add("blk.0.attn_q.bias", {8}); }, "tensor 'blk.0.attn_q.bias'",
+      {"NormBias", [](TestFile& f) { f.add("blk.0.attn_norm.bias", {8}); }, "tensor 'blk.0.attn_norm.bias'",
        MOTLEY_UNIMPLEMENTED},
+      {"SinksThatNobodyReads", [](TestFile& f) { f.add("blk.0.attn_sinks.weight", {2}); },
+       "tensor 'blk.0.attn_sinks.weight'", MOTLEY_UNIMPLEMENTED},
       {"OutputBias", [](TestFile& f) { f.add("output.bias", {5}); }, "tensor 'output.bias'", MOTLEY_UNIMPLEMENTED},
       {"LayerBeyond", [](TestFile& f) { f.add("blk.1.attn_norm.weight", {8}); }, "blk.1.attn_norm",
        MOTLEY_UNIMPLEMENTED},
@@ -301,7 +339,7 @@ void expect_answer(const std::vector<char>& bytes) {
   if (model.ok()) {
     // Every weight must lie inside the bytes.
     for (size_t i = 0; i < (*model)->graph().weights.size(); ++i) {
-      const auto data = (*model)->weight(i).data;
+      const auto data = (*model)->read(i)->data;
       const auto* first = std::as_bytes(std::span(bytes)).data();
       ASSERT_TRUE(data.data() >= first && data.data() + data.size() <= first + bytes.size());
     }
@@ -382,10 +420,12 @@ TEST_F(ModelFile, Weights_AreTheFilesBytesBeforeAndAfterRelease) {
   const WeightSource& source = (*model)->weight(index);
   EXPECT_EQ(source.rows, kTokens);
   EXPECT_EQ(source.cols, 8);
-  ASSERT_EQ(source.data.size(), static_cast<size_t>(8 * kTokens * 4));
+  ASSERT_EQ(source.bytes, static_cast<size_t>(8 * kTokens * 4));
   const auto same = [&] {
-    return bytes.find(std::string_view(reinterpret_cast<const char*>(source.data.data()), source.data.size())) !=
-           std::string::npos;
+    const auto read = (*model)->read(index);
+    return read.ok() && read->data.size() == source.bytes &&
+           bytes.find(std::string_view(reinterpret_cast<const char*>(read->data.data()), read->data.size())) !=
+               std::string::npos;
   };
   EXPECT_TRUE(same());
   (*model)->release(index);
@@ -408,7 +448,7 @@ TEST_F(ModelFile, Refusals_NameTheFile) {
 TEST_F(ModelFile, WhatIsNoFile_IsRefused) {
   EXPECT_EQ(Model::load(folder_ / "absent.gguf").error().code(), MOTLEY_NOT_FOUND);
   EXPECT_EQ(Model::load(write("") / "below").error().code(), MOTLEY_NOT_FOUND);
-  EXPECT_THAT(Model::load(folder_).error().message(), HasSubstr("is a folder"));
+  EXPECT_THAT(Model::load(folder_).error().message(), HasSubstr("'config.json': is missing"));
   EXPECT_THAT(Model::load(write("")).error().message(), HasSubstr("is empty"));
   const auto pipe = folder_ / "pipe";
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);

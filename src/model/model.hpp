@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/status.hpp"
@@ -34,7 +35,18 @@ struct KvLayer {
 struct WeightSource {
   int32_t dtype = 0;  // motley_dtype
   int64_t experts = 1, rows = 1, cols = 1;
-  std::span<const std::byte> data;  // into the mapping; valid while the Model lives
+  uint64_t bytes = 0;  // that read() gives
+};
+
+// A weight's bytes. They lie in a mapped file, valid while the Model lives, or were made and live as long as this.
+struct WeightBytes {
+  explicit WeightBytes(std::span<const std::byte> in_file) : data(in_file) {}
+  explicit WeightBytes(std::vector<std::byte> bytes) : made(std::move(bytes)), data(made) {}
+  WeightBytes(WeightBytes&&) = default;
+  WeightBytes& operator=(WeightBytes&&) = default;
+
+  std::vector<std::byte> made;  // a vector's bytes keep their place when it is moved
+  std::span<const std::byte> data;
 };
 
 // What a tokenizer file says, in the order and spelling of GGUF's tokenizer.ggml.* keys; src/text makes a tokenizer of
@@ -53,12 +65,17 @@ struct TokenizerData {
   std::vector<int32_t> end_tokens;  // that end an answer beside eos, eot and eom (generation_config.json)
 };
 
+struct LoadOptions {
+  uint32_t max_model_len = 0;  // positions that will be served; 0 = the model's context. Some ropes depend on it
+};
+
 // Immutable after load; safe to read from any thread.
 class Model {
  public:
-  // Maps the file and reads its metadata. INVALID_ARGUMENT (what, where in the file, remedy) for anything malformed,
-  // UNIMPLEMENTED for an architecture or weight type that is not built, NOT_FOUND, PERMISSION_DENIED.
-  static Result<std::unique_ptr<Model>> load(const std::filesystem::path& path);
+  // Maps the file and reads its metadata; of a split model any part may be named, and all are mapped. INVALID_ARGUMENT
+  // (what, where in the file, remedy) for anything malformed, UNIMPLEMENTED for an architecture or weight type that is
+  // not built, NOT_FOUND, PERMISSION_DENIED.
+  static Result<std::unique_ptr<Model>> load(const std::filesystem::path& path, const LoadOptions& options = {});
   virtual ~Model() = default;
 
   virtual const ModelConfig& config() const = 0;
@@ -66,9 +83,11 @@ class Model {
   virtual const std::vector<KvLayer>& kv_layers() const = 0;
   // By index into graph().weights.
   virtual const WeightSource& weight(size_t index) const = 0;
+  // Made now where the file holds another format; may be called more than once.
+  virtual Result<WeightBytes> read(size_t weight_index) const = 0;
   virtual const TokenizerData& tokenizer() const = 0;
   virtual uint64_t file_bytes() const = 0;
-  // The pages behind a weight may be dropped from memory (they can be read again from the file).
+  // After read(): the pages behind a weight may be dropped from memory (they can be read again from the file).
   virtual void release(size_t weight_index) const = 0;
 };
 

@@ -8,7 +8,7 @@ namespace {
 
 uint64_t weight_bytes(const Model& model) {
   uint64_t bytes = 0;
-  for (size_t i = 0; i < model.graph().weights.size(); ++i) bytes += model.weight(i).data.size();
+  for (size_t i = 0; i < model.graph().weights.size(); ++i) bytes += model.weight(i).bytes;
   return bytes;
 }
 

@@ -76,6 +76,7 @@ Result<uint64_t> step_bytes(const Model& model, const Device& device, const Runt
 Result<PackedWeight> pack_weight(const Model& model, size_t index, const Device& device) {
   const GraphWeight& weight = model.graph().weights[index];
   const WeightSource& source = model.weight(index);
+  ASSIGN_OR_RETURN(WeightBytes bytes, model.read(index));
   motley_weight_desc desc{};
   desc.struct_size = sizeof desc;
   desc.name = weight.name.c_str();
@@ -85,10 +86,14 @@ Result<PackedWeight> pack_weight(const Model& model, size_t index, const Device&
   desc.experts = source.experts;
   desc.rows = source.rows;
   desc.cols = source.cols;
-  desc.data = source.data.data();
-  desc.bytes = source.data.size();
+  desc.data = bytes.data.data();
+  desc.bytes = bytes.data.size();
   ASSIGN_OR_RETURN(PackedWeight packed, device.pack(desc));
-  if (packed.info.aliases_source == 0) model.release(index);
+  if (packed.info.aliases_source == 0) {
+    model.release(index);
+  } else {
+    packed.source = std::move(bytes.made);
+  }
   return packed;
 }
 

@@ -17,7 +17,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   for (size_t i = 0; i < (*model)->graph().weights.size(); ++i) {
-    const std::span<const std::byte> weight = (*model)->weight(i).data;
+    const auto read = (*model)->read(i);
+    CHECK(read.ok(), "weight {}: {}", i, read.error().message());
+    const std::span<const std::byte> weight = read->data;
     CHECK(weight.data() >= bytes.data() && weight.size() <= bytes.size(), "weight {}", i);
     CHECK(weight.data() + weight.size() <= bytes.data() + bytes.size(), "weight {}", i);
   }

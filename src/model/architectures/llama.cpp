@@ -1,32 +1,37 @@
-// LLaMA and what shares its form (Llama 2 and 3, SmolLM2, older Mistral): pre-norm, grouped-query attention with rope
-// on neighbouring pairs, SwiGLU. Llama 3's long-context scaling comes as frequency divisors in the file.
+// LLaMA (arXiv:2302.13971) and what shares its form (Llama 2 and 3, Mistral, SmolLM2): pre-norm, grouped-query
+// attention, SwiGLU; with experts Mixtral (arXiv:2401.04088). Llama 3's long-context scaling comes as frequency
+// divisors. GGUF files hold query and key rows in the order of neighbouring rope pairs.
 #include "model/architecture.hpp"
 
 namespace motley {
+namespace {
 
-void build_llama(GraphBuilder& model);
+void imply(HyperParameters& parameters) { parameters.rope.style = MOTLEY_ROPE_NORM; }
 
-void build_llama(GraphBuilder& model) {
+void build(GraphBuilder& model) {
   model.embed();
   model.each_layer([&] {
     model.begin_attention();
-    Value x = model.rms_norm(model.residual(), "attn_norm");
-    Value query = model.matmul(x, "attn_q", model.query());
-    Value key = model.matmul(x, "attn_k", model.key_value());
-    const Value value = model.matmul(x, "attn_v", model.key_value());
-    query = model.rope(query, MOTLEY_ROPE_NORM, true);
-    key = model.rope(key, MOTLEY_ROPE_NORM, true);
-    model.kv_write(key, value);
-    const Value attended = model.paged_attention(query);
-    model.add_to_residual(model.matmul(attended, "attn_output", model.hidden()));
+    Heads heads = model.project_heads(model.rms_norm(model.residual(), "attn_norm"));
+    heads.query = model.rope(heads.query);
+    heads.key = model.rope(heads.key);
+    model.add_to_residual(model.matmul(model.attend(heads), "attn_output", model.hidden()));
 
     model.begin_ffn();
-    x = model.rms_norm(model.residual(), "ffn_norm");
-    const Value gate = model.matmul(x, "ffn_gate", model.ffn());
-    const Value up = model.matmul(x, "ffn_up", model.ffn());
-    model.add_to_residual(model.matmul(model.silu_mul(gate, up), "ffn_down", model.hidden()));
+    const Value x = model.rms_norm(model.residual(), "ffn_norm");
+    model.add_to_residual(model.has_experts() ? model.experts(x, Gate::kSilu) : model.gated_ffn(x, Gate::kSilu));
   });
   model.head();
 }
+
+}  // namespace
+
+extern const Architecture kLlama;
+const Architecture kLlama = {
+    .name = "llama",
+    .build = build,
+    .imply = imply,
+    .hugging_face_names = {"LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"},
+};
 
 }  // namespace motley
