@@ -50,7 +50,8 @@ class Attention {
     for (uint32_t s = 0; s < b.seqs; ++s) {
       const int64_t rows = b.seq_row_begin[s + 1] - b.seq_row_begin[s];
       items += (rows + rows_per_item_ - 1) / rows_per_item_ * a_.kv_heads;
-      parts += rows * splits_of(b.seq_context[s]);
+      for (int64_t r = b.seq_row_begin[s]; r < b.seq_row_begin[s + 1]; ++r)
+        parts += splits_of(position(r) + 1) - first_split(position(r));
     }
     if (call_.threads == 1 || items >= 4 * static_cast<int64_t>(call_.threads) || parts == b.rows) return 0;
     const int64_t states = parts * a_.heads;

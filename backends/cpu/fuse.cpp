@@ -1,7 +1,10 @@
 // Joins neighbouring ops of a plan, so that fewer barriers and fewer passes over memory are needed:
-//   RMSNORM + MATMULs of its result (+ SILU_MUL or GELU_MUL of the two)   -> one step
-//   MATMUL + ADD of a residual                                            -> one step
-//   ROPE of k + ROPE of q + KV_WRITE                                      -> one step
+//   MATMUL or GROUPED_MATMUL + SPLIT of its result                   -> a product of a part of the matrix for each
+//   RMSNORM + MATMULs of its result (+ the activation of gate and up)  -> one step
+//   MATMUL + ADD of a residual, or SOFTCAP                             -> one step
+//   two GROUPED_MATMULs of the same rows and ids + their activation    -> one step
+//   RMSNORM or COMBINE_EXPERTS + ADD of a residual                     -> one step
+//   norms of heads + ROPE of k + ROPE of q + KV_WRITE                  -> one step
 // Nothing here changes a result: a joined step computes the same roundings in the same order.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
@@ -12,6 +15,74 @@
 
 namespace motley::cpu {
 namespace {
+
+// No op strictly between writes `id`, nor, if `reads` counts too, reads it. An op may then move across.
+bool untouched(const kit::Plan& plan, int32_t id, int32_t from, int32_t to, bool reads) {
+  for (int32_t i = from + 1; i < to; ++i) {
+    const kit::PlanOp& o = plan.ops[static_cast<size_t>(i)];
+    if (std::find(o.out.begin(), o.out.end(), id) != o.out.end()) return false;
+    const auto at = std::find(o.in.begin(), o.in.end(), id);
+    if (at != o.in.end() && (reads || (o.writes_in >> (at - o.in.begin()) & 1))) return false;
+  }
+  return true;
+}
+
+// Puts products of parts of a matrix in the place of a product that is only read to be cut.
+class Cutter {
+ public:
+  explicit Cutter(kit::Plan& plan) : plan_(plan) {}
+  void run() {
+    std::vector<kit::PlanOp> ops;
+    std::vector<bool> gone(plan_.ops.size(), false);
+    for (size_t i = 0; i < plan_.ops.size(); ++i) {
+      if (gone[i]) continue;
+      const int32_t split = split_of(static_cast<int32_t>(i));
+      if (split < 0) {
+        ops.push_back(plan_.ops[i]);
+        continue;
+      }
+      gone[static_cast<size_t>(split)] = true;
+      RowsOf rows;
+      for (const int32_t id : plan_.ops[static_cast<size_t>(split)].out) {
+        if (id == MOTLEY_NONE) continue;
+        kit::PlanOp& part = ops.emplace_back(plan_.ops[i]);
+        rows.count = value(id).last;
+        part.out = {id};
+        part.data = std::make_shared<RowsOf>(rows);
+        rows.first += rows.count;
+      }
+    }
+    plan_.ops = std::move(ops);
+  }
+
+ private:
+  const kit::PlanValue& value(int32_t id) const { return plan_.values[static_cast<size_t>(id)]; }
+  // The SPLIT behind product i, or -1 if there is none or its parts do not begin at panels.
+  int32_t split_of(int32_t i) const {
+    const kit::PlanOp& product = plan_.ops[static_cast<size_t>(i)];
+    if ((product.kind != MOTLEY_OP_MATMUL && product.kind != MOTLEY_OP_GROUPED_MATMUL) || value(product.out[0]).bound)
+      return -1;
+    int32_t found = -1;
+    for (size_t r = 0; r < plan_.ops.size(); ++r) {
+      const kit::PlanOp& reader = plan_.ops[r];
+      if (std::find(reader.in.begin(), reader.in.end(), product.out[0]) == reader.in.end()) continue;
+      if (found >= 0 || reader.kind != MOTLEY_OP_SPLIT) return -1;
+      found = static_cast<int32_t>(r);
+    }
+    return found >= 0 && fits(i, found) ? found : -1;
+  }
+  bool fits(int32_t product, int32_t split) const {
+    int64_t first = 0;
+    for (const int32_t id : plan_.ops[static_cast<size_t>(split)].out) {
+      if (id == MOTLEY_NONE) continue;
+      if (first % kPanelRows != 0 || !untouched(plan_, id, product, split, true)) return false;
+      first += value(id).last;
+    }
+    return true;
+  }
+
+  kit::Plan& plan_;
+};
 
 class Fuser {
  public:
@@ -40,7 +111,8 @@ class Fuser {
 
  private:
   struct Rotation {
-    int32_t write, q, k;  // op indices; q = -1: none
+    int32_t write, q, k;               // op indices; -1: none
+    int32_t q_norm = -1, k_norm = -1;  // of the heads
   };
 
   int32_t count() const { return static_cast<int32_t>(done_.size()); }
@@ -53,15 +125,8 @@ class Fuser {
   }
   bool pending(int32_t i) const { return !done_[static_cast<size_t>(i)]; }
 
-  // No op strictly between writes `id`, nor, if `reads` counts too, reads it. An op may then move across.
   bool untouched(int32_t id, int32_t from, int32_t to, bool reads) const {
-    for (int32_t i = from + 1; i < to; ++i) {
-      const kit::PlanOp& o = op(i);
-      if (std::find(o.out.begin(), o.out.end(), id) != o.out.end()) return false;
-      const auto at = std::find(o.in.begin(), o.in.end(), id);
-      if (at != o.in.end() && (reads || (o.writes_in >> (at - o.in.begin()) & 1))) return false;
-    }
-    return true;
+    return cpu::untouched(plan_, id, from, to, reads);
   }
 
   void emit(int32_t i) {
@@ -69,12 +134,15 @@ class Fuser {
       case MOTLEY_OP_RMSNORM:
         if (const auto group = products_of(op(i).out[0], i); can_absorb_norm(i, group))
           return emit_products(i, i, group);
+        if (op(i).attr.norm.group == value(op(i).in[0]).width &&
+            emit_with_sum(i, run_norm_add, value(op(i).in[0]).row_bytes))
+          return;
         break;
-      case MOTLEY_OP_MATMUL: {
-        auto group = products_of(op(i).in[0], i);
-        if (group.empty() || group[0] != i) group = {i};
-        return emit_products(i, -1, group);
-      }
+      case MOTLEY_OP_MATMUL: return emit_products(i, -1, group_of(i));
+      case MOTLEY_OP_GROUPED_MATMUL: return emit_grouped(i);
+      case MOTLEY_OP_COMBINE_EXPERTS:
+        if (emit_with_sum(i, run_combine, 0)) return;
+        break;
       case MOTLEY_OP_ROPE: return emit_rotation({-1, i, -1});
       case MOTLEY_OP_KV_WRITE:
         for (const Rotation& r : rotations_) {
@@ -98,20 +166,57 @@ class Fuser {
     ops_.push_back(std::move(made));
   }
 
-  // The pending products that read `id` and may be computed at step `at`; empty if something else reads it as well.
+  // Can `product` be computed at step `at`, which stands before it or is it?
+  bool movable(int32_t product, int32_t at) const {
+    const kit::PlanOp& o = op(product);
+    if (!pending(product) || !untouched(o.out[0], at, product, true)) return false;
+    return std::all_of(o.in.begin(), o.in.end(),
+                       [&](int32_t id) { return id == MOTLEY_NONE || untouched(id, at, product, false); });
+  }
+  // The products that read `id`, if nothing else does and all of them may be computed at step `at`; else none.
   std::vector<int32_t> products_of(int32_t id, int32_t at) const {
-    std::vector<int32_t> group;
-    for (const int32_t r : readers(id)) {
-      const kit::PlanOp& o = op(r);
-      if (o.kind != MOTLEY_OP_MATMUL || !pending(r) || !untouched(o.out[0], at, r, true)) return {};
-      if (!untouched(id, at, r, false)) return {};
-      group.push_back(r);
+    const std::vector<int32_t>& group = readers(id);
+    const bool all = std::all_of(group.begin(), group.end(),
+                                 [&](int32_t r) { return op(r).kind == MOTLEY_OP_MATMUL && movable(r, at); });
+    return all ? group : std::vector<int32_t>();
+  }
+  // Product i with those that read the same: gate and up alone, so that their activation joins them.
+  std::vector<int32_t> group_of(int32_t i) const {
+    std::vector<int32_t> group = {i};
+    if (const int32_t twin = twin_of(i); twin >= 0) return {i, twin};
+    for (const int32_t r : readers(op(i).in[0])) {
+      if (r > i && op(r).kind == MOTLEY_OP_MATMUL && movable(r, i) && twin_of(r) < 0) group.push_back(r);
     }
     return group;
+  }
+  // The other product of the activation that alone reads product i, if it may be computed with it; or -1.
+  int32_t twin_of(int32_t i) const {
+    const std::vector<int32_t>& users = readers(op(i).out[0]);
+    if (users.size() != 1 || !is_activation(op(users[0]).kind)) return -1;
+    const kit::PlanOp& user = op(users[0]);
+    const int32_t other = user.in[0] == op(i).out[0] ? user.in[1] : user.in[0];
+    const int32_t twin = producer(other, op(i).kind);
+    if (twin < 0 || twin == i || !pending(twin) || op(twin).in != op(i).in ||
+        !movable(std::max(i, twin), std::min(i, twin)))
+      return -1;
+    std::vector<int32_t> pair = {i, twin};
+    return activation_of(std::min(i, twin), &pair) >= 0 ? twin : -1;
   }
   bool can_absorb_norm(int32_t i, const std::vector<int32_t>& group) const {
     const kit::PlanOp& o = op(i);
     return !group.empty() && !value(o.out[0]).bound && o.attr.norm.group == value(o.in[0]).width;
+  }
+
+  // Notes matrix and bias of product g in `made`, and what they want for input.
+  template <class Data>
+  void add_product(int32_t g, kit::PlanOp* made, Data* data) {
+    const kit::PlanOp& o = op(g);
+    made->weight.push_back(o.weight[0]);
+    made->weight.push_back(o.weight[1]);
+    const auto& w = *static_cast<const PackedWeight*>(plan_.weights[static_cast<size_t>(o.weight[0])]);
+    data->rows.push_back(o.data ? *static_cast<const RowsOf*>(o.data.get()) : RowsOf{0, w.rows});
+    (is_float(w.matrix().kind) ? data->floats : data->quantised) = true;
+    done_[static_cast<size_t>(g)] = true;
   }
 
   // Products `group`, computed where step `at` stands; norm: the RMSNORM before them or -1.
@@ -121,26 +226,18 @@ class Fuser {
     kit::PlanOp made;
     made.kind = MOTLEY_OP_MATMUL;
     const int32_t x = norm >= 0 ? op(norm).in[0] : op(group[0]).in[0];
-    int32_t residual = MOTLEY_NONE, result = MOTLEY_NONE;
-    const int32_t activation = activation_of(at, &group);
-    const int32_t sum = group.size() == 1 ? sum_of(at, group[0], x, &residual) : -1;
-    if (activation >= 0) {
-      data->after = op(activation).kind == MOTLEY_OP_SILU_MUL ? MatmulData::After::kSilu : MatmulData::After::kGelu;
-      result = op(activation).out[0];
-    }
+    int32_t residual = MOTLEY_NONE;
+    int32_t last = activation_of(at, &group);  // the step that is joined to the end of the products, or -1
+    if (last < 0 && group.size() == 1) last = softcap_of(at, group[0]);
+    if (last >= 0) data->after = activation(op(last));
+    if (last < 0 && group.size() == 1) last = sum_of(at, group[0], x, &residual);
     std::vector<int32_t> outs;
     for (const int32_t g : group) {
-      made.weight.push_back(op(g).weight[0]);
-      made.weight.push_back(op(g).weight[1]);
-      const auto& w = *static_cast<const PackedWeight*>(plan_.weights[static_cast<size_t>(op(g).weight[0])]);
-      (is_float(w.matrix().kind) ? data->floats : data->quantised) = true;
-      outs.push_back(sum >= 0 ? op(sum).out[0] : op(g).out[0]);
-      done_[static_cast<size_t>(g)] = true;
+      add_product(g, &made, data.get());
+      outs.push_back(op(g).out[0]);
     }
-    if (activation >= 0) outs.push_back(result), done_[static_cast<size_t>(activation)] = true;
-    if (sum >= 0) done_[static_cast<size_t>(sum)] = true;
+    if (last >= 0) outs = {op(last).out[0]}, done_[static_cast<size_t>(last)] = true;
     made.weight.push_back(norm >= 0 ? op(norm).weight[0] : MOTLEY_NONE);
-    data->count = static_cast<int32_t>(group.size());
     data->norm = norm >= 0;
     data->eps = norm >= 0 ? op(norm).attr.norm.eps : 0;
     made.in = {x, residual};
@@ -152,25 +249,79 @@ class Fuser {
         data->norm && data->floats ? plan_.add_value(MOTLEY_F32, rows, width, width * 4) : MOTLEY_NONE;
     made.out = {act, normed};
     made.out.insert(made.out.end(), outs.begin(), outs.end());
-    made.scratch_bytes = matmul_scratch_bytes(width);
+    made.scratch_bytes = matmul_scratch_bytes(width, *data);
     made.kernel = run_matmuls;
     made.data = std::move(data);
     push(at, std::move(made));
   }
 
-  // Logits, and what becomes queries, keys and values: rounding there moves the result most (README.md has figures).
+  void emit_grouped(int32_t at) {
+    auto data = std::make_shared<GroupedData>();
+    data->set = &set_;
+    kit::PlanOp made;
+    made.kind = MOTLEY_OP_GROUPED_MATMUL;
+    made.in = op(at).in;
+    std::vector<int32_t> group = {at};
+    if (const int32_t twin = twin_of(at); twin >= 0) group.push_back(twin);
+    const int32_t last = activation_of(at, &group);
+    if (last >= 0) data->after = activation(op(last)), done_[static_cast<size_t>(last)] = true;
+    for (const int32_t g : group) add_product(g, &made, data.get());
+    const kit::PlanValue x = value(made.in[0]), ids = value(made.in[1]);
+    const int64_t act_bytes = ids.width * act_blocks(x.last) * static_cast<int64_t>(sizeof(ActBlock));
+    const int64_t width = ids.width * x.last;
+    made.out = {op(last >= 0 ? last : at).out[0],
+                data->quantised ? plan_.add_value(MOTLEY_I8, x.rows, act_bytes, act_bytes) : MOTLEY_NONE,
+                data->floats ? plan_.add_value(MOTLEY_F32, x.rows, width, width * 4) : MOTLEY_NONE};
+    const int64_t experts = plan_.weights[static_cast<size_t>(made.weight[0])]->experts;
+    made.scratch_bytes = grouped_scratch_bytes(plan_.rows_max * ids.width, experts, x.last);
+    made.kernel = run_grouped;
+    made.data = std::move(data);
+    push(at, std::move(made));
+  }
+
+  // Step i and the ADD behind it as one step with a further input, the residual. False if there is none such.
+  bool emit_with_sum(int32_t i, kit::Kernel kernel, int64_t scratch_bytes) {
+    int32_t residual = MOTLEY_NONE;
+    const int32_t sum = sum_of(i, i, op(i).in[0], &residual);
+    if (sum < 0) return false;
+    kit::PlanOp made = op(i);
+    made.in.push_back(residual);
+    made.out = op(sum).out;
+    made.scratch_bytes = scratch_bytes;
+    made.kernel = kernel;
+    made.data = plain();
+    done_[static_cast<size_t>(sum)] = true;
+    push(i, std::move(made));
+    return true;
+  }
+
+  // Logits, and what becomes queries, keys, values and routes: rounding there moves the result most (README.md has
+  // figures).
   bool needs_fine(int64_t rows, const std::vector<int32_t>& results) const {
     if (rows == MOTLEY_DIM_HEAD_ROWS) return true;
     for (const int32_t id : results) {
       for (const int32_t r : readers(id)) {
         const int32_t kind = op(r).kind;
-        if (kind == MOTLEY_OP_ROPE || kind == MOTLEY_OP_KV_WRITE || kind == MOTLEY_OP_PAGED_ATTENTION) return true;
+        if (kind == MOTLEY_OP_ROPE || kind == MOTLEY_OP_KV_WRITE || kind == MOTLEY_OP_PAGED_ATTENTION ||
+            kind == MOTLEY_OP_TOPK_ROUTER)
+          return true;
         if (kind == MOTLEY_OP_RMSNORM && op(r).attr.norm.group < value(id).width) return true;
       }
     }
     return false;
   }
 
+  static bool is_activation(int32_t kind) {
+    return kind == MOTLEY_OP_SILU_MUL || kind == MOTLEY_OP_GELU_MUL || kind == MOTLEY_OP_CLAMPED_SWIGLU;
+  }
+  static Activation activation(const kit::PlanOp& o) {
+    switch (o.kind) {
+      case MOTLEY_OP_SILU_MUL: return {Activation::Kind::kSilu};
+      case MOTLEY_OP_GELU_MUL: return {Activation::Kind::kGelu};
+      case MOTLEY_OP_SOFTCAP: return {Activation::Kind::kSoftcap, 0, o.attr.scale.factor};
+      default: return {Activation::Kind::kClampedSwiglu, o.attr.glu.alpha, o.attr.glu.limit};
+    }
+  }
   // The activation that joins exactly the two products of `group` (put in the order gate, up), or -1.
   int32_t activation_of(int32_t at, std::vector<int32_t>* group) const {
     if (group->size() != 2) return -1;
@@ -178,13 +329,20 @@ class Fuser {
     if (readers(a).size() != 1 || readers(a) != readers(b) || value(a).bound || value(b).bound) return -1;
     const int32_t i = readers(a)[0];
     const kit::PlanOp& o = op(i);
-    if ((o.kind != MOTLEY_OP_SILU_MUL && o.kind != MOTLEY_OP_GELU_MUL) || !pending(i)) return -1;
+    if (!is_activation(o.kind) || !pending(i)) return -1;
     if (!untouched(o.out[0], at, i, true) || o.in[0] == o.in[1]) return -1;
     if (o.in[0] == b) std::swap((*group)[0], (*group)[1]);
     return i;
   }
 
-  // The ADD whose only purpose is to add something ready to product g, or -1.
+  // The SOFTCAP that alone reads product g, or -1.
+  int32_t softcap_of(int32_t at, int32_t g) const {
+    const int32_t product = op(g).out[0];
+    if (value(product).bound || readers(product).size() != 1) return -1;
+    const int32_t i = readers(product)[0];
+    return op(i).kind == MOTLEY_OP_SOFTCAP && pending(i) && untouched(op(i).out[0], at, i, true) ? i : -1;
+  }
+  // The ADD whose only purpose is to add something ready to the result of step g, or -1.
   int32_t sum_of(int32_t at, int32_t g, int32_t x, int32_t* residual) const {
     const int32_t product = op(g).out[0];
     if (value(product).bound || readers(product).size() != 1) return -1;
@@ -210,9 +368,19 @@ class Fuser {
       if (i != k && pending(i) && op(i).kind == MOTLEY_OP_ROPE && same_table(op(i), op(k)) && can_wait(i, write))
         found.q = i;
     }
-    done_[static_cast<size_t>(k)] = true;
-    if (found.q >= 0) done_[static_cast<size_t>(found.q)] = true;
+    found.k_norm = head_norm_of(k, write);
+    if (found.q >= 0) found.q_norm = head_norm_of(found.q, write);
+    for (const int32_t i : {found.k, found.q, found.k_norm, found.q_norm}) {
+      if (i >= 0) done_[static_cast<size_t>(i)] = true;
+    }
     rotations_.push_back(found);
+  }
+  // The norm of the heads that only rotation `rope` reads, if it can wait for step `until`; or -1.
+  int32_t head_norm_of(int32_t rope, int32_t until) const {
+    const int32_t x = op(rope).in[0], i = producer(x, MOTLEY_OP_RMSNORM);
+    const bool fits = i >= 0 && pending(i) && !value(x).bound && readers(x).size() == 1 &&
+                      op(i).attr.norm.group == op(rope).attr.rope.head_dim && untouched(op(i).in[0], i, until, false);
+    return fits ? i : -1;
   }
   bool can_wait(int32_t i, int32_t until) const {
     return untouched(op(i).out[0], i, until, true) && untouched(op(i).in[0], i, until, false);
@@ -248,16 +416,19 @@ class Fuser {
     made.kind = r.write >= 0 ? MOTLEY_OP_KV_WRITE : MOTLEY_OP_ROPE;
     made.in.assign(4, MOTLEY_NONE);
     made.out.assign(2, MOTLEY_NONE);
+    made.weight.assign(2, MOTLEY_NONE);
     made.kernel = run_rotate;
     if (r.q >= 0) {
       data->q = op(r.q).attr;
-      made.in[0] = op(r.q).in[0];
+      made.in[0] = op(r.q_norm >= 0 ? r.q_norm : r.q).in[0];
+      if (r.q_norm >= 0) made.weight[0] = op(r.q_norm).weight[0], data->q_eps = op(r.q_norm).attr.norm.eps;
       made.out[0] = op(r.q).out[0];
       made.in[3] = table_for(op(r.q));
     }
     if (r.k >= 0) {
       data->k = op(r.k).attr;
-      made.in[1] = op(r.k).in[0];
+      made.in[1] = op(r.k_norm >= 0 ? r.k_norm : r.k).in[0];
+      if (r.k_norm >= 0) made.weight[1] = op(r.k_norm).weight[0], data->k_eps = op(r.k_norm).attr.norm.eps;
       made.out[1] = op(r.k).out[0];
       made.in[3] = table_for(op(r.k));
     }
@@ -295,6 +466,9 @@ class Fuser {
 
 }  // namespace
 
-void fuse(kit::Plan& plan, const KernelSet& set) { Fuser(plan, set).run(); }
+void fuse(kit::Plan& plan, const KernelSet& set) {
+  Cutter(plan).run();
+  Fuser(plan, set).run();
+}
 
 }  // namespace motley::cpu

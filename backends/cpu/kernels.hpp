@@ -22,6 +22,7 @@ struct MatmulArgs {
   int64_t rows = 0;
   float* y = nullptr;
   int64_t y_stride = 0;
+  const int32_t* y_rows = nullptr;  // row i goes to row y_rows[i] of y; null: to row i
   const float* bias = nullptr;
   const float* residual = nullptr;  // may be y
   int64_t residual_stride = 0;
@@ -80,9 +81,19 @@ struct KernelSet {
   void (*rmsnorm)(const float* x, const float* weight, int64_t n, float eps, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*gelu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // gpt-oss: g = min(gate, limit), u = up within +-limit; out = g * sigmoid(alpha * g) * (u + 1).
+  void (*clamped_swiglu)(const float* gate, const float* up, int64_t n, float alpha, float limit, float* out);
+  void (*sigmoid_mul)(const float* x, const float* gate, int64_t n, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* out);
   void (*mul)(const float* a, const float* b, int64_t n, float* out);
+  void (*scale)(const float* x, int64_t n, float factor, float* out);
+  void (*softcap)(const float* x, int64_t n, float cap, float* out);  // out may be x
+  float (*sum_exp)(const float* x, int64_t n, float largest);         // sum of e^(x - largest)
+  // out = (residual +) sum over j < count, ascending, of weights[j] * the row at rows + j * stride.
+  void (*combine)(const float* rows, int64_t stride, const float* weights, int32_t count, int64_t n,
+                  const float* residual, float* out);
   // Rotates one head; table: [n_rot / 2] cosines, then as many sines. neox: pairs (j, j + n_rot/2), else (2j, 2j+1).
+  // out may be x.
   void (*rope)(const float* x, const float* table, int32_t head_dim, int32_t n_rot, int32_t neox, float* out);
   void (*to_f16)(const float* x, int64_t n, uint16_t* out);
   void (*attend)(const AttentionArgs&);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -274,6 +275,48 @@ TEST_P(SetTest, Activations_AreCloseToDouble) {
     const double g = 0.5 * x * (1 + std::tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x))) * up[i];
     EXPECT_NEAR(s, silu[i], 1e-6 + 1e-6 * std::fabs(s)) << x;
     EXPECT_NEAR(g, gelu[i], 2e-6 + 2e-6 * std::fabs(g)) << x;
+  }
+}
+
+TEST_P(SetTest, GatesAndCaps_AreCloseToDouble) {
+  std::vector<float> x, y;
+  for (float v = -100; v <= 100; v += 0.37f) x.push_back(v), y.push_back(7 - v / 9);
+  const auto n = static_cast<int64_t>(x.size());
+  std::vector<float> glu(x.size()), gated(x.size()), scaled(x.size()), capped = x;
+  set().clamped_swiglu(x.data(), y.data(), n, 1.702f, 7.0f, glu.data());
+  set().sigmoid_mul(y.data(), x.data(), n, gated.data());
+  set().scale(x.data(), n, 0.3f, scaled.data());
+  set().softcap(capped.data(), n, 30.0f, capped.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double g = std::min(static_cast<double>(x[i]), 7.0), u = std::clamp(static_cast<double>(y[i]), -7.0, 7.0);
+    EXPECT_NEAR(g / (1 + std::exp(-static_cast<double>(1.702f) * g)) * (u + 1), glu[i], 2e-5) << x[i];
+    EXPECT_NEAR(y[i] / (1 + std::exp(-static_cast<double>(x[i]))), gated[i], 4e-6) << x[i];
+    EXPECT_EQ(x[i] * 0.3f, scaled[i]);
+    EXPECT_NEAR(30 * std::tanh(x[i] / 30.0), capped[i], 8e-6) << x[i];
+  }
+}
+
+TEST_P(SetTest, SumOfExponentials_CountsEachOnce) {
+  for (const size_t n : {1u, 15u, 16u, 60u, 128u}) {
+    const std::vector<float> x = normals(n, 6);
+    double sum = 0;
+    for (const float v : x) sum += std::exp(static_cast<double>(v) - 2);
+    EXPECT_NEAR(sum, set().sum_exp(x.data(), static_cast<int64_t>(n), 2.0f), 1e-6 * sum) << n;
+  }
+}
+
+TEST_P(SetTest, Combine_WeighsRowsAndAddsTheResidual) {
+  constexpr int64_t kStride = 80, kWidth = 75, kCount = 5;
+  const std::vector<float> rows = normals(kStride * kCount, 7), weights = normals(kCount, 8),
+                           residual = normals(kWidth, 9);
+  std::vector<float> plain(kWidth), both = residual;
+  set().combine(rows.data(), kStride, weights.data(), kCount, kWidth, nullptr, plain.data());
+  set().combine(rows.data(), kStride, weights.data(), kCount, kWidth, both.data(), both.data());
+  for (size_t i = 0; i < kWidth; ++i) {
+    double sum = 0;
+    for (size_t j = 0; j < kCount; ++j) sum += static_cast<double>(weights[j]) * rows[j * kStride + i];
+    EXPECT_NEAR(sum, plain[i], 2e-6);
+    EXPECT_EQ(residual[i] + plain[i], both[i]);
   }
 }
 

@@ -9,8 +9,6 @@ namespace {
 
 // Up to this many numbers every thread prepares the rows for itself: cheaper than a barrier.
 constexpr int64_t kPrepareAloneMax = 4096;
-// Rows that pass through gate, up and activation together, so that the intermediate values stay in the cache.
-constexpr int64_t kActivationRows = 64;
 
 struct Prepared {
   const ActBlock* act = nullptr;
@@ -48,80 +46,114 @@ Prepared prepare(const kit::OpCall& call, const MatmulData& data) {
   return {act, data.norm ? call.out[1].f32() : in.f32()};
 }
 
-MatmulArgs arguments(const kit::OpCall& call, int32_t i, const Prepared& prepared, kit::Range panels) {
-  const auto& data = *static_cast<const MatmulData*>(call.op->data.get());
-  const auto& weight = *static_cast<const PackedWeight*>(call.weight[static_cast<size_t>(2 * i)]);
-  const kit::Weight* bias = call.weight[static_cast<size_t>(2 * i + 1)];
-  const kit::Tensor& out = call.out[static_cast<size_t>(2 + i)];
+int64_t prepare_bytes(int64_t width) {
+  const int64_t rows = kPrepareAloneMax / width;
+  return (width * 4 + 63) / 64 * 64 + rows * prepared_blocks(width, true) * static_cast<int64_t>(sizeof(ActBlock));
+}
+
+// Product i on all rows; without the result's place and the panels.
+MatmulArgs arguments(const kit::OpCall& call, const MatmulData& data, size_t i, const Prepared& prepared) {
+  const auto& weight = *static_cast<const PackedWeight*>(call.weight[2 * i]);
   MatmulArgs g;
-  g.w = weight.matrix();
+  g.w = rows_of(weight.matrix(), data.rows[i]);
+  g.bias = bias_of(call.weight[2 * i + 1], data.rows[i], 0, weight.rows);
   g.act = prepared.act;
   g.act_stride = prepared_blocks(call.in[0].width, data.fine);
   g.rest = data.fine && prepared.act ? prepared.act + act_blocks(call.in[0].width) : nullptr;
   g.x = prepared.x;
   g.x_stride = call.in[0].width;
   g.rows = call.in[0].rows;
-  g.y = out.f32();
-  g.y_stride = out.width;
-  g.bias = bias ? bias->vector() : nullptr;
   if (call.in[1].data) {
     g.residual = call.in[1].f32();
     g.residual_stride = call.in[1].width;
   }
-  g.panel_begin = panels.begin;
-  g.panel_end = panels.end;
   return g;
 }
 
-// Rows [begin, begin + count) of a product.
-MatmulArgs slice(MatmulArgs g, int64_t begin, int64_t count) {
+// Rows [begin, begin + count) and panels [from, to) of a product; its result at y.
+MatmulArgs piece(MatmulArgs g, int64_t begin, int64_t count, int64_t from, int64_t to, float* y, int64_t y_stride) {
   if (g.act) g.act += begin * g.act_stride;
   if (g.rest) g.rest += begin * g.act_stride;
   if (g.x) g.x += begin * g.x_stride;
-  g.y += begin * g.y_stride;
   g.rows = count;
+  g.panel_begin = from;
+  g.panel_end = to;
+  g.y = y - from * kPanelRows;
+  g.y_stride = y_stride;
   return g;
 }
 
-// result = activation(gate) * up on this thread's columns.
-void run_gated(const kit::OpCall& call, const MatmulData& data, const Prepared& prepared) {
-  const kit::Tensor& out = call.out[4];
-  const int64_t panels = (out.width + kPanelRows - 1) / kPanelRows;
-  const kit::Range part = call.part(panels);
-  const MatmulArgs gate = arguments(call, 0, prepared, part), up = arguments(call, 1, prepared, part);
-  const auto activate = data.after == MatmulData::After::kSilu ? data.set->silu_mul : data.set->gelu_mul;
-  const int64_t from = part.begin * kPanelRows, to = std::min(part.end * kPanelRows, out.width);
-  for (int64_t begin = 0; begin < gate.rows && from < to; begin += kActivationRows) {
-    const int64_t count = std::min(kActivationRows, gate.rows - begin);
-    data.set->matmul(slice(gate, begin, count));
-    data.set->matmul(slice(up, begin, count));
-    for (int64_t r = begin; r < begin + count; ++r) {
-      activate(call.out[2].f32(r) + from, call.out[3].f32(r) + from, to - from, out.f32(r) + from);
-    }
-  }
+void run_one(const kit::OpCall& call, const MatmulData& data, size_t i, const Prepared& prepared, kit::Range panels) {
+  const kit::Tensor& out = call.out[2 + i];
+  MatmulArgs g = arguments(call, data, i, prepared);
+  g.panel_begin = panels.begin;
+  g.panel_end = panels.end;
+  g.y = out.f32();
+  g.y_stride = out.width;
+  data.set->matmul(g);
+  if (data.after.kind != Activation::Kind::kSoftcap) return;
+  const int64_t from = panels.begin * kPanelRows, to = std::min(panels.end * kPanelRows, out.width);
+  for (int64_t r = 0; r < out.rows; ++r)
+    data.set->softcap(out.f32(r) + from, to - from, data.after.limit, out.f32(r) + from);
 }
 
 }  // namespace
 
-int64_t matmul_scratch_bytes(int64_t width) {
-  const int64_t rows = kPrepareAloneMax / width;
-  return (width * 4 + 63) / 64 * 64 + rows * prepared_blocks(width, true) * static_cast<int64_t>(sizeof(ActBlock));
+PanelMatrix rows_of(PanelMatrix matrix, const RowsOf& rows) {
+  matrix.data += rows.first / kPanelRows * matrix.panel_bytes;
+  matrix.rows = rows.count;
+  return matrix;
+}
+
+void Activation::join(const KernelSet& set, const float* gate, const float* up, int64_t n, float* out) const {
+  switch (kind) {
+    case Kind::kSilu: return set.silu_mul(gate, up, n, out);
+    case Kind::kGelu: return set.gelu_mul(gate, up, n, out);
+    default: return set.clamped_swiglu(gate, up, n, alpha, limit, out);
+  }
+}
+
+void run_gated(const KernelSet& set, const Activation& activation, const GatedProducts& g) {
+  constexpr int64_t kStride = kGatedPanels * kPanelRows;
+  float *gate = g.room, *up = g.room + kGatedRows * kStride;
+  for (int64_t from = g.panels.begin; from < g.panels.end; from += kGatedPanels) {
+    const int64_t to = std::min(from + kGatedPanels, g.panels.end), column = from * kPanelRows;
+    const int64_t columns = std::min(to * kPanelRows, g.gate.w.rows) - column;
+    for (int64_t begin = 0; begin < g.gate.rows; begin += kGatedRows) {
+      const int64_t count = std::min(kGatedRows, g.gate.rows - begin);
+      set.matmul(piece(g.gate, begin, count, from, to, gate, kStride));
+      set.matmul(piece(g.up, begin, count, from, to, up, kStride));
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t row = g.out_rows ? g.out_rows[begin + i] : begin + i;
+        activation.join(set, gate + i * kStride, up + i * kStride, columns, g.out + row * g.out_stride + column);
+      }
+    }
+  }
+}
+
+int64_t matmul_scratch_bytes(int64_t width, const MatmulData& data) {
+  return prepare_bytes(width) + (data.after.gated() ? kGatedRoomFloats * 4 : 0);
 }
 
 void run_matmuls(const kit::OpCall& call) {
   const auto& data = *static_cast<const MatmulData*>(call.op->data.get());
   const Prepared prepared = prepare(call, data);
-  if (data.after != MatmulData::After::kNothing) return run_gated(call, data, prepared);
+  const auto panels_of = [&](size_t i) { return (data.rows[i].count + kPanelRows - 1) / kPanelRows; };
+  if (data.after.gated()) {
+    GatedProducts g{arguments(call, data, 0, prepared), arguments(call, data, 1, prepared), call.part(panels_of(0))};
+    g.out = call.out[2].f32();
+    g.out_stride = call.out[2].width;
+    g.room = reinterpret_cast<float*>(call.scratch + prepare_bytes(call.in[0].width));
+    return run_gated(*data.set, data.after, g);
+  }
   int64_t total = 0;  // panels of all products, one after the other
-  for (int32_t i = 0; i < data.count; ++i)
-    total += (call.weight[static_cast<size_t>(2 * i)]->rows + kPanelRows - 1) / kPanelRows;
+  for (size_t i = 0; i < data.rows.size(); ++i) total += panels_of(i);
   const kit::Range part = call.part(total);
   int64_t first = 0;
-  for (int32_t i = 0; i < data.count; ++i) {
-    const int64_t panels = (call.weight[static_cast<size_t>(2 * i)]->rows + kPanelRows - 1) / kPanelRows;
-    const kit::Range mine = {std::max<int64_t>(part.begin - first, 0), std::min(part.end - first, panels)};
-    if (mine.begin < mine.end) data.set->matmul(arguments(call, i, prepared, mine));
-    first += panels;
+  for (size_t i = 0; i < data.rows.size(); ++i) {
+    const kit::Range mine = {std::max<int64_t>(part.begin - first, 0), std::min(part.end - first, panels_of(i))};
+    if (mine.begin < mine.end) run_one(call, data, i, prepared, mine);
+    first += panels_of(i);
   }
 }
 

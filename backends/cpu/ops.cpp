@@ -32,6 +32,66 @@ void pairwise(const kit::OpCall& call) {
   });
 }
 
+void clamped_swiglu(const kit::OpCall& call) {
+  const auto& a = call.op->attr.glu;
+  element_wise(call, [&](int64_t r, int64_t from, int64_t count) {
+    set_of(call).clamped_swiglu(call.in[0].f32(r) + from, call.in[1].f32(r) + from, count, a.alpha, a.limit,
+                                call.out[0].f32(r) + from);
+  });
+}
+void sigmoid_mul(const kit::OpCall& call) {
+  const KernelSet& set = set_of(call);
+  const bool one_gate = call.in[1].width == 1 && call.in[0].width != 1;
+  element_wise(call, [&](int64_t r, int64_t from, int64_t count) {
+    const float *x = call.in[0].f32(r) + from, *gate = call.in[1].f32(r);
+    float* out = call.out[0].f32(r) + from;
+    one_gate ? set.scale(x, count, static_cast<float>(1 / (1 + std::exp(-static_cast<double>(*gate)))), out)
+             : set.sigmoid_mul(x, gate + from, count, out);
+  });
+}
+
+using WithNumber = void (*)(const float*, int64_t, float, float*);
+template <WithNumber KernelSet::*kFunction>
+void with_number(const kit::OpCall& call) {
+  const WithNumber function = set_of(call).*kFunction;
+  element_wise(call, [&](int64_t r, int64_t from, int64_t count) {
+    function(call.in[0].f32(r) + from, count, call.op->attr.scale.factor, call.out[0].f32(r) + from);
+  });
+}
+
+// The best of the logits, best first; of equals the lower id.
+void choose(const float* logits, int32_t experts, int32_t top_k, int32_t* ids) {
+  int32_t held = 0;
+  for (int32_t e = 0; e < experts; ++e) {
+    if (held == top_k && !(logits[e] > logits[ids[held - 1]])) continue;
+    int32_t at = held < top_k ? held++ : held - 1;
+    for (; at > 0 && logits[e] > logits[ids[at - 1]]; --at) ids[at] = ids[at - 1];
+    ids[at] = e;
+  }
+}
+
+void topk_router(const kit::OpCall& call) {
+  const auto& a = call.op->attr.router;
+  const kit::Range part = call.part(call.in[0].rows);
+  for (int64_t r = part.begin; r < part.end; ++r) {
+    const float* logits = call.in[0].f32(r);
+    int32_t* ids = call.out[0].i32(r);
+    float* weights = call.out[1].f32(r);
+    choose(logits, a.experts, a.top_k, ids);
+    const double largest = logits[ids[0]];
+    const double all = a.gating == 1 ? set_of(call).sum_exp(logits, a.experts, logits[ids[0]]) : 1;
+    double chosen = 0;
+    for (int32_t j = 0; j < a.top_k; ++j) {
+      const double x = logits[ids[j]];
+      const double weight = a.gating == 2 ? 1 / (1 + std::exp(-x)) : std::exp(x - largest) / all;
+      weights[j] = static_cast<float>(weight);
+      chosen += weight;
+    }
+    const double factor = a.scale / (a.gating == 3 || a.normalise ? chosen : 1);
+    for (int32_t j = 0; j < a.top_k; ++j) weights[j] = static_cast<float>(weights[j] * factor);
+  }
+}
+
 void rmsnorm(const kit::OpCall& call) {
   const KernelSet& set = set_of(call);
   const int64_t group = call.op->attr.norm.group, groups = call.in[0].width / group;
@@ -54,6 +114,16 @@ double angle_of(const motley_attr& attr, int32_t position, int32_t pair, float d
   return plain * ramp + plain / a.yarn_factor * (1.0 - ramp);
 }
 
+// Norm (if there is one) and rotation of a head.
+void turn_head(const KernelSet& set, const decltype(motley_attr::rope)& a, const float* x, const float* table,
+               const kit::Weight* norm, float eps, float* out) {
+  if (norm) {
+    set.rmsnorm(x, norm->vector(), a.head_dim, eps, out);
+    x = out;
+  }
+  set.rope(x, table, a.head_dim, a.n_rot, a.style == MOTLEY_ROPE_NEOX, out);
+}
+
 // One head of K or V of one row to its place in the pool.
 void store_kv(const KernelSet& set, const kit::KvPool& pool, const kit::KvLayer& layer, bool key, int64_t slot,
               int64_t head, const float* x) {
@@ -70,6 +140,26 @@ void store_kv(const KernelSet& set, const kit::KvPool& pool, const kit::KvLayer&
 }
 
 }  // namespace
+
+void run_norm_add(const kit::OpCall& call) {
+  const KernelSet& set = set_of(call);
+  const int64_t width = call.in[0].width;
+  auto* line = reinterpret_cast<float*>(call.scratch);
+  const kit::Range part = call.part(call.in[0].rows);
+  for (int64_t r = part.begin; r < part.end; ++r) {
+    set.rmsnorm(call.in[0].f32(r), call.weight[0]->vector(), width, call.op->attr.norm.eps, line);
+    set.add(call.in[1].f32(r), line, width, call.out[0].f32(r));
+  }
+}
+
+void run_combine(const kit::OpCall& call) {
+  const int64_t width = call.out[0].width, choices = call.in[1].width;
+  element_wise(call, [&](int64_t r, int64_t from, int64_t count) {
+    const float* residual = call.in.size() > 2 && call.in[2].data ? call.in[2].f32(r) + from : nullptr;
+    set_of(call).combine(call.in[0].f32(r) + from, width, call.in[1].f32(r), static_cast<int32_t>(choices), count,
+                         residual, call.out[0].f32(r) + from);
+  });
+}
 
 // out [0]: per row n_rot / 2 cosines and as many sines, times the magnitude. The pairs are shared by the threads.
 void run_rope_table(const kit::OpCall& call) {
@@ -102,12 +192,11 @@ void run_rotate(const kit::OpCall& call) {
     const int64_t slot = data.write ? call.batch->kv_slots[row] : -1;
     if (head < q_heads) {
       const int64_t at = head * qa.head_dim;
-      set.rope(call.in[0].f32(row) + at, table, qa.head_dim, qa.n_rot, qa.style == MOTLEY_ROPE_NEOX,
-               call.out[0].f32(row) + at);
+      turn_head(set, qa, call.in[0].f32(row) + at, table, call.weight[0], data.q_eps, call.out[0].f32(row) + at);
     } else if ((head -= q_heads) < k_heads) {
       const int64_t at = head * ka.head_dim;
       float* out = call.out[1].f32(row) + at;
-      set.rope(call.in[1].f32(row) + at, table, ka.head_dim, ka.n_rot, ka.style == MOTLEY_ROPE_NEOX, out);
+      turn_head(set, ka, call.in[1].f32(row) + at, table, call.weight[1], data.k_eps, out);
       if (slot >= 0) store_kv(set, *call.kv, *layer, true, slot, head, out);
     } else if (slot >= 0) {
       head -= k_heads;
@@ -124,6 +213,13 @@ const kit::KernelTable& kernel_table() {
     t[MOTLEY_OP_MUL] = {pairwise<&KernelSet::mul>, nullptr};
     t[MOTLEY_OP_SILU_MUL] = {pairwise<&KernelSet::silu_mul>, nullptr};
     t[MOTLEY_OP_GELU_MUL] = {pairwise<&KernelSet::gelu_mul>, nullptr};
+    t[MOTLEY_OP_CLAMPED_SWIGLU] = {clamped_swiglu, nullptr};
+    t[MOTLEY_OP_SIGMOID_MUL] = {sigmoid_mul, nullptr};
+    t[MOTLEY_OP_SCALE] = {with_number<&KernelSet::scale>, nullptr};
+    t[MOTLEY_OP_SOFTCAP] = {with_number<&KernelSet::softcap>, nullptr};
+    t[MOTLEY_OP_TOPK_ROUTER] = {topk_router, nullptr};
+    t[MOTLEY_OP_GROUPED_MATMUL] = {run_grouped, nullptr};
+    t[MOTLEY_OP_COMBINE_EXPERTS] = {run_combine, nullptr};
     t[MOTLEY_OP_RMSNORM] = {rmsnorm, nullptr};
     t[MOTLEY_OP_ROPE] = {run_rotate, nullptr};
     t[MOTLEY_OP_PAGED_ATTENTION] = {run_attention, nullptr};

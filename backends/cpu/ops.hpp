@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "cpu/kernels.hpp"
 #include "kit/kit.hpp"
@@ -14,30 +15,81 @@ struct OpData {
   const KernelSet* set = nullptr;
 };
 
-// A group of matrix products of the same rows, with what stands before and after them.
-//   in   [0] x; [1] residual or none
-//   out  [0] quantised rows or none, [1] normed rows or none (arena), [2 + i] result of product i;
-//        with an activation: [4] is the result, [2] and [3] are gate and up (arena)
-//   weight [2 i] matrix, [2 i + 1] bias or none; last: norm weight or none
-struct MatmulData : OpData {
-  enum class After { kNothing, kSilu, kGelu };
-  int32_t count = 1;
-  bool quantised = false, floats = false;  // which inputs the matrices read
-  bool fine = false;  // int8 activations plus their rest: for what int8 alone would blur (logits, queries, keys)
-  bool norm = false;
-  float eps = 0;
-  After after = After::kNothing;
+// The rows of a matrix that a product takes; `first` is a multiple of kPanelRows. A SPLIT of a product becomes products
+// of parts of its matrix: their PlanOp::data is one of these until fuse() has joined them.
+struct RowsOf {
+  int64_t first = 0, count = 0;
 };
 
-// The rotation of keys and queries and the KV write, in one step.
+// What is done to the result of one product, or joins the results of two (gate and up).
+struct Activation {
+  enum class Kind { kNothing, kSilu, kGelu, kClampedSwiglu, kSoftcap };
+  Kind kind = Kind::kNothing;
+  float alpha = 0, limit = 0;  // kClampedSwiglu; kSoftcap: limit is the cap
+  bool gated() const { return kind != Kind::kNothing && kind != Kind::kSoftcap; }
+  void join(const KernelSet& set, const float* gate, const float* up, int64_t n, float* out) const;
+};
+
+// A group of matrix products of the same rows, with what stands before and after them.
+//   in   [0] x; [1] residual or none
+//   out  [0] quantised rows or none, [1] normed rows or none (arena), [2 + i] result of product i; gated: [2] is the
+//   one
+//        result of two products
+//   weight [2 i] matrix, [2 i + 1] bias or none; last: norm weight or none
+struct MatmulData : OpData {
+  std::vector<RowsOf> rows;                // of each product's matrix
+  bool quantised = false, floats = false;  // which inputs the matrices read
+  bool fine =
+      false;  // int8 activations plus their rest: for what int8 alone would blur (logits, queries, keys, routes)
+  bool norm = false;
+  float eps = 0;
+  Activation after;
+};
+
+// GROUPED_MATMUL, or two of the same rows and ids (gate and up) with the activation that joins them.
+//   in   [0] x [R, k] or [R, top_k, k]; [1] ids [R, top_k]
+//   out  [0] result [R, top_k, n]; [1] quantised and [2] float rows in the order of the experts, or none (arena)
+//   weight [2 i] matrices, [2 i + 1] biases or none
+struct GroupedData : OpData {
+  std::vector<RowsOf> rows;
+  bool quantised = false, floats = false;
+  Activation after;
+};
+
+// The rotation of keys and queries, the norms of their heads before it and the KV write after it, in one step.
 //   in [0] q or none, [1] k, [2] v or none, [3] table; out [0] rotated q, [1] rotated k or none
+//   weight [0] norm of q's heads or none, [1] of k's
 struct RotateData : OpData {
   bool write = false;  // store k and v at op.attr.kv
   motley_attr q{}, k{};
+  float q_eps = 0, k_eps = 0;
 };
 
+// Two products of the same rows; `panels` counts those of either. Row i of activation(gate, up) goes to row i of `out`,
+// or to row out_rows[i]. The products pass through `room` in pieces that stay in the cache.
+struct GatedProducts {
+  MatmulArgs gate, up;  // without y and panels
+  kit::Range panels{};
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  const int32_t* out_rows = nullptr;
+  float* room = nullptr;  // kGatedRoomFloats
+};
+inline constexpr int64_t kGatedRows = 64, kGatedPanels = 16;
+inline constexpr int64_t kGatedRoomFloats = 2 * kGatedRows * kGatedPanels * kPanelRows;
+void run_gated(const KernelSet& set, const Activation& activation, const GatedProducts& products);
+
+// The part of a packed matrix, and of the biases of all its experts.
+PanelMatrix rows_of(PanelMatrix matrix, const RowsOf& rows);
+inline const float* bias_of(const kit::Weight* bias, const RowsOf& rows, int64_t expert, int64_t all) {
+  return bias ? bias->vector() + expert * all + rows.first : nullptr;
+}
+
 void run_matmuls(const kit::OpCall& call);
-int64_t matmul_scratch_bytes(int64_t width);
+int64_t matmul_scratch_bytes(int64_t width, const MatmulData& data);
+void run_grouped(const kit::OpCall& call);
+// pairs: most (row, choice) pairs of a step; width: of one input.
+int64_t grouped_scratch_bytes(int64_t pairs, int64_t experts, int64_t width);
 // Of one row: its blocks, and with `fine` as many for the rest.
 inline int64_t prepared_blocks(int64_t width, bool fine) { return act_blocks(width) * (fine ? 2 : 1); }
 void run_attention(const kit::OpCall& call);
@@ -45,6 +97,10 @@ int64_t attention_scratch_bytes(int64_t head_dim);
 inline constexpr int64_t kPartialFloats = 1 << 18;  // width of the attention's room for partial results
 void run_rope_table(const kit::OpCall& call);
 void run_rotate(const kit::OpCall& call);
+// in [0] x, [1] residual; out [0] = residual + RMSNORM of x. Scratch: a row of x.
+void run_norm_add(const kit::OpCall& call);
+// COMBINE_EXPERTS with a third input: a residual or none.
+void run_combine(const kit::OpCall& call);
 
 // Kit's reference table with this backend's kernels in it. They need plans that went through fuse().
 const kit::KernelTable& kernel_table();

@@ -413,6 +413,10 @@ void check_pool(const motley_programs* programs, const motley_kv* kv) {
     if (layer.kv_heads != use.kv_heads || layer.head_dim != use.head_dim)
       fail(MOTLEY_INVALID_ARGUMENT, "KV layer %d has %d heads of %d; the program wants %d of %d", use.layer,
            layer.kv_heads, layer.head_dim, use.kv_heads, use.head_dim);
+    // What lies before a layer's window may be gone.
+    if (use.reads && layer.window > 0 && (use.window == 0 || use.window > layer.window))
+      fail(MOTLEY_INVALID_ARGUMENT, "KV layer %d keeps a window of %d; the program reads %d", use.layer, layer.window,
+           use.window);
   }
 }
 

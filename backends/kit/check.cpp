@@ -71,6 +71,11 @@ class OpCheck {
       case MOTLEY_OP_SAMPLE: return sample();
       case MOTLEY_OP_TOPK_ROUTER: return router();
       case MOTLEY_OP_GROUPED_MATMUL: return grouped();
+      case MOTLEY_OP_COMBINE_EXPERTS: return combine();
+      case MOTLEY_OP_SIGMOID_MUL: return sigmoid_mul();
+      case MOTLEY_OP_CLAMPED_SWIGLU:
+        require(std::isfinite(op_.attr.glu.alpha) && op_.attr.glu.limit > 0, "alpha or limit out of range");
+        return same_f32({&in(0), &in(1), &out(0)});
       default: require(false, "not for a plugin");
     }
   }
@@ -120,14 +125,15 @@ class OpCheck {
     require(a.yarn_ext_factor == 0 || a.yarn_factor > 0, "the YaRN factor is not positive");
   }
   void split(const std::vector<int32_t>& parts, const PlanValue& whole) const {
-    int64_t width = 0;
+    int64_t last = 0;
     for (const int32_t id : parts) {
       if (id == MOTLEY_NONE) continue;
       const PlanValue& part = plan_.values[static_cast<size_t>(id)];
       require(part.dtype == whole.dtype && part.rows == whole.rows, "the parts differ from the whole in dtype or rows");
-      width += part.width;
+      require(part.width / part.last == whole.width / whole.last, "the parts differ from the whole in an inner axis");
+      last += part.last;
     }
-    require(width == whole.width, "the widths of the parts do not add up");
+    require(last == whole.last, "the widths of the parts do not add up");
   }
   void cast() const {
     const auto is_float = [](int32_t t) { return t == MOTLEY_F32 || t == MOTLEY_F16 || t == MOTLEY_BF16; };
@@ -186,9 +192,22 @@ class OpCheck {
     is(out(1), MOTLEY_F32, in(0).rows, a.top_k, "the weights are not F32 [R, top_k]");
   }
   void grouped() const {
-    require(in(0).dtype == MOTLEY_F32 && out(0).dtype == MOTLEY_F32 && in(1).dtype == MOTLEY_I32, "wrong dtypes");
-    require(in(0).rows == in(1).rows && in(0).rows == out(0).rows && out(0).width % in(1).width == 0,
-            "not [R, k], [R, top_k] -> [R, top_k, n]");
+    const int64_t rows = in(0).rows, top_k = in(1).width;
+    require(rows == MOTLEY_DIM_ROWS || rows == MOTLEY_DIM_HEAD_ROWS, "the first dimension is not that of the rows");
+    require(in(0).width == in(0).last || in(0).width == top_k * in(0).last, "the input is not [R, k] or [R, top_k, k]");
+    is(in(0), MOTLEY_F32, rows, in(0).width, "the input is not F32");
+    is(in(1), MOTLEY_I32, rows, top_k, "the ids are not I32 [R, top_k]");
+    is(out(0), MOTLEY_F32, rows, top_k * out(0).last, "the output is not F32 [R, top_k, n]");
+  }
+  void combine() const {
+    const int64_t top_k = in(1).width;
+    is(in(0), MOTLEY_F32, in(0).rows, top_k * in(0).last, "the input is not F32 [R, top_k, n]");
+    is(in(1), MOTLEY_F32, in(0).rows, top_k, "the weights are not F32 [R, top_k]");
+    is(out(0), MOTLEY_F32, in(0).rows, in(0).last, "the output is not F32 [R, n]");
+  }
+  void sigmoid_mul() const {
+    same_f32({&in(0), &out(0)});
+    is(in(1), MOTLEY_F32, in(0).rows, in(1).width == 1 ? 1 : in(0).width, "the gate is not F32 [R, n] or [R, 1]");
   }
 
   const Plan& plan_;
@@ -210,6 +229,7 @@ PlanValue check_value(const motley_value& from, uint32_t index) {
     if (from.dims[i] < 1 || from.dims[i] > kExtentMax || value.width > kExtentMax / from.dims[i])
       fail(MOTLEY_INVALID_ARGUMENT, "value %u: dimension %d is %lld", index, i, static_cast<long long>(from.dims[i]));
     value.width *= from.dims[i];
+    value.last = from.dims[i];
   }
   value.row_bytes = value.width * size;
   return value;
@@ -322,9 +342,11 @@ void note_needs(CheckedSegment& s, const PlanOp& op) {
     const int64_t vocab = value(op.in[0]).width;
     s.sample_vocab = s.sample_vocab ? std::min(s.sample_vocab, vocab) : vocab;
   }
-  if (op.kind == MOTLEY_OP_KV_WRITE) s.kv_uses.push_back({op.attr.kv.layer, op.attr.kv.kv_heads, op.attr.kv.head_dim});
+  if (op.kind == MOTLEY_OP_KV_WRITE)
+    s.kv_uses.push_back({op.attr.kv.layer, op.attr.kv.kv_heads, op.attr.kv.head_dim, false, 0});
   if (op.kind == MOTLEY_OP_PAGED_ATTENTION)
-    s.kv_uses.push_back({op.attr.attention.layer, op.attr.attention.kv_heads, op.attr.attention.head_dim});
+    s.kv_uses.push_back({op.attr.attention.layer, op.attr.attention.kv_heads, op.attr.attention.head_dim, true,
+                         op.attr.attention.window});
 }
 
 }  // namespace
@@ -373,6 +395,7 @@ void check_weights(const Plan& plan) {
         require(weight(at), weight(at) && weight(at)->vector() && weight(at)->cols == cols);
     };
     const auto width = [&](int32_t id) { return plan.values[static_cast<size_t>(id)].width; };
+    const auto last = [&](int32_t id) { return plan.values[static_cast<size_t>(id)].last; };
     const auto matrix = [&](uint32_t use, int64_t experts, int64_t rows, int64_t cols) {
       const Weight* w = weight(0);
       require(w, w && (w->uses & use) && (experts == 0 || w->experts == experts) && (rows == 0 || w->rows == rows) &&
@@ -385,7 +408,8 @@ void check_weights(const Plan& plan) {
         vector(1, width(op.out[0]));
         break;
       case MOTLEY_OP_GROUPED_MATMUL:
-        matrix(MOTLEY_WEIGHT_MATMUL, 0, width(op.out[0]) / width(op.in[1]), width(op.in[0]));
+        matrix(MOTLEY_WEIGHT_MATMUL, 0, last(op.out[0]), last(op.in[0]));
+        vector(1, weight(0)->experts * last(op.out[0]));
         break;
       case MOTLEY_OP_RMSNORM: vector(0, op.attr.norm.group); break;
       case MOTLEY_OP_ROPE: vector(0, op.attr.rope.n_rot / 2); break;

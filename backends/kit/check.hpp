@@ -12,6 +12,8 @@ struct CheckedSegment {
   std::vector<int32_t> inputs, outputs;
   struct KvUse {
     int32_t layer, kv_heads, head_dim;
+    bool reads;
+    int32_t window;  // of a read: positions looked back on, 0 = all
   };
   std::vector<KvUse> kv_uses;
   bool needs_tokens = false, needs_positions = false, needs_kv_slots = false, needs_sequences = false;

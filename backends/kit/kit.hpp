@@ -153,13 +153,15 @@ void kv_load(int32_t dtype, const std::byte* from, int64_t count, float scale, f
 
 // ---- plans: a checked segment, ready to be rewritten (program.cpp) ----
 
-// A value: rows x width, dense. `rows` is a MOTLEY_DIM_* or a fixed count; rank and inner dims are folded into width.
+// A value: rows x width, dense. `rows` is a MOTLEY_DIM_* or a fixed count; inner dims are folded into width, which is
+// width / last runs of `last` elements.
 struct PlanValue {
   int32_t dtype = MOTLEY_F32;
   int64_t rows = 0;
   int64_t width = 1;      // elements of a row
   int64_t row_bytes = 0;  // a fuse hook may add values of any row_bytes (quantised activations); dtype is then its own
   bool bound = false;     // given by the host (input or output); others live in the arena
+  int64_t last = 1;       // elements of the last axis; divides width
 };
 
 struct OpCall;
@@ -199,6 +201,7 @@ struct Tensor {
   int64_t rows = 0;   // real rows: batch.rows, head rows, slots or the fixed count
   int64_t width = 0;  // elements of a row
   int64_t row_bytes = 0;
+  int64_t last = 0;  // elements of the last axis
   int32_t dtype = MOTLEY_F32;
   float* f32(int64_t row = 0) const { return static_cast<float*>(data) + row * width; }
   int32_t* i32(int64_t row = 0) const { return static_cast<int32_t*>(data) + row * width; }

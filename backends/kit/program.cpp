@@ -29,7 +29,7 @@ void OpCall::barrier() const { run->team().barrier(); }
 void OpCall::fail(motley_code code, const char* text) const { run->fail(code, text); }
 
 int32_t Plan::add_value(int32_t dtype, int64_t rows, int64_t width, int64_t row_bytes) {
-  values.push_back({dtype, rows, width, row_bytes, false});
+  values.push_back({dtype, rows, width, row_bytes, false, width});
   return static_cast<int32_t>(values.size()) - 1;
 }
 
@@ -161,7 +161,8 @@ void Program::run(Team& team, const RunArgs& args, std::byte* workspace) const {
     const int32_t cell = cell_of_value_[static_cast<size_t>(id)];
     tensor.data = value.bound ? args.bound[static_cast<size_t>(id)] : cell_at[static_cast<size_t>(cell)];
     tensor.rows = rows_of(value, batch);
-    tensor.width = value.width, tensor.row_bytes = value.row_bytes, tensor.dtype = value.dtype;
+    tensor.width = value.width, tensor.row_bytes = value.row_bytes, tensor.last = value.last,
+    tensor.dtype = value.dtype;
   }
   struct Context {
     const Program& program;

@@ -105,6 +105,24 @@ void softcap(const OpCall& call) {
   });
 }
 
+double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+
+void sigmoid_mul(const OpCall& call) {
+  const int64_t step = call.in[1].width == call.in[0].width ? 1 : 0;  // [R, 1]: one gate for the whole row
+  each_row(call, [&](int64_t r) {
+    const float *x = call.in[0].f32(r), *gate = call.in[1].f32(r);
+    float* out = call.out[0].f32(r);
+    for (int64_t i = 0; i < call.out[0].width; ++i) out[i] = static_cast<float>(x[i] * sigmoid(gate[i * step]));
+  });
+}
+void clamped_swiglu(const OpCall& call) {
+  const double alpha = call.op->attr.glu.alpha, limit = call.op->attr.glu.limit;
+  element_wise(call, [=](float a, float b) {
+    const double gate = std::min(static_cast<double>(a), limit), up = std::clamp(static_cast<double>(b), -limit, limit);
+    return static_cast<float>(gate * sigmoid(alpha * gate) * (up + 1));
+  });
+}
+
 void rmsnorm(const OpCall& call) {
   const int64_t group = call.op->attr.norm.group;
   const float* w = call.weight[0]->vector();
@@ -145,26 +163,32 @@ void rope(const OpCall& call) {
 }
 int64_t rope_scratch(const Plan&, const PlanOp& op) { return int64_t{op.attr.rope.n_rot} * 8; }
 
-void split(const OpCall& call) {
-  const Range rows = call.part(call.in[0].rows);
-  for (int64_t r = rows.begin; r < rows.end; ++r) {
-    const std::byte* from = call.in[0].bytes(r);
-    for (const Tensor& out : call.out) {
-      if (!out.data) continue;
-      std::memcpy(out.bytes(r), from, static_cast<size_t>(out.row_bytes));
-      from += out.row_bytes;
+// The parts of a row's runs, each `last` elements long, lie one after the other in the runs of the whole.
+template <class Copy>
+void join(const Tensor& whole, std::span<const Tensor> parts, int64_t row, Copy&& copy) {
+  const int64_t runs = whole.width / whole.last;
+  std::byte* at = whole.bytes(row);
+  for (int64_t i = 0; i < runs; ++i) {
+    for (const Tensor& part : parts) {
+      if (!part.data) continue;
+      const int64_t bytes = part.row_bytes / runs;
+      copy(at, part.bytes(row) + i * bytes, static_cast<size_t>(bytes));
+      at += bytes;
     }
   }
 }
 
+void split(const OpCall& call) {
+  const Range rows = call.part(call.in[0].rows);
+  for (int64_t r = rows.begin; r < rows.end; ++r)
+    join(call.in[0], call.out, r,
+         [](const std::byte* whole, std::byte* part, size_t n) { std::memcpy(part, whole, n); });
+}
+
 void concat(const OpCall& call) {
   each_row(call, [&](int64_t r) {
-    std::byte* to = call.out[0].bytes(r);
-    for (const Tensor& in : call.in) {
-      if (!in.data) continue;
-      std::memcpy(to, in.bytes(r), static_cast<size_t>(in.row_bytes));
-      to += in.row_bytes;
-    }
+    join(call.out[0], call.in, r,
+         [](std::byte* whole, const std::byte* part, size_t n) { std::memcpy(whole, part, n); });
   });
 }
 
@@ -206,8 +230,7 @@ void topk_router(const OpCall& call) {
     for (int32_t e = 0; e < a.experts; ++e) all += std::exp(logits[e] - largest);
     for (int32_t j = 0; j < a.top_k; ++j) {
       const double x = logits[ids[j]];
-      const double weight =
-          a.gating == 2 ? 1.0 / (1.0 + std::exp(-x)) : std::exp(x - largest) / (a.gating == 1 ? all : 1.0);
+      const double weight = a.gating == 2 ? sigmoid(x) : std::exp(x - largest) / (a.gating == 1 ? all : 1.0);
       weights[j] = static_cast<float>(weight);
       chosen += weight;
     }
@@ -218,22 +241,40 @@ void topk_router(const OpCall& call) {
 
 void grouped_matmul(const OpCall& call) {
   const Weight& w = *call.weight[0];
+  const float* bias = call.weight[1] ? call.weight[1]->vector() : nullptr;
   auto* row = reinterpret_cast<float*>(call.scratch);
+  const int64_t top_k = call.in[1].width, step = call.in[0].width == w.cols ? 0 : w.cols;  // from choice to choice
   const Range part = call.part(w.rows);
   for (int64_t r = 0; r < call.in[0].rows; ++r) {
-    for (int64_t j = 0; j < call.in[1].width; ++j) {
+    for (int64_t j = 0; j < top_k; ++j) {
       const int32_t expert = call.in[1].i32(r)[j];
       const bool known = expert >= 0 && expert < w.experts;
       if (!known) call.fail(MOTLEY_OUT_OF_RANGE, "GROUPED_MATMUL: an expert id is out of range");
       for (int64_t n = part.begin; n < part.end; ++n) {
-        if (known) w.read_row(expert, n, row);
-        call.out[0].f32(r)[j * w.rows + n] = known ? static_cast<float>(dot(call.in[0].f32(r), row, w.cols)) : 0.0f;
+        double sum = 0;
+        if (known) {
+          w.read_row(expert, n, row);
+          sum = dot(call.in[0].f32(r) + j * step, row, w.cols) + (bias ? bias[expert * w.rows + n] : 0.0f);
+        }
+        call.out[0].f32(r)[j * w.rows + n] = static_cast<float>(sum);
       }
     }
   }
 }
 int64_t grouped_scratch(const Plan& plan, const PlanOp& op) {
-  return plan.values[static_cast<size_t>(op.in[0])].width * 4;
+  return plan.values[static_cast<size_t>(op.in[0])].last * 4;
+}
+
+void combine_experts(const OpCall& call) {
+  each_row(call, [&](int64_t r) {
+    const int64_t width = call.out[0].width;
+    for (int64_t i = 0; i < width; ++i) {
+      double sum = 0;
+      for (int64_t j = 0; j < call.in[1].width; ++j)
+        sum += static_cast<double>(call.in[1].f32(r)[j]) * call.in[0].f32(r)[j * width + i];
+      call.out[0].f32(r)[i] = static_cast<float>(sum);
+    }
+  });
 }
 
 KernelTable make_table() {
@@ -258,6 +299,9 @@ KernelTable make_table() {
   t[MOTLEY_OP_SAMPLE] = {sample, sample_scratch};
   t[MOTLEY_OP_TOPK_ROUTER] = {topk_router, nullptr};
   t[MOTLEY_OP_GROUPED_MATMUL] = {grouped_matmul, grouped_scratch};
+  t[MOTLEY_OP_COMBINE_EXPERTS] = {combine_experts, nullptr};
+  t[MOTLEY_OP_SIGMOID_MUL] = {sigmoid_mul, nullptr};
+  t[MOTLEY_OP_CLAMPED_SWIGLU] = {clamped_swiglu, nullptr};
   return t;
 }
 

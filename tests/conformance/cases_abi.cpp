@@ -259,6 +259,41 @@ void bad_segments(Judge& judge) {
   });
 }
 
+void bad_expert_segments(Judge& judge) {
+  const auto grouped = [](GraphBuilder& g, std::vector<int64_t> x, std::vector<int64_t> ids, std::vector<int64_t> out) {
+    const int32_t in = g.input(MOTLEY_F32, std::move(x)), chosen = g.input(MOTLEY_I32, std::move(ids));
+    g.op(MOTLEY_OP_GROUPED_MATMUL, {in, chosen}, {g.output(MOTLEY_F32, std::move(out))},
+         {g.weight(vector_weight({1}))});
+  };
+  bad_segment(judge, "experts with inputs for other choices", [&](GraphBuilder& g) {
+    grouped(g, {kR, 3, 8}, {kR, 2}, {kR, 2, 4});
+  });
+  bad_segment(judge, "experts with results for other choices", [&](GraphBuilder& g) {
+    grouped(g, {kR, 8}, {kR, 2}, {kR, 3, 4});
+  });
+  bad_segment(judge, "experts of a fixed number of rows", [&](GraphBuilder& g) {
+    grouped(g, {5, 8}, {5, 2}, {5, 2, 4});
+  });
+  bad_segment(judge, "a combination of other choices", [](GraphBuilder& g) {
+    const int32_t x = g.input(MOTLEY_F32, {kR, 3, 8}), w = g.input(MOTLEY_F32, {kR, 2});
+    g.op(MOTLEY_OP_COMBINE_EXPERTS, {x, w}, {g.output(MOTLEY_F32, {kR, 8})});
+  });
+  bad_segment(judge, "a gate of another width", [](GraphBuilder& g) {
+    g.op(MOTLEY_OP_SIGMOID_MUL, {2, g.input(MOTLEY_F32, {kR, 2})}, {g.output(MOTLEY_F32, {kR, 64})});
+  });
+  bad_segment(judge, "a clamp without a limit", [](GraphBuilder& g) {
+    g.op(MOTLEY_OP_CLAMPED_SWIGLU, {2, 2}, {g.output(MOTLEY_F32, {kR, 64})}).attr.glu = {1, 0};
+  });
+  bad_segment(judge, "more choices than experts", [](GraphBuilder& g) {
+    g.op(MOTLEY_OP_TOPK_ROUTER, {2}, {g.output(MOTLEY_I32, {kR, 65}), g.output(MOTLEY_F32, {kR, 65})}).attr.router = {
+        64, 65, 1, 0, 1};
+  });
+  bad_segment(judge, "a cut across an inner axis", [](GraphBuilder& g) {
+    const int32_t x = g.input(MOTLEY_F32, {kR, 2, 6});
+    g.op(MOTLEY_OP_SPLIT, {x}, {g.output(MOTLEY_F32, {kR, 6}), g.output(MOTLEY_F32, {kR, 6})});
+  });
+}
+
 void bad_weights(Judge& judge) {
   Device& d = judge.device();
   Random random(1);
@@ -352,6 +387,7 @@ void bad_batches(Judge& judge) {
   g.op(MOTLEY_OP_PAGED_ATTENTION, {q}, {out}).attr.attention = {0, 1, 1, 16, 1, 0, 0};
   const Program program = d.compile(g, {16});
   Owned<motley_kv> kv = d.kv({MOTLEY_F32, 4, 6, {1}, {16}, {}}), other = d.kv({MOTLEY_F32, 4, 6, {2}, {16}, {}});
+  Owned<motley_kv> windowed = d.kv({MOTLEY_F32, 4, 6, {1}, {16}, {8}});
   const std::map<int32_t, Bytes> given = {{q, filled(16 * 16 * 4, 1)}};
   const auto attempt = [&](const std::string& what, motley_kv* pool, const std::function<void(BatchData&)>& break_it) {
     BatchData b;
@@ -368,6 +404,7 @@ void bad_batches(Judge& judge) {
   };
   attempt("no KV pool", nullptr, [](BatchData&) {});
   attempt("a pool of another shape", other.get(), [](BatchData&) {});
+  attempt("a pool that keeps a window, for full attention", windowed.get(), [](BatchData&) {});
   attempt("a block beyond the pool", kv.get(), [](BatchData& b) { b.blocks[1] = 6; });
   attempt("a negative block", kv.get(), [](BatchData& b) { b.blocks[0] = -1; });
   attempt("a KV slot beyond the pool", kv.get(), [](BatchData& b) { b.kv_slots[0] = 24; });
@@ -564,6 +601,7 @@ void judge_errors(Judge& judge) {
   if (!judge.supports({MOTLEY_OP_ADD, MOTLEY_OP_MUL})) return judge.skip("errors: no ADD and MUL");
   bad_calls(judge);
   bad_segments(judge);
+  bad_expert_segments(judge);
   bad_weights(judge);
   bad_enqueues(judge);
   bad_batches(judge);

@@ -120,7 +120,20 @@ struct AttentionCase {
   uint32_t block_size;
 };
 
-// Attends on both devices over the same random pool.
+// Everything of position `position` of block `block` of a one-layer run of blocks becomes NaN (I8: its scales).
+void poison(Bytes& content, const KvShapeSpec& s, size_t blocks, size_t block, size_t position) {
+  const auto heads = static_cast<size_t>(s.kv_heads[0]), dim = static_cast<size_t>(s.head_dim[0]);
+  const size_t scales = s.dtype == MOTLEY_I8 ? blocks * s.block_size * heads * 4 : 0;
+  const size_t data = blocks * s.block_size * heads * dim * static_cast<size_t>(kit::element_bytes(s.dtype));
+  const size_t bytes = (scales ? scales : data) / (blocks * s.block_size),
+               at = (block * s.block_size + position) * bytes;
+  for (size_t plane = 0; plane < 2; ++plane) {
+    const auto begin = content.begin() + static_cast<long>(plane * (data + scales) + (scales ? data : 0) + at);
+    std::fill(begin, begin + static_cast<long>(bytes), std::byte{0xff});
+  }
+}
+
+// Attends on both devices over the same random pool. What no row may see holds NaN.
 void attention_case(Judge& judge, int32_t dtype, const AttentionCase& c,
                     const std::vector<std::pair<int32_t, int32_t>>& parts) {
   Random random(judge.options().seed + static_cast<uint64_t>(c.heads * 1000 + c.head_dim));
@@ -148,7 +161,18 @@ void attention_case(Judge& judge, int32_t dtype, const AttentionCase& c,
   if (c.sinks) weight.push_back(g.weight(vector_weight(random.normals(static_cast<size_t>(c.heads)))));
   g.op(MOTLEY_OP_PAGED_ATTENTION, {q}, out, weight).attr.attention = {
       0, c.heads, c.kv_heads, c.head_dim, 1 / std::sqrt(static_cast<float>(c.head_dim)), c.window, c.softcap};
-  const Bytes content = random_canonical(random, spec, total);
+  Bytes content = random_canonical(random, spec, total);
+  size_t first_block = 0;
+  for (const auto& [first, rows] : parts) {
+    const int32_t unseen = c.window ? std::max(0, first - c.window + 1) : 0, context = first + rows;
+    const size_t count = (static_cast<uint32_t>(context) + c.block_size - 1) / c.block_size;
+    for (int32_t p = 0; p < static_cast<int32_t>(count * c.block_size); ++p) {
+      if (p < unseen || p >= context)
+        poison(content, spec, total, first_block + static_cast<size_t>(p) / c.block_size,
+               static_cast<size_t>(p) % c.block_size);
+    }
+    first_block += count;
+  }
   const std::map<int32_t, Bytes> given = {{q, to_bytes(random.normals(b.rows() * static_cast<size_t>(width)))}};
   std::map<int32_t, Bytes> results[2];
   Device* devices[2] = {&judge.reference(), &judge.device()};
@@ -161,6 +185,53 @@ void attention_case(Judge& judge, int32_t dtype, const AttentionCase& c,
                            "/" + std::to_string(c.kv_heads) + " dim " + std::to_string(c.head_dim) + " window " +
                            std::to_string(c.window) + " block " + std::to_string(c.block_size);
   for (const int32_t id : out) judge.near(results[1].at(id), results[0].at(id), attention_tolerance(dtype), what);
+}
+
+// One sequence of 300 positions from where it begins: in one piece, in chunks, row by row, and beside another
+// sequence. The bits are the same.
+void attention_chunks(Judge& judge, int32_t dtype, const AttentionCase& c) {
+  constexpr int32_t kRows = 300;
+  if (!judge.device().has(MOTLEY_CAP_ROW_INVARIANT) || !judge.device().has(MOTLEY_CAP_ONE_CLASS)) return;
+  Random random(judge.options().seed + 9);
+  const uint32_t blocks = (kRows + c.block_size - 1) / c.block_size;
+  const KvShapeSpec spec{dtype, c.block_size, 2 * blocks, {c.kv_heads}, {c.head_dim}, {c.window}};
+  const std::vector<int32_t> order = scattered(random, 2 * blocks, 2 * blocks);
+  const std::vector<int32_t> mine(order.begin(), order.begin() + blocks), other(order.begin() + blocks, order.end());
+  const int64_t width = int64_t{c.heads} * c.head_dim;
+  GraphBuilder g;
+  const int32_t q = g.input(MOTLEY_F32, {kR, width}), out = g.output(MOTLEY_F32, {kR, width});
+  std::vector<int32_t> weight;
+  if (c.sinks) weight.push_back(g.weight(vector_weight(random.normals(static_cast<size_t>(c.heads)))));
+  g.op(MOTLEY_OP_PAGED_ATTENTION, {q}, {out}, weight).attr.attention = {
+      0, c.heads, c.kv_heads, c.head_dim, 1 / std::sqrt(static_cast<float>(c.head_dim)), c.window, c.softcap};
+  const auto x = random.normals(static_cast<size_t>(kRows * width));
+  const Bytes content = random_canonical(random, spec, 2 * blocks);
+  const auto run = [&](Device& device, const std::vector<int32_t>& ends, bool beside) {
+    Owned<motley_kv> kv = device.kv(spec);
+    device.kv_import(kv.get(), order, 1, content);
+    const Program program = device.compile(g, {2 * kRows});
+    Bytes all;
+    int32_t begin = 0;
+    for (const int32_t end : ends) {
+      BatchData b;
+      std::vector<float> rows;
+      if (beside) b.add({100, 3, other, false}, c.block_size), rows = random.normals(static_cast<size_t>(3 * width));
+      b.add({begin, end - begin, mine, end - begin == 1}, c.block_size);
+      rows.insert(rows.end(), x.begin() + begin * width, x.begin() + end * width);
+      const Bytes part = device.run(program, {{q, to_bytes(rows)}}, b, kv.get()).at(out);
+      all.insert(all.end(), part.begin() + (beside ? 3 * width * 4 : 0), part.end());
+      begin = end;
+    }
+    return all;
+  };
+  std::vector<int32_t> each;
+  for (int32_t i = 1; i <= kRows; ++i) each.push_back(i);
+  const std::string what = std::string("attention ") + dtype_name(dtype) + " window " + std::to_string(c.window) + " ";
+  const Bytes whole = run(judge.device(), {kRows}, false);
+  judge.same(run(judge.device(), {1, 30, 31, 200, 257, kRows}, false), whole, what + "in chunks");
+  judge.same(run(judge.device(), {64, 128, kRows}, true), whole, what + "in chunks beside another sequence");
+  const auto several = judge.open(3);
+  judge.same(run(*several, each, false), whole, what + "row by row, other threads");
 }
 
 void merges(Judge& judge) {
@@ -193,13 +264,21 @@ void judge_attention(Judge& judge) {
   const AttentionCase cases[] = {{1, 1, 16, 0, 0, false, false, 16},   {9, 3, 64, 0, 0, false, true, 16},
                                  {4, 4, 32, 0, 0, false, false, 1},    {8, 2, 128, 0, 0, true, true, 32},
                                  {6, 1, 40, 7, 0, false, false, 16},   {5, 5, 24, 0, 20.0f, false, false, 8},
-                                 {9, 9, 16, 33, 30.0f, true, true, 3}, {7, 7, 72, 0, 0, false, false, 16}};
+                                 {9, 9, 16, 33, 30.0f, true, true, 3}, {7, 7, 72, 0, 0, false, false, 16},
+                                 {4, 1, 256, 0, 0, false, true, 16},   {4, 1, 256, 64, 50.0f, false, false, 16},
+                                 {8, 2, 96, 50, 0, false, false, 32},  {16, 2, 64, 40, 0, true, true, 16},
+                                 {2, 1, 33, 1, 0, false, false, 8},    {3, 1, 80, 65, 0, false, false, 16}};
   for (const int32_t dtype : kKvDtypes) {
     if (skip_kv(judge, dtype)) continue;
     for (const AttentionCase& c : cases)
       attention_case(judge, dtype, c, {{0, 1}, {0, 70}, {33, 5}, {130, 1}, {0, 16}, {15, 1}, {16, 1}, {64, 17}});
     attention_case(judge, dtype, {9, 3, 64, 0, 0, false, true, 16}, {{2999, 1}, {1500, 4}});
     attention_case(judge, dtype, {4, 2, 32, 100, 0, false, false, 16}, {{2500, 1}, {1000, 33}});
+    attention_case(judge, dtype, {8, 1, 64, 128, 0, true, true, 16}, {{2500, 1}, {127, 3}, {383, 1}, {700, 90}});
+    attention_case(judge, dtype, {2, 2, 96, 600, 0, false, true, 8}, {{1300, 1}, {1299, 40}});
+    attention_chunks(judge, dtype, {4, 1, 64, 0, 0, false, false, 16});
+    attention_chunks(judge, dtype, {8, 2, 40, 37, 20.0f, true, false, 16});
+    attention_chunks(judge, dtype, {2, 2, 64, 128, 0, true, false, 8});
   }
 }
 

@@ -1,4 +1,4 @@
-// Token-wise ops, weights in every format and cut, the description.
+// Token-wise ops, weights in every format and cut, the description. Ops of experts: cases_experts.cpp.
 #include <algorithm>
 
 #include "harness.hpp"
@@ -15,22 +15,59 @@ std::string label(const char* op, uint32_t rows, int64_t width) {
   return std::string(op) + " rows " + std::to_string(rows) + " width " + std::to_string(width);
 }
 
-// `fill` sets attributes.
+// Plain rows, and rows of three choices each, as the ops of experts have them. `fill` sets attributes.
 template <class Fill>
 void element_wise(Judge& judge, int kind, const char* name, size_t inputs, Fill&& fill) {
   if (!judge.supports({kind})) return judge.skip(name);
   Random random(judge.options().seed + static_cast<uint64_t>(kind));
   for (const uint32_t rows : kRowCounts) {
     const int64_t width = 1 + random.below(200);
-    GraphBuilder g;
-    std::map<int32_t, Bytes> given;
-    std::vector<int32_t> in;
-    for (size_t i = 0; i < inputs; ++i) {
-      in.push_back(g.input(MOTLEY_F32, {kR, width}));
-      given[in.back()] = to_bytes(random.normals(rows * static_cast<size_t>(width), 3));
+    for (const std::vector<int64_t>& dims : {std::vector<int64_t>{kR, width}, {kR, 3, width}}) {
+      GraphBuilder g;
+      std::map<int32_t, Bytes> given;
+      std::vector<int32_t> in;
+      for (size_t i = 0; i < inputs; ++i) {
+        in.push_back(g.input(MOTLEY_F32, dims));
+        given[in.back()] =
+            to_bytes(random.normals(rows * static_cast<size_t>(dims.size() == 3 ? 3 * width : width), 3));
+      }
+      fill(g.op(kind, in, {g.output(MOTLEY_F32, dims)}));
+      judge.compare(g, given, plain_batch(rows), kElementwise, label(name, rows, width));
     }
-    fill(g.op(kind, in, {g.output(MOTLEY_F32, {kR, width})}));
-    judge.compare(g, given, plain_batch(rows), kElementwise, label(name, rows, width));
+  }
+}
+
+// SIGMOID_MUL with one gate for the whole row.
+void row_gates(Judge& judge) {
+  if (!judge.supports({MOTLEY_OP_SIGMOID_MUL})) return;
+  Random random(judge.options().seed + 5);
+  for (const uint32_t rows : kRowCounts) {
+    const int64_t width = 1 + random.below(200);
+    GraphBuilder g;
+    const int32_t x = g.input(MOTLEY_F32, {kR, width}), gate = g.input(MOTLEY_F32, {kR, 1});
+    g.op(MOTLEY_OP_SIGMOID_MUL, {x, gate}, {g.output(MOTLEY_F32, {kR, width})});
+    judge.compare(
+        g,
+        {{x, to_bytes(random.normals(rows * static_cast<size_t>(width)))}, {gate, to_bytes(random.normals(rows, 4))}},
+        plain_batch(rows), kElementwise, label("SIGMOID_MUL by row", rows, width));
+  }
+}
+
+// The last axis is cut and joined, not the row.
+void inner_shapes(Judge& judge) {
+  Random random(judge.options().seed + 6);
+  const auto x = to_bytes(random.normals(5 * 3 * 12)), y = to_bytes(random.normals(5 * 3 * 7));
+  if (judge.supports({MOTLEY_OP_SPLIT})) {
+    GraphBuilder g;
+    const int32_t in = g.input(MOTLEY_F32, {kR, 3, 12});
+    g.op(MOTLEY_OP_SPLIT, {in}, {g.output(MOTLEY_F32, {kR, 3, 8}), g.output(MOTLEY_F32, {kR, 3, 4})});
+    judge.compare(g, {{in, x}}, plain_batch(5), {0, 0}, "SPLIT 3 x 12 = 3 x (8 + 4)");
+  }
+  if (judge.supports({MOTLEY_OP_CONCAT})) {
+    GraphBuilder g;
+    const int32_t a = g.input(MOTLEY_F32, {kR, 3, 12}), b = g.input(MOTLEY_F32, {kR, 3, 7});
+    g.op(MOTLEY_OP_CONCAT, {a, b}, {g.output(MOTLEY_F32, {kR, 3, 19})});
+    judge.compare(g, {{a, x}, {b, y}}, plain_batch(5), {0, 0}, "CONCAT 3 x (12 + 7)");
   }
 }
 
@@ -137,36 +174,6 @@ void shapes(Judge& judge) {
       b.head_rows = heads;
       judge.compare(g, {{x, x9}}, b, {0, 0}, "SELECT_ROWS of " + std::to_string(heads.size()));
     }
-  }
-}
-
-void experts(Judge& judge) {
-  Random random(judge.options().seed);
-  if (judge.supports({MOTLEY_OP_TOPK_ROUTER})) {
-    for (int32_t gating = 1; gating <= 3; ++gating) {
-      for (const int32_t normalise : {0, 1}) {
-        GraphBuilder g;
-        const int32_t x = g.input(MOTLEY_F32, {kR, 11});
-        g.op(MOTLEY_OP_TOPK_ROUTER, {x}, {g.output(MOTLEY_I32, {kR, 3}), g.output(MOTLEY_F32, {kR, 3})}).attr.router = {
-            11, 3, gating, normalise, 1.5f};
-        judge.compare(g, {{x, to_bytes(random.normals(9 * 11, 2))}}, plain_batch(9), kElementwise,
-                      "TOPK_ROUTER gating " + std::to_string(gating));
-      }
-    }
-  } else {
-    judge.skip("TOPK_ROUTER");
-  }
-  if (!judge.supports({MOTLEY_OP_GROUPED_MATMUL})) return judge.skip("GROUPED_MATMUL");
-  for (const int32_t dtype : {MOTLEY_F32, MOTLEY_Q8_0, MOTLEY_Q4_1}) {
-    if (!(judge.device().desc().weight_dtypes >> dtype & 1)) continue;
-    GraphBuilder g;
-    const int32_t x = g.input(MOTLEY_F32, {kR, 64}), ids = g.input(MOTLEY_I32, {kR, 2});
-    g.op(MOTLEY_OP_GROUPED_MATMUL, {x, ids}, {g.output(MOTLEY_F32, {kR, 2, 19})},
-         {g.weight(random_weight(random, dtype, MOTLEY_WEIGHT_MATMUL, 19, 64, 4))});
-    std::vector<int32_t> chosen;
-    for (int i = 0; i < 14; ++i) chosen.push_back(static_cast<int32_t>(random.below(4)));
-    judge.compare(g, {{x, to_bytes(random.normals(7 * 64))}, {ids, to_bytes(chosen)}}, plain_batch(7),
-                  matmul_tolerance(dtype), std::string("GROUPED_MATMUL ") + kit::find_format(dtype)->name);
   }
 }
 
@@ -303,13 +310,18 @@ void judge_ops(Judge& judge) {
   element_wise(judge, MOTLEY_OP_MUL, "MUL", 2, nothing);
   element_wise(judge, MOTLEY_OP_SILU_MUL, "SILU_MUL", 2, nothing);
   element_wise(judge, MOTLEY_OP_GELU_MUL, "GELU_MUL", 2, nothing);
+  element_wise(judge, MOTLEY_OP_SIGMOID_MUL, "SIGMOID_MUL", 2, nothing);
+  element_wise(judge, MOTLEY_OP_CLAMPED_SWIGLU, "CLAMPED_SWIGLU", 2, [](motley_op& op) {
+    op.attr.glu = {1.702f, 2.0f};
+  });
   element_wise(judge, MOTLEY_OP_SCALE, "SCALE", 1, [](motley_op& op) { op.attr.scale.factor = 0.37f; });
   element_wise(judge, MOTLEY_OP_SOFTCAP, "SOFTCAP", 1, [](motley_op& op) { op.attr.scale.factor = 2.5f; });
   in_place_add(judge);
   norms(judge);
   ropes(judge);
+  row_gates(judge);
   shapes(judge);
-  experts(judge);
+  inner_shapes(judge);
 }
 
 void judge_weights(Judge& judge) {

@@ -15,6 +15,7 @@ struct Group {
 constexpr Group kGroups[] = {
     {"description", judge_description},
     {"ops", judge_ops},
+    {"experts", judge_experts},
     {"weights", judge_weights},
     {"kv", judge_kv},
     {"attention", judge_attention},

@@ -220,6 +220,7 @@ class Judge {
 // The groups.
 void judge_description(Judge&);
 void judge_ops(Judge&);
+void judge_experts(Judge&);
 void judge_weights(Judge&);
 void judge_kv(Judge&);
 void judge_attention(Judge&);

@@ -1,0 +1,215 @@
+// What fuse() joins: the steps that are left of whole layers. That a joined step computes the same is conformance's to
+// judge.
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "cpu/ops.hpp"
+#include "cpu/variants.hpp"
+#include "cpu/weight.hpp"
+
+namespace motley::cpu {
+namespace {
+
+constexpr int64_t kHidden = 64, kHeadDim = 16, kHeads = 4, kKvHeads = 2, kFfn = 96, kExperts = 4, kTopK = 2;
+
+// Vectors are given in f32; what they hold does not matter here.
+class VectorWeight final : public kit::Weight {
+ public:
+  explicit VectorWeight(int64_t count) : data_(static_cast<size_t>(count), 1.0f) { cols = count; }
+  void read_row(int64_t, int64_t, float* out) const override { std::copy(data_.begin(), data_.end(), out); }
+  const float* vector() const override { return data_.data(); }
+
+ private:
+  std::vector<float> data_;
+};
+
+// A plan as kit hands it to fuse(), op by op.
+class PlanBuilder {
+ public:
+  PlanBuilder() { plan_.rows_max = 8; }
+
+  int32_t value(int64_t width, int64_t last = 0, int32_t dtype = MOTLEY_F32) {
+    const int32_t id = plan_.add_value(dtype, MOTLEY_DIM_ROWS, width, width * 4);
+    if (last > 0) plan_.values.back().last = last;
+    return id;
+  }
+  int32_t bound(int64_t width) {
+    const int32_t id = value(width);
+    plan_.values.back().bound = true;
+    return id;
+  }
+  int32_t vector(int64_t count) { return keep(std::make_unique<VectorWeight>(count)); }
+  int32_t matrix(int64_t rows, int64_t cols, int64_t experts = 1) {
+    const std::vector<float> data(static_cast<size_t>(rows * cols * experts), 0.5f);
+    motley_weight_desc desc{};
+    desc.struct_size = sizeof desc;
+    desc.name = "w";
+    desc.dtype = desc.format = MOTLEY_F32;
+    desc.uses = MOTLEY_WEIGHT_MATMUL;
+    desc.experts = experts, desc.rows = rows, desc.cols = cols;
+    desc.data = data.data(), desc.bytes = data.size() * 4;
+    return keep(std::make_unique<PackedWeight>(kit::WeightSource(desc), allocator_, 1));
+  }
+  kit::PlanOp& op(int32_t kind, std::vector<int32_t> in, std::vector<int32_t> out, std::vector<int32_t> weight = {}) {
+    kit::PlanOp& o = plan_.ops.emplace_back();
+    o.kind = kind, o.in = std::move(in), o.out = std::move(out), o.weight = std::move(weight);
+    return o;
+  }
+  int32_t matmul(int32_t x, int64_t rows, bool bias = false) {
+    const int32_t out = value(rows), w = matrix(rows, plan_.values[static_cast<size_t>(x)].width);
+    op(MOTLEY_OP_MATMUL, {x}, {out}, {w, bias ? vector(rows) : MOTLEY_NONE});
+    return out;
+  }
+  int32_t norm(int32_t x, int64_t group = 0) {
+    const int64_t width = plan_.values[static_cast<size_t>(x)].width;
+    const int32_t out = value(width), n = static_cast<int32_t>(group ? group : width);
+    op(MOTLEY_OP_RMSNORM, {x}, {out}, {vector(n)}).attr.norm = {1e-5f, n};
+    return out;
+  }
+  int32_t join(int32_t kind, int32_t a, int32_t b) {
+    const kit::PlanValue like = plan_.values[static_cast<size_t>(a)];
+    const int32_t out = value(like.width, like.last);
+    op(kind, {a, b}, {out});
+    return out;
+  }
+  std::vector<int32_t> split(int32_t x, const std::vector<int64_t>& widths) {
+    std::vector<int32_t> out;
+    for (const int64_t width : widths) out.push_back(value(width));
+    op(MOTLEY_OP_SPLIT, {x}, out);
+    return out;
+  }
+  int32_t rope(int32_t x, int32_t heads) {
+    const int32_t out = value(heads * kHeadDim);
+    op(MOTLEY_OP_ROPE, {x}, {out}, {MOTLEY_NONE}).attr.rope = {
+        MOTLEY_ROPE_NEOX, heads, kHeadDim, kHeadDim, 10000, 1, 1, 1, 0, 0, 0};
+    return out;
+  }
+  int32_t grouped(int32_t x, int32_t ids, int64_t rows) {
+    const int64_t cols = plan_.values[static_cast<size_t>(x)].last;
+    const int32_t out = value(kTopK * rows, rows), w = matrix(rows, cols, kExperts);
+    op(MOTLEY_OP_GROUPED_MATMUL, {x, ids}, {out}, {w, vector(kExperts * rows)});
+    return out;
+  }
+
+  // q, k, v -> what attention says, before the output's product.
+  int32_t attend(int32_t q, int32_t k, int32_t v) {
+    const int32_t turned = rope(q, kHeads), key = rope(k, kKvHeads), out = value(kHeads * kHeadDim);
+    kit::PlanOp& write = op(MOTLEY_OP_KV_WRITE, {key, v}, {});
+    write.attr.kv = {0, kKvHeads, kHeadDim};
+    write.kv_write = 0;
+    kit::PlanOp& attention = op(MOTLEY_OP_PAGED_ATTENTION, {turned}, {out, MOTLEY_NONE}, {MOTLEY_NONE});
+    attention.attr.attention = {0, kHeads, kKvHeads, kHeadDim, 0.25f, 0, 0};
+    attention.kv_read = 0;
+    return out;
+  }
+
+  // The kinds of the steps that fuse() leaves.
+  std::vector<int32_t> fused() {
+    fuse(plan_, *variants().front());
+    std::vector<int32_t> kinds;
+    for (const kit::PlanOp& o : plan_.ops) {
+      EXPECT_TRUE(o.data != nullptr);
+      kinds.push_back(o.kind);
+    }
+    return kinds;
+  }
+
+ private:
+  int32_t keep(std::unique_ptr<kit::Weight> weight) {
+    weights_.push_back(std::move(weight));
+    plan_.weights.push_back(weights_.back().get());
+    return static_cast<int32_t>(weights_.size()) - 1;
+  }
+  SlabAllocator allocator_;
+  std::vector<std::unique_ptr<kit::Weight>> weights_;
+  kit::Plan plan_;
+};
+
+using Kinds = std::vector<int32_t>;
+
+TEST(Fuse, GemmaLayer_BecomesEightSteps) {
+  PlanBuilder b;
+  const int32_t residual = b.bound(kHidden), x = b.norm(residual);
+  const int32_t q = b.matmul(x, kHeads * kHeadDim), k = b.matmul(x, kKvHeads * kHeadDim),
+                v = b.matmul(x, kKvHeads * kHeadDim);
+  const int32_t qn = b.norm(q, kHeadDim), kn = b.norm(k, kHeadDim);
+  const int32_t attended = b.norm(b.matmul(b.attend(qn, kn, v), kHidden));
+  b.op(MOTLEY_OP_ADD, {residual, attended}, {residual});
+  const int32_t y = b.norm(residual), gate = b.matmul(y, kFfn), up = b.matmul(y, kFfn);
+  const int32_t out = b.norm(b.matmul(b.join(MOTLEY_OP_GELU_MUL, gate, up), kHidden));
+  b.op(MOTLEY_OP_ADD, {residual, out}, {residual});
+  EXPECT_EQ(b.fused(),
+            (Kinds{MOTLEY_OP_ROPE /* its table */, MOTLEY_OP_MATMUL, MOTLEY_OP_KV_WRITE, MOTLEY_OP_PAGED_ATTENTION,
+                   MOTLEY_OP_MATMUL, MOTLEY_OP_RMSNORM, MOTLEY_OP_MATMUL, MOTLEY_OP_MATMUL, MOTLEY_OP_RMSNORM}));
+}
+
+TEST(Fuse, JoinedMatrices_AreCutWithoutASplit) {
+  PlanBuilder b;
+  const int32_t residual = b.bound(kHidden), x = b.norm(residual);
+  const auto parts = b.split(b.matmul(x, (kHeads + 2 * kKvHeads) * kHeadDim),
+                             {kHeads * kHeadDim, kKvHeads * kHeadDim, kKvHeads * kHeadDim});
+  b.op(MOTLEY_OP_ADD, {residual, b.matmul(b.attend(parts[0], parts[1], parts[2]), kHidden, true)}, {residual});
+  const auto halves = b.split(b.matmul(b.norm(residual), 2 * kFfn), {kFfn, kFfn});
+  const int32_t both = b.join(MOTLEY_OP_SILU_MUL, halves[0], halves[1]);
+  b.op(MOTLEY_OP_ADD, {residual, b.matmul(both, kHidden)}, {residual});
+  EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_ROPE, MOTLEY_OP_MATMUL, MOTLEY_OP_KV_WRITE, MOTLEY_OP_PAGED_ATTENTION,
+                              MOTLEY_OP_MATMUL, MOTLEY_OP_MATMUL, MOTLEY_OP_MATMUL}));
+}
+
+TEST(Fuse, PartsThatDoNotBeginAtPanels_StayASplit) {
+  PlanBuilder b;
+  const auto halves = b.split(b.matmul(b.bound(kHidden), 40), {20, 20});
+  b.op(MOTLEY_OP_SILU_MUL, {halves[0], halves[1]}, {b.bound(20)});
+  EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_MATMUL, MOTLEY_OP_SPLIT, MOTLEY_OP_SILU_MUL}));
+}
+
+TEST(Fuse, ExpertLayerWithASharedExpert_JoinsGateUpAndActivation) {
+  PlanBuilder b;
+  const int32_t residual = b.bound(kHidden), x = b.norm(residual);
+  const int32_t ids = b.value(kTopK, 0, MOTLEY_I32), weights = b.value(kTopK);
+  b.op(MOTLEY_OP_TOPK_ROUTER, {b.matmul(x, kExperts)}, {ids, weights}).attr.router = {kExperts, kTopK, 1, 0, 1};
+  const int32_t up = b.grouped(x, ids, kFfn), gate = b.grouped(x, ids, kFfn);
+  const int32_t down = b.grouped(b.join(MOTLEY_OP_CLAMPED_SWIGLU, gate, up), ids, kHidden), sum = b.value(kHidden);
+  b.op(MOTLEY_OP_COMBINE_EXPERTS, {down, weights}, {sum});
+  const int32_t shared = b.matmul(b.join(MOTLEY_OP_SILU_MUL, b.matmul(x, kFfn), b.matmul(x, kFfn)), kHidden);
+  const int32_t gated = b.value(kHidden), all = b.value(kHidden);
+  b.op(MOTLEY_OP_SIGMOID_MUL, {shared, b.matmul(x, 1)}, {gated});
+  b.op(MOTLEY_OP_ADD, {sum, gated}, {all});
+  b.op(MOTLEY_OP_ADD, {residual, all}, {residual});
+  // Router and the shared expert's gate are one step; so are its gate, up and activation.
+  EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_RMSNORM, MOTLEY_OP_MATMUL, MOTLEY_OP_TOPK_ROUTER, MOTLEY_OP_GROUPED_MATMUL,
+                              MOTLEY_OP_GROUPED_MATMUL, MOTLEY_OP_COMBINE_EXPERTS, MOTLEY_OP_MATMUL, MOTLEY_OP_MATMUL,
+                              MOTLEY_OP_SIGMOID_MUL, MOTLEY_OP_ADD, MOTLEY_OP_ADD}));
+}
+
+TEST(Fuse, ExpertsAlone_TakeTheResidualWithThem) {
+  PlanBuilder b;
+  const int32_t residual = b.bound(kHidden), weights = b.bound(kTopK), sum = b.value(kHidden);
+  const int32_t said = b.value(kTopK * kHidden, kHidden);
+  b.op(MOTLEY_OP_SCALE, {b.bound(kTopK * kHidden)}, {said}).attr.scale.factor = 1;
+  b.op(MOTLEY_OP_COMBINE_EXPERTS, {said, weights}, {sum});
+  b.op(MOTLEY_OP_ADD, {residual, sum}, {residual});
+  EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_SCALE, MOTLEY_OP_COMBINE_EXPERTS}));
+}
+
+TEST(Fuse, CappedHead_IsOneStep) {
+  PlanBuilder b;
+  b.op(MOTLEY_OP_SOFTCAP, {b.matmul(b.bound(kHidden), 97)}, {b.bound(97)}).attr.scale.factor = 30;
+  EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_MATMUL}));
+}
+
+// A norm that something else reads as well must stay.
+TEST(Fuse, ValueReadTwice_IsKept) {
+  PlanBuilder b;
+  const int32_t residual = b.bound(kHidden), y = b.norm(b.bound(kHidden));
+  b.op(MOTLEY_OP_ADD, {residual, y}, {residual});
+  b.op(MOTLEY_OP_MUL, {residual, y}, {b.bound(kHidden)});
+  EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_RMSNORM, MOTLEY_OP_ADD, MOTLEY_OP_MUL}));
+}
+
+}  // namespace
+}  // namespace motley::cpu
