@@ -13,6 +13,16 @@
 
 namespace motley {
 
+// What Hugging Face's files of an architecture do otherwise than most.
+struct HuggingFaceTraits {
+  // A JSON object: what the model's class in transformers takes for keys that a config.json leaves out.
+  std::string_view defaults = "{}";
+  std::string_view activation = "silu";               // of the gate, as config.json spells it
+  std::string_view post_attention_norm = "ffn_norm";  // GGUF's name of post_attention_layernorm
+  float norm_offset = 0;                              // that the model adds to the norms' weights; GGUF's hold the sum
+  bool interleaved_experts = false;                   // one tensor of all experts, rows of gate and up alternating
+};
+
 struct Architecture {
   std::string_view name;  // general.architecture of a GGUF file
   void (*build)(GraphBuilder& model);
@@ -22,6 +32,7 @@ struct Architecture {
   bool needs_experts = false;  // a model without them is refused
   // Hugging Face's names ("architectures" of config.json) of models that have this graph.
   std::array<std::string_view, 3> hugging_face_names = {};
+  HuggingFaceTraits hugging_face = {};
 };
 
 std::span<const Architecture* const> architectures();

@@ -1,11 +1,13 @@
 #include "model/gguf_model.hpp"
 
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "model/architecture.hpp"
 #include "model/gguf_hyper_parameters.hpp"
 #include "model/gguf_store.hpp"
+#include "model/hf/load.hpp"
 #include "model/model_assembly.hpp"
 #include "model/tokenizer_data.hpp"
 
@@ -52,6 +54,10 @@ Result<std::unique_ptr<Model>> load_model_from_bytes(std::span<const std::byte> 
 }
 
 Result<std::unique_ptr<Model>> Model::load(const std::filesystem::path& path, const LoadOptions& options) {
+  if (std::error_code failure; std::filesystem::is_directory(path, failure)) {
+    auto model = hf::load_directory(path, options);
+    return model.ok() ? std::move(model) : model.error().annotate(path.string());
+  }
   ASSIGN_OR_RETURN(auto store, GgufStore::open(path));
   auto model = load_gguf(std::move(store), path.stem().string(), options);
   if (!model.ok()) return model.error().annotate(path.string());

@@ -43,6 +43,16 @@ void build(GraphBuilder& model) {
 
 extern const Architecture kGemma2;
 const Architecture kGemma2 = {
-    .name = "gemma2", .build = build, .imply = imply, .hugging_face_names = {"Gemma2ForCausalLM"}};
+    .name = "gemma2",
+    .build = build,
+    .imply = imply,
+    .hugging_face_names = {"Gemma2ForCausalLM"},
+    .hugging_face = {.defaults = R"({"head_dim": 256, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256,
+                                    "max_position_embeddings": 8192, "rope_theta": 10000, "sliding_window": 4096,
+                                    "attn_logit_softcapping": 50, "final_logit_softcapping": 30,
+                                    "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": true})",
+                     .activation = "gelu_pytorch_tanh",
+                     .post_attention_norm = "post_attention_norm",
+                     .norm_offset = 1}};
 
 }  // namespace motley

@@ -42,6 +42,17 @@ void build(GraphBuilder& model) {
 
 extern const Architecture kGemma3;
 const Architecture kGemma3 = {
-    .name = "gemma3", .build = build, .imply = imply, .hugging_face_names = {"Gemma3ForCausalLM"}};
+    .name = "gemma3",
+    .build = build,
+    .imply = imply,
+    .hugging_face_names = {"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"},
+    .hugging_face = {.defaults = R"({"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4,
+                                    "head_dim": 256, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256,
+                                    "max_position_embeddings": 131072, "rope_theta": 1000000,
+                                    "rope_local_base_freq": 10000, "sliding_window": 4096,
+                                    "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": true})",
+                     .activation = "gelu_pytorch_tanh",
+                     .post_attention_norm = "post_attention_norm",
+                     .norm_offset = 1}};
 
 }  // namespace motley

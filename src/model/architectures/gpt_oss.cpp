@@ -37,6 +37,10 @@ const Architecture kGptOss = {.name = "gpt-oss",
                               .build = build,
                               .imply = imply,
                               .needs_experts = true,
-                              .hugging_face_names = {"GptOssForCausalLM"}};
+                              .hugging_face_names = {"GptOssForCausalLM"},
+                              .hugging_face = {.defaults = R"({"head_dim": 64, "rms_norm_eps": 1e-5,
+                                                              "rope_theta": 150000, "sliding_window": 128})",
+                                               .post_attention_norm = "post_attention_norm",
+                                               .interleaved_experts = true}};
 
 }  // namespace motley

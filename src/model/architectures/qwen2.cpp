@@ -23,6 +23,9 @@ void build(GraphBuilder& model) {
 }  // namespace
 
 extern const Architecture kQwen2;
-const Architecture kQwen2 = {.name = "qwen2", .build = build, .hugging_face_names = {"Qwen2ForCausalLM"}};
+const Architecture kQwen2 = {.name = "qwen2",
+                             .build = build,
+                             .hugging_face_names = {"Qwen2ForCausalLM"},
+                             .hugging_face = {.defaults = R"({"use_sliding_window": false})"}};
 
 }  // namespace motley

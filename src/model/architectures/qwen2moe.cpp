@@ -36,6 +36,7 @@ const Architecture kQwen2Moe = {.name = "qwen2moe",
                                 .build = build,
                                 .imply = imply,
                                 .needs_experts = true,
-                                .hugging_face_names = {"Qwen2MoeForCausalLM"}};
+                                .hugging_face_names = {"Qwen2MoeForCausalLM"},
+                                .hugging_face = {.defaults = R"({"use_sliding_window": false})"}};
 
 }  // namespace motley

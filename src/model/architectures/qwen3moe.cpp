@@ -25,6 +25,10 @@ void build(GraphBuilder& model) {
 
 extern const Architecture kQwen3Moe;
 const Architecture kQwen3Moe = {
-    .name = "qwen3moe", .build = build, .needs_experts = true, .hugging_face_names = {"Qwen3MoeForCausalLM"}};
+    .name = "qwen3moe",
+    .build = build,
+    .needs_experts = true,
+    .hugging_face_names = {"Qwen3MoeForCausalLM"},
+    .hugging_face = {.defaults = R"({"norm_topk_prob": false, "use_sliding_window": false})"}};
 
 }  // namespace motley
