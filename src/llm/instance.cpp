@@ -78,9 +78,9 @@ Result<int32_t> parse_kv_dtype(std::string_view name) {
   return invalid_argument("--kv-cache-dtype {} is unknown; there are auto, float32, float16, bfloat16, int8", name);
 }
 
-Result<TextModel> TextModel::load(const std::filesystem::path& path) {
+Result<TextModel> TextModel::load(const std::filesystem::path& path, const LoadOptions& options) {
   TextModel text;
-  ASSIGN_OR_RETURN(text.model, Model::load(path));
+  ASSIGN_OR_RETURN(text.model, Model::load(path, options));
   const TokenizerData& data = text.model->tokenizer();
   VocabularyData vocabulary;
   vocabulary.model = data.model;
@@ -109,7 +109,7 @@ Instance::~Instance() = default;
 
 Result<std::unique_ptr<Instance>> Instance::open(const InstanceOptions& options) {
   RETURN_IF_ERROR(check_options(options));
-  ASSIGN_OR_RETURN(TextModel text, TextModel::load(options.model));
+  ASSIGN_OR_RETURN(TextModel text, TextModel::load(options.model, {options.engine.max_model_len}));
   std::unique_ptr<Instance> instance(new Instance(std::move(text), DeviceRegistry::scan(plugin_directory())));
   RETURN_IF_ERROR(instance->load_template(options.chat_template_file));
   RETURN_IF_ERROR(instance->open_device(options));

@@ -35,7 +35,7 @@ struct InstanceOptions {
 struct TextModel {
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;
-  static Result<TextModel> load(const std::filesystem::path& path);
+  static Result<TextModel> load(const std::filesystem::path& path, const LoadOptions& options = {});
 };
 
 // Owns everything a model needs to run. Its parts are as thread-safe as each says.

@@ -4,10 +4,11 @@
 
 namespace motley {
 
-extern const Architecture kLlama, kQwen3;
+extern const Architecture kGemma2, kGemma3, kGptOss, kLlama, kMistral3, kPhi3, kQwen2, kQwen2Moe, kQwen3, kQwen3Moe;
 
 namespace {
-constexpr std::array kArchitectures = {&kLlama, &kQwen3};
+constexpr std::array kArchitectures = {&kLlama,    &kMistral3, &kQwen2,  &kQwen2Moe, &kQwen3,
+                                       &kQwen3Moe, &kGemma2,   &kGemma3, &kPhi3,     &kGptOss};
 }  // namespace
 
 std::span<const Architecture* const> architectures() { return kArchitectures; }

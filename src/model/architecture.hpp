@@ -29,6 +29,7 @@ struct Architecture {
   // Sets what files of this architecture leave unsaid, or null. Called once config's sizes and the experts are known;
   // what the files do say comes after it and wins. Rope style: that of GGUF files.
   void (*imply)(HyperParameters& parameters) = nullptr;
+  bool needs_experts = false;  // a model without them is refused
   // Hugging Face's names ("architectures" of config.json) of models that have this graph.
   std::array<std::string_view, 3> hugging_face_names = {};
   HuggingFaceTraits hugging_face = {};

@@ -156,7 +156,7 @@ void expect_refused(const BadModel& bad) {
   EXPECT_THAT(message, Not(HasSubstr("\n")));
   EXPECT_THAT(message, AnyOf(StartsWith("key '"), StartsWith("tensor '"))) << "the place";
   EXPECT_THAT(message, AnyOf(HasSubstr("get it again"), HasSubstr("convert the model again"), HasSubstr("use a"),
-                             HasSubstr("give the"), HasSubstr("merge the parts")))
+                             HasSubstr("give the"), HasSubstr("get all parts"), HasSubstr("--max-model-len")))
       << "the remedy";
 }
 

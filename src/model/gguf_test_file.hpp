@@ -138,4 +138,37 @@ inline TestFile small_model(std::string_view architecture, bool head_norms = fal
   return file;
 }
 
+inline void add_qkv_biases(TestFile* file) {
+  file->add("blk.0.attn_q.bias", {8});
+  file->add("blk.0.attn_k.bias", {4});
+  file->add("blk.0.attn_v.bias", {4});
+}
+
+// Four experts of width 6 in place of the dense FFN; two are used.
+inline void use_experts(TestFile* file, const std::string& architecture) {
+  for (const char* name : {"ffn_gate", "ffn_up", "ffn_down"}) {
+    file->erase_tensor("blk.0." + std::string(name) + ".weight");
+  }
+  file->set(architecture + ".expert_count", u32(4));
+  file->set(architecture + ".expert_used_count", u32(2));
+  file->set(architecture + ".expert_feed_forward_length", u32(6));
+  file->add("blk.0.ffn_gate_inp.weight", {8, 4});
+  file->add("blk.0.ffn_gate_exps.weight", {8, 6, 4});
+  file->add("blk.0.ffn_up_exps.weight", {8, 6, 4});
+  file->add("blk.0.ffn_down_exps.weight", {6, 8, 4});
+}
+
+// Copies layer 0 until there are `layers` of them.
+inline void repeat_layer(TestFile* file, const std::string& architecture, uint32_t layers) {
+  file->set(architecture + ".block_count", u32(layers));
+  const std::vector<TestTensor> tensors = file->tensors;
+  for (uint32_t layer = 1; layer < layers; ++layer) {
+    for (TestTensor tensor : tensors) {
+      if (!tensor.name.starts_with("blk.0.")) continue;
+      tensor.name = "blk." + std::to_string(layer) + tensor.name.substr(5);
+      file->tensors.push_back(std::move(tensor));
+    }
+  }
+}
+
 }  // namespace motley::testing_files

@@ -183,11 +183,10 @@ Value GraphBuilder::fused_gated_ffn(Value x, Gate gate) {
   return matmul(activate(gate, halves[0], halves[1]), "ffn_down", hidden());
 }
 
-Value GraphBuilder::experts(Value x, Gate gate) {
+GraphBuilder::Choice GraphBuilder::choose_experts(Value x, Bias bias) {
   const Experts& experts = parameters_.experts;
   CHECK(experts.used > 0 && experts.used <= experts.count);
-  const Width width{experts.ffn, Axis::kFfn};
-  const Value scores = matmul(x, "ffn_gate_inp", {experts.count, Axis::kExperts});
+  const Value scores = matmul(x, "ffn_gate_inp", {experts.count, Axis::kExperts}, bias);
   const std::vector<int64_t> choices = {MOTLEY_DIM_ROWS, experts.used};
   const Value ids = new_value(label("expert_ids"), MOTLEY_I32, choices, Axis::kNone);
   const Value weights = new_value(label("expert_weights"), MOTLEY_F32, choices, Axis::kNone);
@@ -200,21 +199,27 @@ Value GraphBuilder::experts(Value x, Gate gate) {
                        .gating = experts.gating,
                        .normalise = experts.normalise ? 1 : 0,
                        .scale = experts.scale};
+  return {ids, weights};
+}
+
+Value GraphBuilder::experts(Value x, Gate gate, Bias bias) {
+  const Width width{parameters_.experts.ffn, Axis::kFfn};
+  const Choice choice = choose_experts(x, bias);
   Value inner;
   if (has("ffn_gate_up_exps")) {
-    const Value both = grouped_matmul(x, ids, "ffn_gate_up_exps", {2 * width.size, Axis::kNone});
+    const Value both = grouped_matmul(x, choice.ids, "ffn_gate_up_exps", {2 * width.size, Axis::kNone}, bias);
     const auto halves = split(both, "ffn_gate_up_exps", {width, width});
     inner = activate(gate, halves[0], halves[1]);
   } else {
-    const Value gate_rows = grouped_matmul(x, ids, "ffn_gate_exps", width);
-    const Value up = grouped_matmul(x, ids, "ffn_up_exps", width);
+    const Value gate_rows = grouped_matmul(x, choice.ids, "ffn_gate_exps", width, bias);
+    const Value up = grouped_matmul(x, choice.ids, "ffn_up_exps", width, bias);
     inner = activate(gate, gate_rows, up);
   }
-  const Value outputs = grouped_matmul(inner, ids, "ffn_down_exps", hidden());
+  const Value outputs = grouped_matmul(inner, choice.ids, "ffn_down_exps", hidden(), bias);
   const Value result = like(x, "experts", hidden());
   motley_op& combine = add_node(MOTLEY_OP_COMBINE_EXPERTS);
   combine.in[0] = outputs.id;
-  combine.in[1] = weights.id;
+  combine.in[1] = choice.weights.id;
   combine.out[0] = result.id;
   return result;
 }
@@ -234,7 +239,7 @@ Value GraphBuilder::shared_expert(Value x, Gate gate) {
 }
 
 // x: [rows, k], or [rows, choices, k] -> [rows, choices, out]
-Value GraphBuilder::grouped_matmul(Value x, Value ids, std::string_view weight, Width out) {
+Value GraphBuilder::grouped_matmul(Value x, Value ids, std::string_view weight, Width out, Bias bias) {
   const auto experts = int64_t{parameters_.experts.count};
   const Value result =
       new_value(label(weight), MOTLEY_F32, {MOTLEY_DIM_ROWS, parameters_.experts.used, out.size}, out.axis);
@@ -243,7 +248,7 @@ Value GraphBuilder::grouped_matmul(Value x, Value ids, std::string_view weight, 
   op.in[1] = ids.id;
   op.out[0] = result.id;
   op.weight[0] = matrix(layer_weight(weight), out, width_of(x), kUseMatmul, experts);
-  use_bias(&op, weight, out, experts, Bias::kIfPresent);
+  use_bias(&op, weight, out, experts, bias);
   return result;
 }
 

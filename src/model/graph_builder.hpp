@@ -79,7 +79,7 @@ class GraphBuilder {
   // The same where ffn_up holds the rows of the gate, then those of the other half.
   Value fused_gated_ffn(Value x, Gate gate);
   // ffn_gate_inp chooses; the chosen experts' gated FFNs (ffn_*_exps), weighed.
-  Value experts(Value x, Gate gate);
+  Value experts(Value x, Gate gate, Bias bias = Bias::kIfPresent);
   // The expert that every token is sent to (ffn_*_shexp), times the sigmoid of ffn_gate_inp_shexp.
   Value shared_expert(Value x, Gate gate);
 
@@ -100,7 +100,12 @@ class GraphBuilder {
   std::vector<Value> split(Value x, std::string_view name, const std::vector<Width>& parts);
   Value add_norm(Value x, const std::string& weight, int64_t group, Axis axis);
   Value activate(Gate kind, Value gate, Value up);
-  Value grouped_matmul(Value x, Value ids, std::string_view weight, Width out);
+  // What a token's choice of experts gives: ids and weights [rows, used].
+  struct Choice {
+    Value ids, weights;
+  };
+  Choice choose_experts(Value x, Bias bias);
+  Value grouped_matmul(Value x, Value ids, std::string_view weight, Width out, Bias bias);
   void add_logits(Value normed);
   void add_sample();
   bool has(std::string_view weight) const;

@@ -3,10 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "model/gguf_model.hpp"
 #include "model/model.hpp"
 
 namespace motley::testing_files {
@@ -64,6 +67,43 @@ inline std::vector<int32_t> kinds(const Graph& graph) {
   std::vector<int32_t> list;
   for (const GraphNode& node : graph.nodes) list.push_back(node.op.kind);
   return list;
+}
+
+// Of one half of layer 0.
+inline std::vector<int32_t> kinds(const Graph& graph, Part part) {
+  std::vector<int32_t> list;
+  for (const GraphNode& node : graph.nodes) {
+    if (node.part == part && node.layer <= 0) list.push_back(node.op.kind);
+  }
+  return list;
+}
+
+// The nodes of one kind, in order.
+inline std::vector<const GraphNode*> nodes_of(const Graph& graph, int32_t kind) {
+  std::vector<const GraphNode*> nodes;
+  for (const GraphNode& node : graph.nodes) {
+    if (node.op.kind == kind) nodes.push_back(&node);
+  }
+  return nodes;
+}
+
+inline std::string weight_name(const Graph& graph, const GraphNode& node, size_t index = 0) {
+  const int32_t id = node.op.weight[index];
+  return id == MOTLEY_NONE ? "" : graph.weights.at(static_cast<size_t>(id)).name;
+}
+
+// The model of `bytes`, which outlive it; it must load and be well formed.
+inline std::unique_ptr<Model> load_well_formed(const std::string& bytes, const LoadOptions& options = {}) {
+  auto model = load_model_from_bytes(std::as_bytes(std::span(bytes)), "stem", options);
+  EXPECT_TRUE(model.ok()) << model.error().to_string();
+  if (!model.ok()) return nullptr;
+  expect_well_formed(**model);
+  return *std::move(model);
+}
+
+inline std::string refusal(const std::string& bytes, const LoadOptions& options = {}) {
+  const auto model = load_model_from_bytes(std::as_bytes(std::span(bytes)), "stem", options);
+  return model.ok() ? "" : model.error().to_string();
 }
 
 }  // namespace motley::testing_files

@@ -49,6 +49,10 @@ struct WeightBytes {
   std::span<const std::byte> data;
 };
 
+struct NamedTemplate {
+  std::string_view name, source;
+};
+
 // What a tokenizer file says, in the order and spelling of GGUF's tokenizer.ggml.* keys; src/text makes a tokenizer of
 // it. Spans and views point into the mapping and live as long as the Model.
 struct TokenizerData {
@@ -59,7 +63,8 @@ struct TokenizerData {
   std::vector<std::string_view> merges;  // "left right", by rank
   std::optional<int32_t> bos, eos, eot, eom, unknown, padding;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
-  std::string_view chat_template;  // Jinja source, or empty
+  std::string_view chat_template;             // Jinja source, or empty
+  std::vector<NamedTemplate> chat_templates;  // others, by name, e.g. "tool_use"; in the file's order
   // Of a Hugging Face directory, whole files; then the fields above but `chat_template` are empty.
   std::string_view tokenizer_json, tokenizer_config_json;
   std::vector<int32_t> end_tokens;  // that end an answer beside eos, eot and eom (generation_config.json)

@@ -120,6 +120,10 @@ uint32_t window_of_layer(const HyperParameters& parameters, uint32_t layer) {
 Result<std::unique_ptr<Model>> assemble_model(const Architecture& architecture, ModelParts parts) {
   CHECK(parts.weights != nullptr);
   ModelConfig& config = parts.parameters.config;
+  if (architecture.needs_experts && parts.parameters.experts.count == 0) {
+    return invalid_argument("the model's parameters name no experts, which its architecture {} needs; {}",
+                            gguf_quote(architecture.name), kConvertAgain);
+  }
   config.tied_head = !parts.weights->has("output.weight");
   GraphBuilder builder(*parts.weights, parts.parameters);
   architecture.build(builder);

@@ -69,6 +69,17 @@ constexpr std::array kTextKeys = {
     TextKey{"tokenizer.chat_template", &TokenizerData::chat_template},
 };
 
+Result<std::vector<NamedTemplate>> read_named_templates(const GgufFile& file) {
+  constexpr std::string_view kPrefix = "tokenizer.chat_template.";
+  std::vector<NamedTemplate> templates;
+  for (const GgufEntry& entry : file.entries()) {
+    if (!entry.key.starts_with(kPrefix)) continue;
+    ASSIGN_OR_RETURN(const auto source, file.read_string(entry.key));
+    templates.push_back({entry.key.substr(kPrefix.size()), source.value_or("")});
+  }
+  return templates;
+}
+
 }  // namespace
 
 Result<TokenizerData> read_tokenizer_data(const GgufFile& file) {
@@ -79,6 +90,7 @@ Result<TokenizerData> read_tokenizer_data(const GgufFile& file) {
     ASSIGN_OR_RETURN(const auto value, file.read_string(text.key));
     data.*text.field = value.value_or(std::string_view());
   }
+  ASSIGN_OR_RETURN(data.chat_templates, read_named_templates(file));
   ASSIGN_OR_RETURN(data.tokens, file.read_strings("tokenizer.ggml.tokens"));
   ASSIGN_OR_RETURN(data.merges, file.read_strings("tokenizer.ggml.merges"));
   ASSIGN_OR_RETURN(data.types, file.read_i32s(kTypes));

@@ -153,5 +153,53 @@ TEST(Llama, KeyLength_OverridesTheHeadsWidth) {
   EXPECT_EQ(model->kv_layers()[0].head_dim, 6u);
 }
 
+TEST(Llama, WithExperts_RoutesAndNormalises) {
+  TestFile file = small_model("llama");
+  use_experts(&file, "llama");
+  const std::string bytes = file.bytes();
+  const auto model = load_well_formed(bytes);
+  ASSERT_NE(model, nullptr);
+  const auto& router = nodes_of(model->graph(), MOTLEY_OP_TOPK_ROUTER)[0]->op.attr.router;
+  EXPECT_EQ(router.gating, 1);
+  EXPECT_EQ(router.normalise, 1);
+  EXPECT_TRUE(nodes_of(model->graph(), MOTLEY_OP_SPLIT).empty());
+}
+
+TEST(Llama, ExpertsWithoutAWidthOfTheirOwn_HaveTheFfns) {
+  TestFile file = small_model("llama");
+  use_experts(&file, "llama");
+  file.erase("llama.expert_feed_forward_length");
+  file.set("llama.feed_forward_length", u32(6));
+  const std::string bytes = file.bytes();
+  const auto model = load_well_formed(bytes);
+  ASSERT_NE(model, nullptr);
+  EXPECT_EQ(find_weight(model->graph(), "blk.0.ffn_up_exps.weight").rows, 6);
+}
+
+TEST(Llama, Window_HoldsForEveryLayer) {
+  TestFile file = small_model("llama");
+  repeat_layer(&file, "llama", 2);
+  file.set("llama.attention.sliding_window", u32(32));
+  const std::string bytes = file.bytes();
+  const auto model = load_well_formed(bytes);
+  ASSERT_NE(model, nullptr);
+  for (const GraphNode* node : nodes_of(model->graph(), MOTLEY_OP_PAGED_ATTENTION)) {
+    EXPECT_EQ(node->op.attr.attention.window, 32);
+  }
+}
+
+TEST(Llama, BiasesThatTheFileHas_AreUsed) {
+  TestFile file = small_model("llama");
+  file.add("blk.0.attn_q.bias", {8});
+  file.add("blk.0.ffn_down.bias", {8});
+  const std::string bytes = file.bytes();
+  const auto model = load_well_formed(bytes);
+  ASSERT_NE(model, nullptr);
+  const auto matmuls = nodes_of(model->graph(), MOTLEY_OP_MATMUL);
+  EXPECT_EQ(weight_name(model->graph(), *matmuls[0], 1), "blk.0.attn_q.bias");
+  EXPECT_EQ(weight_name(model->graph(), *matmuls[1], 1), "");
+  EXPECT_EQ(weight_name(model->graph(), *matmuls[6], 1), "blk.0.ffn_down.bias");
+}
+
 }  // namespace
 }  // namespace motley

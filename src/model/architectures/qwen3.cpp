@@ -23,6 +23,9 @@ void build(GraphBuilder& model) {
 }  // namespace
 
 extern const Architecture kQwen3;
-const Architecture kQwen3 = {.name = "qwen3", .build = build, .hugging_face_names = {"Qwen3ForCausalLM"}};
+const Architecture kQwen3 = {.name = "qwen3",
+                             .build = build,
+                             .hugging_face_names = {"Qwen3ForCausalLM"},
+                             .hugging_face = {.defaults = R"({"head_dim": 128, "use_sliding_window": false})"}};
 
 }  // namespace motley
