@@ -44,7 +44,7 @@ struct GenerationCall {
   nlohmann::ordered_json template_variables;  // chat: an object, or null
   bool add_generation_prompt = true;
   bool add_special_tokens = true;
-  SamplingParams params;  // max_tokens: valid if has_max_tokens
+  TokenSampling params;  // max_tokens: valid if has_max_tokens
   bool has_max_tokens = false, has_seed = false;
   uint32_t n = 1;
   int32_t priority = 0;
@@ -54,7 +54,7 @@ struct GenerationCall {
 };
 
 // min_tokens against max_tokens: as soon as both are known.
-MaybeError check_min_tokens(const SamplingParams& params);
+MaybeError check_min_tokens(const TokenSampling& params);
 MaybeError parse_generation_call(CallKind kind, std::string_view body, const CallLimits& limits, GenerationCall& out);
 
 // Bodies of /tokenize and /detokenize (vLLM's).

@@ -21,12 +21,16 @@ TextStream::TextStream(const Tokenizer& tokenizer, Options options)
       include_stop_in_output_(options.include_stop_in_output),
       skip_special_tokens_(options.skip_special_tokens),
       stops_(stop_set_of(options)),
+      tokens_before_stops_(options.min_tokens),
+      stops_count_(options.min_tokens == 0),
       matches_(stops_ ? stops_->matches() : StopSet::Matches()) {}
 
 std::string TextStream::push(TokenId id) {
   if (stopped_) return {};
   pending_bytes_ += tokenizer_.token_bytes(id, !skip_special_tokens_);
   take_characters(false);
+  if (tokens_before_stops_ > 0) --tokens_before_stops_;
+  stops_count_ = stops_count_ || (tokens_before_stops_ == 0 && pending_bytes_.empty());
   return release(false);
 }
 
@@ -50,7 +54,7 @@ void TextStream::take_characters(bool at_end) {
 }
 
 void TextStream::take_text(std::string_view text) {
-  if (matches_.empty()) {
+  if (matches_.empty() || !stops_count_) {
     held_ += text;
     return;
   }
