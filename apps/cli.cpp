@@ -17,6 +17,7 @@ struct Parsed {
   CompleteCommand complete;
   ChatCommand chat;
   TokenizeCommand tokenize;
+  InspectCommand inspect;
   DevicesCommand devices;
   BenchCommand bench_latency, bench_throughput;
   ConformanceCommand conformance;
@@ -109,6 +110,13 @@ CLI::App* add_tokenize(CLI::App& app, Parsed& parsed) {
   return command;
 }
 
+CLI::App* add_inspect(CLI::App& app, Parsed& parsed) {
+  CLI::App* command = app.add_subcommand("inspect", "say what a model file holds and whether it would run");
+  command->add_option("model", parsed.inspect.model, "a GGUF file")->required();
+  command->add_flag("--json", parsed.inspect.json, "as JSON");
+  return command;
+}
+
 CLI::App* add_bench(CLI::App& app, Parsed& parsed, std::map<CLI::App*, std::function<Status()>>& actions) {
   CLI::App* command = app.add_subcommand("bench", "measure a model without a server");
   command->require_subcommand(1);
@@ -186,6 +194,7 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
   actions[add_complete(app, parsed)] = [&] { return complete(parsed.complete, started_ns); };
   actions[add_chat(app, parsed)] = [&] { return chat(parsed.chat); };
   actions[add_tokenize(app, parsed)] = [&] { return tokenize(parsed.tokenize); };
+  actions[add_inspect(app, parsed)] = [&] { return inspect(parsed.inspect); };
   add_bench(app, parsed, actions);
   CLI::App* devices_command = app.add_subcommand("devices", "list the devices of this machine");
   devices_command->add_flag("--json", parsed.devices.json, "as JSON");

@@ -52,6 +52,12 @@ struct TokenizeCommand {
 };
 Status tokenize(const TokenizeCommand& command);
 
+struct InspectCommand {
+  std::string model;
+  bool json = false;
+};
+Status inspect(const InspectCommand& command);
+
 struct DevicesCommand {
   bool json = false;
 };

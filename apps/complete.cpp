@@ -50,7 +50,7 @@ Status complete(const CompleteCommand& command, int64_t started_ns) {
                             room, room - 1);
   }
   request.end_tokens = instance->tokenizer().end_tokens();
-  SamplingParams& params = request.params;
+  TokenSampling& params = request.params;
   params.temperature = command.temperature;
   params.top_p = command.top_p;
   params.top_k = command.top_k;

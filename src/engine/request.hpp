@@ -14,7 +14,7 @@
 namespace motley {
 
 // vLLM's names, meanings and defaults. Text-level parameters (stop strings) live above the engine: it sees tokens only.
-struct SamplingParams {
+struct TokenSampling {
   float temperature = 1.0f;                                 // 0 = greedy
   float top_p = 1.0f;                                       // (0, 1]
   int32_t top_k = 0;                                        // 0 or -1 = off
@@ -32,7 +32,7 @@ struct SamplingParams {
 };
 
 // Everything wrong with the parameters, as INVALID_ARGUMENT naming the field; OK otherwise.
-Status validate(const SamplingParams& params, uint32_t vocab_size);
+Status validate(const TokenSampling& params, uint32_t vocab_size);
 
 enum class FinishReason { kStop, kLength, kAborted, kError };
 std::string_view finish_reason_name(FinishReason reason);  // "stop", "length", "abort", "error"
@@ -51,7 +51,7 @@ struct RequestUpdate {
 struct Request {
   RequestId id = 0;             // chosen by Engine::submit
   std::vector<TokenId> prompt;  // at least one token
-  SamplingParams params;
+  TokenSampling params;
   std::vector<TokenId> end_tokens;  // the model's end-of-generation ids
   int32_t priority = 0;             // lower runs first (policy `priority`)
   bool use_prefix_cache = true;

@@ -28,7 +28,7 @@ std::vector<TokenId> text_of(uint32_t seed, uint32_t length, uint32_t vocab_size
 
 // What `request` gets when it runs alone: straight from the script, without scheduler or executor.
 std::vector<TokenId> tokens_alone(const Request& request, uint32_t max_model_len, uint32_t vocab_size) {
-  const SamplingParams& p = request.params;
+  const TokenSampling& p = request.params;
   const auto ends = [&](TokenId id, bool with_eos) {
     const auto among = [&](const std::vector<TokenId>& ids) { return std::count(ids.begin(), ids.end(), id) > 0; };
     return (with_eos && among(request.end_tokens)) || among(p.stop_token_ids);
@@ -241,7 +241,7 @@ Request random_request(std::mt19937& random, const Bench& bench, uint32_t vocab_
   std::vector<TokenId> prompt = text_of(pick(0, 2), length, vocab_size);
   if (pick(0, 1) == 0) prompt[pick(0, length - 1)] = 0;
   Request r = bench.request(std::move(prompt), pick(1, 40));
-  SamplingParams& p = r.params;
+  TokenSampling& p = r.params;
   p.seed = pick(0, 1);
   if (pick(0, 2) == 0) p.presence_penalty = 0.5f;
   if (pick(0, 5) == 0) p.repetition_penalty = 1.1f;

@@ -25,7 +25,7 @@ bool Sequence::is_end(TokenId token) const {
 }
 
 bool Sequence::penalised() const {
-  const SamplingParams& p = request.params;
+  const TokenSampling& p = request.params;
   return p.presence_penalty != 0 || p.frequency_penalty != 0 || p.repetition_penalty != 1;
 }
 
@@ -95,7 +95,7 @@ bool Sequence::append_rows(StepPlan& plan, uint32_t count, uint32_t block_size, 
 }
 
 void Sequence::append_sample(StepPlan& plan, uint32_t slots_each) {
-  const SamplingParams& p = request.params;
+  const TokenSampling& p = request.params;
   const uint32_t output = total() - prompt_length_;
   motley_sample_row row{};
   row.seed = p.seed;

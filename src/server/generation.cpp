@@ -5,21 +5,6 @@
 #include "server/json_input.hpp"
 
 namespace motley {
-namespace {
-
-constexpr size_t kUtf8BytesMax = 4;
-
-// Whether bytes end inside a character.
-bool ends_mid_character(std::string_view tail) {
-  for (size_t back = 1; back <= std::min(tail.size(), kUtf8BytesMax - 1); ++back) {
-    const auto byte = static_cast<unsigned char>(tail[tail.size() - back]);
-    if (byte < 0x80) return false;
-    if (byte >= 0xC0) return back < (byte < 0xE0 ? 2u : byte < 0xF0 ? 3u : 4u);
-  }
-  return false;
-}
-
-}  // namespace
 
 Generation::Generation(const GenerationContext& context, GenerationCall call, AnswerHead head, AnswerSink& sink)
     : context_(context), call_(std::move(call)), head_(std::move(head)), sink_(&sink) {}
@@ -28,14 +13,12 @@ MaybeError Generation::start(const std::vector<std::vector<TokenId>>& prompts, s
   echoes_ = std::move(echoes);
   choices_.resize(prompts.size() * call_.n);
   open_ = choices_.size();
+  call_.text.min_tokens = call_.params.min_tokens;
   for (const std::vector<TokenId>& prompt : prompts) prompt_tokens_.push_back(prompt.size());
   for (uint32_t index = 0; index < choices_.size(); ++index) {
     Choice& choice = choices_[index];
     choice.logprobs = LogprobsBuilder(call_.kind, call_.params.logprobs);
-    TextStream::Options unarmed = call_.text;
-    unarmed.stop_set = nullptr;
-    choice.text_stream.emplace(context_.tokenizer, std::move(unarmed));
-    arm_stop(choice);
+    choice.text_stream.emplace(context_.tokenizer, call_.text);
     if (MaybeError error = submit(index, prompts[index / call_.n])) {
       cancel();
       return error;
@@ -102,27 +85,9 @@ void Generation::take_tokens(Choice& choice, const RequestUpdate& update) {
     // The token that ended the request is no text, unless asked for (vLLM's include_stop_str_in_output).
     const bool ended = update.finished && update.stop_token && i + 1 == update.tokens.size();
     if (ended && !call_.text.include_stop_in_output) continue;
-    push_token(choice, token.id);
+    choice.text += choice.text_stream->push(token.id);
     if (choice.text_stream->stopped()) return finish_by_text(choice, !update.finished.has_value());
   }
-}
-
-void Generation::push_token(Choice& choice, TokenId id) {
-  choice.text += choice.text_stream->push(id);
-  if (choice.stop_armed) return;
-  choice.recent_bytes += context_.tokenizer.token_bytes(id, !call_.text.skip_special_tokens);
-  if (choice.recent_bytes.size() > kUtf8BytesMax)
-    choice.recent_bytes.erase(0, choice.recent_bytes.size() - kUtf8BytesMax);
-  arm_stop(choice);
-}
-
-// Text before min_tokens is never searched for stop strings. A fresh stream takes over at the first whole character.
-void Generation::arm_stop(Choice& choice) {
-  if (choice.stop_armed || choice.completion_tokens < call_.params.min_tokens) return;
-  if (ends_mid_character(choice.recent_bytes)) return;
-  choice.text += choice.text_stream->finish();
-  choice.text_stream.emplace(context_.tokenizer, call_.text);
-  choice.stop_armed = true;
 }
 
 void Generation::finish_by_text(Choice& choice, bool engine_running) {

@@ -57,9 +57,7 @@ class Generation : public UpdateReceiver, public std::enable_shared_from_this<Ge
     RequestId request = 0;
     std::optional<TextStream> text_stream;
     LogprobsBuilder logprobs{CallKind::kCompletion, -1};
-    std::string text;          // not yet sent (whole answers: all of it)
-    std::string recent_bytes;  // end of the output, to see whether a character is whole
-    bool stop_armed = false;   // stop strings count from min_tokens on
+    std::string text;  // not yet sent (whole answers: all of it)
     uint64_t completion_tokens = 0;
     uint32_t cached_tokens = 0;
     bool begun = false, finished = false;
@@ -68,8 +66,6 @@ class Generation : public UpdateReceiver, public std::enable_shared_from_this<Ge
 
   MaybeError submit(uint32_t index, const std::vector<TokenId>& prompt);
   void take_tokens(Choice& choice, const RequestUpdate& update);
-  void push_token(Choice& choice, TokenId id);
-  void arm_stop(Choice& choice);
   void finish_by_text(Choice& choice, bool engine_running);
   void finish(Choice& choice, const RequestUpdate& update);
   ChoicePart part_of(Choice& choice, uint32_t index) const;

@@ -16,20 +16,20 @@ using Json = nlohmann::ordered_json;
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr double kLogitBiasAbsMax = 100;
 
-// The numbers of SamplingParams: one row each, vLLM's ranges (temperature's upper bound: OpenAI's).
+// The numbers of TokenSampling: one row each, vLLM's ranges (temperature's upper bound: OpenAI's).
 struct NumberField {
   std::string_view name;
-  float SamplingParams::*member;
+  float TokenSampling::*member;
   double min, max;
   bool open_min;
 };
 constexpr NumberField kNumberFields[] = {
-    {"temperature", &SamplingParams::temperature, 0, 2, false},
-    {"top_p", &SamplingParams::top_p, 0, 1, true},
-    {"min_p", &SamplingParams::min_p, 0, 1, false},
-    {"presence_penalty", &SamplingParams::presence_penalty, -2, 2, false},
-    {"frequency_penalty", &SamplingParams::frequency_penalty, -2, 2, false},
-    {"repetition_penalty", &SamplingParams::repetition_penalty, 0, 100, true},
+    {"temperature", &TokenSampling::temperature, 0, 2, false},
+    {"top_p", &TokenSampling::top_p, 0, 1, true},
+    {"min_p", &TokenSampling::min_p, 0, 1, false},
+    {"presence_penalty", &TokenSampling::presence_penalty, -2, 2, false},
+    {"frequency_penalty", &TokenSampling::frequency_penalty, -2, 2, false},
+    {"repetition_penalty", &TokenSampling::repetition_penalty, 0, 100, true},
 };
 
 void read_stop(FieldReader& fields, std::vector<std::string>& out) {
@@ -125,7 +125,7 @@ void read_logprobs(FieldReader& fields, GenerationCall& call) {
 }
 
 void read_sampling(FieldReader& fields, const CallLimits& limits, GenerationCall& call) {
-  SamplingParams& params = call.params;
+  TokenSampling& params = call.params;
   int64_t number = 0;
   for (const NumberField& field : kNumberFields) {
     fields.number(field.name, field.min, field.max, field.open_min, params.*field.member);
@@ -206,7 +206,7 @@ void read_input(FieldReader& fields, uint32_t vocab_size, GenerationCall& call) 
 
 // What single fields cannot show.
 MaybeError check_combinations(const CallLimits& limits, const GenerationCall& call) {
-  const SamplingParams& params = call.params;
+  const TokenSampling& params = call.params;
   if (call.has_max_tokens && params.max_tokens >= limits.max_model_len) {
     return bad_request("max_tokens", "max_tokens must be below the context of {} tokens, not {}", limits.max_model_len,
                        params.max_tokens);
@@ -226,7 +226,7 @@ MaybeError check_combinations(const CallLimits& limits, const GenerationCall& ca
 
 }  // namespace
 
-MaybeError check_min_tokens(const SamplingParams& params) {
+MaybeError check_min_tokens(const TokenSampling& params) {
   if (params.min_tokens <= params.max_tokens) return std::nullopt;
   return bad_request("min_tokens", "min_tokens ({}) must not exceed max_tokens ({})", params.min_tokens,
                      params.max_tokens);

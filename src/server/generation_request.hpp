@@ -42,7 +42,7 @@ struct GenerationCall {
   std::vector<PromptInput> prompts;  // completions
   ChatCall chat;                     // chat
   bool add_special_tokens = true;
-  SamplingParams params;  // max_tokens: valid if has_max_tokens
+  TokenSampling params;  // max_tokens: valid if has_max_tokens
   bool has_max_tokens = false, has_seed = false;
   uint32_t n = 1;
   int32_t priority = 0;
@@ -52,7 +52,7 @@ struct GenerationCall {
 };
 
 // min_tokens against max_tokens: as soon as both are known.
-MaybeError check_min_tokens(const SamplingParams& params);
+MaybeError check_min_tokens(const TokenSampling& params);
 MaybeError parse_generation_call(CallKind kind, std::string_view body, const CallLimits& limits, GenerationCall& out);
 
 // Bodies of /tokenize and /detokenize (vLLM's).

@@ -21,6 +21,8 @@ TextStream::TextStream(const Tokenizer& tokenizer, Options options)
       include_stop_in_output_(options.include_stop_in_output),
       skip_special_tokens_(options.skip_special_tokens),
       stops_(stop_set_of(options)),
+      tokens_before_stops_(options.min_tokens),
+      stops_count_(options.min_tokens == 0),
       matches_(stops_ ? stops_->matches() : StopSet::Matches()),
       strip_space_(options.starts_text && tokenizer.strips_leading_space()) {}
 
@@ -32,6 +34,8 @@ std::string TextStream::push(TokenId id) {
     if (pending_bytes_[0] == ' ') pending_bytes_.erase(0, 1);
   }
   take_characters(false);
+  if (tokens_before_stops_ > 0) --tokens_before_stops_;
+  stops_count_ = stops_count_ || (tokens_before_stops_ == 0 && pending_bytes_.empty());
   return release(false);
 }
 
@@ -55,7 +59,7 @@ void TextStream::take_characters(bool at_end) {
 }
 
 void TextStream::take_text(std::string_view text) {
-  if (matches_.empty()) {
+  if (matches_.empty() || !stops_count_) {
     held_ += text;
     return;
   }

@@ -6,6 +6,7 @@
 // does not depend on how the text falls into tokens. Not thread-safe: one answer, one stream.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -27,6 +28,8 @@ class TextStream {
     bool starts_text = false;
     // Where many streams look for the same strings: these, made once, in place of `stop`, which then does not count.
     std::shared_ptr<const StopSet> stop_set = nullptr;
+    // Stop strings are looked for only in text that comes after so many tokens, from the first whole character on.
+    uint32_t min_tokens = 0;
   };
   TextStream(const Tokenizer& tokenizer, Options options);
 
@@ -46,6 +49,8 @@ class TextStream {
   const Tokenizer& tokenizer_;
   const bool include_stop_in_output_, skip_special_tokens_;
   const std::shared_ptr<const StopSet> stops_;  // null: none
+  uint32_t tokens_before_stops_;                // still to come until stop strings count
+  bool stops_count_;
   StopSet::Matches matches_;
   std::string pending_bytes_;  // an unfinished UTF-8 character
   std::string held_;           // complete text not yet shown

@@ -158,5 +158,27 @@ TEST_F(TextStreamTest, RandomBytesAndStops_StreamEqualsWhole) {
   }
 }
 
+TEST_F(TextStreamTest, StopStringWithinMinTokens_DoesNotCount) {
+  TextStream::Options options;
+  options.stop = {"ab"};
+  options.min_tokens = 3;
+  TextStream stream(*tokenizer_, options);
+  std::string shown;
+  for (const TokenId id : ids("abaab")) shown += stream.push(id);
+  EXPECT_TRUE(stream.stopped());
+  EXPECT_EQ(shown, "aba");  // a match must lie wholly behind the third token
+}
+
+TEST_F(TextStreamTest, MinTokensInsideACharacter_StopsCountFromTheNext) {
+  TextStream::Options options;
+  options.stop = {"\u20AC", "a"};
+  options.min_tokens = 2;  // the euro sign's third byte is still to come
+  TextStream stream(*tokenizer_, options);
+  std::string shown;
+  for (const TokenId id : ids("\u20AC\u00E9a")) shown += stream.push(id);
+  EXPECT_EQ(shown, "\u20AC\u00E9");
+  EXPECT_EQ(stream.stop_match(), "a");
+}
+
 }  // namespace
 }  // namespace motley

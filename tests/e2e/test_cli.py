@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 
 import pytest
@@ -140,6 +141,80 @@ def test_devices_survives_a_plugin_that_is_none(tmp_path):
     assert any("broken" in a["reason"] or "broken" in a["kind"] for a in found["absent"])
 
 
+def test_inspect_says_what_the_file_holds(model):
+    told = json.loads(run("inspect", model, "--json"))
+    assert told["format"].startswith("GGUF") and told["file_bytes"] == os.path.getsize(model)
+    assert told["architecture"] == "llama"
+    sizes = {"layers": 30, "hidden": 576, "heads": 9, "kv_heads": 3, "head_dim": 64, "ffn": 1536, "vocabulary": 49152}
+    assert sizes.items() <= told["sizes"].items()
+    assert told["parameters"] == sum(w["elements"] for w in told["weights"])
+    assert 134e6 < told["parameters"] < 164e6
+    assert sum(w["bytes"] for w in told["weights"]) < told["file_bytes"]
+    assert all(w["built"] for w in told["weights"]) and "Q4_1" in [w["type"] for w in told["weights"]]
+    tokenizer = told["tokenizer"]
+    assert tokenizer["model"] == "gpt2" and tokenizer["tokens"] == 49152
+    assert tokenizer["special_tokens"]["eos"]["text"] == "<|im_end|>"
+    assert told["chat_template"]["present"] and "<|im_start|>" in told["chat_template"]["source"]
+    assert told["runs"] == {part: {"runs": True, "reason": None} for part in ("model", "tokenizer", "chat")}
+
+
+def test_inspect_table_names_everything(model):
+    out = run("inspect", model)
+    for word in ("architecture", "layers", "parameters", "Q4_1", "tokenizer", "<|im_end|>", "chat template", "run model"):
+        assert word in out, word
+    assert "no:" not in out
+
+
+def tiny_gguf(path, keys, tensors=()):
+    """A GGUF file: keys as (name, type id, packed value), tensors as (name, dims, type id, bytes)."""
+    def text(value):
+        return struct.pack("<Q", len(value)) + value.encode()
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
+    for name, kind, value in keys:
+        head += text(name) + struct.pack("<I", kind) + value
+    data = b""
+    for name, dims, kind, size in tensors:
+        head += text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, len(data))
+        data += bytes((size + 31) // 32 * 32)
+    path.write_bytes(head + bytes(-len(head) % 32) + data)
+    return path
+
+
+def string(value):
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def test_inspect_explains_a_sound_model_that_does_not_run(tmp_path):
+    file = tiny_gguf(tmp_path / "other.gguf", [("general.architecture", 8, string("\x1b[31mrwkv")),
+                                              ("\x1b[31mrwkv.block_count", 4, struct.pack("<I", 3))],
+                     [("a", (256, 2), 29, 112), ("b", (4,), 0, 16)])
+    told = json.loads(run("inspect", file, "--json"))
+    assert told["sizes"] == {"layers": 3} and told["parameters"] == 516
+    assert [(w["type"], w["tensors"], w["bytes"], w["built"]) for w in told["weights"]] == \
+        [("IQ1_M", 1, 112, False), ("F32", 1, 16, True)]
+    assert told["runs"]["model"]["runs"] is False and "rwkv" in told["runs"]["model"]["reason"]
+    assert told["runs"]["tokenizer"]["runs"] is None and told["runs"]["chat"]["runs"] is False
+    refused = motley("complete", file, "--prompt", "x").stderr
+    assert refused == f"motley: {told['runs']['model']['reason']}\n"  # the reason is the one that loading gives
+    table = run("inspect", file)
+    assert "not built" in table and "\x1b" not in table
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "folder", "missing", "keys"])
+def test_inspect_refuses_damaged_files(model, tmp_path, damage):
+    file = tmp_path / "model.gguf"
+    if damage == "keys":  # whole, but without what a model of its architecture must say
+        tiny_gguf(file, [("general.architecture", 8, string("llama"))])
+    elif damage == "folder":
+        file.mkdir()
+    elif damage != "missing":
+        whole = model.read_bytes()
+        file.write_bytes({"empty": b"", "text": b"no model", "cut": whole[:len(whole) // 2]}[damage])
+    done = motley("inspect", file)
+    assert done.returncode == 1 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and "model.gguf" in done.stderr
+
+
 def test_conformance_passes_the_cpu_plugin():
     out = run("conformance", PLUGINS / "cpu.so", seconds_max=300)
     assert out.strip()
@@ -164,7 +239,7 @@ def test_bench_latency_and_throughput(model, tmp_path):
 
 def test_version_and_help():
     assert re.search(r"\d+\.\d+\.\d+", run("--version"))
-    for command in ("serve", "complete", "chat", "tokenize", "devices", "bench", "conformance"):
+    for command in ("serve", "complete", "chat", "tokenize", "inspect", "devices", "bench", "conformance"):
         assert command in run("--help")
         assert run("help", command).strip()
         assert run(*command.split(), "--help").strip()

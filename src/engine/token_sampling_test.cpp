@@ -14,10 +14,10 @@ using ::testing::HasSubstr;
 
 constexpr uint32_t kVocab = 100;
 
-TEST(SamplingParams, Defaults_AreValid) { EXPECT_TRUE(validate({}, kVocab).ok()); }
+TEST(TokenSampling, Defaults_AreValid) { EXPECT_TRUE(validate({}, kVocab).ok()); }
 
-TEST(SamplingParams, Bounds_AreValid) {
-  SamplingParams p;
+TEST(TokenSampling, Bounds_AreValid) {
+  TokenSampling p;
   p.temperature = 0;
   p.top_p = 1;
   p.top_k = -1;
@@ -32,10 +32,10 @@ TEST(SamplingParams, Bounds_AreValid) {
   EXPECT_TRUE(validate(p, kVocab).ok()) << validate(p, kVocab).to_string();
 }
 
-TEST(SamplingParams, OutOfRange_IsRefusedNamingTheField) {
+TEST(TokenSampling, OutOfRange_IsRefusedNamingTheField) {
   struct Case {
     const char* field;
-    std::function<void(SamplingParams&)> change;
+    std::function<void(TokenSampling&)> change;
   };
   const Case cases[] = {
       {"temperature", [](auto& p) { p.temperature = -0.1f; }},
@@ -74,7 +74,7 @@ TEST(SamplingParams, OutOfRange_IsRefusedNamingTheField) {
       {"choice", [](auto& p) { p.choice = limits::kChoicesMax; }},
   };
   for (const Case& c : cases) {
-    SamplingParams p;
+    TokenSampling p;
     c.change(p);
     const Status status = validate(p, kVocab);
     EXPECT_EQ(status.code(), MOTLEY_INVALID_ARGUMENT) << c.field;

@@ -11,7 +11,7 @@ namespace {
 
 struct Range {
   const char* name;
-  float SamplingParams::*field;
+  float TokenSampling::*field;
   float low, high;
   bool low_open;  // the lower bound itself is refused
   const char* text;
@@ -21,15 +21,15 @@ constexpr float kTemperatureMax = 1e6f;  // beyond it every choice is uniform an
 constexpr float kRepetitionMax = 1e6f;
 
 constexpr Range kRanges[] = {
-    {"temperature", &SamplingParams::temperature, 0.0f, kTemperatureMax, false, "non-negative"},
-    {"top_p", &SamplingParams::top_p, 0.0f, 1.0f, true, "in (0, 1]"},
-    {"min_p", &SamplingParams::min_p, 0.0f, 1.0f, false, "in [0, 1]"},
-    {"presence_penalty", &SamplingParams::presence_penalty, -2.0f, 2.0f, false, "in [-2, 2]"},
-    {"frequency_penalty", &SamplingParams::frequency_penalty, -2.0f, 2.0f, false, "in [-2, 2]"},
-    {"repetition_penalty", &SamplingParams::repetition_penalty, 0.0f, kRepetitionMax, true, "greater than zero"},
+    {"temperature", &TokenSampling::temperature, 0.0f, kTemperatureMax, false, "non-negative"},
+    {"top_p", &TokenSampling::top_p, 0.0f, 1.0f, true, "in (0, 1]"},
+    {"min_p", &TokenSampling::min_p, 0.0f, 1.0f, false, "in [0, 1]"},
+    {"presence_penalty", &TokenSampling::presence_penalty, -2.0f, 2.0f, false, "in [-2, 2]"},
+    {"frequency_penalty", &TokenSampling::frequency_penalty, -2.0f, 2.0f, false, "in [-2, 2]"},
+    {"repetition_penalty", &TokenSampling::repetition_penalty, 0.0f, kRepetitionMax, true, "greater than zero"},
 };
 
-Status check_tokens(const SamplingParams& params, uint32_t vocab_size) {
+Status check_tokens(const TokenSampling& params, uint32_t vocab_size) {
   const auto known = [&](TokenId id) { return id >= 0 && static_cast<uint32_t>(id) < vocab_size; };
   if (params.stop_token_ids.size() > limits::kStopTokensMax)
     return invalid_argument("stop_token_ids must have at most {} entries, got {}", limits::kStopTokensMax,
@@ -56,7 +56,7 @@ Status check_tokens(const SamplingParams& params, uint32_t vocab_size) {
 
 }  // namespace
 
-Status validate(const SamplingParams& params, uint32_t vocab_size) {
+Status validate(const TokenSampling& params, uint32_t vocab_size) {
   for (const Range& range : kRanges) {
     const float value = params.*range.field;
     const bool inside = (range.low_open ? value > range.low : value >= range.low) && value <= range.high;
