@@ -7,6 +7,7 @@
 #include "base/file.hpp"
 #include "base/log.hpp"
 #include "planner/plan.hpp"
+#include "text/chat_template_sources.hpp"
 
 namespace motley {
 namespace {
@@ -78,10 +79,12 @@ Result<int32_t> parse_kv_dtype(std::string_view name) {
   return invalid_argument("--kv-cache-dtype {} is unknown; there are auto, float32, float16, bfloat16, int8", name);
 }
 
-Result<TextModel> TextModel::load(const std::filesystem::path& path, const LoadOptions& options) {
-  TextModel text;
-  ASSIGN_OR_RETURN(text.model, Model::load(path, options));
-  const TokenizerData& data = text.model->tokenizer();
+namespace {
+
+Result<std::unique_ptr<Tokenizer>> make_tokenizer(const TokenizerData& data) {
+  if (!data.tokenizer_json.empty()) {
+    return Tokenizer::create_from_json(data.tokenizer_json, data.tokenizer_config_json, data.end_tokens);
+  }
   VocabularyData vocabulary;
   vocabulary.model = data.model;
   vocabulary.pre = data.pre;
@@ -98,7 +101,29 @@ Result<TextModel> TextModel::load(const std::filesystem::path& path, const LoadO
   vocabulary.add_bos = data.add_bos;
   vocabulary.add_eos = data.add_eos;
   vocabulary.add_space_prefix = data.add_space_prefix;
-  auto tokenizer = Tokenizer::create(vocabulary);
+  return Tokenizer::create(vocabulary);
+}
+
+// Of the places where a template may stand, the first that has one counts: a key or file of its own, that file's older
+// form, the tokenizer's configuration.
+Result<ChatTemplateSources> template_sources(const TokenizerData& data) {
+  ChatTemplateSources sources(data.chat_template);
+  for (const std::string_view json : {data.chat_template_json, data.tokenizer_config_json}) {
+    if (json.empty() || !sources.empty()) continue;
+    ASSIGN_OR_RETURN(sources, parse_chat_template_sources(json));
+  }
+  for (const NamedTemplate& named : data.chat_templates) {
+    RETURN_IF_ERROR(sources.add(named.name, std::string(named.source)));
+  }
+  return sources;
+}
+
+}  // namespace
+
+Result<TextModel> TextModel::load(const std::filesystem::path& path, const LoadOptions& options) {
+  TextModel text;
+  ASSIGN_OR_RETURN(text.model, Model::load(path, options));
+  auto tokenizer = make_tokenizer(text.model->tokenizer());
   if (!tokenizer.ok()) return tokenizer.error().annotate(path.string());
   text.tokenizer = *std::move(tokenizer);
   return text;
@@ -119,11 +144,18 @@ Result<std::unique_ptr<Instance>> Instance::open(const InstanceOptions& options)
 }
 
 Status Instance::load_template(const std::string& file) {
-  std::string source(model().tokenizer().chat_template);
+  ChatTemplateSources sources;
   if (!file.empty()) {
-    ASSIGN_OR_RETURN(source, read_file(file, kTemplateBytesMax));
+    ASSIGN_OR_RETURN(const std::string source, read_file(file, kTemplateBytesMax));
+    sources = ChatTemplateSources(source);
+  } else if (auto own = template_sources(model().tokenizer()); own.ok()) {
+    sources = *std::move(own);
+  } else {
+    template_error_ = own.error();
+    log_warning("chat is not available: {}", template_error_.message());
+    return ok_status();
   }
-  auto made = ChatTemplate::create(source, special_text(tokenizer(), tokenizer().bos()),
+  auto made = ChatTemplate::create(sources, special_text(tokenizer(), tokenizer().bos()),
                                    special_text(tokenizer(), tokenizer().eos()));
   if (made.ok()) {
     chat_template_ = *std::move(made);
@@ -131,7 +163,7 @@ Status Instance::load_template(const std::string& file) {
   }
   if (!file.empty()) return made.error().annotate(file);
   template_error_ = made.error();
-  if (!source.empty()) log_warning("chat is not available: {}", template_error_.message());
+  if (!sources.empty()) log_warning("chat is not available: {}", template_error_.message());
   return ok_status();
 }
 

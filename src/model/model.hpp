@@ -65,8 +65,8 @@ struct TokenizerData {
   std::optional<bool> add_bos, add_eos, add_space_prefix;
   std::string_view chat_template;             // Jinja source, or empty
   std::vector<NamedTemplate> chat_templates;  // others, by name, e.g. "tool_use"; in the file's order
-  // Of a Hugging Face directory, whole files; then the fields above but `chat_template` are empty.
-  std::string_view tokenizer_json, tokenizer_config_json;
+  // Of a Hugging Face directory, whole files (chat_template.jinja is `chat_template`); the other fields are then empty.
+  std::string_view tokenizer_json, tokenizer_config_json, chat_template_json;
   std::vector<int32_t> end_tokens;  // that end an answer beside eos, eot and eom (generation_config.json)
 };
 

@@ -47,26 +47,7 @@ Result<ModelDescription> read_description(const Directory& directory, const Load
   return model;
 }
 
-// "chat_template" of a JSON file: a text, or a list of named ones of which the default counts. Empty: none.
-Result<std::string> find_template(std::string_view json) {
-  ASSIGN_OR_RETURN(const JsonValue values, parse_json(json));
-  const JsonValue* found = values.find("chat_template");
-  if (found == nullptr) return std::string();
-  if (found->text() != nullptr) return *found->text();
-  if (found->array() == nullptr) return std::string();
-  for (const JsonValue& entry : *found->array()) {
-    const JsonValue* name = entry.find("name");
-    const JsonValue* source = entry.find("template");
-    if (name != nullptr && name->text() != nullptr && *name->text() == "default" && source != nullptr &&
-        source->text() != nullptr) {
-      return *source->text();
-    }
-  }
-  return std::string();
-}
-
-// Maps the tokenizer's files as they are; src/text reads them. A chat template may stand in three places, of which the
-// first counts: a file of its own, that file's older form, the tokenizer's configuration.
+// Maps the tokenizer's and the templates' files as they are; src/text reads them.
 Result<TokenizerData> read_tokenizer(const Directory& directory, Store::Keep* keep) {
   TokenizerData tokenizer;
   const auto map = [&](std::string_view name, std::string_view* text) -> Status {
@@ -76,20 +57,10 @@ Result<TokenizerData> read_tokenizer(const Directory& directory, Store::Keep* ke
     keep->files.push_back(*std::move(file));
     return ok_status();
   };
-  std::string_view template_json;
   RETURN_IF_ERROR(map(kTokenizer, &tokenizer.tokenizer_json));
   RETURN_IF_ERROR(map(kTokenizerConfig, &tokenizer.tokenizer_config_json));
   RETURN_IF_ERROR(map(kTemplate, &tokenizer.chat_template));
-  RETURN_IF_ERROR(map(kTemplateJson, &template_json));
-  const std::pair<std::string_view, std::string_view> places[] = {{kTemplateJson, template_json},
-                                                                  {kTokenizerConfig, tokenizer.tokenizer_config_json}};
-  for (const auto& [name, text] : places) {
-    if (text.empty() || !tokenizer.chat_template.empty()) continue;
-    auto found = find_template(text);
-    if (!found.ok()) return found.error().annotate(gguf_quote(name));
-    keep->texts.push_back(std::make_unique<const std::string>(*std::move(found)));
-    tokenizer.chat_template = *keep->texts.back();
-  }
+  RETURN_IF_ERROR(map(kTemplateJson, &tokenizer.chat_template_json));
   return tokenizer;
 }
 

@@ -150,24 +150,17 @@ TEST_F(LoadDirectory, GenerationConfig_SaysWhatEndsAnAnswer) {
   EXPECT_THAT(refusal(), HasSubstr("'generation_config.json': key 'eos_token_id'"));
 }
 
-TEST_F(LoadDirectory, TokenizerFiles_AreHandedOver) {
+TEST_F(LoadDirectory, TokenizerAndTemplateFiles_AreHandedOver) {
   folder_.write("tokenizer.json", "{\"model\":{}}");
   folder_.write("tokenizer_config.json", R"({"chat_template":"in the configuration"})");
+  folder_.write("chat_template.json", R"({"chat_template":"older"})");
+  folder_.write("chat_template.jinja", "{{ newer }}");
   const auto model = load();
   ASSERT_NE(model, nullptr);
   EXPECT_EQ(model->tokenizer().tokenizer_json, "{\"model\":{}}");
   EXPECT_EQ(model->tokenizer().tokenizer_config_json, R"({"chat_template":"in the configuration"})");
-  EXPECT_EQ(model->tokenizer().chat_template, "in the configuration");
-}
-
-TEST_F(LoadDirectory, ChatTemplate_IsTheFirstOfItsPlaces) {
-  folder_.write("tokenizer_config.json",
-                R"({"chat_template":[{"name":"tool_use","template":"t"},{"name":"default","template":"d"}]})");
-  EXPECT_EQ(load()->tokenizer().chat_template, "d");
-  folder_.write("chat_template.json", R"({"chat_template":"older"})");
-  EXPECT_EQ(load()->tokenizer().chat_template, "older");
-  folder_.write("chat_template.jinja", "{{ newer }}");
-  EXPECT_EQ(load()->tokenizer().chat_template, "{{ newer }}");
+  EXPECT_EQ(model->tokenizer().chat_template_json, R"({"chat_template":"older"})");
+  EXPECT_EQ(model->tokenizer().chat_template, "{{ newer }}");
 }
 
 TEST_F(LoadDirectory, HeadOfItsOwn_IsUsedUnlessTied) {
