@@ -103,7 +103,9 @@ MaybeError PromptEncoder::render(const ChatCall& chat, std::vector<TextSpan>& ou
   // Whether the template or the messages are at fault cannot be told apart: what one template cannot render of these
   // messages, it may render of others.
   if (!spans) {
-    return bad_request("messages", "the chat template cannot render these messages: {}", spans.error().message());
+    const bool said_of_messages = spans.error().code() == MOTLEY_INVALID_ARGUMENT;
+    return bad_request("messages", "{}{}", said_of_messages ? "" : "the chat template cannot render these messages: ",
+                       spans.error().message());
   }
   out = *std::move(spans);
   return std::nullopt;

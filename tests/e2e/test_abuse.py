@@ -43,3 +43,11 @@ def test_large_bodies_of_clients_that_left_cost_no_memory(start):
     wait_until(lambda: server.get("/load").json()["server_load"] == 0, 60, "requests of clients that left still run")
     assert server.memory_bytes("VmRSS") <= before + 150e6  # all of them: 300 MB
     assert server.complete(prompt="x", max_tokens=2)["choices"]
+
+
+def test_template_that_fails_is_a_clear_400(start, tmp_path):
+    (tmp_path / "broken.jinja").write_text("{{ messages[0].content }}{{ no_such_function() }}")
+    answer = start("--chat-template", tmp_path / "broken.jinja").post(
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]})
+    assert answer.status == 400
+    assert "chat template" in answer.error()["message"] and "no_such_function" in answer.error()["message"]
