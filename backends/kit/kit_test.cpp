@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <set>
+#include <string>
 
 #include "kit/event.hpp"
 #include "kit/kv.hpp"
@@ -69,6 +70,25 @@ TEST(Formats, HandMadeBlocks_GiveTheirNumbers) {
       {MOTLEY_Q6_K,
        {{209, 0x3c}, {0, 0x05}, {128, 0x02 | 3 << 6}, {192, 3}, {32, 0xf0}, {198, 0xff}},
        {{0, 15}, {96, -31}}},
+      // d = 1; qh bits 0 and 31: element 0 = 1 + 16 - 16, element 31 = 2 + 16 - 16, the others -16.
+      {MOTLEY_Q5_0, {{1, 0x3c}, {2, 1}, {5, 0x80}, {6, 0x01}, {21, 0x20}}, {{0, 1}, {31, 2}, {1, -16}, {16, -16}}},
+      {MOTLEY_Q5_1, {{1, 0x3c}, {3, 0x40}, {6, 1}, {8, 0x30}}, {{0, 2}, {16, 3 + 16 + 2}}},
+      // d = 1, dmin = 2 (last); elements 16-31: scale 5, minimum 3; element 17: bits 0-1 of qs[17]; element 144 = 128
+      // + 16.
+      {MOTLEY_Q2_K, {{81, 0x3c}, {83, 0x40}, {1, 5 | 3 << 4}, {33, 2}}, {{17, 2 * 5 - 6}, {16, -6}, {0, 0}}},
+      // d = 1 (last); scale_0 = (2 | 3 << 4) - 32 = 18, all others 0 - 32; element 0: low 3, high set; element 128:
+      // high not set.
+      {MOTLEY_Q3_K, {{109, 0x3c}, {96, 2}, {104, 3}, {32, 3}, {0, 1}}, {{0, 18 * 3}, {1, 18 * -4}, {128, -32 * -4}}},
+      // As the Q4_K block, with bit 0 of qh[0] for element 0 and bit 4 for element 128.
+      {MOTLEY_Q5_K,
+       {{1, 0x3c}, {3, 0x40}, {4, 5 | 1 << 6}, {8, 3 | 1 << 6}, {12, 6 | 2 << 4}, {16, 0x11}, {48, 0x09}, {112, 0x0a}},
+       {{0, 5 * 25 - 6}, {128, 22 * 26 - 36}, {1, -6}}},
+      {MOTLEY_IQ4_NL, {{1, 0x3c}, {2, 0xf0}}, {{0, -127}, {16, 113}}},
+      // d = 1; scale of elements 32-63: (5 | 1 << 4) - 32 = -11.
+      {MOTLEY_IQ4_XS, {{1, 0x3c}, {2, 1 << 2}, {4, 5 << 4}, {24, 0x78}}, {{32, -11}, {48, 110}}},
+      {MOTLEY_MXFP4, {{0, 129}, {1, 0xf7}}, {{0, 24}, {16, -24}, {1, 0}}},
+      {MOTLEY_MXFP4, {{0, 0}, {1, 0x01}}, {{0, 0x1p-128f}}},
+      {MOTLEY_MXFP4, {{0, 1}, {1, 0x0d}}, {{0, -6 * 0x1p-127f}}},
   };
   for (const Block& block : blocks) {
     const Format& format = *find_format(block.dtype);
@@ -79,6 +99,38 @@ TEST(Formats, HandMadeBlocks_GiveTheirNumbers) {
     for (const auto& [at, value] : block.values)
       EXPECT_EQ(out[static_cast<size_t>(at)], value) << format.name << " " << at;
   }
+}
+
+std::vector<uint8_t> from_hex(const std::string& text) {
+  std::vector<uint8_t> bytes;
+  for (size_t i = 0; i + 1 < text.size(); i += 2)
+    bytes.push_back(static_cast<uint8_t>(std::stoi(text.substr(i, 2), nullptr, 16)));
+  return bytes;
+}
+
+// Random blocks and what another implementation reads from them (tools/golden/formats.py).
+TEST(Formats, GoldenBlocks_GiveTheSameBits) {
+  std::ifstream file(MOTLEY_SOURCE_DIR "/tests/golden/formats.txt");
+  std::string name, bytes, values;
+  int seen = 0;
+  while (file >> name >> bytes >> values) {
+    const Format* format = nullptr;
+    for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype)
+      if (find_format(dtype) && find_format(dtype)->name == name) format = find_format(dtype);
+    ASSERT_NE(format, nullptr) << name;
+    const std::vector<uint8_t> block = from_hex(bytes), wanted = from_hex(values);
+    ASSERT_EQ(block.size(), static_cast<size_t>(format->bytes)) << name;
+    ASSERT_EQ(wanted.size(), static_cast<size_t>(format->block) * 4) << name;
+    std::vector<float> out(static_cast<size_t>(format->block));
+    format->dequantise(block.data(), format->block, out.data());
+    for (size_t e = 0; e < out.size(); ++e) {
+      float value = 0;
+      std::memcpy(&value, wanted.data() + 4 * e, 4);
+      EXPECT_EQ(out[e], value) << name << " " << e;
+    }
+    ++seen;
+  }
+  EXPECT_EQ(seen, 13);
 }
 
 TEST(WeightSource, ColumnsInsideASuperBlock_AreTheWholesColumns) {

@@ -258,7 +258,8 @@ TEST(Dtype, TableAgreesWithItself) {
     EXPECT_EQ(find_dtype(info->name), info);
     EXPECT_GT(info->block_bytes, 0u);
   }
-  EXPECT_EQ(weight_dtype_names(), "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K");
+  EXPECT_EQ(weight_dtype_names(),
+            "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4");
   EXPECT_EQ(find_dtype("Q9_9"), nullptr);
 }
 

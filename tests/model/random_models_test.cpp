@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "model/dtype.hpp"
 #include "model/forward.hpp"
 #include "model/random_model.hpp"
 
@@ -18,7 +19,8 @@ using testing::Forward;
 using testing::ForwardOptions;
 using testing::RandomModel;
 
-constexpr const char* kTypes[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "mix"};
+constexpr const char* kTypes[] = {"F32",  "F16",  "BF16", "Q8_0", "Q4_0",   "Q4_1",   "Q5_0",  "Q5_1", "Q2_K",
+                                  "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4", "mix"};
 constexpr const char* kArchitectures[] = {"llama", "qwen3"};
 constexpr uint32_t kRows = 37;
 
@@ -33,7 +35,8 @@ make_model::ModelSpec spec_of(const std::string& architecture, const std::string
   spec.head_dim = 48;
   spec.hidden = 256;
   spec.ffn = 512;
-  spec.heads = type == "Q4_K" || type == "Q6_K" || type == "mix" ? 8 : 6;  // heads x dim is a row length too
+  const DtypeInfo* dtype = find_dtype(type);
+  spec.heads = dtype == nullptr || dtype->block_elements == 256 ? 8 : 6;  // heads x dim is a row length too
   spec.kv_heads = spec.heads / 2;
   spec.head_dim = spec.heads == 8 ? 32 : 48;
   return spec;

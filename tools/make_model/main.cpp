@@ -1,8 +1,10 @@
 // make_model: writes a GGUF model with random weights. `make_model --help` lists the options.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <string>
 
 #include "make_model/make_model.hpp"
+#include "model/dtype.hpp"
 
 int main(int argc, char** argv) {
   motley::make_model::ModelSpec spec;
@@ -17,7 +19,7 @@ int main(int argc, char** argv) {
   app.add_option("--ffn", spec.ffn)->capture_default_str();
   app.add_option("--vocab", spec.vocab, "tokens; default 320");
   app.add_option("--context", spec.context)->capture_default_str();
-  app.add_option("--type", spec.type, "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K or mix")->capture_default_str();
+  app.add_option("--type", spec.type, std::string(motley::weight_dtype_names()) + " or mix")->capture_default_str();
   app.add_option("--seed", spec.seed)->capture_default_str();
   app.add_flag("--tied", spec.tied, "the output matrix is the embedding's");
   app.add_flag("--rope-freqs", spec.rope_freqs, "write rope frequency divisors");

@@ -29,8 +29,11 @@ struct Form {
 constexpr std::array kForms = {Form{"llama", false, 10000.0f}, Form{"qwen3", true, 1000000.0f}};
 
 // The order in which "mix" deals out types; one that does not fit a matrix's rows is passed over.
-constexpr std::array<int32_t, 8> kMixOrder = {MOTLEY_Q6_K, MOTLEY_Q4_K, MOTLEY_Q8_0, MOTLEY_Q4_1,
-                                              MOTLEY_F16,  MOTLEY_Q4_0, MOTLEY_BF16, MOTLEY_F32};
+constexpr std::array kMixOrder = {
+    int32_t{MOTLEY_Q6_K},   int32_t{MOTLEY_Q4_K}, int32_t{MOTLEY_Q8_0},   int32_t{MOTLEY_Q4_1},
+    int32_t{MOTLEY_F16},    int32_t{MOTLEY_Q4_0}, int32_t{MOTLEY_BF16},   int32_t{MOTLEY_F32},
+    int32_t{MOTLEY_Q5_K},   int32_t{MOTLEY_Q5_0}, int32_t{MOTLEY_MXFP4},  int32_t{MOTLEY_Q3_K},
+    int32_t{MOTLEY_IQ4_XS}, int32_t{MOTLEY_Q5_1}, int32_t{MOTLEY_IQ4_NL}, int32_t{MOTLEY_Q2_K}};
 
 const Form* find_form(std::string_view architecture) {
   for (const Form& form : kForms) {

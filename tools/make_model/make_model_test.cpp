@@ -51,6 +51,13 @@ float half(const std::byte* at) {
 int byte_at(const std::byte* at) { return std::to_integer<int>(*at); }
 int nibble(const std::byte* at, int high) { return high != 0 ? byte_at(at) >> 4 : byte_at(at) & 15; }
 
+// Element e of 32: the word of fifth bits, then the nibbles.
+int five_bits(const std::byte* at, int e) {
+  return nibble(at + 4 + e % 16, e / 16) + 16 * ((byte_at(at + e / 8) >> (e % 8)) & 1);
+}
+constexpr float kIq4Values[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr float kFp4Values[] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
 // Element e of a block, after the formulas of docs/formats/gguf.md.
 float element(int32_t dtype, const std::byte* block, int e) {
   switch (dtype) {
@@ -68,13 +75,39 @@ float element(int32_t dtype, const std::byte* block, int e) {
     }
     case MOTLEY_Q8_0: return half(block) * static_cast<float>(static_cast<int8_t>(byte_at(block + 2 + e)));
     case MOTLEY_Q4_0: return half(block) * static_cast<float>(nibble(block + 2 + e % 16, e / 16) - 8);
+    case MOTLEY_Q5_0: return half(block) * static_cast<float>(five_bits(block + 2, e) - 16);
+    case MOTLEY_Q5_1: return half(block) * static_cast<float>(five_bits(block + 4, e)) + half(block + 2);
+    case MOTLEY_IQ4_NL: return half(block) * kIq4Values[nibble(block + 2 + e % 16, e / 16)];
+    case MOTLEY_IQ4_XS: {
+      const int j = e / 32;
+      const int high = byte_at(block + 2 + j / 4) >> (2 * (j % 4)) & 3;
+      const int scale = nibble(block + 4 + j / 2, j % 2) + 16 * high - 32;
+      return half(block) * static_cast<float>(scale) * kIq4Values[nibble(block + 8 + 16 * j + e % 16, e % 32 / 16)];
+    }
+    case MOTLEY_MXFP4: return std::ldexp(kFp4Values[nibble(block + 1 + e % 16, e / 16)], byte_at(block) - 128);
+    case MOTLEY_Q2_K: {
+      const int q = (byte_at(block + 16 + e / 128 * 32 + e % 32) >> (e % 128 / 32 * 2)) & 3;
+      const std::byte* scale = block + e / 16;
+      return half(block + 80) * static_cast<float>(nibble(scale, 0) * q) -
+             half(block + 82) * static_cast<float>(nibble(scale, 1));
+    }
+    case MOTLEY_Q3_K: {
+      const int low = (byte_at(block + 32 + e / 128 * 32 + e % 32) >> (e % 128 / 32 * 2)) & 3;
+      const int high = (byte_at(block + e % 32) >> (e / 32)) & 1;
+      const int k = e / 16;
+      const int scale = nibble(block + 96 + k % 8, k / 8) + 16 * ((byte_at(block + 104 + k % 4) >> (k / 4 * 2)) & 3);
+      return half(block + 108) * static_cast<float>((scale - 32) * (low + 4 * high - 4));
+    }
     case MOTLEY_Q4_1: return half(block) * static_cast<float>(nibble(block + 4 + e % 16, e / 16)) + half(block + 2);
-    case MOTLEY_Q4_K: {
+    case MOTLEY_Q4_K:
+    case MOTLEY_Q5_K: {
       const std::byte* s = block + 4;
+      const bool five = dtype == MOTLEY_Q5_K;
       const int j = e / 32;
       const int scale = j < 4 ? byte_at(s + j) & 63 : (byte_at(s + j + 4) & 15) | (byte_at(s + j - 4) >> 6) << 4;
       const int minimum = j < 4 ? byte_at(s + j + 4) & 63 : (byte_at(s + j + 4) >> 4) | (byte_at(s + j) >> 6) << 4;
-      const int q = nibble(block + 16 + 32 * (j / 2) + e % 32, j % 2);
+      const int fifth = five ? (byte_at(block + 16 + e % 32) >> j) & 1 : 0;
+      const int q = nibble(block + (five ? 48 : 16) + 32 * (j / 2) + e % 32, j % 2) + 16 * fifth;
       return half(block) * static_cast<float>(scale * q) - half(block + 2) * static_cast<float>(minimum);
     }
     case MOTLEY_Q6_K: {
@@ -115,7 +148,8 @@ Moments moments(const Model& model, size_t index) {
 
 TEST_F(MakeModel, EveryTypeAndArchitecture_LoadsWithValuesOfTheRightSize) {
   for (const char* architecture : {"llama", "qwen3"}) {
-    for (const char* type : {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"}) {
+    for (const char* type : {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K",
+                             "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"}) {
       SCOPED_TRACE(fmt::format("{} {}", architecture, type));
       ModelSpec spec{.architecture = architecture, .layers = 1, .type = type, .seed = 5};
       ASSERT_EQ(make_model(spec, path("m.gguf")).to_string(), "OK");
@@ -169,7 +203,7 @@ TEST_F(MakeModel, Mix_HoldsSeveralTypes) {
   ASSERT_TRUE(model.ok()) << model.error().to_string();
   std::unordered_set<int32_t> types;
   for (size_t i = 0; i < (*model)->graph().weights.size(); ++i) types.insert((*model)->weight(i).dtype);
-  EXPECT_EQ(types.size(), 8u);
+  EXPECT_EQ(types.size(), 16u);
 }
 
 TEST_F(MakeModel, BuiltInVocabulary_IsConsistent) {
@@ -210,7 +244,7 @@ TEST_F(MakeModel, ImpossibleOptions_AreRefusedByName) {
       {{.architecture = "gpt9"}, "--arch"},
       {{.hidden = 64, .type = "Q4_K"}, "--hidden: 64 is not a multiple of 256"},
       {{.ffn = 100, .type = "Q8_0"}, "--ffn: 100 is not a multiple of 32"},
-      {{.type = "Q5_K"}, "--type"},
+      {{.type = "IQ2_XS"}, "--type"},
       {{.type = "q"}, "--type"},
       {{.layers = 0}, "--layers"},
       {{.heads = 3}, "--heads: 3 does not divide"},

@@ -47,9 +47,15 @@ class Noise {
 };
 
 // Deviations of uniform whole numbers: sqrt((n^2 - 1) / 12) for n equally likely ones.
+constexpr float kDeviationOf4 = 1.11803f;
+constexpr float kDeviationOf8 = 2.29129f;
 constexpr float kDeviationOf16 = 4.60977f;
+constexpr float kDeviationOf32 = 9.23309f;
 constexpr float kDeviationOf64 = 18.47295f;
 constexpr float kDeviationOf255 = 73.61159f;
+// Root mean squares of the values of a 4-bit table: IQ4's, and E2M1 doubled.
+constexpr float kSizeOfIq4 = 67.43886f;
+constexpr float kSizeOfFp4 = 5.85235f;
 
 template <typename T>
 void store(std::byte* to, T value) {
@@ -69,10 +75,21 @@ void fill_q8_0(Noise* noise, float deviation, std::byte* block) {
   for (int i = 0; i < 32; ++i) store(block + 2 + i, static_cast<int8_t>(noise->range(-127, 127)));
 }
 
-// The mean of q - 8 is -0.5: the scale's sign is random, so that it evens out.
-void fill_q4_0(Noise* noise, float deviation, std::byte* block) {
+// A scale of random sign, so that the mean of the elements, which is not 0, evens out.
+uint16_t signed_scale(Noise* noise, float size) {
   const float sign = noise->range(0, 1) == 0 ? 1.0f : -1.0f;
-  store(block, to_f16(sign * deviation / kDeviationOf16 * noise->around_one()));
+  return to_f16(sign * size * noise->around_one());
+}
+void fill_q4_0(Noise* noise, float deviation, std::byte* block) {
+  store(block, signed_scale(noise, deviation / kDeviationOf16));
+  fill_bytes(noise, block + 2, 16);
+}
+void fill_q5_0(Noise* noise, float deviation, std::byte* block) {
+  store(block, signed_scale(noise, deviation / kDeviationOf32));
+  fill_bytes(noise, block + 2, 20);
+}
+void fill_iq4_nl(Noise* noise, float deviation, std::byte* block) {
+  store(block, signed_scale(noise, deviation / kSizeOfIq4));
   fill_bytes(noise, block + 2, 16);
 }
 
@@ -82,13 +99,29 @@ void fill_q4_1(Noise* noise, float deviation, std::byte* block) {
   store(block + 2, to_f16(-7.5f * scale));
   fill_bytes(noise, block + 4, 16);
 }
-
-// Eight sub-blocks with 6-bit scales and minima; a minimum of 7.5 quants' worth centres its sub-block.
-void fill_q4_k(Noise* noise, float deviation, std::byte* block) {
-  constexpr float kScaleSize = 48.8f;  // root mean square of 33 to 63
-  const float scale = deviation / (kDeviationOf16 * kScaleSize) * noise->around_one();
+void fill_q5_1(Noise* noise, float deviation, std::byte* block) {
+  const float scale = deviation / kDeviationOf32 * noise->around_one();
   store(block, to_f16(scale));
-  store(block + 2, to_f16(7.5f * scale));
+  store(block + 2, to_f16(-15.5f * scale));
+  fill_bytes(noise, block + 4, 20);
+}
+
+// The scale is a power of two: the two nearest, in the shares that give the wanted mean square.
+void fill_mxfp4(Noise* noise, float deviation, std::byte* block) {
+  int exponent = 0;
+  const float fraction = std::frexp(deviation / kSizeOfFp4, &exponent);  // [0.5, 1) * 2^exponent
+  const float share = (4 * fraction * fraction - 1) / 3;
+  const int upper = static_cast<float>(noise->range(0, 1023)) < share * 1024 ? 1 : 0;
+  store(block, static_cast<uint8_t>(std::clamp(128 + exponent - 1 + upper, 0, 254)));
+  fill_bytes(noise, block + 1, 16);
+}
+
+// Eight sub-blocks with 6-bit scales and minima; a minimum of `centre` quants' worth centres its sub-block.
+void fill_k_header(Noise* noise, float size, float centre, std::byte* block) {
+  constexpr float kScaleSize = 48.8f;  // root mean square of 33 to 63
+  const float scale = size / kScaleSize * noise->around_one();
+  store(block, to_f16(scale));
+  store(block + 2, to_f16(centre * scale));
   int scales[8];
   int minima[8];
   for (int j = 0; j < 8; ++j) {
@@ -100,7 +133,60 @@ void fill_q4_k(Noise* noise, float deviation, std::byte* block) {
     store(block + 8 + j, static_cast<uint8_t>(minima[j] | ((minima[j + 4] >> 4) << 6)));
     store(block + 12 + j, static_cast<uint8_t>((scales[j + 4] & 15) | ((minima[j + 4] & 15) << 4)));
   }
+}
+void fill_q4_k(Noise* noise, float deviation, std::byte* block) {
+  fill_k_header(noise, deviation / kDeviationOf16, 7.5f, block);
   fill_bytes(noise, block + 16, 128);
+}
+void fill_q5_k(Noise* noise, float deviation, std::byte* block) {
+  fill_k_header(noise, deviation / kDeviationOf32, 15.5f, block);
+  fill_bytes(noise, block + 16, 160);
+}
+
+// As Q4_K, with 4-bit scales and minima of 16 elements.
+void fill_q2_k(Noise* noise, float deviation, std::byte* block) {
+  constexpr float kScaleSize = 11.73f;  // root mean square of 8 to 15
+  for (int j = 0; j < 16; ++j) {
+    const int scale = noise->range(8, 15);
+    store(block + j, static_cast<uint8_t>(scale | std::min(scale + noise->range(-1, 1), 15) << 4));
+  }
+  fill_bytes(noise, block + 16, 64);
+  const float scale = deviation / (kDeviationOf4 * kScaleSize) * noise->around_one();
+  store(block + 80, to_f16(scale));
+  store(block + 82, to_f16(1.5f * scale));
+}
+
+// A 6-bit scale, stored with 32 added, of random sign.
+int signed_six_bits(Noise* noise) {
+  const int scale = noise->range(16, 31);
+  return 32 + (noise->range(0, 1) == 0 ? scale : -scale);
+}
+constexpr float kSixBitSize = 23.95f;  // root mean square of 16 to 31
+
+void fill_q3_k(Noise* noise, float deviation, std::byte* block) {
+  fill_bytes(noise, block, 32 + 64);
+  int scales[16];
+  for (int& scale : scales) scale = signed_six_bits(noise);
+  for (int k = 0; k < 8; ++k) store(block + 96 + k, static_cast<uint8_t>((scales[k] & 15) | (scales[k + 8] & 15) << 4));
+  for (int k = 0; k < 4; ++k) {
+    const int high = scales[k] >> 4 | scales[k + 4] >> 4 << 2 | scales[k + 8] >> 4 << 4 | scales[k + 12] >> 4 << 6;
+    store(block + 104 + k, static_cast<uint8_t>(high));
+  }
+  store(block + 108, to_f16(deviation / (kDeviationOf8 * kSixBitSize) * noise->around_one()));
+}
+
+void fill_iq4_xs(Noise* noise, float deviation, std::byte* block) {
+  int high = 0;
+  int low[8];
+  for (int j = 0; j < 8; ++j) {
+    const int scale = signed_six_bits(noise);
+    low[j] = scale & 15;
+    high |= scale >> 4 << (2 * j);
+  }
+  store(block, to_f16(deviation / (kSizeOfIq4 * kSixBitSize) * noise->around_one()));
+  store(block + 2, static_cast<uint16_t>(high));
+  for (int j = 0; j < 4; ++j) store(block + 4 + j, static_cast<uint8_t>(low[2 * j] | low[2 * j + 1] << 4));
+  fill_bytes(noise, block + 8, 128);
 }
 
 // The mean of q - 32 is -0.5: sub-block scales have random signs, so that it evens out.
@@ -119,8 +205,10 @@ struct Filler {
   void (*fill)(Noise* noise, float deviation, std::byte* block);
 };
 constexpr Filler kFillers[] = {
-    {MOTLEY_F32, fill_f32},   {MOTLEY_F16, fill_f16},   {MOTLEY_BF16, fill_bf16}, {MOTLEY_Q8_0, fill_q8_0},
-    {MOTLEY_Q4_0, fill_q4_0}, {MOTLEY_Q4_1, fill_q4_1}, {MOTLEY_Q4_K, fill_q4_k}, {MOTLEY_Q6_K, fill_q6_k},
+    {MOTLEY_F32, fill_f32},   {MOTLEY_F16, fill_f16},       {MOTLEY_BF16, fill_bf16},     {MOTLEY_Q8_0, fill_q8_0},
+    {MOTLEY_Q4_0, fill_q4_0}, {MOTLEY_Q4_1, fill_q4_1},     {MOTLEY_Q5_0, fill_q5_0},     {MOTLEY_Q5_1, fill_q5_1},
+    {MOTLEY_Q2_K, fill_q2_k}, {MOTLEY_Q3_K, fill_q3_k},     {MOTLEY_Q4_K, fill_q4_k},     {MOTLEY_Q5_K, fill_q5_k},
+    {MOTLEY_Q6_K, fill_q6_k}, {MOTLEY_IQ4_NL, fill_iq4_nl}, {MOTLEY_IQ4_XS, fill_iq4_xs}, {MOTLEY_MXFP4, fill_mxfp4},
 };
 
 }  // namespace
