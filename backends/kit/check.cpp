@@ -186,13 +186,16 @@ class OpCheck {
   void router() const {
     const auto& a = op_.attr.router;
     require(a.top_k > 0 && a.top_k <= a.experts, "top_k is not 1 .. experts");
+    choices(a.top_k);
     require(a.gating >= 1 && a.gating <= 3, "unknown gating");
     is(in(0), MOTLEY_F32, in(0).rows, a.experts, "the logits are not F32 [R, experts]");
     is(out(0), MOTLEY_I32, in(0).rows, a.top_k, "the ids are not I32 [R, top_k]");
     is(out(1), MOTLEY_F32, in(0).rows, a.top_k, "the weights are not F32 [R, top_k]");
   }
+  void choices(int64_t top_k) const { require(top_k <= kChoicesMax, "a row chooses more than 1024 experts"); }
   void grouped() const {
     const int64_t rows = in(0).rows, top_k = in(1).width;
+    choices(top_k);
     require(rows == MOTLEY_DIM_ROWS || rows == MOTLEY_DIM_HEAD_ROWS, "the first dimension is not that of the rows");
     require(in(0).width == in(0).last || in(0).width == top_k * in(0).last, "the input is not [R, k] or [R, top_k, k]");
     is(in(0), MOTLEY_F32, rows, in(0).width, "the input is not F32");
@@ -201,6 +204,7 @@ class OpCheck {
   }
   void combine() const {
     const int64_t top_k = in(1).width;
+    choices(top_k);
     is(in(0), MOTLEY_F32, in(0).rows, top_k * in(0).last, "the input is not F32 [R, top_k, n]");
     is(in(1), MOTLEY_F32, in(0).rows, top_k, "the weights are not F32 [R, top_k]");
     is(out(0), MOTLEY_F32, in(0).rows, in(0).last, "the output is not F32 [R, n]");

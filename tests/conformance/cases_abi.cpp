@@ -274,6 +274,9 @@ void bad_expert_segments(Judge& judge) {
   bad_segment(judge, "experts of a fixed number of rows", [&](GraphBuilder& g) {
     grouped(g, {5, 8}, {5, 2}, {5, 2, 4});
   });
+  bad_segment(judge, "experts chosen without end", [&](GraphBuilder& g) {
+    grouped(g, {kR, 8}, {kR, 1 << 20}, {kR, 1 << 20, 4});
+  });
   bad_segment(judge, "a combination of other choices", [](GraphBuilder& g) {
     const int32_t x = g.input(MOTLEY_F32, {kR, 3, 8}), w = g.input(MOTLEY_F32, {kR, 2});
     g.op(MOTLEY_OP_COMBINE_EXPERTS, {x, w}, {g.output(MOTLEY_F32, {kR, 8})});
