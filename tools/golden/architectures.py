@@ -213,6 +213,7 @@ def logits_of(case_, path):
 
 
 def main():
+    torch.set_num_threads(1)
     make_model, out_path = sys.argv[1], sys.argv[2]
     failed = False
     out = {"ids": IDS, "positions": POSITIONS, "vocabulary_step": VOCABULARY_STEP, "cases": []}

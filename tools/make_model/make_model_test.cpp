@@ -11,6 +11,7 @@
 #include <unordered_set>
 
 #include "make_model/random_weights.hpp"
+#include "model/architecture.hpp"
 #include "model/dtype.hpp"
 #include "model/model.hpp"
 
@@ -142,30 +143,95 @@ Moments moments(const Model& model, size_t index) {
       ++count;
     }
   }
-  EXPECT_EQ(count, static_cast<double>(weight.rows * weight.cols));
+  EXPECT_EQ(count, static_cast<double>(weight.experts * weight.rows * weight.cols));
   return {sum / count, std::sqrt(squares / count - sum / count * (sum / count))};
 }
 
+// The mean and deviation that a weight is drawn with.
+Moments drawn_with(const GraphWeight& weight) {
+  const std::string& name = weight.name;
+  if (name.ends_with(".bias")) return {0, 0.1};
+  if (name.ends_with("attn_sinks.weight")) return {0, 1};
+  if (weight.rows == 1 && name.find("shexp") == std::string::npos) return {1, 0.1};
+  return {0, 1 / std::sqrt(static_cast<double>(weight.cols))};
+}
+
 TEST_F(MakeModel, EveryTypeAndArchitecture_LoadsWithValuesOfTheRightSize) {
-  for (const char* architecture : {"llama", "qwen3"}) {
+  for (const Architecture* architecture : architectures()) {
     for (const char* type : {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K",
                              "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"}) {
-      SCOPED_TRACE(fmt::format("{} {}", architecture, type));
-      ModelSpec spec{.architecture = architecture, .layers = 1, .type = type, .seed = 5};
+      SCOPED_TRACE(fmt::format("{} {}", architecture->name, type));
+      const ModelSpec spec{
+          .architecture = std::string(architecture->name), .layers = 1, .type = type, .seed = 5, .vocabulary = false};
       ASSERT_EQ(make_model(spec, path("m.gguf")).to_string(), "OK");
       const auto model = Model::load(path("m.gguf"));
       ASSERT_TRUE(model.ok()) << model.error().to_string();
+      EXPECT_TRUE((*model)->tokenizer().tokens.empty());
       const Graph& graph = (*model)->graph();
       for (size_t i = 0; i < graph.weights.size(); ++i) {
-        const WeightSource& weight = (*model)->weight(i);
         const Moments found = moments(**model, i);
-        const bool vector = weight.rows == 1;
-        const double deviation = vector ? 0.1 : 1 / std::sqrt(static_cast<double>(weight.cols));
-        EXPECT_NEAR(found.deviation, deviation, deviation * (vector ? 0.3 : 0.08)) << graph.weights[i].name;
-        EXPECT_NEAR(found.mean, vector ? 1 : 0, deviation * (vector ? 0.5 : 0.1)) << graph.weights[i].name;
+        const Moments wanted = drawn_with(graph.weights[i]);
+        // Three standard errors of the deviation, and of the mean, of so many elements.
+        const WeightSource& weight = (*model)->weight(i);
+        const double count = static_cast<double>(weight.experts * weight.rows * weight.cols);
+        const double slack = 0.08 + 3 / std::sqrt(2 * count);
+        EXPECT_NEAR(found.deviation, wanted.deviation, wanted.deviation * slack) << graph.weights[i].name;
+        EXPECT_NEAR(found.mean, wanted.mean, wanted.deviation * (0.1 + 3 / std::sqrt(count))) << graph.weights[i].name;
       }
     }
   }
+}
+
+TEST_F(MakeModel, EveryOptionOfAnArchitecture_ShowsInTheGraph) {
+  ASSERT_EQ(
+      make_model({.architecture = "phi3", .context = 64, .window = 20, .rope_scaling = "longrope"}, path("m.gguf"))
+          .to_string(),
+      "OK");
+  const auto model = Model::load(path("m.gguf"));
+  ASSERT_TRUE(model.ok()) << model.error().to_string();
+  EXPECT_EQ((*model)->kv_layers()[0].window, 20u);
+  bool divided = false;
+  for (const GraphWeight& weight : (*model)->graph().weights) {
+    divided = divided || weight.name == "rope_factors_long.weight";
+  }
+  EXPECT_TRUE(divided);
+  ASSERT_EQ(make_model({.experts = 8, .experts_used = 4, .expert_ffn = 64}, path("m.gguf")).to_string(), "OK");
+  const auto experts = Model::load(path("m.gguf"));
+  ASSERT_TRUE(experts.ok()) << experts.error().to_string();
+  for (const GraphNode& node : (*experts)->graph().nodes) {
+    if (node.op.kind != MOTLEY_OP_TOPK_ROUTER) continue;
+    EXPECT_EQ(node.op.attr.router.experts, 8);
+    EXPECT_EQ(node.op.attr.router.top_k, 4);
+  }
+}
+
+TEST_F(MakeModel, Shapes_AreTakenAndUnknownOnesRefused) {
+  ModelSpec spec{.architecture = "qwen3moe"};
+  ASSERT_TRUE(apply_shape("8b", &spec).ok());
+  EXPECT_EQ(spec.hidden, 4096u);
+  EXPECT_EQ(spec.experts, 64u);
+  spec.architecture = "llama";
+  spec.experts = 0;
+  ASSERT_TRUE(apply_shape("70b", &spec).ok());
+  EXPECT_EQ(spec.layers, 80u);
+  EXPECT_EQ(spec.experts, 0u);
+  EXPECT_THAT(apply_shape("9b", &spec).message(), HasSubstr("--shape: 9b is not one of tiny, 1b, 8b, 70b"));
+}
+
+// 3,000,000 blocks of F32 are more than are drawn.
+TEST_F(MakeModel, LargeMatrices_RepeatButNotRowByRow) {
+  const ModelSpec spec{.layers = 1, .hidden = 1024, .vocab = 3000, .type = "F32", .vocabulary = false};
+  ASSERT_EQ(make_model(spec, path("m.gguf")).to_string(), "OK");
+  const auto model = Model::load(path("m.gguf"));
+  ASSERT_TRUE(model.ok()) << model.error().to_string();
+  const auto embedding = (*model)->read(0);
+  ASSERT_TRUE(embedding.ok());
+  ASSERT_EQ((*model)->weight(0).rows, 3000);
+  std::unordered_set<std::string_view> rows;
+  for (size_t row = 0; row < 3000; ++row) {
+    rows.insert({reinterpret_cast<const char*>(embedding->data.data()) + row * 4096, 4096});
+  }
+  EXPECT_EQ(rows.size(), 3000u);
 }
 
 TEST_F(MakeModel, SameSeed_GivesTheSameBytes) {

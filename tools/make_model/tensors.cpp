@@ -15,8 +15,9 @@ namespace motley::make_model {
 namespace {
 
 // The order in which "mix" deals out types; one that does not fit a matrix's rows is passed over.
-constexpr std::array<int32_t, 8> kMixOrder = {MOTLEY_Q6_K, MOTLEY_Q4_K, MOTLEY_Q8_0, MOTLEY_Q4_1,
-                                              MOTLEY_F16,  MOTLEY_Q4_0, MOTLEY_BF16, MOTLEY_F32};
+constexpr std::array<int32_t, 16> kMixOrder = {
+    MOTLEY_Q6_K, MOTLEY_Q4_K, MOTLEY_Q8_0,  MOTLEY_Q4_1, MOTLEY_F16,    MOTLEY_Q4_0, MOTLEY_BF16,   MOTLEY_F32,
+    MOTLEY_Q5_K, MOTLEY_Q5_0, MOTLEY_MXFP4, MOTLEY_Q3_K, MOTLEY_IQ4_XS, MOTLEY_Q5_1, MOTLEY_IQ4_NL, MOTLEY_Q2_K};
 
 // Large matrices repeat one drawn piece, so that they are written as fast as memory and disk allow. It has a prime
 // number of blocks: rows of any other number of blocks begin at different places of it and differ.
@@ -128,7 +129,7 @@ class Tensors {
                         });
   }
 
-  // The list ends with types whose block is one element, so the search ends.
+  // The list holds types whose block is one element, so the search ends.
   int32_t next_of_mix(int64_t cols) {
     while (cols % find_dtype(kMixOrder[dealt_ % kMixOrder.size()])->block_elements != 0) ++dealt_;
     return kMixOrder[dealt_++ % kMixOrder.size()];
