@@ -111,7 +111,7 @@ Inbox::Deadline deadline_in(std::chrono::milliseconds timeout) {
 Error::Error(motley_code code, const std::string& message) : std::runtime_error(message), code_(code) {}
 Error::~Error() = default;
 
-class __attribute__((visibility("hidden"))) LLM::Impl {
+class MOTLEY_LOCAL LLM::Impl {
  public:
   Impl(std::shared_ptr<Instance> instance, std::optional<uint64_t> seed)
       : instance_(std::move(instance)), seeds_(seed ? *seed : drawn_seed()) {}

@@ -16,6 +16,9 @@
 #include "motley/llm.hpp"
 #include "text/text_stream.hpp"
 
+// What lies inside a class that libmotley.so shows and is not shown itself.
+#define MOTLEY_LOCAL __attribute__((visibility("hidden")))
+
 namespace motley {
 
 // One prompt, checked and ready to run.
@@ -28,7 +31,7 @@ struct RunItem {
 };
 
 // As thread-safe as Run: one thread at a time, and cancel() from any.
-class __attribute__((visibility("hidden"))) Run::Impl {
+class MOTLEY_LOCAL Run::Impl {
  public:
   // Submits what there is room for; the rest follows as answers end.
   static Result<std::unique_ptr<Impl>> start(std::shared_ptr<Instance> instance, std::vector<RunItem> items);
