@@ -3,6 +3,7 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
 #include <string>
 
 #include "text/vocabulary.hpp"
@@ -31,49 +32,102 @@ constexpr Translation kTranslations[] = {
 };
 
 // The same expression for PCRE2.
-Result<std::string> translated(std::string_view pattern) {
-  std::string out;
-  bool in_set = false;
-  for (size_t at = 0; at < pattern.size(); ++at) {
-    const char c = pattern[at];
-    if (c == '\\' && at + 1 < pattern.size()) {
-      const char letter = pattern[++at];
-      const Translation* known = nullptr;
-      for (const Translation& t : kTranslations) known = t.letter == letter ? &t : known;
-      if (known != nullptr && in_set && known->in_set.empty()) {
-        return invalid_argument("the expression {} has \\{} in a set, which is not supported", quoted(pattern), letter);
-      }
-      if (known != nullptr) {
-        out += in_set ? known->in_set : known->outside;
+class Translator {
+ public:
+  explicit Translator(std::string_view pattern) : pattern_(pattern) {}
+
+  Result<std::string> run() {
+    while (at_ < pattern_.size()) {
+      if (pattern_[at_] == '\\' && at_ + 1 < pattern_.size()) {
+        RETURN_IF_ERROR(escape());
       } else {
-        out += {'\\', letter};
+        RETURN_IF_ERROR(in_set_ ? set_item() : item());
       }
-      continue;
     }
-    const std::string_view two = pattern.substr(at, 2);
-    if (in_set && (two == "&&" || (c == '[' && two != "[:"))) {
-      return invalid_argument("the expression {} has a set inside a set, which is not supported", quoted(pattern));
-    }
-    if (in_set && two == "[:") {
-      const size_t end = pattern.find(":]", at);
-      if (end == pattern.npos) return invalid_argument("the expression {} has a set without end", quoted(pattern));
-      out += pattern.substr(at, end + 2 - at);
-      at = end + 1;
-      continue;
-    }
-    if (c == '[' && !in_set) {
-      in_set = true;
-      // A ']' that comes first stands for itself, to both.
-      out += c;
-      if (pattern.substr(at + 1).starts_with('^')) out += pattern[++at];
-      if (pattern.substr(at + 1).starts_with(']')) out += "\\]", ++at;
-      continue;
-    }
-    if (c == ']') in_set = false;
-    out += c;
+    return std::move(out_);
   }
-  return out;
-}
+
+ private:
+  std::string_view rest() const { return pattern_.substr(at_); }
+  void copy(size_t count) {
+    out_ += rest().substr(0, count);
+    at_ += std::min(count, rest().size());
+  }
+  Status unsupported(std::string_view what) const {
+    return invalid_argument("the expression {} has {}, which is not supported", quoted(pattern_), what);
+  }
+
+  Status escape() {
+    const char letter = pattern_[at_ + 1];
+    for (const Translation& t : kTranslations) {
+      if (t.letter != letter) continue;
+      if (in_set_ && t.in_set.empty()) return unsupported(fmt::format("\\{} in a set", letter));
+      out_ += in_set_ ? t.in_set : t.outside;
+      at_ += 2;
+      return ok_status();
+    }
+    copy(2);
+    // \p{L}, \x{85}: what is in braces is no repetition.
+    if (std::string_view("pPxkg").find(letter) != std::string_view::npos && rest().starts_with('{')) {
+      copy(std::min(rest().find('}'), rest().size()) + 1);
+    }
+    return ok_status();
+  }
+
+  Status set_item() {
+    if (rest().starts_with("[:")) {
+      const size_t end = rest().find(":]");
+      if (end == std::string_view::npos) return unsupported("a set without end");
+      copy(end + 2);
+      return ok_status();
+    }
+    if (rest().starts_with('[') || rest().starts_with("&&")) return unsupported("a set inside a set");
+    in_set_ = !rest().starts_with(']');
+    copy(1);
+    return ok_status();
+  }
+
+  Status item() {
+    if (rest().starts_with('[')) {
+      in_set_ = true;
+      copy(rest().starts_with("[^") ? 2 : 1);
+      if (rest().starts_with(']')) {  // one that comes first stands for itself, to both
+        out_ += '\\';
+        copy(1);
+      }
+    } else if (rest().starts_with("(?m") || rest().starts_with("(?-m")) {
+      return unsupported("the option m");
+    } else if (rest().starts_with('{')) {
+      return repetition();
+    } else {
+      copy(1);
+    }
+    return ok_status();
+  }
+
+  // {,n} is {0,n}; {1,n}+ is not possessive but the repetition of a repetition, and so +.
+  Status repetition() {
+    const size_t end = rest().find('}');
+    const std::string_view body = end == std::string_view::npos ? "" : rest().substr(1, end - 1);
+    if (body.empty() || body.find_first_not_of("0123456789,") != std::string_view::npos) {
+      copy(1);
+      return ok_status();
+    }
+    at_ += end + 1;
+    if (!rest().starts_with('+')) {
+      out_ += fmt::format("{{{}{}}}", body.starts_with(',') ? "0" : "", body);
+      return ok_status();
+    }
+    if (!body.starts_with("1,")) return unsupported("a + behind a repetition that does not begin with 1");
+    copy(1);
+    return ok_status();
+  }
+
+  const std::string_view pattern_;
+  size_t at_ = 0;
+  std::string out_;
+  bool in_set_ = false;
+};
 
 }  // namespace
 
@@ -116,7 +170,7 @@ Result<std::unique_ptr<Regex>> Regex::create(std::string_view pattern) {
   if (pattern.size() > kPatternBytesMax) {
     return invalid_argument("a regular expression has {} bytes; the limit is {}", pattern.size(), kPatternBytesMax);
   }
-  ASSIGN_OR_RETURN(const std::string ours, translated(pattern));
+  ASSIGN_OR_RETURN(const std::string ours, Translator(pattern).run());
   auto impl = std::make_unique<Impl>();
   const std::unique_ptr<pcre2_compile_context, void (*)(pcre2_compile_context*)> context(
       pcre2_compile_context_create(nullptr), pcre2_compile_context_free);

@@ -33,6 +33,10 @@ TEST(Regex, ClassesMeanWhatTheyMeanToOniguruma) {
   EXPECT_EQ(matches("a$", "a\nba"), (Found{"a", "a"}));
   EXPECT_EQ(matches("[[:upper:]]+", "aBCd"), Found{"BC"});
   EXPECT_EQ(matches("[]a]+", "x]a"), Found{"]a"});
+  EXPECT_EQ(matches("\\p{N}{1,3}+", "12345 6"), (Found{"12345", "6"}));
+  EXPECT_EQ(matches("\\p{N}{1,3}", "12345"), (Found{"123", "45"}));
+  EXPECT_EQ(matches("a{,2}b", "aaab"), Found{"aab"});
+  EXPECT_EQ(matches("\\x{E9}+\\h", "\u00E9\u00E9f"), Found{"\u00E9\u00E9f"});
   EXPECT_EQ(matches("(?i:'S)|\\p{L}++", "it's"), (Found{"it", "'s"}));
 }
 
@@ -42,7 +46,7 @@ TEST(Regex, BytesThatAreNoUtf8_MatchNothing) {
 }
 
 TEST(Regex, WhatCannotBeMeant_IsRefused) {
-  for (const char* pattern : {"(", "[a[b]]", "[a&&b]", "[\\S]", "[a", "\\C", "[[:alpha:", "a{2,1}"}) {
+  for (const char* pattern : {"(", "[a[b]]", "[a&&b]", "[\\S]", "[a", "\\C", "[[:alpha:", "a{2,1}", "a{2}+", "(?m)a"}) {
     const auto regex = Regex::create(pattern);
     ASSERT_FALSE(regex.ok()) << pattern;
     EXPECT_EQ(regex.error().code(), MOTLEY_INVALID_ARGUMENT);
