@@ -1,5 +1,5 @@
 // How fast the CPU backend packs each weight format and multiplies by it, on one thread:
-//   ninja -C build cpu_kernels_benchmark && build/bin/cpu_kernels_benchmark [VARIANT]
+//   ninja -C build cpu_kernels_benchmark && build/bin/cpu_kernels_benchmark [VARIANT [FORMAT]]
 // prints a Markdown table for each instruction set of this machine: packing in GB of the file's bytes a second;
 // products with 1, 8 and 64 rows of activations in billions of operations (multiply, add) a second. The best of several
 // passes over a matrix of 1024 x 4096. SPDX-License-Identifier: Apache-2.0
@@ -99,7 +99,9 @@ int main(int count, char** arguments) {
     if (count > 1 && std::strcmp(arguments[1], set->name) != 0) continue;
     std::printf("\n| %s | pack GB/s | 1 row | 8 rows | 64 rows |\n|---|---|---|---|---|\n", set->name);
     for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype) {
-      if (kit::find_format(dtype) != nullptr) cpu::measure(*set, dtype);
+      const kit::Format* format = kit::find_format(dtype);
+      if (format == nullptr || (count > 2 && std::strcmp(arguments[2], format->name) != 0)) continue;
+      cpu::measure(*set, dtype);
     }
   }
   return 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/block.hpp"
 
+#include <array>
 #include <cstddef>
 #include <cstring>
 #include <iterator>
@@ -21,185 +22,211 @@ void copy_half(const uint8_t* from, int lane, uint8_t* to) { std::memcpy(to + 2 
 // ---- 32 elements of a row as bytes: a = columns 0-15, b = 16-31, in four words of 4 columns each ----
 
 typedef uint32_t Words __attribute__((vector_size(16)));
+typedef uint64_t LongWords __attribute__((vector_size(16)));
 struct Columns {
   Words a, b;
 };
 
-constexpr uint32_t every(uint32_t byte) { return byte * 0x01010101u; }
+template <class T = uint32_t>
+constexpr T every(T byte) {
+  return byte * static_cast<T>(0x0101010101010101u);
+}
 Words words(const uint8_t* p) { return load<Words>(p); }
 
-// The low or, from bit 4, the high halves of 32 bytes.
-Columns nibbles(const uint8_t* p, int bit) {
-  return {(words(p) >> bit) & every(15), (words(p + 16) >> bit) & every(15)};
+// The kBits bits of each of 32 bytes, from bit `bit` up.
+template <int kBits>
+Columns fields(const uint8_t* p, uint32_t bit) {
+  constexpr uint32_t kMask = every((1u << kBits) - 1);
+  return {(words(p) >> bit) & kMask, (words(p + 16) >> bit) & kMask};
 }
 // 16 bytes: low halves, then high halves.
-Columns split_nibbles(const uint8_t* p) { return {words(p) & every(15), (words(p) >> 4) & every(15)}; }
-// Two bits of each of 32 bytes, from bit `bit` up.
-Columns pairs(const uint8_t* p, int bit) { return {(words(p) >> bit) & every(3), (words(p + 16) >> bit) & every(3)}; }
-// One bit of each of 32 bytes.
-Columns bits(const uint8_t* p, int bit) { return {(words(p) >> bit) & every(1), (words(p + 16) >> bit) & every(1)}; }
-Columns join(const Columns& low, const Columns& high, int low_bits) {
-  return {low.a | high.a << low_bits, low.b | high.b << low_bits};
+Columns split_nibbles(const uint8_t* p) { return {words(p) & every(15u), (words(p) >> 4) & every(15u)}; }
+
+// ---- one lane of a plane of kBits an element (layout.hpp) ----
+
+void put_word(uint8_t* plane, int piece, int lane, uint32_t word) {
+  std::memcpy(plane + 64 * piece + 4 * lane, &word, 4);
+}
+// Every second word, moved up by kUp bits, into the one before it.
+template <int kUp>
+Words fold(Words x) {
+  return x | reinterpret_cast<Words>(reinterpret_cast<LongWords>(x) >> 32) << kUp;
 }
 
-// Bit k of 16 bits as byte k, 0 or 1.
-Words spread(uint32_t sixteen) {
-  const auto eight = [](uint64_t x) {
-    const uint64_t own = (x * 0x0101010101010101u) & 0x8040201008040201u;  // bit k in byte k
-    return ((own + 0x7f7f7f7f7f7f7f7fu) >> 7) & 0x0101010101010101u;
-  };
-  const uint64_t both[2] = {eight(sixteen & 255), eight(sixteen >> 8)};
-  return load<Words>(both);
-}
-Columns fifth_bits(const uint8_t* p) {
-  const auto qh = load<uint32_t>(p);
-  return {spread(qh & 0xffff), spread(qh >> 16)};
+// From bytes that have no other bits.
+template <int kBits>
+void store_plane(const Columns& c, int lane, uint8_t* plane) {
+  if constexpr (kBits == 8) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) put_word(plane, 2 * j, lane, c.a[j]), put_word(plane, 2 * j + 1, lane, c.b[j]);
+  } else if constexpr (kBits == 4) {
+    const Words x = c.a | c.b << 4;
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) put_word(plane, j, lane, x[j]);
+  } else if constexpr (kBits == 2) {
+    const Words x = fold<4>(c.a | c.b << 2);
+    put_word(plane, 0, lane, x[0]), put_word(plane, 1, lane, x[2]);
+  } else {
+    const Words x = fold<2>(c.a | c.b << 1);
+    put_word(plane, 0, lane, x[0] | x[2] << 4);
+  }
 }
 
-// ---- the file's blocks: elements, scales of one block of 32, header ----
+// The 32 fifth bits of Q5_0 and Q5_1 go from bit e = 16 h + 4 j + i straight to bit 8 i + 2 j + h of their word.
+constexpr auto kSpread = [] {
+  std::array<uint32_t, 256> spread{};  // of 8 bits, as if h = 0 and j = 0, 1
+  for (uint32_t x = 0; x < 256; ++x) {
+    for (uint32_t bit = 0; bit < 8; ++bit) spread[x] |= ((x >> bit) & 1) << (8 * (bit % 4) + 2 * (bit / 4));
+  }
+  return spread;
+}();
+void store_fifth_bits(const uint8_t* p, int lane, uint8_t* plane) {
+  put_word(plane, 0, lane, kSpread[p[0]] | kSpread[p[1]] << 4 | kSpread[p[2]] << 1 | kSpread[p[3]] << 5);
+}
+
+// ---- blocks of the file, at p: the planes, the scales and the header of the 32 columns from 32 j ----
 
 struct FileQ8_0 {
   static constexpr int kElements = 32, kBytes = 34;
-  static Columns columns(const uint8_t* p, int) { return {words(p + 2) ^ every(128), words(p + 18) ^ every(128)}; }
-  static void scales(const uint8_t* p, int, int lane, uint8_t* to) { copy_half(p, lane, to); }
+  Columns low(uint32_t) const { return {words(p + 2) ^ every(128u), words(p + 18) ^ every(128u)}; }
+  void scales(uint32_t, int lane, uint8_t* to) const { copy_half(p, lane, to); }
+  const uint8_t* p;
 };
 struct FileQ4_0 {
   static constexpr int kElements = 32, kBytes = 18;
-  static Columns columns(const uint8_t* p, int) { return split_nibbles(p + 2); }
-  static void scales(const uint8_t* p, int, int lane, uint8_t* to) { copy_half(p, lane, to); }
+  Columns low(uint32_t) const { return split_nibbles(p + 2); }
+  void scales(uint32_t, int lane, uint8_t* to) const { copy_half(p, lane, to); }
+  const uint8_t* p;
 };
 struct FileQ5_0 {
   static constexpr int kElements = 32, kBytes = 22;
-  static Columns columns(const uint8_t* p, int) { return join(split_nibbles(p + 6), fifth_bits(p + 2), 4); }
-  static void scales(const uint8_t* p, int, int lane, uint8_t* to) { copy_half(p, lane, to); }
+  Columns low(uint32_t) const { return split_nibbles(p + 6); }
+  void store_high(uint32_t, int lane, uint8_t* plane) const { store_fifth_bits(p + 2, lane, plane); }
+  void scales(uint32_t, int lane, uint8_t* to) const { copy_half(p, lane, to); }
+  const uint8_t* p;
 };
-struct WithMinimum {
-  static void scales(const uint8_t* p, int, int lane, uint8_t* to) {
-    copy_half(p, lane, to);
-    copy_half(p + 2, lane, to + 32);
-  }
-};
-struct FileQ4_1 : WithMinimum {
+struct FileQ4_1 {
   static constexpr int kElements = 32, kBytes = 20;
-  static Columns columns(const uint8_t* p, int) { return split_nibbles(p + 4); }
+  Columns low(uint32_t) const { return split_nibbles(p + 4); }
+  void scales(uint32_t, int lane, uint8_t* to) const { copy_half(p, lane, to), copy_half(p + 2, lane, to + 32); }
+  const uint8_t* p;
 };
-struct FileQ5_1 : WithMinimum {
+struct FileQ5_1 {
   static constexpr int kElements = 32, kBytes = 24;
-  static Columns columns(const uint8_t* p, int) { return join(split_nibbles(p + 8), fifth_bits(p + 4), 4); }
+  Columns low(uint32_t) const { return split_nibbles(p + 8); }
+  void store_high(uint32_t, int lane, uint8_t* plane) const { store_fifth_bits(p + 4, lane, plane); }
+  void scales(uint32_t, int lane, uint8_t* to) const { copy_half(p, lane, to), copy_half(p + 2, lane, to + 32); }
+  const uint8_t* p;
 };
-
 struct FileMXFP4 {
   static constexpr int kElements = 32, kBytes = 17;
-  static Columns columns(const uint8_t* p, int) { return split_nibbles(p + 1); }
-  static void scales(const uint8_t* p, int, int lane, uint8_t* to) { to[lane] = p[0]; }
+  Columns low(uint32_t) const { return split_nibbles(p + 1); }
+  void scales(uint32_t, int lane, uint8_t* to) const { to[lane] = p[0]; }
+  const uint8_t* p;
 };
 struct FileIQ4_XS {
   static constexpr int kElements = 256, kBytes = 136;
-  static Columns columns(const uint8_t* p, int j) { return split_nibbles(p + 8 + 16 * j); }
-  static void scales(const uint8_t* p, int j, int lane, uint8_t* to) {
+  Columns low(uint32_t j) const { return split_nibbles(p + 8 + 16 * j); }
+  void scales(uint32_t j, int lane, uint8_t* to) const {
     const int low = (p[4 + j / 2] >> (4 * (j % 2))) & 15, high = (load<uint16_t>(p + 2) >> (2 * j)) & 3;
     to[lane] = static_cast<uint8_t>((low | high << 4) - 32);
   }
-  static void header(const uint8_t* p, int lane, uint8_t* to) { copy_half(p, lane, to); }
+  void header(int lane, uint8_t* to) const { copy_half(p, lane, to); }
+  const uint8_t* p;
 };
+
+// Byte k of 16 that lie in two words.
+uint8_t byte_of(const uint64_t (&bytes)[2], uint32_t k) { return static_cast<uint8_t>(bytes[k / 8] >> (k % 8 * 8)); }
 
 struct FileQ2_K {
   static constexpr int kElements = 256, kBytes = 84;
-  static Columns columns(const uint8_t* p, int j) { return pairs(p + 16 + 32 * (j / 4), 2 * (j % 4)); }
-  static void scales(const uint8_t* p, int j, int lane, uint8_t* to) {
-    to[lane] = p[2 * j];
-    to[16 + lane] = p[2 * j + 1];
-  }
-  static void header(const uint8_t* p, int lane, uint8_t* to) { WithMinimum::scales(p + 80, 0, lane, to); }
+  Columns low(uint32_t j) const { return fields<2>(p + 16 + 32 * (j / 4), 2 * (j % 4)); }
+  void scales(uint32_t j, int lane, uint8_t* to) const { to[lane] = p[2 * j], to[16 + lane] = p[2 * j + 1]; }
+  void header(int lane, uint8_t* to) const { copy_half(p + 80, lane, to), copy_half(p + 82, lane, to + 32); }
+  const uint8_t* p;
 };
 struct FileQ3_K {
   static constexpr int kElements = 256, kBytes = 110;
-  static Columns columns(const uint8_t* p, int j) {
-    return join(pairs(p + 32 + 32 * (j / 4), 2 * (j % 4)), bits(p, j), 2);
-  }
-  static void scales(const uint8_t* p, int j, int lane, uint8_t* to) {
-    const uint8_t* s = p + 96;
-    for (int i = 0; i < 2; ++i) {
-      const int k = 2 * j + i, low = k < 8 ? s[k] & 15 : s[k - 8] >> 4, high = (s[8 + k % 4] >> (2 * (k / 4))) & 3;
-      to[16 * i + lane] = static_cast<uint8_t>((low | high << 4) - 32);
+  // All 16 scales at once, in bytes: 4 low bits | 2 high bits << 4, less 32 (the sign is bit 5, turned).
+  explicit FileQ3_K(const uint8_t* block) : p(block) {
+    const auto low = load<uint64_t>(p + 96);
+    const uint64_t high = load<uint32_t>(p + 104);
+    for (uint32_t i = 0; i < 2; ++i) {
+      const uint64_t first = (high >> (4 * i)) & every(uint64_t{3}) & 0xffffffffu;
+      const uint64_t second = (high >> (4 * i + 2)) & every(uint64_t{3}) & 0xffffffffu;
+      const uint64_t x = ((low >> (4 * i)) & every(uint64_t{15})) | first << 4 | second << 36;
+      const uint64_t turned = x ^ every(uint64_t{32}), sign = turned & every(uint64_t{32});
+      scale[i] = turned | sign << 1 | sign << 2;
     }
   }
-  static void header(const uint8_t* p, int lane, uint8_t* to) { copy_half(p + 108, lane, to); }
+  Columns low(uint32_t j) const { return fields<2>(p + 32 + 32 * (j / 4), 2 * (j % 4)); }
+  Columns high(uint32_t j) const { return fields<1>(p, j); }
+  void scales(uint32_t j, int lane, uint8_t* to) const {
+    to[lane] = byte_of(scale, 2 * j), to[16 + lane] = byte_of(scale, 2 * j + 1);
+  }
+  void header(int lane, uint8_t* to) const { copy_half(p + 108, lane, to); }
+  const uint8_t* p;
+  uint64_t scale[2];
 };
 
 // Scales and minima of 6 bits, and the header, of Q4_K and Q5_K.
 struct SixBitScales {
-  static void scales(const uint8_t* p, int j, int lane, uint8_t* to) {
-    const uint8_t* s = p + 4;
-    to[lane] = static_cast<uint8_t>(j < 4 ? s[j] & 63 : (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4));
-    to[16 + lane] = static_cast<uint8_t>(j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | ((s[j] >> 6) << 4));
+  explicit SixBitScales(const uint8_t* block) : p(block) {
+    const uint64_t a = load<uint32_t>(p + 4), b = load<uint32_t>(p + 8), c = load<uint32_t>(p + 12);
+    const uint64_t six = every(63u), four = every(15u), two = every(3u);
+    scale[0] = (a & six) | ((c & four) | ((a >> 6) & two) << 4) << 32;
+    scale[1] = (b & six) | (((c >> 4) & four) | ((b >> 6) & two) << 4) << 32;
   }
-  static void header(const uint8_t* p, int lane, uint8_t* to) { WithMinimum::scales(p, 0, lane, to); }
+  void scales(uint32_t j, int lane, uint8_t* to) const {
+    to[lane] = byte_of(scale, j), to[16 + lane] = byte_of(scale, 8 + j);
+  }
+  void header(int lane, uint8_t* to) const { copy_half(p, lane, to), copy_half(p + 2, lane, to + 32); }
+  const uint8_t* p;
+  uint64_t scale[2];  // scales, minima
 };
 struct FileQ4_K : SixBitScales {
   static constexpr int kElements = 256, kBytes = 144;
-  static Columns columns(const uint8_t* p, int j) { return nibbles(p + 16 + 32 * (j / 2), 4 * (j % 2)); }
+  using SixBitScales::SixBitScales;
+  Columns low(uint32_t j) const { return fields<4>(p + 16 + 32 * (j / 2), 4 * (j % 2)); }
 };
 struct FileQ5_K : SixBitScales {
   static constexpr int kElements = 256, kBytes = 176;
-  static Columns columns(const uint8_t* p, int j) {
-    return join(nibbles(p + 48 + 32 * (j / 2), 4 * (j % 2)), bits(p + 16, j), 4);
-  }
+  using SixBitScales::SixBitScales;
+  Columns low(uint32_t j) const { return fields<4>(p + 48 + 32 * (j / 2), 4 * (j % 2)); }
+  Columns high(uint32_t j) const { return fields<1>(p + 16, j); }
 };
 struct FileQ6_K {
   static constexpr int kElements = 256, kBytes = 210;
-  static Columns columns(const uint8_t* p, int j) {
-    const int n = j / 4, g = j % 4;
-    return join(nibbles(p + 64 * n + 32 * (g % 2), g < 2 ? 0 : 4), pairs(p + 128 + 32 * n, 2 * g), 4);
-  }
-  static void scales(const uint8_t* p, int j, int lane, uint8_t* to) {
-    to[lane] = p[192 + 2 * j];
-    to[16 + lane] = p[192 + 2 * j + 1];
-  }
-  static void header(const uint8_t* p, int lane, uint8_t* to) { copy_half(p + 208, lane, to); }
+  Columns low(uint32_t j) const { return fields<4>(p + 64 * (j / 4) + 32 * (j % 2), j % 4 / 2 * 4); }
+  Columns high(uint32_t j) const { return fields<2>(p + 128 + 32 * (j / 4), 2 * (j % 4)); }
+  void scales(uint32_t j, int lane, uint8_t* to) const { to[lane] = p[192 + 2 * j], to[16 + lane] = p[193 + 2 * j]; }
+  void header(int lane, uint8_t* to) const { copy_half(p + 208, lane, to); }
+  const uint8_t* p;
 };
 
 // ---- a row of a group ----
 
-// One lane of a plane of kBits an element, from bytes that have no other bits.
-template <int kBits>
-void store_plane(const Columns& c, int lane, uint8_t* plane) {
-  const auto put = [=](int piece, uint32_t word) { std::memcpy(plane + 64 * piece + 4 * lane, &word, 4); };
-  const Words x = c.a | c.b << (kBits % 8);
-  if constexpr (kBits == 8) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) put(2 * j, c.a[j]), put(2 * j + 1, c.b[j]);
-  } else if constexpr (kBits == 4) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) put(j, x[j]);
-  } else if constexpr (kBits == 2) {
-#pragma GCC unroll 2
-    for (int h = 0; h < 2; ++h) put(h, x[2 * h] | x[2 * h + 1] << 4);
-  } else {
-    put(0, x[0] | x[1] << 2 | x[2] << 4 | x[3] << 6);
-  }
-}
-
 template <PanelKind kKind, class F>
 void pack(const uint8_t* row, std::span<const int64_t> columns, int lane, uint8_t* header, uint8_t* blocks) {
   constexpr PanelFormat kFormat = format_of(kKind);
-  constexpr int kLow = kFormat.low_bits, kHigh = kFormat.high_bits;
-  const uint8_t* p = row;
+  const auto block_of = [row](int64_t column) {
+    return F{row + static_cast<uint64_t>(column) / F::kElements * F::kBytes};
+  };
+  F file = block_of(columns.front());
   for (const int64_t column : columns) {
-    p = row + column / F::kElements * F::kBytes;
-    const int j = static_cast<int>(column % F::kElements / kBlockColumns);
-    const Columns c = F::columns(p, j);
-    if constexpr (kHigh == 0) {
-      store_plane<kLow>(c, lane, blocks);
-    } else {
-      constexpr uint32_t kLowMask = every((1u << kLow) - 1), kHighMask = every((1u << kHigh) - 1);
-      store_plane<kLow>({c.a & kLowMask, c.b & kLowMask}, lane, blocks);
-      store_plane<kHigh>({(c.a >> kLow) & kHighMask, (c.b >> kLow) & kHighMask}, lane, blocks + 64 * kLow);
+    if constexpr (F::kElements == kBlockColumns) file = block_of(column);
+    const auto j = static_cast<uint32_t>(static_cast<uint64_t>(column) % F::kElements / kBlockColumns);
+    store_plane<kFormat.low_bits>(file.low(j), lane, blocks);
+    [[maybe_unused]] uint8_t* high = blocks + 64 * kFormat.low_bits;
+    if constexpr (requires { file.store_high(j, lane, high); }) {
+      file.store_high(j, lane, high);
+    } else if constexpr (kFormat.high_bits > 0) {
+      store_plane<kFormat.high_bits>(file.high(j), lane, high);
     }
-    F::scales(p, j, lane, blocks + kFormat.plane_bytes());
+    file.scales(j, lane, blocks + kFormat.plane_bytes());
     blocks += block_bytes(kKind);
   }
-  if constexpr (kFormat.header_bytes > 0) F::header(p, lane, header);
+  if constexpr (kFormat.header_bytes > 0) file.header(lane, header);
 }
 
 constexpr PackGroup kPackGroup[] = {
@@ -288,7 +315,7 @@ void read_block(PanelKind kind, const uint8_t* block, const uint8_t* header, int
   int32_t q[kBlockColumns] = {};
   read_plane(block, f.low_bits, 0, lane, q);
   if (f.high_bits > 0) read_plane(block + 64 * f.low_bits, f.high_bits, f.low_bits, lane, q);
-  for (int32_t& x : q) x = f.values != nullptr ? f.values[x] : x - f.offset;
+  for (int32_t& x : q) x = f.has_codebook() ? f.value_of(x) : x - f.offset;
   const Scales s = scales_of(kind, block + f.plane_bytes(), header, lane);
   for (int i = 0; i < kBlockColumns; ++i) out[i] = s.scale[i / 16] * static_cast<float>(q[i]) + s.minimum[i / 16];
 }

@@ -10,8 +10,8 @@
 namespace motley::cpu {
 
 // Writes lane `lane` of the blocks of one header group. row: the row in its file format; columns: where in it each
-// block of 32 begins, all in one block of the file if the format has headers. header: of the group, or unused; blocks:
-// side by side, block_bytes(kind) each.
+// block of 32 begins (at least one), all in one block of the file if the format has headers. header: of the group, or
+// unused; blocks: side by side, block_bytes(kind) each.
 using PackGroup = void (*)(const uint8_t* row, std::span<const int64_t> columns, int lane, uint8_t* header,
                            uint8_t* blocks);
 PackGroup pack_group(PanelKind kind);  // of a quantised format

@@ -34,9 +34,13 @@ enum class PanelKind : int32_t {
   kCount
 };
 
-// What the nibbles of the formats with a table mean: IQ4's values, and E2M1 doubled.
-inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-inline constexpr int8_t kFp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+// What nibbles mean where not themselves: IQ4's values, and E2M1 doubled.
+enum class Codebook : int8_t { kNone, kIq4, kFp4 };
+inline constexpr int8_t kCodebooks[][16] = {
+    {},
+    {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113},
+    {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12},
+};
 
 // A quantised block of 16 rows x 32 columns is the plane of its elements' low bits, the plane of their high bits, and
 // the scales. A header of 16 f16 a part precedes every `group` blocks.
@@ -45,7 +49,8 @@ inline constexpr int8_t kFp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3
 // bits lie in piece k b / 8 in byte 4 r + i, from bit k b mod 8 up. So piece j of nibbles has columns 4 j + i in its
 // low halves, 16 + 4 j + i in its high ones, as the files have them.
 //
-// An element is q = low | high << low_bits; x = q - offset, or values[q]. The scales, of 16 rows each, then the header:
+// An element is q = low | high << low_bits; x = q - offset, or the codebook's number q. The scales, of 16 rows each,
+// then the header:
 //   Q8_0 Q4_0 Q5_0 IQ4_NL  d f16                          value = d * x
 //   Q4_1 Q5_1              d f16, m f16                   value = d * x + m
 //   Q4_K Q5_K              sc u8, mn u8; d, dmin          value = d * sc * x - dmin * mn
@@ -55,33 +60,35 @@ inline constexpr int8_t kFp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3
 //   MXFP4                  e u8                           value = 2^(e - 128) * x
 // Q8_0's q is the file's byte with its top bit flipped, so that it is unsigned like the others.
 //
-// offset: for a format with a table, what makes its values unsigned in the kernels. Float formats: one column of 16
+// offset: for a format with a codebook, what makes its values unsigned in the kernels. Float formats: one column of 16
 // rows.
 struct PanelFormat {
   int32_t low_bits, high_bits;
   int32_t scale_bytes, header_bytes;
   int32_t offset = 0;
-  const int8_t* values = nullptr;
+  Codebook codebook = Codebook::kNone;
 
+  constexpr bool has_codebook() const { return codebook != Codebook::kNone; }
+  constexpr int32_t value_of(int32_t code) const { return kCodebooks[static_cast<int>(codebook)][code]; }
   constexpr int32_t plane_bytes() const { return 64 * (low_bits + high_bits); }
 };
 inline constexpr PanelFormat kPanelFormats[] = {
-    {32, 0, 0, 0},                    // F32
-    {16, 0, 0, 0},                    // F16
-    {16, 0, 0, 0},                    // BF16
-    {8, 0, 32, 0, 128},               // Q8_0
-    {4, 0, 32, 0, 8},                 // Q4_0
-    {4, 0, 64, 0},                    // Q4_1
-    {4, 1, 32, 0, 16},                // Q5_0
-    {4, 1, 64, 0},                    // Q5_1
-    {2, 0, 32, 64},                   // Q2_K
-    {2, 1, 32, 32, 4},                // Q3_K
-    {4, 0, 32, 64},                   // Q4_K
-    {4, 1, 32, 64},                   // Q5_K
-    {4, 2, 32, 32, 32},               // Q6_K
-    {4, 0, 32, 0, 128, kIq4Values},   // IQ4_NL
-    {4, 0, 16, 32, 128, kIq4Values},  // IQ4_XS
-    {4, 0, 16, 0, 12, kFp4Values},    // MXFP4
+    {32, 0, 0, 0},                        // F32
+    {16, 0, 0, 0},                        // F16
+    {16, 0, 0, 0},                        // BF16
+    {8, 0, 32, 0, 128},                   // Q8_0
+    {4, 0, 32, 0, 8},                     // Q4_0
+    {4, 0, 64, 0},                        // Q4_1
+    {4, 1, 32, 0, 16},                    // Q5_0
+    {4, 1, 64, 0},                        // Q5_1
+    {2, 0, 32, 64},                       // Q2_K
+    {2, 1, 32, 32, 4},                    // Q3_K
+    {4, 0, 32, 64},                       // Q4_K
+    {4, 1, 32, 64},                       // Q5_K
+    {4, 2, 32, 32, 32},                   // Q6_K
+    {4, 0, 32, 0, 128, Codebook::kIq4},   // IQ4_NL
+    {4, 0, 16, 32, 128, Codebook::kIq4},  // IQ4_XS
+    {4, 0, 16, 0, 12, Codebook::kFp4},    // MXFP4
 };
 static_assert(sizeof(kPanelFormats) / sizeof(kPanelFormats[0]) == static_cast<int>(PanelKind::kCount));
 
