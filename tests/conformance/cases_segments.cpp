@@ -289,7 +289,7 @@ std::vector<TinyShape> shapes_for(int32_t dtype) {
   for (TinyShape& s : shapes) {
     s.dtype = dtype;
     if (block == 256)
-      s.hidden = 256, s.ffn = s.experts ? 256 : 512, s.heads = 8, s.head_dim = 32;
+      s.hidden = 256, s.ffn = 512, s.heads = 8, s.head_dim = 32;
     else if (s.head_norms)
       s.hidden = 96, s.ffn = 160, s.heads = 6, s.kv_heads = 3, s.head_dim = 32;
   }
@@ -411,14 +411,14 @@ void slots(Judge& judge) {
 
 namespace {
 
-// Every format as a plain model and as one of experts; two formats, a float and a quantised one, as all.
+// Every format as one model; two formats, a float and a quantised one, as all of them.
 template <class F>
 void each_model(Judge& judge, F&& f) {
   for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype) {
     if (!kit::find_format(dtype)) continue;
     for (const TinyShape& shape : shapes_for(dtype)) {
-      const bool all = dtype == MOTLEY_F32 || dtype == MOTLEY_Q8_0, some = shape.head_norms || shape.shared_expert;
-      if ((all || some) && !skip_model(judge, shape)) f(shape);
+      const bool all = dtype == MOTLEY_F32 || dtype == MOTLEY_Q8_0;
+      if ((all || shape.head_norms) && !skip_model(judge, shape)) f(shape);
     }
   }
 }
