@@ -13,13 +13,13 @@ namespace motley::testing {
 
 class RandomModel {
  public:
-  explicit RandomModel(const make_model::ModelSpec& spec) {
+  explicit RandomModel(const make_model::ModelSpec& spec, const LoadOptions& options = {}) {
     std::string pattern = (std::filesystem::temp_directory_path() / "motley-model-XXXXXX").string();
     CHECK(mkdtemp(pattern.data()) != nullptr);
     folder_ = pattern;
     const Status made = make_model::make_model(spec, path());
     CHECK(made.ok(), "{}", made.message());
-    auto loaded = Model::load(path());
+    auto loaded = Model::load(path(), options);
     CHECK(loaded.ok(), "{}", loaded.error().message());
     model_ = *std::move(loaded);
   }
