@@ -1,4 +1,4 @@
-// A model as it was brought: hyper-parameters, the graph, and where each weight's bytes lie in the mapped file.
+// A model as it was brought: hyper-parameters, the graph, and where each weight's bytes lie in the mapped files.
 #pragma once
 
 #include <cstdint>
@@ -77,9 +77,9 @@ struct LoadOptions {
 // Immutable after load; safe to read from any thread.
 class Model {
  public:
-  // Maps the file and reads its metadata; of a split model any part may be named, and all are mapped. INVALID_ARGUMENT
-  // (what, where in the file, remedy) for anything malformed, UNIMPLEMENTED for an architecture or weight type that is
-  // not built, NOT_FOUND, PERMISSION_DENIED.
+  // Maps the GGUF file, or the files of the Hugging Face directory, and reads their metadata; of a split model any part
+  // may be named, and all are mapped. INVALID_ARGUMENT (what, where in the file, remedy) for anything malformed,
+  // UNIMPLEMENTED for an architecture or weight type that is not built, NOT_FOUND, PERMISSION_DENIED.
   static Result<std::unique_ptr<Model>> load(const std::filesystem::path& path, const LoadOptions& options = {});
   virtual ~Model() = default;
 

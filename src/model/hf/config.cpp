@@ -250,6 +250,9 @@ Result<ModelDescription> parse_config(std::string_view text, const LoadOptions& 
   RETURN_IF_ERROR(check_activation(settings, traits.activation));
   RETURN_IF_ERROR(read_counts(settings, &parameters));
   RETURN_IF_ERROR(read_experts(settings, &parameters));
+  if (model.architecture->needs_experts && parameters.experts.count == 0) {
+    return settings.invalid("num_experts", "is missing or 0, but the model's class has experts");
+  }
   if (model.architecture->imply != nullptr) model.architecture->imply(parameters);
   parameters.rope.style = MOTLEY_ROPE_NEOX;
   RETURN_IF_ERROR(read_numbers(settings, &parameters));

@@ -84,6 +84,37 @@ TEST(HfConfig, LanguageModelsKeys_MayStandApart) {
   EXPECT_THAT(model.end_tokens, ElementsAre(1, 2));
 }
 
+TEST(HfConfig, TrimmedConfigurations_HaveTheirClassDefaults) {
+  // All that the published 4B model says of its language model.
+  const ModelDescription model = parse({{"architectures", {"Gemma3ForConditionalGeneration"}},
+                                        {"text_config",
+                                         {{"hidden_size", 2560},
+                                          {"intermediate_size", 10240},
+                                          {"model_type", "gemma3_text"},
+                                          {"num_hidden_layers", 34},
+                                          {"rope_scaling", {{"factor", 8.0}, {"rope_type", "linear"}}},
+                                          {"sliding_window", 1024}}}});
+  const HyperParameters& parameters = model.parameters;
+  EXPECT_EQ(parameters.config.heads, 8u);
+  EXPECT_EQ(parameters.config.kv_heads, 4u);
+  EXPECT_EQ(parameters.config.head_dim, 256u);
+  EXPECT_EQ(parameters.config.vocab_size, 262208u);
+  EXPECT_EQ(parameters.config.rope_base, 1e6f);
+  EXPECT_EQ(parameters.rope.window_base, 1e4f);
+  EXPECT_EQ(parameters.rope.linear_factor, 8.0f);
+  EXPECT_EQ(parameters.attention_scale, 0.0625f);
+  EXPECT_EQ(parameters.attention_softcap, 0.0f);
+  EXPECT_EQ(window_of_layer(parameters, 4), 1024u);
+  EXPECT_EQ(window_of_layer(parameters, 5), 0u);
+  EXPECT_EQ(model.tied_head, true);
+}
+
+TEST(HfConfig, ClassesOfExperts_NeedThem) {
+  const auto model = parse_config(with({{"architectures", {"Qwen3MoeForCausalLM"}}}).dump(), {});
+  ASSERT_FALSE(model.ok());
+  EXPECT_THAT(model.error().message(), HasSubstr("key 'num_experts': is missing or 0"));
+}
+
 TEST(HfConfig, LinearRope_DividesPositions) {
   for (const char* key : {"type", "rope_type"}) {
     EXPECT_EQ(parse(with({{"rope_scaling", {{key, "linear"}, {"factor", 8.0}}}})).parameters.rope.linear_factor, 8.0f);

@@ -222,6 +222,13 @@ void make_rows(const MatrixSource& source, int32_t dtype, int64_t begin, int64_t
 
 bool zeros_are_eight(const Int4Matrix& matrix) {
   if (matrix.zeros.empty()) return true;
+  if (matrix.rows % 8 == 0) {  // whole words: there may be very many
+    const uint32_t eights = static_cast<uint32_t>(kZero - matrix.zero_add) * 0x11111111u;
+    for (size_t at = 0; at < matrix.zeros.size(); at += sizeof(eights)) {
+      if (load_as<uint32_t>(matrix.zeros.data() + at) != eights) return false;
+    }
+    return true;
+  }
   for (int64_t group = 0; group < matrix.groups; ++group) {
     for (int64_t row = 0; row < matrix.rows; ++row) {
       if (zero_at(matrix, row, group) != kZero) return false;
