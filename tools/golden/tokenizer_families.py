@@ -213,7 +213,9 @@ def main():
         vocabulary = gguf_vocabulary(path)
         reference = tokenizer_oracle.smollm2(path) if vocabulary["model"] == "gpt2" else reference_of_scores(vocabulary)
         made.append({"name": Path(path).name, "vocabulary": vocabulary, **expectations(reference, texts)})
-    golden.write(options.out / "tokenizer_families.json", {"texts": texts, "families": made})
+    dump = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    (options.out / "tokenizer_families.json").write_text(
+        '{"texts":' + dump(texts) + ',\n"families":[\n' + ",\n".join(map(dump, made)) + "]}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
