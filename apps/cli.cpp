@@ -1,12 +1,18 @@
 #include "cli.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <functional>
+#include <limits>
 #include <map>
+#include <optional>
+#include <type_traits>
 
 #include "commands.hpp"
 #include "config_file.hpp"
+#include "text/utf8.hpp"
 
 namespace motley::apps {
 namespace {
@@ -25,45 +31,107 @@ struct Parsed {
   std::vector<std::string> help_words;
 };
 
+// ---- what a value may be; the command line and the config file refuse it in the same words ----
+
+bool is_control(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }
+
+// What is wrong with a text that must say something; "" for nothing.
+std::string text_fault(const std::string& value) {
+  if (value.empty()) return "must not be empty";
+  return utf8_valid(value) ? "" : "must be valid UTF-8";
+}
+
+// A key that no client could send would shut everybody out. The key itself is not repeated.
+std::string key_fault(const std::string& value) {
+  const bool word = std::none_of(value.begin(), value.end(), [](char c) { return is_control(c) || c == ' '; });
+  return word && !value.empty() ? "" : "must be one word, without spaces or control characters";
+}
+
+std::string truth_fault(const std::string& value) {
+  return value == "true" || value == "false" ? "" : fmt::format("{} is not true or false", value);
+}
+
+template <typename T>
+struct ValueOf {
+  using Type = T;
+};
+template <typename T>
+struct ValueOf<std::optional<T>> {
+  using Type = T;
+};
+template <typename T>
+using Number = typename ValueOf<T>::Type;
+
+// An option whose value is a finite decimal number from `low` to `high`.
+template <typename T>
+CLI::Option* add_number(CLI::App* app, const char* name, T& field, const char* text,
+                        Number<T> low = std::numeric_limits<Number<T>>::lowest(),
+                        Number<T> high = std::numeric_limits<Number<T>>::max()) {
+  const auto read = [low, high](std::string& value) -> std::string {
+    constexpr bool kWhole = std::is_integral_v<Number<T>>;
+    Number<T> number{};
+    const char* end = value.data() + value.size();
+    const auto [stop, failure] = std::from_chars(value.data(), end, number);
+    if (failure != std::errc() || stop != end || !(number >= low && number <= high)) {
+      return kWhole ? fmt::format("{} is not a whole number from {} to {}", value, low, high)
+                    : fmt::format("{} is not a finite number", value);
+    }
+    if (kWhole) value = std::to_string(number);  // CLI11 would take 010 for an octal number
+    return "";
+  };
+  return app->add_option(name, field, text)->transform(CLI::Validator(read, ""));
+}
+
+CLI::Option* add_switch(CLI::App* app, const char* name, bool& field, const char* text) {
+  return app->add_flag(name, field, text)->check(truth_fault);
+}
+
+// ---- the commands ----
+
 void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) {
   app->add_option("model", options.model, "a GGUF file")->required();
   app->add_option("--devices", options.devices, "devices that may be used, e.g. CPU:0")->capture_default_str();
-  app->add_option("--max-model-len", options.engine.max_model_len,
-                  "longest sequence in tokens; default: the model's context, or what the KV pool holds");
-  app->add_option("--max-num-seqs", options.engine.max_num_seqs, "sequences that run at once")->capture_default_str();
-  app->add_option("--max-num-batched-tokens", options.engine.max_num_batched_tokens,
-                  "tokens of one step; default: as many as keep a step within 200 ms");
-  app->add_option("--block-size", options.block_size, "positions of a KV block")->capture_default_str();
+  add_number(app, "--max-model-len", options.engine.max_model_len,
+             "longest sequence in tokens; default, 0 or -1: the model's context, or what the KV pool holds")
+      ->transform([](const std::string& value) { return value == "-1" ? "0" : value; });
+  add_number(app, "--max-num-seqs", options.engine.max_num_seqs, "sequences that run at once")->capture_default_str();
+  add_number(app, "--max-num-batched-tokens", options.engine.max_num_batched_tokens,
+             "tokens of one step; default: as many as keep a step within 200 ms");
+  add_number(app, "--block-size", options.block_size, "positions of a KV block")->capture_default_str();
   app->add_option("--kv-cache-dtype", options.kv_cache_dtype, "auto, float32, float16, bfloat16 or int8")
       ->capture_default_str();
-  app->add_option("--kv-cache-memory-bytes", options.kv_cache_memory_bytes,
-                  "size of the KV pool; default: 2 GB or a quarter of the free memory");
-  app->add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", options.engine.enable_prefix_caching,
-                "share the KV of equal prompt beginnings (on by default)");
-  app->add_flag("--enable-chunked-prefill,!--no-enable-chunked-prefill", options.engine.enable_chunked_prefill,
-                "compute long prompts in parts (on by default)");
+  add_number(app, "--kv-cache-memory-bytes", options.kv_cache_memory_bytes,
+             "size of the KV pool; default: 2 GB or a quarter of the free memory");
+  add_switch(app, "--enable-prefix-caching,!--no-enable-prefix-caching", options.engine.enable_prefix_caching,
+             "share the KV of equal prompt beginnings (on by default)");
+  add_switch(app, "--enable-chunked-prefill,!--no-enable-chunked-prefill", options.engine.enable_chunked_prefill,
+             "compute long prompts in parts (on by default)");
   app->add_option("--scheduling-policy", parsed.policy, "fcfs or priority")
       ->check(CLI::IsMember({"fcfs", "priority"}))
       ->capture_default_str();
-  app->add_option("--chat-template", options.chat_template_file, "a Jinja file instead of the model's own template");
-  app->add_option("--threads", options.threads, "compute threads; default: one for each core of the device");
-  app->add_flag("--deterministic", options.deterministic,
-                "bit-identical text under any batching, chunking, cache hit and preemption");
-  app->add_option("--config", parsed.config_file, "a TOML file of these options; the command line wins");
+  app->add_option("--chat-template", options.chat_template_file, "a Jinja file instead of the model's own template")
+      ->check(text_fault);
+  add_number(app, "--threads", options.threads, "compute threads; default: one for each core of the device");
+  add_switch(app, "--deterministic", options.deterministic,
+             "bit-identical text under any batching, chunking, cache hit and preemption");
+  app->add_option("--config", parsed.config_file, "a TOML file of these options; the command line wins")
+      ->check(text_fault);
 }
 
 CLI::App* add_serve(CLI::App& app, Parsed& parsed) {
   ServeCommand& serve = parsed.serve;
   CLI::App* command = app.add_subcommand("serve", "serve a model over the OpenAI API");
   add_model_options(command, serve.instance, parsed);
-  command->add_option("--host", serve.host, "address to listen on")->capture_default_str();
-  command->add_option("--port", serve.port, "port to listen on; 0 = any free one")->capture_default_str();
+  command->add_option("--host", serve.host, "address to listen on")->check(text_fault)->capture_default_str();
+  add_number(command, "--port", serve.port, "port to listen on; 0 = any free one")->capture_default_str();
   command->add_option("--api-key", serve.api_keys, "key that clients must send; may be repeated")
+      ->check(key_fault)
       ->allow_extra_args(false);
   command->add_option("--served-model-name", serve.served_model_names, "name of the model in the API; may be repeated")
+      ->check(text_fault)
       ->allow_extra_args(false);
-  command->add_option("--seed", serve.seed, "seed of requests that give none; default: drawn for each");
-  command->add_option("--shutdown-timeout", serve.shutdown_timeout_s, "seconds that running requests get at the end")
+  add_number(command, "--seed", serve.seed, "seed of requests that give none; default: drawn for each");
+  add_number(command, "--shutdown-timeout", serve.shutdown_timeout_s, "seconds that running requests get at the end")
       ->capture_default_str();
   return command;
 }
@@ -74,17 +142,19 @@ CLI::App* add_complete(CLI::App& app, Parsed& parsed) {
   add_model_options(command, complete.instance, parsed);
   command->add_option("--prompt", complete.prompt, "the text");
   command->add_option("--prompt-file", complete.prompt_file, "a file that holds it; - for standard input");
-  command->add_option("--max-tokens", complete.max_tokens, "most tokens to generate")->capture_default_str();
-  command->add_option("--temperature", complete.temperature, "0 = greedy")->capture_default_str();
-  command->add_option("--seed", complete.seed, "seed of the sampling noise; default: drawn");
-  command->add_option("--top-p", complete.top_p, "nucleus; 1 = off")->capture_default_str();
-  command->add_option("--top-k", complete.top_k, "0 = off")->capture_default_str();
-  command->add_option("--min-p", complete.min_p, "0 = off")->capture_default_str();
-  command->add_option("--stop", complete.stop, "text that ends the answer; may be repeated")->allow_extra_args(false);
-  command->add_option("--logprobs", complete.logprobs, "alternatives to report for each token")
-      ->check(CLI::Range(0, MOTLEY_TOP_MAX));
-  command->add_flag("--ignore-eos", complete.ignore_eos, "go on after end tokens");
-  command->add_flag("--json", complete.json, "one JSON object on one line");
+  add_number(command, "--max-tokens", complete.max_tokens,
+             "most tokens to generate; default: 128, or what the context leaves");
+  add_number(command, "--temperature", complete.temperature, "0 = greedy")->capture_default_str();
+  add_number(command, "--seed", complete.seed, "seed of the sampling noise; default: drawn");
+  add_number(command, "--top-p", complete.top_p, "nucleus; 1 = off")->capture_default_str();
+  add_number(command, "--top-k", complete.top_k, "0 = off")->capture_default_str();
+  add_number(command, "--min-p", complete.min_p, "0 = off")->capture_default_str();
+  command->add_option("--stop", complete.stop, "text that ends the answer; may be repeated")
+      ->check(text_fault)
+      ->allow_extra_args(false);
+  add_number(command, "--logprobs", complete.logprobs, "alternatives to report for each token", 0, MOTLEY_TOP_MAX);
+  add_switch(command, "--ignore-eos", complete.ignore_eos, "go on after end tokens");
+  add_switch(command, "--json", complete.json, "one JSON object on one line");
   return command;
 }
 
@@ -92,11 +162,11 @@ CLI::App* add_chat(CLI::App& app, Parsed& parsed) {
   ChatCommand& chat = parsed.chat;
   CLI::App* command = app.add_subcommand("chat", "talk with a model in the terminal");
   add_model_options(command, chat.instance, parsed);
-  command->add_option("--system-prompt", chat.system_prompt, "first message, of the role system");
-  command->add_option("--max-tokens", chat.max_tokens, "most tokens of an answer; default: what the context leaves");
-  command->add_option("--temperature", chat.temperature, "0 = greedy")->capture_default_str();
-  command->add_option("--top-p", chat.top_p, "nucleus; 1 = off")->capture_default_str();
-  command->add_option("--seed", chat.seed, "seed of the sampling noise; default: drawn");
+  command->add_option("--system-prompt", chat.system_prompt, "first message, of the role system")->check(text_fault);
+  add_number(command, "--max-tokens", chat.max_tokens, "most tokens of an answer; default: what the context leaves");
+  add_number(command, "--temperature", chat.temperature, "0 = greedy")->capture_default_str();
+  add_number(command, "--top-p", chat.top_p, "nucleus; 1 = off")->capture_default_str();
+  add_number(command, "--seed", chat.seed, "seed of the sampling noise; default: drawn");
   return command;
 }
 
@@ -106,7 +176,7 @@ CLI::App* add_tokenize(CLI::App& app, Parsed& parsed) {
   command->add_option("model", tokenize.model, "a GGUF file")->required();
   command->add_option("--prompt", tokenize.prompt, "the text");
   command->add_option("--prompt-file", tokenize.prompt_file, "a file that holds it; - for standard input");
-  command->add_flag("--lines", tokenize.lines, "each line by itself: a line of ids per input line");
+  add_switch(command, "--lines", tokenize.lines, "each line by itself: a line of ids per input line");
   return command;
 }
 
@@ -127,41 +197,63 @@ CLI::App* add_bench(CLI::App& app, Parsed& parsed, std::map<CLI::App*, std::func
                                 : command->add_subcommand("latency", "time of one fixed batch");
     add_model_options(kind, bench.instance, parsed);
     if (throughput) bench.input_len = 1024;
-    kind->add_option("--input-len", bench.input_len, "prompt tokens of a request")->capture_default_str();
-    kind->add_option("--output-len", bench.output_len, "tokens generated per request")->capture_default_str();
-    kind->add_option("--seed", bench.seed, "seed of the random prompts")->capture_default_str();
+    add_number(kind, "--input-len", bench.input_len, "prompt tokens of a request")->capture_default_str();
+    add_number(kind, "--output-len", bench.output_len, "tokens generated per request")->capture_default_str();
+    add_number(kind, "--seed", bench.seed, "seed of the random prompts")->capture_default_str();
     kind->add_option("--output-json", bench.output_json, "file for the results as JSON");
     if (throughput) {
-      kind->add_option("--num-prompts", bench.num_prompts, "requests")->capture_default_str();
+      add_number(kind, "--num-prompts", bench.num_prompts, "requests")->capture_default_str();
     } else {
-      kind->add_option("--batch-size", bench.batch_size, "requests of the batch")->capture_default_str();
-      kind->add_option("--num-iters", bench.num_iters, "counted runs")->capture_default_str();
-      kind->add_option("--num-iters-warmup", bench.num_iters_warmup, "runs not counted")->capture_default_str();
+      add_number(kind, "--batch-size", bench.batch_size, "requests of the batch")->capture_default_str();
+      add_number(kind, "--num-iters", bench.num_iters, "counted runs")->capture_default_str();
+      add_number(kind, "--num-iters-warmup", bench.num_iters_warmup, "runs not counted")->capture_default_str();
     }
     actions[kind] = [&bench] { return apps::bench(bench); };
   }
   return command;
 }
 
+std::string one_line(std::string text) {
+  std::replace_if(text.begin(), text.end(), is_control, ' ');
+  return text;
+}
+
+// "motley bench latency".
+std::string full_name(const CLI::App& app) {
+  const CLI::App* parent = app.get_parent();
+  return parent == nullptr ? app.get_name() : full_name(*parent) + " " + app.get_name();
+}
+
+// Gives one entry of a config file to its option. CLI::ParseError for a value that cannot be.
+void take_entry(CLI::Option& option, const ConfigEntry& entry) {
+  std::vector<std::string> values = entry.values;
+  if (option.get_items_expected_max() == 0) {  // a switch; its name may be that of the opposite
+    for (std::string& value : values) value = option.get_flag_value(entry.name, value);
+  }
+  option.add_result(std::move(values));
+  option.run_callback();
+}
+
 // Values of the file for options that the command line did not give.
 Status apply_config(CLI::App& command, const std::string& path) {
   ASSIGN_OR_RETURN(const auto entries, read_config_file(path));
-  for (const auto& [key, values] : entries) {
-    if (key == "config") return invalid_argument("{}: config cannot name another file", path);
-    CLI::Option* option = command.get_option_no_throw("--" + key);
-    if (option == nullptr) return invalid_argument("{}: unknown option {}", path, key);
+  for (const ConfigEntry& entry : entries) {
+    if (entry.name == "config") return invalid_argument("{}:{}: config cannot name another file", path, entry.line);
+    CLI::Option* option = command.get_option_no_throw("--" + entry.name);
+    if (option == nullptr || option == command.get_help_ptr()) {
+      return invalid_argument("{}:{}: there is no option {}; see {} --help", path, entry.line, entry.name,
+                              full_name(command));
+    }
     if (option->count() > 0) continue;
-    option->add_result(values);
-    option->run_callback();
+    try {
+      take_entry(*option, entry);
+    } catch (const CLI::ParseError& failure) {
+      std::string why = one_line(failure.what());
+      if (why.starts_with("--")) why.erase(0, 2);  // keys stand without dashes in the file
+      return invalid_argument("{}:{}: {}; see {} --help", path, entry.line, why, full_name(command));
+    }
   }
   return ok_status();
-}
-
-std::string one_line(std::string text) {
-  for (char& c : text) {
-    if (c == '\n') c = ' ';
-  }
-  return text;
 }
 
 // The command that the words lead to ("bench", "latency"), the program itself for none, or null.
@@ -179,6 +271,20 @@ CLI::App* deepest(CLI::App& app) {
   CLI::App* at = &app;
   while (!at->get_subcommands().empty()) at = at->get_subcommands().front();
   return at;
+}
+
+// A command line that names no command, or none that there is.
+Status no_command(const CLI::App& group) {
+  std::string names;
+  for (const CLI::App* command : group.get_subcommands(nullptr)) {
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  const std::vector<std::string> words = group.remaining();
+  const std::string what = words.empty() ? "a command is missing"
+                           : words.front().starts_with('-')
+                               ? fmt::format("there is no option {}", one_line(words.front()))
+                               : fmt::format("there is no command {}", one_line(words.front()));
+  return invalid_argument("{}; {} has the commands {}", what, full_name(group), names);
 }
 
 }  // namespace
@@ -207,7 +313,9 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
   actions[help] = [&]() -> Status {
     CLI::App* topic = find_command(app, parsed.help_words);
     if (topic == nullptr) return invalid_argument("there is no such command; see motley help");
-    std::fputs(topic->help().c_str(), stdout);
+    // Not topic->help(), which would explain the command that runs, `help`, in the program's stead.
+    const std::string text = topic->get_formatter()->make_help(topic, full_name(*topic), CLI::AppFormatMode::Normal);
+    std::fputs(text.c_str(), stdout);
     return ok_status();
   };
   try {
@@ -223,7 +331,9 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
     app.exit(success);
     return ok_status();
   } catch (const CLI::ParseError& failure) {
-    return invalid_argument("{}; see motley {} --help", one_line(failure.what()), argc > 1 ? argv[1] : "");
+    const CLI::App* command = deepest(app);
+    if (command->get_require_subcommand_min() > 0) return no_command(*command);
+    return invalid_argument("{}; see {} --help", one_line(failure.what()), full_name(*command));
   }
 }
 

@@ -27,7 +27,7 @@ Status serve(const ServeCommand& command);
 struct CompleteCommand {
   InstanceOptions instance;
   std::optional<std::string> prompt, prompt_file;
-  uint32_t max_tokens = 128;
+  std::optional<uint32_t> max_tokens;  // none = 128, or what the context leaves
   float temperature = 0.0f, top_p = 1.0f, min_p = 0.0f;
   int32_t top_k = 0, logprobs = -1;
   std::optional<uint64_t> seed;
@@ -77,7 +77,8 @@ struct ConformanceCommand {
 };
 Status conformance(const ConformanceCommand& command);
 
-// The prompt of --prompt or --prompt-file ("-" is standard input); INVALID_ARGUMENT unless exactly one is given.
+// The prompt of --prompt or --prompt-file ("-" is standard input); INVALID_ARGUMENT unless exactly one is given and it
+// is valid UTF-8.
 Result<std::string> read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file);
 
 // A seed for a request whose user gave none.

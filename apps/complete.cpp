@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -36,6 +37,16 @@ void print_json(const CompleteCommand& command, const std::vector<TokenId>& prom
   std::printf("%s\n", out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
+// The default gives way to the context; what the user asked for is refused beyond it, as the server does.
+Result<uint32_t> answer_tokens(const CompleteCommand& command, size_t prompt_tokens, size_t context) {
+  constexpr uint32_t kDefault = 128;
+  const auto room = static_cast<uint32_t>(context - prompt_tokens);
+  if (!command.max_tokens) return std::min(kDefault, room);
+  if (*command.max_tokens <= room) return *command.max_tokens;
+  return invalid_argument("the context is {} tokens; the prompt has {} and --max-tokens asks for {}: lower either",
+                          context, prompt_tokens, *command.max_tokens);
+}
+
 }  // namespace
 
 Status complete(const CompleteCommand& command, int64_t started_ns) {
@@ -56,7 +67,7 @@ Status complete(const CompleteCommand& command, int64_t started_ns) {
   params.top_k = command.top_k;
   params.min_p = command.min_p;
   params.seed = command.seed ? *command.seed : random_seed();
-  params.max_tokens = std::min<uint32_t>(command.max_tokens, static_cast<uint32_t>(room - request.prompt.size()));
+  ASSIGN_OR_RETURN(params.max_tokens, answer_tokens(command, request.prompt.size(), room));
   params.ignore_eos = command.ignore_eos;
   params.logprobs = command.logprobs;
   const std::vector<TokenId> prompt_ids = request.prompt;
@@ -65,7 +76,7 @@ Status complete(const CompleteCommand& command, int64_t started_ns) {
       std::fwrite(text.data(), 1, text.size(), stdout);
       std::fflush(stdout);
     }
-    return true;
+    return std::ferror(stdout) == 0;  // nobody reads what follows
   };
   ASSIGN_OR_RETURN(const GenerateResult generation,
                    generate(instance->engine(), instance->tokenizer(), std::move(request), {command.stop}, sink));

@@ -60,6 +60,13 @@ ServerOptions server_options(const ServeCommand& command, const Instance& instan
   return options;
 }
 
+// One word of a shell, whatever it holds.
+std::string shell_quoted(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
 // A request that a newcomer can paste. The key itself is never logged.
 std::string curl_line(const ServeCommand& command, const std::string& address, bool chat) {
   const std::string model =
@@ -69,10 +76,10 @@ std::string curl_line(const ServeCommand& command, const std::string& address, b
                                     {"temperature", 0},
                                     {"messages", {{{"role", "user"}, {"content", "Where is the Eiffel Tower?"}}}}}
            : nlohmann::ordered_json{{"model", model}, {"temperature", 0}, {"prompt", "The capital of France is"}};
-  return fmt::format("curl {}/v1/{} {}-H 'Content-Type: application/json' -d '{}'", address,
+  return fmt::format("curl {}/v1/{} {}-H 'Content-Type: application/json' -d {}", address,
                      chat ? "chat/completions" : "completions",
                      command.api_keys.empty() ? "" : "-H \"Authorization: Bearer $API_KEY\" ",
-                     body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+                     shell_quoted(body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
 }
 
 // Once the drain is over the program is about to end: an interrupt need not wait for it, nor may anything that hangs.

@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <cstdio>
 #include <random>
 
 #include "base/file.hpp"
 #include "commands.hpp"
+#include "server/json_input.hpp"
 
 namespace motley::apps {
 namespace {
@@ -16,12 +18,26 @@ void print_ids(const std::vector<TokenId>& ids) {
   std::fwrite(line.data(), 1, line.size(), stdout);
 }
 
+// As the server judges its bodies: a text of which bytes would be dropped is refused.
+Status check_utf8(const std::string& name, std::string_view text) {
+  const size_t good = utf8_valid_prefix(text);
+  if (good == text.size()) return ok_status();
+  const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(good), '\n');
+  return invalid_argument("{}: not valid UTF-8 at byte {}, in line {}", name, good, line);
+}
+
 }  // namespace
 
 Result<std::string> read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file) {
   if (prompt.has_value() == file.has_value()) return invalid_argument("give one of --prompt and --prompt-file");
-  if (prompt) return *prompt;
-  return read_file(*file, kPromptBytesMax);
+  std::string text;
+  if (prompt) {
+    text = *prompt;
+  } else {
+    ASSIGN_OR_RETURN(text, read_file(*file, kPromptBytesMax));
+  }
+  RETURN_IF_ERROR(check_utf8(prompt ? "--prompt" : *file, text));
+  return text;
 }
 
 uint64_t random_seed() {

@@ -24,12 +24,31 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def motley(*arguments, environment=None, stdin=subprocess.DEVNULL, seconds_max=ANSWER_SECONDS_MAX, **options):
+def command_line(arguments, redirect=""):
+    """The program with the shell's redirections, such as "<&-"; it is the process that is started."""
+    words = [str(MOTLEY), *map(str, arguments)]
+    return ["sh", "-c", f'exec "$@" {redirect}', "sh", *words] if redirect else words
+
+
+def motley(*arguments, environment=None, stdin=subprocess.DEVNULL, seconds_max=ANSWER_SECONDS_MAX, redirect="",
+           **options):
     """Runs the program to its end."""
     if "input" in options:
         stdin = None
-    return subprocess.run([str(MOTLEY), *map(str, arguments)], stdin=stdin, capture_output=True, text=True,
+    return subprocess.run(command_line(arguments, redirect), stdin=stdin, capture_output=True, text=True,
                           timeout=seconds_max, env={**os.environ, **(environment or {})}, **options)
+
+
+def refuse(*arguments, says, **options):
+    """Runs the program, which must refuse: exit 1, nothing on standard output, one line on standard error that holds
+    what it `says` (a text, or several)."""
+    done = motley(*arguments, **options)
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert done.stdout == ""
+    assert re.fullmatch(r"motley: .+\n", done.stderr), done.stderr
+    for text in [says] if isinstance(says, str) else says:
+        assert text and text in done.stderr, (text, done.stderr)
+    return done.stderr
 
 
 class Answer:
@@ -50,12 +69,12 @@ class Answer:
 class Server:
     """`motley serve` on a free port; ready when the constructor returns. Ends with the block it is used in."""
 
-    def __init__(self, model, log, *arguments, environment=None, port=None):
+    def __init__(self, model, log, *arguments, environment=None, port=None, redirect=""):
         self.port = port or free_port()
         self.log = log
         with open(log, "wb") as out:
             self.process = subprocess.Popen(
-                [str(MOTLEY), "serve", str(model), "--port", str(self.port), *map(str, arguments)],
+                command_line(["serve", model, "--port", self.port, *arguments], redirect),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})})
         self.wait_ready()

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from support import ANSWER_SECONDS_MAX, MOTLEY, PLUGINS, motley
+from support import ANSWER_SECONDS_MAX, MOTLEY, PLUGINS, motley, refuse
 
 FRANCE = "The capital of France is"
 
@@ -91,14 +91,59 @@ def test_complete_on_the_reference_agrees_on_the_first_words(model, prompt):
     assert complete_json(model, "--prompt", prompt, "--max-tokens", 4, "--devices", "REF:0")["token_ids"] == shipped
 
 
-@pytest.mark.parametrize("arguments", [
-    [], ["--prompt", ""], ["--prompt", "a", "--prompt-file", "b"], ["--prompt-file", "/nonexistent"],
-    ["--prompt", "a", "--temperature", "-1"], ["--prompt", "a", "--logprobs", "100"],
-    ["--prompt", "a", "--max-tokens", "x"], ["--prompt", "a", "--top-p", "2"]])
-def test_complete_refuses_what_cannot_be(model, arguments):
-    done = motley("complete", model, *arguments)
-    assert done.returncode == 1 and done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+@pytest.mark.parametrize("arguments, says", [
+    ([], "give one of --prompt and --prompt-file"),
+    (["--prompt", ""], "the prompt is empty"),
+    (["--prompt", "a", "--prompt-file", "b"], "give one of --prompt and --prompt-file"),
+    (["--prompt-file", "/nonexistent"], "/nonexistent"),
+    (["--prompt", "a", "--temperature", "-1"], "temperature must be non-negative, got -1"),
+    (["--prompt", "a", "--temperature", "warm"], "--temperature: warm is not a finite number"),
+    (["--prompt", "a", "--temperature", "nan"], "--temperature: nan is not a finite number"),
+    (["--prompt", "a", "--logprobs", "100"], "--logprobs: 100 is not a whole number from 0 to 20"),
+    (["--prompt", "a", "--max-tokens", "x"], "--max-tokens: x is not a whole number from 0 to 4294967295"),
+    (["--prompt", "a", "--max-tokens", "0"], "max_tokens must be at least 1, got 0"),
+    (["--prompt", "a", "--max-tokens", "100000"], "--max-tokens asks for 100000: lower either"),
+    (["--prompt", "a", "--max-tokens", "32", "--max-model-len", "32"], "the context is 32 tokens; the prompt has 1"),
+    (["--prompt", "a", "--top-p", "2"], "top_p must be in (0, 1], got 2"),
+    (["--prompt", "a", "--seed", "-1"], "--seed: -1 is not a whole number from 0 to"),
+    (["--prompt", "a", "--stop", ""], "--stop: must not be empty"),
+    (["--prompt", "a", "--stop", "\udcff"], "--stop: must be valid UTF-8"),
+    (["--prompt", "a\udcff b"], "--prompt: not valid UTF-8 at byte 1, in line 1"),
+    (["--prompt", "\udcff\udcfe"], "--prompt: not valid UTF-8 at byte 0, in line 1"),
+])
+def test_complete_refuses_what_cannot_be(model, arguments, says):
+    refuse("complete", model, *arguments, says=says)
+
+
+def test_complete_default_answer_gives_way_to_the_context(model):
+    answer = complete_json(model, "--prompt", FRANCE, "--max-model-len", 32, "--ignore-eos")
+    assert len(answer["prompt_token_ids"]) + len(answer["token_ids"]) == 32
+
+
+def test_complete_reads_numbers_as_decimal(model):
+    assert len(complete_json(model, "--prompt", FRANCE, "--max-tokens", "010", "--ignore-eos")["token_ids"]) == 10
+
+
+@pytest.mark.parametrize("redirect", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("command", ["complete", "complete --json", "tokenize", "devices", "devices --json", "help",
+                                     "--version"])
+def test_output_that_cannot_be_written_is_an_error(model, command, redirect):
+    name, *options = command.split()
+    if name in ("complete", "tokenize"):
+        options += [model, "--prompt", FRANCE]
+    refuse(name, *options, redirect=redirect, says="standard output cannot be written")
+
+
+def test_closed_standard_input_holds_no_prompt(model):
+    refuse("tokenize", model, "--prompt-file", "-", redirect="<&-", says="-: cannot be read")
+
+
+@pytest.mark.parametrize("options", [[], ["--lines"]])
+def test_tokenize_refuses_what_is_not_utf8(model, tmp_path, options):
+    file = tmp_path / "lines.txt"
+    file.write_bytes(b"one\ntwo \xc3\nthree\n")
+    refuse("tokenize", model, "--prompt-file", file, *options, says=f"{file}: not valid UTF-8 at byte 8, in line 2")
+    refuse("tokenize", model, "--prompt", "a\udcff b", *options, says="--prompt: not valid UTF-8 at byte 1, in line 1")
 
 
 def test_tokenize_and_lines(model, tmp_path):
@@ -128,9 +173,7 @@ def test_devices_without_the_cpu_plugin_says_so(model, tmp_path):
     reasons = [a["reason"] for a in found["absent"] if a["kind"] == "cpu"]
     assert reasons and all(reasons)
     assert "absent" in run("devices", environment=environment)
-    done = motley("complete", model, "--prompt", "Hi", environment=environment)
-    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
-    assert "CPU:0" in done.stderr
+    refuse("complete", model, "--prompt", "Hi", environment=environment, says="CPU:0")
 
 
 def test_devices_survives_a_plugin_that_is_none(tmp_path):
@@ -223,8 +266,7 @@ def test_conformance_passes_the_cpu_plugin():
 def test_conformance_refuses_what_is_no_plugin(tmp_path):
     file = tmp_path / "none.so"
     file.write_bytes(b"no")
-    done = motley("conformance", file)
-    assert done.returncode == 1 and "none.so" in done.stderr
+    refuse("conformance", file, says="none.so")
 
 
 def test_bench_latency_and_throughput(model, tmp_path):
@@ -243,6 +285,10 @@ def test_version_and_help():
         assert command in run("--help")
         assert run("help", command).strip()
         assert run(*command.split(), "--help").strip()
+        assert re.search(rf"^Usage: motley {command}\b", run("help", command), re.M)
+        assert run("help", command) == run(command, "--help")
+    assert run("help") == run("--help")
+    assert "Usage: motley bench latency" in run("help", "bench", "latency")
     text = run("help", "serve")
     for option in ("host", "port", "api-key", "served-model-name", "max-model-len", "max-num-seqs",
                    "max-num-batched-tokens", "block-size", "kv-cache-dtype", "kv-cache-memory-bytes",
