@@ -242,6 +242,7 @@ std::string LLM::detokenize(const std::vector<TokenId>& token_ids, bool skip_spe
   const Tokenizer& tokenizer = impl_->instance()->tokenizer();
   TextStream::Options options;
   options.skip_special_tokens = skip_special_tokens;
+  options.starts_text = true;
   TextStream stream(tokenizer, std::move(options));
   std::string text;
   for (const TokenId id : token_ids) {

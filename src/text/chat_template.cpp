@@ -147,7 +147,8 @@ void encode_untrusted(std::string_view text, const std::vector<std::string>& phr
   std::sort(cuts.begin(), cuts.end());
   for (size_t i = 1; i < cuts.size(); ++i) {
     if (cuts[i - 1] == cuts[i]) continue;
-    const auto more = tokenizer.encode(text.substr(cuts[i - 1], cuts[i] - cuts[i - 1]), false, false);
+    const Place place = cuts[i - 1] > 0 ? Place::kInText : ids.empty() ? Place::kStart : Place::kAfterToken;
+    const auto more = tokenizer.encode_more(text.substr(cuts[i - 1], cuts[i] - cuts[i - 1]), place, false);
     ids.insert(ids.end(), more.begin(), more.end());
   }
 }
