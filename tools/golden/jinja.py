@@ -3,7 +3,7 @@
 """Writes tests/golden/jinja_cases.json: templates, variables, and what Jinja2 renders (null: it refuses).
 
 Needs Jinja2 (3.1.6) alone. The environment is the one in which transformers renders chat templates.
-Beside this file: jinja_templates.py, jinja_shapes.py, jinja_shapes_others.py (templates), jinja_contexts.py
+Beside this file: jinja_templates.py, jinja_shapes.py, jinja_shapes_others.py (templates), jinja_plain_contexts.py, jinja_contexts.py
 (conversations), jinja_expressions.py, jinja_language.py (small expressions and statements).
 """
 import copy
@@ -23,11 +23,12 @@ sys.path.insert(0, os.path.dirname(__file__))
 import jinja_contexts  # noqa: E402
 import jinja_expressions  # noqa: E402
 import jinja_language  # noqa: E402
+import jinja_plain_contexts  # noqa: E402
 import jinja_shapes  # noqa: E402
 import jinja_shapes_others  # noqa: E402
 import jinja_templates  # noqa: E402
 
-CONTEXTS = jinja_templates.CONTEXTS | jinja_contexts.CONTEXTS
+CONTEXTS = jinja_plain_contexts.CONTEXTS | jinja_contexts.CONTEXTS
 TEMPLATES = jinja_templates.TEMPLATES | jinja_shapes.SHAPES | jinja_shapes_others.SHAPES
 EXPRESSIONS = jinja_expressions.EXPRESSIONS + jinja_language.EXPRESSIONS
 STATEMENTS = jinja_expressions.STATEMENTS + jinja_language.STATEMENTS

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More conversations for the templates: what clients send beside the plain cases of jinja_templates.py."""
-from jinja_templates import CONTEXTS as _FIRST
+"""More conversations for the templates: what clients send beside the plain cases."""
+from jinja_plain_contexts import CONTEXTS as _FIRST
 
 _TOOLS = _FIRST["tools"]["tools"] + [
     {
