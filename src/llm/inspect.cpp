@@ -19,7 +19,9 @@ Status try_template(const std::string& source) {
 
 Result<ModelReport> inspect_model(const std::filesystem::path& path) {
   ModelReport report;
-  ASSIGN_OR_RETURN(report.facts, read_gguf_facts(path));
+  std::error_code failed;
+  const auto read_facts = std::filesystem::is_directory(path, failed) ? read_directory_facts : read_gguf_facts;
+  ASSIGN_OR_RETURN(report.facts, read_facts(path));
   const Status text = TextModel::load(path).error();
   const Status model = text.ok() ? text : Model::load(path).error();
   if (!model.ok() && model.code() != MOTLEY_UNIMPLEMENTED) return model;

@@ -29,7 +29,7 @@ struct ModelFacts {
     std::string text;  // as the vocabulary spells it
   };
 
-  std::string format;  // "GGUF 3"
+  std::string format;  // "GGUF 3", "Hugging Face directory"
   uint64_t file_bytes = 0;
   std::string architecture, name;  // empty where the files do not say
   std::vector<Size> sizes;         // those that are known
@@ -56,7 +56,9 @@ struct ModelReport {
 // An error where the files are damaged or contradict themselves; a sound model that cannot be run is a report.
 Result<ModelReport> inspect_model(const std::filesystem::path& path);
 
-// The one step that each kind of model file has of its own.
+// The one step that each kind of model has of its own. Of a directory that cannot be loaded because something is not
+// built, the format alone.
 Result<ModelFacts> read_gguf_facts(const std::filesystem::path& path);
+Result<ModelFacts> read_directory_facts(const std::filesystem::path& path);
 
 }  // namespace motley

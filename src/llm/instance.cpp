@@ -7,7 +7,6 @@
 #include "base/file.hpp"
 #include "base/log.hpp"
 #include "planner/plan.hpp"
-#include "text/chat_template_sources.hpp"
 
 namespace motley {
 namespace {
@@ -104,8 +103,8 @@ Result<std::unique_ptr<Tokenizer>> make_tokenizer(const TokenizerData& data) {
   return Tokenizer::create(vocabulary);
 }
 
-// Of the places where a template may stand, the first that has one counts: a key or file of its own, that file's older
-// form, the tokenizer's configuration.
+}  // namespace
+
 Result<ChatTemplateSources> template_sources(const TokenizerData& data) {
   ChatTemplateSources sources(data.chat_template);
   for (const std::string_view json : {data.chat_template_json, data.tokenizer_config_json}) {
@@ -117,8 +116,6 @@ Result<ChatTemplateSources> template_sources(const TokenizerData& data) {
   }
   return sources;
 }
-
-}  // namespace
 
 Result<TextModel> TextModel::load(const std::filesystem::path& path, const LoadOptions& options) {
   TextModel text;

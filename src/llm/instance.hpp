@@ -15,6 +15,7 @@
 #include "planner/placement.hpp"
 #include "runtime/runtime_executor.hpp"
 #include "text/chat_template.hpp"
+#include "text/chat_template_sources.hpp"
 #include "text/tokenizer.hpp"
 
 namespace motley {
@@ -37,6 +38,10 @@ struct TextModel {
   std::unique_ptr<Tokenizer> tokenizer;
   static Result<TextModel> load(const std::filesystem::path& path, const LoadOptions& options = {});
 };
+
+// The templates that come with a model. Of the places where one may stand, the first that has one counts: a key or file
+// of its own, that file's older form, the tokenizer's configuration. INVALID_ARGUMENT for a damaged file.
+Result<ChatTemplateSources> template_sources(const TokenizerData& data);
 
 // Owns everything a model needs to run. Its parts are as thread-safe as each says.
 class Instance {
