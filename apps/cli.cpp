@@ -89,7 +89,7 @@ CLI::Option* add_switch(CLI::App* app, const char* name, bool& field, const char
 // ---- the commands ----
 
 void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) {
-  app->add_option("model", options.model, "a GGUF file")->required();
+  app->add_option("model", options.model, "a GGUF file or a Hugging Face folder")->required();
   app->add_option("--devices", options.devices, "devices that may be used, e.g. CPU:0")->capture_default_str();
   add_number(app, "--max-model-len", options.engine.max_model_len,
              "longest sequence in tokens; default, 0 or -1: the model's context, or what the KV pool holds")
@@ -173,7 +173,7 @@ CLI::App* add_chat(CLI::App& app, Parsed& parsed) {
 CLI::App* add_tokenize(CLI::App& app, Parsed& parsed) {
   TokenizeCommand& tokenize = parsed.tokenize;
   CLI::App* command = app.add_subcommand("tokenize", "print the token ids of a text");
-  command->add_option("model", tokenize.model, "a GGUF file")->required();
+  command->add_option("model", tokenize.model, "a GGUF file or a Hugging Face folder")->required();
   command->add_option("--prompt", tokenize.prompt, "the text");
   command->add_option("--prompt-file", tokenize.prompt_file, "a file that holds it; - for standard input");
   add_switch(command, "--lines", tokenize.lines, "each line by itself: a line of ids per input line");
@@ -182,7 +182,7 @@ CLI::App* add_tokenize(CLI::App& app, Parsed& parsed) {
 
 CLI::App* add_inspect(CLI::App& app, Parsed& parsed) {
   CLI::App* command = app.add_subcommand("inspect", "say what a model file holds and whether it would run");
-  command->add_option("model", parsed.inspect.model, "a GGUF file")->required();
+  command->add_option("model", parsed.inspect.model, "a GGUF file or a Hugging Face folder")->required();
   command->add_flag("--json", parsed.inspect.json, "as JSON");
   return command;
 }

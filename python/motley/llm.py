@@ -93,9 +93,10 @@ class Stream(Iterator[RequestOutput]):
 class LLM:
     """A model, open for generating. The engine behind it is the one of `motley serve`.
 
-    model: a GGUF file. devices: that may be used, e.g. "CPU:0". max_model_len: longest sequence in tokens. seed: from
-    which requests that have none get theirs. chat_template: a Jinja file instead of the model's own. The other options
-    are those of `motley serve` (docs/python.md). Any number of threads may use one LLM at once; requests run together.
+    model: a GGUF file or a Hugging Face folder. devices: that may be used, e.g. "CPU:0". max_model_len: longest sequence
+    in tokens. seed: from which requests that have none get theirs. chat_template: a Jinja file instead of the model's
+    own. The other options are those of `motley serve` (docs/python.md). Any number of threads may use one LLM at once;
+    requests run together.
     """
 
     def __init__(self, model: str | os.PathLike[str], *, devices: str | Sequence[str] = "CPU:0",
