@@ -40,11 +40,12 @@ double StepBudget::pessimistic_ns(double rows, double reads) const {
          kDeviations * std::sqrt(variance(features(rows, reads)));
 }
 
-// Where a step's fixed cost alone surely misses the target, as much again is spent on rows: else a large model would
-// read its weights anew for every few of them.
+// Where a step's fixed cost is large, as much again is spent on rows, first up to the limit and, where the fixed cost
+// alone surely misses it, beyond: else a large model would read its weights anew for every few of them.
 double StepBudget::target_ns() const {
   const double fixed = cost_.fixed_ns - kDeviations * std::sqrt(covariance_[0][0]);
-  return fixed >= kStepTargetNs ? 2 * (1 + kDeviations * kNoise) * cost_.fixed_ns : kStepTargetNs;
+  if (fixed >= kStepLimitNs) return 2 * (1 + kDeviations * kNoise) * cost_.fixed_ns;
+  return std::clamp(2 * fixed, kStepAimNs, kStepLimitNs);
 }
 
 uint32_t StepBudget::rows() const { return rows_beside(0, 0, 0); }

@@ -38,10 +38,10 @@ TEST(StepBudget, OneRowWarmUps_DoNotLetALongStepThrough) {
     for (int i = 0; i < 20; ++i) observe(budget, device, 1);
     for (int step = 0; step < 30; ++step) {
       const uint32_t rows = budget.rows();
-      EXPECT_LE(time_of(device, rows), kStepTargetNs) << per_row_ns << " ns a row, step " << step;
+      EXPECT_LE(time_of(device, rows), kStepAimNs) << per_row_ns << " ns a row, step " << step;
       observe(budget, device, rows);
     }
-    EXPECT_GT(time_of(device, budget.rows() + 1), per_row_ns > 0.1e6 ? 0.7 * kStepTargetNs : 0);
+    EXPECT_GT(time_of(device, budget.rows() + 1), per_row_ns > 0.1e6 ? 0.7 * kStepAimNs : 0);
   }
 }
 
@@ -65,10 +65,10 @@ TEST(StepBudget, Outliers_AreForgottenAtOnce) {
   later.observe(8, 100, 3e9);  // the machine stood still
   for (StepBudget* budget : {&slow_start, &later}) {
     for (int step = 0; step < 6; ++step) {
-      EXPECT_LE(time_of(device, budget->rows()), kStepTargetNs);
+      EXPECT_LE(time_of(device, budget->rows()), kStepAimNs);
       observe(*budget, device, budget->rows());
     }
-    EXPECT_GT(time_of(device, budget->rows()), 0.7 * kStepTargetNs);
+    EXPECT_GT(time_of(device, budget->rows()), 0.7 * kStepAimNs);
   }
 }
 
@@ -78,7 +78,7 @@ TEST(StepBudget, DeviceThatBecameSlower_IsBelievedAfterAFewSteps) {
   StepBudget budget({}, 0, 4096);
   for (int step = 0; step < 20; ++step) observe(budget, before, budget.rows());
   for (int step = 0; step < 4; ++step) observe(budget, after, budget.rows());
-  EXPECT_LE(time_of(after, budget.rows()), 1.1 * kStepTargetNs);
+  EXPECT_LE(time_of(after, budget.rows()), 1.1 * kStepAimNs);
 }
 
 TEST(StepBudget, FixedCostBeyondTheTarget_IsSpreadOverAsMuchWorthOfRows) {
@@ -90,6 +90,18 @@ TEST(StepBudget, FixedCostBeyondTheTarget_IsSpreadOverAsMuchWorthOfRows) {
   }
   EXPECT_GT(budget.rows(), 175u);
   EXPECT_LE(budget.rows(), 275u);
+}
+
+// Between the two no step shall take longer than the limit, and rows shall not become few.
+TEST(StepBudget, FixedCostNearTheLimit_LeavesRoomUpToTheLimit) {
+  const StepCost device{.fixed_ns = 120e6, .per_row_ns = 0.5e6, .per_context_ns = 0};
+  StepBudget budget({}, 0, 4096);
+  for (int i = 0; i < 50; ++i) {
+    observe(budget, device, 1);
+    observe(budget, device, budget.rows());
+  }
+  EXPECT_LE(time_of(device, budget.rows()), kStepLimitNs);
+  EXPECT_GT(budget.rows(), 80u);
 }
 
 TEST(StepBudget, SlowRows_StillMovePromptsOn) {
@@ -120,8 +132,8 @@ TEST(StepBudget, MeasuredSteps_BringThePredictionToTheDevice) {
       const double reads = decodes * 700 + positions_read(rows, position + rows);
       const double time = device.predict_ns(decodes + rows, reads) * (0.95 + 0.1 * (random() % 1000) / 1000.0);
       if (step >= 50) {
-        EXPECT_LT(time, 1.25 * kStepTargetNs) << "step " << step;
-        EXPECT_GT(time, 0.7 * kStepTargetNs) << "step " << step;
+        EXPECT_LT(time, 1.25 * kStepAimNs) << "step " << step;
+        EXPECT_GT(time, 0.7 * kStepAimNs) << "step " << step;
       }
       budget.observe(decodes + rows, reads, time);
     }
@@ -136,8 +148,8 @@ TEST(StepBudget, ManySmallSteps_DoNotForgetWhatAPromptCost) {
       budget.observe(rows, positions_read(rows, rows), device.predict_ns(rows, 0));
   for (int i = 0; i < 5000; ++i) budget.observe(4, 4 * 300, device.predict_ns(4, 0));
   const uint32_t rows = budget.rows();
-  EXPECT_LT(device.predict_ns(rows, 0), 1.25 * kStepTargetNs);
-  EXPECT_GT(device.predict_ns(rows, 0), 0.6 * kStepTargetNs);
+  EXPECT_LT(device.predict_ns(rows, 0), 1.25 * kStepAimNs);
+  EXPECT_GT(device.predict_ns(rows, 0), 0.6 * kStepAimNs);
 }
 
 }  // namespace

@@ -322,6 +322,8 @@ void Connection::on_request() {
   const bool accepted = host_.run_on_worker(kind, [self = shared_from_this(), job, route = route_] {
     if (self->gone_) return;
     auto prepared = std::make_shared<Prepared>(prepare(self->host_.api(), *route, job->body));
+    job->body = {};  // before the answer: its client's next request finds the room free
+    job->charge.release();
     asio::post(self->socket_.get_executor(), [self, prepared] { self->on_prepared(std::move(*prepared)); });
   });
   if (!accepted) {

@@ -49,6 +49,7 @@ class BodyBudget {
     return true;
   }
   void give(size_t bytes) { used_ -= bytes; }
+  size_t used() const { return used_.load(); }
 
  private:
   const size_t bytes_max_;

@@ -73,6 +73,7 @@ class Server::Impl : public ConnectionHost {
   Status listen();
   void run();
   uint16_t port() const { return port_; }
+  size_t body_bytes_in_flight() const { return body_budget_.used(); }
   void begin_drain() { draining_ = true; }
   Status wait_drained(std::chrono::milliseconds timeout);
 
@@ -279,6 +280,7 @@ Result<std::unique_ptr<Server>> Server::start(Engine& engine, const Tokenizer& t
 }
 
 uint16_t Server::port() const { return impl_->port(); }
+size_t Server::body_bytes_in_flight() const { return impl_->body_bytes_in_flight(); }
 void Server::begin_drain() { impl_->begin_drain(); }
 Status Server::wait_drained(std::chrono::milliseconds timeout) { return impl_->wait_drained(timeout); }
 

@@ -58,6 +58,8 @@ class Server {
   ~Server();
 
   uint16_t port() const;
+  // Bytes of request bodies that it holds: those still coming, and those whose request is being read.
+  size_t body_bytes_in_flight() const;
   // From now on new work is answered 503; what runs goes on.
   void begin_drain();
   // Blocks until no request is being answered. DEADLINE_EXCEEDED after `timeout`, with the number left.

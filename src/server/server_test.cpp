@@ -124,11 +124,12 @@ TEST(Limits, BodiesTogether_AreBounded) {
 TEST(Limits, LargestUnfinishedBody_GivesWayToSmallOnes) {
   StackOptions options;
   options.server.body_bytes_in_flight_max = 50'000;
-  const Stack stack(options);
+  Stack stack(options);
   HttpClient smaller = stack.client(), larger = stack.client();
   const std::string header = "POST /v1/completions HTTP/1.1\r\nContent-Length: 40000\r\n\r\n";
   smaller.send(header + std::string(20'000, ' '));
   larger.send(header + std::string(28'000, ' '));
+  ASSERT_TRUE(stack.reach([&] { return stack.server().body_bytes_in_flight() == 48'000; }));
   EXPECT_EQ(stack.post("/v1/completions", std::string(10'000, ' ') + std::string(kSmallCall)).status, 200);
   EXPECT_EQ(larger.read_reply().status, 503);
   smaller.send(std::string(20'000 - kSmallCall.size(), ' ') + std::string(kSmallCall));
