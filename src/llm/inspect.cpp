@@ -20,13 +20,22 @@ Status try_template(const std::string& source) {
 Result<ModelReport> inspect_model(const std::filesystem::path& path) {
   ModelReport report;
   std::error_code failed;
-  const auto read_facts = std::filesystem::is_directory(path, failed) ? read_directory_facts : read_gguf_facts;
-  ASSIGN_OR_RETURN(report.facts, read_facts(path));
-  const Status text = TextModel::load(path).error();
-  const Status model = text.ok() ? text : Model::load(path).error();
-  if (!model.ok() && model.code() != MOTLEY_UNIMPLEMENTED) return model;
-  report.verdicts.push_back({"model", model});
-  report.verdicts.push_back({"tokenizer", model.ok() ? std::optional(text) : std::nullopt});
+  const bool directory = std::filesystem::is_directory(path, failed);
+  if (!directory) {
+    ASSIGN_OR_RETURN(report.facts, read_gguf_facts(path));
+  }
+  const auto model = Model::load(path);
+  if (!model.ok() && model.error().code() != MOTLEY_UNIMPLEMENTED) return model.error();
+  std::optional<Status> text;
+  if (directory) {
+    report.facts.format = "Hugging Face directory";
+    if (model.ok()) text = add_directory_facts(**model, report.facts);
+  } else if (model.ok()) {
+    text = check_vocabulary_of((*model)->tokenizer());
+  }
+  if (text && !text->ok()) text = text->annotate(path.string());
+  report.verdicts.push_back({"model", model.error()});
+  report.verdicts.push_back({"tokenizer", std::move(text)});
   report.verdicts.push_back({"chat", try_template(report.facts.chat_template)});
   return report;
 }

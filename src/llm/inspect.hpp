@@ -12,6 +12,8 @@
 
 namespace motley {
 
+class Model;
+
 // What the files say, whether or not it can be run.
 struct ModelFacts {
   struct Size {
@@ -56,9 +58,9 @@ struct ModelReport {
 // An error where the files are damaged or contradict themselves; a sound model that cannot be run is a report.
 Result<ModelReport> inspect_model(const std::filesystem::path& path);
 
-// The one step that each kind of model has of its own. Of a directory that cannot be loaded because something is not
-// built, the format alone.
+// What each kind of model says. A directory is a loaded model; returned is what becomes of its tokenizer, whose facts
+// are added if it can be made.
 Result<ModelFacts> read_gguf_facts(const std::filesystem::path& path);
-Result<ModelFacts> read_directory_facts(const std::filesystem::path& path);
+Status add_directory_facts(const Model& model, ModelFacts& facts);
 
 }  // namespace motley

@@ -59,22 +59,16 @@ void add_template(const TokenizerData& data, ModelFacts& facts) {
 
 }  // namespace
 
-Result<ModelFacts> read_directory_facts(const std::filesystem::path& path) {
-  ModelFacts facts;
-  facts.format = "Hugging Face directory";
-  const auto model = Model::load(path);
-  if (!model.ok()) {
-    if (model.error().code() == MOTLEY_UNIMPLEMENTED) return facts;  // sound, and the verdict says the rest
-    return model.error();
-  }
-  facts.file_bytes = (*model)->file_bytes();
-  facts.architecture = (*model)->config().architecture;
-  facts.name = (*model)->config().name;
-  add_sizes((*model)->config(), facts);
-  add_weights(**model, facts);
-  add_template((*model)->tokenizer(), facts);
-  if (const auto text = TextModel::load(path); text.ok()) add_tokenizer(*text->tokenizer, facts);
-  return facts;
+Status add_directory_facts(const Model& model, ModelFacts& facts) {
+  facts.file_bytes = model.file_bytes();
+  facts.architecture = model.config().architecture;
+  facts.name = model.config().name;
+  add_sizes(model.config(), facts);
+  add_weights(model, facts);
+  add_template(model.tokenizer(), facts);
+  ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(model.tokenizer()));
+  add_tokenizer(*tokenizer, facts);
+  return ok_status();
 }
 
 }  // namespace motley

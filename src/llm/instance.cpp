@@ -80,10 +80,7 @@ Result<int32_t> parse_kv_dtype(std::string_view name) {
 
 namespace {
 
-Result<std::unique_ptr<Tokenizer>> make_tokenizer(const TokenizerData& data) {
-  if (!data.tokenizer_json.empty()) {
-    return Tokenizer::create_from_json(data.tokenizer_json, data.tokenizer_config_json, data.end_tokens);
-  }
+VocabularyData vocabulary_of(const TokenizerData& data) {
   VocabularyData vocabulary;
   vocabulary.model = data.model;
   vocabulary.pre = data.pre;
@@ -100,10 +97,17 @@ Result<std::unique_ptr<Tokenizer>> make_tokenizer(const TokenizerData& data) {
   vocabulary.add_bos = data.add_bos;
   vocabulary.add_eos = data.add_eos;
   vocabulary.add_space_prefix = data.add_space_prefix;
-  return Tokenizer::create(vocabulary);
+  return vocabulary;
 }
 
 }  // namespace
+
+Result<std::unique_ptr<Tokenizer>> make_tokenizer(const TokenizerData& data) {
+  if (data.tokenizer_json.empty()) return Tokenizer::create(vocabulary_of(data));
+  return Tokenizer::create_from_json(data.tokenizer_json, data.tokenizer_config_json, data.end_tokens);
+}
+
+Status check_vocabulary_of(const TokenizerData& data) { return Tokenizer::check(vocabulary_of(data)); }
 
 Result<ChatTemplateSources> template_sources(const TokenizerData& data) {
   ChatTemplateSources sources(data.chat_template);

@@ -39,6 +39,11 @@ struct TextModel {
   static Result<TextModel> load(const std::filesystem::path& path, const LoadOptions& options = {});
 };
 
+// A model's tokenizer; errors as Tokenizer's two create().
+Result<std::unique_ptr<Tokenizer>> make_tokenizer(const TokenizerData& data);
+// Tokenizer::check() of the vocabulary of a model without a tokenizer.json.
+Status check_vocabulary_of(const TokenizerData& data);
+
 // The templates that come with a model. Of the places where one may stand, the first that has one counts: a key or file
 // of its own, that file's older form, the tokenizer's configuration. INVALID_ARGUMENT for a damaged file.
 Result<ChatTemplateSources> template_sources(const TokenizerData& data);

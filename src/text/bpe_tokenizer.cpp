@@ -13,15 +13,17 @@ struct BpeTokenizer::Working final : Scratch {
   WordModel::Scratch words;
 };
 
-Result<std::unique_ptr<Tokenizer>> BpeTokenizer::create(const VocabularyData& data) {
+Status BpeTokenizer::check(const VocabularyData& data) {
   RETURN_IF_ERROR(check_vocabulary(data));
+  if (find_pre_tokenizer(data.pre) != nullptr) return ok_status();
+  return error(MOTLEY_UNIMPLEMENTED,
+               "pre-tokeniser {} (tokenizer.ggml.pre) is not known; known are {}: choose another model or convert it "
+               "again with one of these",
+               quoted(data.pre), known_pre_tokenizers());
+}
+
+Result<std::unique_ptr<Tokenizer>> BpeTokenizer::create(const VocabularyData& data) {
   const PreTokenizer* pre = find_pre_tokenizer(data.pre);
-  if (pre == nullptr) {
-    return error(MOTLEY_UNIMPLEMENTED,
-                 "pre-tokeniser {} (tokenizer.ggml.pre) is not known; known are {}: choose another model or convert it "
-                 "again with one of these",
-                 quoted(data.pre), known_pre_tokenizers());
-  }
   std::unique_ptr<BpeTokenizer> made(new BpeTokenizer());
   made->pre_ = pre;
   if (pre->next_word == nullptr) {

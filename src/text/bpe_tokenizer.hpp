@@ -18,7 +18,8 @@ namespace motley {
 // A byte that has no token in the vocabulary (SmolLM2 lacks 21, most of them in no valid UTF-8) gives nothing.
 class BpeTokenizer final : public VocabularyTokenizer {
  public:
-  static Result<std::unique_ptr<Tokenizer>> create(const VocabularyData& data);
+  static Status check(const VocabularyData& data);                               // as Tokenizer::check()
+  static Result<std::unique_ptr<Tokenizer>> create(const VocabularyData& data);  // of data that passed it
 
  private:
   struct Working;

@@ -10,13 +10,16 @@ struct SentencePieceTokenizer::Working final : Scratch {
   WordModel::Scratch words;
 };
 
+Status SentencePieceTokenizer::check(const VocabularyData& data) {
+  RETURN_IF_ERROR(check_vocabulary(data));
+  if (!data.scores.empty()) return ok_status();
+  return invalid_argument("a vocabulary of the model {} needs tokenizer.ggml.scores, and the file has none",
+                          quoted(data.model));
+}
+
 Result<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::create(const VocabularyData& data) {
   std::unique_ptr<SentencePieceTokenizer> made(new SentencePieceTokenizer());
   RETURN_IF_ERROR(made->take_vocabulary(data, spell_spaces, true));
-  if (data.scores.empty()) {
-    return invalid_argument("a vocabulary of the model {} needs tokenizer.ggml.scores, and the file has none",
-                            quoted(data.model));
-  }
   made->space_prefix_ = data.add_space_prefix.value_or(true);
   made->strips_leading_space_ = made->space_prefix_;
   ASSIGN_OR_RETURN(MergeTable merges, merges_of_scores(made->tokens_, data.scores));

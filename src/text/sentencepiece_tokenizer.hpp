@@ -16,7 +16,8 @@ namespace motley {
 
 class SentencePieceTokenizer final : public VocabularyTokenizer {
  public:
-  static Result<std::unique_ptr<Tokenizer>> create(const VocabularyData& data);
+  static Status check(const VocabularyData& data);                               // as Tokenizer::check()
+  static Result<std::unique_ptr<Tokenizer>> create(const VocabularyData& data);  // of data that passed it
 
  private:
   struct Working;

@@ -11,19 +11,34 @@ namespace {
 struct Family {
   std::string_view model;  // tokenizer.ggml.model
   Result<std::unique_ptr<Tokenizer>> (*create)(const VocabularyData& data);
+  Status (*check)(const VocabularyData& data);
 };
-constexpr Family kFamilies[] = {{"gpt2", BpeTokenizer::create}, {"llama", SentencePieceTokenizer::create}};
+constexpr Family kFamilies[] = {
+    {"gpt2", BpeTokenizer::create, BpeTokenizer::check},
+    {"llama", SentencePieceTokenizer::create, SentencePieceTokenizer::check},
+};
 
-}  // namespace
-
-Result<std::unique_ptr<Tokenizer>> Tokenizer::create(const VocabularyData& data) {
+Result<const Family*> family_of(const VocabularyData& data) {
   for (const Family& family : kFamilies) {
-    if (family.model == data.model) return family.create(data);
+    if (family.model == data.model) return &family;
   }
   return error(MOTLEY_UNIMPLEMENTED,
                "tokenizer {} (tokenizer.ggml.model) is not supported; choose a model with a vocabulary of kind gpt2 "
                "(byte-level BPE) or llama (SentencePiece's BPE)",
                quoted(data.model));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Tokenizer>> Tokenizer::create(const VocabularyData& data) {
+  ASSIGN_OR_RETURN(const Family* family, family_of(data));
+  RETURN_IF_ERROR(family->check(data));
+  return family->create(data);
+}
+
+Status Tokenizer::check(const VocabularyData& data) {
+  ASSIGN_OR_RETURN(const Family* family, family_of(data));
+  return family->check(data);
 }
 
 Result<std::unique_ptr<Tokenizer>> Tokenizer::create_from_json(std::string_view tokenizer_json,

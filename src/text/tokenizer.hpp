@@ -34,6 +34,9 @@ class Tokenizer {
  public:
   // UNIMPLEMENTED for an unknown model or pre-tokeniser (named), INVALID_ARGUMENT for contradictory data.
   static Result<std::unique_ptr<Tokenizer>> create(const VocabularyData& data);
+  // What create() says of the kind of vocabulary, its options and its sizes, in the time of reading them: how its
+  // tokens and merges fit together is not looked at.
+  static Status check(const VocabularyData& data);
   // Of a Hugging Face directory: the whole tokenizer.json, and tokenizer_config.json (may be empty), which says more
   // about bos_token and eos_token. `end_tokens` end an answer beside eos and the known names (generation_config.json).
   // UNIMPLEMENTED for parts that are not built (named, with a remedy), INVALID_ARGUMENT for contradictory files,

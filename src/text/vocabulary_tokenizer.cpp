@@ -33,7 +33,6 @@ size_t character_before(std::string_view text, size_t from, size_t end) {
 
 Status VocabularyTokenizer::take_vocabulary(const VocabularyData& data, const TokenTable::Speller& spell,
                                             bool add_bos_default) {
-  RETURN_IF_ERROR(check_vocabulary(data));
   RETURN_IF_ERROR(tokens_.fill(data.tokens, data.types, spell));
   std::vector<TokenId> end;
   for (const auto& role : {data.eos, data.eot, data.eom}) {
