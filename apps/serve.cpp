@@ -50,6 +50,7 @@ ServerOptions server_options(const ServeCommand& command, const Instance& instan
   options.served_model_names = command.served_model_names;
   options.model_path = command.instance.model.string();
   options.version = kVersion;
+  if (!instance.template_error().ok()) options.chat_unavailable = instance.template_error().message();
   options.seed = command.seed;
   const Placement& placement = instance.placement();
   const EngineOptions& engine = command.instance.engine;

@@ -163,7 +163,7 @@ Status Instance::load_template(const std::string& file) {
     return ok_status();
   }
   if (!file.empty()) return made.error().annotate(file);
-  template_error_ = made.error();
+  template_error_ = sources.empty() ? made.error() : made.error().annotate("the model's chat template");
   if (!sources.empty()) log_warning("chat is not available: {}", template_error_.message());
   return ok_status();
 }

@@ -140,7 +140,7 @@ Status read_sizes(const Reader& reader, ModelConfig* config) {
                                 fmt::format("{} layers, but the file has {} tensors", layers, reader.weights().size()));
   }
   ASSIGN_OR_RETURN(const uint64_t hidden, reader.count("embedding_length", 1, kHiddenMax));
-  ASSIGN_OR_RETURN(const uint64_t context, reader.count("context_length", 1, kContextMax));
+  ASSIGN_OR_RETURN(const uint64_t context, reader.count("context_length", 2, kContextMax));
   ASSIGN_OR_RETURN(const auto ffn, reader.layer_count("feed_forward_length", layers, kFfnMax));
   if (!ffn) return reader.missing("feed_forward_length");
   config->layers = static_cast<uint32_t>(layers);

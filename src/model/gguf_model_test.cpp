@@ -303,7 +303,11 @@ TEST(Model, MissingOrMisshapenTensors_AreRefusedByName) {
     if (tensor.name == "token_embd.weight") continue;  // its rows are the vocabulary: below
     expect_refused({"Misshapen", [&](TestFile& f) { f.tensor(tensor.name).dims.back() -= 1; }, quoted});
   }
-  expect_refused({"ExtraRank", [](TestFile& f) { f.tensor("blk.0.attn_q.weight").dims = {8, 4, 2}; }, "8 x 4 x 2 x 1"});
+  expect_refused({"ExtraRank",
+                  [](TestFile& f) {
+                    f.tensor("blk.0.attn_q.weight").dims = {8, 4, 2};
+                  },
+                  "is 8 x 4 x 2, but the model's parameters ask for 8 x 8"});
   expect_refused({"Vocabulary",
                   [](TestFile& f) {
                     f.tensor("token_embd.weight").dims = {8, 4};

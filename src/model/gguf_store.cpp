@@ -99,6 +99,10 @@ Status GgufStore::open_others(const std::filesystem::path& path) {
     std::filesystem::path other = path;
     other.replace_filename(stem.substr(0, stem.size() - suffix.size()) + part_suffix(i + 1, own->count));
     other += path.extension();
+    if (std::error_code failed; !std::filesystem::exists(other, failed)) {  // beside the file that a link stands for
+      const auto behind = std::filesystem::canonical(path, failed).replace_filename(other.filename());
+      if (!failed && std::filesystem::exists(behind, failed)) other = behind;
+    }
     if (i == own->number) {
       parts.push_back(std::move(parts_.front()));
     } else {
@@ -108,9 +112,10 @@ Status GgufStore::open_others(const std::filesystem::path& path) {
     const auto split = read_split(parts.back().file);
     if (!split.ok()) return split.error().annotate(other.string());
     if (split->number != i || split->count != own->count || split->tensors != own->tensors) {
-      return invalid_argument("{}: says it is part {} of {} with {} tensors in all, but {} of them has {}; {}",
-                              other.string(), split->number + 1, split->count, split->tensors, own->count, own->tensors,
-                              kMergeParts);
+      return invalid_argument(
+          "{}: says it is part {} of {} of a model of {} tensors, but part {} of {} of a model of {} is wanted; {}",
+          other.string(), split->number + 1, split->count, split->tensors, i + 1, own->count, own->tensors,
+          kMergeParts);
     }
     tensors += parts.back().file.tensors().size();
   }

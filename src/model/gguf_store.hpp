@@ -30,6 +30,8 @@ class GgufStore : public WeightStore {
   StoredWeight at(size_t index) const override;
   size_t find(std::string_view name) const override;
   std::string place(size_t index) const override;
+  std::string spelled(std::string_view name) const override { return std::string(name); }
+  std::string_view remedy() const override { return kConvertAgain; }
   Result<WeightBytes> read(size_t index) const override;
   void release(size_t index) const override;
   uint64_t file_bytes() const override;

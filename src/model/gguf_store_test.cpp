@@ -70,6 +70,15 @@ TEST_F(Split, AnyPart_LoadsTheWholeModel) {
   }
 }
 
+TEST_F(Split, LinkToAPart_FindsTheOthersBehindIt) {
+  write();
+  const auto link = folder_ / "elsewhere" / path(1).filename();
+  std::filesystem::create_directory(link.parent_path());
+  std::filesystem::create_symlink(path(1), link);
+  const auto model = Model::load(link);
+  EXPECT_TRUE(model.ok()) << model.error().to_string();
+}
+
 TEST_F(Split, WeightsOfAllParts_AreFoundByName) {
   write();
   const auto store = GgufStore::open(path(2));

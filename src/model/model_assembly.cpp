@@ -1,6 +1,9 @@
 #include "model/model_assembly.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <array>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -14,6 +17,13 @@ namespace {
 
 constexpr uint32_t kUseVector = 4;  // MOTLEY_WEIGHT_VECTOR
 
+// "64 x 32": fastest first, without what is 1 at the end.
+std::string sizes_of(const std::array<int64_t, 4>& ne) {
+  size_t count = ne.size();
+  while (count > 1 && ne[count - 1] == 1) --count;
+  return fmt::format("{}", fmt::join(ne.begin(), ne.begin() + static_cast<ptrdiff_t>(count), " x "));
+}
+
 class AssembledModel : public Model {
  public:
   AssembledModel(ModelParts parts, Graph graph, std::vector<KvLayer> kv_layers)
@@ -24,9 +34,10 @@ class AssembledModel : public Model {
     for (const GraphWeight& weight : graph_.weights) {
       const size_t index = store().find(weight.name);
       if (index == store().size()) {
-        return invalid_argument("tensor {}: is missing; {}", gguf_quote(weight.name), kGetFileAgain);
+        return invalid_argument("tensor {}: is missing; {}", gguf_quote(store().spelled(weight.name)),
+                                store().remedy());
       }
-      RETURN_IF_ERROR(check(weight, store().at(index)).annotate(store().place(index)));
+      RETURN_IF_ERROR(check(weight, store().at(index), store().remedy()).annotate(store().place(index)));
       sources_.push_back({.dtype = store().at(index).dtype,
                           .experts = weight.experts,
                           .rows = weight.rows,
@@ -60,15 +71,15 @@ class AssembledModel : public Model {
  private:
   const WeightStore& store() const { return *parts_.weights; }
 
-  static Status check(const GraphWeight& weight, const StoredWeight& stored) {
+  static Status check(const GraphWeight& weight, const StoredWeight& stored, std::string_view remedy) {
     const DtypeInfo& dtype = *find_dtype(stored.dtype);
     const bool vector = (weight.uses & kUseVector) != 0;
     const auto& ne = stored.ne;
     const bool fits = vector ? weight.cols % ne[0] == 0 && ne[1] == weight.cols / ne[0] && ne[2] == 1 && ne[3] == 1
                              : ne[0] == weight.cols && ne[1] == weight.rows && ne[2] == weight.experts && ne[3] == 1;
     if (!fits) {
-      return invalid_argument("is {} x {} x {} x {}, but the model's parameters ask for {} x {} x {}; {}", ne[0], ne[1],
-                              ne[2], ne[3], weight.cols, weight.rows, weight.experts, kConvertAgain);
+      return invalid_argument("is {}, but the model's parameters ask for {}; {}", sizes_of(ne),
+                              sizes_of({weight.cols, weight.rows, weight.experts, 1}), remedy);
     }
     if (!dtype.is_weight) {
       return error(MOTLEY_UNIMPLEMENTED, "type {} is not built; use a model with weights in {}", dtype.name,

@@ -34,6 +34,9 @@ class WeightStore : public WeightNames {
   virtual size_t find(std::string_view name) const = 0;
   // How messages name the weight: "tensor 'x' (byte 17)".
   virtual std::string place(size_t index) const = 0;
+  // How the files would call a weight that is not there, and what to do where weights and parameters disagree.
+  virtual std::string spelled(std::string_view name) const = 0;
+  virtual std::string_view remedy() const = 0;
   // Its bytes: where they lie in the file, or made now. May be called more than once.
   virtual Result<WeightBytes> read(size_t index) const = 0;
   // The pages behind it may be dropped from memory; they can be read again from the file.

@@ -95,7 +95,7 @@ Api::Api(Engine& engine, const Tokenizer& tokenizer, const ChatTemplate* chat_te
          std::shared_ptr<Mailbox> mailbox)
     : engine_(engine),
       options_(options),
-      encoder_(tokenizer, chat_template, engine.max_model_len()),
+      encoder_(tokenizer, chat_template, options.chat_unavailable, engine.max_model_len()),
       limits_{tokenizer.size(), engine.max_model_len(), engine.options().policy == SchedulingPolicy::kPriority},
       context_{engine, tokenizer, std::move(mailbox)},
       counters_(engine.max_model_len()),

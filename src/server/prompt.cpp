@@ -30,8 +30,13 @@ size_t bytes_of(const std::vector<TextSpan>& spans) {
 
 }  // namespace
 
-PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, uint32_t max_model_len)
-    : tokenizer_(tokenizer), chat_template_(chat_template), max_model_len_(max_model_len), token_bytes_max_(1) {
+PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template,
+                             std::string chat_unavailable, uint32_t max_model_len)
+    : tokenizer_(tokenizer),
+      chat_template_(chat_template),
+      chat_unavailable_(std::move(chat_unavailable)),
+      max_model_len_(max_model_len),
+      token_bytes_max_(1) {
   for (uint32_t id = 0; id < tokenizer.size(); ++id) {
     token_bytes_max_ = std::max(token_bytes_max_, tokenizer.token_bytes(static_cast<TokenId>(id), true).size());
   }
@@ -90,9 +95,7 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
 
 MaybeError PromptEncoder::render(const ChatCall& chat, std::vector<TextSpan>& out) const {
   if (!chat_template_) {
-    return bad_request(
-        "messages",
-        "this model has no chat template; start the server with --chat-template FILE, or use /v1/completions");
+    return bad_request("messages", "{}, or use /v1/completions", chat_unavailable_);
   }
   Result<std::vector<TextSpan>> spans = chat_template_->render({.messages = chat.messages,
                                                                 .tools = &chat.tools,

@@ -16,7 +16,9 @@ namespace motley {
 class PromptEncoder {
  public:
   // Borrows both; `chat_template` may be null.
-  PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, uint32_t max_model_len);
+  // `chat_unavailable`: where chat_template is null, why and what to do; told to clients.
+  PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, std::string chat_unavailable,
+                uint32_t max_model_len);
 
   // One list of ids per prompt (chat: one). Also settles call.params.max_tokens where the call gave none.
   MaybeError encode(GenerationCall& call, std::vector<std::vector<TokenId>>& out) const;
@@ -35,6 +37,7 @@ class PromptEncoder {
 
   const Tokenizer& tokenizer_;
   const ChatTemplate* chat_template_;
+  const std::string chat_unavailable_;
   uint32_t max_model_len_;
   size_t token_bytes_max_;  // no token stands for more
 };

@@ -26,8 +26,10 @@ struct ServerOptions {
   std::vector<std::string> api_keys;            // any of them opens the guarded routes; none = open
   std::vector<std::string> served_model_names;  // the first is the one in answers; none = model_path
   std::string model_path;                       // /v1/models "root"
-  std::string version = "0.0.0";                // /version
-  std::optional<uint64_t> seed;                 // derives the seeds of requests that bring none; unset = random
+  // Where there is no chat template: why, and what to do; told to clients.
+  std::string chat_unavailable = "the model has no chat template; start the server with --chat-template FILE";
+  std::string version = "0.0.0";  // /version
+  std::optional<uint64_t> seed;   // derives the seeds of requests that bring none; unset = random
   std::vector<std::pair<std::string, std::string>> cache_config;  // the labels of vllm:cache_config_info
 
   // Limits. A client that meets one is answered (408, 413, 431, 503) or, with nothing left to say, closed.

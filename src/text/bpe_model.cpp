@@ -19,7 +19,8 @@ Result<std::vector<uint32_t>> ranks_of_scores(std::span<const float> scores) {
   std::vector<uint32_t> order(scores.size()), ranks(scores.size());
   std::iota(order.begin(), order.end(), 0);
   for (size_t id = 0; id < scores.size(); ++id) {
-    if (std::isnan(scores[id])) return invalid_argument("the score of token {} is not a number", id);
+    if (std::isnan(scores[id]))
+      return invalid_argument("tokenizer.ggml.scores: the score of token {} is not a number; get the file again", id);
   }
   std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return scores[a] > scores[b]; });
   for (size_t i = 1; i < order.size(); ++i) {

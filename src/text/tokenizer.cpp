@@ -22,6 +22,11 @@ Result<const Family*> family_of(const VocabularyData& data) {
   for (const Family& family : kFamilies) {
     if (family.model == data.model) return &family;
   }
+  if (data.model.empty()) {
+    return invalid_argument(
+        "the model has no tokenizer: a GGUF file needs the key tokenizer.ggml.model (convert it again with its "
+        "tokenizer), a directory a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it)");
+  }
   return error(MOTLEY_UNIMPLEMENTED,
                "tokenizer {} (tokenizer.ggml.model) is not supported; choose a model with a vocabulary of kind gpt2 "
                "(byte-level BPE) or llama (SentencePiece's BPE)",

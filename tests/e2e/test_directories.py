@@ -1,6 +1,7 @@
 """Models in Hugging Face layout, through the whole program. Their numbers are held against transformers elsewhere."""
 import json
 import random
+import shutil
 import struct
 
 import pytest
@@ -61,6 +62,19 @@ def directory(tmp_path_factory):
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
     return folder
+
+
+def test_a_template_that_cannot_be_read_is_told_to_clients(directory, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "chat_template": "{% block b %}in{% endblock %}"}))
+    with Server(folder, tmp_path / "log") as server:
+        answer = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})
+        assert server.stop() == 0
+    assert answer.status == 400
+    assert "the model's chat template: " in answer.json()["error"]["message"]
 
 
 def test_a_directory_completes(directory):

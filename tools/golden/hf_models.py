@@ -45,6 +45,8 @@ MODELS = [
                                     "query_pre_attn_scalar": 20}),
     ("phi3", "Phi3Config", {"rope_parameters": {**LONG, "partial_rotary_factor": 0.75},
                             "original_max_position_embeddings": 16}),
+    ("phi3, factor", "Phi3Config", {"rope_parameters": {**LONG, "factor": 2.0, "partial_rotary_factor": 0.75},
+                                    "original_max_position_embeddings": 16}),
     ("phi3, window", "Phi3Config", {"sliding_window": 5}),
     ("mixtral", "MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     ("qwen2moe", "Qwen2MoeConfig", {**EXPERTS, "shared_expert_intermediate_size": 24, "norm_topk_prob": False}),

@@ -33,11 +33,11 @@ def case(name, config, dtype, tensors, values, relative=0.0, absolute=0.0):
             "values": as_hex(values.float().reshape(-1)), "relative_error": relative, "absolute_error": absolute}
 
 
-def draw(generator, rows, cols, group, zero=None):
+def draw(generator, rows, cols, group, zero=None, zero_min=1):
     """codes [rows, cols], zeros [rows, groups], scales f16 [rows, groups], the group of each column"""
     groups = cols // group
     codes = torch.from_numpy(generator.integers(0, 16, (rows, cols)).astype(np.int32))
-    zeros = torch.from_numpy(generator.integers(1, 16, (rows, groups)).astype(np.int32))
+    zeros = torch.from_numpy(generator.integers(zero_min, 16, (rows, groups)).astype(np.int32))
     if zero is not None:
         zeros[:] = zero
     scales = torch.from_numpy(generator.uniform(0.001, 0.1, (rows, groups))).half()
@@ -48,8 +48,9 @@ def dequantise(codes, zeros, scales, index):
     return scales.float()[:, index] * (codes - zeros[:, index]).float()
 
 
-def pack_gptq(codes, zeros, scales, index, stored_less=1):
-    """qweight [cols/8, rows]: column 8i+j of a row in bits 4j of word i; qzeros [groups, rows/8]."""
+def pack_gptq(codes, zeros, scales, index, stored_less=1, borrow=False):
+    """qweight [cols/8, rows]: column 8i+j of a row in bits 4j of word i; qzeros [groups, rows/8], less one each modulo
+    16 (what AutoGPTQ's layers read) or in each word at once with borrow (what GPTQModel writes)."""
     rows, cols = codes.shape
     qweight = np.zeros((cols // 8, rows), dtype=np.uint32)
     for i in range(cols // 8):
@@ -58,7 +59,10 @@ def pack_gptq(codes, zeros, scales, index, stored_less=1):
     qzeros = np.zeros((zeros.shape[1], rows // 8), dtype=np.uint32)
     for i in range(rows // 8):
         for j in range(8):
-            qzeros[:, i] |= (zeros[8 * i + j].numpy() - stored_less).astype(np.uint32) << np.uint32(4 * j)
+            nibble = zeros[8 * i + j].numpy() - (0 if borrow else stored_less) & 15
+            qzeros[:, i] |= nibble.astype(np.uint32) << np.uint32(4 * j)
+    if borrow:
+        qzeros -= np.uint32(0x11111111)
     return {"qweight": torch.from_numpy(qweight.view(np.int32)), "qzeros": torch.from_numpy(qzeros.view(np.int32)),
             "scales": scales.T.contiguous(), "g_idx": index.to(torch.int32)}
 
@@ -93,6 +97,19 @@ def gptq_cases(generator):
     drawn = draw(generator, 8, 48, 16, zero=8)
     yield case("gptq group 16", {**config, "group_size": 16}, "F16", pack_gptq(*drawn), dequantise(*drawn),
                relative=2.0**-11)
+
+
+def zero_of_zero_cases(generator):
+    """Zeros from 0 on, which stored less one leave their four bits."""
+    codes, zeros, scales, index = draw(generator, 16, 64, 32, zero_min=0)
+    zeros[::3] = 0
+    error = float((scales.float() * zeros).max()) / 2048
+    config = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "desc_act": False}
+    yield case("gptq zeros modulo 16", config, "Q4_1", pack_gptq(codes, zeros, scales, index),
+               dequantise(codes, zeros, scales, index), absolute=error)
+    yield case("gptq zeros with borrow", {**config, "meta": {"quantizer": ["gptqmodel:4.2.5"]}}, "Q4_1",
+               pack_gptq(codes, zeros, scales, index, borrow=True), dequantise(codes, zeros, scales, index),
+               absolute=error)
 
 
 def awq_cases(generator):
@@ -167,7 +184,8 @@ def mxfp4(generator):
 
 def main():
     generator = np.random.default_rng(4)
-    cases = [*gptq_cases(generator), *awq_cases(generator), *compressed_cases(generator), *fp8_cases(generator)]
+    cases = [*gptq_cases(generator), *awq_cases(generator), *compressed_cases(generator), *fp8_cases(generator),
+             *zero_of_zero_cases(np.random.default_rng(5))]
     with open(sys.argv[1], "w") as out:
         json.dump({"cases": cases, "mxfp4": mxfp4(generator)}, out, indent=0)
         out.write("\n")

@@ -110,6 +110,11 @@ std::string GgufWriter::header() const {
 }
 
 Status GgufWriter::write(const std::filesystem::path& path) const {
+  std::error_code unknown;
+  const auto there = std::filesystem::status(path, unknown);
+  if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) {
+    return invalid_argument("{}: is there and no file; choose another name", path.string());
+  }
   std::filesystem::path part = path;
   part += ".part";
   {

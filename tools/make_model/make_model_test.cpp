@@ -328,6 +328,8 @@ TEST_F(MakeModel, ImpossibleOptions_AreRefusedByName) {
     EXPECT_FALSE(std::filesystem::exists(path("m.gguf")));
   }
   EXPECT_FALSE(make_model({}, path("no/such/folder/m.gguf")).ok());
+  std::filesystem::create_directory(path("folder"));
+  EXPECT_THAT(make_model({}, path("folder")).message(), HasSubstr("is there and no file"));
 }
 
 TEST(RandomWeights, Halves_RoundToNearestEven) {

@@ -38,7 +38,7 @@ constexpr std::array kCounts = {
     CountKey{"num_key_value_heads", 1, kHeadsMax, false, [](P& p) -> uint32_t& { return p.config.kv_heads; }},
     CountKey{"head_dim", 2, kHeadDimMax, false, [](P& p) -> uint32_t& { return p.config.head_dim; }},
     CountKey{"vocab_size", 1, kVocabularyMax, true, [](P& p) -> uint32_t& { return p.config.vocab_size; }},
-    CountKey{"max_position_embeddings", 1, kContextMax, true,
+    CountKey{"max_position_embeddings", 2, kContextMax, true,
              [](P& p) -> uint32_t& { return p.config.context_length; }},
     CountKey{"num_local_experts", 0, kExpertsMax, false, [](P& p) -> uint32_t& { return p.experts.count; }},
     CountKey{"num_experts", 0, kExpertsMax, false, [](P& p) -> uint32_t& { return p.experts.count; }},

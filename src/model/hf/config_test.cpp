@@ -168,6 +168,10 @@ TEST(HfConfig, LongRope_IsChosenByTheServedLength) {
   const ModelDescription near = parse(config, {.max_model_len = 16});
   EXPECT_THAT(near.rope_divisors, ElementsAre(1.0f, 1.25f));
   EXPECT_FLOAT_EQ(near.parameters.rope.magnitude, static_cast<float>(std::sqrt(1 + std::log(4.0) / std::log(16.0))));
+  nlohmann::json factor = config;
+  factor["rope_scaling"]["factor"] = 2.0;
+  EXPECT_FLOAT_EQ(parse(factor).parameters.rope.magnitude,
+                  static_cast<float>(std::sqrt(1 + std::log(2.0) / std::log(16.0))));
 }
 
 TEST(HfConfig, Windows_ComeByLayerTypesPatternOrFirstLayer) {

@@ -186,7 +186,7 @@ TEST_F(LoadDirectory, ContradictoryFiles_AreRefusedByFileAndKey) {
   EXPECT_THAT(refusal(), HasSubstr("'model.safetensors': tensor 'model.layers.0.self_attn.q_proj.weight': is 8 x 8"));
   config_ = small_config();
   config_["num_hidden_layers"] = 2;
-  EXPECT_THAT(refusal(), HasSubstr("tensor 'blk.1.attn_norm.weight': is missing"));
+  EXPECT_THAT(refusal(), HasSubstr("tensor 'model.layers.1.input_layernorm.weight': is missing; config.json"));
   config_ = small_config();
   tensor("model.layers.0.mlp.up_proj.weight").name = "model.layers.1.mlp.up_proj.weight";
   EXPECT_THAT(refusal(), HasSubstr("is of layer 1, but 'num_hidden_layers' is 1"));

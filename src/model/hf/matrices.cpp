@@ -26,17 +26,19 @@ float load_number(std::span<const std::byte> values, Element element, int64_t in
   return 0;
 }
 
-uint8_t load_nibble(std::span<const std::byte> words, const Int4Layout& layout, int64_t row, int64_t col) {
+uint32_t load_nibble(std::span<const std::byte> words, const Int4Layout& layout, int64_t row, int64_t col,
+                     uint32_t add) {
   const int64_t run = layout.along_rows ? row : col;
   const int64_t word =
       (layout.along_rows ? row / 8 : row) * layout.row_step + (layout.along_rows ? col : col / 8) * layout.col_step;
-  const auto bits = load_as<uint32_t>(words.data() + word * 4);
-  return static_cast<uint8_t>((bits >> (4 * layout.order[static_cast<size_t>(run % 8)])) & 15u);
+  const uint32_t bits = load_as<uint32_t>(words.data() + word * 4) + add;
+  return (bits >> (4 * layout.order[static_cast<size_t>(run % 8)])) & 15u;
 }
 
 int32_t zero_at(const Int4Matrix& matrix, int64_t row, int64_t group) {
   if (matrix.zeros.empty()) return kZero;
-  return load_nibble(matrix.zeros, matrix.zero_layout, row, group) + matrix.zero_add;
+  const uint32_t stored = load_nibble(matrix.zeros, matrix.zero_layout, row, group, matrix.zero_word_add);
+  return static_cast<int32_t>((stored + matrix.zero_add) & 15u);
 }
 
 int64_t group_at(const Int4Matrix& matrix, int64_t col) {
@@ -223,7 +225,7 @@ void make_rows(const MatrixSource& source, int32_t dtype, int64_t begin, int64_t
 bool zeros_are_eight(const Int4Matrix& matrix) {
   if (matrix.zeros.empty()) return true;
   if (matrix.rows % 8 == 0) {  // whole words: there may be very many
-    const uint32_t eights = static_cast<uint32_t>(kZero - matrix.zero_add) * 0x11111111u;
+    const uint32_t eights = static_cast<uint32_t>(kZero - matrix.zero_add) * 0x11111111u - matrix.zero_word_add;
     for (size_t at = 0; at < matrix.zeros.size(); at += sizeof(eights)) {
       if (load_as<uint32_t>(matrix.zeros.data() + at) != eights) return false;
     }

@@ -52,11 +52,12 @@ struct Int4Layout {
   std::array<uint8_t, 8> order{0, 1, 2, 3, 4, 5, 6, 7};  // the nibble that holds element i of a run
 };
 
-// Codes q and zeros z of 0 to 15 (z to 16): a value is scale * (q - z). Made as Q4_0, Q4_1 or F16.
+// Codes q and zeros z of 0 to 15: a value is scale * (q - z). Made as Q4_0, Q4_1 or F16.
 struct Int4Matrix {
   std::span<const std::byte> codes, zeros;  // without zeros z is 8 everywhere
   Int4Layout code_layout, zero_layout;      // of the zeros: columns count groups
-  uint8_t zero_add = 0;                     // to each stored zero
+  uint8_t zero_add = 0;                     // to each stored zero, modulo 16
+  uint32_t zero_word_add = 0;               // to each word of zeros, with carry from one to the next
   std::span<const std::byte> column_group;  // I32 [cols], each below groups; empty: column / scales.block_cols
   int64_t groups = 0;
   int64_t rows = 0, cols = 0;

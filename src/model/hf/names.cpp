@@ -50,9 +50,9 @@ constexpr std::array kExpertNames = {NamePair{"w1", "ffn_gate_exps"},    NamePai
 constexpr std::array<std::string_view, 4> kPrefixes = {"language_model.model.", "model.language_model.", "model.",
                                                        "language_model."};
 constexpr std::array<std::string_view, 3> kIgnoredPrefixes = {"vision_tower.", "multi_modal_projector", "rotary_emb"};
-constexpr std::array<std::string_view, 8> kIgnoredParts = {
-    "input_scale",  "input_scale_ub", "input_zero_point", "input_global_scale",
-    "output_scale", "k_scale",        "v_scale",          "q_scale"};
+constexpr std::array<std::string_view, 9> kIgnoredParts = {
+    "input_scale", "input_scale_ub", "input_zero_point", "input_global_scale", "output_scale",
+    "k_scale",     "v_scale",        "q_scale",          "masked_bias"};
 constexpr std::string_view kLayers = "layers.";
 constexpr std::array<std::string_view, 2> kExperts = {"mlp.experts", "block_sparse_moe.experts"};
 
@@ -141,6 +141,24 @@ Result<std::optional<WeightName>> name_module(std::string_view module, const Hyp
   if (at->module == kPostAttentionNorm) name = traits.post_attention_norm;
   if (name) return std::optional<WeightName>({fmt::format("blk.{}.{}", at->layer, *name), -1});
   return name_expert(*at, parameters);
+}
+
+std::string tensor_name(std::string_view ggufs) {
+  constexpr std::string_view kBlock = "blk.", kWeight = ".weight";
+  const auto ours = [](std::span<const NamePair> table, std::string_view name) -> std::string_view {
+    const auto at = std::find_if(table.begin(), table.end(), [&](const NamePair& pair) { return pair.ggufs == name; });
+    return at == table.end() ? std::string_view() : at->ours;
+  };
+  std::string_view rest = ggufs;
+  if (rest.ends_with(kWeight)) rest.remove_suffix(kWeight.size());
+  if (const auto top = ours(kTopNames, rest); !top.empty()) {
+    return fmt::format("{}{}{}", top == "lm_head" ? "" : "model.", top, kWeight);
+  }
+  if (!rest.starts_with(kBlock)) return std::string(ggufs);
+  rest.remove_prefix(kBlock.size());
+  const auto layer = take_number(&rest);
+  const std::string_view module = layer ? ours(kLayerNames, rest) : std::string_view();
+  return module.empty() ? std::string(ggufs) : fmt::format("model.layers.{}.{}{}", *layer, module, kWeight);
 }
 
 Result<std::optional<std::string>> fused_experts_prefix(std::string_view module, const HyperParameters& parameters) {

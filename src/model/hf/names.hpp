@@ -30,6 +30,9 @@ bool is_ignored(const ModulePath& path);
 Result<std::optional<WeightName>> name_module(std::string_view module, const HyperParameters& parameters,
                                               const HuggingFaceTraits& traits);
 
+// The usual spelling of a tensor that GGUF calls "blk.3.attn_q.weight", for messages; GGUF's where there are several.
+std::string tensor_name(std::string_view ggufs);
+
 // "layers.3.mlp.experts" -> "blk.3.", where one tensor holds all experts; else nullopt.
 Result<std::optional<std::string>> fused_experts_prefix(std::string_view module, const HyperParameters& parameters);
 

@@ -45,17 +45,24 @@ bool flag(const JsonValue& settings, std::string_view name, bool silent) {
 }
 
 // Columns that share a scale: "group_size", where -1 (or none) is a whole row.
-Result<int64_t> read_group(const JsonValue& settings) {
-  const JsonValue* value = settings.find("group_size");
+Result<int64_t> read_group(const JsonValue& settings, std::string_view key = "group_size") {
+  const JsonValue* value = settings.find(key);
   if (value == nullptr || value->is_null()) return int64_t{0};
   const int64_t size = value->integer().value_or(0);
   if (size == -1) return int64_t{0};
   if (size < 8 || size > kBlockMax || size % 8 != 0) {
-    return invalid_argument(
-        "key '{}': 'group_size' is {}, neither -1 nor a multiple of 8 up to {}; get the model again", kKey,
-        shown(*value), kBlockMax);
+    return invalid_argument("key '{}': '{}' is {}, neither -1 nor a multiple of 8 up to {}; get the model again", kKey,
+                            key, shown(*value), kBlockMax);
   }
   return size;
+}
+
+// Where nothing else says how many columns share a scale.
+Result<int64_t> require_group(const JsonValue& settings, std::string_view key) {
+  if (settings.find(key) == nullptr) {
+    return invalid_argument("key '{}': '{}' is missing; get the model again", kKey, key);
+  }
+  return read_group(settings, key);
 }
 
 Result<Quantization> read_fp8(const JsonValue& settings) {
@@ -73,22 +80,39 @@ Result<Quantization> read_fp8(const JsonValue& settings) {
   return q;
 }
 
+// GPTQModel takes one off all zeros of a word at once, so that a zero of 0 borrows from the next; AutoGPTQ's readers
+// take each number by itself. The two differ only where a zero is 0.
+bool borrows(const JsonValue& settings) {
+  const JsonValue* meta = settings.find("meta");
+  const JsonValue* quantizer = meta == nullptr ? nullptr : meta->find("quantizer");
+  if (quantizer != nullptr && quantizer->array() != nullptr && !quantizer->array()->empty()) {
+    quantizer = &quantizer->array()->front();
+  }
+  return quantizer != nullptr && quantizer->text() != nullptr && quantizer->text()->starts_with("gptqmodel");
+}
+
 Result<Quantization> read_gptq(const JsonValue& settings) {
   RETURN_IF_ERROR(demand(settings, "bits", {"4"}));
   RETURN_IF_ERROR(demand(settings, "checkpoint_format", {"gptq", "gptq_v2"}));
   Quantization q{.method = Quantization::Method::kGptq, .bits = 4, .symmetric = flag(settings, "sym", true)};
-  ASSIGN_OR_RETURN(q.block_cols, read_group(settings));
+  ASSIGN_OR_RETURN(q.block_cols, require_group(settings, "group_size"));
   const JsonValue* format = settings.find("checkpoint_format");
-  q.zero_add = format != nullptr && format->text() != nullptr && *format->text() == "gptq_v2" ? 0 : 1;
+  if (format != nullptr && format->text() != nullptr && *format->text() == "gptq_v2") return q;
+  if (borrows(settings)) {
+    q.zero_word_add = 0x11111111;
+  } else {
+    q.zero_add = 1;
+  }
   return q;
 }
 
 Result<Quantization> read_awq(const JsonValue& settings) {
-  RETURN_IF_ERROR(demand(settings, "bits", {"4"}));
+  const bool own_names = settings.find("q_group_size") != nullptr;  // AutoAWQ's; the others are transformers'
+  RETURN_IF_ERROR(demand(settings, own_names ? "w_bit" : "bits", {"4"}));
   RETURN_IF_ERROR(demand(settings, "version", {"gemm"}));
   RETURN_IF_ERROR(demand(settings, "zero_point", {"true"}));
   Quantization q{.method = Quantization::Method::kAwq, .bits = 4, .symmetric = false};
-  ASSIGN_OR_RETURN(q.block_cols, read_group(settings));
+  ASSIGN_OR_RETURN(q.block_cols, require_group(settings, own_names ? "q_group_size" : "group_size"));
   return q;
 }
 
@@ -272,6 +296,7 @@ Result<DescribedMatrix> describe_qweight(const Module& module, const Safetensors
   matrix.codes = weight.data;
   matrix.zeros = zeros->data;
   matrix.zero_add = q.zero_add;
+  matrix.zero_word_add = q.zero_word_add;
   matrix.zero_layout = {.along_rows = true, .row_step = 1, .col_step = matrix.rows / 8};
   matrix.code_layout = gptq ? Int4Layout{.along_rows = false, .row_step = 1, .col_step = matrix.rows}
                             : Int4Layout{.along_rows = true, .row_step = 1, .col_step = matrix.rows / 8};

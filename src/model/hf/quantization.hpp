@@ -23,7 +23,9 @@ struct Quantization {
   bool symmetric = true;
   int64_t block_rows = 1;  // elements that share a scale, where it is not one for a row or for all;
   int64_t block_cols = 0;  // 0 = a whole row
-  uint8_t zero_add = 0;    // GPTQ's first format stores its zeros less one
+  // GPTQ's first format stores its zeros less one: of each number, or of each word as a whole.
+  uint8_t zero_add = 0;
+  uint32_t zero_word_add = 0;
 };
 
 // UNIMPLEMENTED for a method or setting that is not built, INVALID_ARGUMENT for wrong types. `config` is config.json.

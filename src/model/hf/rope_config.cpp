@@ -95,7 +95,8 @@ Status scale_longrope(const RopeRequest& request) {
   HyperParameters& parameters = *request.parameters;
   ASSIGN_OR_RETURN(const uint32_t original, read_original_context(request));
   parameters.rope.original_context = original;
-  const double stretch = static_cast<double>(parameters.config.context_length) / original;
+  ASSIGN_OR_RETURN(const auto factor, request.scaling.positive("factor", kFactorMax));
+  const double stretch = factor ? *factor : static_cast<double>(parameters.config.context_length) / original;
   ASSIGN_OR_RETURN(const auto given, request.scaling.positive("attention_factor", kFactorMax));
   if (given) {
     parameters.rope.magnitude = *given;

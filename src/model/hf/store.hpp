@@ -13,6 +13,7 @@
 #include "model/hf/checkpoint.hpp"
 #include "model/hf/config.hpp"
 #include "model/hf/matrices.hpp"
+#include "model/hf/names.hpp"
 #include "model/mapped_file.hpp"
 #include "model/weight_store.hpp"
 
@@ -50,6 +51,10 @@ class Store : public WeightStore {
   StoredWeight at(size_t index) const override;
   size_t find(std::string_view name) const override;
   std::string place(size_t index) const override { return weights_[index].place; }
+  std::string spelled(std::string_view name) const override { return tensor_name(name); }
+  std::string_view remedy() const override {
+    return "config.json and the weights are not of one model, or files are missing: get the folder again";
+  }
   Result<WeightBytes> read(size_t index) const override;
   void release(size_t index) const override;
   uint64_t file_bytes() const override { return checkpoint_.file_bytes(); }
