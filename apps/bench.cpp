@@ -39,7 +39,7 @@ Result<Load> run_load(Instance& instance, const std::vector<std::vector<TokenId>
     request.params.ignore_eos = true;
     request.params.max_tokens = output_len;
     request.use_prefix_cache = false;
-    request.on_update = [countdown](RequestUpdate update) {
+    request.on_update = [countdown](const RequestUpdate& update) {
       countdown->generated += update.tokens.size();
       if (update.finished && countdown->left.fetch_sub(1) == 1) countdown->done.set_value();
     };

@@ -85,14 +85,14 @@ std::string curl_line(const ServeCommand& command, const std::string& address, b
 
 // Once the drain is over the program is about to end: an interrupt need not wait for it, nor may anything that hangs.
 void end_soon() {
-  constexpr unsigned kGrace_s = 5;
+  constexpr unsigned kGraceSeconds = 5;
   std::signal(SIGINT, [](int) { _exit(130); });
   std::signal(SIGALRM, [](int) { _exit(0); });
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-  alarm(kGrace_s);
+  alarm(kGraceSeconds);
 }
 
 // Lets what runs finish. A second SIGINT ends the program at once.

@@ -55,9 +55,9 @@ template <typename T>
 class [[nodiscard]] Result {
  public:
   Result(T value) : state_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
-  Result(Status status) : state_(std::move(status)) {
+  Result(Status status) : state_(std::move(status)) {  // NOLINT(google-explicit-constructor)
     CHECK(!std::get<1>(state_).ok());
-  }  // NOLINT(google-explicit-constructor)
+  }
 
   bool has_value() const { return state_.index() == 0; }
   bool ok() const { return has_value(); }
