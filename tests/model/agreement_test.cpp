@@ -1,10 +1,11 @@
-// SmolLM2 against what transformers computes on the de-quantised weights (tests/golden/smollm2_logits.json, made by
+// Real models against what transformers computes on the de-quantised weights (tests/golden/*_logits.json, made by
 // tools/golden/logits.py), with the formats and kernels that `motley serve` picks by default.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -17,27 +18,18 @@ namespace motley {
 namespace {
 
 constexpr double kTieLogits = 0.35;  // the numeric contract's epsilon across classes
-constexpr size_t kGreedyTokensMin = 40, kGreedyPromptsMin = 8;
+constexpr size_t kPositionsMin = 500, kGreedyTokensMin = 40, kGreedyPromptsMin = 8;
 
-std::string model_path() {
-  const auto path = environment("MOTLEY_TEST_MODEL");
-  EXPECT_TRUE(path.has_value()) << "set MOTLEY_TEST_MODEL to the path that ./quickstart --model-path prints";
-  return path.value_or("");
-}
-
-const nlohmann::json& golden() {
-  static const nlohmann::json parsed = [] {
-    std::ifstream file(std::string(MOTLEY_SOURCE_DIR) + "/tests/golden/smollm2_logits.json");
-    return nlohmann::json::parse(file);
-  }();
-  return parsed;
-}
-
-const Model& model() {
-  static const auto loaded = Model::load(model_path());
-  CHECK(loaded.ok(), "{}", loaded.error().message());
-  return **loaded;
-}
+struct KnownModel {
+  const char* name;      // of its golden
+  const char* variable;  // of the environment, with the path of its file
+  const char* get;       // prints that path
+  bool is_optional;      // without it the tests are skipped, not failed
+};
+constexpr KnownModel kModels[] = {
+    {"smollm2", "MOTLEY_TEST_MODEL", "tools/get_model", false},
+    {"gemma3", "MOTLEY_TEST_GEMMA3", "tools/get_model gemma-3-270m", true},
+};
 
 struct Agreement {
   size_t positions = 0, same_best = 0;
@@ -71,73 +63,101 @@ double kl_to_golden(const nlohmann::json& ids, const nlohmann::json& logprobs, c
   return kl + golden_rest * std::log(golden_rest / our_rest);
 }
 
-using TextLogits = std::vector<std::vector<float>>;
-
-TextLogits logits_of_texts(const std::string& device, std::string* kernels = nullptr) {
-  testing::ForwardOptions options;
-  options.device = device;
-  auto forward = testing::Forward::create(model(), options);
-  CHECK(forward.ok(), "{}", forward.error().message());
-  if (kernels != nullptr) *kernels = (*forward)->kernels();
-  TextLogits all;
-  for (const auto& text : golden()["texts"]) {
-    auto logits = (*forward)->logits(text["ids"].get<std::vector<int32_t>>());
-    CHECK(logits.ok(), "{}", logits.error().message());
-    all.push_back(*std::move(logits));
-  }
-  return all;
+// KL(truth || ours) over the whole vocabulary.
+double kl_of(const std::vector<double>& truth, const std::vector<double>& ours) {
+  double kl = 0;
+  for (size_t v = 0; v < truth.size(); ++v) kl += std::exp(truth[v]) * (truth[v] - ours[v]);
+  return kl;
 }
 
-const TextLogits& reference_logits() {
-  static const TextLogits logits = logits_of_texts("REF:0");
-  return logits;
+template <typename T>
+T value_of(Result<T> result) {
+  CHECK(result.ok(), "{}", result.error().message());
+  return *std::move(result);
 }
 
-Agreement agreement_with_golden(const TextLogits& logits) {
-  Agreement result;
-  const size_t vocab = model().config().vocab_size;
-  for (size_t t = 0; t < logits.size(); ++t) {
-    const auto& text = golden()["texts"][t];
-    for (size_t p = 0; p < text["ids"].size(); ++p) {
-      const auto ours = log_softmax(logits[t].data() + p * vocab, vocab);
-      const auto best = std::max_element(ours.begin(), ours.end()) - ours.begin();
-      result.same_best += best == text["top_ids"][p][0].get<std::ptrdiff_t>() ? 1 : 0;
-      result.kl_sum += kl_to_golden(text["top_ids"][p], text["top_logprobs"][p], ours);
-      ++result.positions;
-    }
-  }
-  return result;
+// Adds one position: our log-probabilities against the golden's.
+void judge(const nlohmann::json& text, size_t position, const std::vector<double>& ours, Agreement* agreement) {
+  const auto best = std::max_element(ours.begin(), ours.end()) - ours.begin();
+  agreement->same_best += best == text["top_ids"][position][0].get<std::ptrdiff_t>() ? 1 : 0;
+  agreement->kl_sum += kl_to_golden(text["top_ids"][position], text["top_logprobs"][position], ours);
+  ++agreement->positions;
 }
 
-TEST(Agreement, ReferenceBackend_MatchesTransformers) {
-  const Agreement agreement = agreement_with_golden(reference_logits());
-  std::printf("REF:0: %zu positions, top-1 %.4f, mean KL %.6f\n", agreement.positions, agreement.best_share(),
-              agreement.kl_mean());
-  EXPECT_GE(agreement.positions, 500u);
-  EXPECT_GE(agreement.best_share(), 0.995);
-  EXPECT_LE(agreement.kl_mean(), 0.001);
-}
-
-TEST(Agreement, DefaultBackend_StaysWithinTheBars) {
+// Both backends on the golden's texts.
+struct Compared {
+  Agreement reference, cpu;
+  double kl_sum = 0;  // of the CPU against the reference's own distribution, over the whole vocabulary
   std::string kernels;
-  const TextLogits logits = logits_of_texts("CPU:0", &kernels);
-  const Agreement agreement = agreement_with_golden(logits);
-  // KL over the whole vocabulary, against the reference backend's own full distribution.
-  double kl_sum = 0;
-  size_t positions = 0;
-  const size_t vocab = model().config().vocab_size;
-  for (size_t t = 0; t < logits.size(); ++t) {
-    for (size_t p = 0; p < logits[t].size() / vocab; ++p, ++positions) {
-      const auto truth = log_softmax(reference_logits()[t].data() + p * vocab, vocab);
-      const auto ours = log_softmax(logits[t].data() + p * vocab, vocab);
-      for (size_t v = 0; v < vocab; ++v) kl_sum += std::exp(truth[v]) * (truth[v] - ours[v]);
+};
+
+// Text by text: the logits of all of them at once would be gigabytes of a large vocabulary.
+Compared compare(const nlohmann::json& golden, const std::string& path) {
+  const auto model = value_of(Model::load(path));
+  testing::ForwardOptions options;
+  options.positions_max = 0;
+  for (const auto& text : golden["texts"]) {
+    options.positions_max = std::max(options.positions_max, static_cast<uint32_t>(text["ids"].size()));
+  }
+  const auto cpu = value_of(testing::Forward::create(*model, options));
+  options.device = "REF:0";
+  const auto reference = value_of(testing::Forward::create(*model, options));
+  Compared compared;
+  compared.kernels = cpu->kernels();
+  const size_t vocab = model->config().vocab_size;
+  for (const auto& text : golden["texts"]) {
+    const auto ids = text["ids"].get<std::vector<int32_t>>();
+    const auto truth = value_of(reference->logits(ids)), ours = value_of(cpu->logits(ids));
+    for (size_t p = 0; p < ids.size(); ++p) {
+      const auto true_row = log_softmax(truth.data() + p * vocab, vocab);
+      const auto our_row = log_softmax(ours.data() + p * vocab, vocab);
+      judge(text, p, true_row, &compared.reference);
+      judge(text, p, our_row, &compared.cpu);
+      compared.kl_sum += kl_of(true_row, our_row);
     }
   }
-  const double kl_full = kl_sum / static_cast<double>(positions);
+  return compared;
+}
+
+class AgreementOf : public ::testing::TestWithParam<KnownModel> {
+ protected:
+  void SetUp() override {
+    const KnownModel& known = GetParam();
+    path_ = environment(known.variable).value_or("");
+    const auto missing = fmt::format("{} is not set; `{}` prints the model's path", known.variable, known.get);
+    if (path_.empty() && known.is_optional) GTEST_SKIP() << missing;
+    ASSERT_FALSE(path_.empty()) << missing;
+    std::ifstream file(fmt::format("{}/tests/golden/{}_logits.json", MOTLEY_SOURCE_DIR, known.name));
+    golden_ = nlohmann::json::parse(file);
+  }
+
+  // Computed once a model.
+  const Compared& compared() const {
+    static std::map<std::string, Compared> made;
+    const auto found = made.find(path_);
+    return found != made.end() ? found->second : made.emplace(path_, compare(golden_, path_)).first->second;
+  }
+
+  std::string path_;  // of the model
+  nlohmann::json golden_;
+};
+
+TEST_P(AgreementOf, ReferenceBackend_MatchesTransformers) {
+  const Agreement& found = compared().reference;
+  std::printf("REF:0: %zu positions, top-1 %.4f, mean KL %.6f\n", found.positions, found.best_share(), found.kl_mean());
+  EXPECT_GE(found.positions, kPositionsMin);
+  EXPECT_GE(found.best_share(), 0.995);
+  EXPECT_LE(found.kl_mean(), 0.001);
+}
+
+TEST_P(AgreementOf, DefaultBackend_StaysWithinTheBars) {
+  const Agreement& found = compared().cpu;
+  const double kl_full = compared().kl_sum / static_cast<double>(found.positions);
   std::printf("CPU:0 (%s kernels, KV float16): %zu positions, top-1 %.4f, mean KL %.6f, over the vocabulary %.6f\n",
-              kernels.c_str(), agreement.positions, agreement.best_share(), agreement.kl_mean(), kl_full);
-  EXPECT_GE(agreement.best_share(), 0.98);
-  EXPECT_LE(agreement.kl_mean(), 0.005);
+              compared().kernels.c_str(), found.positions, found.best_share(), found.kl_mean(), kl_full);
+  EXPECT_GE(found.positions, kPositionsMin);
+  EXPECT_GE(found.best_share(), 0.98);
+  EXPECT_LE(found.kl_mean(), 0.005);
   EXPECT_LE(kl_full, 0.005);
 }
 
@@ -158,13 +178,13 @@ std::vector<TokenId> greedy(Instance& instance, std::vector<TokenId> prompt, siz
 
 // Equal, tie-aware: where the two texts part, the golden's two best logits must be closer than epsilon; from there the
 // golden's own text is continued, so that every token of it is judged.
-TEST(Agreement, GreedyText_EqualsTransformers) {
+TEST_P(AgreementOf, GreedyText_EqualsTransformers) {
   InstanceOptions options;
-  options.model = model_path();
+  options.model = path_;
   auto instance = Instance::open(options);
   ASSERT_TRUE(instance.ok()) << instance.error().message();
   size_t long_enough = 0;
-  for (const auto& entry : golden()["greedy"]) {
+  for (const auto& entry : golden_["greedy"]) {
     const auto expected = entry["ids"].get<std::vector<TokenId>>();
     auto text = entry["prompt_ids"].get<std::vector<TokenId>>();
     EXPECT_EQ((*instance)->tokenizer().encode(entry["prompt"].get<std::string>(), true, true), text);
@@ -184,6 +204,9 @@ TEST(Agreement, GreedyText_EqualsTransformers) {
   }
   EXPECT_GE(long_enough, kGreedyPromptsMin);
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, AgreementOf, ::testing::ValuesIn(kModels),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace motley

@@ -1,23 +1,40 @@
 #!/usr/bin/env python3
-"""Golden logits of SmolLM2: what transformers computes in float32 on the de-quantised weights of the GGUF file.
+"""Golden logits of real models: what transformers computes in float32 on the de-quantised weights of the GGUF file.
 
 Needs torch, transformers, accelerate and gguf from PyPI; run by hand, its output is committed:
-    tools/golden/logits.py MODEL.gguf tests/golden/smollm2_logits.json
+    tools/golden/logits.py NAME MODEL.gguf tests/golden/NAME_logits.json        NAME: one of MODELS below
 
 For each text: its ids and, per position, the TOP largest log-probabilities of the next token (all others lumped into the
-rest). For each prompt: the greedy continuation, with the gap between the two best logits at each step.
+rest). For each prompt: the greedy continuation, with the gap between the two best logits at each step. The weights that
+transformers' own GGUF conversion gives must be those that `gguf` de-quantises.
 """
 import json
 import os
 import sys
+from typing import Callable, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from architectures import read, state_of
+from tokenizer_families import gguf_vocabulary, reference_of_scores
 from tokenizer_oracle import smollm2
 
 TOP = 24
 GREEDY_TOKENS = 48
+
+
+class Model(NamedTuple):
+    tokenizer: Callable  # of the path of the GGUF file: an oracle that adds what starts a text
+    words: dict[str, str] = {}  # what stands for SmolLM2's marks of a chat's turns
+
+
+MODELS = {
+    "smollm2": Model(smollm2),
+    "gemma3": Model(lambda path: reference_of_scores(gguf_vocabulary(path)),
+                    {"<|im_start|>assistant": "<start_of_turn>model", "<|im_start|>": "<start_of_turn>",
+                     "<|im_end|>": "<end_of_turn>"}),
+}
 
 TEXTS = [
     "The river rises in the hills above the town and falls two hundred metres before it reaches the sea. In spring, when "
@@ -56,35 +73,52 @@ PROMPTS = [
 ]
 
 
+def load(path):
+    model = AutoModelForCausalLM.from_pretrained(os.path.dirname(os.path.abspath(path)), dtype=torch.float32,
+                                                 gguf_file=os.path.basename(path)).eval()
+    tensors, fields = read(path)
+    wanted, found = state_of(fields, tensors), model.state_dict()
+    if set(wanted) != set(found) or any(not torch.equal(wanted[name], found[name]) for name in wanted):
+        sys.exit(f"{path}: transformers' weights are not those that gguf de-quantises")
+    return model
+
+
+def golden_text(model, ids):
+    logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), dim=-1)
+    best = torch.topk(logprobs, TOP, dim=-1)
+    return {"ids": ids, "top_ids": best.indices.tolist(),
+            "top_logprobs": [[round(v, 4) for v in row] for row in best.values.tolist()]}
+
+
+def golden_greedy(model, prompt, ids):
+    tokens, gaps, cache, step = [], [], None, ids
+    for _ in range(GREEDY_TOKENS):
+        result = model(torch.tensor([step]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = result.past_key_values
+        best = torch.topk(result.logits[0, -1], 2)
+        step = [best.indices[0].item()]
+        tokens += step
+        gaps.append(round((best.values[0] - best.values[1]).item(), 4))
+    return {"prompt": prompt, "prompt_ids": ids, "ids": tokens, "gaps": gaps}
+
+
 def main():
-    model_path, out_path = sys.argv[1], sys.argv[2]
+    name, model_path, out_path = sys.argv[1:]
     torch.manual_seed(0)
-    encode = smollm2(model_path).encode
-    model = AutoModelForCausalLM.from_pretrained(os.path.dirname(os.path.abspath(model_path)), dtype=torch.float32,
-                                                 gguf_file=os.path.basename(model_path))
-    model.eval()
-    out = {"top": TOP, "texts": [], "greedy": []}
+    tokenizer = MODELS[name].tokenizer(model_path)
+
+    def encode(text):
+        return tokenizer.encode(text).ids
+
+    def of_model(text):
+        for word, its_word in MODELS[name].words.items():
+            text = text.replace(word, its_word)
+        return text
+
+    model = load(model_path)
     with torch.no_grad():
-        for text in TEXTS:
-            ids = encode(text).ids
-            logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), dim=-1)
-            best = torch.topk(logprobs, TOP, dim=-1)
-            out["texts"].append({
-                "ids": ids,
-                "top_ids": best.indices.tolist(),
-                "top_logprobs": [[round(v, 4) for v in row] for row in best.values.tolist()],
-            })
-        for prompt in PROMPTS:
-            ids = encode(prompt).ids
-            tokens, gaps, cache, step = [], [], None, ids
-            for _ in range(GREEDY_TOKENS):
-                result = model(torch.tensor([step]), past_key_values=cache, use_cache=True)
-                cache = result.past_key_values
-                best = torch.topk(result.logits[0, -1], 2)
-                step = [best.indices[0].item()]
-                tokens += step
-                gaps.append(round((best.values[0] - best.values[1]).item(), 4))
-            out["greedy"].append({"prompt": prompt, "prompt_ids": ids, "ids": tokens, "gaps": gaps})
+        out = {"top": TOP, "texts": [golden_text(model, encode(of_model(text))) for text in TEXTS],
+               "greedy": [golden_greedy(model, of_model(prompt), encode(of_model(prompt))) for prompt in PROMPTS]}
     positions = sum(len(t["ids"]) for t in out["texts"])
     with open(out_path, "w", encoding="utf-8") as file:
         json.dump(out, file, separators=(",", ":"))
