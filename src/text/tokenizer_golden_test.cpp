@@ -76,7 +76,7 @@ TEST(TokenizerGolden, Families_SameIdsAndTextAsTheReference) {
   const nlohmann::json file = golden("tokenizer_families.json");
   const auto texts = file["texts"].get<std::vector<std::string>>();
   ASSERT_GE(texts.size(), 60u);
-  ASSERT_GE(file["families"].size(), 28u);
+  ASSERT_GE(file["families"].size(), 27u);
   for (const auto& family : file["families"]) {
     const auto name = family["name"].get<std::string>();
     const auto made = tokenizer_of_family(family);

@@ -34,6 +34,7 @@ Result<std::unique_ptr<Tokenizer>> UnigramTokenizer::create(const VocabularyData
     if (made->tokens_[id].type == TokenType::kUnknown) rules.unknown = id;
   }
   rules.byte_fallback = true;  // where there are byte tokens
+  rules.single_precision = true;
   const std::vector<double> scores(data.scores.begin(), data.scores.end());
   ASSIGN_OR_RETURN(made->model_, UnigramModel::create(made->tokens_, scores, rules));
   return std::unique_ptr<Tokenizer>(std::move(made));
