@@ -97,6 +97,8 @@ VocabularyData vocabulary_of(const TokenizerData& data) {
   vocabulary.add_bos = data.add_bos;
   vocabulary.add_eos = data.add_eos;
   vocabulary.add_space_prefix = data.add_space_prefix;
+  vocabulary.remove_extra_whitespaces = data.remove_extra_whitespaces;
+  vocabulary.precompiled_charsmap = data.precompiled_charsmap;
   return vocabulary;
 }
 

@@ -78,6 +78,8 @@ class GgufFile {
   Result<std::vector<std::string_view>> read_strings(std::string_view key) const;
   Result<std::vector<int32_t>> read_i32s(std::string_view key) const;
   Result<std::vector<float>> read_f32s(std::string_view key) const;
+  // An array of u8 or i8, in the file's memory.
+  Result<std::string_view> read_bytes(std::string_view key) const;
 
  private:
   friend class GgufParser;

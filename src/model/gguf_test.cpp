@@ -46,6 +46,8 @@ TEST(Gguf, EveryValueType_IsRead) {
   file.set("i32s", numbers<int32_t>(GgufType::kI32, {-1, 2}));
   file.set("f32s", numbers<float>(GgufType::kF32, {0.5f}));
   file.set("empty", array(GgufType::kF32, 0, ""));
+  file.set("u8s", numbers<uint8_t>(GgufType::kU8, {'a', 255}));
+  file.set("i8s", numbers<int8_t>(GgufType::kI8, {-1}));
   const std::string bytes = file.bytes();
   const auto parsed = parse(bytes);
   ASSERT_TRUE(parsed.ok()) << parsed.error().to_string();
@@ -62,6 +64,8 @@ TEST(Gguf, EveryValueType_IsRead) {
   EXPECT_EQ(*parsed->read_i32s("i32s"), (std::vector<int32_t>{-1, 2}));
   EXPECT_EQ(*parsed->read_f32s("f32s"), std::vector<float>{0.5f});
   EXPECT_TRUE(parsed->read_f32s("empty")->empty());
+  EXPECT_EQ(*parsed->read_bytes("u8s"), "a\xFF");
+  EXPECT_EQ(*parsed->read_bytes("i8s"), "\xFF");
 }
 
 TEST(Gguf, AbsentKeys_AreNotErrors) {
@@ -75,6 +79,7 @@ TEST(Gguf, AbsentKeys_AreNotErrors) {
   EXPECT_TRUE(parsed->read_strings("none")->empty());
   EXPECT_TRUE(parsed->read_i32s("none")->empty());
   EXPECT_TRUE(parsed->read_f32s("none")->empty());
+  EXPECT_TRUE(parsed->read_bytes("none")->empty());
 }
 
 TEST(Gguf, WrongTypes_AreRefusedWithTheKey) {
@@ -95,7 +100,8 @@ TEST(Gguf, WrongTypes_AreRefusedWithTheKey) {
       {"'number'", parsed->read_f32s("number").error()},       {"'negative'", parsed->read_count("negative").error()},
       {"'infinite'", parsed->read_number("infinite").error()}, {"'huge'", parsed->read_count("huge").error()},
       {"'u32s'", parsed->read_count("u32s").error()},          {"'u32s'", parsed->read_number("u32s").error()},
-      {"'u32s'", parsed->read_strings("u32s").error()},        {"'u32s'", parsed->read_f32s("u32s").error()}};
+      {"'u32s'", parsed->read_strings("u32s").error()},        {"'u32s'", parsed->read_f32s("u32s").error()},
+      {"'u32s'", parsed->read_bytes("u32s").error()}};
   for (const auto& [key, status] : cases) {
     EXPECT_EQ(status.code(), MOTLEY_INVALID_ARGUMENT) << key;
     EXPECT_THAT(status.message(), HasSubstr(key));

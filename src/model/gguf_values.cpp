@@ -130,4 +130,13 @@ Result<std::vector<float>> GgufFile::read_f32s(std::string_view key) const {
   return values;
 }
 
+Result<std::string_view> GgufFile::read_bytes(std::string_view key) const {
+  const GgufEntry* entry = find(key);
+  if (entry == nullptr) return std::string_view();
+  if (entry->type != GgufType::kArray || (entry->element != GgufType::kU8 && entry->element != GgufType::kI8)) {
+    return wrong_type(*entry, "an array of u8");
+  }
+  return std::string_view(reinterpret_cast<const char*>(entry->payload.data()), entry->payload.size());
+}
+
 }  // namespace motley

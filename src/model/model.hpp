@@ -62,7 +62,8 @@ struct TokenizerData {
   std::vector<float> scores;
   std::vector<std::string_view> merges;  // "left right", by rank
   std::optional<int32_t> bos, eos, eot, eom, unknown, padding;
-  std::optional<bool> add_bos, add_eos, add_space_prefix;
+  std::optional<bool> add_bos, add_eos, add_space_prefix, remove_extra_whitespaces;
+  std::string_view precompiled_charsmap;      // bytes: SentencePiece's normalisation, or empty
   std::string_view chat_template;             // Jinja source, or empty
   std::vector<NamedTemplate> chat_templates;  // others, by name, e.g. "tool_use"; in the file's order
   // Of a Hugging Face directory, whole files (chat_template.jinja is `chat_template`); the other fields are then empty.

@@ -57,6 +57,7 @@ constexpr std::array kFlagKeys = {
     FlagKey{"tokenizer.ggml.add_bos_token", &TokenizerData::add_bos},
     FlagKey{"tokenizer.ggml.add_eos_token", &TokenizerData::add_eos},
     FlagKey{"tokenizer.ggml.add_space_prefix", &TokenizerData::add_space_prefix},
+    FlagKey{"tokenizer.ggml.remove_extra_whitespaces", &TokenizerData::remove_extra_whitespaces},
 };
 
 struct TextKey {
@@ -95,6 +96,7 @@ Result<TokenizerData> read_tokenizer_data(const GgufFile& file) {
   ASSIGN_OR_RETURN(data.merges, file.read_strings("tokenizer.ggml.merges"));
   ASSIGN_OR_RETURN(data.types, file.read_i32s(kTypes));
   ASSIGN_OR_RETURN(data.scores, file.read_f32s(kScores));
+  ASSIGN_OR_RETURN(data.precompiled_charsmap, file.read_bytes("tokenizer.ggml.precompiled_charsmap"));
   RETURN_IF_ERROR(check_length(file, kTypes, data.types.size(), data.tokens.size()));
   RETURN_IF_ERROR(check_length(file, kScores, data.scores.size(), data.tokens.size()));
   RETURN_IF_ERROR(check_types(file, kTypes, data.types));

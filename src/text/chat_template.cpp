@@ -4,11 +4,14 @@
 #include <cctype>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "text/chat_template_messages.hpp"
 #include "text/jinja/template.hpp"
 #include "text/jinja/unicode.hpp"
+#include "text/unicode_class.hpp"
+#include "text/utf8.hpp"
 
 namespace motley {
 namespace {
@@ -153,6 +156,38 @@ void encode_untrusted(std::string_view text, const std::vector<std::string>& phr
   }
 }
 
+// What is gathered between two tokens, less the white space that goes with either of them.
+class PlainText {
+ public:
+  void add(std::string_view text) {
+    while (drops_ && !text.empty()) {
+      const Utf8Step step = utf8_step(text);
+      if (!is_space(step)) drops_ = false;
+      if (drops_) text.remove_prefix(step.bytes);
+    }
+    text_ += text;
+  }
+  void drop_trailing_space() {
+    while (!text_.empty()) {
+      const size_t last = last_char(text_);
+      if (!is_space(utf8_step(std::string_view(text_).substr(last)))) break;
+      text_.resize(last);
+    }
+  }
+  // Ends this text and begins the next one, behind a token that does or does not take white space with it.
+  std::string take(bool drops_leading_space) {
+    drops_ = drops_leading_space;
+    return std::exchange(text_, {});
+  }
+
+ private:
+  static bool is_space(const Utf8Step& step) {
+    return step.kind == Utf8Step::kCharacter && UnicodeClasses::instance().of(step.code_point) == CharClass::kSpace;
+  }
+  std::string text_;
+  bool drops_ = false;
+};
+
 }  // namespace
 
 class ChatTemplate::Impl {
@@ -255,11 +290,11 @@ std::string ChatTemplate::join(const std::vector<TextSpan>& spans) {
 std::vector<TokenId> ChatTemplate::encode(const std::vector<TextSpan>& spans, const Tokenizer& tokenizer) {
   const Steering steering = steering_of(spans, tokenizer);
   std::vector<TokenId> ids;
-  std::string plain;
+  PlainText plain;
   size_t run = 0;
   for (size_t i = 0; i < spans.size(); ++i) {
     if (!spans[i].trusted) {
-      plain += spans[i].text;
+      plain.add(spans[i].text);
       continue;
     }
     if (i > 0 && spans[i - 1].trusted) continue;  // in the run already
@@ -270,15 +305,15 @@ std::vector<TokenId> ChatTemplate::encode(const std::vector<TextSpan>& spans, co
       const std::string_view spelling = tokenizer.piece(id);
       const size_t hit = spelling.empty() ? std::string::npos : text.find(spelling, pos);
       if (hit == std::string::npos) continue;
-      plain.append(text, pos, hit - pos);
-      encode_untrusted(plain, steering.phrases, tokenizer, ids);
-      plain.clear();
+      plain.add(std::string_view(text).substr(pos, hit - pos));
+      if (tokenizer.takes_left(id)) plain.drop_trailing_space();
+      encode_untrusted(plain.take(tokenizer.takes_right(id)), steering.phrases, tokenizer, ids);
       ids.push_back(id);
       pos = hit + spelling.size();
     }
-    plain.append(text, pos);
+    plain.add(std::string_view(text).substr(pos));
   }
-  encode_untrusted(plain, steering.phrases, tokenizer, ids);
+  encode_untrusted(plain.take(false), steering.phrases, tokenizer, ids);
   return ids;
 }
 

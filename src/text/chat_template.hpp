@@ -58,7 +58,8 @@ class ChatTemplate {
                                        const nlohmann::ordered_json& variables) const {
     return render({.messages = messages, .variables = &variables, .add_generation_prompt = add_generation_prompt});
   }
-  // The rendered spans as one text / as tokens. No BOS is added beyond the template's own.
+  // The rendered spans as one text / as tokens. No BOS is added beyond the template's own. White space beside a token
+  // that takes it (Tokenizer::takes_left, takes_right) goes with it, whoever wrote it.
   static std::string join(const std::vector<TextSpan>& spans);
   static std::vector<TokenId> encode(const std::vector<TextSpan>& spans, const Tokenizer& tokenizer);
 

@@ -171,6 +171,29 @@ TEST_P(ChatTemplateVocabulary, Encode_MarkersTypedByUser_StayText) {
 
 INSTANTIATE_TEST_SUITE_P(ControlAndUserDefined, ChatTemplateVocabulary, testing::Values(3, 4));
 
+// Phi-3's tokens take the white space behind them, the template's and the user's.
+TEST(ChatTemplate, Encode_TokensThatTakeWhiteSpace_TakeItAcrossSpans) {
+  const auto tokenizer = Tokenizer::create_from_json(R"({
+    "added_tokens": [
+      {"id": 0, "content": "<|user|>", "special": true, "rstrip": true, "normalized": false},
+      {"id": 1, "content": "<|end|>", "special": true, "lstrip": true, "rstrip": true, "normalized": false}],
+    "decoder": {"type": "Fuse"},
+    "model": {"type": "BPE", "vocab": {"<|user|>": 0, "<|end|>": 1, "a": 2, "b": 3, " ": 4, "\n": 5}, "merges": []}})",
+                                                     "", {});
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message();
+  const std::vector<TextSpan> spans = {
+      {"<|user|>\n", true}, {" \u00A0\na b \n", false}, {"\n<|end|>\n ", true}, {"\n<|user|> b", false}};
+  const auto encode = [&](const std::vector<TextSpan>& of) { return ChatTemplate::encode(of, **tokenizer); };
+  const auto plain = [&](std::string_view text) { return (*tokenizer)->encode(text, false, false); };
+  std::vector<TokenId> expected = {0, 2, 4, 3, 1};
+  const auto typed = plain("<|user|> b");
+  expected.insert(expected.end(), typed.begin(), typed.end());
+  EXPECT_EQ(encode(spans), expected);
+  // All of it trusted: as of the text in one piece.
+  const std::vector<TextSpan> trusted = {{"<|user|>\n a \n", true}, {"<|end|> \n", true}, {" b", true}};
+  EXPECT_EQ(encode(trusted), (*tokenizer)->encode(ChatTemplate::join(trusted), false, true));
+}
+
 TEST(ChatTemplate, Create_UnknownFilter_NamesThePlace) {
   auto result = ChatTemplate::create("a\n{{ x | nope }}", "", "");
   ASSERT_FALSE(result.ok());

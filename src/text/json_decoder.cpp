@@ -38,11 +38,12 @@ class DecoderReader {
   JsonDecoder out;
 
  private:
-  Status add_replacement(const JsonFields& fields, const char* key, std::string what, std::string with) {
+  Status add_replacement(const JsonFields& fields, const char* key, std::string what, std::string with,
+                         bool dropped_in_first = false) {
     if (what.empty()) return fields.wrong(key, "is empty");
     if (out.replacements.size() == kReplacementsMax) return fields.unsupported(key, "is one of too many replacements");
     if (with.size() > kReplacementBytesMax) return fields.unsupported("content", "is longer than is supported");
-    out.replacements.emplace_back(std::move(what), std::move(with));
+    out.replacements.push_back({std::move(what), std::move(with), dropped_in_first});
     return ok_status();
   }
   Status read_replace(const JsonFields& fields) {
@@ -66,8 +67,7 @@ class DecoderReader {
     ASSIGN_OR_RETURN(std::string mark, fields.string("replacement", kSpaceMark));
     ASSIGN_OR_RETURN(const bool legacy_prefix, fields.boolean("add_prefix_space", true));
     ASSIGN_OR_RETURN(const std::string scheme, fields.string("prepend_scheme", legacy_prefix ? "always" : "never"));
-    out.strips_leading_space = scheme != "never";
-    return add_replacement(fields, "replacement", std::move(mark), " ");
+    return add_replacement(fields, "replacement", std::move(mark), " ", scheme != "never");
   }
 
   bool fused_ = false;
@@ -81,16 +81,16 @@ Result<JsonDecoder> read_json_decoder(const Json& node) {
   return std::move(reader.out);
 }
 
-TokenTable::Speller speller_of(const JsonDecoder& decoder) {
+TokenTable::Speller speller_of(const JsonDecoder& decoder, bool first) {
   if (decoder.byte_level) return spell_byte_alphabet;
-  return [replacements = decoder.replacements](std::string_view piece, TokenType, std::string& out) {
+  return [replacements = decoder.replacements, first](std::string_view piece, TokenType, std::string& out) {
     std::string text(piece);
-    for (const auto& [what, with] : replacements) {
+    for (const auto& [what, with, dropped_in_first] : replacements) {
       if (text.size() > piece.size() * kGrowthMax + kReplacementBytesMax) break;
       std::string next;
       size_t done = 0;
       for (size_t at = text.find(what); at != text.npos; at = text.find(what, done)) {
-        next.append(text, done, at - done).append(with);
+        next.append(text, done, at - done).append(first && dropped_in_first ? "" : with);
         done = at + what.size();
       }
       text = next.append(text, done);

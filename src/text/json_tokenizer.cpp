@@ -1,6 +1,7 @@
 #include "text/json_tokenizer.hpp"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "text/bpe_model.hpp"
 #include "text/json_decoder.hpp"
@@ -103,8 +104,12 @@ Status JsonTokenizer::build(const TokenizerJson& file, const Json& config, std::
                  "pre_tokenizer and decoder must both be ByteLevel or neither; take the model as GGUF instead");
   }
   strips_leading_space_ = decoder.strips_leading_space;
+  const bool drops = std::any_of(decoder.replacements.begin(), decoder.replacements.end(),
+                                 [](const JsonDecoder::Replacement& r) { return r.dropped_in_first; });
+  if (drops) spell_first_ = speller_of(decoder, true);
   RETURN_IF_ERROR(build_tokens(file, speller_of(decoder)));
   RETURN_IF_ERROR(build_roles(config, end_tokens));
+  build_normalized_literals(speller_of(decoder));
   if (const Json& post = member(file.rest, "post_processor"); !post.is_null()) {
     RETURN_IF_ERROR(build_ends_of_text(post, 0));
   }
@@ -138,6 +143,7 @@ Status JsonTokenizer::build_tokens(const TokenizerJson& file, const TokenTable::
       ASSIGN_OR_RETURN(rule.takes_left, fields.boolean("lstrip", false));
       ASSIGN_OR_RETURN(rule.takes_right, fields.boolean("rstrip", false));
       ASSIGN_OR_RETURN(rule.single_word, fields.boolean("single_word", false));
+      ASSIGN_OR_RETURN(rule.normalized, fields.boolean("normalized", false));
       ASSIGN_OR_RETURN(const bool special, fields.boolean("special", false));
       RETURN_IF_ERROR(gathered.put(id, fields["content"].get_ref<const std::string&>(),
                                    special ? TokenType::kControl : TokenType::kUserDefined));
@@ -161,6 +167,25 @@ Status JsonTokenizer::build_roles(const Json& config, std::span<const TokenId> e
   }
   if (eos) end.push_back(*eos);
   return take_roles(bos, eos, end, rules_of_added_);
+}
+
+// Some are found in what the normalizer makes of the text, by what it makes of their own, and stand for that.
+void JsonTokenizer::build_normalized_literals(const TokenTable::Speller& spell) {
+  Regex::Scratch scratch;
+  LiteralSet::Spellings anyones, all;
+  std::unordered_set<std::string_view> known;
+  for (const LiteralRule& rule : rules_of_added_) {
+    if (!rule.normalized) continue;
+    NormalizedToken& token = normalized_tokens_[rule.id];
+    token.piece = piece(rule.id);
+    normalizer_.apply(token.piece, Place::kStart, scratch);
+    if (!spell(token.piece, tokens_[rule.id].type, token.bytes)) token.bytes = token.piece;
+    tokens_.respell(rule.id, token.bytes);
+    if (token.piece.empty() || !known.insert(token.piece).second) continue;
+    all.emplace_back(token.piece, rule.id);
+    if (!is_marker(rule.id)) anyones.emplace_back(token.piece, rule.id);
+  }
+  normalized_literals_ = LiteralSet(std::move(anyones), std::move(all));
 }
 
 // What stands before and after a text: the special tokens of a TemplateProcessing.
@@ -287,8 +312,20 @@ void JsonTokenizer::encode_text(std::string_view text, Place place, Scratch& scr
     normalizer_.apply(working.normalized, place, working.pieces.regex);
     text = working.normalized;
   }
-  pre_tokenizer_.apply(text, place, working.pieces);
-  for (const TextPiece& piece : working.pieces.pieces) model_->encode(piece.text, working.words, out);
+  const SpecialMatcher& literals = normalized_literals_.of(scratch.trusted);
+  cut_at_literals(literals, text, place, out, [&](std::string_view between, Place where) {
+    pre_tokenizer_.apply(between, where, working.pieces);
+    for (const TextPiece& piece : working.pieces.pieces) model_->encode(piece.text, working.words, out);
+  });
+}
+
+std::string JsonTokenizer::first_token_bytes(TokenId id, bool special) const {
+  std::string bytes = token_bytes(id, special);
+  if (!spell_first_ || bytes.empty()) return Tokenizer::first_token_bytes(id, special);
+  std::string first;
+  const auto normalized = normalized_tokens_.find(id);
+  const std::string_view spelling = normalized == normalized_tokens_.end() ? piece(id) : normalized->second.piece;
+  return spell_first_(spelling, tokens_[id].type, first) ? first : bytes;
 }
 
 }  // namespace motley

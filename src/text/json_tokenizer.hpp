@@ -6,6 +6,7 @@
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "text/normalize_steps.hpp"
@@ -35,6 +36,8 @@ class JsonTokenizer final : public VocabularyTokenizer {
   Status build_roles(const nlohmann::json& config, std::span<const TokenId> end_tokens);
   Status build_ends_of_text(const nlohmann::json& post_processor, int depth);
   Status apply_config(const nlohmann::json& config);
+  void build_normalized_literals(const TokenTable::Speller& spell);
+  std::string first_token_bytes(TokenId id, bool special) const override;
   std::unique_ptr<Scratch> make_scratch() const override;
   void encode_text(std::string_view text, Place place, Scratch& scratch, std::vector<TokenId>& out) const override;
 
@@ -42,6 +45,12 @@ class JsonTokenizer final : public VocabularyTokenizer {
   PreTokenizeSteps pre_tokenizer_;
   std::unique_ptr<WordModel> model_;
   std::vector<LiteralRule> rules_of_added_;
+  struct NormalizedToken {
+    std::string piece, bytes;  // what the normalizer makes of its spelling, and the text of that
+  };
+  std::unordered_map<TokenId, NormalizedToken> normalized_tokens_;  // added tokens found in normalised text
+  LiteralSet normalized_literals_;
+  TokenTable::Speller spell_first_;  // of a text's first token, if it differs
 };
 
 }  // namespace motley

@@ -119,6 +119,58 @@ TEST(JsonTokenizer, AddedTokens_StripAndStandAlone) {
   EXPECT_EQ(t->encode("\u00E9ba", false, true), (Ids{0, 4, 3}));
 }
 
+// Looked for in normalised text, by what the normalizer makes of their spelling: here with the mark in front.
+TEST(JsonTokenizer, NormalizedAddedTokens_AreFoundInNormalisedText) {
+  Json file = with_roles();
+  file["normalizer"] = Json::parse(R"({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, {"type": "Lowercase"}]})");
+  const auto add = [&](Json token) {
+    token["normalized"] = true;
+    file["added_tokens"].push_back(token);
+  };
+  add(added(9, "<T>", true));
+  add(added(10, "XX", false));
+  const auto t = made(file);
+  EXPECT_EQ(t->encode("<T>a", false, true), (Ids{9, 3}));
+  EXPECT_EQ(t->encode("a <t>a", false, true), (Ids{5, 3, 9, 3}));
+  EXPECT_EQ(t->encode("a<T>a", false, true), (Ids{5, 3, 0, 0, 0, 3}));
+  EXPECT_EQ(t->encode("</s><T>a", false, true), (Ids{2, 9, 3}));
+  EXPECT_EQ(t->encode("a xXa", false, true), (Ids{5, 3, 10, 3}));
+  // Of text that nobody vouches for, control tokens do not come.
+  EXPECT_EQ(t->encode("a xx", false, false), (Ids{5, 3, 10}));
+  for (const TokenId id : t->encode("<T>", false, false)) EXPECT_NE(id, 9);
+}
+
+TEST(JsonTokenizer, MetaspaceDecoder_DropsTheMarksOfTheFirstToken) {
+  Json file = with_roles();
+  file["model"]["vocab"]["▁▁a▁b"] = 9;
+  const auto texts = [&](const char* scheme, Ids ids) {
+    file["decoder"] = {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", scheme}, {"split", true}};
+    const auto t = made(file);
+    TextStream stream(*t, {.stop = {}, .starts_text = true});
+    std::string shown;
+    for (const TokenId id : ids) shown += stream.push(id);
+    EXPECT_EQ(shown + stream.finish(), t->decode(ids, false));
+    return t->decode(ids, false);
+  };
+  EXPECT_EQ(texts("first", {9, 8}), "ab ab");
+  EXPECT_EQ(texts("always", {1, 5, 8}), " ab");
+  EXPECT_EQ(texts("always", {3, 8}), "a ab");
+  EXPECT_EQ(texts("never", {9, 8}), "  a b ab");
+}
+
+TEST(JsonTokenizer, Precompiled_ReplacesByItsCharsmap) {
+  Json file = with_roles();
+  // Zero bytes of texts behind a trie of one unit that leads nowhere.
+  const auto precompiled = [&](const char* encoded) {
+    file["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", encoded}};
+    return file.dump();
+  };
+  EXPECT_TRUE(Tokenizer::create_from_json(precompiled("BAAAAAAAAAA="), "", {}).ok());
+  expect_refused(precompiled("B?"), "", MOTLEY_INVALID_ARGUMENT, "normalizer.precompiled_charsmap is not base64");
+  expect_refused(precompiled("AAAA"), "", MOTLEY_INVALID_ARGUMENT, "is too short for a charsmap");
+}
+
 TEST(JsonTokenizer, Metaspace_PrefixesByPlace) {
   Json file = with_roles();
   file["normalizer"] = nullptr;

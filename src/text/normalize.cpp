@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "text/unicode_properties.hpp"
 #include "text/utf8.hpp"
 
 namespace motley {
@@ -48,7 +49,7 @@ std::string to_form(std::string_view text, int options) {
   size_t start = 0;
   for (size_t at = 0; at < text.size();) {
     const Utf8Step step = utf8_step(text.substr(at));
-    if (step.kind != Utf8Step::kCharacter) {
+    if (step.kind != Utf8Step::kCharacter || is_newer_than_normalization(step.code_point)) {
       append_normalized(text.substr(start, at - start), options, out);
       out.append(text.substr(at, step.bytes));
       start = at + step.bytes;

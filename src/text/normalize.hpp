@@ -9,7 +9,8 @@ namespace motley {
 // A quick look: true only for text that to_nfc would not change.
 bool surely_nfc(std::string_view text);
 
-// Bytes that are no UTF-8 stay as they are; what lies between them is normalised.
+// Unicode 9.0, as Hugging Face tokenizers normalise. Bytes that are no UTF-8 and newer characters stay as they are;
+// what lies between them is normalised.
 std::string to_nfc(std::string_view text);
 // The same for any form: utf8proc's UTF8PROC_COMPOSE or _DECOMPOSE, with or without _COMPAT.
 std::string to_form(std::string_view text, int options);

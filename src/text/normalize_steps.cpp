@@ -9,6 +9,7 @@
 #include "text/json_fields.hpp"
 #include "text/normalize.hpp"
 #include "text/unicode_class.hpp"
+#include "text/unicode_properties.hpp"
 #include "text/utf8.hpp"
 #include "text/vocabulary.hpp"
 
@@ -30,12 +31,6 @@ constexpr Form kForms[] = {{"NFC", UTF8PROC_COMPOSE},
                            {"NFKC", UTF8PROC_COMPOSE | UTF8PROC_COMPAT},
                            {"NFKD", UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT}};
 
-void append_code_point(char32_t c, std::string& out) {
-  utf8proc_uint8_t bytes[4];
-  const auto size = utf8proc_encode_char(static_cast<utf8proc_int32_t>(c), bytes);
-  out.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(size));
-}
-
 // Calls `each(character, code point)` for all of the text; broken bytes come with the code point U+FFFD.
 template <typename Each>
 void for_characters(std::string_view text, Each each) {
@@ -47,15 +42,32 @@ void for_characters(std::string_view text, Each each) {
   }
 }
 
+// RFC 4648, with or without the padding.
+std::optional<std::string> decode_base64(std::string_view encoded) {
+  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  while (encoded.ends_with('=')) encoded.remove_suffix(1);
+  std::string out;
+  uint32_t bits = 0;
+  int held = 0;  // of `bits`, not yet given out
+  for (const char c : encoded) {
+    const size_t digit = kDigits.find(c);
+    if (digit == kDigits.npos) return std::nullopt;
+    bits = bits << 6 | static_cast<uint32_t>(digit);
+    held += 6;
+    if (held < 8) continue;
+    held -= 8;
+    out.push_back(static_cast<char>(bits >> held & 0xFF));
+  }
+  return out;
+}
+
 std::string lowercase(std::string_view text) {
   std::string out;
   for_characters(text, [&](std::string_view character, char32_t c, bool whole) {
-    if (!whole) {
-      out += character;
-    } else if (c == 0x130) {  // the only letter whose small form is two characters
-      out += "i\u0307";
+    if (whole) {
+      append_small(c, out);
     } else {
-      append_code_point(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
+      out += character;
     }
   });
   return out;
@@ -64,10 +76,7 @@ std::string lowercase(std::string_view text) {
 std::string without_marks(std::string_view text) {
   std::string out;
   for_characters(text, [&](std::string_view character, char32_t c, bool) {
-    const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-    const bool mark =
-        category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC || category == UTF8PROC_CATEGORY_ME;
-    if (!mark) out += character;
+    if (!is_mark(c)) out += character;
   });
   return out;
 }
@@ -108,6 +117,16 @@ std::string replaced(std::string_view text, std::string_view what, const Regex* 
     }
   }
   return out.append(text.substr(done));
+}
+
+Result<Charsmap> read_charsmap(const JsonFields& fields) {
+  constexpr const char* kKey = "precompiled_charsmap";
+  ASSIGN_OR_RETURN(const std::string encoded, fields.string(kKey));
+  const auto blob = decode_base64(encoded);
+  if (!blob) return fields.wrong(kKey, "is not base64");
+  auto charsmap = Charsmap::create(*blob);
+  if (!charsmap.ok()) return fields.wrong(kKey, charsmap.error().message());
+  return charsmap;
 }
 
 }  // namespace
@@ -157,9 +176,13 @@ Status NormalizeSteps::add(const Json& node, int depth) {
     } else if (step.what.empty()) {
       return fields.wrong("pattern", "is empty");
     }
+  } else if (type == "Precompiled") {
+    step.kind = Step::kPrecompiled;
+    ASSIGN_OR_RETURN(step.charsmap, read_charsmap(fields));
   } else {
     return fields.unknown_type(type,
-                               "NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend, Strip, StripAccents, Sequence");
+                               "NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend, Strip, StripAccents, Precompiled, "
+                               "Sequence");
   }
   steps_.push_back(std::move(step));
   return ok_status();
@@ -183,6 +206,7 @@ void NormalizeSteps::apply_step(const Step& step, std::string& text, Place place
       break;
     case Step::kStrip: text = stripped(text, step.left, step.right); break;
     case Step::kStripAccents: text = without_marks(text); break;
+    case Step::kPrecompiled: text = step.charsmap->replaced_by_graphemes(text); break;
   }
 }
 

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/status.hpp"
+#include "text/charsmap.hpp"
 #include "text/regex.hpp"
 #include "text/tokenizer.hpp"
 
@@ -25,11 +27,12 @@ class NormalizeSteps {
 
  private:
   struct Step {
-    enum Kind : uint8_t { kForm, kLowercase, kReplace, kPrepend, kStrip, kStripAccents } kind;
+    enum Kind : uint8_t { kForm, kLowercase, kReplace, kPrepend, kStrip, kStripAccents, kPrecompiled } kind;
     int form = 0;                      // kForm: options of utf8proc
     std::string what, with;            // kReplace, kPrepend (what)
     std::unique_ptr<Regex> regex;      // kReplace: in place of `what`
     bool left = false, right = false;  // kStrip
+    std::optional<Charsmap> charsmap;  // kPrecompiled
   };
   Status add(const nlohmann::json& node, int depth);
   static void apply_step(const Step& step, std::string& text, Place place, size_t bytes_max, Regex::Scratch& scratch);

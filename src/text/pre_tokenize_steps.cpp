@@ -1,13 +1,12 @@
 #include "text/pre_tokenize_steps.hpp"
 
-#include <utf8proc.h>
-
 #include <algorithm>
 
 #include "text/json_fields.hpp"
 #include "text/pre_tokenizer.hpp"
 #include "text/token_table.hpp"
 #include "text/unicode_class.hpp"
+#include "text/unicode_properties.hpp"
 #include "text/utf8.hpp"
 
 namespace motley {
@@ -153,11 +152,6 @@ class CharacterSplit final : public SplitStep {
 
 bool is_number(char32_t c) { return UnicodeClasses::instance().of(c) == CharClass::kNumber; }
 bool is_space(char32_t c) { return UnicodeClasses::instance().of(c) == CharClass::kSpace; }
-bool is_punctuation(char32_t c) {
-  if (c < 0x80) return c > ' ' && c != 0x7F && !(c >= '0' && c <= '9') && !((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
-  const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-  return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
-}
 
 // A published expression that is written by hand here: it leaves nothing out, so every match is a word.
 class WordSplit final : public PreTokenizeStep {
@@ -173,6 +167,30 @@ class WordSplit final : public PreTokenizeStep {
 
  private:
   const PreTokenizer& words_;
+};
+
+// \w+|[^\w\s]+
+class WordRuns final : public PreTokenizeStep {
+ public:
+  void apply(const TextPiece& piece, Scratch& scratch) const override {
+    enum Kind : uint8_t { kSpaces, kWord, kOther } run = kSpaces;
+    size_t begin = 0;
+    for (size_t at = 0; at < piece.text.size();) {
+      const Utf8Step step = utf8_step(piece.text.substr(at));
+      const bool whole = step.kind == Utf8Step::kCharacter;
+      const Kind kind = !whole                      ? kOther
+                        : is_word(step.code_point)  ? kWord
+                        : is_space(step.code_point) ? kSpaces
+                                                    : kOther;
+      if (kind != run) {
+        if (run != kSpaces) push(piece.text.substr(begin, at - begin), piece, scratch);
+        begin = at;
+        run = kind;
+      }
+      at += step.bytes;
+    }
+    if (run != kSpaces) push(piece.text.substr(begin), piece, scratch);
+  }
 };
 
 // A space before what begins with none.
@@ -284,13 +302,7 @@ Status add_punctuation(const JsonFields& fields, Steps& steps) {
 }
 
 Status add_whitespace(const JsonFields&, Steps& steps) {
-  // \w+|[^\w\s]+ as Unicode's UTS 18 has \w: with letter numbers, circled letters and joiners.
-#define MOTLEY_WORD_                                                  \
-  R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200C}-\x{200D}\x{24B6}-\x{24E9})" \
-  R"(\x{1F130}-\x{1F149}\x{1F150}-\x{1F169}\x{1F170}-\x{1F189})"
-  ASSIGN_OR_RETURN(auto regex, Regex::create("[" MOTLEY_WORD_ "]+|[^\\s" MOTLEY_WORD_ "]+"));
-#undef MOTLEY_WORD_
-  steps.push_back(std::make_unique<RegexSplit>(std::move(regex), Behavior::kRemoved, true));
+  steps.push_back(std::make_unique<WordRuns>());
   return ok_status();
 }
 

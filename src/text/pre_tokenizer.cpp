@@ -155,6 +155,7 @@ constexpr std::string_view kDeepseekV3[] = {
     R"(\p{N}{1,3})", R"([\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+)",
     R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+)"
     R"(| ?[\p{P}\p{S}]+[\r\n]*)" MOTLEY_SPACES_};
+constexpr std::string_view kDefault[] = {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Words, R"(\p{N}+)", "[0-9][0-9][0-9]"};
 constexpr std::string_view kFalcon[] = {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2Words, "[0-9][0-9][0-9]"};
 #undef MOTLEY_CASED_
 #undef MOTLEY_CL100K_
@@ -162,18 +163,19 @@ constexpr std::string_view kFalcon[] = {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2Words, 
 #undef MOTLEY_CONTRACTION_
 
 // Sources: GPT-2's encoder.py; tiktoken (cl100k, o200k); the tokenizer.json files of SmolLM2, Llama 3, Qwen 2 and 3.5,
-// Mistral Nemo, DeepSeek (LLM, Coder, V3), Falcon; llama.cpp's list of names.
+// Mistral Nemo, DeepSeek (LLM, Coder, V3), Falcon, GPT-NeoX, StableLM 2 and Command R (form C); llama.cpp's list of
+// names and its `default`.
 constexpr PreTokenizer kPreTokenizers[] = {
     // name, patterns, cutter, digits_max, digits_apart, ignore_merges, nfc, add_bos
     {"gpt-2", kGpt2, gpt2_word, 0, false, false, false, false},
-    {"default", kGpt2, gpt2_word, 0, false, false, false, false},
+    {"default", kDefault, nullptr, 0, false, false, false, false},
     {"phi-2", kGpt2, gpt2_word, 0, false, false, false, false},
-    {"mpt", kGpt2, gpt2_word, 0, false, false, false, false},
-    {"olmo", kGpt2, gpt2_word, 0, false, false, false, false},
+    {"mpt", kGpt2, gpt2_word, 0, false, false, true, false},
+    {"olmo", kGpt2, gpt2_word, 0, false, false, true, false},
     {"smollm", kDigitsThenGpt2, gpt2_word, 0, true, false, false, false},
     {"starcoder", kDigitsThenGpt2, gpt2_word, 0, true, false, false, false},
     {"refact", kDigitsThenGpt2, gpt2_word, 0, true, false, false, false},
-    {"command-r", kDigitsThenGpt2, gpt2_word, 0, true, false, false, false},
+    {"command-r", kDigitsThenGpt2, gpt2_word, 0, true, false, true, false},
     {"codeshell", kDigitsThenGpt2, gpt2_word, 0, true, false, false, false},
     {"exaone", kDigitsThenGpt2, gpt2_word, 0, true, false, false, false},
     {"llama-bpe", kLlama3, cl100k_word, 3, false, true, false, true},
@@ -187,7 +189,7 @@ constexpr PreTokenizer kPreTokenizers[] = {
     {"chatglm-bpe", kLlama3, cl100k_word, 3, false, false, false, false},
     {"qwen2", kQwen2, cl100k_word, 1, false, false, true, false},
     {"deepseek-r1-qwen", kQwen2, cl100k_word, 1, false, false, true, false},
-    {"stablelm2", kQwen2, cl100k_word, 1, false, false, false, false},
+    {"stablelm2", kQwen2, cl100k_word, 1, false, false, true, false},
     {"qwen35", kQwen35, nullptr, 0, false, false, true, false},
     {"gpt-4o", kO200k, nullptr, 0, false, false, false, false},
     {"llama4", kO200k, nullptr, 0, false, false, false, false},

@@ -22,14 +22,19 @@ struct Translation {
   char letter;
   std::string_view outside, in_set;  // "" in_set: not to be had there
 };
+// White_Space: PCRE2's own \s lacks U+0085 and has U+180E.
+#define MOTLEY_SPACE_ R"(\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})"
+// Oniguruma's \w: letters, marks, decimal digits and connectors, what else is alphabetic, and Latin-1's other numbers.
+#define MOTLEY_WORD_                                                                          \
+  R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE}\x{24B6}-\x{24E9}\x{1F130}-)" \
+  R"(\x{1F149}\x{1F150}-\x{1F169}\x{1F170}-\x{1F189})"
 constexpr Translation kTranslations[] = {
-    {'s', R"([\s\x{85}])", R"(\s\x{85})"},
-    {'S', R"([^\s\x{85}])", ""},
-    {'w', R"([\p{L}\p{M}\p{Nd}\p{Pc}])", R"(\p{L}\p{M}\p{Nd}\p{Pc})"},
-    {'W', R"([^\p{L}\p{M}\p{Nd}\p{Pc}])", ""},
-    {'h', "[0-9A-Fa-f]", "0-9A-Fa-f"},
-    {'H', "[^0-9A-Fa-f]", ""},
+    {'s', "[" MOTLEY_SPACE_ "]", MOTLEY_SPACE_}, {'S', "[^" MOTLEY_SPACE_ "]", ""},
+    {'w', "[" MOTLEY_WORD_ "]", MOTLEY_WORD_},   {'W', "[^" MOTLEY_WORD_ "]", ""},
+    {'h', "[0-9A-Fa-f]", "0-9A-Fa-f"},           {'H', "[^0-9A-Fa-f]", ""},
 };
+#undef MOTLEY_WORD_
+#undef MOTLEY_SPACE_
 
 // The same expression for PCRE2.
 class Translator {

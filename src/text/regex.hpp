@@ -1,7 +1,7 @@
 // Regex: the regular expressions of tokenizer files, run by PCRE2.
 //
-// They are written for Oniguruma (Ruby's syntax), so \s is White_Space (with U+0085), \w any letter, mark, decimal
-// digit or connector, \h a hexadecimal digit, ^ and $ match at every line, and X{1,3}+ is (X{1,3})+. Matching is
+// They are written for Oniguruma (Ruby's syntax), so \s is White_Space, \w any letter, mark, decimal digit, connector
+// and some other numbers, \h a hexadecimal digit, ^ and $ match at every line, and X{1,3}+ is (X{1,3})+. Matching is
 // bounded (kMatchStepsMax); a search that exceeds it finds nothing. Immutable; safe from any thread: each uses a
 // Scratch of its own.
 #pragma once

@@ -25,10 +25,10 @@ std::vector<std::string> matches(std::string_view pattern, std::string_view text
 using Found = std::vector<std::string>;
 
 TEST(Regex, ClassesMeanWhatTheyMeanToOniguruma) {
-  EXPECT_EQ(matches("\\s", "a\u0085b\u00A0c"), (Found{"\u0085", "\u00A0"}));
+  EXPECT_EQ(matches("\\s", "a\u0085b\u00A0c\u180E"), (Found{"\u0085", "\u00A0"}));
   EXPECT_EQ(matches("[\\s]+", "a \u0085b"), Found{" \u0085"});
   EXPECT_EQ(matches("\\S+", "ab\u0085c"), (Found{"ab", "c"}));
-  EXPECT_EQ(matches("\\w+", "e\u0301_1 \u00BD"), Found{"e\u0301_1"});
+  EXPECT_EQ(matches("\\w+", "e\u0301_1 \u2153 \u00BD \u24B6"), (Found{"e\u0301_1", "\u00BD", "\u24B6"}));
   EXPECT_EQ(matches("[^\\w]+", "a+-b"), Found{"+-"});
   EXPECT_EQ(matches("a$", "a\nba"), (Found{"a", "a"}));
   EXPECT_EQ(matches("[[:upper:]]+", "aBCd"), Found{"BC"});

@@ -24,15 +24,13 @@ TextStream::TextStream(const Tokenizer& tokenizer, Options options)
       tokens_before_stops_(options.min_tokens),
       stops_count_(options.min_tokens == 0),
       matches_(stops_ ? stops_->matches() : StopSet::Matches()),
-      strip_space_(options.starts_text && tokenizer.strips_leading_space()) {}
+      at_start_(options.starts_text) {}
 
 std::string TextStream::push(TokenId id) {
   if (stopped_) return {};
-  pending_bytes_ += tokenizer_.token_bytes(id, !skip_special_tokens_);
-  if (strip_space_ && !pending_bytes_.empty()) {
-    strip_space_ = false;
-    if (pending_bytes_[0] == ' ') pending_bytes_.erase(0, 1);
-  }
+  const std::string bytes = tokenizer_.token_bytes(id, !skip_special_tokens_);
+  pending_bytes_ += at_start_ ? tokenizer_.first_token_bytes(id, !skip_special_tokens_) : bytes;
+  at_start_ = at_start_ && bytes.empty();
   take_characters(false);
   if (tokens_before_stops_ > 0) --tokens_before_stops_;
   stops_count_ = stops_count_ || (tokens_before_stops_ == 0 && pending_bytes_.empty());

@@ -55,7 +55,7 @@ class TextStream {
   std::string pending_bytes_;  // an unfinished UTF-8 character
   std::string held_;           // complete text not yet shown
   std::string stop_match_;
-  bool strip_space_;  // the text's first byte, if it is a space, is not shown
+  bool at_start_;  // of a text of its own: nothing was shown yet
   bool stopped_ = false;
 };
 

@@ -42,6 +42,9 @@ class TokenTable {
   // A user-defined token becomes a control token: what begins or ends an answer is one, whatever the file declares.
   void promote(TokenId id);
 
+  // A known token stands for `bytes`, which outlive the table.
+  void respell(TokenId id, std::string_view bytes) { entries_[static_cast<size_t>(id)].bytes = bytes; }
+
   uint32_t size() const { return static_cast<uint32_t>(entries_.size()); }
   bool known(TokenId id) const { return id >= 0 && static_cast<size_t>(id) < entries_.size(); }
   const Entry& operator[](TokenId id) const { return entries_[static_cast<size_t>(id)]; }  // of a known id

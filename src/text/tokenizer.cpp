@@ -3,6 +3,7 @@
 #include "text/bpe_tokenizer.hpp"
 #include "text/json_tokenizer.hpp"
 #include "text/sentencepiece_tokenizer.hpp"
+#include "text/unigram_tokenizer.hpp"
 #include "text/vocabulary.hpp"
 
 namespace motley {
@@ -16,6 +17,7 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"gpt2", BpeTokenizer::create, BpeTokenizer::check},
     {"llama", SentencePieceTokenizer::create, SentencePieceTokenizer::check},
+    {"t5", UnigramTokenizer::create, UnigramTokenizer::check},
 };
 
 Result<const Family*> family_of(const VocabularyData& data) {
@@ -29,7 +31,7 @@ Result<const Family*> family_of(const VocabularyData& data) {
   }
   return error(MOTLEY_UNIMPLEMENTED,
                "tokenizer {} (tokenizer.ggml.model) is not supported; choose a model with a vocabulary of kind gpt2 "
-               "(byte-level BPE) or llama (SentencePiece's BPE)",
+               "(byte-level BPE), llama (SentencePiece's BPE) or t5 (its unigram model)",
                quoted(data.model));
 }
 
@@ -54,7 +56,17 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::create_from_json(std::string_view 
 
 std::string Tokenizer::decode(std::span<const TokenId> ids, bool special) const {
   std::string bytes;
-  for (const TokenId id : ids) bytes += token_bytes(id, special);
+  bool first = true;
+  for (const TokenId id : ids) {
+    const std::string more = token_bytes(id, special);
+    bytes += first ? first_token_bytes(id, special) : more;
+    first = first && more.empty();
+  }
+  return bytes;
+}
+
+std::string Tokenizer::first_token_bytes(TokenId id, bool special) const {
+  std::string bytes = token_bytes(id, special);
   if (strips_leading_space() && bytes.starts_with(' ')) bytes.erase(0, 1);
   return bytes;
 }

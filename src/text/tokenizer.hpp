@@ -25,6 +25,8 @@ struct VocabularyData {
   std::span<const std::string_view> merges;
   std::optional<int32_t> bos, eos, eot, eom, unknown, padding;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
+  std::optional<bool> remove_extra_whitespaces;
+  std::string_view precompiled_charsmap;  // bytes (charsmap.hpp); empty: none
 };
 
 // What stands before a text: nothing, a literal token, or text that was encoded already.
@@ -60,6 +62,8 @@ class Tokenizer {
   virtual std::string token_bytes(TokenId id, bool special) const = 0;
   // The bytes of a sequence that is a text of its own, as they are: not always valid UTF-8.
   std::string decode(std::span<const TokenId> ids, bool special) const;
+  // The same of the first token of a text that is shown: less what encoding put before the text.
+  virtual std::string first_token_bytes(TokenId id, bool special) const;
   // Encoding puts a space before a text, and decode() takes one off its beginning.
   virtual bool strips_leading_space() const { return false; }
 
@@ -75,6 +79,9 @@ class Tokenizer {
   virtual bool is_marker(TokenId id) const { return is_control(id); }
   // Tokens that stand literally in text (control, user-defined), not made of words by merging.
   virtual bool is_literal(TokenId id) const { return is_control(id); }
+  // White space in front of a literal token, or behind it, goes with it.
+  virtual bool takes_left(TokenId /*id*/) const { return false; }
+  virtual bool takes_right(TokenId /*id*/) const { return false; }
   // Every id that ends generation: eos, eot, eom and the known names (<|im_end|>, <|eot_id|>, ...).
   virtual const std::vector<TokenId>& end_tokens() const = 0;
 };

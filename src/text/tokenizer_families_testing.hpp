@@ -32,7 +32,12 @@ inline Result<std::unique_ptr<Tokenizer>> tokenizer_of_family(const nlohmann::js
   vocabulary.bos = id("bos");
   vocabulary.eos = id("eos");
   vocabulary.add_bos = flag("add_bos");
+  vocabulary.add_eos = flag("add_eos");
   vocabulary.add_space_prefix = flag("add_space_prefix");
+  vocabulary.remove_extra_whitespaces = flag("remove_extra_whitespaces");
+  for (const uint8_t byte : data.value("precompiled_charsmap", std::vector<uint8_t>())) {
+    vocabulary.precompiled_charsmap.push_back(static_cast<char>(byte));
+  }
   return vocabulary.create();
 }
 

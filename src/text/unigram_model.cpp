@@ -45,7 +45,7 @@ Result<std::unique_ptr<UnigramModel>> UnigramModel::create(const TokenTable& tok
   if (bytes > kNodesMax) {
     return error(MOTLEY_RESOURCE_EXHAUSTED, "the vocabulary's tokens have {} bytes; the limit is {}", bytes, kNodesMax);
   }
-  made->unknown_score_ = lowest - kUnknownPenalty;
+  made->unknown_score_ = made->rounded(lowest - kUnknownPenalty);
   made->children_ = PairTable<uint32_t>(bytes);
   for (const TokenId id : words) RETURN_IF_ERROR(made->add(id, tokens[id].piece));
   made->byte_tokens_ = tokens.byte_tokens();
@@ -83,6 +83,7 @@ void UnigramModel::encode_part(std::string_view word, Scratch& scratch, std::vec
   nodes.assign(word.size() + 1, {kUnreached, 0, -1});
   nodes[0].score = 0;
   const auto offer = [&](size_t end, double score, size_t from, TokenId id) {
+    score = rounded(score);
     if (score > nodes[end].score) nodes[end] = {score, static_cast<uint32_t>(from), id};
   };
   for (size_t at = 0, bytes = 0; at < word.size(); at += bytes) {

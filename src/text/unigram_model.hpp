@@ -18,6 +18,8 @@ class UnigramModel final : public WordModel {
   struct Rules {
     std::optional<TokenId> unknown;  // for characters that no token covers; one for all that follow one another
     bool byte_fallback = false;      // the byte tokens of its bytes in its place, if there are all
+    bool single_precision =
+        false;  // sums are float's, as SentencePiece's: which of two equal ways is taken hangs on it
   };
   // By id: scores of the normal and user-defined tokens. Time of encode(): bytes x kSearchedTokenBytesMax at worst.
   // INVALID_ARGUMENT for a longer normal token or a score that is not finite.
@@ -29,6 +31,7 @@ class UnigramModel final : public WordModel {
  private:
   explicit UnigramModel(Rules rules) : rules_(rules) {}
   Status add(TokenId id, std::string_view piece);
+  double rounded(double score) const { return rules_.single_precision ? double{static_cast<float>(score)} : score; }
   void encode_part(std::string_view word, Scratch& scratch, std::vector<TokenId>& out) const;
   void append_unknown(std::string_view text, std::vector<TokenId>& out) const;
 

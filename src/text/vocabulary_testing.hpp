@@ -14,7 +14,8 @@ struct TestVocabulary {
   std::vector<int32_t> types;
   std::vector<float> scores;
   std::optional<int32_t> bos, eos, eot, eom, unknown, padding;
-  std::optional<bool> add_bos, add_eos, add_space_prefix;
+  std::optional<bool> add_bos, add_eos, add_space_prefix, remove_extra_whitespaces;
+  std::string precompiled_charsmap;
 
   // The 256 bytes in GPT-2's alphabet.
   static TestVocabulary bytes() {
@@ -41,7 +42,7 @@ struct TestVocabulary {
     const std::vector<std::string_view> token_views(tokens.begin(), tokens.end()),
         merge_views(merges.begin(), merges.end());
     return Tokenizer::create({model, pre, token_views, types, scores, merge_views, bos, eos, eot, eom, unknown, padding,
-                              add_bos, add_eos, add_space_prefix});
+                              add_bos, add_eos, add_space_prefix, remove_extra_whitespaces, precompiled_charsmap});
   }
 };
 

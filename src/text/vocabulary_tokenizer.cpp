@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "text/unicode_class.hpp"
+#include "text/unicode_properties.hpp"
 #include "text/utf8.hpp"
 #include "text/vocabulary.hpp"
 
@@ -17,9 +18,7 @@ bool is_space_at(std::string_view text, size_t at, size_t& bytes) {
 
 bool is_word_at(std::string_view text, size_t at) {
   const Utf8Step step = utf8_step(text.substr(at));
-  if (step.kind != Utf8Step::kCharacter) return false;
-  const CharClass c = UnicodeClasses::instance().of(step.code_point);
-  return c == CharClass::kLetter || c == CharClass::kNumber || step.code_point == '_';
+  return step.kind == Utf8Step::kCharacter && is_word(step.code_point);
 }
 
 // Where the character begins that ends at `end` > from.
@@ -66,18 +65,17 @@ Status VocabularyTokenizer::take_roles(std::optional<TokenId> bos, std::optional
   end_tokens_.erase(std::unique(end_tokens_.begin(), end_tokens_.end()), end_tokens_.end());
   for (const TokenId id : end_tokens_) tokens_.promote(id);
 
-  std::vector<std::pair<std::string_view, TokenId>> anyones, literal;
-  for (TokenId id = 0; tokens_.known(id); ++id) {
-    if (!is_literal(id) || piece(id).empty()) continue;
-    literal.emplace_back(piece(id), id);
-    if (!is_marker(id)) anyones.emplace_back(piece(id), id);
-  }
-  anyones_ = SpecialMatcher(std::move(anyones));
-  all_literal_ = SpecialMatcher(std::move(literal));
   for (const LiteralRule& rule : rules) {
-    if (rule.takes_left || rule.takes_right || rule.single_word) rules_.push_back(rule);
+    if (rule.takes_left || rule.takes_right || rule.single_word || rule.normalized) rules_.push_back(rule);
   }
   std::sort(rules_.begin(), rules_.end(), [](const LiteralRule& a, const LiteralRule& b) { return a.id < b.id; });
+  LiteralSet::Spellings anyones, all;
+  for (TokenId id = 0; tokens_.known(id); ++id) {
+    if (!is_literal(id) || piece(id).empty() || rule_of(id).normalized) continue;
+    all.emplace_back(piece(id), id);
+    if (!is_marker(id)) anyones.emplace_back(piece(id), id);
+  }
+  literals_ = LiteralSet(std::move(anyones), std::move(all));
   return ok_status();
 }
 
@@ -98,24 +96,16 @@ std::vector<TokenId> VocabularyTokenizer::encode_more(std::string_view text, Pla
 void VocabularyTokenizer::encode_between_literals(std::string_view text, Place place, bool parse_special,
                                                   std::vector<TokenId>& out) const {
   const auto scratch = make_scratch();
-  const SpecialMatcher& matcher = parse_special ? all_literal_ : anyones_;
-  const auto encode_up_to = [&](size_t from, size_t to) {
-    if (from < to) encode_text(text.substr(from, to - from), place, *scratch, out);
-  };
-  size_t done = 0;  // everything before is encoded
-  for (size_t at = 0; at < text.size();) {
-    auto match = matcher.find(text, at);
-    if (!match) break;
-    at = match->end;
-    const auto rule = std::lower_bound(rules_.begin(), rules_.end(), match->id,
-                                       [](const LiteralRule& r, TokenId id) { return r.id < id; });
-    if (rule != rules_.end() && rule->id == match->id && !apply_rule(*rule, text, done, *match)) continue;
-    encode_up_to(done, match->begin);
-    out.push_back(match->id);
-    at = done = match->end;
-    place = Place::kAfterToken;
-  }
-  encode_up_to(done, text.size());
+  scratch->trusted = parse_special;
+  cut_at_literals(literals_.of(parse_special), text, place, out,
+                  [&](std::string_view between, Place where) { encode_text(between, where, *scratch, out); });
+}
+
+const LiteralRule& VocabularyTokenizer::rule_of(TokenId id) const {
+  static const LiteralRule plain;
+  const auto rule =
+      std::lower_bound(rules_.begin(), rules_.end(), id, [](const LiteralRule& r, TokenId i) { return r.id < i; });
+  return rule != rules_.end() && rule->id == id ? *rule : plain;
 }
 
 bool VocabularyTokenizer::apply_rule(const LiteralRule& rule, std::string_view text, size_t from,

@@ -71,12 +71,11 @@ def unescape(line):
 
 
 def assigned_characters():
-    """By general category; only what the reference's tables of properties and of normalisation both know."""
+    """By general category, as this Python's Unicode knows them."""
     by_category = {}
     for code in range(0x110000):
         category = unicodedata.category(chr(code))
-        newer_mark = category[0] == "M" and unicodedata.ucd_3_2_0.category(chr(code)) == "Cn"
-        if category not in ("Cs", "Cn", "Co") and not newer_mark:
+        if category not in ("Cs", "Cn", "Co"):
             by_category.setdefault(category, []).append(chr(code))
     return by_category
 

@@ -6,15 +6,21 @@ ids and texts that Hugging Face tokenizers makes with them.
 
 Larger comparisons: --lines 20000 --out DIR, then run text_test --gtest_filter='TokenizerGolden.*' with
 MOTLEY_TEST_GOLDEN_DIR=DIR; benchmarks/tokenizer_speed takes the same file. --gguf adds a file's own vocabulary (SmolLM2, or
-one of scores: gemma, llama): too large for the repository.
-Needs: pip install tokenizers gguf
+one of scores: gemma, llama): too large for the repository. So is SentencePiece's charsmap nmt_nfkc, which stands in place
+of a few rules where there are 1000 lines or more.
+Needs: pip install tokenizers sentencepiece protobuf gguf
 SPDX-License-Identifier: Apache-2.0
 """
 import argparse
+import io
 import json
 import sys
+import tempfile
+import unicodedata
 from pathlib import Path
 
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import tokenizer as golden
@@ -34,6 +40,12 @@ ADDED = [AddedToken("<|im_start|>", special=True, normalized=False), AddedToken(
 STRIPPING = [AddedToken("<|begin|>", special=True, normalized=False, rstrip=True),
              AddedToken("<pad>", special=False, normalized=False, lstrip=True),
              AddedToken("fox", special=False, normalized=False, single_word=True)]
+CHAT = [AddedToken(t, special=True, normalized=False, rstrip=True) for t in ("<|im_start|>", "<|im_end|>", "<|begin|>")]
+NORMALIZED = [AddedToken("<|im_start|>", special=True, normalized=True),
+              AddedToken("<|im_end|>", special=True, normalized=False, lstrip=True),
+              AddedToken("<tool>", special=False, normalized=True, rstrip=True),
+              AddedToken("Fox", special=False, normalized=True, single_word=True),
+              AddedToken("\u2126", special=False, normalized=True)]
 
 
 def trained(pre, sentences, alphabet=(), normalizer=None):
@@ -47,7 +59,7 @@ def trained(pre, sentences, alphabet=(), normalizer=None):
     return sorted(model["vocab"], key=model["vocab"].get), [tuple(merge) for merge in model["merges"]]
 
 
-def byte_level(pre, sentences, normalizer=None, bos=False, **rules):
+def byte_level(pre, sentences, normalizer=None, bos=False, added=ADDED, **rules):
     pre = pre_tokenizers.Sequence([*pre, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pre)])
     tokens, merges = trained(pre, sentences, pre_tokenizers.ByteLevel.alphabet())
     tokens += [word for word in golden.WHOLE_WORDS if word not in tokens]
@@ -56,7 +68,7 @@ def byte_level(pre, sentences, normalizer=None, bos=False, **rules):
     made.decoder = decoders.ByteLevel()
     if normalizer is not None:
         made.normalizer = normalizer
-    made.add_tokens([AddedToken("<|begin_of_text|>", special=True, normalized=False), *ADDED])
+    made.add_tokens([AddedToken("<|begin_of_text|>", special=True, normalized=False), *added])
     made.post_processor = processors.ByteLevel(trim_offsets=False)
     if bos:
         made.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(
@@ -65,7 +77,7 @@ def byte_level(pre, sentences, normalizer=None, bos=False, **rules):
     return made
 
 
-def with_marks(normalizer, pre, decoder, sentences, added=(), rules=None):
+def with_marks(normalizer, pre, decoder, sentences, added=(), rules=None, common=ADDED):
     """SentencePiece's BPE as converters write it: spaces are marks, unknown characters are bytes."""
     marks = normalizers.Replace(" ", MARK)
     words = pre_tokenizers.Split(MARK, "merged_with_next")
@@ -79,12 +91,12 @@ def with_marks(normalizer, pre, decoder, sentences, added=(), rules=None):
         made.pre_tokenizer = pre
     made.decoder = decoder
     made.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    made.add_tokens([*ADDED, *added])
+    made.add_tokens([*common, *added])
     made.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
     return made
 
 
-def unigram(normalizer, pre, decoder, sentences, byte_fallback=False):
+def unigram(normalizer, pre, decoder, sentences, byte_fallback=False, added=ADDED):
     trainee = Tokenizer(models.Unigram())
     trainee.normalizer, trainee.pre_tokenizer = normalizer, pre
     trainee.train_from_iterator(sentences, trainers.UnigramTrainer(
@@ -95,9 +107,64 @@ def unigram(normalizer, pre, decoder, sentences, byte_fallback=False):
     made = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=byte_fallback))
     made.normalizer, made.pre_tokenizer, made.decoder = normalizer, pre, decoder
     made.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<pad>", "</s>", "<unk>")])
-    made.add_tokens(ADDED)
+    made.add_tokens(added)
     made.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A $B </s>", special_tokens=[("</s>", 1)])
     return made
+
+
+def charsmap_rules(sentences):
+    """A few of SentencePiece's: NFKC of characters of the sentences, sequences, what goes away, what becomes a space."""
+    rules = {c: unicodedata.normalize("NFKC", c) for s in sentences for c in s if unicodedata.normalize("NFKC", c) != c}
+    rules |= {"e\u0301": "é", "a\u0308\u0323": "ä\u0323", "\u1100\u1161": "가", "\u0001": "", "\u200b": " ", "\t": " ",
+              "\r": " ", "\n": " ", "\u3000": " ", "fo": "of", "f": "F"}
+    hexes = lambda text: " ".join(f"{ord(c):X}" for c in text)
+    return "".join(f"{hexes(source)}\t{hexes(target)}\n" for source, target in sorted(rules.items()))
+
+
+def sentencepiece_model(sentences, whole):
+    """A unigram model of SentencePiece's own trainer, with a charsmap."""
+    written = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
+        rules.write(charsmap_rules(sentences))
+        rules.flush()
+        normalized = {"normalization_rule_name": "nmt_nfkc"} if whole else {"normalization_rule_tsv": rules.name}
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences), model_writer=written, vocab_size=VOCABULARY, hard_vocab_limit=False,
+            model_type="unigram", pad_piece="[PAD]", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, **normalized)
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(written.getvalue())
+    return proto
+
+
+def t5_of_hub(proto):
+    """As transformers converts T5."""
+    vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
+    made = Tokenizer(models.Unigram(vocabulary, unk_id=proto.trainer_spec.unk_id))
+    made.normalizer = normalizers.Sequence([normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
+                                            normalizers.Strip(left=False, right=True),
+                                            normalizers.Replace(Regex(" {2,}"), MARK)])
+    made.pre_tokenizer = pre_tokenizers.Metaspace(MARK, prepend_scheme="always")
+    made.decoder = decoders.Metaspace(MARK, prepend_scheme="always")
+    made.add_special_tokens(["[PAD]", "</s>", "<unk>"])
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return made
+
+
+def t5_of_gguf(proto, texts):
+    """As converters write T5 to GGUF, and what SentencePiece itself makes of the texts."""
+    own = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    ids = [own.encode(text) for text in texts]
+    pieces = ["".join(own.id_to_piece(i) for i in line if i != own.unk_id()).replace(MARK, " ") for line in ids]
+    shown = [text.removeprefix(" ") for text in pieces]  # own.decode() would show unknown ones as U+2047
+    return {"name": "t5-gguf",
+            "vocabulary": {"model": "t5", "tokens": [piece.piece for piece in proto.pieces],
+                           "types": [piece.type for piece in proto.pieces],
+                           "scores": [piece.score for piece in proto.pieces], "unknown": own.unk_id(), "eos": 1,
+                           "add_eos": True, "add_space_prefix": proto.normalizer_spec.add_dummy_prefix,
+                           "remove_extra_whitespaces": proto.normalizer_spec.remove_extra_whitespaces,
+                           "precompiled_charsmap": list(proto.normalizer_spec.precompiled_charsmap)},
+            "ids": [[*line, 1] for line in ids],
+            "shown": [None if text == shows else shows for text, shows in zip(texts, shown)]}
 
 
 def families(sentences):
@@ -132,6 +199,14 @@ def families(sentences):
             [pre_tokenizers.Punctuation(behavior), split(r"\d+|o", behavior), pre_tokenizers.Digits(False)]),
             decoders.Sequence(fuse), sentences)
         yield "folding-" + behavior, made
+    plain = [s for s in sentences if "<" not in s]  # words that spell a special token must not become one by merging
+    prepended = normalizers.Sequence([normalizers.Prepend(MARK), normalizers.Replace(" ", MARK)])
+    yield "phi3", with_marks(prepended, None, llama2, sentences, common=CHAT)
+    yield "normalized", with_marks(normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), prepended]), None,
+                                   llama2, plain, common=NORMALIZED)
+    yield "normalized-bytes", byte_level([split(golden.QWEN2)], plain, normalizers.NFC(), added=NORMALIZED)
+    yield "unigram-first", unigram(normalizers.NFKC(), metaspace("first", True),
+                                   decoders.Metaspace(MARK, prepend_scheme="first"), sentences, added=NORMALIZED)
     yield "words", with_marks(normalizers.NFC(), pre_tokenizers.Whitespace(), decoders.Sequence(fuse), sentences)
 
 
@@ -190,7 +265,9 @@ def scored(sentences, prefix):
 
 def expectations(reference, texts):
     ids = [encoding.ids for encoding in reference.encode_batch(texts, add_special_tokens=True)]
-    shown = reference.decode_batch(ids, skip_special_tokens=True)
+    # Left out here and not by the reference, which overlooks those that are looked for in normalised text.
+    special = {i for i, token in reference.get_added_tokens_decoder().items() if token.special}
+    shown = reference.decode_batch([[i for i in line if i not in special] for line in ids], skip_special_tokens=True)
     return {"ids": ids, "shown": [None if text == shows else shows for text, shows in zip(texts, shown)]}  # None: as given
 
 
@@ -206,6 +283,10 @@ def main():
     texts = golden.make_lines(options.lines, options.seed)
     made = [{"name": name, "tokenizer_json": json.loads(reference.to_str()), **expectations(reference, texts)}
             for name, reference in families(sentences)]
+    proto = sentencepiece_model(sentences, whole=options.lines >= 1000)
+    hub = t5_of_hub(proto)
+    made.append({"name": "t5-charsmap", "tokenizer_json": json.loads(hub.to_str()), **expectations(hub, texts)})
+    made.append(t5_of_gguf(proto, texts))
     vocabularies = [("scores", scored(sentences, False)), ("scores-prefix", scored(sentences, True))]
     made += [{"name": name, "vocabulary": vocabulary, **expectations(reference_of_scores(vocabulary), texts)}
              for name, vocabulary in vocabularies]
