@@ -44,6 +44,15 @@ TEST(ParseConfig, WhatIsNoOption_IsRefusedWithItsLine) {
   EXPECT_THAT(refusal("a = \n"), HasSubstr("f.toml:1: "));
 }
 
+TEST(ParseConfig, LettersBeyondAscii_AreTextInQuotesAlone) {
+  const auto entries = parse_config("a = \"\u00e9\u03a8\" # \u00e9\nb = '\u0100'\n", "f");
+  ASSERT_TRUE(entries.ok()) << entries.error().message();
+  EXPECT_THAT((*entries)[0].values, ElementsAre("\u00e9\u03a8"));
+  EXPECT_THAT(refusal("a = \u00e9\n"), HasSubstr("f.toml:1: "));
+  EXPECT_THAT(refusal("a = [\u03a8]\n"), HasSubstr("f.toml:1: "));
+  EXPECT_THAT(refusal("\u0100 = 1\n"), HasSubstr("f.toml:1: "));
+}
+
 TEST(ParseConfig, LongLine_IsRefusedBeforeItIsParsed) {
   const std::string dots = repeated("a.", kConfigLineBytesMax);
   EXPECT_EQ(refusal("x = 1\n" + dots + "b = 1\n"), "f.toml:2: the line has more than 4096 bytes");
