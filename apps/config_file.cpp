@@ -36,6 +36,14 @@ std::optional<std::string> scalar_text(const toml::node& node) {
 
 bool is_name_character(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; }
 
+// The parser's words, which may repeat what the file holds.
+std::string one_line(std::string_view text) {
+  std::string line(text);
+  std::replace_if(
+      line.begin(), line.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, ' ');
+  return line;
+}
+
 Status check_lines(std::string_view text, const std::string& path) {
   size_t line = 1;
   for (size_t begin = 0; begin < text.size(); ++line) {
@@ -71,7 +79,8 @@ Result<std::vector<ConfigEntry>> parse_config(std::string_view text, const std::
   RETURN_IF_ERROR(check_lines(text, path));
   const toml::parse_result parsed = toml::parse(text);
   if (!parsed) {
-    return invalid_argument("{}:{}: {}", path, parsed.error().source().begin.line, parsed.error().description());
+    return invalid_argument("{}:{}: {}", path, parsed.error().source().begin.line,
+                            one_line(parsed.error().description()));
   }
   std::vector<ConfigEntry> entries;
   for (const auto& [key, node] : parsed.table()) {

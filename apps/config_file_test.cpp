@@ -42,6 +42,7 @@ TEST(ParseConfig, WhatIsNoOption_IsRefusedWithItsLine) {
   EXPECT_THAT(refusal("a-b = 1\nc = 1\na_b = 2"), HasSubstr("f.toml:3: a-b is given twice"));
   EXPECT_THAT(refusal("\"two\\nlines\" = 1"), HasSubstr("f.toml:1: a key is not the name of an option"));
   EXPECT_THAT(refusal("a = \n"), HasSubstr("f.toml:1: "));
+  EXPECT_THAT(refusal("a = n\n"), AllOf(HasSubstr("expected 'nan'"), Not(HasSubstr("\n"))));
 }
 
 TEST(ParseConfig, LettersBeyondAscii_AreTextInQuotesAlone) {
