@@ -42,6 +42,16 @@ TEST(ParseConfig, WhatIsNoOption_IsRefusedWithItsLine) {
   EXPECT_THAT(refusal("a-b = 1\nc = 1\na_b = 2"), HasSubstr("f.toml:3: a-b is given twice"));
   EXPECT_THAT(refusal("\"two\\nlines\" = 1"), HasSubstr("f.toml:1: a key is not the name of an option"));
   EXPECT_THAT(refusal("a = \n"), HasSubstr("f.toml:1: "));
+  EXPECT_THAT(refusal("a = n\n"), AllOf(HasSubstr("expected 'nan'"), Not(HasSubstr("\n"))));
+}
+
+TEST(ParseConfig, LettersBeyondAscii_AreTextInQuotesAlone) {
+  const auto entries = parse_config("a = \"\u00e9\u03a8\" # \u00e9\nb = '\u0100'\n", "f");
+  ASSERT_TRUE(entries.ok()) << entries.error().message();
+  EXPECT_THAT((*entries)[0].values, ElementsAre("\u00e9\u03a8"));
+  EXPECT_THAT(refusal("a = \u00e9\n"), HasSubstr("f.toml:1: "));
+  EXPECT_THAT(refusal("a = [\u03a8]\n"), HasSubstr("f.toml:1: "));
+  EXPECT_THAT(refusal("\u0100 = 1\n"), HasSubstr("f.toml:1: "));
 }
 
 TEST(ParseConfig, LongLine_IsRefusedBeforeItIsParsed) {

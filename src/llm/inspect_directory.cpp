@@ -66,7 +66,7 @@ Status add_directory_facts(const Model& model, ModelFacts& facts) {
   add_sizes(model.config(), facts);
   add_weights(model, facts);
   add_template(model.tokenizer(), facts);
-  ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(model.tokenizer()));
+  ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(model));
   add_tokenizer(*tokenizer, facts);
   return ok_status();
 }

@@ -57,10 +57,6 @@ Status check_capabilities(const DeviceDescription& device, bool deterministic) {
   return ok_status();
 }
 
-std::string special_text(const Tokenizer& tokenizer, std::optional<TokenId> id) {
-  return id ? std::string(tokenizer.piece(*id)) : std::string();
-}
-
 }  // namespace
 
 Result<int32_t> parse_kv_dtype(std::string_view name) {
@@ -76,60 +72,6 @@ Result<int32_t> parse_kv_dtype(std::string_view name) {
     if (known == name) return dtype;
   }
   return invalid_argument("--kv-cache-dtype {} is unknown; there are auto, float32, float16, bfloat16, int8", name);
-}
-
-namespace {
-
-VocabularyData vocabulary_of(const TokenizerData& data) {
-  VocabularyData vocabulary;
-  vocabulary.model = data.model;
-  vocabulary.pre = data.pre;
-  vocabulary.tokens = data.tokens;
-  vocabulary.types = data.types;
-  vocabulary.scores = data.scores;
-  vocabulary.merges = data.merges;
-  vocabulary.bos = data.bos;
-  vocabulary.eos = data.eos;
-  vocabulary.eot = data.eot;
-  vocabulary.eom = data.eom;
-  vocabulary.unknown = data.unknown;
-  vocabulary.padding = data.padding;
-  vocabulary.add_bos = data.add_bos;
-  vocabulary.add_eos = data.add_eos;
-  vocabulary.add_space_prefix = data.add_space_prefix;
-  vocabulary.remove_extra_whitespaces = data.remove_extra_whitespaces;
-  vocabulary.precompiled_charsmap = data.precompiled_charsmap;
-  return vocabulary;
-}
-
-}  // namespace
-
-Result<std::unique_ptr<Tokenizer>> make_tokenizer(const TokenizerData& data) {
-  if (data.tokenizer_json.empty()) return Tokenizer::create(vocabulary_of(data));
-  return Tokenizer::create_from_json(data.tokenizer_json, data.tokenizer_config_json, data.end_tokens);
-}
-
-Status check_vocabulary_of(const TokenizerData& data) { return Tokenizer::check(vocabulary_of(data)); }
-
-Result<ChatTemplateSources> template_sources(const TokenizerData& data) {
-  ChatTemplateSources sources(data.chat_template);
-  for (const std::string_view json : {data.chat_template_json, data.tokenizer_config_json}) {
-    if (json.empty() || !sources.empty()) continue;
-    ASSIGN_OR_RETURN(sources, parse_chat_template_sources(json));
-  }
-  for (const NamedTemplate& named : data.chat_templates) {
-    RETURN_IF_ERROR(sources.add(named.name, std::string(named.source)));
-  }
-  return sources;
-}
-
-Result<TextModel> TextModel::load(const std::filesystem::path& path, const LoadOptions& options) {
-  TextModel text;
-  ASSIGN_OR_RETURN(text.model, Model::load(path, options));
-  auto tokenizer = make_tokenizer(text.model->tokenizer());
-  if (!tokenizer.ok()) return tokenizer.error().annotate(path.string());
-  text.tokenizer = *std::move(tokenizer);
-  return text;
 }
 
 Instance::Instance(TextModel text, DeviceRegistry registry) : text_(std::move(text)), registry_(std::move(registry)) {}
@@ -158,8 +100,7 @@ Status Instance::load_template(const std::string& file) {
     log_warning("chat is not available: {}", template_error_.message());
     return ok_status();
   }
-  auto made = ChatTemplate::create(sources, special_text(tokenizer(), tokenizer().bos()),
-                                   special_text(tokenizer(), tokenizer().eos()));
+  auto made = make_chat_template(sources, tokenizer());
   if (made.ok()) {
     chat_template_ = *std::move(made);
     return ok_status();

@@ -11,11 +11,11 @@
 #include "base/status.hpp"
 #include "device/registry.hpp"
 #include "engine/engine.hpp"
+#include "llm/text_model.hpp"
 #include "model/model.hpp"
 #include "planner/placement.hpp"
 #include "runtime/runtime_executor.hpp"
 #include "text/chat_template.hpp"
-#include "text/chat_template_sources.hpp"
 #include "text/tokenizer.hpp"
 
 namespace motley {
@@ -31,22 +31,6 @@ struct InstanceOptions {
   std::string chat_template_file;  // "" = the model's own
   EngineOptions engine;            // max_model_len 0 = the model's context, lowered to what the pool holds
 };
-
-// A model with its text tools: all that `tokenize` needs.
-struct TextModel {
-  std::unique_ptr<Model> model;
-  std::unique_ptr<Tokenizer> tokenizer;
-  static Result<TextModel> load(const std::filesystem::path& path, const LoadOptions& options = {});
-};
-
-// A model's tokenizer; errors as Tokenizer's two create().
-Result<std::unique_ptr<Tokenizer>> make_tokenizer(const TokenizerData& data);
-// Tokenizer::check() of the vocabulary of a model without a tokenizer.json.
-Status check_vocabulary_of(const TokenizerData& data);
-
-// The templates that come with a model. Of the places where one may stand, the first that has one counts: a key or file
-// of its own, that file's older form, the tokenizer's configuration. INVALID_ARGUMENT for a damaged file.
-Result<ChatTemplateSources> template_sources(const TokenizerData& data);
 
 // Owns everything a model needs to run. Its parts are as thread-safe as each says.
 class Instance {

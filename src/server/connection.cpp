@@ -44,6 +44,8 @@ ApiError body_too_large(size_t bytes_max) {
           "body_too_large"};
 }
 
+ApiError no_memory() { return {503, "no memory for a request of this size; retry later", "server_error", {}, {}}; }
+
 ApiError too_many_bodies() { return {503, "too many large requests at once; retry later", "server_error", {}, {}}; }
 
 size_t body_bytes_max(const Route& route, const ServerOptions& options) {
@@ -61,12 +63,12 @@ struct BodyJob {
   BodyCharge charge;
 };
 
-// On a worker, where nothing may be thrown: memory that a request asks for may not be there.
+// On a worker nothing may be thrown: memory that a request asks for may not be there.
 Prepared prepare(const Api& api, const Route& route, const std::string& body) {
   try {
     return api.prepare(route, body);
   } catch (const std::bad_alloc&) {
-    return error_response({503, "no memory for a request of this size; retry later", "server_error", {}, {}});
+    return error_response(no_memory());
   }
 }
 
@@ -74,6 +76,26 @@ Prepared prepare(const Api& api, const Route& route, const std::string& body) {
 
 Connection::Connection(asio::ip::tcp::socket socket, ConnectionHost& host)
     : socket_(std::move(socket)), host_(host), body_charge_(host.body_budget()), timer_(socket_.get_executor()) {}
+
+template <typename Work>
+void Connection::guarded(Work work) {
+  try {
+    work();
+  } catch (const std::bad_alloc&) {
+    log_error("no memory for a client's request: it is given up");
+    give_up();
+  }
+}
+
+// Whatever has come of the request is freed for the answer, if one can still be given.
+void Connection::give_up() {
+  if (state_ != State::kHeader && state_ != State::kBody) return close();
+  try {
+    refuse(no_memory());
+  } catch (const std::bad_alloc&) {
+    close();
+  }
+}
 
 void Connection::start() {
   begin_request();
@@ -124,8 +146,9 @@ void Connection::start_read() {
   if (reading_ || state_ == State::kClosed) return;
   if (input_ended_) return on_end_of_input();
   reading_ = true;
-  socket_.async_read_some(buffer_.prepare(kReadBytes),
-                          [self = shared_from_this()](ErrorCode error, size_t bytes) { self->on_read(error, bytes); });
+  socket_.async_read_some(buffer_.prepare(kReadBytes), [self = shared_from_this()](ErrorCode error, size_t bytes) {
+    self->guarded([&] { self->on_read(error, bytes); });
+  });
 }
 
 void Connection::on_read(ErrorCode error, size_t bytes) {
@@ -314,7 +337,7 @@ void Connection::on_request() {
   if (kind == RouteKind::kQuick) return send_answer(host_.api().answer(*route_, request_, state));
   if (state.draining) return send_answer(error_response(draining_error()));
   if (request_.body.size() <= kInlineBodyBytesMax) {
-    on_prepared(host_.api().prepare(*route_, request_.body));
+    on_prepared(prepare(host_.api(), *route_, request_.body));
     return read_ahead();
   }
   // Shared: jobs are copyable.
@@ -324,7 +347,8 @@ void Connection::on_request() {
     auto prepared = std::make_shared<Prepared>(prepare(self->host_.api(), *route, job->body));
     job->body = {};  // before the answer: its client's next request finds the room free
     job->charge.release();
-    asio::post(self->socket_.get_executor(), [self, prepared] { self->on_prepared(std::move(*prepared)); });
+    asio::post(self->socket_.get_executor(),
+               [self, prepared] { self->guarded([&] { self->on_prepared(std::move(*prepared)); }); });
   });
   if (!accepted) {
     return send_answer(error_response({503, "too many large requests wait; retry later", "server_error", {}, {}}));
@@ -361,7 +385,7 @@ void Connection::send_answer(HttpResponse response) {
   state_ = State::kReplying;
   answer_complete_ = true;
   if (host_.state().draining) wire_.keep_alive = false;
-  queue(serialize(response, wire_));
+  guarded([&] { queue(serialize(response, wire_)); });
 }
 
 void Connection::begin_stream() {
@@ -371,7 +395,8 @@ void Connection::begin_stream() {
 
 void Connection::send_events(std::string events) {
   if (state_ == State::kClosed) return;
-  queue(stream_frame(events, wire_));
+  guarded([&] { queue(stream_frame(events, wire_)); });
+  if (state_ == State::kClosed) return;
   if (unsent() <= host_.options().stream_buffer_bytes_max || backlog_deadline_ != TimePoint::max()) return;
   // However much one delivery brings, the client is judged by what it takes of it.
   backlog_ = std::numeric_limits<size_t>::max();
@@ -399,7 +424,7 @@ void Connection::end_stream() {
   generation_.reset();
   state_ = State::kReplying;
   answer_complete_ = true;
-  queue(stream_end(wire_));
+  guarded([&] { queue(stream_end(wire_)); });
 }
 
 void Connection::queue(std::string_view bytes) {
@@ -409,7 +434,9 @@ void Connection::queue(std::string_view bytes) {
 
 void Connection::start_write() {
   if (pending_.empty()) {  // an HTTP/1.0 stream ends with nothing
-    if (answer_complete_) asio::post(socket_.get_executor(), [self = shared_from_this()] { self->on_answered(); });
+    if (answer_complete_) {
+      asio::post(socket_.get_executor(), [self = shared_from_this()] { self->guarded([&] { self->on_answered(); }); });
+    }
     return;
   }
   writing_.clear();
@@ -422,9 +449,10 @@ void Connection::start_write() {
 void Connection::write_more() {
   write_deadline_ = std::chrono::steady_clock::now() + host_.options().write_timeout;
   arm();
-  socket_.async_write_some(
-      asio::buffer(writing_.data() + written_, writing_.size() - written_),
-      [self = shared_from_this()](ErrorCode error, size_t bytes) { self->on_written(error, bytes); });
+  socket_.async_write_some(asio::buffer(writing_.data() + written_, writing_.size() - written_),
+                           [self = shared_from_this()](ErrorCode error, size_t bytes) {
+                             self->guarded([&] { self->on_written(error, bytes); });
+                           });
 }
 
 void Connection::on_written(ErrorCode error, size_t bytes) {
@@ -489,7 +517,7 @@ void Connection::arm() {
   armed_ = next;
   timer_.expires_at(next);
   timer_.async_wait([self = shared_from_this()](ErrorCode error) {
-    if (!error) self->on_timer();
+    if (!error) self->guarded([&] { self->on_timer(); });
   });
 }
 

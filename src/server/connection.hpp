@@ -69,6 +69,11 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
     kClosed
   };
 
+  // Memory that a request asks for may not be there: then this request ends, and the others are served on.
+  template <typename Work>
+  void guarded(Work work);
+  void give_up();
+
   // Reading.
   void begin_request();
   void start_read();

@@ -1,13 +1,17 @@
 #include "server/generation.hpp"
 
 #include <algorithm>
+#include <new>
 
+#include "base/log.hpp"
 #include "server/json_input.hpp"
 
 namespace motley {
 
 Generation::Generation(const GenerationContext& context, GenerationCall call, AnswerHead head, AnswerSink& sink)
     : context_(context), call_(std::move(call)), head_(std::move(head)), sink_(&sink) {}
+
+Generation::~Generation() { cancel(); }
 
 MaybeError Generation::start(const std::vector<std::vector<TokenId>>& prompts, std::vector<std::string> echoes) {
   echoes_ = std::move(echoes);
@@ -67,6 +71,15 @@ void Generation::stop() {
 
 void Generation::on_update(uint32_t index, RequestUpdate update) {
   if (done_ || choices_[index].finished) return;
+  try {
+    take_update(index, update);
+  } catch (const std::bad_alloc&) {
+    log_error("no memory for an answer: it is given up");
+    if (!done_) fail({503, "no memory for an answer of this size; retry later", "server_error", {}, {}});
+  }
+}
+
+void Generation::take_update(uint32_t index, const RequestUpdate& update) {
   Choice& choice = choices_[index];
   if (update.finished == FinishReason::kError) return fail(error_of_status(update.status));
   take_tokens(choice, update);
@@ -139,23 +152,24 @@ Usage Generation::usage_of(size_t first, size_t count) const {
   return usage;
 }
 
+// Nothing is done before the answer is there: making it may need more memory than there is.
 void Generation::complete() {
-  done_ = true;
-  AnswerSink& sink = *std::exchange(sink_, nullptr);
   const Usage usage = usage_of(0, choices_.size());
+  std::string events;
+  HttpResponse response;
   if (call_.stream) {
-    std::string events;
     if (call_.include_usage) events = stream_event(head_, nullptr, {true, usage});
     events += kDoneEvent;
-    sink.send_events(std::move(events));
-    sink.end_stream();
-    return;
+  } else {
+    std::vector<ChoicePart> parts;
+    for (uint32_t index = 0; index < choices_.size(); ++index) parts.push_back(part_of(choices_[index], index));
+    response.body = full_answer(head_, parts, usage);
   }
-  std::vector<ChoicePart> parts;
-  for (uint32_t index = 0; index < choices_.size(); ++index) parts.push_back(part_of(choices_[index], index));
-  HttpResponse response;
-  response.body = full_answer(head_, parts, usage);
-  sink.send_answer(std::move(response));
+  done_ = true;
+  AnswerSink& sink = *std::exchange(sink_, nullptr);
+  if (!call_.stream) return sink.send_answer(std::move(response));
+  sink.send_events(std::move(events));
+  sink.end_stream();
 }
 
 void Generation::fail(const ApiError& error) {

@@ -40,6 +40,7 @@ class Generation : public UpdateReceiver, public std::enable_shared_from_this<Ge
  public:
   // `sink` is borrowed until done() or cancel().
   Generation(const GenerationContext& context, GenerationCall call, AnswerHead head, AnswerSink& sink);
+  ~Generation() override;  // cancels what is left
 
   // Submits everything, or nothing and says why. Begins the stream if there is one. `echoes`: what each prompt's
   // answers begin with; none if the call does not ask for it.
@@ -65,6 +66,7 @@ class Generation : public UpdateReceiver, public std::enable_shared_from_this<Ge
   };
 
   MaybeError submit(uint32_t index, const std::vector<TokenId>& prompt);
+  void take_update(uint32_t index, const RequestUpdate& update);
   void take_tokens(Choice& choice, const RequestUpdate& update);
   void finish_by_text(Choice& choice, bool engine_running);
   void finish(Choice& choice, const RequestUpdate& update);

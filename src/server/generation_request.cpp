@@ -234,6 +234,7 @@ MaybeError check_min_tokens(const TokenSampling& params) {
 
 MaybeError parse_generation_call(CallKind kind, std::string_view body, const CallLimits& limits, GenerationCall& out) {
   Json object;
+  const JsonKeeper keeper(object);
   if (MaybeError error = parse_json_object(body, object)) return error;
   out.kind = kind;
   FieldReader fields(object);
@@ -252,6 +253,7 @@ MaybeError parse_generation_call(CallKind kind, std::string_view body, const Cal
 
 MaybeError parse_tokenize_call(std::string_view body, TokenizeCall& out) {
   Json object;
+  const JsonKeeper keeper(object);
   if (MaybeError error = parse_json_object(body, object)) return error;
   FieldReader fields(object);
   fields.string("model", out.model);
@@ -275,6 +277,7 @@ MaybeError parse_tokenize_call(std::string_view body, TokenizeCall& out) {
 
 MaybeError parse_detokenize_call(std::string_view body, uint32_t vocab_size, DetokenizeCall& out) {
   Json object;
+  const JsonKeeper keeper(object);
   if (MaybeError error = parse_json_object(body, object)) return error;
   FieldReader fields(object);
   fields.string("model", out.model);

@@ -25,6 +25,26 @@ TEST(JsonInput, Object_IsParsed) {
   EXPECT_EQ(out.dump(), "{\"b\":1,\"a\":\"é\"}");
 }
 
+TEST(JsonInput, EveryKindOfValue_IsParsedAsNlohmannDoes) {
+  const std::string body =
+      R"({"n":null,"t":true,"i":-9223372036854775808,"u":18446744073709551615,"f":-0.25,"s":"\"","l":[[],{},[1,[2]]],)"
+      R"("o":{"b":{"c":[{}]},"a":0},"t":false})";
+  nlohmann::ordered_json out;
+  ASSERT_FALSE(parse_json_object(body, out));
+  EXPECT_EQ(out, nlohmann::ordered_json::parse(body));
+  EXPECT_EQ(out["t"], false) << "of a name that comes twice the last counts";
+}
+
+TEST(JsonInput, KeptTree_IsTakenApart) {
+  nlohmann::ordered_json out;
+  {
+    const JsonKeeper keeper(out);
+    ASSERT_FALSE(parse_json_object(R"({"a":[1,[2,{"b":"c"}]],"d":{"e":[]}})", out));
+  }
+  EXPECT_TRUE(out.is_object());
+  EXPECT_TRUE(out.empty());
+}
+
 TEST(JsonInput, BadBytes_AreRefused) {
   const std::string_view bad[] = {"",
                                   "{",

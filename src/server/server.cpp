@@ -103,6 +103,7 @@ class Server::Impl : public ConnectionHost {
   asio::executor_work_guard<asio::io_context::executor_type> work_guard_ = asio::make_work_guard(io_);
   tcp::acceptor acceptor_{io_};
   asio::steady_timer accept_pause_{io_}, last_words_{io_};
+  bool accepting_ = false;  // accept() or its pause is under way
   uint16_t port_ = 0;
   std::shared_ptr<Mailbox> mailbox_;  // shared with the engine's requests
   Api api_;
@@ -173,14 +174,15 @@ void Server::Impl::run() {
   threads_.emplace_back([this] { work(text_jobs_); });
 }
 
-// Where memory runs out, the one connection that asked for it is left to its deadline; the others are served on.
+// A connection sees to its own lack of memory; what is thrown here came from between two of them.
 void Server::Impl::serve() {
   while (true) {
     try {
+      if (!accepting_ && acceptor_.is_open()) accept();
       io_.run();
       return;
     } catch (const std::bad_alloc&) {
-      log_error("no memory for a client's request: it is given up");
+      log_error("no memory for a client: it is given up");
     }
   }
 }
@@ -193,17 +195,21 @@ void Server::Impl::work(BoundedQueue<std::function<void()>>& jobs) {
 
 void Server::Impl::accept() {
   acceptor_.async_accept([this](ErrorCode error, tcp::socket socket) {
+    accepting_ = false;
     if (!acceptor_.is_open()) return;
     if (!error) {
-      on_accepted(std::move(socket));
-      return accept();
+      accept();
+      return on_accepted(std::move(socket));
     }
     // Out of descriptors, most likely: trying again at once would spin.
     accept_pause_.expires_after(kAcceptPause);
     accept_pause_.async_wait([this](ErrorCode cancelled) {
+      accepting_ = false;
       if (!cancelled) accept();
     });
+    accepting_ = true;
   });
+  accepting_ = true;
 }
 
 void Server::Impl::on_accepted(tcp::socket socket) {

@@ -1,5 +1,8 @@
 #include "text/tokenizer_json.hpp"
 
+#include <array>
+#include <utility>
+
 #include "text/vocabulary.hpp"
 
 namespace motley {
@@ -55,6 +58,7 @@ class Reader final : public nlohmann::json_sax<Json> {
     }
     if (stack_.size() == 2 && section_ == "model" && (key_ == "vocab" || key_ == "merges")) {
       capture_ = key_ == "vocab" ? kVocab : kMerges;
+      if (std::exchange(captured_[capture_], true)) return twice() != nullptr;
       by_key_ = container.is_object();
       level_ = 1;
       if (capture_ == kMerges && by_key_) return fail("has an object for model.merges, not a list");
@@ -93,7 +97,13 @@ class Reader final : public nlohmann::json_sax<Json> {
     if (stack_.empty()) return &(out_.rest = std::move(v));
     Json& parent = *stack_.back();
     if (parent.is_array()) return &parent.emplace_back(std::move(v));
-    return &(parent[key_] = std::move(v));
+    const auto [at, fresh] = parent.emplace(key_, std::move(v));
+    return fresh ? &*at : twice();
+  }
+
+  Json* twice() {
+    fail(fmt::format("has the key {} twice in one object", quoted(std::string_view(key_))));
+    return nullptr;
   }
 
   const char* captured_name() const { return capture_ == kVocab ? "vocab" : "merges"; }
@@ -144,8 +154,9 @@ class Reader final : public nlohmann::json_sax<Json> {
   std::string section_, key_;  // the last key of the outermost object; the last key, or an entry's token
   size_t values_ = 0;
   Capture capture_ = kNone;
-  bool by_key_ = false;        // the captured container is an object
-  int level_ = 0, parts_ = 0;  // open captured containers; values of the inner one so far
+  std::array<bool, 3> captured_{};  // by Capture: seen
+  bool by_key_ = false;             // the captured container is an object
+  int level_ = 0, parts_ = 0;       // open captured containers; values of the inner one so far
 };
 
 }  // namespace

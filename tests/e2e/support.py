@@ -159,8 +159,8 @@ class Server:
     def signal(self, number):
         self.process.send_signal(number)
 
-    def wait_exit(self):
-        return self.process.wait(timeout=EXIT_SECONDS_MAX)
+    def wait_exit(self, seconds_max=EXIT_SECONDS_MAX):
+        return self.process.wait(timeout=seconds_max)
 
     def stop(self):
         self.signal(signal.SIGTERM)

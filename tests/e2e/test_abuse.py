@@ -1,5 +1,6 @@
 """Clients and surroundings that would end a careless server, or fill its memory."""
 import os
+import resource
 import subprocess
 
 from support import MOTLEY, Server, free_port, wait_until
@@ -51,3 +52,21 @@ def test_template_that_fails_is_a_clear_400(start, tmp_path):
         "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]})
     assert answer.status == 400
     assert "chat template" in answer.error()["message"] and "no_such_function" in answer.error()["message"]
+
+
+def test_requests_that_ask_for_more_memory_than_there_is_are_503_and_others_are_served(start):
+    """Of the address space little is left; what each of these bodies or its tree of values takes is more."""
+    server = start("--kv-cache-memory-bytes", 64 << 20, "--max-num-batched-tokens", 256)
+    expected = server.complete(prompt="The capital of France is", max_tokens=4)["choices"][0]["text"]
+    left = 16 << 20
+    resource.prlimit(server.process.pid, resource.RLIMIT_AS, (server.memory_bytes("VmSize") + left,) * 2)
+    bodies = {"/v1/completions": b'{"prompt": "' + b"a" * (30 << 20) + b'"}',
+              "/v1/chat/completions": b'{"messages": [' + b"[]," * 900_000 + b"[]]}"}
+    for _ in range(3):
+        for path, body in bodies.items():
+            answer = server.post(path, body)
+            assert answer.status == 503, answer.body
+            assert "no memory" in answer.error()["message"]
+        assert server.complete(prompt="The capital of France is", max_tokens=4)["choices"][0]["text"] == expected
+    assert server.get("/load").json()["server_load"] == 0
+    assert server.stop() == 0

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/check.hpp"
+#include "fuzz/refusal_check.hpp"
 #include "model/hf/checkpoint.hpp"
 #include "model/hf/config.hpp"
 
@@ -13,10 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace {
 
-void check_refusal(const motley::Status& status) {
-  CHECK(!status.message().empty());
-  CHECK(status.message().find('\n') == std::string::npos, "{}", status.message());
-}
+using motley::fuzz::check_refusal;
 
 void check_model(const motley::hf::ModelDescription& model) {
   const motley::HyperParameters& parameters = model.parameters;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/check.hpp"
+#include "fuzz/refusal_check.hpp"
 #include "model/dtype.hpp"
 #include "model/hf/matrices.hpp"
 #include "model/hf/quantization.hpp"
@@ -15,13 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace {
 
-using motley::Status;
+using motley::fuzz::check_refusal;
 using motley::hf::Quantization;
-
-void check_refusal(const Status& status) {
-  CHECK(!status.message().empty());
-  CHECK(status.message().find('\n') == std::string::npos, "{}", status.message());
-}
 
 // The file's tensors as the parts of one module.
 void make_matrix(const motley::hf::SafetensorsFile& file, const Quantization& quantization) {

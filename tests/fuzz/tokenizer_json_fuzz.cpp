@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <string_view>
 
-#include "base/check.hpp"
-#include "text/text_stream.hpp"
+#include "fuzz/refusal_check.hpp"
+#include "fuzz/tokenizer_checks.hpp"
 #include "text/tokenizer.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
@@ -18,18 +18,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text = input.substr(std::min(end + 1, input.size())).substr(0, kTextBytesMax);
   const auto made = motley::Tokenizer::create_from_json(input.substr(0, end), "", {});
   if (!made.ok()) {
-    CHECK(!made.error().message().empty());
-    CHECK(made.error().message().find('\n') == std::string::npos, "{}", made.error().message());
+    motley::fuzz::check_refusal(made.error());
     return 0;
   }
-  const motley::Tokenizer& tokenizer = **made;
-  motley::TextStream stream(tokenizer, {.stop = {}, .starts_text = true});
-  for (const bool trusted : {false, true}) {
-    for (const motley::TokenId id : tokenizer.encode(text, trusted, trusted)) {
-      CHECK(id >= 0 && static_cast<uint32_t>(id) < tokenizer.size(), "{} of {}", id, tokenizer.size());
-      (void)stream.push(id);
-    }
-  }
-  (void)stream.finish();
+  motley::fuzz::check_tokenizer(**made, text);
   return 0;
 }
