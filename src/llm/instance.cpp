@@ -144,6 +144,11 @@ Result<std::unique_ptr<Instance>> Instance::open(const InstanceOptions& options)
   return instance;
 }
 
+Result<std::unique_ptr<ChatTemplate>> Instance::make_template(const ChatTemplateSources& sources) const {
+  return ChatTemplate::create(sources, special_text(tokenizer(), tokenizer().bos()),
+                              special_text(tokenizer(), tokenizer().eos()));
+}
+
 Status Instance::load_template(const std::string& file) {
   ChatTemplateSources sources;
   if (!file.empty()) {
@@ -156,8 +161,7 @@ Status Instance::load_template(const std::string& file) {
     log_warning("chat is not available: {}", template_error_.message());
     return ok_status();
   }
-  auto made = ChatTemplate::create(sources, special_text(tokenizer(), tokenizer().bos()),
-                                   special_text(tokenizer(), tokenizer().eos()));
+  auto made = make_template(sources);
   if (made.ok()) {
     chat_template_ = *std::move(made);
     return ok_status();

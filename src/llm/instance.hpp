@@ -60,6 +60,8 @@ class Instance {
   // Null when the model has no template; template_error() then says what to do.
   const ChatTemplate* chat_template() const { return chat_template_.get(); }
   const Status& template_error() const { return template_error_; }
+  // Another template for this model, of a Jinja template's text. INVALID_ARGUMENT as ChatTemplate::create().
+  Result<std::unique_ptr<ChatTemplate>> make_template(const ChatTemplateSources& sources) const;
   Engine& engine() { return *engine_; }
   const Placement& placement() const { return placement_; }
   const DeviceDescription& device() const { return entry_->description; }
