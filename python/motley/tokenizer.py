@@ -12,7 +12,8 @@ _Render = Callable[..., "tuple[str | None, list[int]]"]
 class Tokenizer:
     """What LLM.get_tokenizer() gives: the model's own, under the names that transformers has for it.
 
-    Not transformers' class: what is not here, there is not. Any number of threads may use it; it keeps its model alive.
+    Not transformers' class: what is not here, there is not. vocab_size and len() are the model's, which may have more
+    ids than the tokenizer has tokens. Any number of threads may use it; it keeps its model alive.
     """
 
     def __init__(self, llm: _motley.LLM, render: _Render) -> None:
