@@ -166,36 +166,67 @@ void bind_params(nb::module_& module) {
       .def_rw("logprobs", &SamplingParams::logprobs);
 }
 
-void bind_info(nb::module_& module) {
-  using motley::ModelInfo;
-  nb::class_<ModelInfo>(module, "ModelInfo")
-      .def_ro("name", &ModelInfo::name)
-      .def_ro("architecture", &ModelInfo::architecture)
-      .def_ro("device", &ModelInfo::device)
-      .def_ro("layers", &ModelInfo::layers)
-      .def_ro("hidden", &ModelInfo::hidden)
-      .def_ro("heads", &ModelInfo::heads)
-      .def_ro("kv_heads", &ModelInfo::kv_heads)
-      .def_ro("head_dim", &ModelInfo::head_dim)
-      .def_ro("ffn", &ModelInfo::ffn)
-      .def_ro("vocab_size", &ModelInfo::vocab_size)
-      .def_ro("context_length", &ModelInfo::context_length)
-      .def_ro("max_model_len", &ModelInfo::max_model_len)
-      .def_ro("has_chat_template", &ModelInfo::has_chat_template)
-      .def_ro("bos_token_id", &ModelInfo::bos_token_id)
-      .def_ro("eos_token_id", &ModelInfo::eos_token_id);
+void bind_chat_options(nb::module_& module) {
+  using motley::ChatOptions;
+  nb::class_<ChatOptions>(module, "ChatOptions")
+      .def(nb::init<>())
+      .def_rw("add_generation_prompt", &ChatOptions::add_generation_prompt)
+      .def_rw("continue_final_message", &ChatOptions::continue_final_message)
+      .def_rw("tools", &ChatOptions::tools)
+      .def_rw("documents", &ChatOptions::documents)
+      .def_rw("template_variables", &ChatOptions::template_variables)
+      .def_rw("chat_template", &ChatOptions::chat_template);
 }
 
-motley::Run start(motley::LLM& llm, const std::vector<PromptPair>& prompts,
-                  const std::vector<motley::SamplingParams>& params) {
+void bind_info(nb::module_& module) {
+  using motley::ModelInfo;
+  nb::class_<ModelInfo> info(module, "ModelInfo");
+  std::vector<const char*> names;
+  const auto field = [&](const char* name, auto member) {
+    info.def_ro(name, member);
+    names.push_back(name);
+  };
+  field("name", &ModelInfo::name);
+  field("architecture", &ModelInfo::architecture);
+  field("device", &ModelInfo::device);
+  field("layers", &ModelInfo::layers);
+  field("hidden", &ModelInfo::hidden);
+  field("heads", &ModelInfo::heads);
+  field("kv_heads", &ModelInfo::kv_heads);
+  field("head_dim", &ModelInfo::head_dim);
+  field("ffn", &ModelInfo::ffn);
+  field("vocab_size", &ModelInfo::vocab_size);
+  field("context_length", &ModelInfo::context_length);
+  field("max_model_len", &ModelInfo::max_model_len);
+  field("has_chat_template", &ModelInfo::has_chat_template);
+  field("bos_token_id", &ModelInfo::bos_token_id);
+  field("eos_token_id", &ModelInfo::eos_token_id);
+  info.def("__repr__", [names](nb::handle self) {
+    std::string text = "ModelInfo(";
+    for (const char* name : names) {
+      if (name != names.front()) text += ", ";
+      text += name;
+      text += '=';
+      text += nb::repr(self.attr(name)).c_str();
+    }
+    return text + ")";
+  });
+}
+
+motley::Run start(motley::LLM& llm, const std::vector<PromptPair>& prompts, const motley::SamplingParams& params) {
   const nb::gil_scoped_release release;
   return llm.start(prompts_of(prompts), params);
 }
 
-PromptPair chat_prompt(const motley::LLM& llm, std::string_view messages_json, bool add_generation_prompt,
-                       const std::string& template_variables) {
+motley::Run start_each(motley::LLM& llm, const std::vector<PromptPair>& prompts,
+                       const std::vector<motley::SamplingParams>& params) {
   const nb::gil_scoped_release release;
-  motley::Prompt prompt = llm.chat_prompt_of_json(messages_json, {add_generation_prompt, template_variables});
+  return llm.start(prompts_of(prompts), params);
+}
+
+PromptPair chat_prompt(const motley::LLM& llm, std::string_view messages_json, const motley::ChatOptions& options) {
+  const nb::gil_scoped_release release;
+  motley::Prompt prompt = llm.chat_prompt_of_json(messages_json, options);
   return {std::move(prompt.text), std::move(prompt.token_ids)};
 }
 
@@ -205,6 +236,7 @@ NB_MODULE(_motley, module) {
   nb::register_exception_translator(translate);
   bind_options(module);
   bind_params(module);
+  bind_chat_options(module);
   bind_info(module);
   nb::class_<motley::Run>(module, "Run")
       .def("wait", &whole_answers)
@@ -213,7 +245,9 @@ NB_MODULE(_motley, module) {
   nb::class_<motley::LLM>(module, "LLM")
       .def(nb::init<const motley::LlmOptions&>(), "options"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("start", &start, "prompts"_a, "params"_a)
-      .def("chat_prompt", &chat_prompt, "messages_json"_a, "add_generation_prompt"_a, "template_variables"_a)
+      .def("start_each", &start_each, "prompts"_a, "params"_a)
+      .def("chat_prompt", &chat_prompt, "messages_json"_a, "options"_a)
+      .def("default_sampling_params", &motley::LLM::default_sampling_params)
       .def("tokenize", &motley::LLM::tokenize, "text"_a, "add_special_tokens"_a,
            nb::call_guard<nb::gil_scoped_release>())
       .def("detokenize", &motley::LLM::detokenize, "token_ids"_a, "skip_special_tokens"_a,

@@ -99,9 +99,15 @@ struct Message {
   std::string content;
 };
 
+// How a conversation becomes a prompt. Empty texts mean none.
 struct ChatOptions {
   bool add_generation_prompt = true;    // let the assistant speak next
-  std::string template_variables = {};  // further variables of the template: a JSON object, or empty
+  bool continue_final_message = false;  // go on with the last message; only where add_generation_prompt is false
+  std::string tools = {};               // that the template may tell of: OpenAI's "tools", a JSON array of objects
+  std::string documents = {};           // likewise: a JSON array of objects
+  std::string template_variables = {};  // further variables of the template: a JSON object
+  // A Jinja template's text, in place of the model's. It is trusted: its special tokens count.
+  std::string chat_template = {};
 };
 
 struct Logprob {
@@ -190,7 +196,7 @@ class MOTLEY_API LLM {
   // The same without waiting: for streams, for cancelling, for other work meanwhile. Everything is checked before
   // anything runs.
   Run start(const std::vector<Prompt>& prompts, const SamplingParams& params = {});
-  // With parameters for each prompt of its own.
+  // With parameters for each prompt of its own. INVALID_ARGUMENT unless there are as many as prompts.
   Run start(const std::vector<Prompt>& prompts, const std::vector<SamplingParams>& params);
 
   // What the model's chat template makes of a conversation, as text and tokens. What messages say cannot become special
@@ -198,6 +204,11 @@ class MOTLEY_API LLM {
   Prompt chat_prompt(const std::vector<Message>& messages, const ChatOptions& options = {}) const;
   // The same of OpenAI's messages as JSON: an array of {"role", "content", ...}.
   Prompt chat_prompt_of_json(std::string_view messages_json, const ChatOptions& options = {}) const;
+
+  // The parameters that the model's makers advise: what generation_config.json of a Hugging Face folder says of
+  // temperature, top_p, top_k, min_p, repetition_penalty and max_new_tokens; the rest, and all for other models, as in
+  // a SamplingParams{}. No call takes them by itself. INVALID_ARGUMENT where the file holds what cannot be.
+  SamplingParams default_sampling_params() const;
 
   // Text to tokens as generate() does it: with the tokens that the model wants around a text (`add_special_tokens`),
   // and with text that spells a special token taken for that token.

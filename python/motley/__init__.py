@@ -12,7 +12,8 @@ from .errors import Error, InvalidArgumentError, NotFoundError, UnimplementedErr
 from .llm import LLM, Stream
 from .outputs import CompletionOutput, Logprob, RequestOutput
 from .sampling_params import SamplingParams
+from .tokenizer import Tokenizer
 
 __version__ = _version("motley")
 __all__ = ["CompletionOutput", "Error", "InvalidArgumentError", "LLM", "Logprob", "NotFoundError", "RequestOutput",
-           "SamplingParams", "Stream", "UnimplementedError"]
+           "SamplingParams", "Stream", "Tokenizer", "UnimplementedError"]

@@ -1,6 +1,7 @@
 """Keyword arguments that become fields of a native struct: checked here, so that an error names the argument."""
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,13 +51,29 @@ def flag(name: str, value: Any) -> bool:
 def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _wrong_type(name, value, "a str")
+    try:
+        value.encode()
+    except UnicodeEncodeError as failure:
+        raise InvalidArgumentError(
+            f"{name} holds the lone surrogate U+{ord(value[failure.start]):04X}, which UTF-8 does not have; take it "
+            "out, as with text.encode(errors='replace').decode()") from None
     return value
+
+
+def json_text(name: str, value: Any) -> str:
+    """The value as JSON, for the library to read."""
+    try:
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as failure:
+        kind = TypeError if isinstance(failure, TypeError) else InvalidArgumentError
+        raise kind(f"{name}: {failure}") from None
+    return text(name, written)
 
 
 def texts(name: str, value: Any) -> list[str]:
     """One text, or some."""
     if isinstance(value, str):
-        return [value]
+        return [text(name, value)]
     if not isinstance(value, (list, tuple)):
         raise _wrong_type(name, value, "a str or a list of them")
     return [text(f"{name}[{i}]", item) for i, item in enumerate(value)]

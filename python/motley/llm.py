@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Union
 
 from . import _fields, _motley
-from .errors import UnimplementedError
 from .outputs import RequestOutput, request_output
 from .sampling_params import SamplingParams
+from .tokenizer import Tokenizer
 
 # A text, token ids, or vLLM's {"prompt": text} and {"prompt_token_ids": ids}.
 Prompt = Union[str, Sequence[int], Mapping[str, Any]]
 Messages = Sequence[Mapping[str, Any]]
+Params = Union[SamplingParams, Sequence[SamplingParams], None]
+_Pair = tuple[Union[str, None], list[int]]  # a prompt's text and token ids
 
 _OPTIONS: dict[str, _fields.Convert] = {
     "devices": _fields.text, "tensor_parallel_size": _fields.count, "max_model_len": _fields.count,
@@ -33,18 +35,29 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "enforce_eager": (False, True), "disable_log_stats": (False, True), "enable_lora": (False,),
     "speculative_config": (None,), "hf_overrides": (None,), "limit_mm_per_prompt": (None,),
 }
+# The same of generate() and chat(), and of a prompt's dict.
+_CALL_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "lora_request": (None,), "chat_template_content_format": ("auto",), "tokenization_kwargs": (None, {}),
+    "mm_processor_kwargs": (None, {}),
+}
+_PROMPT_KEYS = ("prompt", "prompt_token_ids")
+_PROMPT_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "multi_modal_data": (None, {}), "multi_modal_uuids": (None, {}), "mm_processor_kwargs": (None, {}),
+    "prompt_embeds": (None,), "token_type_ids": (None,), "cache_salt": (None,),
+}
 
 
-def _prompt_pair(prompt: Prompt) -> tuple[str | None, list[int]]:
+def _prompt_pair(prompt: Prompt) -> _Pair:
     if isinstance(prompt, Mapping):
-        known = {"prompt", "prompt_token_ids"}
-        if not prompt or not set(prompt) <= known:
-            raise TypeError(f"a prompt's keys must be among {sorted(known)}, not {sorted(prompt)}")
+        others = {key: value for key, value in prompt.items() if key not in _PROMPT_KEYS}
+        if len(others) == len(prompt) or not set(others) <= set(_PROMPT_NEUTRAL):
+            raise TypeError(f"a prompt's keys must be among {list(_PROMPT_KEYS)}, not {list(prompt)}")
+        _fields.refuse("a prompt", others, _PROMPT_NEUTRAL)
         text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
         return (None if text is None else _fields.text("prompt", text),
                 [] if ids is None else _fields.token_ids("prompt_token_ids", list(ids)))
     if isinstance(prompt, str):
-        return prompt, []
+        return _fields.text("a prompt", prompt), []
     if isinstance(prompt, Sequence):
         return None, _fields.token_ids("a prompt", list(prompt))
     raise TypeError(f"a prompt must be a str, a list of token ids or a dict, not {type(prompt).__name__}")
@@ -54,6 +67,12 @@ def _is_one_prompt(prompts: object) -> bool:
     if isinstance(prompts, (str, Mapping)):
         return True
     return isinstance(prompts, Sequence) and len(prompts) > 0 and hasattr(prompts[0], "__index__")
+
+
+def _dicts(name: str, values: object) -> list[dict[str, Any]]:
+    if not isinstance(values, Sequence) or not all(isinstance(value, Mapping) for value in values):
+        raise TypeError(f"{name} must be a list of dicts")
+    return [dict(value) for value in values]
 
 
 class Stream(Iterator[RequestOutput]):
@@ -122,31 +141,45 @@ class LLM:
         """The model's name, architecture and sizes."""
         return self._llm.info()
 
-    def generate(self, prompts: Prompt | Sequence[Prompt],
-                 sampling_params: SamplingParams | Sequence[SamplingParams] | None = None, *,
-                 use_tqdm: bool = False) -> list[RequestOutput]:
+    def generate(self, prompts: Prompt | Sequence[Prompt], sampling_params: Params = None, use_tqdm: bool = False,
+                 lora_request: None = None, priority: Sequence[int] | None = None,
+                 tokenization_kwargs: Mapping[str, Any] | None = None) -> list[RequestOutput]:
         """The answers to each prompt, in the order of the prompts, computed together.
 
-        One SamplingParams counts for all prompts; a list has one for each. Ctrl-C cancels.
+        One SamplingParams counts for all prompts; a list has one for each; None: get_default_sampling_params(). Ctrl-C
+        cancels. use_tqdm is taken and shows nothing. Of the last three only what asks for nothing is taken.
         """
-        if use_tqdm:
-            raise UnimplementedError("use_tqdm=True is not supported; leave it out")
-        each = [prompts] if _is_one_prompt(prompts) else list(prompts)
-        return self._finish([_prompt_pair(prompt) for prompt in each], sampling_params)  # type: ignore[arg-type]
+        _fields.flag("use_tqdm", use_tqdm)
+        each: list[Any] = [prompts] if _is_one_prompt(prompts) else list(prompts)
+        pairs = [_prompt_pair(prompt) for prompt in each]
+        _fields.refuse("generate", {"lora_request": lora_request, "tokenization_kwargs": tokenization_kwargs,
+                                    "priority": priority}, _CALL_NEUTRAL | {"priority": (None, [0] * len(pairs))})
+        return self._finish(pairs, sampling_params)
 
-    def chat(self, messages: Messages | Sequence[Messages],
-             sampling_params: SamplingParams | Sequence[SamplingParams] | None = None, *,
-             add_generation_prompt: bool = True, chat_template_kwargs: Mapping[str, Any] | None = None,
-             use_tqdm: bool = False) -> list[RequestOutput]:
+    def chat(self, messages: Messages | Sequence[Messages], sampling_params: Params = None, use_tqdm: bool = False,
+             lora_request: None = None, chat_template: str | None = None, chat_template_content_format: str = "auto",
+             add_generation_prompt: bool = True, continue_final_message: bool = False,
+             tools: Sequence[Mapping[str, Any]] | None = None, chat_template_kwargs: Mapping[str, Any] | None = None,
+             tokenization_kwargs: Mapping[str, Any] | None = None,
+             mm_processor_kwargs: Mapping[str, Any] | None = None) -> list[RequestOutput]:
         """The answers to one conversation, or to each of some. Messages are OpenAI's: {"role": ..., "content": ...}.
 
-        What messages say can never become a special token.
+        What messages say can never become a special token. chat_template: a Jinja template's text (not a file) in place
+        of the model's. continue_final_message: the answer goes on with the last message; add_generation_prompt must
+        then be False. tools: OpenAI's, for the template to tell of; calls are not parsed out of the answer.
+        chat_template_kwargs: variables of the template; "documents" among them are what a template retrieves from.
+        The others are as in generate(); of content formats, "auto" alone is taken.
         """
-        if use_tqdm:
-            raise UnimplementedError("use_tqdm=True is not supported; leave it out")
+        _fields.flag("use_tqdm", use_tqdm)
+        _fields.refuse("chat", {"lora_request": lora_request, "tokenization_kwargs": tokenization_kwargs,
+                                "chat_template_content_format": chat_template_content_format,
+                                "mm_processor_kwargs": mm_processor_kwargs}, _CALL_NEUTRAL)
         one = len(messages) == 0 or isinstance(messages[0], Mapping)
         conversations: Sequence[Any] = [messages] if one else messages
-        pairs = [self._chat_prompt(c, add_generation_prompt, chat_template_kwargs) for c in conversations]
+        pairs = [self._chat_prompt(conversation, chat_template=chat_template, tools=tools,
+                                   add_generation_prompt=add_generation_prompt,
+                                   continue_final_message=continue_final_message,
+                                   chat_template_kwargs=chat_template_kwargs) for conversation in conversations]
         return self._finish(pairs, sampling_params)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
@@ -154,10 +187,24 @@ class LLM:
         return self._stream(_prompt_pair(prompt), sampling_params)
 
     def stream_chat(self, messages: Messages, sampling_params: SamplingParams | None = None, *,
-                    add_generation_prompt: bool = True,
+                    chat_template: str | None = None, add_generation_prompt: bool = True,
+                    continue_final_message: bool = False, tools: Sequence[Mapping[str, Any]] | None = None,
                     chat_template_kwargs: Mapping[str, Any] | None = None) -> Stream:
-        """The answers to a conversation, piece by piece as they grow."""
-        return self._stream(self._chat_prompt(messages, add_generation_prompt, chat_template_kwargs), sampling_params)
+        """The answers to one conversation, piece by piece as they grow; as chat() otherwise."""
+        pair = self._chat_prompt(messages, chat_template=chat_template, tools=tools,
+                                 add_generation_prompt=add_generation_prompt,
+                                 continue_final_message=continue_final_message,
+                                 chat_template_kwargs=chat_template_kwargs)
+        return self._stream(pair, sampling_params)
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer and chat template without the model."""
+        return Tokenizer(self._llm, self._chat_prompt)
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What calls without sampling_params use: what generation_config.json of a Hugging Face folder advises, else
+        SamplingParams()."""
+        return SamplingParams._of_advice(self._llm.default_sampling_params())
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids that generate() makes of a text."""
@@ -168,23 +215,33 @@ class LLM:
         return self._llm.detokenize(_fields.token_ids("token_ids", list(token_ids)),
                                     _fields.flag("skip_special_tokens", skip_special_tokens))
 
-    def _chat_prompt(self, messages: Messages, add_generation_prompt: bool,
-                     variables: Mapping[str, Any] | None) -> tuple[str | None, list[int]]:
-        return self._llm.chat_prompt(json.dumps(list(messages)),
-                                     _fields.flag("add_generation_prompt", add_generation_prompt),
-                                     "" if variables is None else json.dumps(dict(variables)))
+    def _chat_prompt(self, messages: Messages, *, add_generation_prompt: bool, continue_final_message: bool,
+                     tools: Sequence[Mapping[str, Any]] | None, chat_template: str | None,
+                     chat_template_kwargs: Mapping[str, Any] | None,
+                     documents: Sequence[Mapping[str, Any]] | None = None) -> _Pair:
+        variables = dict(chat_template_kwargs or {})
+        documents = variables.pop("documents", documents)
+        options = _motley.ChatOptions()
+        options.add_generation_prompt = _fields.flag("add_generation_prompt", add_generation_prompt)
+        options.continue_final_message = _fields.flag("continue_final_message", continue_final_message)
+        options.chat_template = "" if chat_template is None else _fields.text("chat_template", chat_template)
+        options.tools = "" if tools is None else _fields.json_text("tools", _dicts("tools", tools))
+        options.documents = "" if documents is None else _fields.json_text("documents", _dicts("documents", documents))
+        options.template_variables = _fields.json_text("chat_template_kwargs", variables) if variables else ""
+        return self._llm.chat_prompt(_fields.json_text("messages", _dicts("messages", messages)), options)
 
-    def _start(self, pairs: list[tuple[str | None, list[int]]],
-               params: SamplingParams | Sequence[SamplingParams] | None) -> _motley.Run:
-        each = [params or SamplingParams()] if params is None or isinstance(params, SamplingParams) else list(params)
-        for one in each:
+    def _start(self, pairs: list[_Pair], params: Params) -> _motley.Run:
+        if params is None:
+            params = self.get_default_sampling_params()
+        if isinstance(params, SamplingParams):
+            return self._llm.start(pairs, params._native())
+        for one in params if isinstance(params, Sequence) else [params]:
             if not isinstance(one, SamplingParams):
-                raise TypeError(f"sampling_params must be SamplingParams, not {type(one).__name__}")
-        return self._llm.start(pairs, [one._native() for one in each])
+                raise TypeError(f"sampling_params must be SamplingParams or a list of them, not {type(one).__name__}")
+        return self._llm.start_each(pairs, [one._native() for one in params])
 
-    def _finish(self, pairs: list[tuple[str | None, list[int]]],
-                params: SamplingParams | Sequence[SamplingParams] | None) -> list[RequestOutput]:
+    def _finish(self, pairs: list[_Pair], params: Params) -> list[RequestOutput]:
         return [request_output(str(next(self._request_ids)), native) for native in self._start(pairs, params).wait()]
 
-    def _stream(self, pair: tuple[str | None, list[int]], params: SamplingParams | None) -> Stream:
+    def _stream(self, pair: _Pair, params: SamplingParams | None) -> Stream:
         return Stream(self._start([pair], params), str(next(self._request_ids)))

@@ -1,6 +1,8 @@
 """How tokens are chosen and where an answer ends."""
 from __future__ import annotations
 
+import copy
+import struct
 from typing import Any
 
 from . import _fields, _motley
@@ -21,6 +23,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "extra_args": (None, {}), "logprob_token_ids": (None,), "flat_logprobs": (False,),
     "thinking_token_budget": (None,), "repetition_detection": (None,),
 }
+
+
+def _decimal(single: float) -> float:
+    """The shortest decimal that a float32 stands for: 0.6, where it came as 0.6000000238418579."""
+    for digits in range(6, 9):
+        short = float(f"{single:.{digits}g}")
+        if struct.unpack("f", struct.pack("f", short))[0] == single:
+            return short
+    return single
 
 
 class SamplingParams:
@@ -64,6 +75,17 @@ class SamplingParams:
         return isinstance(other, SamplingParams) and vars(self) == vars(other)
 
     __hash__ = None  # type: ignore[assignment]  # its fields can be changed
+
+    def clone(self) -> SamplingParams:
+        """A copy that shares nothing with this one."""
+        return copy.deepcopy(self)
+
+    @classmethod
+    def _of_advice(cls, native: _motley.SamplingParams) -> SamplingParams:
+        """Of LLM.default_sampling_params(): the fields that a model may advise."""
+        return cls(temperature=_decimal(native.temperature), top_p=_decimal(native.top_p), top_k=native.top_k,
+                   min_p=_decimal(native.min_p), repetition_penalty=_decimal(native.repetition_penalty),
+                   max_tokens=native.max_tokens)
 
     def _native(self) -> _motley.SamplingParams:
         native = _motley.SamplingParams()

@@ -172,6 +172,9 @@ def test_info(llm):
     assert info.architecture == "llama" and info.device == "CPU:0" and info.max_model_len == 2048
     assert (info.layers, info.hidden, info.heads, info.kv_heads, info.head_dim) == (30, 576, 9, 3, 64)
     assert info.vocab_size == 49152 and info.has_chat_template
+    for name in (name for name in vars(type(info)) if not name.startswith("_")):
+        assert f"{name}={getattr(info, name)!r}" in repr(info)
+    assert str(info).startswith("ModelInfo(name='")
 
 
 def test_prefix_cache_is_used(model):

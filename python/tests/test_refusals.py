@@ -8,6 +8,9 @@ import motley
 from conftest import FRANCE
 from motley import LLM, Error, InvalidArgumentError, NotFoundError, SamplingParams, UnimplementedError
 
+ONE = SamplingParams(temperature=0, max_tokens=1)
+HELLO = [{"role": "user", "content": "Hello"}]
+
 
 @pytest.mark.parametrize("fields, text", [
     ({"temperature": -1}, "temperature must be non-negative"), ({"top_p": 0}, "top_p"), ({"top_p": 1.5}, "top_p"),
@@ -80,21 +83,74 @@ def test_prompts_that_cannot_be(llm, prompt, kind, text):
     assert llm.generate(FRANCE, SamplingParams(max_tokens=1))[0].finished
 
 
-@pytest.mark.parametrize("messages", [[], ["hi"], [{"content": "hi"}], [{"role": "user", "content": 5}]])
+@pytest.mark.parametrize("messages", [[], "hi", ["hi"], [{"content": "hi"}], [{"role": "user", "content": 5}]])
 def test_messages_that_cannot_be(llm, messages):
     with pytest.raises((Error, TypeError)):
         llm.chat(messages, SamplingParams(max_tokens=1))
 
 
 def test_other_refusals(llm):
-    with pytest.raises(Error, match="2 sampling parameters for 3 prompts"):
-        llm.generate([FRANCE] * 3, [SamplingParams()] * 2)
-    with pytest.raises(TypeError, match="SamplingParams"):
-        llm.generate(FRANCE, {"temperature": 0})
+    for count in (0, 1, 3):
+        with pytest.raises(ValueError, match=f"{count} sampling parameters in a list for 2 prompts"):
+            llm.generate([FRANCE] * 2, [SamplingParams()] * count)
+    with pytest.raises(ValueError, match="2 sampling parameters in a list for 1 prompts"):
+        llm.chat(HELLO, [SamplingParams()] * 2)
+    for params, kind in (({"temperature": 0}, "dict"), ([5], "int"), (5, "int")):
+        with pytest.raises(TypeError, match=f"SamplingParams or a list of them, not {kind}"):
+            llm.generate(FRANCE, params)
     with pytest.raises(Error, match="99999"):
         llm.detokenize([99999])
-    with pytest.raises(UnimplementedError, match="use_tqdm"):
-        llm.generate(FRANCE, use_tqdm=True)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("lora_request", "adapter"), ("priority", [1]), ("priority", [0, 0]), ("tokenization_kwargs", {"a": True})])
+def test_generate_refuses_by_name(llm, name, value):
+    with pytest.raises(UnimplementedError, match=f"{name}=.* is not supported"):
+        llm.generate(FRANCE, ONE, **{name: value})
+
+
+@pytest.mark.parametrize("name, value, kind, text", [
+    ("lora_request", "adapter", UnimplementedError, "lora_request='adapter' is not supported"),
+    ("chat_template_content_format", "openai", UnimplementedError, "chat_template_content_format='openai'"),
+    ("mm_processor_kwargs", {"a": 1}, UnimplementedError, "mm_processor_kwargs"),
+    ("use_tqdm", print, TypeError, "use_tqdm must be a bool"),
+    ("chat_template", "/a/file.jinja", InvalidArgumentError, "chat_template must be a template's text"),
+    ("chat_template", "{% for %}", InvalidArgumentError, "chat_template: "),
+    ("chat_template", 5, TypeError, "chat_template must be a str"),
+    ("continue_final_message", True, ValueError, "add_generation_prompt"),
+    ("continue_final_message", "yes", TypeError, "continue_final_message must be a bool"),
+    ("tools", [5], TypeError, "tools must be a list of dicts"), ("tools", "look", TypeError, "tools must be"),
+    ("tools", [{"function": print}], TypeError, "tools: .*not JSON serializable"),
+    ("chat_template_kwargs", {"messages": []}, ValueError, "chat_template_kwargs must not set messages"),
+    ("chat_template_kwargs", {"tools": []}, ValueError, "chat_template_kwargs must not set tools"),
+    ("chat_template_kwargs", {"x": float("nan")}, ValueError, "chat_template_kwargs: "),
+    ("chat_template_kwargs", {"documents": 5}, TypeError, "documents must be a list of dicts")])
+def test_chat_refuses_by_name(llm, name, value, kind, text):
+    with pytest.raises(kind, match=text):
+        llm.chat(HELLO, ONE, **{name: value})
+
+
+@pytest.mark.parametrize("prompt, kind, text", [
+    ({"prompt": "x", "multi_modal_data": {"image": 1}}, UnimplementedError, "multi_modal_data"),
+    ({"prompt": "x", "cache_salt": "s"}, UnimplementedError, "cache_salt='s' is not supported"),
+    ({}, TypeError, "keys"), ({"prompt": 5}, TypeError, "prompt must be a str"),
+    ({"prompt": None}, ValueError, "prompt is empty")])
+def test_prompt_dicts_that_cannot_be(llm, prompt, kind, text):
+    with pytest.raises(kind, match=text):
+        llm.generate(prompt, ONE)
+
+
+@pytest.mark.parametrize("call", [
+    lambda llm, text: llm.generate(text, ONE), lambda llm, text: llm.generate([FRANCE, {"prompt": text}], ONE),
+    lambda llm, text: llm.stream(text, ONE), lambda llm, text: llm.chat([{"role": "user", "content": text}], ONE),
+    lambda llm, text: llm.chat(HELLO, ONE, tools=[{"function": {"name": text}}]),
+    lambda llm, text: llm.chat(HELLO, ONE, chat_template="{{ x }}" + text), lambda llm, text: llm.tokenize(text),
+    lambda llm, text: llm.generate(FRANCE, SamplingParams(stop=text)),
+    lambda llm, text: llm.get_tokenizer().encode(text), lambda llm, text: LLM(model=text)])
+def test_a_lone_surrogate_is_named(llm, call):
+    with pytest.raises(InvalidArgumentError, match=r"holds the lone surrogate U\+D83D"):
+        call(llm, "half a smile: \ud83d")
+    assert llm.tokenize("\U0001f642") == llm.tokenize(b"\xf0\x9f\x99\x82".decode())
 
 
 def test_stub_names_what_the_module_has():

@@ -11,6 +11,7 @@
 #include "base/limits.hpp"
 #include "llm/instance.hpp"
 #include "llm/run.hpp"
+#include "llm/sampling_defaults.hpp"
 #include "text/chat_template.hpp"
 #include "text/text_stream.hpp"
 
@@ -102,6 +103,22 @@ Result<Json> parse_json(std::string_view text, std::string_view what) {
   return value;
 }
 
+// An option that holds JSON; null where it is empty.
+Result<Json> json_option(const std::string& text, std::string_view what) {
+  return text.empty() ? Result<Json>(Json()) : parse_json(text, what);
+}
+
+Result<Json> template_variables(const std::string& text) {
+  ASSIGN_OR_RETURN(Json variables, json_option(text, "chat_template_kwargs"));
+  for (const std::string_view reserved : kReservedVariables) {
+    if (variables.is_object() && variables.contains(reserved)) {
+      return invalid_argument("chat_template_kwargs must not set {}; use the argument of its own, if it has one",
+                              reserved);
+    }
+  }
+  return variables;
+}
+
 Inbox::Deadline deadline_in(std::chrono::milliseconds timeout) {
   return std::chrono::steady_clock::now() + std::min<std::chrono::milliseconds>(timeout, kTimeoutMax);
 }
@@ -114,20 +131,27 @@ Error::~Error() = default;
 class MOTLEY_LOCAL LLM::Impl {
  public:
   Impl(std::shared_ptr<Instance> instance, std::optional<uint64_t> seed)
-      : instance_(std::move(instance)), seeds_(seed ? *seed : drawn_seed()) {}
+      : instance_(std::move(instance)),
+        default_sampling_params_(advised_params(instance_->model())),
+        seeds_(seed ? *seed : drawn_seed()) {}
 
   const std::shared_ptr<Instance>& instance() const { return instance_; }
 
-  // `params`: one for all prompts, or one for each.
-  Result<std::vector<RunItem>> items(const std::vector<Prompt>& prompts, const std::vector<SamplingParams>& params) {
-    if (params.size() != 1 && params.size() != prompts.size()) {
-      return invalid_argument("{} sampling parameters for {} prompts; give one for all or one for each", params.size(),
-                              prompts.size());
+  Result<std::vector<RunItem>> items(const std::vector<Prompt>& prompts, const std::vector<SamplingParams>& each) {
+    if (each.size() == prompts.size()) {
+      return items(prompts, [&](size_t i) -> const SamplingParams& { return each[i]; });
     }
+    return invalid_argument("{} sampling parameters in a list for {} prompts; give one for each, or one without a list",
+                            each.size(), prompts.size());
+  }
+
+  // `params_of`: size_t -> const SamplingParams&.
+  template <typename ParamsOf>
+  Result<std::vector<RunItem>> items(const std::vector<Prompt>& prompts, const ParamsOf& params_of) {
     std::vector<RunItem> items;
     size_t answers = 0;
     for (size_t i = 0; i < prompts.size(); ++i) {
-      auto made = item(prompts[i], params[params.size() == 1 ? 0 : i]);
+      auto made = item(prompts[i], params_of(i));
       if (!made.ok()) return prompts.size() == 1 ? made.error() : made.error().annotate(fmt::format("prompt {}", i));
       answers += made->n;
       if (answers > kAnswersMax)
@@ -139,19 +163,47 @@ class MOTLEY_LOCAL LLM::Impl {
 
   Result<Prompt> chat_prompt(const Json& messages, const ChatOptions& options) const {
     const ChatTemplate* chat = instance_->chat_template();
+    std::unique_ptr<ChatTemplate> given;
+    if (!options.chat_template.empty()) {
+      if (options.chat_template.find('{') == std::string::npos) {
+        return invalid_argument(
+            "chat_template must be a template's text, with {{{{ }}}} or {{% %}}, not a file's name");
+      }
+      auto made = make_chat_template(options.chat_template, instance_->tokenizer());
+      if (!made.ok()) return made.error().annotate("chat_template");
+      given = *std::move(made);
+      chat = given.get();
+    }
     if (chat == nullptr) return instance_->template_error();
     if (messages.is_array() && messages.empty()) return invalid_argument("messages must hold at least one message");
-    Json variables;
-    if (!options.template_variables.empty()) {
-      ASSIGN_OR_RETURN(variables, parse_json(options.template_variables, "template_variables"));
-    }
-    ASSIGN_OR_RETURN(const auto spans, chat->render(messages, options.add_generation_prompt, variables));
+    ASSIGN_OR_RETURN(const Json tools, json_option(options.tools, "tools"));
+    ASSIGN_OR_RETURN(const Json documents, json_option(options.documents, "documents"));
+    ASSIGN_OR_RETURN(const Json variables, template_variables(options.template_variables));
+    ASSIGN_OR_RETURN(const auto spans, chat->render({.messages = messages,
+                                                     .tools = &tools,
+                                                     .documents = &documents,
+                                                     .variables = &variables,
+                                                     .add_generation_prompt = options.add_generation_prompt,
+                                                     .continue_final_message = options.continue_final_message}));
     Prompt prompt(ChatTemplate::encode(spans, instance_->tokenizer()));
     prompt.text = ChatTemplate::join(spans);
     return prompt;
   }
 
+  const Result<SamplingParams>& default_sampling_params() const { return default_sampling_params_; }
+
  private:
+  static Result<SamplingParams> advised_params(const Model& model) {
+    constexpr std::string_view kFile = "generation_config.json";
+    auto params = read_sampling_defaults(model.tokenizer().generation_config_json);
+    if (!params.ok()) return params.error().annotate(kFile);
+    TokenSampling sampling = token_sampling(*params);
+    sampling.max_tokens = params->max_tokens.value_or(sampling.max_tokens);
+    const Status status = validate(sampling, model.config().vocab_size);
+    if (!status.ok()) return status.annotate(kFile);
+    return params;
+  }
+
   static uint64_t drawn_seed() {
     std::random_device device;
     return (uint64_t{device()} << 32) | device();
@@ -192,8 +244,9 @@ class MOTLEY_LOCAL LLM::Impl {
     return seeds_();
   }
 
-  const std::shared_ptr<Instance> instance_;  // shared with the runs
-  std::mutex mutex_;                          // guards seeds_
+  const std::shared_ptr<Instance> instance_;              // shared with the runs
+  const Result<SamplingParams> default_sampling_params_;  // an error only concerns those who ask
+  std::mutex mutex_;                                      // guards seeds_
   std::mt19937_64 seeds_;
 };
 
@@ -217,7 +270,8 @@ RequestOutput LLM::chat(const std::vector<Message>& messages, const SamplingPara
 }
 
 Run LLM::start(const std::vector<Prompt>& prompts, const SamplingParams& params) {
-  return start(prompts, std::vector<SamplingParams>{params});
+  auto items = impl_->items(prompts, [&](size_t) -> const SamplingParams& { return params; });
+  return Run(value_or_throw(Run::Impl::start(impl_->instance(), value_or_throw(std::move(items)))));
 }
 
 Run LLM::start(const std::vector<Prompt>& prompts, const std::vector<SamplingParams>& params) {
@@ -233,6 +287,8 @@ Prompt LLM::chat_prompt(const std::vector<Message>& messages, const ChatOptions&
 Prompt LLM::chat_prompt_of_json(std::string_view messages_json, const ChatOptions& options) const {
   return value_or_throw(impl_->chat_prompt(value_or_throw(parse_json(messages_json, "messages")), options));
 }
+
+SamplingParams LLM::default_sampling_params() const { return value_or_throw(impl_->default_sampling_params()); }
 
 std::vector<TokenId> LLM::tokenize(std::string_view text, bool add_special_tokens) const {
   return impl_->instance()->tokenizer().encode(text, add_special_tokens, true);

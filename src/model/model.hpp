@@ -67,7 +67,7 @@ struct TokenizerData {
   std::string_view chat_template;             // Jinja source, or empty
   std::vector<NamedTemplate> chat_templates;  // others, by name, e.g. "tool_use"; in the file's order
   // Of a Hugging Face directory, whole files (chat_template.jinja is `chat_template`); the other fields are then empty.
-  std::string_view tokenizer_json, tokenizer_config_json, chat_template_json;
+  std::string_view tokenizer_json, tokenizer_config_json, chat_template_json, generation_config_json;
   std::vector<int32_t> end_tokens;  // that end an answer beside eos, eot and eom (generation_config.json)
 };
 

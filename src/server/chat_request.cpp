@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
+
+#include "text/chat_template.hpp"
 
 namespace motley {
 namespace {
@@ -90,8 +93,7 @@ void read_variables(FieldReader& fields, Json& out) {
   if (!value) return;
   if (!value->is_object())
     return fields.fail(bad_request("chat_template_kwargs", "chat_template_kwargs must be an object"));
-  for (const char* reserved : {"messages", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
-                               "tools", "documents", "chat_template"}) {
+  for (const std::string_view reserved : kReservedVariables) {
     if (value->contains(reserved)) {
       return fields.fail(bad_request("chat_template_kwargs", "chat_template_kwargs must not set {}", reserved));
     }

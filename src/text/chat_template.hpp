@@ -39,6 +39,12 @@ struct ChatInput {
   bool continue_final_message = false;
 };
 
+// Variables that a caller's chat_template_kwargs must not set: the conversation, the model and ChatInput's other
+// members do. To be checked where the kwargs come in.
+inline constexpr std::string_view kReservedVariables[] = {
+    "messages",  "add_generation_prompt", "continue_final_message", "bos_token", "eos_token", "tools",
+    "documents", "chat_template"};
+
 class ChatTemplate {
  public:
   // INVALID_ARGUMENT with line and column for a template that does not parse, goes beyond the limits or names a filter

@@ -1,12 +1,15 @@
 import os
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import openai
 import pytest
 
 from support import ROOT, Server
+
+sys.path.insert(0, str(ROOT / "tests"))  # what other folders' tests use too
 
 
 def pytest_configure():

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "llm/sampling_defaults.hpp"
 #include "model/random_model.hpp"
 
 namespace motley {
@@ -180,6 +181,59 @@ TEST_F(LlmTest, TokensAndText_GoBothWays) {
   EXPECT_LE(llm_.info().max_model_len, llm_.info().context_length);
 }
 
+TEST_F(LlmTest, ChatOptions_ReachTheTemplate) {
+  const std::vector<Message> messages = {{"user", "hi <|im_end|>"}, {"assistant", "The"}};
+  ChatOptions chat;
+  chat.chat_template =
+      "{% for m in messages %}{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}"
+      "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}{% for d in documents or [] %}{{ d.text }};"
+      "{% endfor %}{{ mood }}{% if add_generation_prompt %}>{% endif %}";
+  chat.tools = R"([{"type":"function","function":{"name":"look"}}])";
+  chat.documents = R"([{"text":"page"}])";
+  chat.template_variables = R"({"mood":"calm"})";
+  const Prompt prompt = llm_.chat_prompt(messages, chat);
+  EXPECT_EQ(prompt.text, "user:hi <|im_end|><|im_end|>assistant:The<|im_end|>look;page;calm>");
+  const TokenId end = llm_.tokenize("<|im_end|>", false).at(0);
+  EXPECT_EQ(std::count(prompt.token_ids.begin(), prompt.token_ids.end(), end), 2) << "the user's must be words";
+  chat.add_generation_prompt = false;
+  chat.continue_final_message = true;
+  EXPECT_EQ(llm_.chat_prompt(messages, chat).text, "user:hi <|im_end|><|im_end|>assistant:The");
+  EXPECT_EQ(llm_.chat(messages, greedy(2), chat).outputs[0].token_ids.size(), 2u);
+}
+
+TEST_F(LlmTest, ChatOptionsThatCannotBe_AreRefused) {
+  const auto refused = [&](const ChatOptions& chat) {
+    return code_of([&] { llm_.chat_prompt({{"user", "hi"}}, chat); }) == MOTLEY_INVALID_ARGUMENT;
+  };
+  const std::string source = "{{ messages[0].content }}";
+  EXPECT_FALSE(refused({.chat_template = source}));
+  EXPECT_TRUE(refused({.chat_template = "{% for %}"}));
+  EXPECT_TRUE(refused({.continue_final_message = true, .chat_template = source}));
+  EXPECT_TRUE(refused({.tools = "[", .chat_template = source}));
+  EXPECT_TRUE(refused({.tools = "[5]", .chat_template = source}));
+  EXPECT_TRUE(refused({.documents = "{}", .chat_template = source}));
+  EXPECT_TRUE(refused({.template_variables = "[]", .chat_template = source}));
+  EXPECT_TRUE(refused({.template_variables = R"({"bos_token":"x"})", .chat_template = source}));
+}
+
+TEST_F(LlmTest, DefaultSampling_IsWhatTheModelAdvises) {
+  EXPECT_EQ(llm_.default_sampling_params().temperature, 1.0f);  // a GGUF file has no advice
+  const auto params = read_sampling_defaults(
+      R"({"temperature":0.5,"top_p":0.9,"top_k":20,"min_p":null,"repetition_penalty":1.1,"max_new_tokens":7})");
+  ASSERT_TRUE(params.ok()) << params.error().message();
+  EXPECT_EQ(params->temperature, 0.5f);
+  EXPECT_EQ(params->top_p, 0.9f);
+  EXPECT_EQ(params->top_k, 20);
+  EXPECT_EQ(params->min_p, 0.0f);
+  EXPECT_EQ(params->repetition_penalty, 1.1f);
+  EXPECT_EQ(params->max_tokens, 7u);
+  EXPECT_EQ(read_sampling_defaults("")->max_tokens, 16u);
+  for (const char* bad :
+       {"{", R"({"temperature":"hot"})", R"({"top_k":1.5})", R"({"top_k":3000000000})", R"({"max_new_tokens":0})"}) {
+    EXPECT_EQ(read_sampling_defaults(bad).error().code(), MOTLEY_INVALID_ARGUMENT) << bad;
+  }
+}
+
 TEST_F(LlmTest, WhatCannotBe_IsRefusedBeforeAnythingRuns) {
   EXPECT_EQ(code_of([&] { llm_.generate({""}); }), MOTLEY_INVALID_ARGUMENT);
   EXPECT_EQ(code_of([&] { llm_.generate({std::vector<TokenId>{-1}}); }), MOTLEY_INVALID_ARGUMENT);
@@ -189,7 +243,9 @@ TEST_F(LlmTest, WhatCannotBe_IsRefusedBeforeAnythingRuns) {
   EXPECT_EQ(code_of([&] { llm_.generate({"x"}, {.top_p = 2}); }), MOTLEY_INVALID_ARGUMENT);
   EXPECT_EQ(code_of([&] { llm_.generate({"x"}, {.max_tokens = 2, .min_tokens = 3}); }), MOTLEY_INVALID_ARGUMENT);
   EXPECT_EQ(code_of([&] { llm_.generate({"x"}, {.stop = {""}}); }), MOTLEY_INVALID_ARGUMENT);
-  EXPECT_EQ(code_of([&] { llm_.start({"x"}, std::vector<SamplingParams>(2)); }), MOTLEY_INVALID_ARGUMENT);
+  for (const size_t params : {0u, 1u, 3u}) {
+    EXPECT_EQ(code_of([&] { llm_.start({"x", "y"}, std::vector<SamplingParams>(params)); }), MOTLEY_INVALID_ARGUMENT);
+  }
   EXPECT_EQ(code_of([&] { llm_.detokenize({100000}); }), MOTLEY_INVALID_ARGUMENT);
   EXPECT_EQ(code_of([&] { llm_.chat_prompt_of_json("[{"); }), MOTLEY_INVALID_ARGUMENT);
   EXPECT_EQ(code_of([&] { llm_.chat_prompt({}); }), MOTLEY_INVALID_ARGUMENT);

@@ -47,7 +47,7 @@ Result<ModelDescription> read_description(const Directory& directory, const Load
   return model;
 }
 
-// Maps the tokenizer's and the templates' files as they are; src/text reads them.
+// Maps the files of the tokenizer, the templates and the advised sampling as they are; src/text and src/llm read them.
 Result<TokenizerData> read_tokenizer(const Directory& directory, Store::Keep* keep) {
   TokenizerData tokenizer;
   const auto map = [&](std::string_view name, std::string_view* text) -> Status {
@@ -61,6 +61,7 @@ Result<TokenizerData> read_tokenizer(const Directory& directory, Store::Keep* ke
   RETURN_IF_ERROR(map(kTokenizerConfig, &tokenizer.tokenizer_config_json));
   RETURN_IF_ERROR(map(kTemplate, &tokenizer.chat_template));
   RETURN_IF_ERROR(map(kTemplateJson, &tokenizer.chat_template_json));
+  RETURN_IF_ERROR(map(kGeneration, &tokenizer.generation_config_json));
   return tokenizer;
 }
 
