@@ -38,7 +38,7 @@ Result<Behavior> behavior_of(const JsonFields& fields) {
   return fields.wrong("behavior", "is none of Isolated, Removed, MergedWithPrevious, MergedWithNext, Contiguous");
 }
 
-// A piece's matches and gaps, in order and without holes.
+// A match of a piece, or what lies between two.
 struct Stretch {
   size_t begin, end;
   bool match;
@@ -49,22 +49,33 @@ class SplitStep : public PreTokenizeStep {
   SplitStep(Behavior behavior, bool invert) : behavior_(behavior), invert_(invert) {}
 
   void apply(const TextPiece& piece, Scratch& scratch) const final {
-    std::vector<Stretch> stretches;
+    std::optional<Stretch> open;  // goes on growing while stretches join it
+    const auto close = [&] {
+      if (open) push(piece.text.substr(open->begin, open->end - open->begin), piece, scratch);
+    };
+    const auto take = [&](size_t begin, size_t end, bool match) {
+      if (match && behavior_ == Behavior::kRemoved) return;
+      if (open && joins(open->match, match)) {
+        open->end = end;
+        open->match = match;
+        return;
+      }
+      close();
+      open = {begin, end, match};
+    };
     size_t done = 0;
     for (size_t at = 0; at <= piece.text.size();) {
       const auto found = find(piece.text, at, scratch);
       if (!found) break;
-      if (found->first > done) stretches.push_back({done, found->first, invert_});
-      stretches.push_back({found->first, found->second, !invert_});
+      if (found->first > done) take(done, found->first, invert_);
+      take(found->first, found->second, !invert_);
       done = at = found->second;
       if (found->first != found->second) continue;  // an empty match: a cut; go on behind the next character
       if (at == piece.text.size()) break;
       at += utf8_step(piece.text.substr(at)).bytes;
     }
-    if (done < piece.text.size()) stretches.push_back({done, piece.text.size(), invert_});
-    for (const Stretch& s : joined(std::move(stretches))) {
-      push(piece.text.substr(s.begin, s.end - s.begin), piece, scratch);
-    }
+    if (done < piece.text.size()) take(done, piece.text.size(), invert_);
+    close();
   }
 
  protected:
@@ -72,36 +83,16 @@ class SplitStep : public PreTokenizeStep {
   virtual std::optional<std::pair<size_t, size_t>> find(std::string_view text, size_t from, Scratch& scratch) const = 0;
 
  private:
-  std::vector<Stretch> joined(std::vector<Stretch> in) const {
+  // Whether a stretch goes into the one before; the flags tell which of them are matches (of joined ones the last).
+  bool joins(bool before, bool now) const {
     switch (behavior_) {
-      case Behavior::kIsolated: return in;
-      case Behavior::kRemoved: std::erase_if(in, [](const Stretch& s) { return s.match; }); return in;
-      case Behavior::kContiguous: return joined_if(std::move(in), [](bool before, bool now) { return before == now; });
-      case Behavior::kMergedWithPrevious:
-        return joined_if(std::move(in), [](bool before, bool now) { return now && !before; });
-      case Behavior::kMergedWithNext: {
-        std::reverse(in.begin(), in.end());
-        in = joined_if(std::move(in), [](bool before, bool now) { return now && !before; });
-        std::reverse(in.begin(), in.end());
-        return in;
-      }
+      case Behavior::kIsolated:
+      case Behavior::kRemoved: return false;
+      case Behavior::kContiguous: return before == now;
+      case Behavior::kMergedWithPrevious: return now && !before;
+      case Behavior::kMergedWithNext: return before && !now;
     }
-    return in;
-  }
-  template <typename Join>
-  static std::vector<Stretch> joined_if(std::vector<Stretch> in, Join join) {
-    std::vector<Stretch> out;
-    bool before = false;  // whether the last stretch taken in was a match
-    for (const Stretch& s : in) {
-      if (!out.empty() && join(before, s.match)) {
-        out.back().begin = std::min(out.back().begin, s.begin);
-        out.back().end = std::max(out.back().end, s.end);
-      } else {
-        out.push_back(s);
-      }
-      before = s.match;
-    }
-    return out;
+    return false;
   }
 
   const Behavior behavior_;
