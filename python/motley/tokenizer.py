@@ -9,6 +9,12 @@ from . import _fields, _motley
 _Render = Callable[..., "tuple[str | None, list[int]]"]
 
 
+# What transformers' apply_chat_template takes beside the template's variables, and the values that ask for nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "return_tensors": (None,), "return_dict": (False,), "return_assistant_tokens_mask": (False,), "padding": (False,),
+    "truncation": (False,), "max_length": (None,), "tokenizer_kwargs": (None,)}
+
+
 class Tokenizer:
     """What LLM.get_tokenizer() gives: the model's own, under the names that transformers has for it.
 
@@ -67,6 +73,8 @@ class Tokenizer:
                             tokenize: bool = True, **variables: Any) -> Union[list[int], str]:
         """One conversation as a prompt: token ids, or its text. In the ids, what messages say is never a special token;
         a text that is tokenised again has lost that difference. Further keywords are variables of the template."""
+        known = {name: variables.pop(name) for name in list(variables) if name in _NEUTRAL}
+        _fields.refuse("apply_chat_template", known, _NEUTRAL)
         text, ids = self._render(conversation, tools=tools, documents=documents, chat_template=chat_template,
                                  add_generation_prompt=add_generation_prompt,
                                  continue_final_message=continue_final_message, chat_template_kwargs=variables)

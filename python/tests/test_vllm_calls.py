@@ -110,6 +110,9 @@ def test_chat_template_of_the_tokenizer(llm):
     [answer] = llm.chat(HELLO, GREEDY)
     assert tokenizer.apply_chat_template(HELLO, tokenize=False, add_generation_prompt=True) == answer.prompt
     assert tokenizer.apply_chat_template(HELLO, add_generation_prompt=True) == answer.prompt_token_ids
+    assert tokenizer.apply_chat_template(HELLO, return_tensors=None, truncation=False) == tokenizer.apply_chat_template(HELLO)
+    with pytest.raises(Error, match="max_length"):
+        tokenizer.apply_chat_template(HELLO, max_length=2)
     assert not tokenizer.apply_chat_template(HELLO, tokenize=False).endswith("assistant\n")
     told = tokenizer.apply_chat_template(HELLO, chat_template=TEMPLATE, tools=TOOLS, documents=[{"text": "page"}],
                                          mood="calm", tokenize=False)

@@ -2,6 +2,8 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
+
 #include "text/utf8.hpp"
 
 namespace motley {
@@ -9,6 +11,8 @@ namespace {
 
 constexpr size_t kHeadBytes = 4, kUnitBytes = 4;
 constexpr size_t kGraphemeBytesMax = 5;  // that is looked for as a whole
+constexpr size_t kSequenceBytesMax = 64;
+constexpr size_t kGrowthMax = 64;
 
 uint32_t read_u32(std::string_view bytes, size_t at) {
   uint32_t value = 0;
@@ -58,22 +62,24 @@ Result<Charsmap> Charsmap::create(std::string_view blob) {
 }
 
 std::optional<Charsmap::Match> Charsmap::find(std::string_view text, bool longest) const {
-  std::optional<Match> best;
+  size_t bytes = 0, place = 0;  // of the best leaf so far
   size_t node = offset_of(trie_[0]);
-  for (size_t at = 0; at < text.size(); ++at) {
+  for (size_t at = 0; at < std::min(text.size(), kSequenceBytesMax); ++at) {
     const auto byte = static_cast<uint8_t>(text[at]);
     node ^= byte;
     if (byte == 0 || node >= trie_.size() || label_of(trie_[node]) != byte) break;
     const bool leaf = has_leaf(trie_[node]);
     node ^= offset_of(trie_[node]);
     if (!leaf || node >= trie_.size()) continue;
-    const size_t place = value_of(trie_[node]);
-    if (place >= texts_.size()) continue;
-    const std::string_view with = std::string_view(texts_).substr(place);
-    best = Match{at + 1, with.substr(0, with.find('\0'))};
+    if (value_of(trie_[node]) >= texts_.size()) continue;
+    bytes = at + 1;
+    place = value_of(trie_[node]);
     if (!longest) break;
   }
-  return best;
+  if (bytes == 0) return std::nullopt;
+  const std::string_view with = std::string_view(texts_).substr(place, bytes * kGrowthMax + 1);
+  const size_t end = std::min(with.find('\0'), with.size());
+  return end > bytes * kGrowthMax ? std::nullopt : std::optional(Match{bytes, with.substr(0, end)});
 }
 
 std::string Charsmap::replaced_by_graphemes(std::string_view text) const {

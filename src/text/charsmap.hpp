@@ -1,6 +1,7 @@
 // Charsmap: SentencePiece's precompiled normalisation, a double-array trie (Darts-clone) of character sequences and the
 // texts that replace them, as `tokenizer.ggml.precompiled_charsmap` and tokenizer.json's `Precompiled` hold it.
-// Immutable; safe from any thread. A damaged trie finds less or other replacements and nothing worse.
+// Immutable; safe from any thread. A damaged trie finds less or other replacements and nothing worse: sequences are of
+// at most 64 bytes, and no text becomes more than 64 times as long.
 #pragma once
 
 #include <cstdint>

@@ -58,6 +58,20 @@ TEST(Charsmap, WhatIsNone_IsRefused) {
   }
 }
 
+TEST(Charsmap, GrowthIsBounded) {
+  const Charsmap charsmap = made(charsmap_of({{"a", std::string(64, 'x')}, {"b", std::string(65, 'x')}}));
+  EXPECT_EQ(charsmap.longest("a")->with.size(), 64u);
+  EXPECT_FALSE(charsmap.longest("b").has_value());
+  EXPECT_EQ(charsmap.replaced_by_graphemes("b"), "b");
+}
+
+// Damage can make a trie cyclic: a walk ends whatever it finds.
+TEST(Charsmap, LongSequences_AreNotFollowed) {
+  const Charsmap charsmap = made(charsmap_of({{std::string(64, 'a'), "x"}, {std::string(65, 'b'), "y"}}));
+  EXPECT_EQ(charsmap.longest(std::string(100, 'a'))->bytes, 64u);
+  EXPECT_FALSE(charsmap.longest(std::string(100, 'b')).has_value());
+}
+
 // Under AddressSanitizer: a trie of noise leads nowhere outside of it.
 TEST(Charsmap, DamagedTries_StayInBounds) {
   std::mt19937 random(7);

@@ -76,6 +76,9 @@ class DecoderReader {
 }  // namespace
 
 Result<JsonDecoder> read_json_decoder(const Json& node) {
+  if (node.is_null()) {
+    return error(MOTLEY_UNIMPLEMENTED, "decoder is null, which is not supported; take the model as GGUF instead");
+  }
   DecoderReader reader;
   RETURN_IF_ERROR(reader.read(node, 0));
   return std::move(reader.out);

@@ -135,6 +135,11 @@ Status JsonTokenizer::build_tokens(const TokenizerJson& file, const TokenTable::
       ordered.emplace_back(id, &each);
     }
     std::sort(ordered.begin(), ordered.end());
+    for (size_t i = 1; i < ordered.size(); ++i) {
+      if (ordered[i].first == ordered[i - 1].first) {
+        return invalid_argument("added_tokens has the id {} twice", ordered[i].first);
+      }
+    }
     for (const auto& [id, each] : ordered) {
       const JsonFields fields(*each, "added_tokens[]");
       if (!fields.has("content") || !fields["content"].is_string()) return fields.wrong("content", "is not a string");

@@ -1,5 +1,7 @@
 #include "text/unigram_tokenizer.hpp"
 
+#include <utility>
+
 #include "text/utf8.hpp"
 #include "text/vocabulary.hpp"
 
@@ -10,11 +12,24 @@ struct UnigramTokenizer::Working final : Scratch {
   WordModel::Scratch words;
 };
 
+namespace {
+
+Result<std::optional<Charsmap>> read_charsmap(std::string_view blob) {
+  if (blob.empty()) return std::optional<Charsmap>();
+  auto charsmap = Charsmap::create(blob);
+  if (!charsmap.ok()) return charsmap.error().annotate("tokenizer.ggml.precompiled_charsmap");
+  return std::optional(*std::move(charsmap));
+}
+
+}  // namespace
+
 Status UnigramTokenizer::check(const VocabularyData& data) {
   RETURN_IF_ERROR(check_vocabulary(data));
-  if (!data.scores.empty()) return ok_status();
-  return invalid_argument("a vocabulary of the model {} needs tokenizer.ggml.scores, and the file has none",
-                          quoted(data.model));
+  if (data.scores.empty()) {
+    return invalid_argument("a vocabulary of the model {} needs tokenizer.ggml.scores, and the file has none",
+                            quoted(data.model));
+  }
+  return read_charsmap(data.precompiled_charsmap).error();
 }
 
 Result<std::unique_ptr<Tokenizer>> UnigramTokenizer::create(const VocabularyData& data) {
@@ -23,11 +38,7 @@ Result<std::unique_ptr<Tokenizer>> UnigramTokenizer::create(const VocabularyData
   made->space_prefix_ = data.add_space_prefix.value_or(true);
   made->strips_leading_space_ = made->space_prefix_;
   made->removes_spaces_ = data.remove_extra_whitespaces.value_or(false);
-  if (!data.precompiled_charsmap.empty()) {
-    auto charsmap = Charsmap::create(data.precompiled_charsmap);
-    if (!charsmap.ok()) return charsmap.error().annotate("tokenizer.ggml.precompiled_charsmap");
-    made->charsmap_ = *std::move(charsmap);
-  }
+  ASSIGN_OR_RETURN(made->charsmap_, read_charsmap(data.precompiled_charsmap));
   UnigramModel::Rules rules;
   rules.unknown = data.unknown;
   for (TokenId id = 0; !rules.unknown && made->tokens_.known(id); ++id) {
