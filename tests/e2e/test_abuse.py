@@ -82,22 +82,22 @@ def limit_memory(server, bytes_left):
     resource.prlimit(server.process.pid, resource.RLIMIT_AS, (limit, hard))
 
 
-@pytest.mark.parametrize("bytes_left", [64 << 10, 4 << 20, 40 << 20])
+@pytest.mark.parametrize("bytes_left", [64 << 10, 4 << 20, 16 << 20])
 def test_clients_that_use_up_all_memory_at_once_do_not_end_the_server(start, bytes_left):
     """Where memory runs out is left to chance, so that no reply is foretold but what kind it is of: an answer, a 503 or
     a closed connection. What counts is that the server lives, and serves as before when the pressure ends."""
     server = start("--kv-cache-memory-bytes", 64 << 20, "--max-num-batched-tokens", 256)
     expected = server.complete(prompt="The capital of France is", max_tokens=4)["choices"][0]["text"]
-    many = b'{"prompt": ["x", "y", "z"], "n": 16, "max_tokens": 20, "logprobs": 5, "ignore_eos": true%s}'
+    many = b'{"prompt": ["x", "y", "z"], "n": 8, "max_tokens": 3, "logprobs": 5, "ignore_eos": true%s}'
     bodies = [("/v1/completions", b'{"prompt": "' + b"a " * (1 << 20) + b'"}'),
-              ("/v1/chat/completions", b'{"messages": [' + b"[]," * 400_000 + b"[]]}"),
+              ("/v1/chat/completions", b'{"messages": [' + b"[]," * 900_000 + b"[]]}"),
               ("/tokenize", b'{"prompt": "' + b"word " * 200_000 + b'"}'),
               ("/v1/completions", many % b""),
               ("/v1/completions", many % b', "stream": true')]
     replies = set()
 
     def client(first):
-        for i in range(2 * len(bodies)):
+        for i in range(len(bodies)):
             try:
                 replies.add(server.post(*bodies[(first + i) % len(bodies)]).status)
             except (ConnectionError, http.client.IncompleteRead):  # among them http.client's RemoteDisconnected
@@ -113,7 +113,8 @@ def test_clients_that_use_up_all_memory_at_once_do_not_end_the_server(start, byt
         thread.join()
     assert server.process.poll() is None
     limit_memory(server, None)
-    # The first is too long for the context, the second no list of messages: where memory suffices that is what is said.
+    # The texts are too long, and the list holds no messages: where memory suffices they are 400. For the list it never
+    # does.
     assert replies <= {200, 400, 503, "closed"} and replies & {503, "closed"}, replies
     server.wait_idle()
     assert server.complete(prompt="The capital of France is", max_tokens=4)["choices"][0]["text"] == expected
