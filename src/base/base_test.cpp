@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <new>
 #include <thread>
 
 #include "base/bounded_queue.hpp"
@@ -7,6 +9,7 @@
 #include "base/file.hpp"
 #include "base/future.hpp"
 #include "base/log.hpp"
+#include "base/memory_patience.hpp"
 #include "base/status.hpp"
 
 namespace motley {
@@ -62,6 +65,20 @@ TEST(BoundedQueue, PopWaitsForAnotherThread) {
   BoundedQueue<int> queue(1);
   std::jthread pusher([&] { queue.try_push(5); });
   EXPECT_EQ(queue.pop(), 5);
+}
+
+TEST(MemoryPatience, RepeatsWorkUntilItFindsMemory) {
+  int tries = 0;
+  retry_for_memory([&] {
+    if (++tries < 4) throw std::bad_alloc();
+  });
+  EXPECT_EQ(tries, 4);
+}
+
+// The handler is the process's; who has no patience meets bad_alloc at once all the same.
+TEST(MemoryPatience, OthersAreToldAtOnce) {
+  const MemoryPatience patience;
+  std::thread([] { EXPECT_THROW(::operator new(SIZE_MAX / 4), std::bad_alloc); }).join();
 }
 
 TEST(ReadFile, FolderEndlessAndMissing_AreStatuses) {

@@ -1,9 +1,11 @@
 // Logging: one line an event, to standard error, through spdlog. Secrets (API keys, prompts) are never logged.
-// Thread-safe. MOTLEY_LOG_LEVEL (debug, info, warning, error) sets the level at start.
+// Thread-safe. MOTLEY_LOG_LEVEL (debug, info, warning, error) sets the level at start. A line for which there is no
+// memory is lost: who reports a lack of memory is not to meet another.
 #pragma once
 
 #include <fmt/format.h>
 
+#include <new>
 #include <string_view>
 #include <utility>
 
@@ -17,7 +19,11 @@ void log_text(LogLevel level, std::string_view text);
 
 template <typename... Args>
 void log(LogLevel level, fmt::format_string<Args...> format, Args&&... args) {
-  if (log_enabled(level)) log_text(level, fmt::format(format, std::forward<Args>(args)...));
+  try {
+    if (log_enabled(level)) log_text(level, fmt::format(format, std::forward<Args>(args)...));
+  } catch (const std::bad_alloc&) {
+    return;
+  }
 }
 template <typename... Args>
 void log_info(fmt::format_string<Args...> format, Args&&... args) {

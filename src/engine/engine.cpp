@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <list>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
 #include <utility>
 
 #include "base/log.hpp"
+#include "base/memory_patience.hpp"
 #include "engine/metrics.hpp"
 #include "engine/scheduler.hpp"
 
@@ -20,7 +22,7 @@ class Mailbox {
   struct Mail {
     std::vector<std::pair<Request, int64_t>> requests;  // and when they came
     std::unordered_map<RequestId, FinishReason> ends;   // of a request's, the first to come
-    std::vector<StepResult> results;
+    std::list<StepResult> results;
     std::vector<Promise<bool>> drains;
     bool stop = false;
   };
@@ -45,8 +47,10 @@ class Mailbox {
     changed_.notify_one();
   }
   void deliver(StepResult result) {
+    std::list<StepResult> one;  // no memory is waited for under the lock
+    one.push_back(std::move(result));
     std::lock_guard lock(mutex_);
-    mail_.results.push_back(std::move(result));
+    mail_.results.splice(mail_.results.end(), one);
     changed_.notify_one();
   }
   Future<bool> drain() {
@@ -123,7 +127,9 @@ class Engine::Impl {
   }
 
  private:
+  // A step half planned cannot be given up like one request: here memory that is short is waited for.
   void run() {
+    const MemoryPatience patience;
     publish_gauges();
     bool stopped = false;
     while (!stopped) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "base/memory_patience.hpp"
 
 namespace motley {
 namespace {
@@ -306,6 +307,7 @@ Status RuntimeExecutor::await(const Flight& flight) const {
 
 // The collecting thread: hands out the steps' results in order.
 void RuntimeExecutor::collect() {
+  const MemoryPatience patience;  // a result that is there must reach the engine
   for (;;) {
     Flight* oldest = nullptr;
     {

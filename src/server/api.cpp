@@ -1,6 +1,10 @@
 #include "server/api.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "server/json_input.hpp"
@@ -240,15 +244,22 @@ Prepared Api::prepare_tokenize(std::string_view body) const {
   if (MaybeError error = check_model(call.model)) return error_response(*error);
   std::vector<TokenId> tokens;
   if (MaybeError error = encoder_.encode(call, tokens)) return error_response(*error);
-  Json strings = nullptr;
+  // As text, not as a tree: nlohmann's destructor needs memory in proportion to an array, and where there is none it
+  // ends the program.
+  HttpResponse response;
+  response.body = fmt::format("{{\"count\":{},\"max_model_len\":{},\"tokens\":[{}],\"token_strs\":", tokens.size(),
+                              encoder_.max_model_len(), fmt::join(tokens, ","));
   if (call.return_token_strs) {
-    strings = Json::array();
-    for (const TokenId id : tokens) strings.push_back(encoder_.tokenizer().piece(id));
+    char before = '[';
+    for (const TokenId id : tokens) {
+      response.body += std::exchange(before, ',');
+      response.body += dump(Json(encoder_.tokenizer().piece(id)));
+    }
+    response.body += tokens.empty() ? "[]}" : "]}";
+  } else {
+    response.body += "null}";
   }
-  return json_response({{"count", tokens.size()},
-                        {"max_model_len", encoder_.max_model_len()},
-                        {"tokens", tokens},
-                        {"token_strs", std::move(strings)}});
+  return response;
 }
 
 Prepared Api::prepare_detokenize(std::string_view body) const {

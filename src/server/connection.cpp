@@ -11,6 +11,7 @@
 
 #include "base/limits.hpp"
 #include "base/log.hpp"
+#include "base/memory_patience.hpp"
 
 namespace motley {
 namespace {
@@ -44,8 +45,6 @@ ApiError body_too_large(size_t bytes_max) {
           "body_too_large"};
 }
 
-ApiError no_memory() { return {503, "no memory for a request of this size; retry later", "server_error", {}, {}}; }
-
 ApiError too_many_bodies() { return {503, "too many large requests at once; retry later", "server_error", {}, {}}; }
 
 size_t body_bytes_max(const Route& route, const ServerOptions& options) {
@@ -57,28 +56,13 @@ size_t body_bytes_max(const Route& route, const ServerOptions& options) {
   return options.body_bytes_max;
 }
 
-// A body on its way to a worker.
-struct BodyJob {
-  std::string body;
-  BodyCharge charge;
-};
-
-// On a worker nothing may be thrown: memory that a request asks for may not be there.
-Prepared prepare(const Api& api, const Route& route, const std::string& body) {
-  try {
-    return api.prepare(route, body);
-  } catch (const std::bad_alloc&) {
-    return error_response(no_memory());
-  }
-}
-
 }  // namespace
 
 Connection::Connection(asio::ip::tcp::socket socket, ConnectionHost& host)
     : socket_(std::move(socket)), host_(host), body_charge_(host.body_budget()), timer_(socket_.get_executor()) {}
 
 template <typename Work>
-void Connection::guarded(Work work) {
+void Connection::guarded(Work work) noexcept {
   try {
     work();
   } catch (const std::bad_alloc&) {
@@ -88,22 +72,30 @@ void Connection::guarded(Work work) {
 }
 
 // Whatever has come of the request is freed for the answer, if one can still be given.
-void Connection::give_up() {
-  if (state_ != State::kHeader && state_ != State::kBody) return close();
+void Connection::give_up() noexcept {
+  const bool unanswered = state_ == State::kWorking && !answer_begun_;
+  if (state_ != State::kHeader && state_ != State::kBody && !unanswered) return close();
+  if (const auto generation = std::exchange(generation_, nullptr)) generation->cancel();
   try {
-    refuse(no_memory());
+    refuse(host_.no_memory());
   } catch (const std::bad_alloc&) {
     close();
   }
 }
 
 void Connection::start() {
-  begin_request();
-  // A connection that has not said anything yet gets no more time than a header.
-  if (state_ == State::kIdle) set_read_deadline(std::chrono::steady_clock::now() + host_.options().header_timeout);
+  guarded([this] {
+    begin_request();
+    // A connection that has not said anything yet gets no more time than a header.
+    if (state_ == State::kIdle) set_read_deadline(std::chrono::steady_clock::now() + host_.options().header_timeout);
+  });
 }
 
 void Connection::stop() {
+  guarded([this] { end_with_word(); });
+}
+
+void Connection::end_with_word() {
   stopping_ = true;
   wire_.keep_alive = false;
   switch (state_) {
@@ -128,7 +120,7 @@ void Connection::begin_request() {
   header_bytes_ = 0;
   route_ = nullptr;
   wire_ = {};
-  answer_complete_ = false;
+  answer_begun_ = answer_complete_ = false;
   skip_empty_lines();
   const auto now = std::chrono::steady_clock::now();
   if (buffer_.size() > 0) {
@@ -145,10 +137,10 @@ void Connection::begin_request() {
 void Connection::start_read() {
   if (reading_ || state_ == State::kClosed) return;
   if (input_ended_) return on_end_of_input();
-  reading_ = true;
   socket_.async_read_some(buffer_.prepare(kReadBytes), [self = shared_from_this()](ErrorCode error, size_t bytes) {
     self->guarded([&] { self->on_read(error, bytes); });
   });
+  reading_ = true;  // only now: starting one may find no memory
 }
 
 void Connection::on_read(ErrorCode error, size_t bytes) {
@@ -270,7 +262,9 @@ bool Connection::charge_body() {
   return true;
 }
 
-void Connection::give_way() { refuse(too_many_bodies()); }
+void Connection::give_way() {
+  guarded([this] { refuse(too_many_bodies()); });
+}
 
 // What a header may ask for and not get. Of a body whose end is in doubt nothing may be read as a next request
 // (RFC 9112, 6.1 and 6.3).
@@ -337,29 +331,47 @@ void Connection::on_request() {
   if (kind == RouteKind::kQuick) return send_answer(host_.api().answer(*route_, request_, state));
   if (state.draining) return send_answer(error_response(draining_error()));
   if (request_.body.size() <= kInlineBodyBytesMax) {
-    on_prepared(prepare(host_.api(), *route_, request_.body));
+    on_prepared(host_.api().prepare(*route_, request_.body));
     return read_ahead();
   }
   // Shared: jobs are copyable.
-  auto job = std::make_shared<BodyJob>(BodyJob{std::move(request_.body), std::move(charge)});
-  const bool accepted = host_.run_on_worker(kind, [self = shared_from_this(), job, route = route_] {
-    if (self->gone_) return;
-    auto prepared = std::make_shared<Prepared>(prepare(self->host_.api(), *route, job->body));
-    job->body = {};  // before the answer: its client's next request finds the room free
-    job->charge.release();
-    asio::post(self->socket_.get_executor(),
-               [self, prepared] { self->guarded([&] { self->on_prepared(std::move(*prepared)); }); });
-  });
+  auto job = std::make_shared<BodyJob>(BodyJob{std::move(request_.body), std::move(charge), std::nullopt});
+  const bool accepted =
+      host_.run_on_worker(kind, [self = shared_from_this(), job, route = route_] { self->run_job(job, *route); });
   if (!accepted) {
     return send_answer(error_response({503, "too many large requests wait; retry later", "server_error", {}, {}}));
   }
   read_ahead();
 }
 
-void Connection::on_prepared(Prepared prepared) {
+void Connection::run_job(const std::shared_ptr<BodyJob>& job, const Route& route) noexcept {
+  if (gone_) return;
+  try {
+    job->prepared = host_.api().prepare(route, job->body);
+  } catch (const std::bad_alloc&) {
+    job->prepared.reset();
+  }
+  std::string().swap(job->body);  // before the answer: its client's next request finds the room free
+  job->charge.release();
+  const auto tell = [&] {
+    asio::post(socket_.get_executor(), [self = shared_from_this(), job] {
+      self->guarded([&] { self->on_prepared(std::move(job->prepared)); });
+    });
+  };
+  while (!gone_) {  // the client waits for this word
+    try {
+      return retry_for_memory(tell);
+    } catch (const std::bad_alloc&) {
+      log_error("no memory to answer a client: tried again");
+    }
+  }
+}
+
+void Connection::on_prepared(std::optional<Prepared> prepared) {
   if (state_ != State::kWorking) return;  // closed, or already answered because the server stops
-  if (auto* response = std::get_if<HttpResponse>(&prepared)) return send_answer(std::move(*response));
-  auto started = host_.api().start(std::get<PreparedGeneration>(std::move(prepared)), *this);
+  if (!prepared) return give_up();
+  if (auto* response = std::get_if<HttpResponse>(&*prepared)) return send_answer(std::move(*response));
+  auto started = host_.api().start(std::get<PreparedGeneration>(*std::move(prepared)), *this);
   if (auto* response = std::get_if<HttpResponse>(&started)) return send_answer(std::move(*response));
   generation_ = std::get<std::shared_ptr<Generation>>(std::move(started));
 }
@@ -381,16 +393,19 @@ void Connection::refuse(const HttpResponse& response) {
 void Connection::send_answer(HttpResponse response) {
   if (state_ == State::kClosed) return;
   generation_.reset();
-  set_read_deadline(TimePoint::max());
   state_ = State::kReplying;
   answer_complete_ = true;
   if (host_.state().draining) wire_.keep_alive = false;
-  guarded([&] { queue(serialize(response, wire_)); });
+  guarded([&] {
+    set_read_deadline(TimePoint::max());
+    queue(serialize(response, wire_));
+  });
 }
 
 void Connection::begin_stream() {
   if (wire_.minor_version == 0 || host_.state().draining) wire_.keep_alive = false;
   queue(serialize_stream_header(wire_));
+  answer_begun_ = true;
 }
 
 void Connection::send_events(std::string events) {
@@ -401,7 +416,7 @@ void Connection::send_events(std::string events) {
   // However much one delivery brings, the client is judged by what it takes of it.
   backlog_ = std::numeric_limits<size_t>::max();
   backlog_deadline_ = std::chrono::steady_clock::now() + host_.options().stream_check_period;
-  arm();
+  guarded([this] { arm(); });
 }
 
 // False: the client does not keep up. As long as too much waits, it must have become less at every look.
@@ -442,8 +457,8 @@ void Connection::start_write() {
   writing_.clear();
   writing_.swap(pending_);
   written_ = 0;
-  write_active_ = true;
   write_more();
+  write_active_ = true;
 }
 
 void Connection::write_more() {
@@ -514,11 +529,12 @@ void Connection::set_body_deadline() {
 void Connection::arm() {
   const TimePoint next = std::min({read_deadline_, write_deadline_, backlog_deadline_});
   if (next >= armed_ || state_ == State::kClosed) return;
-  armed_ = next;
+  armed_ = TimePoint::max();  // until the wait is under way: starting it may find no memory
   timer_.expires_at(next);
   timer_.async_wait([self = shared_from_this()](ErrorCode error) {
     if (!error) self->guarded([&] { self->on_timer(); });
   });
+  armed_ = next;
 }
 
 void Connection::on_timer() {

@@ -25,12 +25,22 @@ namespace motley {
 
 class Connection;
 
+// A body on its way to a worker, and what comes of it. Made before: the worker that finds no memory needs none to say
+// so.
+struct BodyJob {
+  std::string body;
+  BodyCharge charge;
+  std::optional<Prepared> prepared;  // none: there was no memory for it
+};
+
 // What a connection needs of the server. On the I/O thread, but for what run_on_worker() runs.
 class ConnectionHost {
  public:
   virtual ~ConnectionHost() = default;
   virtual const ServerOptions& options() const = 0;
   virtual Api& api() = 0;
+  // Made when there was memory.
+  virtual const HttpResponse& no_memory() const = 0;
   virtual ServerState state() const = 0;
   // False: too much of this kind waits already.
   virtual bool run_on_worker(RouteKind kind, std::function<void()> job) = 0;
@@ -39,7 +49,7 @@ class ConnectionHost {
   virtual bool drop_larger_body(size_t bytes) = 0;
   virtual void request_begun() = 0;
   virtual void request_ended() = 0;
-  virtual void connection_closed(const std::shared_ptr<Connection>& connection) = 0;
+  virtual void connection_closed(const std::shared_ptr<Connection>& connection) noexcept = 0;
 };
 
 class Connection : public std::enable_shared_from_this<Connection>, private AnswerSink {
@@ -55,6 +65,7 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   size_t unfinished_body_bytes() const { return state_ == State::kBody ? body_charge_.bytes() : 0; }
   // Refuses such a request, so that smaller ones find room.
   void give_way();
+  bool closed() const { return state_ == State::kClosed; }
 
  private:
   using TimePoint = std::chrono::steady_clock::time_point;
@@ -71,11 +82,12 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
 
   // Memory that a request asks for may not be there: then this request ends, and the others are served on.
   template <typename Work>
-  void guarded(Work work);
-  void give_up();
+  void guarded(Work work) noexcept;
+  void give_up() noexcept override;
 
   // Reading.
   void begin_request();
+  void end_with_word();
   void start_read();
   void on_read(ErrorCode error, size_t bytes);
   void read_ahead();
@@ -88,7 +100,9 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   bool on_header();
   std::optional<ApiError> header_fault() const;
   void on_request();
-  void on_prepared(Prepared prepared);
+  // On a worker.
+  void run_job(const std::shared_ptr<BodyJob>& job, const Route& route) noexcept;
+  void on_prepared(std::optional<Prepared> prepared);
   void refuse_parse(ErrorCode error);
 
   // Answering.
@@ -130,6 +144,7 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
 
   std::shared_ptr<Generation> generation_;  // shared with the mailbox's weak references
   bool counted_ = false;                    // request_begun() called, request_ended() not yet
+  bool answer_begun_ = false;               // of a stream
   bool answer_complete_ = false, stopping_ = false;
   std::atomic<bool> gone_{false};  // closed; read by the workers
   std::string pending_, writing_;

@@ -48,12 +48,20 @@ MaybeError Generation::submit(uint32_t index, const std::vector<TokenId>& prompt
   return std::nullopt;
 }
 
-void Generation::cancel() {
+void Generation::cancel() noexcept {
   if (done_) return;
   done_ = true;
   sink_ = nullptr;
   for (const Choice& choice : choices_) {
-    if (!choice.finished && choice.request != 0) context_.engine.abort(choice.request);
+    if (!choice.finished && choice.request != 0) abort(choice);
+  }
+}
+
+void Generation::abort(const Choice& choice) noexcept {
+  try {
+    context_.engine.abort(choice.request);
+  } catch (const std::bad_alloc&) {
+    log_error("no memory to abort request {}: it runs to its end", choice.request);
   }
 }
 
@@ -64,18 +72,29 @@ void Generation::stop() {
   last.finished = FinishReason::kAborted;
   for (uint32_t index = 0; index < choices_.size() && !done_; ++index) {
     if (choices_[index].finished) continue;
-    context_.engine.abort(choices_[index].request);
+    abort(choices_[index]);
     on_update(index, last);
   }
 }
 
-void Generation::on_update(uint32_t index, RequestUpdate update) {
+void Generation::on_update(uint32_t index, RequestUpdate update) noexcept {
   if (done_ || choices_[index].finished) return;
   try {
     take_update(index, update);
   } catch (const std::bad_alloc&) {
     log_error("no memory for an answer: it is given up");
-    if (!done_) fail({503, "no memory for an answer of this size; retry later", "server_error", {}, {}});
+    give_up();
+  }
+}
+
+void Generation::give_up() noexcept {
+  if (done_) return;
+  try {
+    fail({503, "no memory for an answer of this size; retry later", "server_error", {}, {}});
+  } catch (const std::bad_alloc&) {
+    AnswerSink& sink = *sink_;
+    cancel();
+    sink.give_up();
   }
 }
 
@@ -104,10 +123,10 @@ void Generation::take_tokens(Choice& choice, const RequestUpdate& update) {
 }
 
 void Generation::finish_by_text(Choice& choice, bool engine_running) {
-  choice.finished = true;
   choice.finish_reason = finish_reason_name(FinishReason::kStop);
   choice.stop_reason = choice.text_stream->stop_match();
   if (engine_running) context_.engine.finish(choice.request);
+  choice.finished = true;
 }
 
 void Generation::finish(Choice& choice, const RequestUpdate& update) {
@@ -172,11 +191,19 @@ void Generation::complete() {
   sink.end_stream();
 }
 
+// As in complete(): the answer first.
 void Generation::fail(const ApiError& error) {
+  std::string events;
+  HttpResponse response;
+  if (call_.stream) {
+    events = event_of_json(error_body(error)) + std::string(kDoneEvent);
+  } else {
+    response = error_response(error);
+  }
   AnswerSink& sink = *sink_;
   cancel();
-  if (!call_.stream) return sink.send_answer(error_response(error));
-  sink.send_events(event_of_json(error_body(error)) + std::string(kDoneEvent));
+  if (!call_.stream) return sink.send_answer(std::move(response));
+  sink.send_events(std::move(events));
   sink.end_stream();
 }
 

@@ -19,7 +19,8 @@
 
 namespace motley {
 
-// Where an answer goes. Calls come on the server's thread.
+// Where an answer goes. Calls come on the server's thread. One that finds no memory gives the answer up by itself and
+// throws nothing; begin_stream() alone throws bad_alloc.
 class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
@@ -27,6 +28,8 @@ class AnswerSink {
   virtual void begin_stream() = 0;
   virtual void send_events(std::string events) = 0;
   virtual void end_stream() = 0;
+  // There is no memory for the answer.
+  virtual void give_up() noexcept = 0;
 };
 
 // What every generation of a server shares. Borrowed parts outlive them.
@@ -46,12 +49,12 @@ class Generation : public UpdateReceiver, public std::enable_shared_from_this<Ge
   // answers begin with; none if the call does not ask for it.
   MaybeError start(const std::vector<std::vector<TokenId>>& prompts, std::vector<std::string> echoes);
   // Ends every request of it; the sink hears no more.
-  void cancel();
+  void cancel() noexcept;
   // Ends every request of it, and tells: a stream's choices finish with "abort", a whole answer becomes a 503.
   void stop();
   bool done() const { return done_; }
 
-  void on_update(uint32_t index, RequestUpdate update) override;
+  void on_update(uint32_t index, RequestUpdate update) noexcept override;
 
  private:
   struct Choice {
@@ -74,6 +77,8 @@ class Generation : public UpdateReceiver, public std::enable_shared_from_this<Ge
   void send_part(Choice& choice, uint32_t index);
   void complete();
   void fail(const ApiError& error);
+  void give_up() noexcept;
+  void abort(const Choice& choice) noexcept;
   Usage usage_of(size_t first, size_t count) const;
 
   GenerationContext context_;

@@ -2,21 +2,27 @@
 
 #include <utility>
 
+#include "base/memory_patience.hpp"
+
 namespace motley {
 
 Mailbox::Mailbox(std::function<void()> wake) : wake_(std::move(wake)) {}
 
 void Mailbox::push(std::weak_ptr<UpdateReceiver> receiver, uint32_t index, RequestUpdate update) {
-  std::lock_guard lock(mutex_);
-  if (closed_) return;
-  const bool was_empty = letters_.empty();
-  letters_.push_back({std::move(receiver), index, std::move(update)});
-  // Under the lock, so that close() can promise an end; waking is a post to a queue and takes no lock of ours.
-  if (was_empty) wake_();
+  std::list<Letter> letter;
+  letter.push_back({std::move(receiver), index, std::move(update)});
+  // Where memory is short the lock is let go between the tries: who delivers gives some back.
+  retry_for_memory([&] {
+    std::lock_guard lock(mutex_);
+    if (closed_) return;
+    // Under the lock, so that close() can promise an end; waking is a post to a queue and takes no lock of ours.
+    if (letters_.empty()) wake_();
+    letters_.splice(letters_.end(), letter);
+  });
 }
 
 void Mailbox::deliver() {
-  std::vector<Letter> letters;
+  std::list<Letter> letters;
   {
     std::lock_guard lock(mutex_);
     letters.swap(letters_);

@@ -6,24 +6,26 @@
 #pragma once
 
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
-#include <vector>
 
 #include "engine/request.hpp"
 
 namespace motley {
 
-// Takes a request's updates, on the server's thread.
+// Takes a request's updates, on the server's thread. Throws nothing: one receiver's lack of memory must not keep the
+// others' updates from them.
 class UpdateReceiver {
  public:
   virtual ~UpdateReceiver() = default;
-  virtual void on_update(uint32_t index, RequestUpdate update) = 0;
+  virtual void on_update(uint32_t index, RequestUpdate update) noexcept = 0;
 };
 
 class Mailbox {
  public:
-  // `wake` is called on the pushing thread; it must arrange for deliver() to be called elsewhere, and not block.
+  // `wake` is called on the pushing thread; it must arrange for deliver() to be called elsewhere, and not block. Called
+  // again where it throws bad_alloc.
   explicit Mailbox(std::function<void()> wake);
 
   void push(std::weak_ptr<UpdateReceiver> receiver, uint32_t index, RequestUpdate update);
@@ -40,7 +42,7 @@ class Mailbox {
 
   std::function<void()> wake_;
   std::mutex mutex_;
-  std::vector<Letter> letters_;
+  std::list<Letter> letters_;
   bool closed_ = false;
 };
 

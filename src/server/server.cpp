@@ -14,10 +14,12 @@
 #include <new>
 #include <thread>
 #include <unordered_set>
+#include <utility>
 
 #include "base/bounded_queue.hpp"
 #include "base/limits.hpp"
 #include "base/log.hpp"
+#include "base/memory_patience.hpp"
 #include "server/api.hpp"
 #include "server/connection.hpp"
 #include "server/mailbox.hpp"
@@ -78,6 +80,7 @@ class Server::Impl : public ConnectionHost {
   Status wait_drained(std::chrono::milliseconds timeout);
 
   const ServerOptions& options() const override { return options_; }
+  const HttpResponse& no_memory() const override { return no_memory_; }
   Api& api() override { return api_; }
   ServerState state() const override;
   bool run_on_worker(RouteKind kind, std::function<void()> job) override {
@@ -87,7 +90,7 @@ class Server::Impl : public ConnectionHost {
   bool drop_larger_body(size_t bytes) override;
   void request_begun() override;
   void request_ended() override;
-  void connection_closed(const std::shared_ptr<Connection>& connection) override;
+  void connection_closed(const std::shared_ptr<Connection>& connection) noexcept override;
 
  private:
   void accept();
@@ -98,6 +101,8 @@ class Server::Impl : public ConnectionHost {
   void end();
 
   const ServerOptions options_;
+  const HttpResponse no_memory_ =
+      error_response({503, "no memory for a request of this size; retry later", "server_error", {}, {}});
   BodyBudget body_budget_;  // outlives the connections and jobs, which hold parts of it
   asio::io_context io_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_guard_ = asio::make_work_guard(io_);
@@ -109,6 +114,7 @@ class Server::Impl : public ConnectionHost {
   Api api_;
   BoundedQueue<std::function<void()>> generation_jobs_{kWorkerJobsMax}, text_jobs_{kWorkerJobsMax};
   std::unordered_set<std::shared_ptr<Connection>> connections_;  // shared with their pending operations
+  bool unswept_ = false;  // there was no memory to take a closed one out of connections_
   std::atomic<bool> draining_{false}, stopping_{false};
 
   mutable std::mutex mutex_;  // guards the next two
@@ -122,13 +128,14 @@ Server::Impl::~Impl() {
   stopping_ = true;
   generation_jobs_.close();
   text_jobs_.close();
-  asio::post(io_, [this] { stop(); });
+  retry_for_memory([this] { asio::post(io_, [this] { stop(); }); });
   for (std::thread& thread : threads_) thread.join();
   mailbox_->close();  // where listen() failed, no thread ran stop()
 }
 
 // Tells every client that its answer ends here, and leaves them a moment to hear it.
 void Server::Impl::stop() {
+  const MemoryPatience patience;
   ErrorCode ignored;
   acceptor_.close(ignored);
   accept_pause_.cancel();
@@ -138,10 +145,11 @@ void Server::Impl::stop() {
   for (const auto& connection : connections) connection->stop();
   if (connections_.empty()) return end();
   last_words_.expires_after(kLastWords);
-  last_words_.async_wait([this](ErrorCode) { end(); });
+  retry_for_memory([this] { last_words_.async_wait([this](ErrorCode) { end(); }); });
 }
 
 void Server::Impl::end() {
+  const MemoryPatience patience;
   const auto connections = connections_;
   for (const auto& connection : connections) connection->close();
   io_.stop();
@@ -176,13 +184,15 @@ void Server::Impl::run() {
 
 // A connection sees to its own lack of memory; what is thrown here came from between two of them.
 void Server::Impl::serve() {
-  while (true) {
+  bool pause = false;
+  while (!io_.stopped()) {
     try {
+      if (std::exchange(pause, false)) io_.run_for(kAcceptPause);
       if (!accepting_ && acceptor_.is_open()) accept();
       io_.run();
-      return;
     } catch (const std::bad_alloc&) {
       log_error("no memory for a client: it is given up");
+      pause = true;  // before the next client others give memory back
     }
   }
 }
@@ -214,6 +224,7 @@ void Server::Impl::accept() {
 
 void Server::Impl::on_accepted(tcp::socket socket) {
   ErrorCode ignored;
+  if (std::exchange(unswept_, false)) std::erase_if(connections_, [](const auto& c) { return c->closed(); });
   socket.set_option(tcp::no_delay(true), ignored);
   if (options_.send_buffer_bytes > 0) {
     socket.set_option(asio::socket_base::send_buffer_size(options_.send_buffer_bytes), ignored);
@@ -258,11 +269,15 @@ void Server::Impl::request_ended() {
 }
 
 // Later: whoever closed it may still stand in one of its functions.
-void Server::Impl::connection_closed(const std::shared_ptr<Connection>& connection) {
-  asio::post(io_, [this, connection] {
-    connections_.erase(connection);
-    if (stopping_ && connections_.empty()) end();
-  });
+void Server::Impl::connection_closed(const std::shared_ptr<Connection>& connection) noexcept {
+  try {
+    asio::post(io_, [this, connection] {
+      connections_.erase(connection);
+      if (stopping_ && connections_.empty()) end();
+    });
+  } catch (const std::bad_alloc&) {
+    unswept_ = true;
+  }
 }
 
 Status Server::Impl::wait_drained(std::chrono::milliseconds timeout) {

@@ -4,6 +4,7 @@
 #include <pcre2.h>
 
 #include <algorithm>
+#include <new>
 #include <string>
 
 #include "text/vocabulary.hpp"
@@ -142,19 +143,23 @@ struct Regex::Scratch::Impl {
   pcre2_match_context* context = pcre2_match_context_create(nullptr);
   pcre2_jit_stack* stack = pcre2_jit_stack_create(kJitStackBytesMin, kJitStackBytesMax, nullptr);
   Impl() {
-    CHECK(match != nullptr && context != nullptr && stack != nullptr, "out of memory");
+    if (match == nullptr || context == nullptr || stack == nullptr) {
+      free();
+      throw std::bad_alloc();
+    }
     pcre2_set_match_limit(context, kMatchStepsMax);
     pcre2_set_depth_limit(context, kBacktracksDepthMax);
     pcre2_set_heap_limit(context, kHeapKilobytesMax);
     pcre2_jit_stack_assign(context, nullptr, stack);
   }
-  ~Impl() {
+  ~Impl() { free(); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+  void free() {  // what is null is none
     pcre2_jit_stack_free(stack);
     pcre2_match_context_free(context);
     pcre2_match_data_free(match);
   }
-  Impl(const Impl&) = delete;
-  Impl& operator=(const Impl&) = delete;
 };
 
 Regex::Scratch::Scratch() = default;
@@ -179,7 +184,7 @@ Result<std::unique_ptr<Regex>> Regex::create(std::string_view pattern) {
   auto impl = std::make_unique<Impl>();
   const std::unique_ptr<pcre2_compile_context, void (*)(pcre2_compile_context*)> context(
       pcre2_compile_context_create(nullptr), pcre2_compile_context_free);
-  CHECK(context != nullptr, "out of memory");
+  if (context == nullptr) throw std::bad_alloc();
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_set_parens_nest_limit(context.get(), kNestingMax);
   int problem = 0;
