@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
 
-#include <cstdint>
 #include <new>
 #include <thread>
 
@@ -78,7 +77,7 @@ TEST(MemoryPatience, RepeatsWorkUntilItFindsMemory) {
 // The handler is the process's; who has no patience meets bad_alloc at once all the same.
 TEST(MemoryPatience, OthersAreToldAtOnce) {
   const MemoryPatience patience;
-  std::thread([] { EXPECT_THROW(::operator new(SIZE_MAX / 4), std::bad_alloc); }).join();
+  std::thread([] { EXPECT_THROW(std::get_new_handler()(), std::bad_alloc); }).join();
 }
 
 TEST(ReadFile, FolderEndlessAndMissing_AreStatuses) {
