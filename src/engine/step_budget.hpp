@@ -14,7 +14,7 @@ namespace motley {
 
 inline constexpr double kStepLimitNs = 200e6;  // a step shall not take longer
 // What a step is predicted to take at most: below the limit by what a machine with other work to do now and then adds.
-inline constexpr double kStepAimNs = 140e6;
+inline constexpr double kStepAimNs = 120e6;
 inline constexpr uint32_t kBudgetRowsUnknown = 64;  // of the first step, and of steps until one has had more than half
 inline constexpr uint32_t kBudgetRowsMax = 2048;    // chosen rows; more gives no more throughput, only latency
 inline constexpr uint32_t kBudgetRowsMin = 16;      // prompts move on by at least so many rows a step
