@@ -1,5 +1,6 @@
 #include "base/memory_patience.hpp"
 
+#include <atomic>
 #include <thread>
 
 namespace motley {
@@ -13,8 +14,11 @@ constexpr std::chrono::milliseconds kSameLack{100};  // failures no further apar
 thread_local int patient = 0;  // lives of this thread's MemoryPatience
 thread_local Clock::time_point lack_begun, last_failure;
 
+std::atomic<std::new_handler> others = nullptr;  // the handler that was there: a program's that has us as a library
+
 // Called by operator new, which tries again once this returns.
 void on_no_memory() {
+  if (const std::new_handler handler = others; patient == 0 && handler != nullptr) return handler();
   if (patient == 0) throw std::bad_alloc();
   wait_for_memory();
 }
@@ -30,8 +34,12 @@ void wait_for_memory() {
 }
 
 MemoryPatience::MemoryPatience() noexcept {
-  static const std::new_handler before = std::set_new_handler(on_no_memory);  // once
-  (void)before;
+  static const bool installed = [] {
+    others = std::get_new_handler();
+    std::set_new_handler(on_no_memory);
+    return true;
+  }();
+  (void)installed;
   ++patient;
 }
 
