@@ -69,6 +69,7 @@ class Host final : public motley::ConnectionHost {
   ~Host() override { mailbox_->close(); }
   const motley::ServerOptions& options() const override { return options_; }
   motley::Api& api() override { return api_; }
+  const motley::HttpResponse& no_memory() const override { return no_memory_; }
   motley::ServerState state() const override { return {draining_, active_}; }
   bool run_on_worker(motley::RouteKind /*kind*/, std::function<void()> job) override {
     job();
@@ -81,7 +82,9 @@ class Host final : public motley::ConnectionHost {
     CHECK(active_ > 0);
     --active_;
   }
-  void connection_closed(const std::shared_ptr<motley::Connection>& /*connection*/) override { closed_ = true; }
+  void connection_closed(const std::shared_ptr<motley::Connection>& /*connection*/) noexcept override {
+    closed_ = true;
+  }
 
   // The server's answers to a client that sends this.
   std::string run(uint8_t flags, std::string_view bytes);
@@ -91,6 +94,7 @@ class Host final : public motley::ConnectionHost {
   void settle(int client, std::string* answers);
 
   const motley::ServerOptions options_ = server_options();
+  const motley::HttpResponse no_memory_ = motley::error_response({503, "no memory", "server_error", {}, {}});
   motley::testing::ByteTokenizer tokenizer_;
   motley::testing::ScriptedExecutor executor_{script()};
   std::unique_ptr<motley::Engine> engine_ = must(motley::Engine::create(executor_, {.queue_limit = 16}));
