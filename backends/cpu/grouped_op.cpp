@@ -45,12 +45,14 @@ class Grouped {
     // This thread's part of the row of all panels of all experts, each as long as its cost.
     const int64_t from = total * call_.thread / call_.threads, to = total * (call_.thread + 1) / call_.threads;
     int64_t at = 0;
-    for (int64_t e = 0; e < experts_; at += cost(e++) * panels) {
-      if (cost(e) == 0) continue;
+    for (int64_t e = 0; e < experts_; ++e) {
+      const int64_t each = cost(e);
+      if (each == 0) continue;
       const auto panel = [&](int64_t point) {
-        return std::min((std::max<int64_t>(point - at, 0) + cost(e) - 1) / cost(e), panels);
+        return std::min((std::max<int64_t>(point - at, 0) + each - 1) / each, panels);
       };
       if (const kit::Range mine{panel(from), panel(to)}; mine.begin < mine.end) multiply(e, mine);
+      at += each * panels;
     }
   }
 

@@ -193,13 +193,14 @@ void run_rotate(const kit::OpCall& call) {
     if (head < q_heads) {
       const int64_t at = head * qa.head_dim;
       turn_head(set, qa, call.in[0].f32(row) + at, table, call.weight[0], data.q_eps, call.out[0].f32(row) + at);
-    } else if ((head -= q_heads) < k_heads) {
+    } else if (head < q_heads + k_heads) {
+      head -= q_heads;
       const int64_t at = head * ka.head_dim;
       float* out = call.out[1].f32(row) + at;
       turn_head(set, ka, call.in[1].f32(row) + at, table, call.weight[1], data.k_eps, out);
       if (slot >= 0) store_kv(set, *call.kv, *layer, true, slot, head, out);
     } else if (slot >= 0) {
-      head -= k_heads;
+      head -= q_heads + k_heads;
       store_kv(set, *call.kv, *layer, false, slot, head, call.in[2].f32(row) + head * layer->head_dim);
     }
   }

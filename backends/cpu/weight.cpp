@@ -234,9 +234,9 @@ PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& alloc
   try {
     for (; started < helpers; ++started) pool.emplace_back(guarded, started);
   } catch (const std::system_error&) {  // no more threads to be had: the rest is packed on this one
+    for (uint32_t thread = started; thread < helpers; ++thread) guarded(thread);
   }
   guarded(0);
-  for (uint32_t thread = started; thread < helpers; ++thread) guarded(thread);
   pool.clear();  // joins
   if (failure) std::rethrow_exception(failure);
 }

@@ -533,7 +533,7 @@ motley_code open(Backend& backend, uint32_t index, const motley_open_options* op
     std::string why;
     const size_t count = backend.devices(&why).size();
     if (index >= count) fail(MOTLEY_NOT_FOUND, "device %u of %zu", index, count);
-    *out = new motley_device(backend.open(index, checked), checked);
+    *out = std::make_unique<motley_device>(backend.open(index, checked), checked).release();
   });
 }
 

@@ -281,7 +281,7 @@ PlanOp take_op(const motley_op& from, const motley_segment& segment, size_t inde
 // Follows values through the ops: written before read, written once (but for what is updated in place).
 class Order {
  public:
-  Order(const CheckedSegment& segment) : state_(segment.plan.values.size()) {
+  explicit Order(const CheckedSegment& segment) : state_(segment.plan.values.size()) {
     for (const int32_t id : segment.inputs) at(id).known = at(id).input = true;
     for (const int32_t id : segment.outputs) at(id).output = true;
   }

@@ -9,7 +9,7 @@ namespace motley::kit {
 
 namespace {
 
-constexpr uint64_t kWaitMax_ns = uint64_t{1} << 60;  // a longer timeout would overflow the clock
+constexpr uint64_t kWaitMaxNs = uint64_t{1} << 60;  // a longer timeout would overflow the clock
 
 void ring(int event_fd) {
   const uint64_t one = 1;
@@ -40,7 +40,7 @@ void Event::wait() const {
 
 bool Event::wait_for(uint64_t timeout_ns) const {
   std::unique_lock lock(mutex_);
-  if (timeout_ns >= kWaitMax_ns) {
+  if (timeout_ns >= kWaitMaxNs) {
     changed_.wait(lock, [this] { return fired_; });
     return true;
   }

@@ -39,23 +39,33 @@ uint64_t read_field(const std::string& path, const std::string& key) {
   return 0;
 }
 
+// Whether a list with commas between its names holds this one. The empty list holds the empty name.
+bool holds_name(std::string_view names, std::string_view name) {
+  for (size_t from = 0;;) {
+    const size_t end = names.find(',', from);
+    if (names.substr(from, end - from) == name) return true;
+    if (end == std::string_view::npos) return false;
+    from = end + 1;
+  }
+}
+
 // Calls visit(folder) for the process's cgroup of `controller` ("" = v2) and all above it. A container may see its own
 // group as the root, so groups that are not there are passed over.
 void for_each_cgroup(const std::string& root, const std::string& controller,
                      const std::function<void(const std::string&)>& visit) {
+  const std::string mount = root + "/sys/fs/cgroup" + (controller.empty() ? "" : "/" + controller);
   std::ifstream file(root + "/proc/self/cgroup");
   for (std::string line; std::getline(file, line);) {  // "4:memory,x:/path"; v2: "0::/path"
     const size_t first = line.find(':');
     const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
     const std::string names = line.substr(first + 1, second - first - 1);
-    if (controller.empty() ? !names.empty() : ("," + names + ",").find("," + controller + ",") == std::string::npos)
-      continue;
+    if (!holds_name(names, controller)) continue;
     std::string path = line.substr(second + 1);
     if (path.find("..") != std::string::npos) path = "/";  // a group outside this namespace's view
     for (;;) {
       while (!path.empty() && path.back() == '/') path.pop_back();
-      visit(root + "/sys/fs/cgroup" + (controller.empty() ? "" : "/" + controller) + path);
+      visit(mount + path);
       if (path.empty()) break;
       path.erase(path.rfind('/'));
     }
@@ -102,17 +112,20 @@ std::optional<std::vector<int>> parse_cpu_list(std::string_view text) {
     at = next;
     return problem == std::errc();
   };
-  do {
+  for (;; ++at) {
     int first = 0;
     if (!number(&first)) return std::nullopt;
     int last = first;
-    if (at != end && *at == '-' && (++at, !number(&last))) return std::nullopt;
+    if (at != end && *at == '-') {
+      ++at;
+      if (!number(&last)) return std::nullopt;
+    }
     if (last < first || last >= CPU_SETSIZE) return std::nullopt;
     for (int cpu = first; cpu <= last; ++cpu)
       if (std::find(list.begin(), list.end(), cpu) == list.end()) list.push_back(cpu);
-    if (at != end && *at != ',') return std::nullopt;
-  } while (at != end && *at++ == ',');
-  return list;
+    if (at == end) return list;
+    if (*at != ',') return std::nullopt;
+  }
 }
 
 HostMemory host_memory(const std::string& root) {
@@ -131,7 +144,7 @@ HostMemory host_memory(const std::string& root) {
   return memory;
 }
 
-HostCores host_cores(std::vector<int> allowed, const std::string& root) {
+HostCores host_cores(const std::vector<int>& allowed, const std::string& root) {
   HostCores host;
   std::vector<int> siblings;
   for (const int cpu : allowed) {

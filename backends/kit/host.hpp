@@ -24,6 +24,6 @@ struct HostCores {
   std::vector<int> cores;  // one CPU of each physical core first, then their siblings
   uint32_t threads = 1;    // physical cores, or the cgroups' CPU quota (rounded up) if that is less
 };
-HostCores host_cores(std::vector<int> allowed, const std::string& root = "");
+HostCores host_cores(const std::vector<int>& allowed, const std::string& root = "");
 
 }  // namespace motley::kit

@@ -20,11 +20,11 @@ std::vector<double> request_time_bounds() {
 std::vector<double> iteration_bounds() { return {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384}; }
 
 // 1, 2, 5, 10, 20, 50 ... up to `most`.
-std::vector<double> count_bounds(double most) {
+std::vector<double> count_bounds(uint64_t most) {
   std::vector<double> bounds;
-  for (double decade = 1; decade <= most; decade *= 10)
-    for (const double mantissa : {1, 2, 5})
-      if (mantissa * decade <= most) bounds.push_back(mantissa * decade);
+  for (uint64_t decade = 1; decade <= most; decade *= 10)
+    for (const uint64_t mantissa : {1, 2, 5})
+      if (mantissa * decade <= most) bounds.push_back(static_cast<double>(mantissa * decade));
   return bounds;
 }
 

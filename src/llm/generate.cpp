@@ -16,12 +16,13 @@ struct TimedUpdate {
 
 // Gives the update's tokens to the text stream; false when the answer ends here.
 bool take_tokens(TimedUpdate& timed, TextStream& stream, const TextSink& sink, GenerateResult& out) {
+  const size_t count = out.tokens.size() + timed.update.tokens.size();
   for (SampledToken& token : timed.update.tokens) {
     if (out.tokens.empty()) out.first_token_ns = timed.heard_ns;
     out.last_token_ns = timed.heard_ns;
     const TokenId id = token.id;
     out.tokens.push_back(std::move(token));
-    if (timed.update.stop_token == id && &token == &timed.update.tokens.back()) continue;
+    if (timed.update.stop_token == id && out.tokens.size() == count) continue;
     const std::string text = stream.push(id);
     out.text += text;
     if (!text.empty() && !sink(text)) return false;

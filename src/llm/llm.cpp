@@ -270,7 +270,7 @@ RequestOutput LLM::chat(const std::vector<Message>& messages, const SamplingPara
 }
 
 Run LLM::start(const std::vector<Prompt>& prompts, const SamplingParams& params) {
-  auto items = impl_->items(prompts, [&](size_t) -> const SamplingParams& { return params; });
+  auto items = impl_->items(prompts, [all = &params](size_t) -> const SamplingParams& { return *all; });
   return Run(value_or_throw(Run::Impl::start(impl_->instance(), value_or_throw(std::move(items)))));
 }
 

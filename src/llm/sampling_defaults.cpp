@@ -43,7 +43,7 @@ Result<SamplingParams> read_sampling_defaults(std::string_view generation_config
   }
   RETURN_IF_ERROR(read_top_k(settings, params.top_k));
   ASSIGN_OR_RETURN(const auto max_tokens, settings.count("max_new_tokens", 1, std::numeric_limits<uint32_t>::max()));
-  if (max_tokens) params.max_tokens = *max_tokens;
+  if (max_tokens) params.max_tokens = max_tokens;
   return params;
 }
 

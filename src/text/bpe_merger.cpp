@@ -24,11 +24,11 @@ void merge_short(const MergeTable& merges, std::vector<TokenId>& symbols) {
   size_t count = symbols.size();
   for (size_t i = 0; i + 1 < count; ++i) ranks[i] = rank_of(merges, symbols[i], symbols[i + 1]);
   while (count > 1) {
-    const size_t best = static_cast<size_t>(std::min_element(ranks.begin(), ranks.begin() + count - 1) - ranks.begin());
+    const size_t best = static_cast<size_t>(std::min_element(ranks.data(), ranks.data() + count - 1) - ranks.data());
     if (ranks[best] == kNoMerge) break;
     symbols[best] = result_of(merges, symbols[best], symbols[best + 1]);
-    std::copy(symbols.begin() + best + 2, symbols.begin() + count, symbols.begin() + best + 1);
-    if (best + 2 < count) std::copy(ranks.begin() + best + 2, ranks.begin() + count - 1, ranks.begin() + best + 1);
+    std::copy(&symbols[best] + 2, symbols.data() + count, &symbols[best] + 1);
+    if (best + 2 < count) std::copy(&ranks[best] + 2, ranks.data() + count - 1, &ranks[best] + 1);
     --count;
     if (best > 0) ranks[best - 1] = rank_of(merges, symbols[best - 1], symbols[best]);
     if (best + 1 < count) ranks[best] = rank_of(merges, symbols[best], symbols[best + 1]);

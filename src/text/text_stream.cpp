@@ -16,7 +16,7 @@ std::shared_ptr<const StopSet> stop_set_of(const TextStream::Options& options) {
 
 }  // namespace
 
-TextStream::TextStream(const Tokenizer& tokenizer, Options options)
+TextStream::TextStream(const Tokenizer& tokenizer, const Options& options)
     : tokenizer_(tokenizer),
       include_stop_in_output_(options.include_stop_in_output),
       skip_special_tokens_(options.skip_special_tokens),

@@ -31,7 +31,7 @@ class TextStream {
     // Stop strings are looked for only in text that comes after so many tokens, from the first whole character on.
     uint32_t min_tokens = 0;
   };
-  TextStream(const Tokenizer& tokenizer, Options options);
+  TextStream(const Tokenizer& tokenizer, const Options& options);
 
   // What may be shown now that this token is known. After stopped() it is always empty.
   std::string push(TokenId id);

@@ -38,7 +38,7 @@ Result<ModelDescription> read_description(const Directory& directory, const Load
   if (!model.ok()) return model.error().annotate(gguf_quote(kConfig));
   ASSIGN_OR_RETURN(const auto generation, directory.map(kGeneration, kConfigBytesMax));
   if (!generation) return model;
-  const auto in_file = [](Status status) { return status.annotate(gguf_quote(kGeneration)); };
+  const auto in_file = [](const Status& status) { return status.annotate(gguf_quote(kGeneration)); };
   const auto values = parse_json(text_of(*generation));
   if (!values.ok()) return in_file(values.error());
   auto ids = read_end_tokens(*values, model->parameters.config.vocab_size);

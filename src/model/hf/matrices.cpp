@@ -11,7 +11,7 @@ namespace motley::hf {
 namespace {
 
 constexpr int64_t kBlock = 32;  // elements of a Q4_0, Q4_1, Q8_0 or MXFP4 block
-constexpr int64_t kQ4_0Bytes = 18, kQ4_1Bytes = 20, kQ8_0Bytes = 34, kMxfp4Bytes = 17;
+constexpr int64_t kQ40Bytes = 18, kQ41Bytes = 20, kQ80Bytes = 34, kMxfp4Bytes = 17;
 constexpr uint8_t kZero = 8;  // of Q4_0
 // Rows unpacked together, so that the words which neighbouring rows share are read once.
 constexpr int64_t kTileRows = 64;
@@ -93,7 +93,7 @@ void make(const ScaledMatrix& matrix, int32_t dtype, int64_t begin, int64_t end,
         if (dtype == MOTLEY_Q8_0) {
           store_as(out, float_to_f16(scale));
           for (int64_t i = 0; i < kBlock; ++i) store_as(out + 2 + i, int8_at(matrix, from + col + i));
-          out += kQ8_0Bytes;
+          out += kQ80Bytes;
           col += kBlock;
         } else if (dtype == MOTLEY_BF16) {
           store_as(out, float_to_bf16(f8[std::to_integer<size_t>(from[col])] * scale));
@@ -165,7 +165,7 @@ void unpack(const Int4Matrix& matrix, int64_t row, int64_t count, int64_t col, C
 }
 
 void make(const Int4Matrix& matrix, int32_t dtype, int64_t begin, int64_t end, std::byte* out) {
-  const int64_t block_bytes = dtype == MOTLEY_Q4_0 ? kQ4_0Bytes : dtype == MOTLEY_Q4_1 ? kQ4_1Bytes : kBlock * 2;
+  const int64_t block_bytes = dtype == MOTLEY_Q4_0 ? kQ40Bytes : dtype == MOTLEY_Q4_1 ? kQ41Bytes : kBlock * 2;
   const int64_t row_bytes = dtype == MOTLEY_F16 ? matrix.cols * 2 : matrix.cols / kBlock * block_bytes;
   std::array<Codes, kTileRows> codes{};
   for (int64_t row = begin; row < end; row += kTileRows) {

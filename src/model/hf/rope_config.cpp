@@ -160,11 +160,11 @@ Status read_window_rope(const Settings& settings, const JsonValue* own, Rope* ro
 
 Status read_rope(const Settings& settings, const LoadOptions& options, HyperParameters* parameters,
                  std::vector<float>* divisors) {
-  static const JsonValue kNothing;
+  static const JsonValue nothing;
   std::string path(settings.pick("rope_parameters", "rope_scaling"));
   const JsonValue* found = settings.find(path);
   if (found != nullptr && found->object() == nullptr) return settings.invalid(path, "is no object");
-  if (found == nullptr) found = &kNothing;
+  if (found == nullptr) found = &nothing;
   const JsonValue* window = found->find("sliding_attention");
   if (const JsonValue* full = found->find("full_attention"); full != nullptr) {
     found = full;

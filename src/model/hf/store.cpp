@@ -52,7 +52,7 @@ class Lister {
   std::string file_of(const Module& module) const {
     return gguf_quote(checkpoint_.file_of(*module.tensors.front().second));
   }
-  Status annotated(const Module& module, Status status) const {
+  Status annotated(const Module& module, const Status& status) const {
     return status.ok() ? status : status.annotate(file_of(module));
   }
   std::string place_of(const SafetensorsTensor& tensor) const {

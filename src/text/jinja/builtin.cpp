@@ -88,13 +88,13 @@ Value call_builtin(Interpreter& in, const Builtin& builtin, const Value& self, C
 }
 
 const Builtin* find_filter(std::string_view name) {
-  static const Index kIndex = index_of({text_filters(), sequence_filters()});
-  return look_up(kIndex, name);
+  static const Index index = index_of({text_filters(), sequence_filters()});
+  return look_up(index, name);
 }
 
 const Builtin* find_test(std::string_view name) {
-  static const Index kIndex = index_of({tests()});
-  return look_up(kIndex, name);
+  static const Index index = index_of({tests()});
+  return look_up(index, name);
 }
 
 Value Interpreter::filter(std::string_view name, const Value& v, CallArgs& args) {

@@ -20,7 +20,7 @@ class Slots {
   // Given and not None.
   bool set(size_t i) const { return has(i) && !values[i]->is_none(); }
   const Value& at(size_t i) const { return *values[i]; }
-  Value value_or(size_t i, Value fallback) const { return has(i) ? *values[i] : std::move(fallback); }
+  Value value_or(size_t i, const Value& fallback) const { return has(i) ? *values[i] : fallback; }
   // Each throws Error for a value of another type; absent (or, for integer, None): `fallback`.
   bool flag(size_t i, bool fallback) const { return has(i) ? truthy(at(i)) : fallback; }
   int64_t integer(size_t i, int64_t fallback) const;

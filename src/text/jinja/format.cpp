@@ -44,7 +44,7 @@ void append_padded(MarkedText& out, const MarkedText& text, const Spec& spec, ch
   for (size_t i = left; i < pad; ++i) out.append(spec.fill, true);
 }
 
-void append_number(MarkedText& out, bool negative, std::string prefix, std::string digits, const Spec& spec) {
+void append_number(MarkedText& out, bool negative, std::string_view prefix, std::string digits, const Spec& spec) {
   if (spec.group != 0) {
     size_t end = std::min(digits.find_first_not_of("0123456789"), digits.size());
     for (size_t i = end; i > 3;) digits.insert(i -= 3, 1, spec.group);
@@ -56,7 +56,7 @@ void append_number(MarkedText& out, bool negative, std::string prefix, std::stri
     for (size_t i = n; i < spec.width; ++i) padding += spec.fill;
     digits = padding + digits;
   }
-  append_padded(out, MarkedText(sign + prefix + digits, true), spec, '>');
+  append_padded(out, MarkedText(sign.append(prefix).append(digits), true), spec, '>');
 }
 
 void append_integer(MarkedText& out, int64_t v, const Spec& spec) {

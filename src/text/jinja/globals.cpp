@@ -155,15 +155,15 @@ constexpr Builtin kGlobals[] = {
 
 const Value* find_global(std::string_view name) {
   // Immutable after the first call, and without state: shared by all renderings.
-  static const auto kFunctions = [] {
+  static const auto table = [] {
     std::unordered_map<std::string_view, Value> functions;
     for (const Builtin& global : kGlobals) {
       functions.emplace(global.name, Value(ObjectPtr(std::make_shared<BuiltinFunction>(global, Value()))));
     }
     return functions;
   }();
-  auto it = kFunctions.find(name);
-  return it == kFunctions.end() ? nullptr : &it->second;
+  auto it = table.find(name);
+  return it == table.end() ? nullptr : &it->second;
 }
 
 }  // namespace motley::jinja

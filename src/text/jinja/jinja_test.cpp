@@ -126,6 +126,8 @@ TEST(JinjaErrors, Parse_Error_NamesLineAndColumn) {
             "chat template, line 1, column 4: tag 'include' is unknown here or not supported in a chat template");
   EXPECT_EQ(message_of(render("{% if x %}", Json::object())),
             "chat template, line 1, column 11: unexpected end of template; a tag is missing its 'endif'");
+  EXPECT_EQ(message_of(render("{{ [a 'b\n\t'] }}", Json::object())),
+            "chat template, line 1, column 7: expected ',', got 'b\\x0A\\x09'");
 }
 
 // Which of these Jinja2 3.1 compiles.

@@ -54,9 +54,7 @@ class Writer {
       case '\f': piece += "\\f"; return;
       default: break;
     }
-    if (c >= 0x20 && (c < 0x7F || !style_.ascii))
-      piece += bytes;
-    else if (c == 0x7F)
+    if (c >= 0x20 && (c <= 0x7F || !style_.ascii))
       piece += bytes;
     else if (c < 0x10000)
       piece += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));

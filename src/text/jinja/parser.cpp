@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "text/jinja/lexer.hpp"
+#include "text/vocabulary.hpp"
 
 namespace motley::jinja {
 namespace {
@@ -36,7 +37,7 @@ class Parser {
       case TokenKind::kEnd: return "end of template";
       case TokenKind::kBlockEnd: return "end of the tag";
       case TokenKind::kVariableEnd: return "end of the expression";
-      default: return "'" + token.text.substr(0, 40) + "'";
+      default: return quoted(token.text);
     }
   }
   void expect_operator(std::string_view op) {
@@ -132,11 +133,11 @@ class Parser {
   }
 
   std::optional<Op> take_compare() {
-    static const std::unordered_map<std::string_view, Op> kOps = {{"==", Op::kEq}, {"!=", Op::kNe}, {"<", Op::kLt},
-                                                                  {"<=", Op::kLe}, {">", Op::kGt},  {">=", Op::kGe}};
+    static const std::unordered_map<std::string_view, Op> ops = {{"==", Op::kEq}, {"!=", Op::kNe}, {"<", Op::kLt},
+                                                                 {"<=", Op::kLe}, {">", Op::kGt},  {">=", Op::kGe}};
     if (now().kind == TokenKind::kOperator) {
-      auto it = kOps.find(now().text);
-      if (it == kOps.end()) return std::nullopt;
+      auto it = ops.find(now().text);
+      if (it == ops.end()) return std::nullopt;
       next();
       return it->second;
     }
@@ -186,12 +187,12 @@ class Parser {
   }
 
   ExprPtr parse_product() {
-    static constexpr std::pair<std::string_view, Op> kOps[] = {
+    static constexpr std::pair<std::string_view, Op> ops[] = {
         {"*", Op::kMul}, {"/", Op::kDiv}, {"//", Op::kFloorDiv}, {"%", Op::kMod}};
     ExprPtr left = parse_power();
     for (;;) {
-      auto it = std::find_if(std::begin(kOps), std::end(kOps), [&](auto& o) { return now().is_operator(o.first); });
-      if (it == std::end(kOps)) return left;
+      auto it = std::find_if(std::begin(ops), std::end(ops), [&](auto& o) { return now().is_operator(o.first); });
+      if (it == std::end(ops)) return left;
       const uint32_t line = next().line;
       left = binary(it->second, line, std::move(left), parse_power());
     }
@@ -542,20 +543,20 @@ class Parser {
   // From the tag's name to just before "%}" of its last tag.
   Stmt parse_tag() {
     using Rule = Stmt (Parser::*)(uint32_t);
-    static const std::unordered_map<std::string_view, Rule> kTags = {{"if", &Parser::parse_if},
-                                                                     {"for", &Parser::parse_for},
-                                                                     {"set", &Parser::parse_set},
-                                                                     {"with", &Parser::parse_with},
-                                                                     {"macro", &Parser::parse_macro},
-                                                                     {"call", &Parser::parse_call_block},
-                                                                     {"filter", &Parser::parse_filter_block},
-                                                                     {"generation", &Parser::parse_generation},
-                                                                     {"print", &Parser::parse_print},
-                                                                     {"break", &Parser::parse_break},
-                                                                     {"continue", &Parser::parse_continue}};
+    static const std::unordered_map<std::string_view, Rule> tags = {{"if", &Parser::parse_if},
+                                                                    {"for", &Parser::parse_for},
+                                                                    {"set", &Parser::parse_set},
+                                                                    {"with", &Parser::parse_with},
+                                                                    {"macro", &Parser::parse_macro},
+                                                                    {"call", &Parser::parse_call_block},
+                                                                    {"filter", &Parser::parse_filter_block},
+                                                                    {"generation", &Parser::parse_generation},
+                                                                    {"print", &Parser::parse_print},
+                                                                    {"break", &Parser::parse_break},
+                                                                    {"continue", &Parser::parse_continue}};
     if (now().kind != TokenKind::kName) fail_here("expected the name of a tag, got " + describe(now()));
-    auto it = kTags.find(now().text);
-    if (it == kTags.end()) {
+    auto it = tags.find(now().text);
+    if (it == tags.end()) {
       fail_here("tag " + describe(now()) + " is unknown here or not supported in a chat template");
     }
     const uint32_t line = next().line;
