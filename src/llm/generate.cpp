@@ -34,9 +34,9 @@ bool take_tokens(TimedUpdate& timed, TextStream& stream, const TextSink& sink, G
 }  // namespace
 
 Result<GenerateResult> generate(Engine& engine, const Tokenizer& tokenizer, Request request,
-                                TextStream::Options text_options, const TextSink& sink,
+                                const TextStream::Options& text_options, const TextSink& sink,
                                 const std::function<void(RequestId)>& started, const Clock& clock) {
-  TextStream stream(tokenizer, std::move(text_options));
+  TextStream stream(tokenizer, text_options);
   // One update a step at most, and max_tokens steps: the queue cannot fill.
   BoundedQueue<TimedUpdate> updates(size_t{request.params.max_tokens} + 2);
   request.on_update = [&](RequestUpdate update) { updates.try_push({std::move(update), clock.now_ns()}); };

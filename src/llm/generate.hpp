@@ -24,7 +24,7 @@ using TextSink = std::function<bool(std::string_view text)>;
 // Blocks until the request has ended. INVALID_ARGUMENT and the like when the engine refuses it. `started` (may be null)
 // hears the request's id, so that another thread can abort it.
 Result<GenerateResult> generate(Engine& engine, const Tokenizer& tokenizer, Request request,
-                                TextStream::Options text_options, const TextSink& sink,
+                                const TextStream::Options& text_options, const TextSink& sink,
                                 const std::function<void(RequestId)>& started = nullptr,
                                 const Clock& clock = system_clock());
 

@@ -299,7 +299,7 @@ std::string LLM::detokenize(const std::vector<TokenId>& token_ids, bool skip_spe
   TextStream::Options options;
   options.skip_special_tokens = skip_special_tokens;
   options.starts_text = true;
-  TextStream stream(tokenizer, std::move(options));
+  TextStream stream(tokenizer, options);
   std::string text;
   for (const TokenId id : token_ids) {
     if (id < 0 || static_cast<uint32_t>(id) >= tokenizer.size()) {

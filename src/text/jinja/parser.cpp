@@ -187,12 +187,12 @@ class Parser {
   }
 
   ExprPtr parse_product() {
-    static constexpr std::pair<std::string_view, Op> ops[] = {
+    static constexpr std::pair<std::string_view, Op> kOps[] = {
         {"*", Op::kMul}, {"/", Op::kDiv}, {"//", Op::kFloorDiv}, {"%", Op::kMod}};
     ExprPtr left = parse_power();
     for (;;) {
-      auto it = std::find_if(std::begin(ops), std::end(ops), [&](auto& o) { return now().is_operator(o.first); });
-      if (it == std::end(ops)) return left;
+      auto it = std::find_if(std::begin(kOps), std::end(kOps), [&](auto& o) { return now().is_operator(o.first); });
+      if (it == std::end(kOps)) return left;
       const uint32_t line = next().line;
       left = binary(it->second, line, std::move(left), parse_power());
     }
