@@ -130,6 +130,11 @@ CLI::App* add_serve(CLI::App& app, Parsed& parsed) {
   command->add_option("--served-model-name", serve.served_model_names, "name of the model in the API; may be repeated")
       ->check(text_fault)
       ->allow_extra_args(false);
+  command
+      ->add_option("--generation-config", serve.generation_config,
+                   "where sampling defaults come from: auto (the model's generation_config.json) or vllm (plain ones)")
+      ->check(CLI::IsMember({"auto", "vllm"}))
+      ->capture_default_str();
   add_number(command, "--seed", serve.seed, "seed of requests that give none; default: drawn for each");
   add_number(command, "--shutdown-timeout", serve.shutdown_timeout_s, "seconds that running requests get at the end")
       ->capture_default_str();

@@ -21,6 +21,7 @@ struct ServeCommand {
   std::vector<std::string> api_keys, served_model_names;
   uint32_t shutdown_timeout_s = 15;
   std::optional<uint64_t> seed;
+  std::string generation_config = "auto";  // or vllm: the model's own advice on sampling is not taken
 };
 Status serve(const ServeCommand& command);
 

@@ -9,6 +9,7 @@
 
 #include "base/log.hpp"
 #include "commands.hpp"
+#include "llm/sampling.hpp"
 #include "server/server.hpp"
 
 namespace motley::apps {
@@ -42,8 +43,25 @@ class Signals {
   sigset_t set_{};
 };
 
-ServerOptions server_options(const ServeCommand& command, const Instance& instance) {
+// What requests leave out is sampled as the model's makers advise.
+Status take_advice(const Instance& instance, ServerOptions& options) {
+  SamplingParams plain;
+  plain.max_tokens.reset();
+  auto advised = advised_sampling(instance.model(), plain);
+  if (!advised.ok()) {
+    return invalid_argument("{}; correct it, or leave it unread with --generation-config vllm",
+                            advised.error().message());
+  }
+  options.sampling = token_sampling(*advised);
+  options.max_tokens = advised->max_tokens.value_or(0);
+  const std::string said = describe_advice(*advised, plain);
+  if (!said.empty()) log_info("sampling defaults of the model's generation_config.json: {}", said);
+  return ok_status();
+}
+
+Result<ServerOptions> server_options(const ServeCommand& command, const Instance& instance) {
   ServerOptions options;
+  if (command.generation_config == "auto") RETURN_IF_ERROR(take_advice(instance, options));
   options.host = command.host;
   options.port = command.port;
   options.api_keys = command.api_keys;
@@ -119,8 +137,9 @@ Status serve(const ServeCommand& command) {
   std::signal(SIGPIPE, SIG_IGN);  // a log whose reader has gone is no reason to stop serving
   ASSIGN_OR_RETURN(const auto instance, Instance::open(command.instance));
   Engine& engine = instance->engine();
-  ASSIGN_OR_RETURN(const auto server, Server::start(engine, instance->tokenizer(), instance->chat_template(),
-                                                    server_options(command, *instance)));
+  ASSIGN_OR_RETURN(ServerOptions options, server_options(command, *instance));
+  ASSIGN_OR_RETURN(const auto server,
+                   Server::start(engine, instance->tokenizer(), instance->chat_template(), std::move(options)));
   const DeviceDescription& device = instance->device();
   log_info("{} on {} ({}), context {}, KV {} tokens", instance->model().config().name, device.name,
            device.desc.variant[0] != '\0' ? device.desc.variant : "plain", engine.max_model_len(),

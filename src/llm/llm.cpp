@@ -11,7 +11,7 @@
 #include "base/limits.hpp"
 #include "llm/instance.hpp"
 #include "llm/run.hpp"
-#include "llm/sampling_defaults.hpp"
+#include "llm/sampling.hpp"
 #include "text/chat_template.hpp"
 #include "text/text_stream.hpp"
 
@@ -71,26 +71,6 @@ Status check_text_params(const SamplingParams& params) {
   return ok_status();
 }
 
-// Everything but what depends on the prompt: the seed, and the room that max_tokens has.
-TokenSampling token_sampling(const SamplingParams& params) {
-  TokenSampling out;
-  out.temperature = params.temperature;
-  out.top_p = params.top_p;
-  out.top_k = params.top_k;
-  out.min_p = params.min_p;
-  out.presence_penalty = params.presence_penalty;
-  out.frequency_penalty = params.frequency_penalty;
-  out.repetition_penalty = params.repetition_penalty;
-  out.min_tokens = params.min_tokens;
-  out.ignore_eos = params.ignore_eos;
-  out.stop_token_ids = params.stop_token_ids;
-  for (const auto& [id, bias] : params.logit_bias) out.logit_bias.push_back({id, bias});
-  if (params.logprobs) {
-    out.logprobs = static_cast<int32_t>(std::min<uint32_t>(*params.logprobs, std::numeric_limits<int32_t>::max()));
-  }
-  return out;
-}
-
 Result<Json> parse_json(std::string_view text, std::string_view what) {
   bool too_deep = false;
   const Json::parser_callback_t bound = [&](int depth, Json::parse_event_t, Json&) {
@@ -132,7 +112,7 @@ class MOTLEY_LOCAL LLM::Impl {
  public:
   Impl(std::shared_ptr<Instance> instance, std::optional<uint64_t> seed)
       : instance_(std::move(instance)),
-        default_sampling_params_(advised_params(instance_->model())),
+        default_sampling_params_(advised_sampling(instance_->model())),
         seeds_(seed ? *seed : drawn_seed()) {}
 
   const std::shared_ptr<Instance>& instance() const { return instance_; }
@@ -193,17 +173,6 @@ class MOTLEY_LOCAL LLM::Impl {
   const Result<SamplingParams>& default_sampling_params() const { return default_sampling_params_; }
 
  private:
-  static Result<SamplingParams> advised_params(const Model& model) {
-    constexpr std::string_view kFile = "generation_config.json";
-    auto params = read_sampling_defaults(model.tokenizer().generation_config_json);
-    if (!params.ok()) return params.error().annotate(kFile);
-    TokenSampling sampling = token_sampling(*params);
-    sampling.max_tokens = params->max_tokens.value_or(sampling.max_tokens);
-    const Status status = validate(sampling, model.config().vocab_size);
-    if (!status.ok()) return status.annotate(kFile);
-    return params;
-  }
-
   static uint64_t drawn_seed() {
     std::random_device device;
     return (uint64_t{device()} << 32) | device();

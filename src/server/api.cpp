@@ -99,8 +99,9 @@ Api::Api(Engine& engine, const Tokenizer& tokenizer, const ChatTemplate* chat_te
          std::shared_ptr<Mailbox> mailbox)
     : engine_(engine),
       options_(options),
-      encoder_(tokenizer, chat_template, options.chat_unavailable, engine.max_model_len()),
-      limits_{tokenizer.size(), engine.max_model_len(), engine.options().policy == SchedulingPolicy::kPriority},
+      encoder_(tokenizer, chat_template, options.chat_unavailable, engine.max_model_len(), options.max_tokens),
+      limits_{tokenizer.size(), engine.max_model_len(), engine.options().policy == SchedulingPolicy::kPriority,
+              &options.sampling},
       context_{engine, tokenizer, std::move(mailbox)},
       counters_(engine.max_model_len()),
       started_s_(unix_time_s()),

@@ -237,6 +237,7 @@ MaybeError parse_generation_call(CallKind kind, std::string_view body, const Cal
   const JsonKeeper keeper(object);
   if (MaybeError error = parse_json_object(body, object)) return error;
   out.kind = kind;
+  if (limits.defaults) out.params = *limits.defaults;
   FieldReader fields(object);
   fields.string("model", out.model);
   if (fields.failed()) return fields.error();

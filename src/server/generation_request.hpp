@@ -32,6 +32,7 @@ struct CallLimits {
   uint32_t vocab_size = 0;
   uint32_t max_model_len = 0;
   bool priority_allowed = false;
+  const TokenSampling* defaults = nullptr;  // what a call leaves out is as here; borrowed; null: TokenSampling's own
 };
 
 using PromptInput = std::variant<std::string, std::vector<TokenId>>;

@@ -140,6 +140,17 @@ TEST(GenerationRequest, NoFields_GiveVllmsDefaults) {
   EXPECT_EQ(std::get<std::string>(call.prompts.at(0)), "hi");
 }
 
+TEST(GenerationRequest, FieldsLeftOut_AreTheServersDefaults) {
+  TokenSampling defaults;
+  defaults.temperature = 0.25f, defaults.top_k = 7, defaults.repetition_penalty = 1.5f;
+  CallLimits limits = kLimits;
+  limits.defaults = &defaults;
+  const GenerationCall call = good(kCompletion, R"("top_k":0,"repetition_penalty":null)", limits);
+  EXPECT_EQ(call.params.temperature, 0.25f);
+  EXPECT_EQ(call.params.top_k, 0);
+  EXPECT_EQ(call.params.repetition_penalty, 1.5f);
+}
+
 TEST(GenerationRequest, NullAndUnknownFields_AskForNothing) {
   good(kCompletion, R"("temperature":null,"stop":null,"seed":null,"n":null,"tools":[{}],"made_up":{"a":[1]},"user":7)");
   good(kChat, R"("tools":null,"tool_choice":"none","response_format":{"type":"text"},"modalities":["text"],"best_of":1,

@@ -31,11 +31,12 @@ size_t bytes_of(const std::vector<TextSpan>& spans) {
 }  // namespace
 
 PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template,
-                             std::string chat_unavailable, uint32_t max_model_len)
+                             std::string chat_unavailable, uint32_t max_model_len, uint32_t max_tokens)
     : tokenizer_(tokenizer),
       chat_template_(chat_template),
       chat_unavailable_(std::move(chat_unavailable)),
       max_model_len_(max_model_len),
+      max_tokens_(max_tokens == 0 ? max_model_len : max_tokens),
       token_bytes_max_(1) {
   for (uint32_t id = 0; id < tokenizer.size(); ++id) {
     token_bytes_max_ = std::max(token_bytes_max_, tokenizer.token_bytes(static_cast<TokenId>(id), true).size());
@@ -90,6 +91,7 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
     const auto room = static_cast<uint32_t>(max_model_len_ - longest);
     call.params.max_tokens = call.kind == CallKind::kChat ? room : std::min(room, kCompletionMaxTokens);
   }
+  call.params.max_tokens = std::min(call.params.max_tokens, max_tokens_);
   return check_min_tokens(call.params);
 }
 

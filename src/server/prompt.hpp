@@ -17,10 +17,12 @@ class PromptEncoder {
  public:
   // Borrows both; `chat_template` may be null.
   // `chat_unavailable`: where chat_template is null, why and what to do; told to clients.
+  // `max_tokens`: of one answer, whatever its call asks for; 0 = what the context holds.
   PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, std::string chat_unavailable,
-                uint32_t max_model_len);
+                uint32_t max_model_len, uint32_t max_tokens);
 
-  // One list of ids per prompt (chat: one). Also settles call.params.max_tokens where the call gave none.
+  // One list of ids per prompt (chat: one). Also settles call.params.max_tokens: where the call gave none, and where it
+  // asks for more than the server's own limit.
   MaybeError encode(GenerationCall& call, std::vector<std::vector<TokenId>>& out) const;
   // Without regard to the context, but within limits of their own.
   MaybeError encode(const TokenizeCall& call, std::vector<TokenId>& out) const;
@@ -38,7 +40,7 @@ class PromptEncoder {
   const Tokenizer& tokenizer_;
   const ChatTemplate* chat_template_;
   const std::string chat_unavailable_;
-  uint32_t max_model_len_;
+  uint32_t max_model_len_, max_tokens_;
   size_t token_bytes_max_;  // no token stands for more
 };
 

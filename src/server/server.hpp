@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/status.hpp"
+#include "engine/request.hpp"
 
 namespace motley {
 
@@ -30,6 +31,8 @@ struct ServerOptions {
   std::string chat_unavailable = "the model has no chat template; start the server with --chat-template FILE";
   std::string version = "0.0.0";  // /version
   std::optional<uint64_t> seed;   // derives the seeds of requests that bring none; unset = random
+  TokenSampling sampling;         // what requests leave out is as here, but max_tokens
+  uint32_t max_tokens = 0;        // of one answer, whatever its request asks for; 0 = what the context holds
   std::vector<std::pair<std::string, std::string>> cache_config;  // the labels of vllm:cache_config_info
 
   // Limits. A client that meets one is answered (408, 413, 431, 503) or, with nothing left to say, closed.

@@ -46,6 +46,45 @@ def test_a_directory_serves_chat(directory, tmp_path):
     assert answer.json()["usage"]["prompt_tokens"] == 3
 
 
+@pytest.fixture
+def advised(directory, tmp_path):
+    """The folder with this advice of its makers."""
+    def make(advice):
+        folder = tmp_path / "advised"
+        shutil.copytree(directory, folder)
+        (folder / "generation_config.json").write_text(json.dumps(advice))
+        return folder
+    return make
+
+
+def token_ids(server, **fields):
+    answer = server.post("/v1/completions", {"prompt": "hello", "logprobs": 0, "ignore_eos": True, **fields})
+    assert answer.status == 200, answer.body
+    return answer.json()["choices"][0]["logprobs"]["tokens"]
+
+
+def test_requests_sample_as_the_makers_advise(advised, tmp_path):
+    folder = advised({"temperature": 0.0, "repetition_penalty": 1.5, "max_new_tokens": 12, "do_sample": True})
+    with Server(folder, tmp_path / "log") as server:
+        greedy = token_ids(server, temperature=0, repetition_penalty=1.5, max_tokens=12)
+        assert len(greedy) == 12
+        assert token_ids(server) == token_ids(server, max_tokens=100, temperature=None) == greedy
+        assert token_ids(server, temperature=2, seed=1, max_tokens=8) != greedy[:8]
+        assert len(token_ids(server, max_tokens=3)) == 3
+        assert server.stop() == 0
+    assert "temperature 0, repetition_penalty 1.5, max_tokens 12" in (tmp_path / "log").read_text()
+
+
+def test_advice_can_be_left_unread(advised, tmp_path):
+    folder = advised({"temperature": "hot", "max_new_tokens": 2})
+    done = motley("serve", folder, "--port", "0")
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "generation_config.json" in done.stderr and "--generation-config vllm" in done.stderr
+    with Server(folder, tmp_path / "log", "--generation-config", "vllm") as server:
+        assert len(token_ids(server)) == 16
+        assert server.stop() == 0
+
+
 def test_a_directory_is_inspected(directory):
     done = motley("inspect", directory, "--json")
     assert done.returncode == 0, done.stderr

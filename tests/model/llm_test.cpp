@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <thread>
 
-#include "llm/sampling_defaults.hpp"
+#include "llm/sampling.hpp"
 #include "model/random_model.hpp"
 
 namespace motley {
@@ -228,6 +228,8 @@ TEST_F(LlmTest, DefaultSampling_IsWhatTheModelAdvises) {
   EXPECT_EQ(params->repetition_penalty, 1.1f);
   EXPECT_EQ(params->max_tokens, 7u);
   EXPECT_EQ(read_sampling_defaults("")->max_tokens, 16u);
+  EXPECT_EQ(describe_advice(*params, {}), "temperature 0.5, top_p 0.9, repetition_penalty 1.1, top_k 20, max_tokens 7");
+  EXPECT_EQ(describe_advice({}, {}), "");
   for (const char* bad :
        {"{", R"({"temperature":"hot"})", R"({"top_k":1.5})", R"({"top_k":3000000000})", R"({"max_new_tokens":0})"}) {
     EXPECT_EQ(read_sampling_defaults(bad).error().code(), MOTLEY_INVALID_ARGUMENT) << bad;
