@@ -10,9 +10,9 @@
 #include <optional>
 #include <type_traits>
 
+#include "base/utf8.hpp"
 #include "commands.hpp"
 #include "config_file.hpp"
-#include "text/utf8.hpp"
 
 namespace motley::apps {
 namespace {

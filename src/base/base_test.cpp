@@ -9,6 +9,7 @@
 #include "base/future.hpp"
 #include "base/log.hpp"
 #include "base/memory_patience.hpp"
+#include "base/quote.hpp"
 #include "base/status.hpp"
 
 namespace motley {
@@ -85,6 +86,15 @@ TEST(ReadFile, FolderEndlessAndMissing_AreStatuses) {
   EXPECT_EQ(read_file("/nonexistent", 100).error().code(), MOTLEY_NOT_FOUND);
   EXPECT_EQ(read_file("/dev/zero", 1 << 20).error().code(), MOTLEY_INVALID_ARGUMENT);
   EXPECT_EQ(*read_file("/dev/null", 0), "");
+}
+
+TEST(InQuotes, AnyText_IsOneShortPrintableLine) {
+  EXPECT_EQ(in_quotes("plain.key"), "'plain.key'");
+  EXPECT_EQ(in_quotes("\t\xc3\xa9\xc3\x7f"), "'\\x09\xc3\xa9\\xc3\\x7f'");
+  EXPECT_EQ(in_quotes(std::string_view("\0", 1)), "'\\x00'");
+  EXPECT_EQ(in_quotes(std::string(64, 'x')), "'" + std::string(64, 'x') + "'");
+  EXPECT_EQ(in_quotes(std::string(65, 'x')), "'" + std::string(64, 'x') + "...'");
+  EXPECT_EQ(in_quotes(std::string(63, 'x') + "\xc3\xa9"), "'" + std::string(63, 'x') + "...'");  // no half character
 }
 
 TEST(Clock, ManualClockMovesOnlyWhenTold) {

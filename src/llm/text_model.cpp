@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/quote.hpp"
 #include "text/vocabulary.hpp"
 
 namespace motley {
@@ -53,7 +54,7 @@ Status check_embedded(const Tokenizer& tokenizer, const ModelConfig& config) {
   for (const TokenId id : needed) {
     if (static_cast<uint32_t>(id) < config.vocab_size) continue;
     return invalid_argument("tokenizer.json: the token {} has the id {}, but 'vocab_size' of config.json is {}",
-                            quoted(tokenizer.piece(id)), id, config.vocab_size);
+                            in_quotes(tokenizer.piece(id)), id, config.vocab_size);
   }
   return ok_status();
 }

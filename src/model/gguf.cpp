@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/quote.hpp"
 #include "model/dtype.hpp"
 
 namespace motley {
@@ -21,7 +22,6 @@ constexpr uint64_t kAlignmentMin = 8;  // so that typed loads of any element are
 constexpr uint64_t kAlignmentMax = 1u << 20;
 constexpr uint64_t kEntriesMax = 1u << 20;
 constexpr uint64_t kTensorsMax = 1u << 20;
-constexpr size_t kQuotedCharactersMax = 64;
 // The least a key (length, one byte, type, one byte) and a tensor description (length, one byte, rank, one dimension,
 // type, offset) can take: bounds the counts by the bytes there are.
 constexpr uint64_t kEntryBytesMin = 8 + 1 + 4 + 1;
@@ -159,7 +159,7 @@ class GgufParser {
         return invalid_argument("byte {}: key number {} is empty, longer than {} bytes or contains a zero byte; {}",
                                 start, i, kKeyBytesMax, kGetFileAgain);
       }
-      RETURN_IF_ERROR(read_value(&entry).annotate(fmt::format("key {}", gguf_quote(entry.key))));
+      RETURN_IF_ERROR(read_value(&entry).annotate(fmt::format("key {}", in_quotes(entry.key))));
       file_.entries_.push_back(entry);
     }
     file_.entry_order_ = order_by(file_.entries_, key_of);
@@ -260,14 +260,14 @@ class GgufParser {
             "byte {}: the name of tensor {} is empty, longer than {} bytes or contains a zero byte; {}", tensor.offset,
             i, kTensorNameBytesMax, kGetFileAgain);
       }
-      RETURN_IF_ERROR(read_description(&tensor).annotate(fmt::format("tensor {}", gguf_quote(tensor.name))));
+      RETURN_IF_ERROR(read_description(&tensor).annotate(fmt::format("tensor {}", in_quotes(tensor.name))));
       file_.tensors_.push_back(tensor);
     }
     file_.tensor_order_ = order_by(file_.tensors_, name_of);
     for (size_t i = 1; i < file_.tensor_order_.size(); ++i) {
       const GgufTensor& tensor = file_.tensors_[file_.tensor_order_[i]];
       if (tensor.name == file_.tensors_[file_.tensor_order_[i - 1]].name) {
-        return invalid_argument("tensor {} (byte {}): stands twice in the file; {}", gguf_quote(tensor.name),
+        return invalid_argument("tensor {} (byte {}): stands twice in the file; {}", in_quotes(tensor.name),
                                 tensor.offset, kConvertAgain);
       }
     }
@@ -324,7 +324,7 @@ class GgufParser {
       if (offsets_[i] > data_size || sizes_[i] > data_size - offsets_[i]) {
         return invalid_argument(
             "tensor {} (byte {}): its {} bytes at data offset {} reach beyond the end of the file ({} bytes); {}",
-            gguf_quote(tensor.name), tensor.offset, sizes_[i], offsets_[i], bytes_.size(), kGetFileAgain);
+            in_quotes(tensor.name), tensor.offset, sizes_[i], offsets_[i], bytes_.size(), kGetFileAgain);
       }
       tensor.data = bytes_.subspan(data_start + offsets_[i], sizes_[i]);
     }
@@ -337,8 +337,8 @@ class GgufParser {
       const GgufTensor& before = file_.tensors_[order[i - 1]];
       const GgufTensor& after = file_.tensors_[order[i]];
       if (after.data.data() < before.data.data() + before.data.size()) {
-        return invalid_argument("tensor {} (byte {}): its data overlaps that of tensor {}; {}", gguf_quote(after.name),
-                                after.offset, gguf_quote(before.name), kGetFileAgain);
+        return invalid_argument("tensor {} (byte {}): its data overlaps that of tensor {}; {}", in_quotes(after.name),
+                                after.offset, in_quotes(before.name), kGetFileAgain);
       }
     }
     return ok_status();
@@ -364,21 +364,8 @@ const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
 
 std::string_view gguf_type_name(GgufType type) { return kTypes[static_cast<size_t>(type)].name; }
 
-std::string gguf_quote(std::string_view text) {
-  std::string quoted = "'";
-  for (const char c : text.substr(0, kQuotedCharactersMax)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte > 0x7E) {
-      quoted += fmt::format("\\x{:02x}", byte);
-    } else {
-      quoted += c;
-    }
-  }
-  return quoted + (text.size() > kQuotedCharactersMax ? "...'" : "'");
-}
-
 Status gguf_key_error(const GgufEntry& entry, std::string_view what) {
-  return invalid_argument("key {} (byte {}): {}", gguf_quote(entry.key), entry.offset, what);
+  return invalid_argument("key {} (byte {}): {}", in_quotes(entry.key), entry.offset, what);
 }
 
 }  // namespace motley

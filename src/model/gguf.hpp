@@ -92,9 +92,6 @@ class GgufFile {
 // A whole number held by element `index` of an entry, if the entry's elements are integers.
 std::optional<int64_t> gguf_integer(const GgufEntry& entry, uint64_t index);
 
-// The text in quotes, fit for one line of a message: control and non-ASCII bytes as \xNN, cut after 64 characters.
-std::string gguf_quote(std::string_view text);
-
 // INVALID_ARGUMENT about a key: "key 'k' (byte 123): what; remedy".
 Status gguf_key_error(const GgufEntry& entry, std::string_view what);
 

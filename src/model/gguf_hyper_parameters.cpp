@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "base/quote.hpp"
+
 namespace motley {
 namespace {
 
@@ -77,7 +79,7 @@ class Reader {
       if (gguf_integer(*entry, i) == first) continue;
       return error(MOTLEY_UNIMPLEMENTED,
                    "key {} (byte {}): differs between layers, which is not built; use another model",
-                   gguf_quote(entry->key), entry->offset);
+                   in_quotes(entry->key), entry->offset);
     }
     if (*first < 1 || static_cast<uint64_t>(*first) > most) return out_of_range(suffix, *first, 1, most);
     return std::optional<uint64_t>(static_cast<uint64_t>(*first));
@@ -91,18 +93,18 @@ class Reader {
   }
 
   Status missing(std::string_view suffix) const {
-    return invalid_argument("key {}: is missing; {}", gguf_quote(key(suffix)), kConvertAgain);
+    return invalid_argument("key {}: is missing; {}", in_quotes(key(suffix)), kConvertAgain);
   }
 
   Status refuse(std::string_view suffix, std::string_view meaning) const {
     const GgufEntry* entry = file_.find(key(suffix));
     return error(MOTLEY_UNIMPLEMENTED, "key {} (byte {}): asks for {}, which is not built; use another model",
-                 gguf_quote(key(suffix)), entry == nullptr ? 0 : entry->offset, meaning);
+                 in_quotes(key(suffix)), entry == nullptr ? 0 : entry->offset, meaning);
   }
 
   Status contradiction(std::string_view suffix, std::string_view what) const {
     const GgufEntry* entry = file_.find(key(suffix));
-    return invalid_argument("key {} (byte {}): {}; {}", gguf_quote(key(suffix)), entry == nullptr ? 0 : entry->offset,
+    return invalid_argument("key {} (byte {}): {}; {}", in_quotes(key(suffix)), entry == nullptr ? 0 : entry->offset,
                             what, kConvertAgain);
   }
 
@@ -262,7 +264,7 @@ Status read_rope_scaling(const Reader& reader, const LoadOptions& options, Hyper
   if (type == "yarn") return read_yarn(reader, attention_factor, parameters);
   if (type == "none") return ok_status();
   if (type && *type != "linear") {
-    return reader.refuse("rope.scaling.type", fmt::format("rope scaling {}", gguf_quote(*type)));
+    return reader.refuse("rope.scaling.type", fmt::format("rope scaling {}", in_quotes(*type)));
   }
   // The format's default type is linear, and its factor once had another key.
   rope.linear_factor = static_cast<float>(factor.value_or(old_factor.value_or(1.0)));
@@ -278,7 +280,7 @@ Status check_temperature(const Reader& reader, const LoadOptions& options, const
   return error(MOTLEY_UNIMPLEMENTED,
                "key {} (byte {}): asks for attention temperature beyond position {}, which is not built; give the "
                "model a length of at most {} (--max-model-len)",
-               gguf_quote(reader.key("attention.temperature_scale")),
+               in_quotes(reader.key("attention.temperature_scale")),
                reader.file().find(reader.key("attention.temperature_scale"))->offset, plain, plain);
 }
 

@@ -4,6 +4,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/quote.hpp"
 #include "model/architecture.hpp"
 #include "model/gguf_hyper_parameters.hpp"
 #include "model/gguf_store.hpp"
@@ -19,7 +20,7 @@ Status check_is_model(const GgufFile& file) {
   ASSIGN_OR_RETURN(const auto type, file.read_string("general.type"));
   if (!type || *type == "model") return ok_status();
   return error(MOTLEY_UNIMPLEMENTED, "key 'general.type' (byte {}): {} is not a whole model; give the model's own file",
-               file.find("general.type")->offset, gguf_quote(*type));
+               file.find("general.type")->offset, in_quotes(*type));
 }
 
 Result<const Architecture*> choose_architecture(const GgufFile& file) {
@@ -29,7 +30,7 @@ Result<const Architecture*> choose_architecture(const GgufFile& file) {
   const Architecture* architecture = find_architecture(*name);
   if (architecture != nullptr) return architecture;
   return error(MOTLEY_UNIMPLEMENTED, "key '{}' (byte {}): architecture {} is not built; use a model of {}", kKey,
-               file.find(kKey)->offset, gguf_quote(*name), architecture_names());
+               file.find(kKey)->offset, in_quotes(*name), architecture_names());
 }
 
 Result<std::unique_ptr<Model>> load_gguf(std::unique_ptr<const GgufStore> store, std::string stem,

@@ -4,6 +4,8 @@
 #include <array>
 #include <utility>
 
+#include "base/quote.hpp"
+
 namespace motley {
 namespace {
 
@@ -31,7 +33,7 @@ Result<Split> read_split(const GgufFile& file) {
     if (value) {
       split.*key.value = *value;
     } else if (split.count > 1) {
-      return invalid_argument("key {}: is missing, though the file is a part of a split model; {}", gguf_quote(key.key),
+      return invalid_argument("key {}: is missing, though the file is a part of a split model; {}", in_quotes(key.key),
                               kMergeParts);
     }
   }
@@ -152,7 +154,7 @@ size_t GgufStore::find(std::string_view name) const {
 std::string GgufStore::place(size_t index) const {
   const Weight& weight = weights_.at(index);
   const std::string part = parts_.size() > 1 ? fmt::format(" of part {}", weight.part + 1) : "";
-  return fmt::format("tensor {} (byte {}{})", gguf_quote(weight.tensor->name), weight.tensor->offset, part);
+  return fmt::format("tensor {} (byte {}{})", in_quotes(weight.tensor->name), weight.tensor->offset, part);
 }
 
 Result<WeightBytes> GgufStore::read(size_t index) const { return WeightBytes(weights_.at(index).tensor->data); }

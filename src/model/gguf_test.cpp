@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 
+#include "base/quote.hpp"
 #include "model/dtype.hpp"
 #include "model/gguf_test_file.hpp"
 
@@ -248,12 +249,6 @@ TEST(Gguf, EveryPrefix_IsRefused) {
     const auto parsed = GgufFile::parse(std::as_bytes(std::span(prefix)));
     EXPECT_FALSE(parsed.ok()) << length;
   }
-}
-
-TEST(Gguf, Quote_IsOneShortPrintableLine) {
-  EXPECT_EQ(gguf_quote("plain.key"), "'plain.key'");
-  EXPECT_EQ(gguf_quote("\t\xc3\xa9"), "'\\x09\\xc3\\xa9'");
-  EXPECT_EQ(gguf_quote(std::string(65, 'x')), "'" + std::string(64, 'x') + "...'");
 }
 
 TEST(Dtype, TableAgreesWithItself) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/quote.hpp"
 #include "model/dtype.hpp"
 #include "model/gguf.hpp"
 #include "model/graph_builder.hpp"
@@ -34,8 +35,7 @@ class AssembledModel : public Model {
     for (const GraphWeight& weight : graph_.weights) {
       const size_t index = store().find(weight.name);
       if (index == store().size()) {
-        return invalid_argument("tensor {}: is missing; {}", gguf_quote(store().spelled(weight.name)),
-                                store().remedy());
+        return invalid_argument("tensor {}: is missing; {}", in_quotes(store().spelled(weight.name)), store().remedy());
       }
       RETURN_IF_ERROR(check(weight, store().at(index), store().remedy()).annotate(store().place(index)));
       sources_.push_back({.dtype = store().at(index).dtype,
@@ -133,7 +133,7 @@ Result<std::unique_ptr<Model>> assemble_model(const Architecture& architecture, 
   ModelConfig& config = parts.parameters.config;
   if (architecture.needs_experts && parts.parameters.experts.count == 0) {
     return invalid_argument("the model's parameters name no experts, which its architecture {} needs; {}",
-                            gguf_quote(architecture.name), kConvertAgain);
+                            in_quotes(architecture.name), kConvertAgain);
   }
   config.tied_head = !parts.weights->has("output.weight");
   GraphBuilder builder(*parts.weights, parts.parameters);

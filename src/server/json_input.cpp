@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/limits.hpp"
-#include "text/utf8.hpp"
+#include "base/utf8.hpp"
 
 namespace motley {
 namespace {

@@ -5,8 +5,9 @@
 #include <numeric>
 #include <utility>
 
+#include "base/quote.hpp"
+#include "base/utf8.hpp"
 #include "text/bpe_merger.hpp"
-#include "text/utf8.hpp"
 #include "text/vocabulary.hpp"
 
 namespace motley {
@@ -37,7 +38,7 @@ Result<std::vector<MergePair>> split_merges(std::span<const std::string_view> me
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const std::string_view merge = merges[rank];
     const auto pair = split_merge(merge);
-    if (!pair) return invalid_argument("merge {} is {}, not two tokens with a space between", rank, quoted(merge));
+    if (!pair) return invalid_argument("merge {} is {}, not two tokens with a space between", rank, in_quotes(merge));
     pairs.push_back({pair->first, pair->second});
   }
   return pairs;
@@ -52,9 +53,9 @@ Result<MergeTable> merges_of_pairs(const TokenTable& tokens, std::span<const Mer
     const auto left = tokens.find(left_piece), right = tokens.find(right_piece), result = tokens.find(joined);
     if (!left || !right || !result) {
       return invalid_argument("merge {} names {}, which is not in the vocabulary", rank,
-                              quoted(!left    ? left_piece
-                                     : !right ? right_piece
-                                              : std::string_view(joined)));
+                              in_quotes(!left    ? left_piece
+                                        : !right ? right_piece
+                                                 : std::string_view(joined)));
     }
     if (tokens.is_marker(*result)) continue;
     switch (merges.insert(static_cast<uint32_t>(*left), static_cast<uint32_t>(*right),
@@ -62,7 +63,7 @@ Result<MergeTable> merges_of_pairs(const TokenTable& tokens, std::span<const Mer
       case MergeTable::Insert::kDone: break;
       case MergeTable::Insert::kDuplicate:
         return invalid_argument("merge {} ({}) stands twice in the vocabulary", rank,
-                                quoted(fmt::format("{} {}", left_piece, right_piece)));
+                                in_quotes(fmt::format("{} {}", left_piece, right_piece)));
       case MergeTable::Insert::kCollisions:
         return invalid_argument("merge {}: more than {} merges fall into one place of a table", rank, kProbesMax);
     }

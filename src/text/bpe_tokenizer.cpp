@@ -1,8 +1,9 @@
 #include "text/bpe_tokenizer.hpp"
 
+#include "base/quote.hpp"
+#include "base/utf8.hpp"
 #include "text/normalize.hpp"
 #include "text/unicode_class.hpp"
-#include "text/utf8.hpp"
 #include "text/vocabulary.hpp"
 
 namespace motley {
@@ -19,7 +20,7 @@ Status BpeTokenizer::check(const VocabularyData& data) {
   return error(MOTLEY_UNIMPLEMENTED,
                "pre-tokeniser {} (tokenizer.ggml.pre) is not known; known are {}: choose another model or convert it "
                "again with one of these",
-               quoted(data.pre), known_pre_tokenizers());
+               in_quotes(data.pre), known_pre_tokenizers());
 }
 
 Result<std::unique_ptr<Tokenizer>> BpeTokenizer::create(const VocabularyData& data) {

@@ -7,11 +7,11 @@
 #include <utility>
 
 #include "base/clock.hpp"
+#include "base/utf8.hpp"
 #include "text/chat_template_messages.hpp"
 #include "text/jinja/template.hpp"
 #include "text/jinja/unicode.hpp"
 #include "text/unicode_class.hpp"
-#include "text/utf8.hpp"
 
 namespace motley {
 namespace {

@@ -5,8 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/quote.hpp"
 #include "base/status.hpp"
-#include "text/vocabulary.hpp"
 
 namespace motley {
 
@@ -62,7 +62,7 @@ class JsonFields {
   }
   Status unknown_type(std::string_view type, std::string_view known) const {
     return error(MOTLEY_UNIMPLEMENTED, "{}.type {} is not supported (known: {}); take the model as GGUF instead",
-                 where_, quoted(type), known);
+                 where_, in_quotes(type), known);
   }
 
  private:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "base/quote.hpp"
 #include "text/bpe_model.hpp"
 #include "text/json_decoder.hpp"
 #include "text/json_fields.hpp"
@@ -40,7 +41,7 @@ struct Gathered {
   Status put(uint32_t id, std::string_view piece, TokenType type) {
     if (id >= pieces.size()) {
       if (id > count + kIdGapsMax) {
-        return invalid_argument("the token {} has the id {} although there are only {} tokens", quoted(piece), id,
+        return invalid_argument("the token {} has the id {} although there are only {} tokens", in_quotes(piece), id,
                                 count);
       }
       pieces.resize(id + 1);
@@ -48,7 +49,7 @@ struct Gathered {
     }
     const bool fresh = types[id] == static_cast<int32_t>(TokenType::kUnused);
     if (!fresh && pieces[id] != piece) {
-      return invalid_argument("the tokens {} and {} both have the id {}", quoted(pieces[id]), quoted(piece), id);
+      return invalid_argument("the tokens {} and {} both have the id {}", in_quotes(pieces[id]), in_quotes(piece), id);
     }
     count += fresh ? 1 : 0;
     pieces[id] = piece;
@@ -66,7 +67,7 @@ Result<std::optional<TokenId>> role_of(const Json& config, const char* key, cons
   const auto id = tokens.find(text.get_ref<const std::string&>());
   if (!id) {
     return invalid_argument("{} of {} is {}, which is not in the vocabulary", key, kConfigFile,
-                            quoted(text.get_ref<const std::string&>()));
+                            in_quotes(text.get_ref<const std::string&>()));
   }
   return id;
 }
@@ -216,11 +217,11 @@ Status JsonTokenizer::build_ends_of_text(const Json& post_processor, int depth) 
     if (!name.is_string()) return fields.wrong("single", "has a part that is neither Sequence nor SpecialToken");
     const std::string& key = name.get_ref<const std::string&>();
     const Json& ids = member(member(member(post_processor, "special_tokens"), key.c_str()), "ids");
-    if (!ids.is_array()) return fields.wrong("special_tokens", fmt::format("has no ids for {}", quoted(key)));
+    if (!ids.is_array()) return fields.wrong("special_tokens", fmt::format("has no ids for {}", in_quotes(key)));
     std::vector<TokenId>& side = seen_text ? after : before;
     for (const Json& id : ids) {
       if (!id.is_number_unsigned() || id.get<uint64_t>() >= tokens_.size()) {
-        return fields.wrong("special_tokens", fmt::format("has an id for {} outside the vocabulary", quoted(key)));
+        return fields.wrong("special_tokens", fmt::format("has an id for {} outside the vocabulary", in_quotes(key)));
       }
       side.push_back(id.get<TokenId>());
     }

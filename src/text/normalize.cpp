@@ -4,8 +4,8 @@
 
 #include <cstdlib>
 
+#include "base/utf8.hpp"
 #include "text/unicode_properties.hpp"
-#include "text/utf8.hpp"
 
 namespace motley {
 namespace {

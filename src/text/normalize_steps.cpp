@@ -6,12 +6,11 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/utf8.hpp"
 #include "text/json_fields.hpp"
 #include "text/normalize.hpp"
 #include "text/unicode_class.hpp"
 #include "text/unicode_properties.hpp"
-#include "text/utf8.hpp"
-#include "text/vocabulary.hpp"
 
 namespace motley {
 namespace {

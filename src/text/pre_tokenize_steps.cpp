@@ -2,12 +2,12 @@
 
 #include <algorithm>
 
+#include "base/utf8.hpp"
 #include "text/json_fields.hpp"
 #include "text/pre_tokenizer.hpp"
 #include "text/token_table.hpp"
 #include "text/unicode_class.hpp"
 #include "text/unicode_properties.hpp"
-#include "text/utf8.hpp"
 
 namespace motley {
 namespace {

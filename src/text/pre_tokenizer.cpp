@@ -1,7 +1,7 @@
 #include "text/pre_tokenizer.hpp"
 
+#include "base/utf8.hpp"
 #include "text/unicode_class.hpp"
-#include "text/utf8.hpp"
 
 namespace motley {
 namespace {

@@ -7,7 +7,7 @@
 #include <new>
 #include <string>
 
-#include "text/vocabulary.hpp"
+#include "base/quote.hpp"
 
 namespace motley {
 namespace {
@@ -60,7 +60,7 @@ class Translator {
     at_ += std::min(count, rest().size());
   }
   Status unsupported(std::string_view what) const {
-    return invalid_argument("the expression {} has {}, which is not supported", quoted(pattern_), what);
+    return invalid_argument("the expression {} has {}, which is not supported", in_quotes(pattern_), what);
   }
 
   Status escape() {
@@ -196,7 +196,7 @@ Result<std::unique_ptr<Regex>> Regex::create(std::string_view pattern) {
   if (impl->code == nullptr) {
     PCRE2_UCHAR text[128] = {};
     pcre2_get_error_message(problem, text, sizeof text);
-    return invalid_argument("the expression {} is not one that can be used: {}", quoted(pattern),
+    return invalid_argument("the expression {} is not one that can be used: {}", in_quotes(pattern),
                             reinterpret_cast<const char*>(text));
   }
   (void)pcre2_jit_compile(impl->code, PCRE2_JIT_COMPLETE);  // without it the same matches come, slower

@@ -1,5 +1,6 @@
 #include "text/sentencepiece_tokenizer.hpp"
 
+#include "base/quote.hpp"
 #include "text/bpe_model.hpp"
 #include "text/vocabulary.hpp"
 
@@ -14,7 +15,7 @@ Status SentencePieceTokenizer::check(const VocabularyData& data) {
   RETURN_IF_ERROR(check_vocabulary(data));
   if (!data.scores.empty()) return ok_status();
   return invalid_argument("a vocabulary of the model {} needs tokenizer.ggml.scores, and the file has none",
-                          quoted(data.model));
+                          in_quotes(data.model));
 }
 
 Result<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::create(const VocabularyData& data) {

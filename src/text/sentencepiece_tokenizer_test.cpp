@@ -6,8 +6,8 @@
 #include <cmath>
 #include <random>
 
+#include "base/utf8.hpp"
 #include "text/text_stream.hpp"
-#include "text/utf8.hpp"
 #include "text/vocabulary_testing.hpp"
 #include "text/word_model.hpp"
 

@@ -1,6 +1,6 @@
 #include "text/stop_set.hpp"
 
-#include "text/utf8.hpp"
+#include "base/utf8.hpp"
 
 namespace motley {
 

@@ -4,7 +4,7 @@
 
 #include <random>
 
-#include "text/utf8.hpp"
+#include "base/utf8.hpp"
 #include "text/vocabulary_testing.hpp"
 
 namespace motley {

@@ -1,5 +1,6 @@
 #include "text/token_table.hpp"
 
+#include "base/quote.hpp"
 #include "text/vocabulary.hpp"
 
 namespace motley {
@@ -86,7 +87,7 @@ Status TokenTable::fill(std::span<const std::string_view> pieces, std::span<cons
     if (entry.type == TokenType::kByte) {
       const auto value = byte_token_value(entry.piece);
       if (!value)
-        return invalid_argument("token {} has type byte but the spelling {}, not <0xHH>", id, quoted(entry.piece));
+        return invalid_argument("token {} has type byte but the spelling {}, not <0xHH>", id, in_quotes(entry.piece));
       bytes_.push_back(*value);
       entry.spelled = true;
     } else {
@@ -97,7 +98,7 @@ Status TokenTable::fill(std::span<const std::string_view> pieces, std::span<cons
       case StringTable::Insert::kDone: break;
       case StringTable::Insert::kDuplicate:
         return invalid_argument("tokens {} and {} are both {}; the vocabulary is damaged", *by_piece_.find(entry.piece),
-                                id, quoted(entry.piece));
+                                id, in_quotes(entry.piece));
       case StringTable::Insert::kCollisions:
         return invalid_argument("token {}: more than {} tokens fall into one place of a table", id, kProbesMax);
     }

@@ -1,5 +1,6 @@
 #include "text/tokenizer.hpp"
 
+#include "base/quote.hpp"
 #include "text/bpe_tokenizer.hpp"
 #include "text/json_tokenizer.hpp"
 #include "text/sentencepiece_tokenizer.hpp"
@@ -32,7 +33,7 @@ Result<const Family*> family_of(const VocabularyData& data) {
   return error(MOTLEY_UNIMPLEMENTED,
                "tokenizer {} (tokenizer.ggml.model) is not supported; choose a model with a vocabulary of kind gpt2 "
                "(byte-level BPE), llama (SentencePiece's BPE) or t5 (its unigram model)",
-               quoted(data.model));
+               in_quotes(data.model));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "base/quote.hpp"
 #include "text/vocabulary.hpp"
 
 namespace motley {
@@ -102,7 +103,7 @@ class Reader final : public nlohmann::json_sax<Json> {
   }
 
   Json* twice() {
-    fail(fmt::format("has the key {} twice in one object", quoted(std::string_view(key_))));
+    fail(fmt::format("has the key {} twice in one object", in_quotes(std::string_view(key_))));
     return nullptr;
   }
 
@@ -123,7 +124,8 @@ class Reader final : public nlohmann::json_sax<Json> {
     }
     const std::string_view merge = v;
     const auto pair = split_merge(merge);
-    if (!pair) return fail(fmt::format("has {} in model.merges, not two tokens with a space between", quoted(merge)));
+    if (!pair)
+      return fail(fmt::format("has {} in model.merges, not two tokens with a space between", in_quotes(merge)));
     out_.merges.emplace_back(pair->first);
     out_.merges.emplace_back(pair->second);
     return true;
@@ -139,7 +141,7 @@ class Reader final : public nlohmann::json_sax<Json> {
       token.score = v;
     } else if (!(v >= 0 && v < kTokensMax) || v != static_cast<uint32_t>(v)) {
       return fail(fmt::format("gives the token {} the id {}; ids are whole numbers below {}",
-                              quoted(std::string_view(key_)), v, kTokensMax));
+                              in_quotes(std::string_view(key_)), v, kTokensMax));
     } else {
       token.id = static_cast<uint32_t>(v);
     }

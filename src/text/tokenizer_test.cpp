@@ -159,7 +159,7 @@ TEST(Tokenizer, UnknownFamilies_AreNamed) {
   expect_refused(v, MOTLEY_UNIMPLEMENTED, "'rwkv'");
   v = small();
   v.pre = "bloom\n";
-  expect_refused(v, MOTLEY_UNIMPLEMENTED, "'bloom\\x0A'");
+  expect_refused(v, MOTLEY_UNIMPLEMENTED, "'bloom\\x0a'");
   v.pre = "";
   expect_refused(v, MOTLEY_UNIMPLEMENTED, "tokenizer.ggml.pre");
 }

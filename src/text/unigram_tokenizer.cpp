@@ -2,7 +2,8 @@
 
 #include <utility>
 
-#include "text/utf8.hpp"
+#include "base/quote.hpp"
+#include "base/utf8.hpp"
 #include "text/vocabulary.hpp"
 
 namespace motley {
@@ -27,7 +28,7 @@ Status UnigramTokenizer::check(const VocabularyData& data) {
   RETURN_IF_ERROR(check_vocabulary(data));
   if (data.scores.empty()) {
     return invalid_argument("a vocabulary of the model {} needs tokenizer.ggml.scores, and the file has none",
-                            quoted(data.model));
+                            in_quotes(data.model));
   }
   return read_charsmap(data.precompiled_charsmap).error();
 }

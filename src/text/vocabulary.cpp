@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "text/utf8.hpp"
+#include "base/utf8.hpp"
 
 namespace motley {
 namespace {
 
-constexpr size_t kQuotedBytesMax = 64;
 constexpr int32_t kTypeFirst = 1, kTypeLast = 6;
 
 constexpr std::string_view kEndTokenNames[] = {
@@ -33,25 +32,6 @@ constexpr std::string_view kEndTokenNames[] = {
 };
 
 }  // namespace
-
-std::string quoted(std::string_view text) {
-  std::string out = "'";
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Step step = utf8_step(text.substr(at));
-    if (at + step.bytes > kQuotedBytesMax) {
-      out += "...";
-      break;
-    }
-    if (step.kind != Utf8Step::kCharacter || step.code_point < 0x20 ||
-        (step.code_point >= 0x7F && step.code_point < 0xA0)) {
-      for (size_t i = 0; i < step.bytes; ++i) out += fmt::format("\\x{:02X}", static_cast<uint8_t>(text[at + i]));
-    } else {
-      out.append(text.substr(at, step.bytes));
-    }
-    at += step.bytes;
-  }
-  return out + "'";
-}
 
 std::optional<std::pair<std::string_view, std::string_view>> split_merge(std::string_view merge) {
   const size_t space = merge.find(' ', 1);

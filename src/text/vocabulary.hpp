@@ -24,10 +24,6 @@ Status check_vocabulary(const VocabularyData& data);
 // The two tokens of "left right": split at the first space that is not the first byte. nullopt: a side is missing.
 std::optional<std::pair<std::string_view, std::string_view>> split_merge(std::string_view merge);
 
-// For messages: in quotes, shortened, without control characters or broken UTF-8.
-std::string quoted(std::string_view text);
-inline std::string quoted(const std::string& text) { return quoted(std::string_view(text)); }  // not std::quoted
-
 // Spellings that end an answer in some model family.
 std::span<const std::string_view> end_token_names();
 

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "base/utf8.hpp"
 #include "text/unicode_class.hpp"
 #include "text/unicode_properties.hpp"
-#include "text/utf8.hpp"
 #include "text/vocabulary.hpp"
 
 namespace motley {

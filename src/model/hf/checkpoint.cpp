@@ -5,7 +5,7 @@
 #include <optional>
 #include <set>
 
-#include "model/gguf.hpp"
+#include "base/quote.hpp"
 #include "model/hf/json.hpp"
 
 namespace motley::hf {
@@ -24,12 +24,12 @@ Status no_weights(const Directory& directory) {
     if (names.empty()) continue;
     return error(MOTLEY_UNIMPLEMENTED,
                  "{}: pickled weights are not read, since they can run code; convert the model to safetensors",
-                 gguf_quote(names.front()));
+                 in_quotes(names.front()));
   }
   const std::vector<std::string> files = directory.names_with(".safetensors");
   if (!files.empty()) {
     return error(MOTLEY_NOT_FOUND, "{}: is neither '{}' nor named by '{}'; get the model in Hugging Face layout",
-                 gguf_quote(files.front()), kSingleFile, kIndexFile);
+                 in_quotes(files.front()), kSingleFile, kIndexFile);
   }
   return error(MOTLEY_NOT_FOUND, "'{}': is missing, and so is '{}'; get the model in Hugging Face layout", kSingleFile,
                kIndexFile);
@@ -39,7 +39,7 @@ Result<WeightMap> read_index(const Directory& directory) {
   ASSIGN_OR_RETURN(const std::optional<MappedFile> index, directory.map(kIndexFile, kIndexBytesMax));
   if (!index) return no_weights(directory);
   auto weight_map = parse_index(text_of(*index));
-  if (!weight_map.ok()) return weight_map.error().annotate(gguf_quote(kIndexFile));
+  if (!weight_map.ok()) return weight_map.error().annotate(in_quotes(kIndexFile));
   return weight_map;
 }
 
@@ -57,7 +57,7 @@ Result<WeightMap> parse_index(std::string_view text) {
   for (const auto& [tensor, file] : *map->object()) {
     if (file.text() == nullptr || !is_plain_file_name(*file.text()) || !file.text()->ends_with(".safetensors")) {
       return invalid_argument("key 'weight_map', tensor {}: is not in a file of the model's folder but in {}; {}",
-                              gguf_quote(tensor), file.text() == nullptr ? file.kind_name() : gguf_quote(*file.text()),
+                              in_quotes(tensor), file.text() == nullptr ? file.kind_name() : in_quotes(*file.text()),
                               kGetModelAgain);
     }
     files.insert(*file.text());
@@ -91,11 +91,10 @@ Result<Checkpoint> Checkpoint::open(const Directory& directory) {
 Status Checkpoint::add_file(const Directory& directory, const std::string& name) {
   ASSIGN_OR_RETURN(auto bytes, directory.map(name, std::numeric_limits<uint64_t>::max()));
   if (!bytes) {
-    return error(MOTLEY_NOT_FOUND, "{}: is named by '{}' but missing; {}", gguf_quote(name), kIndexFile,
-                 kGetModelAgain);
+    return error(MOTLEY_NOT_FOUND, "{}: is named by '{}' but missing; {}", in_quotes(name), kIndexFile, kGetModelAgain);
   }
   auto parsed = SafetensorsFile::parse(bytes->bytes());
-  if (!parsed.ok()) return parsed.error().annotate(gguf_quote(name));
+  if (!parsed.ok()) return parsed.error().annotate(in_quotes(name));
   file_bytes_ += bytes->bytes().size();
   files_.push_back(std::make_unique<File>(File{name, *std::move(bytes), *std::move(parsed)}));
   return ok_status();
@@ -109,8 +108,8 @@ Status Checkpoint::check_index(const WeightMap& weight_map) const {
       const auto at = std::lower_bound(weight_map.begin(), weight_map.end(), tensor.name,
                                        [](const auto& entry, const std::string& name) { return entry.first < name; });
       if (at == weight_map.end() || at->first != tensor.name || at->second != file->name) {
-        return invalid_argument("{}: holds tensor {}, which '{}' does not place there; {}", gguf_quote(file->name),
-                                gguf_quote(tensor.name), kIndexFile, kGetModelAgain);
+        return invalid_argument("{}: holds tensor {}, which '{}' does not place there; {}", in_quotes(file->name),
+                                in_quotes(tensor.name), kIndexFile, kGetModelAgain);
       }
       ++stored;
     }
@@ -119,8 +118,8 @@ Status Checkpoint::check_index(const WeightMap& weight_map) const {
   for (const auto& [name, file] : weight_map) {
     const auto holder = std::find_if(files_.begin(), files_.end(), [&](const auto& f) { return f->name == file; });
     if (holder != files_.end() && (*holder)->directory.find(name) != nullptr) continue;
-    return invalid_argument("'{}': places tensor {} in {}, which does not hold it; {}", kIndexFile, gguf_quote(name),
-                            gguf_quote(file), kGetModelAgain);
+    return invalid_argument("'{}': places tensor {} in {}, which does not hold it; {}", kIndexFile, in_quotes(name),
+                            in_quotes(file), kGetModelAgain);
   }
   return ok_status();
 }
@@ -132,7 +131,7 @@ Status Checkpoint::order_tensors() {
   std::sort(tensors_.begin(), tensors_.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
   for (size_t i = 1; i < tensors_.size(); ++i) {
     if (tensors_[i]->name == tensors_[i - 1]->name) {
-      return invalid_argument("tensor {}: stands in two files; {}", gguf_quote(tensors_[i]->name), kGetModelAgain);
+      return invalid_argument("tensor {}: stands in two files; {}", in_quotes(tensors_[i]->name), kGetModelAgain);
     }
   }
   return ok_status();

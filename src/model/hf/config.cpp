@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "model/gguf.hpp"
+#include "base/quote.hpp"
 #include "model/hf/rope_config.hpp"
 #include "model/hf/settings.hpp"
 
@@ -103,7 +103,7 @@ Result<const Architecture*> choose_architecture(const Settings& root) {
   const Architecture* architecture = find_hugging_face_architecture(*list->front().text());
   if (architecture != nullptr) return architecture;
   return error(MOTLEY_UNIMPLEMENTED, "key '{}': class {} is not built; use a model of {}", kKey,
-               gguf_quote(*list->front().text()), architecture_names());
+               in_quotes(*list->front().text()), architecture_names());
 }
 
 Status read_counts(const Settings& settings, HyperParameters* parameters) {
@@ -166,7 +166,7 @@ Status read_windows(const Settings& settings, HyperParameters* parameters) {
       const std::string name = type.text() == nullptr ? std::string(type.kind_name()) : *type.text();
       const bool sliding = name == "sliding_attention";
       if (!sliding && name != "full_attention") {
-        return settings.unbuilt("layer_types", fmt::format("layers of {}", gguf_quote(name)));
+        return settings.unbuilt("layer_types", fmt::format("layers of {}", in_quotes(name)));
       }
       if (sliding && parameters->window == 0) {
         return settings.invalid("layer_types", "has sliding layers, but 'sliding_window' gives them no window");
@@ -190,7 +190,7 @@ Status check_activation(const Settings& settings, std::string_view built) {
   const std::string_view key = settings.pick("hidden_activation", "hidden_act");
   ASSIGN_OR_RETURN(const auto name, settings.text(key));
   if (!name || *name == built || (*name == "swish" && built == "silu")) return ok_status();
-  return settings.unbuilt(key, fmt::format("activation {}", gguf_quote(*name)));
+  return settings.unbuilt(key, fmt::format("activation {}", in_quotes(*name)));
 }
 
 // Here a file that is silent means none, whatever the architecture implies of other files.

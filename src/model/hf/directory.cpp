@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <system_error>
 
-#include "model/gguf.hpp"
+#include "base/quote.hpp"
 
 namespace motley::hf {
 
@@ -37,7 +37,7 @@ bool Directory::owns(const fs::path& folder) const {
 }
 
 Result<std::optional<MappedFile>> Directory::map(std::string_view name, uint64_t bytes_max) const {
-  const std::string shown = gguf_quote(name);
+  const std::string shown = in_quotes(name);
   if (!is_plain_file_name(name)) {
     return invalid_argument("{}: is not the plain name of a file in the model's folder; get the model again", shown);
   }

@@ -6,7 +6,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "model/gguf.hpp"
+#include "base/quote.hpp"
 
 namespace motley::hf {
 
@@ -66,7 +66,7 @@ class JsonBuilder : public nlohmann::json_sax<nlohmann::json> {
         std::adjacent_find(members.begin(), members.end(),
                            [](const JsonValue::Member& a, const JsonValue::Member& b) { return a.first == b.first; });
     if (twice != members.end()) {
-      return fail(fmt::format("name {} stands twice in an object", gguf_quote(twice->first)));
+      return fail(fmt::format("name {} stands twice in an object", in_quotes(twice->first)));
     }
     return close();
   }

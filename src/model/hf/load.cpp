@@ -5,7 +5,7 @@
 #include <string_view>
 #include <utility>
 
-#include "model/gguf.hpp"
+#include "base/quote.hpp"
 #include "model/hf/checkpoint.hpp"
 #include "model/hf/config.hpp"
 #include "model/hf/directory.hpp"
@@ -30,15 +30,15 @@ Result<ModelDescription> read_description(const Directory& directory, const Load
     const std::vector<std::string> others = directory.names_with(".gguf");
     if (!others.empty()) {
       return error(MOTLEY_NOT_FOUND, "'{}': is missing; name a GGUF file in the folder, such as {}", kConfig,
-                   gguf_quote(others.front()));
+                   in_quotes(others.front()));
     }
     return error(MOTLEY_NOT_FOUND, "'{}': is missing; name a GGUF file or a folder in Hugging Face layout", kConfig);
   }
   auto model = parse_config(text_of(*config), options);
-  if (!model.ok()) return model.error().annotate(gguf_quote(kConfig));
+  if (!model.ok()) return model.error().annotate(in_quotes(kConfig));
   ASSIGN_OR_RETURN(const auto generation, directory.map(kGeneration, kConfigBytesMax));
   if (!generation) return model;
-  const auto in_file = [](const Status& status) { return status.annotate(gguf_quote(kGeneration)); };
+  const auto in_file = [](const Status& status) { return status.annotate(in_quotes(kGeneration)); };
   const auto values = parse_json(text_of(*generation));
   if (!values.ok()) return in_file(values.error());
   auto ids = read_end_tokens(*values, model->parameters.config.vocab_size);

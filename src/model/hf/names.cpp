@@ -5,8 +5,6 @@
 #include <charconv>
 #include <span>
 
-#include "model/gguf.hpp"
-
 namespace motley::hf {
 namespace {
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/quote.hpp"
 #include "model/gguf.hpp"
 #include "model/hf/numbers.hpp"
 #include "motley/types.h"
@@ -23,7 +24,7 @@ Status unbuilt(std::string_view setting, std::string_view value) {
 }
 
 std::string shown(const JsonValue& value) {
-  if (value.text() != nullptr) return gguf_quote(*value.text());
+  if (value.text() != nullptr) return in_quotes(*value.text());
   if (value.integer()) return fmt::format("{}", *value.integer());
   if (value.boolean() != nullptr) return *value.boolean() ? "true" : "false";
   return std::string(value.kind_name());
@@ -174,7 +175,7 @@ bool is_real(Element element) {
 Result<const SafetensorsTensor*> need(const Module& module, std::string_view part) {
   const SafetensorsTensor* tensor = module.find(part);
   if (tensor != nullptr) return tensor;
-  return invalid_argument("tensor {}: has no {} beside it; {}", gguf_quote(module.shown()), gguf_quote(part),
+  return invalid_argument("tensor {}: has no {} beside it; {}", in_quotes(module.shown()), in_quotes(part),
                           kGetFileAgain);
 }
 
@@ -265,7 +266,7 @@ Result<DescribedMatrix> finish_int4(const Module& module, Int4Matrix matrix, con
   if (!q.symmetric) return DescribedMatrix{matrix, MOTLEY_Q4_1};
   if (!zeros_are_eight(matrix)) {
     return invalid_argument("tensor {}: has zero points, but '{}' says that it is symmetric; get the model again",
-                            gguf_quote(module.shown()), kKey);
+                            in_quotes(module.shown()), kKey);
   }
   return DescribedMatrix{matrix, MOTLEY_Q4_0};
 }
@@ -375,7 +376,7 @@ Status check_parts(const Module& module, std::initializer_list<std::string_view>
 }  // namespace
 
 Status tensor_error(Code code, const SafetensorsTensor& tensor, std::string_view what) {
-  return error(code, "tensor {} ({}): {}", gguf_quote(tensor.name), tensor.describe(), what);
+  return error(code, "tensor {} ({}): {}", in_quotes(tensor.name), tensor.describe(), what);
 }
 
 int32_t dtype_of(Element element) {
@@ -405,7 +406,7 @@ Result<Quantization> read_quantization(const JsonValue& config) {
   }
   const auto reader = std::find_if(kMethods.begin(), kMethods.end(),
                                    [&](const MethodReader& entry) { return entry.name == *method->text(); });
-  if (reader == kMethods.end()) return unbuilt("quant_method", gguf_quote(*method->text()));
+  if (reader == kMethods.end()) return unbuilt("quant_method", in_quotes(*method->text()));
   return reader->read(*settings);
 }
 
@@ -443,7 +444,7 @@ Result<DescribedMatrix> describe_matrix(const Module& module, const Quantization
         module, {"weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx", "bias"}));
     return describe_packed(module, *weight, quantization);
   }
-  return invalid_argument("tensor {}: its module has no weight; {}", gguf_quote(module.shown()), kGetFileAgain);
+  return invalid_argument("tensor {}: its module has no weight; {}", in_quotes(module.shown()), kGetFileAgain);
 }
 
 }  // namespace motley::hf

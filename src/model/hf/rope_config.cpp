@@ -8,7 +8,7 @@
 #include <string_view>
 #include <utility>
 
-#include "model/gguf.hpp"
+#include "base/quote.hpp"
 
 namespace motley::hf {
 namespace {
@@ -139,7 +139,7 @@ Status apply_scaling(const RopeRequest& request) {
   ASSIGN_OR_RETURN(const auto name, request.scaling.text(key));
   const auto type = std::find_if(kTypes.begin(), kTypes.end(),
                                  [&](const ScalingType& entry) { return entry.name == name.value_or("default"); });
-  if (type == kTypes.end()) return request.scaling.unbuilt(key, fmt::format("rope scaling {}", gguf_quote(*name)));
+  if (type == kTypes.end()) return request.scaling.unbuilt(key, fmt::format("rope scaling {}", in_quotes(*name)));
   return type->apply(request);
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "base/quote.hpp"
 #include "model/gguf.hpp"
 #include "model/hf/json.hpp"
 
@@ -33,7 +34,7 @@ const ElementInfo* find_element(std::string_view name) {
 }
 
 Status tensor_error(std::string_view name, std::string_view what) {
-  return invalid_argument("tensor {}: {}; {}", gguf_quote(name), what, kGetFileAgain);
+  return invalid_argument("tensor {}: {}; {}", in_quotes(name), what, kGetFileAgain);
 }
 
 // Where a tensor's bytes lie in the data part.
@@ -86,7 +87,7 @@ Result<SafetensorsTensor> read_tensor(const JsonValue::Member& member, std::span
   tensor.type = find_element(*type->text());
   if (tensor.type == nullptr) {
     return error(MOTLEY_UNIMPLEMENTED, "tensor {}: type {} is not known; use a model with weights in F32, F16 or BF16",
-                 gguf_quote(name), gguf_quote(*type->text()));
+                 in_quotes(name), in_quotes(*type->text()));
   }
   uint64_t elements = 0;
   RETURN_IF_ERROR(read_shape(entry, &tensor, &elements));

@@ -1,6 +1,6 @@
 #include "model/hf/settings.hpp"
 
-#include "model/gguf.hpp"
+#include "base/quote.hpp"
 
 namespace motley::hf {
 
@@ -10,7 +10,7 @@ const JsonValue* Settings::find(std::string_view key) const {
   return value == nullptr || value->is_null() ? nullptr : value;
 }
 
-std::string Settings::shown(std::string_view key) const { return gguf_quote(path_ + std::string(key)); }
+std::string Settings::shown(std::string_view key) const { return in_quotes(path_ + std::string(key)); }
 
 Status Settings::invalid(std::string_view key, std::string_view what) const {
   return invalid_argument("key {}: {}; get the model again", shown(key), what);

@@ -5,8 +5,8 @@
 #include <utility>
 #include <variant>
 
+#include "base/quote.hpp"
 #include "model/dtype.hpp"
-#include "model/gguf.hpp"
 #include "model/hf/names.hpp"
 
 namespace motley::hf {
@@ -42,7 +42,7 @@ class Lister {
       module.name = path.module;
       if (module.find(path.part) != nullptr) {
         return invalid_argument("{}: tensor {}: stands twice under other prefixes; {}", checkpoint_.file_of(*tensor),
-                                gguf_quote(tensor->name), kGetModelAgain);
+                                in_quotes(tensor->name), kGetModelAgain);
       }
       module.tensors.emplace_back(path.part, tensor);
     }
@@ -50,19 +50,19 @@ class Lister {
   }
 
   std::string file_of(const Module& module) const {
-    return gguf_quote(checkpoint_.file_of(*module.tensors.front().second));
+    return in_quotes(checkpoint_.file_of(*module.tensors.front().second));
   }
   Status annotated(const Module& module, const Status& status) const {
     return status.ok() ? status : status.annotate(file_of(module));
   }
   std::string place_of(const SafetensorsTensor& tensor) const {
-    return fmt::format("{}: tensor {}", gguf_quote(checkpoint_.file_of(tensor)), gguf_quote(tensor.name));
+    return fmt::format("{}: tensor {}", in_quotes(checkpoint_.file_of(tensor)), in_quotes(tensor.name));
   }
 
   Status add(const Module& module) {
     const HuggingFaceTraits& traits = model_.architecture->hugging_face;
     auto fused = fused_experts_prefix(module.name, model_.parameters);
-    if (!fused.ok()) return fused.error().annotate(fmt::format("tensor {}", gguf_quote(module.shown())));
+    if (!fused.ok()) return fused.error().annotate(fmt::format("tensor {}", in_quotes(module.shown())));
     if (*fused && traits.interleaved_experts) return add_fused(**fused, module);
     if (const SafetensorsTensor* sinks = module.find("sinks"); sinks != nullptr && module.tensors.size() == 1) {
       auto name = name_module(module.name + ".q_proj", model_.parameters, traits);
@@ -72,11 +72,11 @@ class Lister {
       }
     }
     auto name = name_module(module.name, model_.parameters, traits);
-    if (!name.ok()) return name.error().annotate(fmt::format("tensor {}", gguf_quote(module.shown())));
+    if (!name.ok()) return name.error().annotate(fmt::format("tensor {}", in_quotes(module.shown())));
     if (!*name) {
       return error(MOTLEY_UNIMPLEMENTED,
                    "tensor {}: is not part of this architecture as it is built; use another model",
-                   gguf_quote(module.shown()));
+                   in_quotes(module.shown()));
     }
     if ((*name)->name == "output" && model_.tied_head.value_or(false)) return ok_status();
     if ((*name)->expert < 0) return add_module((*name)->name, module);
@@ -109,7 +109,7 @@ class Lister {
     int32_t dtype = 0;
     for (size_t i = 0; i < experts.size(); ++i) {
       if (experts[i] == nullptr) {
-        return invalid_argument("tensors of {}: expert {} of {} is missing; {}", gguf_quote(name), i, experts.size(),
+        return invalid_argument("tensors of {}: expert {} of {} is missing; {}", in_quotes(name), i, experts.size(),
                                 kGetModelAgain);
       }
       auto matrix = describe_matrix(*experts[i], model_.quantization);
@@ -153,8 +153,8 @@ class Lister {
       const std::string name = prefix + std::string(target.name);
       const SafetensorsTensor* first = blocks != nullptr ? blocks : plain;
       if (first == nullptr || (blocks != nullptr) != (scales != nullptr) || (blocks != nullptr && plain != nullptr)) {
-        return invalid_argument("tensor {}: its module has no {} of one kind; {}", gguf_quote(module.shown()),
-                                gguf_quote(part), kGetModelAgain);
+        return invalid_argument("tensor {}: its module has no {} of one kind; {}", in_quotes(module.shown()),
+                                in_quotes(part), kGetModelAgain);
       }
       const int64_t stored = target.rows * target.step;
       if (blocks != nullptr) {
@@ -167,7 +167,7 @@ class Lister {
     }
     if (read == module.tensors.size()) return ok_status();
     return error(MOTLEY_UNIMPLEMENTED, "tensor {}: its module has parts that are not built; use another model",
-                 gguf_quote(module.shown()));
+                 in_quotes(module.shown()));
   }
 
   Status add_mxfp4(const std::string& name, const SafetensorsTensor& blocks, const SafetensorsTensor& scales,

@@ -127,7 +127,7 @@ TEST(JinjaErrors, Parse_Error_NamesLineAndColumn) {
   EXPECT_EQ(message_of(render("{% if x %}", Json::object())),
             "chat template, line 1, column 11: unexpected end of template; a tag is missing its 'endif'");
   EXPECT_EQ(message_of(render("{{ [a 'b\n\t'] }}", Json::object())),
-            "chat template, line 1, column 7: expected ',', got 'b\\x0A\\x09'");
+            "chat template, line 1, column 7: expected ',', got 'b\\x0a\\x09'");
 }
 
 // Which of these Jinja2 3.1 compiles.

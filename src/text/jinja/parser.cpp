@@ -6,8 +6,8 @@
 #include <initializer_list>
 #include <unordered_map>
 
+#include "base/quote.hpp"
 #include "text/jinja/lexer.hpp"
-#include "text/vocabulary.hpp"
 
 namespace motley::jinja {
 namespace {
@@ -37,7 +37,7 @@ class Parser {
       case TokenKind::kEnd: return "end of template";
       case TokenKind::kBlockEnd: return "end of the tag";
       case TokenKind::kVariableEnd: return "end of the expression";
-      default: return quoted(token.text);
+      default: return in_quotes(token.text);
     }
   }
   void expect_operator(std::string_view op) {
