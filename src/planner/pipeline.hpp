@@ -19,7 +19,7 @@
 namespace motley {
 
 inline constexpr size_t kPipelineLayersMax = 4096;
-inline constexpr size_t kPipelineStatesMax = 4'000'000;  // multisets of devices; a byte or two each
+inline constexpr size_t kPipelineStatesMax = 4'000'000;  // multisets of devices; four bytes each
 inline constexpr int64_t kPipelineTimeMaxNs = int64_t{1'000'000} * 1'000'000'000;  // of one layer: beyond any device
 
 // Devices that are alike.
