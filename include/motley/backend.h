@@ -61,6 +61,7 @@ typedef struct motley_device_desc {
   uint32_t struct_size;
   uint32_t index;    /* among this plugin's devices */
   char family[16];   /* the name's first part: "CPU", "GPU", "NPU", "REF", "SIM" */
+  char label[32];    /* the name's second part, where it is not the index: "gpu-like"; else empty */
   int32_t kind;      /* motley_kind */
   int32_t tier;      /* motley_tier */
   int32_t simulated; /* 0 or 1 */
@@ -87,6 +88,11 @@ typedef struct motley_open_options {
   uint64_t memory_cap;   /* 0 = none */
   const char* cache_dir; /* for compiled blobs; null = none */
   const char* variant;   /* force a kernel variant (tests); null = the best the machine runs */
+  /* Not null: a simulated device keeps virtual time. Work begins no earlier than what this answers at its enqueue, on
+   * the enqueuing thread; events fire as soon as the work is computed, and event_times says when it would have been.
+   * A device that is not simulated refuses it with UNIMPLEMENTED. */
+  int64_t (*virtual_now)(void* user);
+  void* virtual_user;
   int32_t deterministic; /* 1: one numeric class for prompt and generated rows */
   motley_log_fn log;     /* may be null; may be called from any thread */
   void* log_user;
@@ -124,6 +130,10 @@ typedef struct motley_weight_desc {
   uint32_t row_range_count;
   const motley_range* col_ranges;
   uint32_t col_range_count;
+  /* What EMBED and GROUPED_MATMUL read by id keeps the file's numbering: an id that was left out gives zeros (of a
+   * GROUPED_MATMUL its bias, which has the kept experts only, included). */
+  const motley_range* expert_ranges;
+  uint32_t expert_range_count;
 } motley_weight_desc;
 
 typedef struct motley_weight_info {
@@ -242,6 +252,12 @@ typedef struct motley_enqueue_args {
   const motley_batch* batch;
 } motley_enqueue_args;
 
+/* When a fired event's work ran, in nanoseconds of the host's monotonic clock, or of virtual time. */
+typedef struct motley_event_times {
+  uint32_t struct_size;
+  int64_t start_ns, end_ns;
+} motley_event_times;
+
 typedef struct motley_device_stats {
   uint32_t struct_size;
   uint64_t programs, rows, padded_rows, bytes_copied, busy_ns;
@@ -267,6 +283,8 @@ typedef struct motley_backend {
 
   /* Fills at most capacity descriptions, sets *count to how many there are. Zero devices: *error says why. */
   motley_code (*enumerate)(motley_device_desc* out, uint32_t capacity, uint32_t* count, motley_error* error);
+  /* A device that is not enumerated but can be named, "FAMILY:spec": one that a file describes. index is open()'s. */
+  motley_code (*describe)(const char* spec, motley_device_desc* out, motley_error*);
   motley_code (*open)(uint32_t index, const motley_open_options*, motley_device** out, motley_error*);
   void (*close)(motley_device*);
   motley_code (*stats)(motley_device*, motley_device_stats* out, motley_error*);
@@ -314,6 +332,7 @@ typedef struct motley_backend {
    * that makes one. Releasing a pending event is allowed. */
   motley_code (*event_status)(motley_event*, int32_t* fired, motley_error*);
   motley_code (*event_wait)(motley_event*, uint64_t timeout_ns, motley_error*); /* DEADLINE_EXCEEDED, or its code */
+  motley_code (*event_times)(motley_event*, motley_event_times* out, motley_error*); /* once it has fired */
   motley_code (*event_notify)(motley_event*, int event_fd, motley_error*);      /* adds 1 to the eventfd on firing */
   void (*event_release)(motley_event*);
   motley_code (*fence)(motley_queue*, motley_event*, motley_error*); /* later work of the queue waits for the event */
