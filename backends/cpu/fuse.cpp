@@ -189,6 +189,10 @@ class Fuser {
     }
     return group;
   }
+  bool same_experts(int32_t a, int32_t b) const {
+    const auto kept = [&](int32_t i) { return plan_.weights[static_cast<size_t>(op(i).weight[0])]->kept_experts; };
+    return kept(a) == kept(b);
+  }
   // The other product of the activation that alone reads product i, if it may be computed with it; or -1.
   int32_t twin_of(int32_t i) const {
     const std::vector<int32_t>& users = readers(op(i).out[0]);
@@ -197,7 +201,7 @@ class Fuser {
     const int32_t other = user.in[0] == op(i).out[0] ? user.in[1] : user.in[0];
     const int32_t twin = producer(other, op(i).kind);
     if (twin < 0 || twin == i || !pending(twin) || op(twin).in != op(i).in ||
-        !movable(std::max(i, twin), std::min(i, twin)))
+        !movable(std::max(i, twin), std::min(i, twin)) || !same_experts(i, twin))
       return -1;
     std::vector<int32_t> pair = {i, twin};
     return activation_of(std::min(i, twin), &pair) >= 0 ? twin : -1;

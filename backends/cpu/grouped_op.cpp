@@ -69,22 +69,28 @@ class Grouped {
   // Every thread sorts for itself: cheaper than to meet.
   void sort() {
     const int32_t* ids = call_.in[1].i32();
-    const auto known = [&](int64_t pair) { return ids[pair] >= 0 && ids[pair] < experts_; };
+    const kit::Kept& kept = call_.weight[0]->kept_experts;
+    const auto held = [&](int64_t pair) -> int64_t {
+      if (ids[pair] >= 0 && ids[pair] < kept.source_count()) return kept.kept_of(ids[pair]);
+      call_.fail(MOTLEY_OUT_OF_RANGE, "GROUPED_MATMUL: an expert id is out of range");
+      return -1;
+    };
     std::fill(ends_, ends_ + experts_, 0);
     int32_t sum = 0;
     for (int64_t p = 0; p < pairs_; ++p)
-      if (known(p)) ++ends_[ids[p]];
+      if (const int64_t e = held(p); e >= 0) ++ends_[e];
     for (int64_t e = 0; e < experts_; ++e) sum += std::exchange(ends_[e], sum);
     for (int64_t p = 0; p < pairs_; ++p) {
-      places_[p] = known(p) ? ends_[ids[p]]++ : -1;
+      const int64_t e = held(p);
+      places_[p] = e >= 0 ? ends_[e]++ : -1;
       if (places_[p] >= 0)
         order_[places_[p]] = static_cast<int32_t>(p);
       else
-        refuse(p);
+        leave_out(p);
     }
   }
-  void refuse(int64_t pair) {
-    call_.fail(MOTLEY_OUT_OF_RANGE, "GROUPED_MATMUL: an expert id is out of range");
+  // An expert that is not here says nothing.
+  void leave_out(int64_t pair) {
     if (pair % call_.threads != call_.thread) return;
     const int64_t n = call_.out[0].last;
     std::memset(call_.out[0].f32() + pair * n, 0, static_cast<size_t>(n) * 4);

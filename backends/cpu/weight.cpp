@@ -184,11 +184,8 @@ SlabAllocator::Piece SlabAllocator::allocate(uint64_t bytes) {
   return {current_, data};
 }
 
-PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& allocator, uint32_t threads) {
-  experts = source.experts();
-  rows = source.rows();
-  cols = source.cols();
-  uses = source.uses();
+PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& allocator, uint32_t threads)
+    : Weight(source) {
   format = source.format().dtype;
   shape_.kind = kind_of(source);
   shape_.rows = rows;

@@ -427,7 +427,7 @@ int64_t embed_rows(const Plan& plan) {
   int64_t rows = 0;
   for (const PlanOp& op : plan.ops)
     if (op.kind == MOTLEY_OP_EMBED) {
-      const int64_t here = plan.weights[static_cast<size_t>(op.weight[0])]->rows;
+      const int64_t here = plan.weights[static_cast<size_t>(op.weight[0])]->kept_rows.source_count();
       rows = rows ? std::min(rows, here) : here;
     }
   return rows;

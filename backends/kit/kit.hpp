@@ -61,6 +61,26 @@ float e8m0_to_f32(uint8_t exponent);  // 2^(exponent - 128), half of OCP's value
 
 // ---- weights (weight.cpp) ----
 
+// Which items of an axis a shard keeps, in the order in which it keeps them.
+class Kept {
+ public:
+  Kept() = default;
+  Kept(std::vector<motley_range> ranges, int64_t source_count);
+  int64_t count() const { return count_; }
+  int64_t source_count() const { return source_count_; }
+  bool whole() const { return ranges_.size() == 1 && count_ == source_count_; }
+  std::span<const motley_range> ranges() const { return ranges_; }  // joined where they touch; never empty
+  int64_t source_of(int64_t kept) const;
+  // -1: a source item that is not kept. The source item must be one.
+  int64_t kept_of(int64_t source) const;
+  bool operator==(const Kept& other) const;
+
+ private:
+  std::vector<motley_range> ranges_;
+  std::vector<int64_t> starts_;  // first kept item of each range
+  int64_t count_ = 0, source_count_ = 0;
+};
+
 // What pack() is to keep: a checked motley_weight_desc with its ranges applied. Borrows desc.data.
 class WeightSource {
  public:
@@ -72,30 +92,28 @@ class WeightSource {
   int32_t wanted_format() const { return wanted_; }  // motley_weight_desc.format
   uint32_t uses() const { return uses_; }
   // After the ranges.
-  int64_t experts() const { return experts_; }
-  int64_t rows() const { return rows_; }
-  int64_t cols() const { return cols_; }
+  int64_t experts() const { return experts_.count(); }
+  int64_t rows() const { return rows_.count(); }
+  int64_t cols() const { return cols_.count(); }
+  const Kept& kept_experts() const { return experts_; }
+  const Kept& kept_rows() const { return rows_; }
   // True if all columns are kept: then row_data() is the whole row as the file has it.
-  bool whole_columns() const { return whole_columns_; }
-  bool whole() const { return whole_columns_ && whole_rows_; }
-  std::span<const motley_range> col_ranges() const { return col_ranges_; }  // joined in order; never empty
-  // The file's row behind (expert, row after ranges), from its first source column.
+  bool whole_columns() const { return cols_.whole(); }
+  bool whole() const { return cols_.whole() && rows_.whole() && experts_.whole(); }
+  std::span<const motley_range> col_ranges() const { return cols_.ranges(); }
+  // The file's row behind (expert and row after ranges), from its first source column.
   const std::byte* row_data(int64_t expert, int64_t row) const;
-  int64_t source_cols() const { return source_cols_; }
+  int64_t source_cols() const { return cols_.source_count(); }
   // The kept columns of a row, de-quantised exactly as the whole row would be.
   void read_row(int64_t expert, int64_t row, float* out) const;
 
  private:
-  int64_t source_row(int64_t row) const;
   std::string name_;
   const Format* format_;
   int32_t wanted_;
   uint32_t uses_;
-  int64_t experts_, rows_, cols_, source_rows_, source_cols_;
-  bool whole_rows_, whole_columns_;
   const std::byte* data_;
-  std::vector<motley_range> row_ranges_, col_ranges_;
-  std::vector<int64_t> row_starts_;  // first kept row of each range
+  Kept experts_, rows_, cols_;
 };
 
 // A packed weight. Backends derive their own; immutable after pack, read by all threads.
@@ -107,11 +125,22 @@ class Weight {
   // The whole of a MOTLEY_WEIGHT_VECTOR weight in f32; null for others.
   virtual const float* vector() const { return nullptr; }
 
-  int64_t experts = 1, rows = 0, cols = 0;
+  int64_t experts = 1, rows = 0, cols = 0;  // held
+  Kept kept_experts, kept_rows;             // EMBED's tokens and GROUPED_MATMUL's ids are of the source
   uint32_t uses = 0;
   int32_t format = 0;           // motley_dtype it is held in
   uint64_t bytes = 0;           // resident
   bool aliases_source = false;  // the mapped file must stay
+
+ protected:
+  Weight() = default;
+  explicit Weight(const WeightSource& source)
+      : experts(source.experts()),
+        rows(source.rows()),
+        cols(source.cols()),
+        kept_experts(source.kept_experts()),
+        kept_rows(source.kept_rows()),
+        uses(source.uses()) {}
 };
 
 // A weight in its file format: aliases the source if all of it is kept, else copies the rows it needs.

@@ -50,12 +50,17 @@ void embed(const OpCall& call) {
     float* out = call.out[0].f32(r);
     const bool from_slot = slot >= 0 && call.in[0].data;
     const int32_t token = from_slot ? *call.in[0].i32(slot) : call.batch->token_ids[r];
-    if (token < 0 || token >= table.rows || (slot >= 0 && !from_slot)) {
+    if (token < 0 || token >= table.kept_rows.source_count() || (slot >= 0 && !from_slot)) {
       call.fail(MOTLEY_OUT_OF_RANGE, "EMBED: a token slot holds no id of the vocabulary");
       std::memset(out, 0, static_cast<size_t>(call.out[0].row_bytes));
       return;
     }
-    table.read_row(0, token, out);
+    const int64_t row = table.kept_rows.kept_of(token);
+    if (row < 0) {  // another shard's
+      std::memset(out, 0, static_cast<size_t>(call.out[0].row_bytes));
+      return;
+    }
+    table.read_row(0, row, out);
     if (scale != 1.0f)
       for (int64_t i = 0; i < call.out[0].width; ++i) out[i] *= scale;
   });
@@ -248,13 +253,14 @@ void grouped_matmul(const OpCall& call) {
   for (int64_t r = 0; r < call.in[0].rows; ++r) {
     for (int64_t j = 0; j < top_k; ++j) {
       const int32_t expert = call.in[1].i32(r)[j];
-      const bool known = expert >= 0 && expert < w.experts;
+      const bool known = expert >= 0 && expert < w.kept_experts.source_count();
       if (!known) call.fail(MOTLEY_OUT_OF_RANGE, "GROUPED_MATMUL: an expert id is out of range");
+      const int64_t held = known ? w.kept_experts.kept_of(expert) : -1;
       for (int64_t n = part.begin; n < part.end; ++n) {
         double sum = 0;
-        if (known) {
-          w.read_row(expert, n, row);
-          sum = dot(call.in[0].f32(r) + j * step, row, w.cols) + (bias ? bias[expert * w.rows + n] : 0.0f);
+        if (held >= 0) {
+          w.read_row(held, n, row);
+          sum = dot(call.in[0].f32(r) + j * step, row, w.cols) + (bias ? bias[held * w.rows + n] : 0.0f);
         }
         call.out[0].f32(r)[j * w.rows + n] = static_cast<float>(sum);
       }

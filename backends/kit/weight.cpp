@@ -1,5 +1,6 @@
 // Checking, cutting and the reference packing of weights.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -20,13 +21,11 @@ void fail(motley_code code, const char* format, ...) {
 
 namespace {
 
-// Checks ranges against [0, count) and borders; returns the joined length. None given = all.
-int64_t take_ranges(const char* name, const char* axis, const motley_range* ranges, uint32_t range_count, int64_t count,
-                    int64_t border, std::vector<motley_range>* out) {
-  if (range_count == 0) {
-    out->push_back({0, count});
-    return count;
-  }
+// Checks ranges against [0, count) and borders. None given = all.
+Kept take_ranges(const char* name, const char* axis, const motley_range* ranges, uint32_t range_count, int64_t count,
+                 int64_t border) {
+  if (range_count == 0) return Kept({{0, count}}, count);
+  std::vector<motley_range> joined;
   if (ranges == nullptr) fail(MOTLEY_INVALID_ARGUMENT, "weight %s: %s ranges are null", name, axis);
   int64_t total = 0;
   for (uint32_t i = 0; i < range_count; ++i) {
@@ -37,22 +36,31 @@ int64_t take_ranges(const char* name, const char* axis, const motley_range* rang
     if (r.begin % border || r.end % border)
       fail(MOTLEY_INVALID_ARGUMENT, "weight %s: %s range %u does not end on multiples of %lld elements", name, axis, i,
            static_cast<long long>(border));
-    if (!out->empty() && out->back().end == r.begin)
-      out->back().end = r.end;
+    if (!joined.empty() && joined.back().end == r.begin)
+      joined.back().end = r.end;
     else
-      out->push_back(r);
+      joined.push_back(r);
     total += r.end - r.begin;
     if (total > kExtentMax) fail(MOTLEY_OUT_OF_RANGE, "weight %s: its %s ranges are too long", name, axis);
   }
-  return total;
+  return Kept(std::move(joined), count);
+}
+
+// Experts and rows that are read by id: each once, so that an id stands for one.
+void check_ids(const char* name, const char* axis, const Kept& kept) {
+  std::vector<motley_range> sorted(kept.ranges().begin(), kept.ranges().end());
+  std::sort(sorted.begin(), sorted.end(), [](motley_range a, motley_range b) { return a.begin < b.begin; });
+  for (size_t i = 1; i < sorted.size(); ++i)
+    if (sorted[i].begin < sorted[i - 1].end)
+      fail(MOTLEY_INVALID_ARGUMENT, "weight %s: %s %lld is kept twice", name, axis,
+           static_cast<long long>(sorted[i].begin));
 }
 
 // Rows in their file format. Reads whole rows (in blocks) and keeps the wanted columns.
 class FileWeight : public Weight {
  public:
   explicit FileWeight(const WeightSource& source)
-      : format_(source.format()), ranges_(source.col_ranges().begin(), source.col_ranges().end()) {
-    experts = source.experts(), rows = source.rows(), cols = source.cols(), uses = source.uses();
+      : Weight(source), format_(source.format()), ranges_(source.col_ranges().begin(), source.col_ranges().end()) {
     format = format_.dtype;
     source_cols_ = source.source_cols();
     row_bytes_ = format_.row_bytes(source_cols_);
@@ -84,8 +92,8 @@ class FileWeight : public Weight {
 
 class VectorWeight : public Weight {
  public:
-  explicit VectorWeight(const WeightSource& source) : values_(static_cast<size_t>(source.rows() * source.cols())) {
-    experts = 1, rows = source.rows(), cols = source.cols(), uses = source.uses();
+  explicit VectorWeight(const WeightSource& source)
+      : Weight(source), values_(static_cast<size_t>(source.rows() * source.cols())) {
     format = MOTLEY_F32;
     bytes = values_.size() * sizeof(float);
     for (int64_t r = 0; r < rows; ++r) source.read_row(0, r, values_.data() + r * cols);
@@ -100,6 +108,32 @@ class VectorWeight : public Weight {
 };
 
 }  // namespace
+
+Kept::Kept(std::vector<motley_range> ranges, int64_t source_count)
+    : ranges_(std::move(ranges)), source_count_(source_count) {
+  for (const motley_range& range : ranges_) {
+    starts_.push_back(count_);
+    count_ += range.end - range.begin;
+  }
+}
+
+int64_t Kept::source_of(int64_t kept) const {
+  const auto after = std::upper_bound(starts_.begin(), starts_.end(), kept);
+  const size_t i = static_cast<size_t>(after - starts_.begin()) - 1;
+  return ranges_[i].begin + (kept - starts_[i]);
+}
+
+int64_t Kept::kept_of(int64_t source) const {
+  for (size_t i = 0; i < ranges_.size(); ++i)
+    if (source >= ranges_[i].begin && source < ranges_[i].end) return starts_[i] + (source - ranges_[i].begin);
+  return -1;
+}
+
+bool Kept::operator==(const Kept& other) const {
+  const auto same = [](motley_range a, motley_range b) { return a.begin == b.begin && a.end == b.end; };
+  return source_count_ == other.source_count_ &&
+         std::equal(ranges_.begin(), ranges_.end(), other.ranges_.begin(), other.ranges_.end(), same);
+}
 
 void read_columns(const Format& format, const std::byte* row, std::span<const motley_range> ranges, float* out) {
   std::array<float, kBlockElementsMax> block;
@@ -125,7 +159,6 @@ WeightSource::WeightSource(const motley_weight_desc& desc)
       format_(find_format(desc.dtype)),
       wanted_(desc.format),
       uses_(desc.uses),
-      experts_(desc.experts),
       data_(static_cast<const std::byte*>(desc.data)) {
   const char* n = name_.c_str();
   if (!format_) fail(MOTLEY_UNIMPLEMENTED, "weight %s: format %d is not supported", n, desc.dtype);
@@ -142,32 +175,22 @@ WeightSource::WeightSource(const motley_weight_desc& desc)
   if (!data_) fail(MOTLEY_INVALID_ARGUMENT, "weight %s: data is null", n);
   constexpr uint32_t kUses = MOTLEY_WEIGHT_MATMUL | MOTLEY_WEIGHT_GATHER | MOTLEY_WEIGHT_VECTOR;
   if (desc.uses == 0 || (desc.uses & ~kUses)) fail(MOTLEY_INVALID_ARGUMENT, "weight %s: uses %u", n, desc.uses);
-  if ((uses_ & MOTLEY_WEIGHT_VECTOR) && (uses_ != MOTLEY_WEIGHT_VECTOR || experts_ != 1 || desc.rows != 1))
+  if ((uses_ & MOTLEY_WEIGHT_VECTOR) && (uses_ != MOTLEY_WEIGHT_VECTOR || desc.experts != 1 || desc.rows != 1))
     fail(MOTLEY_INVALID_ARGUMENT, "weight %s: a vector has one row and one use", n);
-  source_rows_ = desc.rows, source_cols_ = desc.cols;
-  rows_ = take_ranges(n, "row", desc.row_ranges, desc.row_range_count, desc.rows, 1, &row_ranges_);
-  cols_ = take_ranges(n, "column", desc.col_ranges, desc.col_range_count, desc.cols, format_->sub_block, &col_ranges_);
-  whole_rows_ = row_ranges_.size() == 1 && rows_ == source_rows_;
-  whole_columns_ = col_ranges_.size() == 1 && cols_ == source_cols_;
-  int64_t start = 0;
-  for (const motley_range& range : row_ranges_) {
-    row_starts_.push_back(start);
-    start += range.end - range.begin;
-  }
-}
-
-int64_t WeightSource::source_row(int64_t row) const {
-  const auto after = std::upper_bound(row_starts_.begin(), row_starts_.end(), row);
-  const size_t i = static_cast<size_t>(after - row_starts_.begin()) - 1;
-  return row_ranges_[i].begin + (row - row_starts_[i]);
+  experts_ = take_ranges(n, "expert", desc.expert_ranges, desc.expert_range_count, desc.experts, 1);
+  rows_ = take_ranges(n, "row", desc.row_ranges, desc.row_range_count, desc.rows, 1);
+  cols_ = take_ranges(n, "column", desc.col_ranges, desc.col_range_count, desc.cols, format_->sub_block);
+  check_ids(n, "expert", experts_);
+  if (uses_ & MOTLEY_WEIGHT_GATHER) check_ids(n, "row", rows_);
 }
 
 const std::byte* WeightSource::row_data(int64_t expert, int64_t row) const {
-  return data_ + (expert * source_rows_ + source_row(row)) * format_->row_bytes(source_cols_);
+  return data_ + (experts_.source_of(expert) * rows_.source_count() + rows_.source_of(row)) *
+                     format_->row_bytes(cols_.source_count());
 }
 
 void WeightSource::read_row(int64_t expert, int64_t row, float* out) const {
-  read_columns(*format_, row_data(expert, row), col_ranges_, out);
+  read_columns(*format_, row_data(expert, row), cols_.ranges(), out);
 }
 
 std::unique_ptr<Weight> pack_reference(const WeightSource& source) {

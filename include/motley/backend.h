@@ -333,7 +333,7 @@ typedef struct motley_backend {
   motley_code (*event_status)(motley_event*, int32_t* fired, motley_error*);
   motley_code (*event_wait)(motley_event*, uint64_t timeout_ns, motley_error*); /* DEADLINE_EXCEEDED, or its code */
   motley_code (*event_times)(motley_event*, motley_event_times* out, motley_error*); /* once it has fired */
-  motley_code (*event_notify)(motley_event*, int event_fd, motley_error*);      /* adds 1 to the eventfd on firing */
+  motley_code (*event_notify)(motley_event*, int event_fd, motley_error*); /* adds 1 to the eventfd on firing */
   void (*event_release)(motley_event*);
   motley_code (*fence)(motley_queue*, motley_event*, motley_error*); /* later work of the queue waits for the event */
 

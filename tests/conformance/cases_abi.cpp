@@ -324,6 +324,15 @@ void bad_weights(Judge& judge) {
   pack("a row range beyond", [](HostWeight& w, motley_weight_desc&) { w.row_ranges[0].end = 9; });
   pack("an empty column range", [](HostWeight& w, motley_weight_desc&) { w.col_ranges[0].end = 0; });
   pack("a negative range", [](HostWeight& w, motley_weight_desc&) { w.col_ranges[0].begin = -1; });
+  pack("an expert range beyond", [](HostWeight& w, motley_weight_desc& x) {
+    w.expert_ranges = {{0, 2}};
+    x = w.desc();
+  });
+  pack("rows that are gathered and kept twice", [](HostWeight& w, motley_weight_desc& x) {
+    w.uses = MOTLEY_WEIGHT_GATHER;
+    w.row_ranges = {{0, 5}, {4, 8}};
+    x = w.desc();
+  });
   if (judge.device().desc().weight_dtypes >> MOTLEY_Q8_0 & 1)
     pack("a cut inside a sub-block", [&](HostWeight& w, motley_weight_desc& x) {
       w = random_weight(random, MOTLEY_Q8_0, MOTLEY_WEIGHT_MATMUL, 8, 64);

@@ -203,6 +203,29 @@ void expert_layer(Judge& judge, int32_t dtype, int activation, bool cut) {
   }
 }
 
+// Choices of experts that another shard holds give zeros; of those held, what the whole gives.
+void expert_parts(Judge& judge, const GroupedCase& c) {
+  constexpr uint32_t kRows = 9;
+  Random random(judge.options().seed + 90 + static_cast<uint64_t>(c.dtype));
+  const Grouped whole = make_grouped(random, c);
+  Grouped part = whole;
+  part.graph.weights[0].expert_ranges = {{3, 5}, {0, 1}};
+  if (c.biases) part.graph.weights[1].col_ranges = {{3 * c.n, 5 * c.n}, {0, c.n}};
+  const auto x = random.normals(kRows * whole.input_width());
+  const auto ids = random_ids(random, kRows * static_cast<size_t>(c.top_k), c.experts);
+  const auto run = [&](const Grouped& m) {
+    Device& device = judge.device();
+    return from_bytes<float>(
+        device.run(device.compile(m.graph, {kRows}), {{m.x, to_bytes(x)}, {m.ids, to_bytes(ids)}}, plain_batch(kRows))
+            .at(m.out));
+  };
+  std::vector<float> wanted = run(whole);
+  for (size_t pair = 0; pair < ids.size(); ++pair) {
+    if (ids[pair] == 1 || ids[pair] == 2) std::fill_n(wanted.begin() + static_cast<long>(pair) * c.n, c.n, 0.0f);
+  }
+  judge.near(to_bytes(run(part)), to_bytes(wanted), {1e-6, 1e-5}, name_of(c, kRows) + " of some experts");
+}
+
 }  // namespace
 
 void judge_experts(Judge& judge) {
@@ -219,6 +242,7 @@ void judge_experts(Judge& judge) {
       for (const bool biases : {false, true}) {
         c.own_inputs = own, c.biases = biases;
         grouped(judge, c);
+        expert_parts(judge, c);
       }
       grouped_invariant(judge, c);
     }

@@ -281,6 +281,34 @@ void cuts(Judge& judge, const kit::Format& format) {
              std::string("column ranges ") + format.name, dot_magnitude(some_cols));
 }
 
+// A token whose row another shard holds gives zeros.
+void embed_parts(Judge& judge) {
+  Random random(judge.options().seed + 12);
+  HostWeight table = random_weight(random, MOTLEY_F32, MOTLEY_WEIGHT_GATHER, 37, 24);
+  const auto embed = [&](const HostWeight& w) {
+    GraphBuilder g;
+    const int32_t slots = g.input(MOTLEY_I32, {MOTLEY_DIM_SLOTS}), y = g.output(MOTLEY_F32, {kR, 24});
+    g.op(MOTLEY_OP_EMBED, {slots}, {y}, {g.weight(w)}).attr.embed.scale = 2;
+    BatchData b = plain_batch(37);
+    for (int32_t i = 0; i < 37; ++i) b.token_ids[static_cast<size_t>(i)] = i;
+    b.slot_count = 2;
+    b.token_slots[5] = 1;
+    const auto run =
+        judge.device().run(judge.device().compile(g, {37}), {{slots, to_bytes(std::vector<int32_t>{-1, 36})}}, b);
+    return from_bytes<float>(run.at(y));
+  };
+  const auto all = embed(table);
+  table.row_ranges = {{30, 37}, {3, 9}};
+  const auto part = embed(table);
+  std::vector<float> wanted(all.size(), 0.0f);
+  for (size_t r = 0; r < 37; ++r) {
+    const size_t token = r == 5 ? 36 : r;
+    if (token >= 30 || (token >= 3 && token < 9))
+      std::copy_n(all.begin() + static_cast<long>(r * 24), 24, wanted.begin() + static_cast<long>(r * 24));
+  }
+  judge.same(to_bytes(part), to_bytes(wanted), "EMBED of some rows");
+}
+
 }  // namespace
 
 void judge_description(Judge& judge) {
@@ -331,6 +359,7 @@ void judge_weights(Judge& judge) {
     embeds(judge, format);
     cuts(judge, format);
   });
+  if (judge.supports({MOTLEY_OP_EMBED})) embed_parts(judge);
 }
 
 }  // namespace motley::conformance

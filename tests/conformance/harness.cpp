@@ -22,6 +22,7 @@ motley_weight_desc HostWeight::desc() const {
   d.data = data.data(), d.bytes = data.size();
   d.row_ranges = row_ranges.data(), d.row_range_count = static_cast<uint32_t>(row_ranges.size());
   d.col_ranges = col_ranges.data(), d.col_range_count = static_cast<uint32_t>(col_ranges.size());
+  d.expert_ranges = expert_ranges.data(), d.expert_range_count = static_cast<uint32_t>(expert_ranges.size());
   return d;
 }
 

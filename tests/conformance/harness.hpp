@@ -57,7 +57,7 @@ struct HostWeight {
   uint32_t uses = MOTLEY_WEIGHT_MATMUL;
   int64_t experts = 1, rows = 1, cols = 0;
   std::vector<std::byte> data;
-  std::vector<motley_range> row_ranges, col_ranges;
+  std::vector<motley_range> row_ranges, col_ranges, expert_ranges;
   motley_weight_desc desc() const;
 };
 HostWeight random_weight(Random& random, int32_t dtype, uint32_t uses, int64_t rows, int64_t cols, int64_t experts = 1);
