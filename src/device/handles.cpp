@@ -1,6 +1,7 @@
 #include "device/handles.hpp"
 
 #include "base/log.hpp"
+#include "device/virtual_time.hpp"
 
 namespace motley {
 namespace {
@@ -22,6 +23,7 @@ Result<Device> Device::open(const Plugin& plugin, uint32_t index, const DeviceOp
   open.variant = text_or_null(options.variant);
   open.memory_cap = options.memory_cap;
   open.deterministic = options.deterministic ? 1 : 0;
+  if (options.virtual_time) open.virtual_now = [](void*) { return virtual_now_ns(); };
   open.log = forward_log;
   motley_device* device = nullptr;
   motley_error failure{};
@@ -108,6 +110,38 @@ Result<EventHandle> Device::enqueue(const QueueHandle& queue, const ProgramsHand
   motley_error failure{};
   RETURN_IF_ERROR(to_status(api_->enqueue(queue.get(), programs.get(), &args, &event, &failure), failure, "enqueue"));
   return EventHandle(api_, event);
+}
+
+Result<EventHandle> Device::copy_to_host(const QueueHandle& queue, std::span<std::byte> to,
+                                         const BufferHandle& from) const {
+  motley_event* event = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->copy_to_host(queue.get(), to.data(), from.get(), 0, to.size(), &event, &failure),
+                            failure, "copy_to_host"));
+  return EventHandle(api_, event);
+}
+
+Result<EventHandle> Device::copy_from_host(const QueueHandle& queue, const BufferHandle& to,
+                                           std::span<const std::byte> from) const {
+  motley_event* event = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->copy_from_host(queue.get(), to.get(), 0, from.data(), from.size(), &event, &failure),
+                            failure, "copy_from_host"));
+  return EventHandle(api_, event);
+}
+
+Status Device::wait(const EventHandle& event, uint64_t timeout_ns) const {
+  motley_error failure{};
+  return to_status(api_->event_wait(event.get(), timeout_ns, &failure), failure, "device");
+}
+
+Result<motley_event_times> Device::times(const EventHandle& event) const {
+  motley_event_times times{};
+  times.struct_size = sizeof times;
+  if (api_->event_times == nullptr) return error(MOTLEY_UNIMPLEMENTED, "{} times no events", api_->name);
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->event_times(event.get(), &times, &failure), failure, "event_times"));
+  return times;
 }
 
 Result<motley_device_stats> Device::stats() const {

@@ -62,6 +62,7 @@ struct DeviceOptions {
   std::string variant;   // "" = the best
   uint64_t memory_cap = 0;
   bool deterministic = false;
+  bool virtual_time = false;  // of simulated devices (device/virtual_time.hpp)
 };
 
 // An opened device. Thread-safe as the ABI says: one thread at a time per queue.
@@ -86,6 +87,13 @@ class Device {
                                  std::span<const uint32_t> buckets) const;
   Result<EventHandle> enqueue(const QueueHandle& queue, const ProgramsHandle& programs,
                               const motley_enqueue_args& args) const;
+  // The host's memory is borrowed until the event has fired.
+  Result<EventHandle> copy_to_host(const QueueHandle& queue, std::span<std::byte> to, const BufferHandle& from) const;
+  Result<EventHandle> copy_from_host(const QueueHandle& queue, const BufferHandle& to,
+                                     std::span<const std::byte> from) const;
+  // Waits for the event: what its work ended with, or DEADLINE_EXCEEDED.
+  Status wait(const EventHandle& event, uint64_t timeout_ns) const;
+  Result<motley_event_times> times(const EventHandle& event) const;
   Result<motley_device_stats> stats() const;
 
  private:

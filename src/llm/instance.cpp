@@ -7,6 +7,7 @@
 #include "base/file.hpp"
 #include "base/log.hpp"
 #include "planner/plan.hpp"
+#include "runtime/kv_request.hpp"
 
 namespace motley {
 namespace {
@@ -136,7 +137,7 @@ Status Instance::place(const InstanceOptions& options) {
     return invalid_argument("--max-model-len {} is beyond the model's context of {}", plan.max_model_len,
                             model().config().context_length);
   }
-  const KvRequest request(model(), plan.kv_dtype, plan.block_size, 1);
+  const KvRequest request(model().kv_layers(), plan.kv_dtype, plan.block_size, 1);
   ASSIGN_OR_RETURN(const motley_kv_layout layout, device_->kv_layout(request.desc));
   ASSIGN_OR_RETURN(const uint64_t step, step_bytes(model(), *device_, runtime_options(options)));
   const motley_device_desc& desc = entry_->description.desc;
@@ -163,7 +164,9 @@ RuntimeOptions Instance::runtime_options(const InstanceOptions& options) const {
 }
 
 Status Instance::start(const InstanceOptions& options) {
-  ASSIGN_OR_RETURN(runtime_, RuntimeExecutor::create(model(), placement_, *device_, runtime_options(options)));
+  ASSIGN_OR_RETURN(runtime_, RuntimeExecutor::create(model(), placement_,
+                                                     std::array{NamedDevice{entry_->description.name, &*device_}},
+                                                     runtime_options(options)));
   ASSIGN_OR_RETURN(engine_, Engine::create(*runtime_, options.engine));
   return ok_status();
 }

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
+
+#include "model/axes.hpp"
 
 namespace motley {
 namespace {
@@ -14,12 +17,14 @@ uint64_t weight_bytes(const Model& model) {
 
 // The device's share of the whole model: every unit of every axis.
 Shard whole_model(const Model& model, const std::string& device, uint64_t bytes) {
-  const ModelConfig& config = model.config();
+  const ModelAxes axes = axes_of(model);
   Shard shard;
   shard.device = device;
-  shard.kv_heads = {{0, config.kv_heads}};
-  shard.ffn_columns = {{0, config.ffn}};
-  shard.vocab_rows = {{0, config.vocab_size}};
+  shard.kv_heads = {{0, axes.kv_heads}};
+  if (axes.ffn_columns > 0) shard.ffn_columns = {{0, axes.ffn_columns}};
+  shard.vocab_rows = {{0, axes.vocab}};
+  shard.experts.resize(static_cast<size_t>(axes.experts));
+  std::iota(shard.experts.begin(), shard.experts.end(), 0);
   shard.weight_bytes = bytes;
   return shard;
 }

@@ -1,25 +1,25 @@
 // RuntimeExecutor: the Executor over devices of this machine.
 //
-// Built so far for a placement of one lane, one stage, one shard; anything else is refused with UNIMPLEMENTED.
+// One lane so far; its stages may have any number of shards on devices of any kind.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
-#include <thread>
+#include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.hpp"
 #include "device/handles.hpp"
-#include "device/wait.hpp"
 #include "engine/executor.hpp"
 #include "model/model.hpp"
 #include "planner/placement.hpp"
-#include "runtime/segment.hpp"
-#include "runtime/step_check.hpp"
-#include "runtime/tape.hpp"
+#include "runtime/driver.hpp"
+#include "runtime/flight.hpp"
 
 namespace motley {
 
@@ -27,102 +27,68 @@ struct RuntimeOptions {
   uint32_t rows_max = 2048;        // of one step
   uint32_t logit_rows_max = 1024;  // of one step
   uint32_t positions_max = 0;      // longest sequence; 0 = the model's context
+  bool virtual_time = false;       // every device is simulated and keeps virtual time; times of results are virtual
+  // The longest a step of so many rows and positions read may take before a device that has not finished it counts as
+  // lost, in nanoseconds; null = forever.
+  std::function<int64_t(double rows, double reads)> step_limit_ns;
 };
 
-// The KV pool that a placement asks of a device, in the ABI's terms. The vectors back the pointers of `desc`.
-struct KvRequest {
-  std::vector<int32_t> kv_heads, head_dim, windows;
-  motley_kv_desc desc{};
-  KvRequest(const Model& model, int32_t dtype, uint32_t block_size, uint32_t blocks);
-  KvRequest(const KvRequest&) = delete;
-  KvRequest& operator=(const KvRequest&) = delete;
+// An opened device under the name that the placement uses.
+struct NamedDevice {
+  std::string name;
+  const Device* device = nullptr;
 };
 
-// What a step needs on the device beside weights and KV, in bytes. UNIMPLEMENTED with the device's reason when it
-// cannot run the model.
+// What a step needs on the device beside weights and KV where it holds the whole model, in bytes. UNIMPLEMENTED with
+// the device's reason when it cannot run the model.
 Result<uint64_t> step_bytes(const Model& model, const Device& device, const RuntimeOptions& options);
 
-// Packs weight `index` of the graph for the device, and lets go of the file's pages unless the packed form needs them.
-Result<PackedWeight> pack_weight(const Model& model, size_t index, const Device& device);
+// What a device has done in an executor's life.
+struct DriverReport {
+  std::string device;
+  uint64_t bytes_moved = 0;   // to and from other devices
+  uint64_t weight_bytes = 0;  // resident
+};
 
-// submit() by one thread; results are set on the runtime's own thread. Borrowed: model (while alive), device, clock.
+// submit() by one thread; results are set on the drivers' threads. Borrowed: model (while alive), devices, clock.
 class RuntimeExecutor : public Executor {
  public:
-  // Packs the weights (and lets go of the file's pages), makes the KV pool, compiles the tape.
+  // Packs the weights (and lets go of the file's pages), makes the KV pools, compiles the tapes. INVALID_ARGUMENT for a
+  // placement that does not fit the model or names a device that is not there.
   static Result<std::unique_ptr<RuntimeExecutor>> create(const Model& model, const Placement& placement,
-                                                         const Device& device, const RuntimeOptions& options,
+                                                         std::span<const NamedDevice> devices,
+                                                         const RuntimeOptions& options,
                                                          const Clock& clock = system_clock());
   ~RuntimeExecutor() override;
 
   ExecutorDescription describe() const override { return description_; }
   Future<StepResult> submit(StepPlan plan) override;
+  std::vector<DriverReport> reports() const;
+  // The device whose loss ended this executor; "" while none has. Any thread.
+  std::string lost_device() const;
 
  private:
-  static constexpr uint32_t kStepsInFlightMax = 2;  // one running, one ahead
   static constexpr uint32_t kSlots = 8192;
 
-  // Where SAMPLE writes; host-visible.
-  struct ResultSet {
-    BufferHandle ids, logprobs, top_ids, top_logprobs;
-    const int32_t* ids_host = nullptr;
-    const float* logprobs_host = nullptr;
-    const int32_t* top_ids_host = nullptr;
-    const float* top_logprobs_host = nullptr;
-  };
-  struct CompiledSegment {
-    Segment segment;
-    ProgramsHandle programs;
-  };
-  // A step under way: keeps alive all that the device reads.
-  struct Flight {
-    StepPlan plan;
-    Promise<StepResult> promise;
-    std::vector<int32_t> kv_slots;
-    std::vector<uint32_t> seq_row_begin, seq_block_begin;
-    std::vector<int32_t> seq_context, seq_blocks;
-    motley_batch batch{};
-    EventHandle event;
-    bool watched = false;  // the event rings the waiter
-    Status failed;         // did not start, or not wholly
-    size_t set = 0;
-    int64_t submitted_ns = 0;
-  };
-
-  RuntimeExecutor(const Model& model, const Device& device, const RuntimeOptions& options, const Clock& clock,
-                  Waiter waiter);
-  Status pack_weights();
-  Status make_buffers();
-  Status compile(const Placement& placement);
-  Result<motley_buffer*> buffer_of(int32_t graph_value, size_t set) const;
-  Status add_to_tape(const CompiledSegment& compiled);
+  RuntimeExecutor(const RuntimeOptions& options, const Clock& clock) : options_(options), clock_(clock) {}
+  void describe(const Model& model, const Placement& placement);
+  Status make_drivers(const Model& model, const Placement& placement, std::span<const NamedDevice> devices);
+  void start();
   Status admit(const StepPlan& plan);
-  void launch(Flight& flight);
-  void fill_batch(Flight& flight) const;
-  Status await(const Flight& flight) const;
-  void collect();
-  StepResult result_of(Flight& flight, Status status);
+  Status health() const;
+  void finished(Flight& flight);
+  void lost(const Driver& driver, const Status& why);
 
-  const Model& model_;
-  const Device& device_;
   const RuntimeOptions options_;
   const Clock& clock_;
-  Waiter waiter_;
   ExecutorDescription description_;
-  std::vector<PackedWeight> weights_;  // by graph weight
-  KvHandle kv_;
-  BufferHandle slots_, residual_, logits_;
-  std::vector<ResultSet> results_;
-  std::vector<std::unique_ptr<CompiledSegment>> segments_;
-  QueueHandle queue_;
-  Tape tape_;
 
-  std::mutex mutex_;  // guards flights_, lost_ and stopping_
-  std::deque<std::unique_ptr<Flight>> flights_;
-  Status lost_;  // the device answered UNAVAILABLE: so does every later step
-  bool stopping_ = false;
-  size_t next_set_ = 0;           // submitting thread only
-  int64_t last_finished_ns_ = 0;  // collecting thread only
-  std::thread collector_;
+  mutable std::mutex mutex_;  // guards the four below
+  uint32_t under_way_ = 0;
+  Status lost_;  // a device answered UNAVAILABLE, or not at all: so does every later step
+  std::string lost_device_;
+  int64_t last_finished_ns_ = 0;
+  std::vector<std::unique_ptr<Driver>> drivers_;  // last: their threads use the above
 };
 
 }  // namespace motley

@@ -60,7 +60,7 @@ void Segment::add(const Graph& graph, const GraphNode& node) {
   ops_.push_back(op);
 }
 
-void Segment::find_borders(const Graph& graph, const std::vector<bool>& inside) {
+void Segment::find_borders(const Graph& graph, const std::vector<bool>& inside, std::span<const int32_t> kept) {
   std::vector<bool> written(values_.size(), false), input(values_.size(), false);
   for (const motley_op& op : ops_) {
     for (int i = 0; i < MOTLEY_OP_INPUTS_MAX; ++i) {
@@ -78,6 +78,7 @@ void Segment::find_borders(const Graph& graph, const std::vector<bool>& inside) 
                            graph.top_ids, graph.top_logprobs}) {
     if (id >= 0) needed[static_cast<size_t>(id)] = true;
   }
+  for (const int32_t id : kept) needed[static_cast<size_t>(id)] = true;
   for (size_t n = 0; n < graph.nodes.size(); ++n) {
     if (inside[n]) continue;
     for (const int32_t id : graph.nodes[n].op.in) {
@@ -101,7 +102,22 @@ Segment Segment::cut(const Graph& graph, motley_cut cut, int32_t layer_begin, in
     inside[n] = true;
     segment.add(graph, graph.nodes[n]);
   }
-  segment.find_borders(graph, inside);
+  segment.find_borders(graph, inside, {});
+  return segment;
+}
+
+Segment Segment::of_nodes(const Graph& graph, motley_cut cut, int32_t layer_begin, int32_t layer_end, size_t node_begin,
+                          size_t node_end, std::span<const int32_t> kept) {
+  Segment segment;
+  segment.cut_ = cut;
+  segment.layer_begin_ = layer_begin;
+  segment.layer_end_ = layer_end;
+  std::vector<bool> inside(graph.nodes.size(), false);
+  for (size_t n = node_begin; n < node_end; ++n) {
+    inside[n] = true;
+    segment.add(graph, graph.nodes[n]);
+  }
+  segment.find_borders(graph, inside, kept);
   return segment;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "model/graph.hpp"
@@ -17,6 +18,9 @@ class Segment {
   // they are written inside become inputs; values written inside and needed outside become outputs; a value of both
   // kinds is carried in place.
   static Segment cut(const Graph& graph, motley_cut cut, int32_t layer_begin, int32_t layer_end);
+  // Nodes [node_begin, node_end) of `graph`. `kept`: further values that are needed outside.
+  static Segment of_nodes(const Graph& graph, motley_cut cut, int32_t layer_begin, int32_t layer_end, size_t node_begin,
+                          size_t node_end, std::span<const int32_t> kept);
 
   motley_segment view() const;
   // Graph value of each local value id, and graph weight of each local weight id.
@@ -30,7 +34,7 @@ class Segment {
   int32_t local_value(const Graph& graph, int32_t graph_value);
   int32_t local_weight(int32_t graph_weight);
   void add(const Graph& graph, const GraphNode& node);
-  void find_borders(const Graph& graph, const std::vector<bool>& inside);
+  void find_borders(const Graph& graph, const std::vector<bool>& inside, std::span<const int32_t> kept);
 
   motley_cut cut_ = MOTLEY_CUT_STAGE;
   int32_t layer_begin_ = 0, layer_end_ = 0;

@@ -1,6 +1,7 @@
-// Tape: the compiled sequence that runs one step, made once for a placement and replayed for every step.
+// Tape: the compiled sequence that runs one step on one device, made once for a placement and replayed for every step.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -10,30 +11,38 @@
 
 namespace motley {
 
-// One enqueue of a program. Borrowed handles; the runtime owns them longer than the tape.
-struct TapeEntry {
+class HostBuffer;
+
+// One enqueue of a program. Borrowed handles; their owner keeps them longer than the tape.
+struct TapeProgram {
   const Device* device = nullptr;
   const QueueHandle* queue = nullptr;
   const ProgramsHandle* programs = nullptr;
   motley_kv* kv = nullptr;
   // One list per result set: steps in flight write their results to different buffers.
   std::vector<std::vector<motley_binding>> bindings;
+
+  // Does not block. The batch is borrowed until the event has fired.
+  Result<EventHandle> enqueue(const motley_batch& batch, size_t set) const;
 };
 
-class Tape {
- public:
-  void add(TapeEntry entry) { entries_.push_back(std::move(entry)); }
-  // What came of a replay. Even a failed one may have started work that reads the batch: until `last` (the event of the
-  // last entry that was accepted; null if none was) has fired, the batch must live.
-  struct Run {
-    EventHandle last;
-    Status status;
-  };
-  // Enqueues every entry for the batch, in order, writing results to result set `set`. Does not block.
-  Run replay(const motley_batch& batch, size_t set) const;
-
- private:
-  std::vector<TapeEntry> entries_;
+// What stands between programs, done by the device's driver once all before it has run.
+enum class TapeOp {
+  kProgram,
+  kReceive,  // the residual stream, from the stage before
+  kReduce,   // a value is summed over the stage's shards
+  kSend,     // the residual stream, to the stage behind
+  kLogits,   // this shard's logits go to the shard that samples, which puts all together
+  kTokens    // the sampled ids go from the shard that samples to those that embed
 };
+
+struct TapeEntry {
+  TapeOp op = TapeOp::kProgram;
+  TapeProgram program;           // of kProgram
+  HostBuffer* buffer = nullptr;  // of kReduce: holds the value
+  bool contributes = true;       // of kReduce
+};
+
+using Tape = std::vector<TapeEntry>;
 
 }  // namespace motley

@@ -26,10 +26,11 @@ Status Forward::prepare(const ForwardOptions& options) {
   open.variant = options.variant;
   ASSIGN_OR_RETURN(device_, Device::open(*entry_->plugin, entry_->description.desc.index, open));
   for (size_t i = 0; i < model_.graph().weights.size(); ++i) {
-    ASSIGN_OR_RETURN(PackedWeight packed, pack_weight(model_, i, *device_));
+    ASSIGN_OR_RETURN(PackedWeight packed, pack_weight(model_, {i, {}, {}, {}}, *device_));
     weights_.push_back(std::move(packed));
   }
-  const KvRequest request(model_, options.kv_dtype, kBlockSize, (positions_max_ + kBlockSize - 1) / kBlockSize);
+  const KvRequest request(model_.kv_layers(), options.kv_dtype, kBlockSize,
+                          (positions_max_ + kBlockSize - 1) / kBlockSize);
   ASSIGN_OR_RETURN(kv_, device_->create_kv(request.desc));
   ASSIGN_OR_RETURN(queue_, device_->create_queue());
   const uint64_t rows = positions_max_;
@@ -48,11 +49,11 @@ Status Forward::add_piece(motley_cut cut) {
   for (const int32_t id : piece->segment.graph_weights())
     weights.push_back(weights_[static_cast<size_t>(id)].weight.get());
   ASSIGN_OR_RETURN(piece->programs, device_->compile(piece->segment.view(), weights, std::array{positions_max_}));
-  TapeEntry entry;
-  entry.device = &*device_;
-  entry.queue = &queue_;
-  entry.programs = &piece->programs;
-  entry.kv = piece->segment.uses_kv() ? kv_.get() : nullptr;
+  TapeProgram program;
+  program.device = &*device_;
+  program.queue = &queue_;
+  program.programs = &piece->programs;
+  program.kv = piece->segment.uses_kv() ? kv_.get() : nullptr;
   std::vector<int32_t> ids = piece->segment.inputs();
   for (const int32_t id : piece->segment.outputs()) {
     if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
@@ -65,8 +66,8 @@ Status Forward::add_piece(motley_cut cut) {
                                                        : logits_.get();
     bindings.push_back({id, buffer, 0});
   }
-  entry.bindings.push_back(std::move(bindings));
-  tape_.add(std::move(entry));
+  program.bindings.push_back(std::move(bindings));
+  tape_.push_back(std::move(program));
   pieces_.push_back(std::move(piece));
   return ok_status();
 }
@@ -100,12 +101,18 @@ Status Forward::run(std::span<const int32_t> ids, uint32_t begin, uint32_t rows,
   batch.head_rows = head.data();
   batch.samples = samples.data();
   batch.slot_count = 1;
-  const Tape::Run started = tape_.replay(batch, 0);
-  motley_error failure{};
-  if (started.last) {
-    RETURN_IF_ERROR(to_status(device_->api().event_wait(started.last.get(), kWaitNs, &failure), failure, "step"));
+  EventHandle last;
+  Status status;
+  for (const TapeProgram& program : tape_) {
+    auto event = program.enqueue(batch, 0);
+    if (!event.ok()) {
+      status = event.error();
+      break;
+    }
+    last = *std::move(event);
   }
-  RETURN_IF_ERROR(started.status);
+  if (last) RETURN_IF_ERROR(device_->wait(last, kWaitNs));  // even a failed run may have begun
+  RETURN_IF_ERROR(status);
   ASSIGN_OR_RETURN(const void* memory, device_->map(logits_));
   std::memcpy(out, memory, sizeof(float) * rows * model_.config().vocab_size);
   return ok_status();

@@ -9,7 +9,8 @@
 
 #include "device/registry.hpp"
 #include "model/model.hpp"
-#include "runtime/runtime_executor.hpp"
+#include "runtime/driver.hpp"
+#include "runtime/kv_request.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/tape.hpp"
 
@@ -50,7 +51,7 @@ class Forward {
   BufferHandle slots_, residual_, logits_;
   std::vector<std::unique_ptr<Piece>> pieces_;
   QueueHandle queue_;
-  Tape tape_;
+  std::vector<TapeProgram> tape_;
   uint32_t positions_max_ = 0;
 };
 

@@ -29,7 +29,8 @@ class RuntimeExecutorTest : public ::testing::Test {
     RuntimeOptions options;
     options.rows_max = 32;
     options.logit_rows_max = 4;
-    auto runtime = RuntimeExecutor::create(model_.model(), *placement, *device_, options);
+    auto runtime =
+        RuntimeExecutor::create(model_.model(), *placement, std::array{NamedDevice{"REF:0", &*device_}}, options);
     ASSERT_TRUE(runtime.ok()) << runtime.error().message();
     runtime_ = *std::move(runtime);
   }
@@ -99,10 +100,22 @@ TEST_F(RuntimeExecutorTest, Destroyed_FinishesWhatIsUnderWay) {
   EXPECT_TRUE(first.take().status.ok());
 }
 
-TEST_F(RuntimeExecutorTest, PlacementOverTwoStages_IsRefused) {
-  auto placement = plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 64ull << 20, 1 << 16}, plan_);
-  placement->lanes[0].stages.push_back(placement->lanes[0].stages[0]);
-  EXPECT_EQ(RuntimeExecutor::create(model_.model(), *placement, *device_, {}).error().code(), MOTLEY_UNIMPLEMENTED);
+TEST_F(RuntimeExecutorTest, PlacementThatDoesNotFit_IsRefused) {
+  const auto placement =
+      plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 64ull << 20, 1 << 16}, plan_);
+  const std::array devices{NamedDevice{"REF:0", &*device_}};
+  const auto refuse = [&](const std::function<void(Lane&)>& change) {
+    Placement broken = *placement;
+    change(broken.lanes[0]);
+    return RuntimeExecutor::create(model_.model(), broken, devices, {}).error().code();
+  };
+  EXPECT_EQ(refuse([](Lane& lane) { lane.stages.push_back(lane.stages[0]); }), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(refuse([](Lane& lane) { lane.stages[0].layer_end -= 1; }), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(refuse([](Lane& lane) { lane.stages[0].shards[0].device = "GPU:7"; }), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(refuse([](Lane& lane) { lane.stages[0].shards[0].kv_heads = {}; }), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(refuse([](Lane& lane) { lane.stages[0].shards.push_back(lane.stages[0].shards[0]); }),
+            MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(refuse([](Lane& lane) { lane.stages[0].shards[0].vocab_rows[0].end += 1; }), MOTLEY_INVALID_ARGUMENT);
 }
 
 }  // namespace

@@ -1,0 +1,163 @@
+// Driver: one device's part of a placement, and the thread that runs it.
+//
+// Every device of a lane has a driver. All get every step, in the same order; each replays its own tape and meets the
+// others where the tape says so (docs/adr/0010). What a driver does between programs blocks its thread only, and every
+// wait ends by the step's deadline. Time is counted per driver: with virtual time it moves on with what the device
+// and the communicators report, so that a run's times depend on the plan and the devices alone.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "comm/communicator.hpp"
+#include "device/handles.hpp"
+#include "device/wait.hpp"
+#include "model/model.hpp"
+#include "runtime/flight.hpp"
+#include "runtime/host_buffer.hpp"
+#include "runtime/segment.hpp"
+#include "runtime/shard.hpp"
+#include "runtime/tape.hpp"
+
+namespace motley {
+
+// The ends of a driver's ways to the others. Ranks count the shards of a stage, or the drivers of a lane, from 0.
+struct DriverLinks {
+  std::unique_ptr<Communicator> stage, lane;  // null: nobody else is there
+  std::vector<uint32_t> receive_from,
+      send_to;                                // lane ranks: whose residual stream comes in (one or none), and goes out
+  uint32_t sampler = 0;                       // stage rank that samples (of the last stage)
+  std::vector<uint32_t> embedders;            // stage ranks beside the sampler that need the sampled tokens
+  std::vector<std::vector<UnitRange>> vocab;  // by stage rank: the columns of its logits
+};
+
+struct DriverOptions {
+  std::string name;                           // of the device
+  uint32_t rows_max = 0, logit_rows_max = 0;  // of one step
+  uint32_t slots = 0;
+  uint32_t kv_blocks = 0, block_size = 0;
+  int32_t kv_dtype = 0;
+  uint32_t steps_ahead = 1;  // steps that are enqueued before the one before them is done, where nothing stands between
+  bool virtual_time = false;
+};
+
+class Driver {
+ public:
+  // What a driver tells its owner, on its own thread.
+  struct Events {
+    std::function<void(Flight&)> finished;        // the last driver has ended its part of the step
+    std::function<void(const Status& why)> lost;  // this device is lost: nothing more runs on it
+    std::function<Status()> health;               // not OK: the lane is lost, steps are to be failed
+  };
+
+  // Packs the weights, makes KV pool and buffers, compiles the tape. `model`, `device` and `clock` are borrowed.
+  static Result<std::unique_ptr<Driver>> create(const Model& model, const Device& device, ShardGraph shard,
+                                                DriverLinks links, const DriverOptions& options, const Clock& clock);
+  ~Driver();  // ends what is under way
+
+  void start(Events events);
+  // Steps run in the order of the calls. Any thread; never blocks.
+  void push(std::shared_ptr<Flight> flight);
+  // Every pending and later meeting of this driver's groups answers `why`.
+  void abort(const Status& why);
+
+  const std::string& name() const { return options_.name; }
+  const Device& device() const { return device_; }
+  uint64_t bytes_moved() const { return bytes_moved_.load(); }  // to and from other devices
+  uint64_t weight_bytes() const { return weight_bytes_; }       // resident
+
+ private:
+  struct CompiledPiece {
+    Segment segment;
+    ProgramsHandle programs;
+  };
+  struct ResultSet {
+    std::unique_ptr<HostBuffer> ids, logprobs, top_ids, top_logprobs;
+  };
+  // A step whose programs are all enqueued.
+  struct Pending {
+    std::shared_ptr<Flight> flight;
+    EventHandle last;
+    size_t set = 0;
+    bool watched = false;  // the event rings the waiter
+  };
+  using Buffers = std::map<int32_t, std::vector<HostBuffer*>>;  // value -> by result set
+
+  Driver(const Model& model, const Device& device, ShardGraph shard, DriverLinks links, const DriverOptions& options,
+         const Clock& clock, Waiter waiter);
+  Status pack_weights();
+  Status make_kv();
+  Result<HostBuffer*> make_buffer(uint64_t bytes);
+  Status make_buffers();
+  Status make_results();
+  Status compile();
+  Status add_program(const ShardPiece& piece);
+  HostBuffer* buffer_of(int32_t value, size_t set) const;
+  void add(TapeOp op, HostBuffer* buffer = nullptr, bool contributes = true);
+
+  void loop();
+  bool next(std::shared_ptr<Flight>* flight);
+  void begin(std::shared_ptr<Flight> flight);
+  Status play(Flight& flight, size_t set);
+  Status meet(const TapeEntry& entry, Flight& flight, size_t set);
+  Status settle(Flight& flight);
+  Status receive(Flight& flight);
+  Status send(Flight& flight);
+  Status reduce(Flight& flight, HostBuffer& buffer, bool contributes);
+  Status exchange_logits(Flight& flight);
+  Status exchange_tokens(Flight& flight, size_t set);
+  void put_columns(std::span<const float> from, uint32_t rank, size_t row_begin, size_t rows);
+  Status read_results(Flight& flight, size_t set);
+  void finish(Pending& pending);
+  void leave(Flight& flight);
+  bool fatal(const Status& status) const;
+  uint64_t device_timeout_ns(const Flight& flight) const;
+  CommCall call(const Flight& flight);
+  void learn_times(const EventHandle& event);
+
+  const Model& model_;
+  const Device& device_;
+  const ShardGraph shard_;
+  DriverLinks links_;
+  const DriverOptions options_;
+  const Clock& clock_;
+  Waiter waiter_;
+  std::vector<PackedWeight> weights_;  // by the shard's weights
+  uint64_t weight_bytes_ = 0;
+  KvHandle kv_;
+  std::vector<std::unique_ptr<HostBuffer>> buffers_;
+  Buffers values_;
+  HostBuffer *slots_ = nullptr, *residual_ = nullptr, *own_logits_ = nullptr, *all_logits_ = nullptr;
+  std::vector<ResultSet> results_;
+  std::vector<std::unique_ptr<CompiledPiece>> pieces_;
+  QueueHandle queue_;
+  Tape tape_;
+  bool meets_ = false;  // the tape is not programs alone
+
+  Events events_;
+  std::mutex mutex_;  // guards the two below
+  std::deque<std::shared_ptr<Flight>> waiting_;
+  bool stopping_ = false;
+  // The driver's thread only:
+  std::deque<Pending> pending_;
+  std::vector<std::shared_ptr<Flight>> stuck_;  // steps that a device which no longer answers may still read
+  EventHandle last_;                            // of the newest program
+  size_t next_set_ = 0;
+  int64_t virtual_ns_ = 0;
+  std::atomic<uint64_t> bytes_moved_{0};
+  std::thread thread_;
+};
+
+// Packs what the shard keeps of a weight, and lets go of the file's pages unless the packed form needs them.
+Result<PackedWeight> pack_weight(const Model& model, const ShardWeight& weight, const Device& device);
+
+}  // namespace motley

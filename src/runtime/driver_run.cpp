@@ -1,0 +1,344 @@
+// How a driver runs steps.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/memory_patience.hpp"
+#include "device/virtual_time.hpp"
+#include "runtime/driver.hpp"
+
+namespace motley {
+namespace {
+
+// What a meeting waits longer than a device: whoever is late says so first, and by name.
+constexpr int64_t kMeetingGraceNs = 500'000'000;
+// Of one message between drivers; larger arrays go in runs of rows.
+constexpr uint64_t kMessageBytes = 1u << 20;
+
+size_t rows_at_once(size_t row_bytes) { return std::max<size_t>(1, kMessageBytes / std::max<size_t>(row_bytes, 1)); }
+
+}  // namespace
+
+// ---- the thread
+
+void Driver::start(Events events) {
+  events_ = std::move(events);
+  thread_ = std::thread([this] { loop(); });
+}
+
+Driver::~Driver() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  waiter_.ring();
+  if (thread_.joinable()) thread_.join();
+  queue_.reset();  // waits for what is enqueued, while all that it reads is there
+}
+
+void Driver::push(std::shared_ptr<Flight> flight) {
+  {
+    std::lock_guard lock(mutex_);
+    waiting_.push_back(std::move(flight));
+  }
+  waiter_.ring();
+}
+
+void Driver::abort(const Status& why) {
+  if (links_.stage) links_.stage->abort(why);
+  if (links_.lane) links_.lane->abort(why);
+}
+
+// The next step, if it may begin now. False once there will be none.
+bool Driver::next(std::shared_ptr<Flight>* flight) {
+  std::lock_guard lock(mutex_);
+  flight->reset();
+  if (!waiting_.empty() && pending_.size() <= options_.steps_ahead) {
+    *flight = std::move(waiting_.front());
+    waiting_.pop_front();
+  }
+  return *flight != nullptr || !waiting_.empty() || !pending_.empty() || !stopping_;
+}
+
+void Driver::loop() {
+  const MemoryPatience patience;  // a result that is there must reach the engine
+  const VirtualTimeScope time(&virtual_ns_);
+  std::shared_ptr<Flight> flight;
+  while (next(&flight)) {
+    if (flight != nullptr) {
+      begin(std::move(flight));
+      continue;
+    }
+    if (pending_.empty()) {
+      waiter_.wait(kNoDeadline, clock_);
+      continue;
+    }
+    Pending& oldest = pending_.front();
+    const bool done = !oldest.last || event_state({&device_.api(), oldest.last.get()}).fired;
+    // Woken by the event, or by a further step that may be enqueued behind this one.
+    if (!done && oldest.watched && waiter_.wait(oldest.flight->deadline_ns, system_clock())) continue;
+    finish(oldest);
+    pending_.pop_front();
+  }
+}
+
+void Driver::begin(std::shared_ptr<Flight> flight) {
+  virtual_ns_ = std::max(virtual_ns_, flight->submitted_ns);
+  Pending pending;
+  pending.set = std::exchange(next_set_, (next_set_ + 1) % (options_.steps_ahead + 1));
+  if (const Status health = events_.health(); !health.ok() || flight->refused) {
+    flight->fail(health);
+  } else if (const Status status = play(*flight, pending.set); !status.ok()) {
+    flight->fail(status);
+    if (fatal(status)) {
+      stuck_.push_back(flight);
+      events_.lost(status);
+    }
+  }
+  pending.flight = std::move(flight);
+  pending.last = std::move(last_);
+  if (meets_) {
+    finish(pending);
+    return;
+  }
+  if (pending.last) pending.watched = waiter_.watch({&device_.api(), pending.last.get()}).ok();
+  pending_.push_back(std::move(pending));
+}
+
+// A step's programs are enqueued; waits for them and hands in what came out.
+void Driver::finish(Pending& pending) {
+  Flight& flight = *pending.flight;
+  last_ = std::move(pending.last);
+  Status status = settle(flight);
+  if (status.ok() && flight.status().ok()) status = read_results(flight, pending.set);
+  if (!status.ok()) flight.fail(status);
+  if (fatal(status)) {
+    stuck_.push_back(pending.flight);
+    events_.lost(status);
+  }
+  leave(flight);
+}
+
+void Driver::leave(Flight& flight) {
+  const int64_t now_ns = options_.virtual_time ? virtual_ns_ : clock_.now_ns();
+  if (flight.leave(now_ns)) events_.finished(flight);
+}
+
+bool Driver::fatal(const Status& status) const {
+  return status.code() == MOTLEY_UNAVAILABLE || status.code() == MOTLEY_DEADLINE_EXCEEDED;
+}
+
+// ---- a step
+
+// A program that fails does not end the step: the others count on this driver's part in every meeting.
+Status Driver::play(Flight& flight, size_t set) {
+  for (const TapeEntry& entry : tape_) {
+    if (entry.op != TapeOp::kProgram) {
+      RETURN_IF_ERROR(meet(entry, flight, set));
+      continue;
+    }
+    auto event = entry.program.enqueue(flight.batch, set);
+    if (event.ok()) {
+      last_ = *std::move(event);
+    } else {
+      if (!meets_ || fatal(event.error())) return event.error();
+      flight.fail(event.error());
+    }
+  }
+  return ok_status();
+}
+
+Status Driver::meet(const TapeEntry& entry, Flight& flight, size_t set) {
+  RETURN_IF_ERROR(settle(flight));
+  switch (entry.op) {
+    case TapeOp::kProgram: return ok_status();
+    case TapeOp::kReceive: return receive(flight);
+    case TapeOp::kReduce: return reduce(flight, *entry.buffer, entry.contributes);
+    case TapeOp::kSend: return send(flight);
+    case TapeOp::kLogits: return exchange_logits(flight);
+    case TapeOp::kTokens: return exchange_tokens(flight, set);
+  }
+  return ok_status();
+}
+
+// Waits for what is enqueued. Only a lost device is an error here; what a program reports fails the step alone.
+Status Driver::settle(Flight& flight) {
+  if (!last_) return ok_status();
+  const EventHandle event = std::move(last_);
+  const Status status = device_.wait(event, device_timeout_ns(flight));
+  if (status.code() == MOTLEY_DEADLINE_EXCEEDED) {
+    last_ = EventHandle();
+    return error(MOTLEY_DEADLINE_EXCEEDED, "device {} did not finish a step in time", options_.name);
+  }
+  learn_times(event);
+  if (status.ok()) return status;
+  const Status named = status.annotate(options_.name);
+  if (fatal(status) || !meets_) return named;
+  flight.fail(named);
+  return ok_status();
+}
+
+void Driver::learn_times(const EventHandle& event) {
+  if (!options_.virtual_time) return;
+  if (const auto times = device_.times(event); times.ok()) virtual_ns_ = std::max(virtual_ns_, times->end_ns);
+}
+
+uint64_t Driver::device_timeout_ns(const Flight& flight) const {
+  if (flight.deadline_ns == INT64_MAX) return UINT64_MAX;
+  return static_cast<uint64_t>(std::max<int64_t>(0, flight.deadline_ns - system_clock().now_ns()));
+}
+
+CommCall Driver::call(const Flight& flight) {
+  CommCall call;
+  if (flight.deadline_ns != INT64_MAX) call.deadline_ns = flight.deadline_ns + kMeetingGraceNs;
+  if (options_.virtual_time) call.virtual_ns = &virtual_ns_;
+  return call;
+}
+
+// ---- meetings
+
+Status Driver::reduce(Flight& flight, HostBuffer& buffer, bool contributes) {
+  const size_t count = size_t{flight.batch.rows} * model_.config().hidden;
+  const uint64_t bytes = count * sizeof(float);
+  if (contributes) {
+    RETURN_IF_ERROR(buffer.pull(queue_, bytes, device_timeout_ns(flight), &virtual_ns_));
+  } else {
+    RETURN_IF_ERROR(buffer.acquire(device_timeout_ns(flight)));
+  }
+  RETURN_IF_ERROR(links_.stage->all_reduce(buffer.view<float>(count), contributes, call(flight)));
+  bytes_moved_ += bytes;
+  return buffer.push(queue_, bytes);
+}
+
+Status Driver::receive(Flight& flight) {
+  const size_t row_bytes = model_.config().hidden * sizeof(float), bytes = flight.batch.rows * row_bytes;
+  RETURN_IF_ERROR(residual_->acquire(device_timeout_ns(flight)));
+  const std::span<std::byte> all = residual_->view<std::byte>(bytes);
+  const size_t step = rows_at_once(row_bytes) * row_bytes;
+  for (size_t at = 0; at < bytes; at += step) {
+    RETURN_IF_ERROR(
+        links_.lane->recv(links_.receive_from.front(), all.subspan(at, std::min(step, bytes - at)), call(flight)));
+  }
+  bytes_moved_ += bytes;
+  return residual_->push(queue_, bytes);
+}
+
+Status Driver::send(Flight& flight) {
+  const size_t row_bytes = model_.config().hidden * sizeof(float), bytes = flight.batch.rows * row_bytes;
+  RETURN_IF_ERROR(residual_->pull(queue_, bytes, device_timeout_ns(flight), &virtual_ns_));
+  const std::span<std::byte> all = residual_->view<std::byte>(bytes);
+  const size_t step = rows_at_once(row_bytes) * row_bytes;
+  for (const uint32_t to : links_.send_to) {
+    for (size_t at = 0; at < bytes; at += step) {
+      RETURN_IF_ERROR(links_.lane->send(to, all.subspan(at, std::min(step, bytes - at)), call(flight)));
+    }
+    bytes_moved_ += bytes;
+  }
+  return ok_status();
+}
+
+void Driver::put_columns(std::span<const float> from, uint32_t rank, size_t row_begin, size_t rows) {
+  const size_t vocab = model_.config().vocab_size;
+  const std::span<float> to = all_logits_->view<float>(all_logits_->bytes() / sizeof(float));
+  const float* read = from.data();
+  for (size_t row = row_begin; row < row_begin + rows; ++row) {
+    for (const UnitRange& range : links_.vocab[rank]) {
+      const auto count = static_cast<size_t>(range.end - range.begin);
+      std::copy_n(read, count, to.data() + row * vocab + static_cast<size_t>(range.begin));
+      read += count;
+    }
+  }
+}
+
+Status Driver::exchange_logits(Flight& flight) {
+  const size_t rows = flight.batch.head_row_count;
+  const uint32_t own = links_.stage->rank();
+  const auto width_of = [&](uint32_t rank) {
+    size_t width = 0;
+    for (const UnitRange& range : links_.vocab[rank]) width += static_cast<size_t>(range.end - range.begin);
+    return width;
+  };
+  const size_t width = width_of(own);
+  RETURN_IF_ERROR(own_logits_->pull(queue_, rows * width * sizeof(float), device_timeout_ns(flight), &virtual_ns_));
+  const std::span<float> mine = own_logits_->view<float>(rows * width);
+  if (own != links_.sampler) {
+    const size_t step = rows_at_once(width * sizeof(float)) * width;
+    for (size_t at = 0; at < mine.size(); at += step) {
+      const auto part = std::as_bytes(mine.subspan(at, std::min(step, mine.size() - at)));
+      RETURN_IF_ERROR(links_.stage->send(links_.sampler, part, call(flight)));
+      bytes_moved_ += part.size();
+    }
+    return ok_status();
+  }
+  RETURN_IF_ERROR(all_logits_->acquire(device_timeout_ns(flight)));
+  put_columns(mine, own, 0, rows);
+  std::vector<float> part;
+  for (uint32_t rank = 0; rank < links_.vocab.size(); ++rank) {
+    const size_t theirs = width_of(rank), step = rows_at_once(theirs * sizeof(float));
+    if (rank == own || theirs == 0) continue;
+    for (size_t row = 0; row < rows; row += step) {
+      const size_t count = std::min(step, rows - row);
+      part.resize(count * theirs);
+      RETURN_IF_ERROR(links_.stage->recv(rank, std::as_writable_bytes(std::span(part)), call(flight)));
+      put_columns(part, rank, row, count);
+      bytes_moved_ += part.size() * sizeof(float);
+    }
+  }
+  return all_logits_->push(queue_, rows * model_.config().vocab_size * sizeof(float));
+}
+
+// The token of head row h stands in slot samples[h].out_slot of every shard that embeds before a later step reads it.
+Status Driver::exchange_tokens(Flight& flight, size_t set) {
+  const size_t rows = flight.batch.head_row_count;
+  if (rows == 0) return ok_status();
+  if (shard_.samples) {
+    HostBuffer& ids = *results_[set].ids;
+    RETURN_IF_ERROR(ids.pull(queue_, rows * sizeof(int32_t), device_timeout_ns(flight), &virtual_ns_));
+    for (const uint32_t to : links_.embedders) {
+      RETURN_IF_ERROR(links_.stage->send(to, std::as_bytes(ids.view<int32_t>(rows)), call(flight)));
+      bytes_moved_ += rows * sizeof(int32_t);
+    }
+    return ok_status();
+  }
+  std::vector<int32_t> ids(rows);
+  RETURN_IF_ERROR(links_.stage->recv(links_.sampler, std::as_writable_bytes(std::span(ids)), call(flight)));
+  bytes_moved_ += rows * sizeof(int32_t);
+  RETURN_IF_ERROR(slots_->acquire(device_timeout_ns(flight)));
+  const std::span<int32_t> slots = slots_->view<int32_t>(options_.slots);
+  for (size_t h = 0; h < rows; ++h) {
+    const int32_t slot = flight.plan.samples[h].out_slot;
+    if (slot >= 0) slots[static_cast<size_t>(slot)] = ids[h];
+  }
+  return slots_->push(queue_, slots_->bytes());
+}
+
+Status Driver::read_results(Flight& flight, size_t set) {
+  if (!shard_.samples) return ok_status();
+  ResultSet& results = results_[set];
+  const size_t rows = flight.batch.head_row_count;
+  const auto& samples = flight.plan.samples;
+  const bool wanted = std::any_of(samples.begin(), samples.end(), [](const auto& s) { return s.top_logprobs >= 0; });
+  const uint64_t timeout = device_timeout_ns(flight);
+  RETURN_IF_ERROR(results.ids->pull(queue_, rows * sizeof(int32_t), timeout, &virtual_ns_));
+  if (wanted) {
+    RETURN_IF_ERROR(results.logprobs->pull(queue_, rows * sizeof(float), timeout, &virtual_ns_));
+    for (HostBuffer* top : {results.top_ids.get(), results.top_logprobs.get()})
+      RETURN_IF_ERROR(top->pull(queue_, rows * MOTLEY_TOP_MAX * sizeof(int32_t), timeout, &virtual_ns_));
+  }
+  const auto ids = results.ids->view<int32_t>(rows);
+  flight.tokens.resize(rows);
+  for (size_t h = 0; h < rows; ++h) {
+    SampledToken& token = flight.tokens[h];
+    token.id = ids[h];
+    if (samples[h].top_logprobs < 0) continue;
+    token.logprob = results.logprobs->view<float>(rows)[h];
+    for (size_t k = 0; k < static_cast<size_t>(samples[h].top_logprobs); ++k) {
+      const size_t at = h * MOTLEY_TOP_MAX + k;
+      token.top.push_back({results.top_ids->view<int32_t>(rows * MOTLEY_TOP_MAX)[at],
+                           results.top_logprobs->view<float>(rows * MOTLEY_TOP_MAX)[at]});
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace motley

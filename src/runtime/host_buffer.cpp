@@ -1,0 +1,41 @@
+#include "runtime/host_buffer.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace motley {
+
+Result<HostBuffer> HostBuffer::create(const Device& device, uint64_t bytes) {
+  ASSIGN_OR_RETURN(BufferHandle memory, device.allocate(bytes, MOTLEY_USE_ACTIVATION));
+  HostBuffer buffer(device, std::move(memory), bytes);
+  if (auto mapped = device.map(buffer.buffer_); mapped.ok()) {
+    buffer.mapped_ = static_cast<std::byte*>(*mapped);
+  } else {
+    buffer.copy_.resize(bytes);
+  }
+  return buffer;
+}
+
+Status HostBuffer::pull(const QueueHandle& queue, uint64_t bytes, uint64_t timeout_ns, int64_t* ended_ns) {
+  if (mapped_ != nullptr || bytes == 0) return ok_status();
+  RETURN_IF_ERROR(acquire(timeout_ns));
+  ASSIGN_OR_RETURN(const EventHandle done, device_->copy_to_host(queue, std::span(copy_).first(bytes), buffer_));
+  RETURN_IF_ERROR(device_->wait(done, timeout_ns));
+  if (const auto times = device_->times(done); times.ok()) *ended_ns = std::max(*ended_ns, times->end_ns);
+  return ok_status();
+}
+
+Status HostBuffer::acquire(uint64_t timeout_ns) {
+  if (!pushed_) return ok_status();
+  RETURN_IF_ERROR(device_->wait(pushed_, timeout_ns));
+  pushed_.reset();
+  return ok_status();
+}
+
+Status HostBuffer::push(const QueueHandle& queue, uint64_t bytes) {
+  if (mapped_ != nullptr || bytes == 0) return ok_status();
+  ASSIGN_OR_RETURN(pushed_, device_->copy_from_host(queue, buffer_, std::span<const std::byte>(copy_).first(bytes)));
+  return ok_status();
+}
+
+}  // namespace motley

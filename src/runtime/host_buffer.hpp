@@ -1,0 +1,46 @@
+// HostBuffer: a device's buffer as the host sees it. Where the host can map the device's memory it is that memory;
+// elsewhere a copy, which pull() and push() bring up to date.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/status.hpp"
+#include "device/handles.hpp"
+
+namespace motley {
+
+// One thread at a time; the device outlives it.
+class HostBuffer {
+ public:
+  static Result<HostBuffer> create(const Device& device, uint64_t bytes);
+
+  motley_buffer* device_buffer() const { return buffer_.get(); }
+  uint64_t bytes() const { return bytes_; }
+  // The first `count` Ts. Changed by the host only between pull() or acquire(), and push().
+  template <typename T>
+  std::span<T> view(size_t count) {
+    return {reinterpret_cast<T*>(mapped_ != nullptr ? mapped_ : copy_.data()), count};
+  }
+  // All work that writes the buffer has ended: the first `bytes` become visible.
+  Status pull(const QueueHandle& queue, uint64_t bytes, uint64_t timeout_ns, int64_t* ended_ns);
+  // The host may write: an earlier push() has been read.
+  Status acquire(uint64_t timeout_ns);
+  // Work that is enqueued from now on sees the first `bytes` as the host left them.
+  Status push(const QueueHandle& queue, uint64_t bytes);
+
+ private:
+  HostBuffer(const Device& device, BufferHandle buffer, uint64_t bytes)
+      : device_(&device), buffer_(std::move(buffer)), bytes_(bytes) {}
+
+  const Device* device_;
+  BufferHandle buffer_;
+  uint64_t bytes_;
+  std::byte* mapped_ = nullptr;
+  std::vector<std::byte> copy_;
+  EventHandle pushed_;
+};
+
+}  // namespace motley

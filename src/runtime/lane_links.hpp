@@ -1,0 +1,17 @@
+// Who meets whom in a lane: the groups and ways of its drivers.
+#pragma once
+
+#include <vector>
+
+#include "base/status.hpp"
+#include "model/model.hpp"
+#include "planner/placement.hpp"
+#include "runtime/driver.hpp"
+
+namespace motley {
+
+// One per shard, stage by stage. A shard of a later stage gets the residual stream from one of the stage before, which
+// all have the same.
+Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config);
+
+}  // namespace motley

@@ -1,0 +1,583 @@
+#include "runtime/shard.hpp"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "model/axes.hpp"
+
+namespace motley {
+namespace {
+
+using Ranges = std::vector<motley_range>;
+
+int64_t count_of(const Ranges& ranges) {
+  int64_t count = 0;
+  for (const motley_range& range : ranges) count += range.end - range.begin;
+  return count;
+}
+
+Ranges scaled(const std::vector<UnitRange>& units, int64_t by) {
+  Ranges out;
+  for (const UnitRange& unit : units) {
+    if (unit.begin < unit.end) out.push_back({unit.begin * by, unit.end * by});
+  }
+  return out;
+}
+
+Status check_cover(std::vector<UnitRange> ranges, int64_t count, std::string_view axis) {
+  std::sort(ranges.begin(), ranges.end(), [](UnitRange a, UnitRange b) { return a.begin < b.begin; });
+  int64_t at = 0;
+  for (const UnitRange& range : ranges) {
+    if (range.begin != at || range.end < range.begin || range.end > count)
+      return invalid_argument("the shards' {} do not cover 0 to {} once each: [{}, {}) after {}", axis, count,
+                              range.begin, range.end, at);
+    at = range.end;
+  }
+  if (at != count) return invalid_argument("the shards hold {} of {} {}", at, count, axis);
+  return ok_status();
+}
+
+Status check_stage(const ModelAxes& axes, const Stage& stage, bool with_vocab) {
+  std::array<std::vector<UnitRange>, 4> all;
+  for (const Shard& shard : stage.shards) {
+    const auto append = [](std::vector<UnitRange>* to, const std::vector<UnitRange>& from) {
+      to->insert(to->end(), from.begin(), from.end());
+    };
+    append(&all[0], shard.kv_heads);
+    append(&all[1], shard.ffn_columns);
+    append(&all[2], shard.vocab_rows);
+    for (const int32_t id : shard.experts) all[3].push_back({id, int64_t{id} + 1});
+  }
+  RETURN_IF_ERROR(check_cover(all[0], axes.kv_heads, "KV heads"));
+  RETURN_IF_ERROR(check_cover(all[1], axes.ffn_columns, "FFN columns"));
+  if (with_vocab) RETURN_IF_ERROR(check_cover(all[2], axes.vocab, "vocabulary rows"));
+  return check_cover(all[3], axes.experts, "experts");
+}
+
+class Cutter {
+ public:
+  Cutter(const Model& model, const Lane& lane, size_t stage, size_t shard)
+      : model_(model),
+        from_(model.graph()),
+        stage_(lane.stages[stage]),
+        shard_(stage_.shards[shard]),
+        index_(shard),
+        parts_(stage_.shards.size() > 1),
+        first_(stage == 0),
+        last_(stage + 1 == lane.stages.size()),
+        layouts_(from_.values.size()),
+        mapped_(from_.values.size(), MOTLEY_NONE),
+        weights_(from_.weights.size(), MOTLEY_NONE) {}
+
+  Result<ShardGraph> cut();
+
+ private:
+  // What this shard has of a value. `kept`: of the last axis, where cut.
+  struct Layout {
+    enum class State {
+      kWhole,
+      kCut,
+      kPartial,
+      kByExpert  // zeros where another shard's expert was chosen; every op up to COMBINE_EXPERTS keeps zeros
+    };
+    State state = State::kWhole;
+    Ranges kept;
+    bool absent = false;  // no unit of it is here; cut, partial or by expert elsewhere
+  };
+  using State = Layout::State;
+
+  Status add(const GraphNode& node);
+  Status add_matmul(const GraphNode& node);
+  Status add_grouped(const GraphNode& node);
+  Status add_split(const GraphNode& node);
+  Status add_sum(const GraphNode& node);
+  Status add_embed(const GraphNode& node);
+  Status add_sample(const GraphNode& node);
+  Status add_alike(const GraphNode& node);
+
+  Ranges kept_of(Axis axis) const;
+  std::optional<Ranges> kept_rows(const GraphNode& node) const;
+  const Layout& layout(int32_t value) const { return layouts_[static_cast<size_t>(value)]; }
+  bool first_with(bool (*has)(const Shard&)) const;
+  int32_t value(int32_t source);
+  int32_t weight(int32_t source, const Ranges& rows, const Ranges& cols, const Ranges& experts);
+  int32_t vector(int32_t source, const Ranges& cols) { return weight(source, {}, cols, {}); }
+  void emit(const GraphNode& node, motley_op op, const Layout& out);
+  void reduce(int32_t source);
+  void make_whole(const motley_op& op);
+  void begin_program(const GraphNode& node);
+  void finish();
+  void drop_dead_nodes();
+  Status unbuilt(const GraphNode& node) const;
+
+  const Model& model_;
+  const Graph& from_;
+  const Stage& stage_;
+  const Shard& shard_;
+  const size_t index_;
+  const bool parts_;  // the stage has several shards
+  const bool first_, last_;
+  std::vector<Layout> layouts_;   // by source value
+  std::vector<int32_t> mapped_;   // source value -> value
+  std::vector<int32_t> weights_;  // source weight -> weight
+  ShardGraph to_;
+  std::vector<size_t> piece_of_node_;
+};
+
+// ---- values and weights
+
+Ranges Cutter::kept_of(Axis axis) const {
+  const ModelConfig& config = model_.config();
+  switch (axis) {
+    case Axis::kHeads: return scaled(shard_.kv_heads, int64_t{config.heads} / config.kv_heads * config.head_dim);
+    case Axis::kKvHeads: return scaled(shard_.kv_heads, config.head_dim);
+    case Axis::kFfn: return scaled(shard_.ffn_columns, 1);
+    case Axis::kVocab: return scaled(shard_.vocab_rows, 1);
+    default: return {};
+  }
+}
+
+bool is_unit_axis(Axis axis) {
+  return axis == Axis::kHeads || axis == Axis::kKvHeads || axis == Axis::kFfn || axis == Axis::kVocab;
+}
+
+int64_t width_of(const GraphValue& value) { return value.shape.dims[value.shape.rank - 1]; }
+
+// What this shard keeps of a product's results; nullopt: all of it. A product that is split afterwards keeps the parts
+// of each piece.
+std::optional<Ranges> Cutter::kept_rows(const GraphNode& node) const {
+  const int32_t out = node.op.out[0];
+  const GraphValue& result = from_.values[static_cast<size_t>(out)];
+  if (is_unit_axis(result.last_axis)) return kept_of(result.last_axis);
+  for (const GraphNode& reader : from_.nodes) {
+    if (reader.op.kind != MOTLEY_OP_SPLIT || reader.op.in[0] != out) continue;
+    Ranges joined;
+    int64_t base = 0;
+    bool units = false;
+    for (const int32_t piece : reader.op.out) {
+      if (piece < 0) continue;
+      const GraphValue& part = from_.values[static_cast<size_t>(piece)];
+      units = units || is_unit_axis(part.last_axis);
+      for (const motley_range& range : kept_of(part.last_axis))
+        joined.push_back({base + range.begin, base + range.end});
+      base += width_of(part);
+    }
+    if (units) return joined;
+  }
+  return std::nullopt;
+}
+
+int32_t Cutter::value(int32_t source) {
+  if (source < 0) return MOTLEY_NONE;
+  int32_t& id = mapped_[static_cast<size_t>(source)];
+  if (id >= 0) return id;
+  GraphValue made = from_.values[static_cast<size_t>(source)];
+  const Layout& here = layout(source);
+  if (here.state == State::kCut) made.shape.dims[made.shape.rank - 1] = count_of(here.kept);
+  id = static_cast<int32_t>(to_.graph.values.size());
+  to_.graph.values.push_back(std::move(made));
+  return id;
+}
+
+// Rows, columns and experts kept of a weight; empty = all.
+int32_t Cutter::weight(int32_t source, const Ranges& rows, const Ranges& cols, const Ranges& experts) {
+  if (source < 0) return MOTLEY_NONE;
+  int32_t& id = weights_[static_cast<size_t>(source)];
+  if (id >= 0) return id;
+  GraphWeight made = from_.weights[static_cast<size_t>(source)];
+  if (!rows.empty()) made.rows = count_of(rows);
+  if (!cols.empty()) made.cols = count_of(cols);
+  if (!experts.empty()) made.experts = count_of(experts);
+  id = static_cast<int32_t>(to_.weights.size());
+  to_.graph.weights.push_back(std::move(made));
+  to_.weights.push_back({static_cast<size_t>(source), rows, cols, experts});
+  return id;
+}
+
+// ---- pieces
+
+void Cutter::begin_program(const GraphNode& node) {
+  static constexpr auto cut_of = [](Part part, bool parts) {
+    switch (part) {
+      case Part::kEmbed: return MOTLEY_CUT_EMBED;
+      case Part::kAttention: return parts ? MOTLEY_CUT_ATTN_PART : MOTLEY_CUT_STAGE;
+      case Part::kFfn: return parts ? MOTLEY_CUT_FFN_PART : MOTLEY_CUT_STAGE;
+      case Part::kHead: return MOTLEY_CUT_HEAD;
+      case Part::kSample: return MOTLEY_CUT_SAMPLE;
+    }
+    return MOTLEY_CUT_STAGE;
+  };
+  const motley_cut cut = cut_of(node.part, parts_);
+  const bool layers = node.part == Part::kAttention || node.part == Part::kFfn;
+  if (!to_.pieces.empty() && to_.pieces.back().kind == ShardPiece::Kind::kProgram) {
+    ShardPiece& open = to_.pieces.back();
+    const bool open_layers =
+        open.cut != MOTLEY_CUT_EMBED && open.cut != MOTLEY_CUT_HEAD && open.cut != MOTLEY_CUT_SAMPLE;
+    if (layers ? open_layers : open.cut == cut) {
+      if (layers) open.layer_end = node.layer + 1, open.cut = cut;
+      return;
+    }
+  }
+  ShardPiece piece;
+  piece.cut = cut;
+  piece.layer_begin = layers ? node.layer : static_cast<int32_t>(stage_.layer_begin);
+  piece.layer_end = layers ? node.layer + 1 : static_cast<int32_t>(stage_.layer_end);
+  to_.pieces.push_back(piece);
+}
+
+// Appends the op, whose inputs and outputs name source values, with what it makes laid out as `out`.
+void Cutter::emit(const GraphNode& node, motley_op op, const Layout& out) {
+  for (const int32_t id : op.out) {
+    if (id >= 0 && id != from_.residual) layouts_[static_cast<size_t>(id)] = out;
+  }
+  if (out.absent) return;
+  begin_program(node);
+  for (int32_t& id : op.in) id = value(id);
+  for (int32_t& id : op.out) id = value(id);
+  GraphNode made = node;
+  made.op = op;
+  to_.graph.nodes.push_back(made);
+  piece_of_node_.push_back(to_.pieces.size() - 1);
+}
+
+void Cutter::reduce(int32_t source) {
+  Layout& here = layouts_[static_cast<size_t>(source)];
+  ShardPiece piece;
+  piece.kind = ShardPiece::Kind::kReduce;
+  piece.contributes = !here.absent;
+  here = {};
+  piece.value = value(source);
+  to_.pieces.push_back(piece);
+}
+
+void Cutter::make_whole(const motley_op& op) {
+  for (const int32_t id : op.in) {
+    if (id >= 0 && layout(id).state == State::kPartial) reduce(id);
+  }
+}
+
+// ---- ops
+
+Status Cutter::unbuilt(const GraphNode& node) const {
+  return error(MOTLEY_UNIMPLEMENTED, "layer {} of {} cannot be computed in parts (op {}); use --pipeline-parallel-size",
+               node.layer, model_.config().architecture, node.op.kind);
+}
+
+bool Cutter::first_with(bool (*has)(const Shard&)) const {
+  for (size_t i = 0; i < index_; ++i) {
+    if (has(stage_.shards[i])) return false;
+  }
+  return true;
+}
+
+Status Cutter::add_embed(const GraphNode& node) {
+  motley_op op = node.op;
+  const Ranges rows = kept_of(Axis::kVocab);
+  if (!parts_) {
+    op.weight[0] = weight(op.weight[0], {}, {}, {});
+    emit(node, op, {});
+    return ok_status();
+  }
+  const bool here = !rows.empty();
+  if (here) {
+    op.weight[0] = weight(op.weight[0], rows, {}, {});
+    begin_program(node);
+    emit(node, op, {});
+  }
+  ShardPiece piece;
+  piece.kind = ShardPiece::Kind::kReduce;
+  piece.contributes = here;
+  piece.value = value(from_.residual);
+  to_.pieces.push_back(piece);
+  return ok_status();
+}
+
+Status Cutter::add_matmul(const GraphNode& node) {
+  motley_op op = node.op;
+  make_whole(op);
+  const Layout in = layout(op.in[0]);
+  if (in.state == State::kByExpert) return unbuilt(node);
+  if (in.state == State::kCut) {
+    const Axis axis = from_.weights[static_cast<size_t>(op.weight[0])].col_axis;
+    const Layout out{State::kPartial, {}, in.absent};
+    if (!in.absent) {
+      const auto has = axis == Axis::kFfn ? [](const Shard& s) { return !s.ffn_columns.empty(); }
+                                          : [](const Shard& s) { return !s.kv_heads.empty(); };
+      op.weight[0] = weight(op.weight[0], {}, in.kept, {});
+      // A bias is added once.
+      op.weight[1] = op.weight[1] >= 0 && first_with(has) ? vector(op.weight[1], {}) : MOTLEY_NONE;
+    }
+    emit(node, op, out);
+    return ok_status();
+  }
+  const std::optional<Ranges> rows = parts_ ? kept_rows(node) : std::nullopt;
+  Layout out;
+  if (rows) out = {State::kCut, *rows, rows->empty()};
+  if (!out.absent) {
+    op.weight[0] = weight(op.weight[0], out.kept, {}, {});
+    op.weight[1] = vector(op.weight[1], out.kept);
+  }
+  emit(node, op, out);
+  return ok_status();
+}
+
+Status Cutter::add_grouped(const GraphNode& node) {
+  motley_op op = node.op;
+  make_whole(op);
+  if (!parts_) {
+    op.weight[0] = weight(op.weight[0], {}, {}, {});
+    op.weight[1] = vector(op.weight[1], {});
+    emit(node, op, {});
+    return ok_status();
+  }
+  const Layout out{State::kByExpert, {}, shard_.experts.empty()};
+  if (!out.absent) {
+    Ranges experts, biases;
+    const int64_t width = width_of(from_.values[static_cast<size_t>(op.out[0])]);
+    for (const int32_t id : shard_.experts) {
+      experts.push_back({id, int64_t{id} + 1});
+      biases.push_back({id * width, (int64_t{id} + 1) * width});
+    }
+    op.weight[0] = weight(op.weight[0], {}, {}, experts);
+    op.weight[1] = vector(op.weight[1], biases);
+  }
+  emit(node, op, out);
+  return ok_status();
+}
+
+Status Cutter::add_split(const GraphNode& node) {
+  const Layout in = layout(node.op.in[0]);
+  if (in.state == State::kPartial) return unbuilt(node);
+  if (in.state != State::kCut) {
+    emit(node, node.op, in);
+    return ok_status();
+  }
+  // Each piece keeps its own part.
+  emit(node, node.op, {State::kWhole, {}, true});  // layouts only
+  for (const int32_t id : node.op.out) {
+    if (id < 0) continue;
+    const Ranges kept = kept_of(from_.values[static_cast<size_t>(id)].last_axis);
+    layouts_[static_cast<size_t>(id)] = {State::kCut, kept, kept.empty()};
+  }
+  if (in.absent) return ok_status();
+  motley_op op = node.op;
+  begin_program(node);
+  for (int32_t& id : op.in) id = value(id);
+  for (int32_t& id : op.out) id = value(id);
+  to_.graph.nodes.push_back(node);
+  to_.graph.nodes.back().op = op;
+  piece_of_node_.push_back(to_.pieces.size() - 1);
+  return ok_status();
+}
+
+// ADD: of two summands a summand; anything else needs the sums first.
+Status Cutter::add_sum(const GraphNode& node) {
+  const Layout a = layout(node.op.in[0]), b = layout(node.op.in[1]);
+  if (a.state == State::kPartial && b.state == State::kPartial) {
+    if (a.absent != b.absent) {  // the other operand is all there is of it here
+      const int32_t out = node.op.out[0], present = node.op.in[a.absent ? 1 : 0];
+      layouts_[static_cast<size_t>(out)] = layout(present);
+      mapped_[static_cast<size_t>(out)] = value(present);
+      return ok_status();
+    }
+    emit(node, node.op, a);
+    return ok_status();
+  }
+  return add_alike(node);
+}
+
+// Ops that take each element, head or row by itself: the result is laid out as the input.
+Status Cutter::add_alike(const GraphNode& node) {
+  motley_op op = node.op;
+  const bool linear = op.kind == MOTLEY_OP_SCALE || op.kind == MOTLEY_OP_SIGMOID_MUL;
+  if (linear && layout(op.in[0]).state == State::kPartial) {
+    const Layout out = layout(op.in[0]);
+    if (op.in[1] >= 0 && layout(op.in[1]).state != State::kWhole) return unbuilt(node);
+    emit(node, op, out);
+    return ok_status();
+  }
+  make_whole(op);
+  const Layout in = layout(op.in[0]);
+  for (const int32_t id : op.in) {
+    if (id >= 0 && (layout(id).state != in.state || layout(id).absent != in.absent) &&
+        op.kind != MOTLEY_OP_COMBINE_EXPERTS)
+      return unbuilt(node);
+  }
+  Layout out = in;
+  const int64_t heads = in.state == State::kCut ? count_of(in.kept) / model_.config().head_dim : 0;
+  const bool cut = in.state == State::kCut;
+  switch (op.kind) {
+    case MOTLEY_OP_RMSNORM:
+      if (cut && op.attr.norm.group == width_of(from_.values[static_cast<size_t>(op.in[0])])) return unbuilt(node);
+      break;
+    case MOTLEY_OP_ROPE:
+      if (cut) op.attr.rope.heads = static_cast<int32_t>(heads);
+      break;
+    case MOTLEY_OP_COMBINE_EXPERTS:
+      if (in.state == State::kByExpert) out = {State::kPartial, {}, in.absent};
+      break;
+    case MOTLEY_OP_CAST:
+    case MOTLEY_OP_CONCAT:
+    case MOTLEY_OP_SOFTCAP:
+    case MOTLEY_OP_SELECT_ROWS:
+    case MOTLEY_OP_TOPK_ROUTER:
+      if (in.state == State::kByExpert || (cut && op.kind != MOTLEY_OP_SOFTCAP)) return unbuilt(node);
+      break;
+    case MOTLEY_OP_KV_WRITE:
+      op.attr.kv.layer -= static_cast<int32_t>(stage_.layer_begin);
+      if (cut) op.attr.kv.kv_heads = static_cast<int32_t>(heads);
+      break;
+    case MOTLEY_OP_PAGED_ATTENTION:
+      op.attr.attention.layer -= static_cast<int32_t>(stage_.layer_begin);
+      if (cut) {
+        op.attr.attention.kv_heads = static_cast<int32_t>(count_of(kept_of(Axis::kKvHeads)) / model_.config().head_dim);
+        op.attr.attention.heads = static_cast<int32_t>(heads);
+      }
+      break;
+    default: break;
+  }
+  if (op.weight[0] >= 0 && !out.absent) {  // norms, rope divisors; sinks have one element a head
+    Ranges sinks;
+    if (op.kind == MOTLEY_OP_PAGED_ATTENTION && cut)
+      sinks = scaled(shard_.kv_heads, int64_t{model_.config().heads} / model_.config().kv_heads);
+    op.weight[0] = vector(op.weight[0], sinks);
+  }
+  emit(node, op, out);
+  return ok_status();
+}
+
+// Tokens are drawn from all logits, by one shard.
+Status Cutter::add_sample(const GraphNode& node) {
+  const auto has_vocab = [](const Shard& s) { return !s.vocab_rows.empty(); };
+  const auto holders = std::count_if(stage_.shards.begin(), stage_.shards.end(), has_vocab);
+  if (parts_ && shard_.vocab_rows.empty()) return ok_status();
+  to_.samples = !parts_ || first_with(has_vocab);
+  if (holders > 1) {
+    ShardPiece piece;
+    piece.kind = ShardPiece::Kind::kLogits;
+    piece.value = value(from_.logits);
+    to_.pieces.push_back(piece);
+    if (!to_.samples) return ok_status();
+    mapped_[static_cast<size_t>(from_.logits)] = MOTLEY_NONE;  // from here on all of them
+  }
+  if (!to_.samples) return ok_status();
+  layouts_[static_cast<size_t>(from_.logits)] = {};
+  emit(node, node.op, {});
+  return ok_status();
+}
+
+Status Cutter::add(const GraphNode& node) {
+  switch (node.op.kind) {
+    case MOTLEY_OP_EMBED: return add_embed(node);
+    case MOTLEY_OP_MATMUL: return add_matmul(node);
+    case MOTLEY_OP_GROUPED_MATMUL: return add_grouped(node);
+    case MOTLEY_OP_SPLIT: return add_split(node);
+    case MOTLEY_OP_ADD: return add_sum(node);
+    case MOTLEY_OP_SAMPLE: return add_sample(node);
+    case MOTLEY_OP_ATTN_MERGE:
+    case MOTLEY_OP_ALL_REDUCE: return unbuilt(node);
+    default: return add_alike(node);
+  }
+}
+
+// ---- the whole
+
+// Nodes whose results nobody here reads: the norms before parts of which this shard has no unit.
+void Cutter::drop_dead_nodes() {
+  Graph& graph = to_.graph;
+  std::vector<bool> needed(graph.values.size(), false);
+  const auto need = [&](int32_t id) {
+    if (id >= 0) needed[static_cast<size_t>(id)] = true;
+  };
+  for (const int32_t id : {graph.residual, graph.logits, graph.sampled_ids}) need(id);
+  for (const ShardPiece& piece : to_.pieces) need(piece.value);
+  std::vector<GraphNode> nodes;
+  std::vector<size_t> pieces;
+  for (size_t i = graph.nodes.size(); i-- > 0;) {
+    const motley_op& op = graph.nodes[i].op;
+    const bool alive = op.out[0] < 0 || std::any_of(std::begin(op.out), std::end(op.out), [&](int32_t id) {
+                         return id >= 0 && needed[static_cast<size_t>(id)];
+                       });
+    if (!alive) continue;
+    for (const int32_t id : op.in) need(id);
+    nodes.push_back(graph.nodes[i]);
+    pieces.push_back(piece_of_node_[i]);
+  }
+  std::reverse(nodes.begin(), nodes.end());
+  std::reverse(pieces.begin(), pieces.end());
+  graph.nodes = std::move(nodes);
+  piece_of_node_ = std::move(pieces);
+}
+
+// Gives the pieces their nodes and leaves out those that have none left.
+void Cutter::finish() {
+  Graph& graph = to_.graph;
+  const auto made = [&](int32_t source) { return source < 0 ? MOTLEY_NONE : mapped_[static_cast<size_t>(source)]; };
+  graph.token_slots = made(from_.token_slots);
+  graph.residual = value(from_.residual);
+  graph.logits = made(from_.logits);
+  graph.sampled_ids = made(from_.sampled_ids);
+  graph.sampled_logprobs = made(from_.sampled_logprobs);
+  graph.top_ids = made(from_.top_ids);
+  graph.top_logprobs = made(from_.top_logprobs);
+  drop_dead_nodes();
+  std::vector<ShardPiece> pieces;
+  size_t at = 0;
+  for (size_t i = 0; i < to_.pieces.size(); ++i) {
+    ShardPiece piece = to_.pieces[i];
+    piece.node_begin = at;
+    while (at < piece_of_node_.size() && piece_of_node_[at] == i) ++at;
+    piece.node_end = at;
+    if (piece.kind != ShardPiece::Kind::kProgram || piece.node_begin < piece.node_end) pieces.push_back(piece);
+  }
+  to_.pieces = std::move(pieces);
+  int64_t kv_heads = 0;
+  for (const UnitRange& range : shard_.kv_heads) kv_heads += range.end - range.begin;
+  for (uint32_t l = stage_.layer_begin; kv_heads > 0 && l < stage_.layer_end; ++l) {
+    KvLayer layer = model_.kv_layers()[l];
+    layer.kv_heads = static_cast<uint32_t>(kv_heads);
+    to_.kv_layers.push_back(layer);
+  }
+  for (const GraphNode& node : graph.nodes) to_.embeds = to_.embeds || node.op.kind == MOTLEY_OP_EMBED;
+}
+
+Result<ShardGraph> Cutter::cut() {
+  value(from_.residual);
+  for (const GraphNode& node : from_.nodes) {
+    const bool layer = node.part == Part::kAttention || node.part == Part::kFfn;
+    const bool here = layer ? node.layer >= static_cast<int32_t>(stage_.layer_begin) &&
+                                  node.layer < static_cast<int32_t>(stage_.layer_end)
+                            : (node.part == Part::kEmbed ? first_ : last_);
+    // A shard without vocabulary rows has no part in the head.
+    const bool head = node.part == Part::kHead || node.part == Part::kSample;
+    if (!here || (head && parts_ && shard_.vocab_rows.empty())) continue;
+    RETURN_IF_ERROR(add(node));
+  }
+  if (last_ && !(parts_ && shard_.vocab_rows.empty())) {
+    to_.vocab_rows = parts_ ? count_of(kept_of(Axis::kVocab)) : int64_t{model_.config().vocab_size};
+  }
+  finish();
+  return std::move(to_);
+}
+
+}  // namespace
+
+Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard) {
+  uint32_t layer = 0;
+  for (const Stage& each : lane.stages) {
+    if (each.layer_begin != layer || each.layer_end <= each.layer_begin || each.shards.empty())
+      return invalid_argument("the stages do not hold each layer once: [{}, {}) after {}", each.layer_begin,
+                              each.layer_end, layer);
+    layer = each.layer_end;
+  }
+  if (layer != model.config().layers)
+    return invalid_argument("the stages hold {} of {} layers", layer, model.config().layers);
+  const bool vocab = stage == 0 || stage + 1 == lane.stages.size();
+  RETURN_IF_ERROR(check_stage(axes_of(model), lane.stages[stage], vocab));
+  return Cutter(model, lane, stage, shard).cut();
+}
+
+}  // namespace motley

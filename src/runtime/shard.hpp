@@ -1,0 +1,56 @@
+// What one device of a stage computes: the model's graph, narrowed to its units and cut where shards meet.
+//
+// Every value of the graph is, on a shard, whole (each shard computes all of it), cut (its last axis holds this shard's
+// heads, columns or vocabulary rows) or partial (a summand; the sum over the shards is the value). A partial value
+// becomes whole at a *reduce*, which stands before the first op that is not linear in it. Ops of which this shard has
+// no unit are left out: it then only receives the sum.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/status.hpp"
+#include "model/model.hpp"
+#include "motley/backend.h"
+#include "planner/placement.hpp"
+
+namespace motley {
+
+// A weight of the narrowed graph: which of the model's, and what is kept of it. No ranges = all of that axis.
+struct ShardWeight {
+  size_t source = 0;
+  std::vector<motley_range> rows, cols, experts;
+};
+
+// A run of nodes that is compiled into one program, or the meeting of the stage's shards after it.
+struct ShardPiece {
+  enum class Kind {
+    kProgram,  // nodes [node_begin, node_end) of the graph
+    kReduce,   // `value` (f32 [ROWS, hidden]) is summed over the shards; no summand from here if !contributes
+    kLogits    // `value` (f32 [HEAD_ROWS, own vocabulary rows]) is gathered where tokens are sampled
+  };
+  Kind kind = Kind::kProgram;
+  motley_cut cut = MOTLEY_CUT_STAGE;
+  int32_t layer_begin = 0, layer_end = 0;
+  size_t node_begin = 0, node_end = 0;
+  int32_t value = -1;
+  bool contributes = true;
+};
+
+struct ShardGraph {
+  Graph graph;
+  std::vector<ShardWeight> weights;  // by the graph's weights
+  std::vector<ShardPiece> pieces;    // in the order in which they run
+  // Layers of the shard's KV pool, [layer - stage.layer_begin]; empty where it holds no KV head.
+  std::vector<KvLayer> kv_layers;
+  bool embeds = false;     // reads tokens
+  bool samples = false;    // the first shard with vocabulary rows of the last stage
+  int64_t vocab_rows = 0;  // of the head; 0 = none
+};
+
+// The part of shard `shard` of stage `stage` of the lane. INVALID_ARGUMENT where the shards' ranges do not cover an
+// axis exactly once or fall where a weight's format cannot be cut; UNIMPLEMENTED where the model has an op that cannot
+// be computed in parts.
+Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard);
+
+}  // namespace motley

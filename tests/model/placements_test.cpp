@@ -1,0 +1,271 @@
+// One model over several devices: every way of cutting it gives what one device gives.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <numeric>
+#include <random>
+
+#include "base/config.hpp"
+#include "device/registry.hpp"
+#include "model/axes.hpp"
+#include "model/random_model.hpp"
+#include "runtime/runtime_executor.hpp"
+
+namespace motley {
+namespace {
+
+using testing::RandomModel;
+
+constexpr uint32_t kBlockSize = 16, kBlocks = 24;
+constexpr int kGenerated = 6;
+
+make_model::ModelSpec spec_of(const std::string& architecture, uint32_t kv_heads) {
+  make_model::ModelSpec spec;
+  spec.architecture = architecture;
+  spec.type = "F32";
+  spec.seed = 21;
+  spec.layers = 4;
+  spec.tied = architecture == "llama";
+  spec.window = architecture.starts_with("gemma") || architecture == "gpt-oss" ? 9 : 0;
+  spec.heads = kv_heads * 2;
+  spec.kv_heads = kv_heads;
+  spec.head_dim = 32;
+  return spec;
+}
+
+// Splits [0, count) by weights, in whole grains; a weight of 0 gets nothing.
+std::vector<std::vector<UnitRange>> split(int64_t count, const std::vector<double>& weights, int64_t grain) {
+  const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::vector<std::vector<UnitRange>> parts(weights.size());
+  size_t last = 0;
+  for (size_t i = 0; i < weights.size(); ++i)
+    if (weights[i] > 0) last = i;
+  int64_t at = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    int64_t take = static_cast<int64_t>(std::llround(static_cast<double>(count) * weights[i] / sum)) / grain * grain;
+    if (i == last) take = count - at;
+    take = std::min(take, count - at);
+    if (take <= 0) continue;
+    // In two ranges where there is enough: a shard is a list of them.
+    if (take >= 4 * grain && i == 0) {
+      const int64_t half = take / 2 / grain * grain;
+      parts[i] = {{at, at + half}, {at + half, at + take}};
+    } else {
+      parts[i] = {{at, at + take}};
+    }
+    at += take;
+  }
+  return parts;
+}
+
+struct StageSpec {
+  double layers = 1;  // relative
+  std::vector<double> heads, ffn, vocab, experts;
+};
+
+struct PlacementCase {
+  const char* name;
+  std::vector<StageSpec> stages;
+};
+
+const std::vector<PlacementCase>& cases() {
+  static const std::vector<PlacementCase> all = {
+      {"even_two", {{1, {1, 1}, {1, 1}, {1, 1}, {1, 1}}}},
+      {"uneven_three", {{1, {2, 1, 0}, {1, 5, 2}, {3, 0, 1}, {0, 1, 3}}}},
+      {"heads_here_ffn_there", {{1, {1, 0}, {0, 1}, {0, 1}, {1, 0}}}},
+      {"one_weak", {{1, {1, 0}, {7, 1}, {1, 0}, {3, 1}}}},
+      {"pipeline_two", {{3, {1}, {1}, {1}, {1}}, {1, {1}, {1}, {1}, {1}}}},
+      {"pipeline_four",
+       {{1, {1}, {1}, {1}, {1}}, {1, {1}, {1}, {1}, {1}}, {1, {1}, {1}, {1}, {1}}, {1, {1}, {1}, {1}, {1}}}},
+      {"wide_then_narrow", {{1, {1, 1}, {1, 2}, {1, 1}, {1, 1}}, {1, {1}, {1}, {1}, {1}}}},
+      {"narrow_then_wide", {{1, {1}, {1}, {1}, {1}}, {1, {0, 1, 1}, {1, 1, 1}, {0, 1, 2}, {1, 1, 1}}}},
+  };
+  return all;
+}
+
+Placement place(const Model& model, const PlacementCase& c) {
+  const ModelAxes axes = axes_of(model);
+  Placement placement;
+  placement.epoch = 1;
+  placement.block_size = kBlockSize;
+  placement.kv_dtype = MOTLEY_F32;
+  Lane lane;
+  lane.kv_blocks = kBlocks;
+  double layers = 0, done = 0;
+  for (const StageSpec& stage : c.stages) layers += stage.layers;
+  uint32_t device = 0;
+  for (const StageSpec& spec : c.stages) {
+    Stage stage;
+    const double all = model.config().layers;
+    stage.layer_begin = static_cast<uint32_t>(std::lround(all * done / layers));
+    done += spec.layers;
+    stage.layer_end = static_cast<uint32_t>(std::lround(all * done / layers));
+    const auto heads = split(axes.kv_heads, spec.heads, 1), vocab = split(axes.vocab, spec.vocab, 1);
+    const auto ffn = split(axes.ffn_columns, spec.ffn, 32), experts = split(axes.experts, spec.experts, 1);
+    for (size_t i = 0; i < spec.heads.size(); ++i) {
+      Shard shard;
+      shard.device = "D" + std::to_string(device++);
+      shard.kv_heads = heads[i];
+      shard.ffn_columns = ffn[i];
+      shard.vocab_rows = vocab[i];
+      for (const UnitRange& range : experts[i])
+        for (int64_t e = range.begin; e < range.end; ++e) shard.experts.push_back(static_cast<int32_t>(e));
+      stage.shards.push_back(std::move(shard));
+    }
+    lane.stages.push_back(std::move(stage));
+  }
+  placement.lanes.push_back(std::move(lane));
+  return placement;
+}
+
+// Opened devices D0, D1, ... of one kind.
+class Devices {
+ public:
+  explicit Devices(const std::string& name, size_t count) : registry_(DeviceRegistry::scan(plugin_directory())) {
+    const auto entry = registry_.find(name);
+    CHECK(entry.ok(), "{}", entry.error().message());
+    devices_.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+      DeviceOptions options;
+      options.threads = 1;
+      auto device = Device::open(*(*entry)->plugin, (*entry)->description.desc.index, options);
+      CHECK(device.ok(), "{}", device.error().message());
+      devices_.push_back(*std::move(device));
+      named_.push_back({"D" + std::to_string(i), &devices_.back()});
+    }
+  }
+  const std::vector<NamedDevice>& named() const { return named_; }
+
+ private:
+  DeviceRegistry registry_;
+  std::vector<Device> devices_;
+  std::vector<NamedDevice> named_;
+};
+
+struct Drawn {
+  TokenId id = 0;
+  std::vector<TokenAlternative> top;
+};
+
+// Two sequences prefilled in chunks, then decoded greedily, with as many steps under way as the executor takes.
+class Reader {
+ public:
+  explicit Reader(const Model& model) : vocab_(model.config().vocab_size) {
+    std::mt19937 random(3);
+    for (auto& prompt : prompts_) {
+      prompt.resize(21 + random() % 8);
+      for (TokenId& id : prompt) id = static_cast<TokenId>(random() % vocab_);
+    }
+  }
+
+  std::array<std::vector<Drawn>, 2> read(RuntimeExecutor& executor) {
+    const ExecutorDescription description = executor.describe();
+    std::array<std::vector<Drawn>, 2> drawn;
+    std::array<std::vector<TokenId>, 2> texts = prompts_;
+    std::array<uint32_t, 2> computed = {};
+    StepId step = 0;
+    while (drawn[0].size() < kGenerated || drawn[1].size() < kGenerated) {
+      std::vector<std::pair<size_t, Future<StepResult>>> flying;
+      for (size_t s = 0; s < 2; ++s) {
+        if (drawn[s].size() >= kGenerated) continue;
+        const auto left = static_cast<uint32_t>(texts[s].size()) - computed[s];
+        const uint32_t rows = std::min(left, 11u);
+        flying.emplace_back(s, executor.submit(plan(++step, s, texts[s], computed[s], rows, rows == left)));
+        computed[s] += rows;
+        if (description.pipeline > 1) continue;
+        take(&flying, &drawn, &texts);
+      }
+      take(&flying, &drawn, &texts);
+    }
+    return drawn;
+  }
+
+ private:
+  StepPlan plan(StepId step, size_t s, const std::vector<TokenId>& text, uint32_t begin, uint32_t rows, bool draw) {
+    StepPlan made;
+    made.epoch = 1;
+    made.step = step;
+    for (uint32_t r = 0; r < rows; ++r) {
+      made.tokens.push_back(text[begin + r]);
+      made.positions.push_back(static_cast<int32_t>(begin + r));
+      made.generated.push_back(begin + r >= prompts_[s].size());
+    }
+    made.token_slots.assign(rows, -1);
+    const uint32_t context = begin + rows, blocks = (context + kBlockSize - 1) / kBlockSize;
+    made.sequences.push_back({s, 0, rows, context, 0, blocks, 0, draw ? 1u : 0u});
+    for (uint32_t b = 0; b < blocks; ++b) made.blocks.push_back(static_cast<BlockId>(2 * b + s));
+    if (!draw) return made;
+    made.logit_rows = {static_cast<int32_t>(rows) - 1};
+    motley_sample_row sample{};
+    sample.top_p = sample.repetition_penalty = 1;
+    sample.position = context;
+    sample.top_logprobs = 8;
+    sample.out_slot = -1;
+    made.samples.push_back(sample);
+    return made;
+  }
+
+  static void take(std::vector<std::pair<size_t, Future<StepResult>>>* flying, std::array<std::vector<Drawn>, 2>* drawn,
+                   std::array<std::vector<TokenId>, 2>* texts) {
+    for (auto& [s, future] : *flying) {
+      const StepResult result = future.take();
+      CHECK(result.status.ok(), "{}", result.status.message());
+      for (const SampledToken& token : result.tokens) {
+        (*drawn)[s].push_back({token.id, token.top});
+        (*texts)[s].push_back(token.id);
+      }
+    }
+    flying->clear();
+  }
+
+  const uint32_t vocab_;
+  std::array<std::vector<TokenId>, 2> prompts_;
+};
+
+std::array<std::vector<Drawn>, 2> run(const Model& model, const Placement& placement, const std::string& device) {
+  size_t ranks = 0;
+  for (const Stage& stage : placement.lanes[0].stages) ranks += stage.shards.size();
+  const Devices devices(device, ranks);
+  RuntimeOptions options;
+  options.rows_max = 32;
+  options.logit_rows_max = 4;
+  auto executor = RuntimeExecutor::create(model, placement, devices.named(), options);
+  CHECK(executor.ok(), "{}", executor.error().message());
+  return Reader(model).read(**executor);
+}
+
+class Placements : public ::testing::TestWithParam<std::tuple<const char*, uint32_t>> {};
+
+TEST_P(Placements, EveryCut_SaysWhatOneDeviceSays) {
+  const auto [architecture, kv_heads] = GetParam();
+  const RandomModel random(spec_of(architecture, kv_heads));
+  const Model& model = random.model();
+  const auto want = run(model, place(model, {"whole", {{1, {1}, {1}, {1}, {1}}}}), "REF:0");
+  for (const PlacementCase& c : cases()) {
+    SCOPED_TRACE(c.name);
+    const auto got = run(model, place(model, c), "REF:0");
+    for (size_t s = 0; s < 2; ++s) {
+      for (size_t i = 0; i < want[s].size(); ++i) {
+        ASSERT_EQ(got[s][i].id, want[s][i].id) << "sequence " << s << " token " << i;
+        for (size_t k = 0; k < want[s][i].top.size(); ++k)
+          ASSERT_NEAR(got[s][i].top[k].logprob, want[s][i].top[k].logprob, 2e-4) << "token " << i << " rank " << k;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Placements,
+                         ::testing::Values(std::tuple{"llama", 3u}, std::tuple{"llama", 1u}, std::tuple{"qwen2", 2u},
+                                           std::tuple{"qwen3", 2u}, std::tuple{"phi3", 3u}, std::tuple{"gemma2", 2u},
+                                           std::tuple{"gemma3", 2u}, std::tuple{"mistral3", 2u},
+                                           std::tuple{"qwen2moe", 2u}, std::tuple{"qwen3moe", 2u},
+                                           std::tuple{"gpt-oss", 2u}),
+                         [](const auto& info) {
+                           std::string name = std::get<0>(info.param);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name + "_" + std::to_string(std::get<1>(info.param));
+                         });
+
+}  // namespace
+}  // namespace motley
