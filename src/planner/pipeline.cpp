@@ -36,6 +36,11 @@ Status check(std::span<const int64_t> layer_bytes, std::span<const StageType> ty
       return invalid_argument("device type {} of a pipeline has times of {} layers, not {}", t, type.layer_ns.size(),
                               layer_bytes.size());
     }
+    if (!type.layer_bytes.empty() &&
+        (type.layer_bytes.size() != layer_bytes.size() || !in_range(type.layer_bytes, kBytesMax))) {
+      return invalid_argument("device type {} of a pipeline: bytes of {} layers, not {}, or out of range", t,
+                              type.layer_bytes.size(), layer_bytes.size());
+    }
     if (!in_range(type.layer_ns, kPipelineTimeMaxNs) || !in_range({&type.fixed_ns, 1}, kPipelineTimeMaxNs) ||
         type.memory_bytes < 0) {
       return invalid_argument("device type {} of a pipeline: times must be 0 to {} ns, memory not negative", t,
@@ -55,10 +60,11 @@ Status check(std::span<const int64_t> layer_bytes, std::span<const StageType> ty
 class PipelineSearch {
  public:
   PipelineSearch(std::span<const int64_t> layer_bytes, std::span<const StageType> types)
-      : types_(types), layers_(layer_bytes.size()), bytes_(prefix_sums(layer_bytes)) {
+      : types_(types), layers_(layer_bytes.size()) {
     size_t states = 1;
     for (const StageType& type : types) {
       times_.push_back(prefix_sums(type.layer_ns));
+      bytes_.push_back(prefix_sums(type.layer_bytes.empty() ? layer_bytes : std::span(type.layer_bytes)));
       weights_.push_back(states);
       states *= type.count + 1;
     }
@@ -126,7 +132,7 @@ class PipelineSearch {
     for (size_t begin = 0, end = 0; begin <= layers_; ++begin) {
       end = std::max(end, begin);
       while (end < layers_ && times[end + 1] - times[begin] <= room &&
-             bytes_[end + 1] - bytes_[begin] <= types_[type].memory_bytes) {
+             bytes_[type][end + 1] - bytes_[type][begin] <= types_[type].memory_bytes) {
         ++end;
       }
       reach_[type][begin] = static_cast<uint16_t>(end);
@@ -135,8 +141,7 @@ class PipelineSearch {
 
   std::span<const StageType> types_;
   size_t layers_;
-  std::vector<int64_t> bytes_;                // prefix sums
-  std::vector<std::vector<int64_t>> times_;   // [type], prefix sums
+  std::vector<std::vector<int64_t>> times_, bytes_;  // [type], prefix sums
   std::vector<size_t> weights_;               // [type], of its digit
   std::vector<std::vector<uint16_t>> reach_;  // [type][layer]
   std::vector<uint16_t> covered_, last_;      // [multiset]: layers, and the type of the last stage

@@ -28,6 +28,7 @@ struct StageType {
   int64_t fixed_ns = 0;           // of a stage, whatever its layers: dispatch, and the hop to the next
   std::vector<int64_t> layer_ns;  // [layer]
   int64_t memory_bytes = 0;       // for layers
+  std::vector<int64_t> layer_bytes;  // [layer] here, where it packs weights in its own way; empty: the common ones
 };
 
 // Layers [layer_begin, layer_end) on one device of `type`.

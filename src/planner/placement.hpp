@@ -13,13 +13,17 @@ struct UnitRange {
   int64_t begin = 0, end = 0;  // half open
 };
 
-// A device's part of a stage, as lists of unit ranges. Ranges of all shards of a stage cover each axis exactly.
+// A device's part of a stage, as lists of unit ranges. Ranges of all shards of a stage cover each axis exactly
+// (KV heads may be replicated: see query_heads).
 struct Shard {
   std::string device;
   std::vector<UnitRange> kv_heads, ffn_columns;
   std::vector<UnitRange> vocab_rows;  // of the embedding (first stage) and the head (last stage)
   std::vector<int32_t> experts;
   uint64_t weight_bytes = 0;
+  // Of all heads; empty: those of `kv_heads`. Where shards hold the same KV head, each writes it to its own pool and
+  // takes these queries alone; the ranges of all shards then cover the query heads exactly, and every KV head is there.
+  std::vector<UnitRange> query_heads;
 };
 
 // Contiguous layers [layer_begin, layer_end) that run together.

@@ -1,0 +1,305 @@
+#include "planner/bound.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+
+namespace motley {
+namespace {
+
+constexpr double kSlack = 1 + 1e-9;  // rounding never makes the bound too small
+enum { kHeads, kFfn, kExperts, kAxes };
+
+// What is known of a device under one load.
+struct DeviceRates {
+  double layer_ns = 0;                   // the least of any kind, whole
+  std::array<double, kAxes> whole_ns{};  // by axis, the least of any kind that has it; 0 = none
+  std::array<double, kAxes> rate{};      // the most of an axis a nanosecond, at any number of units; 1 = all
+  double head_rate = 0;                  // of the vocabulary a nanosecond
+  double sample_ns = 0;
+  double reduce_ns = 0;   // of two, with its nearest peer; infinite where it is alone
+  double layers_max = 0;  // that its memory holds
+};
+
+class BoundOfLoad {
+ public:
+  BoundOfLoad(const Predictor& predictor, const Predictor::Costs& costs, uint32_t parts, double kv_tokens)
+      : predictor_(predictor), costs_(costs), parts_(parts) {
+    const size_t devices = predictor.input().devices.size();
+    for (size_t d = 0; d < devices; ++d) rates_.push_back(measure(d, kv_tokens));
+    for (size_t a = 0; a < devices; ++a) {
+      rates_[a].reduce_ns = std::numeric_limits<double>::infinity();
+      for (size_t b = 0; b < devices; ++b) {
+        if (a != b) rates_[a].reduce_ns = std::min(rates_[a].reduce_ns, reduce_ns(a, b));
+      }
+    }
+    choose_weights();
+    head_ns_ = least_head();
+    pass_ns_ = least_pass();
+  }
+
+  // No plan is done with all micro-batches before T if this is false.
+  bool possible(double time_ns) const {
+    if (time_ns < pass_ns_) return false;
+    const double time = time_ns * kSlack / parts_;
+    return std::all_of(weights_.begin(), weights_.end(), [&](const auto& weights) { return covers(time, weights); });
+  }
+
+  double least_ns() const {
+    double low = pass_ns_, high = std::max(pass_ns_, 1.0);
+    while (!possible(high) && high < 1e18) high *= 2;
+    for (int i = 0; i < 60 && high - low > high * 1e-7; ++i) {
+      const double middle = (low + high) / 2;
+      (possible(middle) ? high : low) = middle;
+    }
+    return low;  // the last that is known to be too short
+  }
+
+ private:
+  using AxisWeights = std::array<double, kAxes>;
+
+  double mean(double decode, double mixed) const { return costs_.load.mean(decode, mixed); }
+
+  double axis_ns(size_t d, uint32_t kind, int axis, int64_t units) const {
+    const int64_t group = predictor_.shape().query_heads_per_kv();
+    const auto ns = [&](const StepCosts& costs) {
+      if (axis == kHeads) return costs.attention_ns(d, kind, units, (units + group - 1) / group);
+      return axis == kFfn ? costs.ffn_ns(d, kind, units, 0) : costs.ffn_ns(d, kind, 0, units);
+    };
+    return mean(ns(costs_.decode), ns(costs_.mixed));
+  }
+
+  // The most of an axis a nanosecond. Times are piecewise linear in the units, so the best rate is at a point of the
+  // table, at the least piece or at all; query heads, whose reads come by KV head, are all tried.
+  template <typename Ns>
+  double best_rate(const std::vector<int64_t>& points, int64_t least, int64_t all, const Ns& ns) const {
+    double best = 0;
+    const auto look = [&](int64_t units) {
+      const double time = ns(units);
+      if (time > 0) best = std::max(best, static_cast<double>(units) / static_cast<double>(all) / time);
+    };
+    look(std::min(least, all));
+    look(all);
+    for (const int64_t units : points) {
+      if (units > least && units < all) look(units);
+    }
+    return best;
+  }
+
+  double axis_rate(size_t d, uint32_t kind, int axis, int64_t all) const {
+    const DeviceProfile& device = predictor_.input().devices[d];
+    std::vector<int64_t> points = axis == kFfn ? device.ffn.units : device.experts.units;
+    if (axis == kHeads) {
+      points.resize(static_cast<size_t>(all));
+      std::iota(points.begin(), points.end(), int64_t{1});
+    }
+    return best_rate(points, 1, all, [&](int64_t units) { return axis_ns(d, kind, axis, units); });
+  }
+
+  DeviceRates measure(size_t d, double kv_tokens) const {
+    const ModelShape& shape = predictor_.shape();
+    DeviceRates rates;
+    rates.layer_ns = std::numeric_limits<double>::max();
+    const int64_t units[kAxes] = {shape.heads, shape.ffn_columns / shape.ffn_unit, shape.experts};
+    std::vector<bool> seen(shape.kinds(), false);
+    double bytes = std::numeric_limits<double>::max();
+    for (size_t l = 0; l < shape.layers.size(); ++l) {
+      const uint32_t kind = shape.layers[l].kind;
+      bytes = std::min(bytes, static_cast<double>(shape.layer_bytes(l)));
+      if (seen[kind]) continue;
+      seen[kind] = true;
+      rates.layer_ns = std::min(rates.layer_ns, mean(costs_.decode.layer_ns(d, kind), costs_.mixed.layer_ns(d, kind)));
+      for (int axis = 0; axis < kAxes; ++axis) {
+        if (units[axis] == 0) continue;
+        const int64_t all = axis == kFfn ? shape.ffn_columns : units[axis];
+        const double whole = axis_ns(d, kind, axis, all);
+        if (whole <= 0) continue;
+        rates.whole_ns[axis] = rates.whole_ns[axis] == 0 ? whole : std::min(rates.whole_ns[axis], whole);
+        rates.rate[axis] = std::max(rates.rate[axis], axis_rate(d, kind, axis, all));
+      }
+    }
+    rates.head_rate = best_rate(predictor_.input().devices[d].head.units, 1, shape.vocab, [&](int64_t rows) {
+      return mean(costs_.decode.head_ns(d, rows), costs_.mixed.head_ns(d, rows));
+    });
+    rates.sample_ns = mean(costs_.decode.sample_ns(d), costs_.mixed.sample_ns(d));
+    const double kv = kv_head_bytes(shape, predictor_.request()) * static_cast<double>(shape.kv_heads) * kv_tokens;
+    const double layer = bytes * predictor_.input().devices[d].packed_ratio + kv;
+    rates.layers_max = static_cast<double>(usable_bytes(predictor_.input(), d)) / std::max(layer, 1.0);
+    return rates;
+  }
+
+  double reduce_ns(size_t a, size_t b) const {
+    const std::array<size_t, 2> pair = {a, b};
+    return mean(costs_.decode.all_reduce_ns(pair), costs_.mixed.all_reduce_ns(pair));
+  }
+
+  // How much of a layer each axis counts for; any choice gives a valid bound, so each device's own is tried, once.
+  void choose_weights() {
+    for (const DeviceRates& rates : rates_) {
+      const double sum = std::accumulate(rates.whole_ns.begin(), rates.whole_ns.end(), 0.0);
+      AxisWeights weights{};
+      for (int axis = 0; axis < kAxes; ++axis) weights[axis] = sum > 0 ? rates.whole_ns[axis] / sum : 0;
+      const bool is_new = std::none_of(weights_.begin(), weights_.end(), [&](const AxisWeights& other) {
+        return std::abs(other[0] - weights[0]) + std::abs(other[1] - weights[1]) < 0.02;
+      });
+      if (is_new && weights_.size() < 8) weights_.push_back(weights);
+    }
+  }
+
+  // Layers that the device can account for within `time` of one micro-batch.
+  double layers_of(const DeviceRates& rates, double time, const AxisWeights& weights) const {
+    if (time <= 0) return 0;
+    const double alone = rates.layer_ns > 0 ? std::floor(time / rates.layer_ns + 1e-9) : 1e9;
+    double most = std::min(alone, std::floor(rates.layers_max * kSlack));
+    if (!std::isfinite(rates.reduce_ns)) return most;
+    double rate = 0;  // of a layer a nanosecond, by its best axis
+    for (int axis = 0; axis < kAxes; ++axis) rate = std::max(rate, weights[axis] * rates.rate[axis]);
+    const double syncs = 2 * rates.reduce_ns;
+    // max over whole l of min(l, rate * (time - syncs * l)): around where both are equal.
+    const double equal = std::floor(rate * time / (1 + syncs * rate));
+    for (const double l : {equal, equal + 1}) {
+      const double part = std::min(l, rate * (time - syncs * l));
+      most = std::max(most, std::min(part, rates.layers_max * kSlack));
+    }
+    return most;
+  }
+
+  bool covers(double time, const AxisWeights& weights) const {
+    double sum = 0, least_loss = std::numeric_limits<double>::max();
+    for (const DeviceRates& rates : rates_) {
+      const double layers = layers_of(rates, time, weights);
+      sum += layers;
+      least_loss = std::min(least_loss, layers - layers_of(rates, time - head_ns_, weights));
+    }
+    double needed = 0;  // a layer without an axis asks for less
+    for (const LayerShape& layer : predictor_.shape().layers) {
+      needed += weights[kHeads] + (layer.has_ffn ? weights[kFfn] : 0) + (layer.has_experts ? weights[kExperts] : 0);
+    }
+    return (sum - least_loss) * kSlack >= needed && time >= head_ns_;
+  }
+
+  // The head on n devices: none is done sooner than all of them together without loss, and each but one sends its
+  // logits, one after another.
+  double least_head() const {
+    std::vector<double> rates;
+    double sample = std::numeric_limits<double>::max(), latency = std::numeric_limits<double>::max();
+    for (size_t d = 0; d < rates_.size(); ++d) {
+      rates.push_back(rates_[d].head_rate);
+      sample = std::min(sample, rates_[d].sample_ns);
+      for (size_t e = 0; e < d; ++e) latency = std::min(latency, predictor_.links().between(d, e).latency_ns);
+    }
+    std::sort(rates.rbegin(), rates.rend());
+    double best = std::numeric_limits<double>::max(), sum = 0;
+    for (size_t n = 0; n < rates.size(); ++n) {
+      sum += rates[n];
+      if (sum > 0) best = std::min(best, 1 / sum + (n > 0 ? static_cast<double>(n) * latency : 0));
+    }
+    return (best == std::numeric_limits<double>::max() ? 0 : best) + sample;
+  }
+
+  // A layer of the kind on all devices at once, without loss.
+  double shared_layer() const {
+    double nearest = std::numeric_limits<double>::infinity();
+    for (const DeviceRates& rates : rates_) nearest = std::min(nearest, rates.reduce_ns);
+    if (!std::isfinite(nearest)) return nearest;
+    double ns = 2 * nearest;
+    for (int axis = 0; axis < kAxes; ++axis) {
+      double sum = 0;
+      for (const DeviceRates& rates : rates_) sum += rates.rate[axis];
+      // An axis that some layers lack costs those nothing.
+      const bool everywhere = axis == kHeads || std::all_of(predictor_.shape().layers.begin(),
+                                                            predictor_.shape().layers.end(), [&](const LayerShape& l) {
+                                                              return axis == kFfn ? l.has_ffn : l.has_experts;
+                                                            });
+      if (sum > 0 && everywhere) ns += 1 / sum;
+    }
+    return ns;
+  }
+
+  double least_pass() const {
+    const ModelShape& shape = predictor_.shape();
+    const double shared = shared_layer();
+    double by_kind = 0;
+    std::map<uint32_t, double> least;
+    for (const LayerShape& layer : shape.layers) {
+      auto at = least.find(layer.kind);
+      if (at == least.end()) {
+        double ns = shared;
+        for (size_t d = 0; d < rates_.size(); ++d) {
+          ns = std::min(ns, mean(costs_.decode.layer_ns(d, layer.kind), costs_.mixed.layer_ns(d, layer.kind)));
+        }
+        at = least.emplace(layer.kind, ns).first;
+      }
+      by_kind += at->second;
+    }
+    // The fastest hold only so many.
+    std::vector<std::pair<double, double>> alone;
+    for (const DeviceRates& rates : rates_) alone.emplace_back(rates.layer_ns, std::floor(rates.layers_max * kSlack));
+    std::sort(alone.begin(), alone.end());
+    double left = static_cast<double>(shape.layers.size()), by_memory = 0;
+    for (const auto& [ns, layers] : alone) {
+      const double here = std::min(left, layers);
+      if (ns > shared) break;
+      by_memory += here * ns, left -= here;
+    }
+    if (left > 0 && std::isfinite(shared)) by_memory += left * shared;
+    return (std::max(by_kind, by_memory) + head_ns_) / kSlack;
+  }
+
+  const Predictor& predictor_;
+  const Predictor::Costs& costs_;
+  const double parts_;
+  std::vector<DeviceRates> rates_;
+  std::vector<AxisWeights> weights_;
+  double head_ns_ = 0, pass_ns_ = 0;
+};
+
+// Whether all memory together can hold the weights and so many positions.
+bool memory_holds(const Predictor& predictor, double kv_tokens) {
+  const ModelShape& shape = predictor.shape();
+  std::map<std::string, double> groups;
+  double memory = 0, ratio = std::numeric_limits<double>::max();
+  for (size_t d = 0; d < predictor.input().devices.size(); ++d) {
+    const DeviceProfile& device = predictor.input().devices[d];
+    const auto usable = static_cast<double>(usable_bytes(predictor.input(), d));
+    ratio = std::min(ratio, device.packed_ratio);
+    if (device.memory_group.empty()) {
+      memory += usable;
+    } else {
+      groups[device.memory_group] = std::max(groups[device.memory_group], usable);
+    }
+  }
+  for (const auto& [name, usable] : groups) memory += usable;
+  const double kv = kv_head_bytes(shape, predictor.request()) * static_cast<double>(shape.kv_heads) *
+                    static_cast<double>(shape.layers.size()) * kv_tokens;
+  if (predictor.request().kv.bytes > 0 && kv > static_cast<double>(predictor.request().kv.bytes) * kSlack) return false;
+  return static_cast<double>(shape.weight_bytes()) * ratio + kv <= memory * kSlack;
+}
+
+}  // namespace
+
+double tokens_per_s_bound(Predictor* predictor) {
+  const ModelShape& shape = predictor->shape();
+  const PlanRequest& request = predictor->request();
+  const uint64_t least = least_kv_tokens(shape, request);
+  const uint64_t sequence = load_kv_tokens(shape, request) / request.concurrency;
+  double best = 0;  // tokens a nanosecond
+  std::vector<uint32_t> all = concurrencies(request);
+  std::reverse(all.begin(), all.end());  // the greatest is the best nearly always: the others are then ruled out fast
+  for (const uint32_t concurrency : all) {
+    const double tokens = static_cast<double>(concurrency == 1 ? least : std::max(least, sequence * concurrency));
+    if (concurrency > 1 && !memory_holds(*predictor, tokens)) continue;
+    for (const uint32_t parts : micro_batches(concurrency)) {
+      const Predictor::Costs& costs = predictor->steady(concurrency, parts);
+      const BoundOfLoad bound(*predictor, costs, parts, tokens);
+      if (best > 0 && !bound.possible(costs.load.decoding / best)) continue;
+      best = std::max(best, costs.load.decoding / std::max(bound.least_ns(), 1e-9));
+    }
+  }
+  return best * 1e9;
+}
+
+}  // namespace motley

@@ -1,0 +1,289 @@
+#include "planner/lane_builder.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+
+#include "planner/pipeline.hpp"
+#include "planner/split.hpp"
+
+namespace motley {
+namespace {
+
+constexpr size_t kOrdersAllMax = 4;  // so many islands are tried in every order
+
+int64_t rounded(double value) { return static_cast<int64_t>(std::llround(std::clamp(value, 0.0, 1e14))); }
+
+}  // namespace
+
+// Of the load, then half of it and so on, down to what one sequence needs.
+std::vector<uint64_t> LaneBuilder::kv_levels() const {
+  const uint64_t least = least_kv_tokens(predictor_.shape(), predictor_.request());
+  std::vector<uint64_t> levels;
+  for (uint64_t tokens = load_kv_tokens(predictor_.shape(), predictor_.request()); tokens > least; tokens /= 2) {
+    levels.push_back(tokens);
+  }
+  levels.push_back(least);
+  return levels;
+}
+
+double LaneBuilder::stage_ns(const StagePlan& stage, const Predictor::Costs& costs) const {
+  const size_t last = predictor_.shape().layers.size();
+  LanePlan lane;
+  if (stage.begin > 0) lane.stages.push_back({0, stage.begin, {}});
+  lane.stages.push_back(stage);
+  if (stage.end < last) lane.stages.push_back({stage.end, last, {}});
+  const size_t at = stage.begin > 0 ? 1 : 0;
+  return costs.load.mean(stage_cost(costs.decode, lane, at, false).ns, stage_cost(costs.mixed, lane, at, false).ns);
+}
+
+StagePlan LaneBuilder::best_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const {
+  if (island.size() == 1) return whole_stage(predictor_.shape(), island[0], need.begin, need.end);
+  StagePlan best;
+  double best_ns = 0;
+  for (StagePlan& stage : StageSplitter(predictor_, costs).split(island, need)) {
+    const double ns = stage_ns(stage, costs);
+    if (best.shards.empty() || ns < best_ns) best = std::move(stage), best_ns = ns;
+  }
+  return best;
+}
+
+void LaneBuilder::try_stage(const Island& island, bool everybody) {
+  const ModelShape& shape = predictor_.shape();
+  if (island.size() == 1) {
+    pool_.add(predictor_.evaluate({{whole_stage(shape, island[0], 0, shape.layers.size())}}));
+    return;
+  }
+  for (const uint64_t tokens : kv_levels()) {
+    const auto& costs = predictor_.steady(held_concurrency(shape, predictor_.request(), tokens), 1);
+    bool fits = false;
+    for (StagePlan& stage : StageSplitter(predictor_, costs).split(island, {.begin = 0, .end = shape.layers.size(), .kv_tokens = tokens, .everybody = everybody})) {
+      if (everybody && stage.shards.size() != island.size()) continue;
+      fits = pool_.add(predictor_.evaluate({{std::move(stage)}})) || fits;
+    }
+    if (fits) return;
+  }
+}
+
+LaneBuilder::IslandCosts LaneBuilder::measure(const Island& island, const Predictor::Costs& costs, uint64_t kv_tokens,
+                                              bool crowded) const {
+  const ModelShape& shape = predictor_.shape();
+  const PlanRequest& request = predictor_.request();
+  const size_t layers = shape.layers.size();
+  IslandCosts measured;
+  const SplitNeed need{.begin = 0, .end = layers, .unlimited = true, .few = true};
+  const StagePlan whole = best_stage(island, costs, need);
+  std::vector<double> kind_ns(shape.kinds(), -1);
+  const auto time = [&](size_t begin, size_t end) {
+    StagePlan stage = whole;
+    stage.begin = begin, stage.end = end;
+    return stage_ns(stage, costs);
+  };
+  // The middle layers of a kind are alike: a stage of one of them has neither embedding nor head.
+  const double ends = time(0, layers);
+  double sum = 0;
+  for (size_t l = 0; l < layers; ++l) {
+    double& ns = kind_ns[shape.layers[l].kind];
+    if (ns < 0) {
+      size_t at = l;
+      while (at + 1 < layers && (at == 0 || shape.layers[at].kind != shape.layers[l].kind)) ++at;
+      ns = layers < 3 ? ends / static_cast<double>(layers) : time(std::min(at, layers - 2), std::min(at, layers - 2) + 1);
+    }
+    measured.layer_ns.push_back(ns);
+    sum += ns;
+  }
+  const double outer = std::max(ends - sum, 0.0);
+  const auto& first = costs.decode;
+  const double embed = std::min(outer, costs.load.mean(first.embed_ns(island[0], shape.vocab),
+                                                       costs.mixed.embed_ns(island[0], shape.vocab)));
+  measured.layer_ns.front() += embed;
+  measured.layer_ns.back() += outer - embed;
+  double ratio = 0, slow = 1;
+  for (const size_t d : island) {
+    ratio += predictor_.input().devices[d].packed_ratio / static_cast<double>(island.size());
+    measured.memory_bytes += static_cast<double>(usable_bytes(predictor_.input(), d));
+    if (crowded && island.size() == 1) slow = std::max(slow, costs.decode.slowdown(d, SIZE_MAX));
+  }
+  const auto members = static_cast<double>(island.size());
+  const double rows = double{1} * request.chunk_rows + request.concurrency;
+  const double step = request.step_bytes > 0
+                          ? static_cast<double>(request.step_bytes) * members
+                          : 4 * rows *
+                                (static_cast<double>(3 * shape.hidden) * members +
+                                 static_cast<double>(2 * (shape.heads + shape.kv_heads) * shape.head_dim) +
+                                 static_cast<double>(4 * std::max(shape.ffn_columns, shape.expert_ffn)));
+  measured.memory_bytes = std::max(measured.memory_bytes - step, 0.0);
+  for (size_t l = 0; l < layers; ++l) {
+    measured.layer_ns[l] *= slow;
+    measured.layer_bytes.push_back(
+        (static_cast<double>(shape.layer_bytes(l)) +
+         static_cast<double>(shape.layers[l].replicated_bytes) * (members - 1)) * ratio +
+        kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) * static_cast<double>(kv_tokens));
+    measured.total_ns += measured.layer_ns[l];
+  }
+  measured.layer_bytes.front() += static_cast<double>(shape.embedding_bytes) * ratio;
+  const double head = layers == 1 && shape.tied_head ? 0 : static_cast<double>(shape.head_bytes);
+  measured.layer_bytes.back() += (head + static_cast<double>(shape.final_norm_bytes) * members) * ratio +
+                                 4.0 * request.concurrency * static_cast<double>(shape.vocab);
+  return measured;
+}
+
+std::vector<LaneBuilder::Cut> LaneBuilder::bottleneck_cuts(const std::vector<Island>& islands,
+                                                           const std::vector<IslandCosts>& costs) const {
+  std::map<std::vector<size_t>, size_t> index;  // devices' types -> type of island
+  std::vector<StageType> stage_types;
+  std::vector<std::vector<size_t>> members;
+  for (size_t i = 0; i < islands.size(); ++i) {
+    std::vector<size_t> key;
+    for (const size_t d : islands[i]) key.push_back(types_.type_of[d]);
+    const auto [at, is_new] = index.emplace(std::move(key), stage_types.size());
+    if (is_new) {
+      StageType type{0, 0, {}, rounded(costs[i].memory_bytes), {}};
+      for (const double ns : costs[i].layer_ns) type.layer_ns.push_back(rounded(ns));
+      for (const double bytes : costs[i].layer_bytes) type.layer_bytes.push_back(rounded(bytes));
+      stage_types.push_back(std::move(type));
+      members.emplace_back();
+    }
+    StageType& type = stage_types[at->second];
+    ++type.count;
+    type.memory_bytes = std::min(type.memory_bytes, rounded(costs[i].memory_bytes));
+    members[at->second].push_back(i);
+  }
+  std::vector<int64_t> bytes;
+  for (const double b : costs[0].layer_bytes) bytes.push_back(rounded(b));
+  const auto pipeline = plan_pipeline(bytes, stage_types);
+  std::vector<Cut> cuts;
+  if (!pipeline.ok()) return cuts;
+  std::vector<size_t> used(stage_types.size(), 0);
+  for (const PipelineStage& stage : pipeline->stages) {
+    cuts.push_back({members[stage.type][used[stage.type]++], stage.layer_begin, stage.layer_end});
+  }
+  return cuts;
+}
+
+// The fastest first, each with all that it holds: the least sum of stages' times.
+std::vector<LaneBuilder::Cut> LaneBuilder::fill_cuts(const std::vector<Island>& islands,
+                                                     const std::vector<IslandCosts>& costs) const {
+  std::vector<size_t> order(islands.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return costs[a].total_ns < costs[b].total_ns; });
+  const size_t layers = predictor_.shape().layers.size();
+  std::vector<Cut> cuts;
+  size_t next = 0;
+  for (const size_t i : order) {
+    if (next == layers) break;
+    double left = costs[i].memory_bytes;
+    size_t end = next;
+    while (end < layers && costs[i].layer_bytes[end] <= left) left -= costs[i].layer_bytes[end++];
+    if (end > next) cuts.push_back({i, next, end});
+    next = end;
+  }
+  return next == layers ? cuts : std::vector<Cut>();
+}
+
+// Every island of `order` takes at least one layer.
+std::vector<LaneBuilder::Cut> LaneBuilder::spread_cuts(const std::vector<size_t>& order,
+                                                       const std::vector<IslandCosts>& costs) const {
+  const size_t layers = predictor_.shape().layers.size();
+  std::vector<SplitDevice> devices;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const IslandCosts& cost = costs[order[i]];
+    const size_t middle = layers / 2;
+    double ns = 0, bytes = 0;
+    if (i == 0) ns += cost.layer_ns.front() - cost.layer_ns[middle], bytes += cost.layer_bytes.front() - cost.layer_bytes[middle];
+    if (i + 1 == order.size()) ns += cost.layer_ns.back() - cost.layer_ns[middle], bytes += cost.layer_bytes.back() - cost.layer_bytes[middle];
+    SplitDevice device;
+    device.units_min = 1;
+    device.time_ns.push_back(0);
+    for (size_t u = 1; u <= layers; ++u) {
+      ns += cost.layer_ns[middle], bytes += cost.layer_bytes[middle];
+      if (bytes > cost.memory_bytes) break;
+      device.time_ns.push_back(std::max(device.time_ns.back(), rounded(ns)));
+    }
+    if (device.time_ns.size() < 2) return {};
+    devices.push_back(std::move(device));
+  }
+  const auto split = split_units(static_cast<int64_t>(layers), devices);
+  std::vector<Cut> cuts;
+  if (!split.ok()) return cuts;
+  size_t next = 0;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const size_t end = next + static_cast<size_t>(split->units[i]);
+    cuts.push_back({order[i], next, end});
+    next = end;
+  }
+  return cuts;
+}
+
+std::vector<std::vector<size_t>> LaneBuilder::orders(const std::vector<IslandCosts>& costs) const {
+  std::vector<size_t> order(costs.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::vector<std::vector<size_t>> all;
+  if (costs.size() <= kOrdersAllMax) {
+    do all.push_back(order);
+    while (std::next_permutation(order.begin(), order.end()));
+    return all;
+  }
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return costs[a].total_ns < costs[b].total_ns; });
+  all.push_back(order);
+  std::reverse(order.begin(), order.end());
+  all.push_back(order);
+  return all;
+}
+
+bool LaneBuilder::assemble(const std::vector<Island>& islands, const std::vector<Cut>& cuts,
+                           const Predictor::Costs& costs, uint64_t kv_tokens, bool everybody, bool few) {
+  if (cuts.empty()) return false;
+  LanePlan lane;
+  for (const Cut& cut : cuts) {
+    StagePlan stage = best_stage(islands[cut.island], costs, {.begin = cut.begin, .end = cut.end, .kv_tokens = kv_tokens, .everybody = everybody, .few = few});
+    if (stage.shards.empty() || (everybody && stage.shards.size() != islands[cut.island].size())) return false;
+    lane.stages.push_back(std::move(stage));
+  }
+  return pool_.add(predictor_.evaluate(std::move(lane)));
+}
+
+void LaneBuilder::try_pipeline(const std::vector<Island>& islands, bool few) {
+  const ModelShape& shape = predictor_.shape();
+  for (const uint64_t tokens : kv_levels()) {
+    const uint32_t concurrency = held_concurrency(shape, predictor_.request(), tokens);
+    bool fits = false;
+    std::vector<uint32_t> in_flight = {std::min(concurrency, static_cast<uint32_t>(islands.size()))};
+    if (in_flight[0] > 1) in_flight.push_back(1);
+    for (const uint32_t parts : in_flight) {
+      const Predictor::Costs& costs = predictor_.steady(concurrency, parts);
+      std::map<std::vector<size_t>, IslandCosts> known;  // by types
+      std::vector<IslandCosts> measured;
+      for (const Island& island : islands) {
+        std::vector<size_t> key;
+        for (const size_t d : island) key.push_back(types_.type_of[d]);
+        auto at = known.find(key);
+        if (at == known.end()) at = known.emplace(key, measure(island, costs, tokens, parts > 1)).first;
+        measured.push_back(at->second);
+      }
+      if (parts > 1) fits = assemble(islands, bottleneck_cuts(islands, measured), costs, tokens, false, few) || fits;
+      if (parts == 1) fits = assemble(islands, fill_cuts(islands, measured), costs, tokens, false, few) || fits;
+    }
+    if (fits) return;
+  }
+}
+
+void LaneBuilder::try_whole_pipeline(const std::vector<Island>& islands) {
+  const ModelShape& shape = predictor_.shape();
+  if (islands.size() > shape.layers.size()) return;
+  for (const uint64_t tokens : kv_levels()) {
+    const uint32_t concurrency = held_concurrency(shape, predictor_.request(), tokens);
+    const Predictor::Costs& costs =
+        predictor_.steady(concurrency, std::min(concurrency, static_cast<uint32_t>(islands.size())));
+    std::vector<IslandCosts> measured;
+    for (const Island& island : islands) measured.push_back(measure(island, costs, tokens, true));
+    bool fits = false;
+    for (const std::vector<size_t>& order : orders(measured)) {
+      fits = assemble(islands, spread_cuts(order, measured), costs, tokens, true, false) || fits;
+    }
+    if (fits) return;
+  }
+}
+
+}  // namespace motley

@@ -1,0 +1,56 @@
+// LaneBuilder: turns a grouping of devices into islands (each the devices of one stage) into plans, and gives them to a
+// pool. One island is tensor parallelism, several are a pipeline of them. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "planner/candidate_pool.hpp"
+#include "planner/device_types.hpp"
+#include "planner/stage_split.hpp"
+
+namespace motley {
+
+using Island = std::vector<size_t>;  // devices; the order is the shards' order
+
+class LaneBuilder {
+ public:
+  // All outlive this.
+  LaneBuilder(Predictor* predictor, const DeviceTypes& types, CandidatePool* pool)
+      : predictor_(*predictor), types_(types), pool_(*pool) {}
+
+  // One stage. `everybody`: each device takes at least one unit.
+  void try_stage(const Island& island, bool everybody);
+  // Stages of any of the islands in any order, as many as pay: the least bottleneck, and the least sum.
+  void try_pipeline(const std::vector<Island>& islands, bool few);
+  // One stage of each island; every device takes part.
+  void try_whole_pipeline(const std::vector<Island>& islands);
+
+ private:
+  // An island with layers.
+  struct Cut {
+    size_t island = 0, begin = 0, end = 0;
+  };
+  struct IslandCosts {
+    std::vector<double> layer_ns;     // [layer], with the embedding in the first and the head in the last
+    std::vector<double> layer_bytes;  // as packed, with KV
+    double memory_bytes = 0;
+    double total_ns = 0;
+  };
+  std::vector<uint64_t> kv_levels() const;
+  IslandCosts measure(const Island& island, const Predictor::Costs& costs, uint64_t kv_tokens, bool crowded) const;
+  StagePlan best_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const;
+  double stage_ns(const StagePlan& stage, const Predictor::Costs& costs) const;
+  bool assemble(const std::vector<Island>& islands, const std::vector<Cut>& cuts, const Predictor::Costs& costs,
+                uint64_t kv_tokens, bool everybody, bool few);
+  std::vector<Cut> bottleneck_cuts(const std::vector<Island>& islands, const std::vector<IslandCosts>& costs) const;
+  std::vector<Cut> fill_cuts(const std::vector<Island>& islands, const std::vector<IslandCosts>& costs) const;
+  std::vector<Cut> spread_cuts(const std::vector<size_t>& order, const std::vector<IslandCosts>& costs) const;
+  std::vector<std::vector<size_t>> orders(const std::vector<IslandCosts>& costs) const;
+
+  Predictor& predictor_;
+  const DeviceTypes& types_;
+  CandidatePool& pool_;
+};
+
+}  // namespace motley

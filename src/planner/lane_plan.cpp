@@ -1,0 +1,164 @@
+#include "planner/lane_plan.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/quote.hpp"
+#include "planner/memory_model.hpp"
+
+namespace motley {
+namespace {
+
+int64_t total(const std::vector<UnitRange>& ranges) {
+  int64_t sum = 0;
+  for (const UnitRange& range : ranges) sum += range.end - range.begin;
+  return sum;
+}
+
+Status check_sum(size_t stage, const char* what, int64_t sum, int64_t axis) {
+  if (sum == axis) return ok_status();
+  return invalid_argument("stages[{}]: the {} of its shards sum to {}, the model has {}", stage, what, sum, axis);
+}
+
+Status check_stage(const ModelShape& shape, const PlanInput& input, const LanePlan& plan, size_t s) {
+  const StagePlan& stage = plan.stages[s];
+  ShardPlan sum;
+  std::set<size_t> devices;
+  for (const ShardPlan& shard : stage.shards) {
+    if (!devices.insert(shard.device).second) {
+      return invalid_argument("stages[{}]: the device {} is there twice", s, in_quotes(input.devices[shard.device].name));
+    }
+    for (const int64_t count : {shard.query_heads, shard.kv_heads, shard.ffn_columns, shard.experts, shard.vocab_rows}) {
+      if (count < 0) return invalid_argument("stages[{}]: a negative count", s);
+    }
+    if (shard.empty()) {
+      return invalid_argument("stages[{}]: {} takes nothing; leave it out", s,
+                              in_quotes(input.devices[shard.device].name));
+    }
+    if (shard.ffn_columns % shape.ffn_unit != 0) {
+      return invalid_argument("stages[{}]: {} FFN columns on {}: cuts lie at multiples of {}", s, shard.ffn_columns,
+                              in_quotes(input.devices[shard.device].name), shape.ffn_unit);
+    }
+    sum.query_heads += shard.query_heads;
+    sum.ffn_columns += shard.ffn_columns;
+    sum.experts += shard.experts;
+    sum.vocab_rows += shard.vocab_rows;
+  }
+  RETURN_IF_ERROR(check_sum(s, "query heads", sum.query_heads, shape.heads));
+  RETURN_IF_ERROR(check_sum(s, "FFN columns", sum.ffn_columns, shape.ffn_columns));
+  RETURN_IF_ERROR(check_sum(s, "experts", sum.experts, shape.experts));
+  const bool outer = s == 0 || s + 1 == plan.stages.size();
+  return check_sum(s, "vocabulary rows", sum.vocab_rows, outer ? shape.vocab : 0);
+}
+
+}  // namespace
+
+void settle_heads(const ModelShape& shape, StagePlan* stage) {
+  const int64_t group = shape.query_heads_per_kv();
+  int64_t begin = 0;
+  for (ShardPlan& shard : stage->shards) {
+    const int64_t end = begin + shard.query_heads;
+    shard.kv_heads = shard.query_heads == 0 ? 0 : (end + group - 1) / group - begin / group;
+    begin = end;
+  }
+}
+
+std::vector<size_t> devices_of(const LanePlan& plan) {
+  std::set<size_t> devices;
+  for (const StagePlan& stage : plan.stages) {
+    for (const ShardPlan& shard : stage.shards) devices.insert(shard.device);
+  }
+  return {devices.begin(), devices.end()};
+}
+
+StagePlan whole_stage(const ModelShape& shape, size_t device, size_t begin, size_t end) {
+  ShardPlan shard{device, shape.heads, shape.kv_heads, shape.ffn_columns, shape.experts, 0};
+  if (begin == 0 || end == shape.layers.size()) shard.vocab_rows = shape.vocab;
+  return {begin, end, {shard}};
+}
+
+Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePlan& plan) {
+  size_t next = 0;
+  if (plan.stages.empty()) return invalid_argument("no stages");
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    const StagePlan& stage = plan.stages[s];
+    if (stage.begin != next || stage.end <= stage.begin || stage.end > shape.layers.size()) {
+      return invalid_argument("stages[{}] has layers [{}, {}): stages must follow one another from 0 to {}, each layer "
+                              "once", s, stage.begin, stage.end, shape.layers.size());
+    }
+    next = stage.end;
+    RETURN_IF_ERROR(check_stage(shape, input, plan, s));
+  }
+  if (next != shape.layers.size()) {
+    return invalid_argument("the stages end at layer {}, the model has {}", next, shape.layers.size());
+  }
+  return ok_status();
+}
+
+Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                       const LanePlan& plan, uint64_t kv_tokens) {
+  const int64_t group = shape.query_heads_per_kv();
+  Placement placement;
+  placement.epoch = 1;
+  placement.block_size = request.kv.block_size;
+  placement.kv_dtype = request.kv.dtype;
+  Lane lane;
+  lane.kv_blocks = static_cast<uint32_t>(std::min<uint64_t>(kv_tokens / request.kv.block_size, INT32_MAX));
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    const StagePlan& from = plan.stages[s];
+    Stage stage;
+    stage.layer_begin = static_cast<uint32_t>(from.begin);
+    stage.layer_end = static_cast<uint32_t>(from.end);
+    int64_t query = 0, ffn = 0, vocab = 0, expert = 0;
+    const bool replicated = std::any_of(from.shards.begin(), from.shards.end(), [&](const ShardPlan& shard) {
+      return shard.query_heads != shard.kv_heads * group;
+    });
+    for (const ShardPlan& part : from.shards) {
+      Shard shard;
+      shard.device = input.devices[part.device].name;
+      if (part.query_heads > 0) {
+        shard.kv_heads = {{query / group, query / group + part.kv_heads}};
+        if (replicated) shard.query_heads = {{query, query + part.query_heads}};
+        stage.kv_owners.push_back(shard.device);
+      }
+      if (part.ffn_columns > 0) shard.ffn_columns = {{ffn, ffn + part.ffn_columns}};
+      if (part.vocab_rows > 0) shard.vocab_rows = {{vocab, vocab + part.vocab_rows}};
+      for (int64_t e = expert; e < expert + part.experts; ++e) shard.experts.push_back(static_cast<int32_t>(e));
+      query += part.query_heads, ffn += part.ffn_columns, vocab += part.vocab_rows, expert += part.experts;
+      shard.weight_bytes = shard_memory(shape, input, request, plan, s, part).weight_bytes;
+      stage.shards.push_back(std::move(shard));
+    }
+    lane.stages.push_back(std::move(stage));
+  }
+  placement.lanes.push_back(std::move(lane));
+  return placement;
+}
+
+Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, const Placement& placement) {
+  std::map<std::string_view, size_t> index;
+  for (size_t d = 0; d < input.devices.size(); ++d) index[input.devices[d].name] = d;
+  if (placement.lanes.empty()) return invalid_argument("a placement without lanes");
+  LanePlan plan;
+  for (const Stage& stage : placement.lanes[0].stages) {
+    StagePlan part{stage.layer_begin, stage.layer_end, {}};
+    for (const Shard& shard : stage.shards) {
+      const auto device = index.find(shard.device);
+      if (device == index.end()) {
+        return invalid_argument("stages[{}]: no device is called {}", plan.stages.size(), in_quotes(shard.device));
+      }
+      const int64_t kv_heads = total(shard.kv_heads);
+      const int64_t query = shard.query_heads.empty() ? kv_heads * shape.query_heads_per_kv() : total(shard.query_heads);
+      // A dense model's FFN axis may be there for a model of experts alone: it is no work.
+      const int64_t columns = shape.ffn_columns == 0 ? 0 : total(shard.ffn_columns);
+      int64_t experts = static_cast<int64_t>(shard.experts.size());
+      if (stage.shards.size() == 1 && experts == 0) experts = shape.experts;  // a whole model may leave them out
+      part.shards.push_back({device->second, query, kv_heads, columns, experts, total(shard.vocab_rows)});
+    }
+    plan.stages.push_back(std::move(part));
+  }
+  RETURN_IF_ERROR(check_lane(shape, input, plan));
+  return plan;
+}
+
+}  // namespace motley

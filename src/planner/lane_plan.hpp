@@ -1,0 +1,54 @@
+// LanePlan: a placement in counts, as the search turns it over. Values.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/status.hpp"
+#include "planner/model_shape.hpp"
+#include "planner/placement.hpp"
+#include "planner/profile.hpp"
+#include "planner/workload.hpp"
+
+namespace motley {
+
+// Counts of what a device takes of a stage; ranges follow the order of the shards.
+struct ShardPlan {
+  size_t device = 0;  // index into PlanInput.devices
+  int64_t query_heads = 0, kv_heads = 0;  // KV heads held: more than its share where they are replicated
+  int64_t ffn_columns = 0, experts = 0;
+  int64_t vocab_rows = 0;  // of the embedding in the first stage, of the head in the last
+
+  bool in_layers() const { return query_heads > 0 || ffn_columns > 0 || experts > 0; }
+  bool empty() const { return !in_layers() && vocab_rows == 0; }
+};
+
+struct StagePlan {
+  size_t begin = 0, end = 0;  // layers
+  std::vector<ShardPlan> shards;
+};
+
+struct LanePlan {
+  std::vector<StagePlan> stages;
+};
+
+// Sets kv_heads of every shard from the query heads before it.
+void settle_heads(const ModelShape& shape, StagePlan* stage);
+
+// The devices used, ascending.
+std::vector<size_t> devices_of(const LanePlan& plan);
+
+// One shard with everything of layers [begin, end); vocabulary rows where it is the first or last stage.
+StagePlan whole_stage(const ModelShape& shape, size_t device, size_t begin, size_t end);
+
+Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                       const LanePlan& plan, uint64_t kv_tokens);
+
+// The first lane. INVALID_ARGUMENT where it does not fit the shape or names unknown devices.
+Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, const Placement& placement);
+
+// Every layer once in order, counts of each stage sum to their axes, no device twice in a stage, none with nothing.
+Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePlan& plan);
+
+}  // namespace motley

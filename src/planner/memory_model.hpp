@@ -1,0 +1,42 @@
+// What a shard holds: weights as packed, the buffers of a step, KV per position. Pure.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "planner/lane_plan.hpp"
+
+namespace motley {
+
+struct ShardMemory {
+  uint64_t weight_bytes = 0, step_bytes = 0;
+  uint64_t kv_bytes_per_token = 0;
+};
+
+// Step buffers, where the request does not give them: for chunk_rows + concurrency rows of f32, three residual widths
+// (residual, normed, part sum), its heads' queries, keys, values and outputs, gate and up columns twice; for
+// `concurrency` rows, its logits.
+ShardMemory shard_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                         const LanePlan& plan, size_t stage, const ShardPlan& shard);
+
+// Of all shards of a device.
+struct DeviceMemory {
+  size_t device = 0;
+  uint64_t weight_bytes = 0, step_bytes = 0, kv_bytes_per_token = 0;
+  uint64_t usable_bytes = 0;
+};
+
+struct LaneMemory {
+  std::vector<DeviceMemory> devices;  // ascending
+  uint64_t kv_tokens = 0;             // that every owner's pool holds; whole blocks
+  uint64_t missing_bytes = 0;         // > 0: it does not fit; of weights, steps and the least KV
+  size_t short_device = 0;            // where they are missing
+};
+
+LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                       const LanePlan& plan);
+
+// Bytes of KV of one layer for one position and KV head.
+double kv_head_bytes(const ModelShape& shape, const PlanRequest& request);
+
+}  // namespace motley

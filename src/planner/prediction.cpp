@@ -1,0 +1,113 @@
+#include "planner/prediction.hpp"
+
+#include <algorithm>
+
+namespace motley {
+namespace {
+
+constexpr double kNsPerMs = 1e6, kNsPerS = 1e9;
+constexpr double kLimitsBroken = 1e-9;  // any plan that keeps the limits comes first
+
+}  // namespace
+
+Predictor::Predictor(const ModelShape& shape, const PlanInput& input, const PlanRequest& request)
+    : shape_(shape), input_(input), request_(request), links_(input) {}
+
+const Predictor::Costs& Predictor::steady(uint32_t concurrency, uint32_t micro_batches) {
+  std::unique_ptr<Costs>& costs = steady_[{concurrency, micro_batches}];
+  if (costs == nullptr) {
+    const SteadyLoad load = steady_load(request_, concurrency, micro_batches);
+    costs = std::make_unique<Costs>(Costs{load, StepCosts(shape_, input_, links_, load.decode),
+                                          StepCosts(shape_, input_, links_, load.mixed)});
+  }
+  return *costs;
+}
+
+const Predictor::Costs& Predictor::lone() {
+  if (lone_ == nullptr) {
+    const SteadyLoad load = lone_load(request_);
+    lone_ = std::make_unique<Costs>(Costs{load, StepCosts(shape_, input_, links_, load.decode),
+                                          StepCosts(shape_, input_, links_, load.mixed)});
+  }
+  return *lone_;
+}
+
+Prediction Predictor::predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches) {
+  const Costs& costs = steady(concurrency, micro_batches);
+  const bool overlapped = micro_batches > 1 && plan.stages.size() > 1;
+  double sum = 0, slowest = 0, chunk = 0;
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    const StageCost decode = stage_cost(costs.decode, plan, s, overlapped);
+    const StageCost mixed = stage_cost(costs.mixed, plan, s, overlapped);
+    const double time = costs.load.mean(decode.ns, mixed.ns), hop = costs.load.mean(decode.hop_ns, mixed.hop_ns);
+    sum += time + hop;
+    slowest = std::max({slowest, time, hop});
+    chunk = std::max(chunk, mixed.ns);
+  }
+  const double cycle = std::max(sum, micro_batches * slowest);
+  Prediction prediction;
+  prediction.concurrency = concurrency;
+  prediction.micro_batches = micro_batches;
+  prediction.tokens_per_s = cycle > 0 ? costs.load.decoding / cycle * kNsPerS : 0;
+  prediction.tpot_ms = cycle / kNsPerMs;
+  prediction.ttft_ms = (costs.load.chunks + static_cast<double>(plan.stages.size()) - 1) * chunk / kNsPerMs;
+  return prediction;
+}
+
+double Predictor::score(const Prediction& prediction) const {
+  const double good = request_.objective == Objective::kThroughput ? prediction.tokens_per_s
+                                                                   : 1e9 / std::max(prediction.request_ms, 1e-9);
+  return keeps_limits(prediction) ? good : good * kLimitsBroken;
+}
+
+bool Predictor::keeps_limits(const Prediction& prediction) const {
+  return (request_.ttft_ms_max == 0 || prediction.ttft_ms <= request_.ttft_ms_max) &&
+         (request_.tpot_ms_max == 0 || prediction.tpot_ms <= request_.tpot_ms_max);
+}
+
+Candidate Predictor::evaluate(LanePlan plan) {
+  ++evaluations_;
+  Candidate candidate;
+  candidate.plan = std::move(plan);
+  candidate.memory = lane_memory(shape_, input_, request_, candidate.plan);
+  if (!candidate.fits()) return candidate;
+  const uint32_t concurrency = held_concurrency(shape_, request_, candidate.memory.kv_tokens);
+  double alone = 0;
+  for (size_t s = 0; s < candidate.plan.stages.size(); ++s) {
+    const StageCost decode = stage_cost(lone().decode, candidate.plan, s, false);
+    const StageCost chunk = stage_cost(lone().mixed, candidate.plan, s, false);
+    alone += (decode.ns + decode.hop_ns) * request_.output_len + (chunk.ns + chunk.hop_ns) * lone().load.chunks;
+  }
+  double best = -1;
+  for (const uint32_t parts : micro_batches(concurrency)) {
+    // Fewer in flight than half the stages leave them idle; more than twice only makes each micro-batch smaller.
+    const size_t stages = candidate.plan.stages.size();
+    if (parts > 1 && (stages == 1 || parts > 2 * stages || 2 * parts < stages)) continue;
+    Prediction prediction = predict(candidate.plan, concurrency, parts);
+    prediction.request_ms = alone / kNsPerMs;
+    if (score(prediction) <= best) continue;
+    best = score(prediction);
+    candidate.predicted = prediction;
+  }
+  return candidate;
+}
+
+Result<double> predict_step_ns(const ModelShape& shape, const PlanInput& input, const Placement& placement,
+                               const StepLoad& load) {
+  ASSIGN_OR_RETURN(const LanePlan plan, lane_plan_of(shape, input, placement));
+  const LinkTable links(input);
+  const StepCosts costs(shape, input, links, load);
+  double ns = 0;
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    const StageCost stage = stage_cost(costs, plan, s, false);
+    ns += stage.ns + (s + 1 < plan.stages.size() ? stage.hop_ns : 0);
+  }
+  return ns;
+}
+
+Result<double> predict_step_ns(const ModelShape& shape, const PlanInput& input, const Placement& placement, double rows,
+                               double context) {
+  return predict_step_ns(shape, input, placement, {.decode_rows = rows, .context = context, .head_rows = rows});
+}
+
+}  // namespace motley

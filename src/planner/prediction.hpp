@@ -1,0 +1,75 @@
+// Prediction: what a lane is expected to do under a load; and of one step. Pure.
+//
+// With M micro-batches in flight over stages of t and hops of c: T = max(sum (t + c), M max(t, c)), D tokens a T.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "planner/memory_model.hpp"
+#include "planner/step_costs.hpp"
+
+namespace motley {
+
+struct Prediction {
+  double tokens_per_s = 0, ttft_ms = 0, tpot_ms = 0;  // output tokens; of the load
+  double request_ms = 0;                              // of one request that is alone, whole
+  uint32_t concurrency = 1, micro_batches = 1;        // held at once, in flight
+};
+
+struct Candidate {
+  LanePlan plan;
+  LaneMemory memory;
+  Prediction predicted;
+  bool fits() const { return memory.missing_bytes == 0; }
+};
+
+// Costs of the loads that come up again and again. Not thread-safe.
+class Predictor {
+ public:
+  // All outlive this.
+  Predictor(const ModelShape& shape, const PlanInput& input, const PlanRequest& request);
+
+  // Both loads of so many sequences in so many micro-batches.
+  struct Costs {
+    SteadyLoad load;
+    StepCosts decode, mixed;
+  };
+  const Costs& steady(uint32_t concurrency, uint32_t micro_batches);
+  const Costs& lone();
+
+  // Memory first; then, if it fits, the best number of micro-batches. `plan` is sound (check_lane).
+  Candidate evaluate(LanePlan plan);
+  // At this concurrency and number of micro-batches.
+  Prediction predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches);
+  // Greater is better: tokens/s, or 1 / time of a lone request. Plans that keep the limits come before those that do not.
+  double score(const Prediction& prediction) const;
+  bool keeps_limits(const Prediction& prediction) const;
+
+  const ModelShape& shape() const { return shape_; }
+  const PlanInput& input() const { return input_; }
+  const PlanRequest& request() const { return request_; }
+  const LinkTable& links() const { return links_; }
+  uint64_t evaluations() const { return evaluations_; }
+
+ private:
+  const ModelShape& shape_;
+  const PlanInput& input_;
+  const PlanRequest& request_;
+  const LinkTable links_;
+  std::map<std::pair<uint32_t, uint32_t>, std::unique_ptr<Costs>> steady_;
+  std::unique_ptr<Costs> lone_;
+  uint64_t evaluations_ = 0;
+};
+
+// One step of `load` alone on the placement's first lane, stage after stage. INVALID_ARGUMENT for a placement that is
+// not this model's or names unknown devices.
+Result<double> predict_step_ns(const ModelShape& shape, const PlanInput& input, const Placement& placement,
+                               const StepLoad& load);
+// Of `rows` sequences that decode at `context`, all of whose logits are asked for.
+Result<double> predict_step_ns(const ModelShape& shape, const PlanInput& input, const Placement& placement, double rows,
+                               double context);
+
+}  // namespace motley

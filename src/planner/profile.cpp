@@ -1,0 +1,158 @@
+#include "planner/profile.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/quote.hpp"
+
+namespace motley {
+namespace {
+
+constexpr double kRatioMax = 64, kSlowdownMax = 1000;
+constexpr double kLinkNsMax = 1e12;
+
+bool within(double value, double low, double high) { return std::isfinite(value) && value >= low && value <= high; }
+
+Status check_slowdown(const Slowdown& together) {
+  if (together.rows.size() != together.factors.size() || together.rows.size() > kCostPointsMax) {
+    return invalid_argument("together: {} rows, {} factors", together.rows.size(), together.factors.size());
+  }
+  for (size_t i = 0; i < together.rows.size(); ++i) {
+    if (together.rows[i] < 1 || (i > 0 && together.rows[i] <= together.rows[i - 1])) {
+      return invalid_argument("together.rows[{}] = {}: must ascend, from 1", i, together.rows[i]);
+    }
+    if (!within(together.factors[i], 1, kSlowdownMax)) {
+      return invalid_argument("together.factors[{}] = {}: 1 to {}", i, together.factors[i], kSlowdownMax);
+    }
+  }
+  return ok_status();
+}
+
+Status check_device(const DeviceProfile& device) {
+  if (device.memory_free > static_cast<uint64_t>(INT64_MAX) || device.memory_total > static_cast<uint64_t>(INT64_MAX)) {
+    return invalid_argument("memory: more bytes than there are");
+  }
+  const std::pair<const char*, const CostTable*> tables[] = {{"attention", &device.attention},
+                                                             {"ffn", &device.ffn},
+                                                             {"experts", &device.experts},
+                                                             {"head", &device.head},
+                                                             {"embed", &device.embed}};
+  for (const auto& [name, table] : tables) {
+    if (Status status = table->check(); !status.ok()) return status.annotate(name);
+  }
+  if (!within(device.context_ns, 0, kCostNsMax)) return invalid_argument("context_ns {}", device.context_ns);
+  if (device.sample_ns < 0 || static_cast<double>(device.sample_ns) > kCostNsMax) {
+    return invalid_argument("sample_ns {}", device.sample_ns);
+  }
+  if (!within(device.packed_ratio, 1e-3, kRatioMax)) {
+    return invalid_argument("packed_ratio {}: 0.001 to {}", device.packed_ratio, kRatioMax);
+  }
+  return check_slowdown(device.together);
+}
+
+Status check_link(const LinkProfile& link) {
+  if (within(link.latency_ns, 0, kLinkNsMax) && within(link.ns_per_byte, 0, kLinkNsMax)) return ok_status();
+  return invalid_argument("the link {} - {}: latency_ns {}, ns_per_byte {}: 0 to {}", in_quotes(link.a),
+                          in_quotes(link.b), link.latency_ns, link.ns_per_byte, kLinkNsMax);
+}
+
+constexpr double kAlike = 0.03;
+
+bool near(double a, double b) { return std::abs(a - b) <= kAlike * std::max(a, b); }
+
+bool near(const std::vector<double>& a, const std::vector<double>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](double x, double y) { return near(x, y); });
+}
+
+bool near(const CostTable& a, const CostTable& b) {
+  return a.rows == b.rows && a.units == b.units &&
+         std::equal(a.ns.begin(), a.ns.end(), b.ns.begin(), b.ns.end(),
+                    [](const auto& x, const auto& y) { return near(x, y); });
+}
+
+bool near(const LinkProfile& a, const LinkProfile& b) {
+  return near(a.latency_ns, b.latency_ns) && near(a.ns_per_byte, b.ns_per_byte);
+}
+
+bool alone_in_group(const PlanInput& input, size_t device) {
+  const std::string& group = input.devices[device].memory_group;
+  return group.empty() || std::count_if(input.devices.begin(), input.devices.end(), [&](const DeviceProfile& other) {
+                            return other.memory_group == group;
+                          }) == 1;
+}
+
+}  // namespace
+
+double Slowdown::at(double count) const {
+  if (rows.empty()) return 1;
+  const auto above = static_cast<size_t>(
+      std::upper_bound(rows.begin(), rows.end(), count, [](double x, int64_t r) { return x < static_cast<double>(r); }) -
+      rows.begin());
+  if (above == 0) return factors.front();
+  if (above == rows.size()) return factors.back();
+  const auto low = static_cast<double>(rows[above - 1]), high = static_cast<double>(rows[above]);
+  return factors[above - 1] + (factors[above] - factors[above - 1]) * (count - low) / (high - low);
+}
+
+Status check_plan_input(const PlanInput& input) {
+  if (input.devices.empty() || input.devices.size() > kPlanDevicesMax) {
+    return invalid_argument("a plan over {} devices: 1 to {}", input.devices.size(), kPlanDevicesMax);
+  }
+  std::set<std::string_view> names;
+  for (const DeviceProfile& device : input.devices) {
+    if (device.name.empty() || !names.insert(device.name).second) {
+      return invalid_argument("the device {} is there twice, or has no name", in_quotes(device.name));
+    }
+    if (Status status = check_device(device); !status.ok()) return status.annotate(in_quotes(device.name));
+  }
+  RETURN_IF_ERROR(check_link(input.host_memory));
+  for (const LinkProfile& link : input.links) {
+    RETURN_IF_ERROR(check_link(link));
+    if (names.count(link.a) == 0 || names.count(link.b) == 0 || link.a == link.b) {
+      return invalid_argument("a link between {} and {}: not two of the devices", in_quotes(link.a), in_quotes(link.b));
+    }
+  }
+  for (const auto& [name, bytes] : input.memory_caps) {
+    if (names.count(name) == 0) return invalid_argument("a memory limit for {}, which is not listed", in_quotes(name));
+  }
+  return ok_status();
+}
+
+LinkTable::LinkTable(const PlanInput& input)
+    : devices_(input.devices.size()), links_(devices_ * devices_, &input.host_memory) {
+  std::map<std::string_view, size_t> index;
+  for (size_t d = 0; d < devices_; ++d) index[input.devices[d].name] = d;
+  for (const LinkProfile& link : input.links) {
+    const auto a = index.find(link.a), b = index.find(link.b);
+    if (a == index.end() || b == index.end()) continue;
+    links_[a->second * devices_ + b->second] = links_[b->second * devices_ + a->second] = &link;
+  }
+}
+
+uint64_t usable_bytes(const PlanInput& input, size_t device) {
+  const DeviceProfile& profile = input.devices[device];
+  const auto cap = input.memory_caps.find(profile.name);
+  return cap == input.memory_caps.end() ? profile.memory_free : std::min(profile.memory_free, cap->second);
+}
+
+bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
+  const DeviceProfile &x = input.devices[a], &y = input.devices[b];
+  const auto bytes_a = static_cast<double>(usable_bytes(input, a)), bytes_b = static_cast<double>(usable_bytes(input, b));
+  const bool same_group =
+      (x.memory_group == y.memory_group && !x.memory_group.empty()) ||
+      (alone_in_group(input, a) && alone_in_group(input, b));
+  if (x.kind != y.kind || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
+      !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
+      !near(x.context_ns, y.context_ns) || !near(x.packed_ratio, y.packed_ratio) ||
+      !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || x.together.rows != y.together.rows ||
+      !near(x.together.factors, y.together.factors)) {
+    return false;
+  }
+  for (size_t other = 0; other < input.devices.size(); ++other) {
+    if (other != a && other != b && !near(links.between(a, other), links.between(b, other))) return false;
+  }
+  return true;
+}
+
+}  // namespace motley

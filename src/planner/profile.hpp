@@ -1,0 +1,76 @@
+// What was measured of the devices and the links between them: the planner's input. Values.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.hpp"
+#include "planner/cost_table.hpp"
+
+namespace motley {
+
+inline constexpr size_t kPlanDevicesMax = 256;
+
+// Time while every other device of the memory group runs the same, divided by the time alone; at least 1.
+struct Slowdown {
+  std::vector<int64_t> rows;    // ascending; empty: never slower
+  std::vector<double> factors;  // [row]; linear between, constant beyond
+  double at(double rows) const;
+};
+
+struct DeviceProfile {
+  std::string name;          // as listed: "CPU:0/cores=0-3"
+  std::string kind;          // "cpu", "gpu", "npu"
+  std::string memory_group;  // devices of one name share memory and its bus; empty: its own
+  std::string format;        // what it packs weights to, for people; empty: as in the file
+  uint64_t memory_total = 0, memory_free = 0;  // bytes; within a group each says what the group has
+  CostTable attention;  // one layer's attention part without what it reads of the KV pool; units = KV heads
+  CostTable ffn;        // one layer's dense (or shared) FFN; units = columns
+  CostTable experts;    // one layer's routed experts; units = experts held; empty if the model is dense
+  CostTable head;       // norm and logits; units = vocabulary rows; rows = rows whose logits are asked for
+  CostTable embed;      // units = vocabulary rows held
+  double context_ns = 0;    // per row, KV head and position read, of one layer
+  int64_t sample_ns = 0;    // of one row
+  double packed_ratio = 1;  // bytes that weights take here / bytes in the file
+  Slowdown together;
+};
+
+// Between two devices, either way.
+struct LinkProfile {
+  std::string a, b;
+  double latency_ns = 0, ns_per_byte = 0;
+};
+
+struct PlanInput {
+  std::vector<DeviceProfile> devices;
+  std::vector<LinkProfile> links;
+  LinkProfile host_memory{"", "", 5'000, 0.1};    // of pairs without a link: through memory that both see
+  std::map<std::string, uint64_t> memory_caps;    // by device: use no more bytes than this
+};
+
+// The times of a device are made monotone where they are read; everything here assumes that.
+// INVALID_ARGUMENT naming the device and the field.
+Status check_plan_input(const PlanInput& input);
+
+// The link of each pair, or the host's memory; made once, looked up often. The input outlives it.
+class LinkTable {
+ public:
+  explicit LinkTable(const PlanInput& input);
+  const LinkProfile& between(size_t a, size_t b) const { return *links_[a * devices_ + b]; }
+
+ private:
+  size_t devices_;
+  std::vector<const LinkProfile*> links_;
+};
+
+// Bytes that the device may use: what is free, less where a cap says so.
+uint64_t usable_bytes(const PlanInput& input, size_t device);
+
+// Within 3 % of each other in everything that decides a plan, in the same memory group or each alone in its own.
+bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b);
+
+}  // namespace motley

@@ -1,0 +1,201 @@
+#include "planner/profile_json.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "planner/json_fields.hpp"
+
+namespace motley {
+namespace {
+
+using nlohmann::ordered_json;
+using planner::JsonFields;
+
+constexpr double kNsPerUs = 1000;
+constexpr double kGbPerSMax = 1e9;
+constexpr size_t kLinksMax = kPlanDevicesMax * kPlanDevicesMax;
+
+std::string dump(const ordered_json& json) {
+  return json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+ordered_json table_json(const CostTable& table) {
+  return {{"rows", table.rows}, {"units", table.units}, {"ns", table.ns}};
+}
+
+ordered_json device_json(const DeviceProfile& device) {
+  ordered_json json = {{"name", device.name}, {"kind", device.kind}};
+  if (!device.memory_group.empty()) json["memory_group"] = device.memory_group;
+  if (!device.format.empty()) json["format"] = device.format;
+  json["memory_bytes"] = {{"total", device.memory_total}, {"free", device.memory_free}};
+  const std::pair<const char*, const CostTable*> tables[] = {{"attention", &device.attention},
+                                                             {"ffn", &device.ffn},
+                                                             {"experts", &device.experts},
+                                                             {"head", &device.head},
+                                                             {"embed", &device.embed}};
+  for (const auto& [name, table] : tables) {
+    if (!table->empty()) json[name] = table_json(*table);
+  }
+  json["context_ns"] = device.context_ns;
+  json["sample_ns"] = device.sample_ns;
+  json["packed_ratio"] = device.packed_ratio;
+  if (!device.together.rows.empty()) {
+    json["together"] = {{"rows", device.together.rows}, {"factors", device.together.factors}};
+  }
+  return json;
+}
+
+// No time a byte is a rate without bound; the file says 0.
+ordered_json rates_json(const LinkProfile& link) {
+  return {{"latency_us", link.latency_ns / kNsPerUs}, {"gb_per_s", link.ns_per_byte > 0 ? 1 / link.ns_per_byte : 0}};
+}
+
+Status read_rates(const JsonFields& fields, LinkProfile* link) {
+  double rate = 0;
+  RETURN_IF_ERROR(fields.number("latency_us", &link->latency_ns, 0, 1e9));
+  RETURN_IF_ERROR(fields.number("gb_per_s", &rate, 0, kGbPerSMax));
+  if (rate > 0 && rate < 1e-9) return fields.wrong("gb_per_s", "is below 1e-9; 0 stands for no limit");
+  link->latency_ns *= kNsPerUs;
+  link->ns_per_byte = rate > 0 ? 1 / rate : 0;
+  return ok_status();
+}
+
+Status read_table(const JsonFields& device, const char* name, CostTable* table) {
+  const hf::JsonValue* field = device.find(name);
+  if (field == nullptr) return ok_status();
+  const JsonFields fields(*field, device.where() + "." + name);
+  RETURN_IF_ERROR(fields.check_names({"rows", "units", "ns"}));
+  RETURN_IF_ERROR(fields.whole_numbers("rows", &table->rows, kCostPointsMax));
+  RETURN_IF_ERROR(fields.whole_numbers("units", &table->units, kCostPointsMax));
+  const hf::JsonValue::Array* lines = nullptr;
+  RETURN_IF_ERROR(fields.list("ns", &lines, kCostPointsMax));
+  for (const hf::JsonValue& line : *lines) {
+    std::vector<double> times;
+    if (line.array() == nullptr || line.array()->size() > kCostPointsMax) return fields.wrong("ns", "is no table");
+    for (const hf::JsonValue& time : *line.array()) {
+      if (!time.number()) return fields.wrong("ns", "must hold numbers");
+      times.push_back(*time.number());
+    }
+    table->ns.push_back(std::move(times));
+  }
+  if (Status status = table->check(); !status.ok()) return status.annotate(fields.where());
+  table->make_monotone();
+  return ok_status();
+}
+
+Status read_parts(const JsonFields& fields, DeviceProfile* device) {
+  const std::pair<const char*, CostTable*> tables[] = {{"attention", &device->attention},
+                                                       {"ffn", &device->ffn},
+                                                       {"experts", &device->experts},
+                                                       {"head", &device->head},
+                                                       {"embed", &device->embed}};
+  for (const auto& [name, table] : tables) RETURN_IF_ERROR(read_table(fields, name, table));
+  if (device->attention.empty()) return fields.wrong("attention", "is missing");
+  if (device->head.empty()) return fields.wrong("head", "is missing");
+  if (device->embed.empty()) return fields.wrong("embed", "is missing");
+  if (device->ffn.empty() && device->experts.empty()) return fields.wrong("ffn", "is missing");
+  const hf::JsonValue* together = fields.find("together");
+  if (together == nullptr) return ok_status();
+  const JsonFields slowdown(*together, fields.where() + ".together");
+  RETURN_IF_ERROR(slowdown.check_names({"rows", "factors"}));
+  RETURN_IF_ERROR(slowdown.whole_numbers("rows", &device->together.rows, kCostPointsMax));
+  return slowdown.numbers("factors", &device->together.factors, kCostPointsMax);
+}
+
+Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) {
+  const JsonFields fields(json, std::move(where));
+  RETURN_IF_ERROR(fields.check_names({"name", "kind", "memory_group", "format", "memory_bytes", "attention", "ffn",
+                                      "experts", "head", "embed", "context_ns", "sample_ns", "packed_ratio",
+                                      "together"}));
+  DeviceProfile device;
+  RETURN_IF_ERROR(fields.text("name", &device.name));
+  RETURN_IF_ERROR(fields.text("kind", &device.kind));
+  RETURN_IF_ERROR(fields.text("memory_group", &device.memory_group, false));
+  RETURN_IF_ERROR(fields.text("format", &device.format, false));
+  if (fields.find("memory_bytes") == nullptr) return fields.wrong("memory_bytes", "is missing");
+  const JsonFields memory(*fields.find("memory_bytes"), fields.where() + ".memory_bytes");
+  RETURN_IF_ERROR(memory.check_names({"total", "free"}));
+  RETURN_IF_ERROR(memory.whole("total", &device.memory_total, 0, INT64_MAX));
+  RETURN_IF_ERROR(memory.whole("free", &device.memory_free, 0, INT64_MAX));
+  RETURN_IF_ERROR(fields.number("context_ns", &device.context_ns, 0, kCostNsMax));
+  RETURN_IF_ERROR(fields.whole("sample_ns", &device.sample_ns, 0, static_cast<int64_t>(kCostNsMax)));
+  RETURN_IF_ERROR(fields.number("packed_ratio", &device.packed_ratio, 1e-3, 64));
+  RETURN_IF_ERROR(read_parts(fields, &device));
+  PlanInput alone;
+  alone.devices.push_back(std::move(device));
+  RETURN_IF_ERROR(check_plan_input(alone));
+  return std::move(alone.devices[0]);
+}
+
+Result<hf::JsonValue> parse(std::string_view text) {
+  if (text.size() > kProfileFileBytesMax) {
+    return invalid_argument("{} bytes; such a file has at most {}", text.size(), kProfileFileBytesMax);
+  }
+  return hf::parse_json(text);
+}
+
+Status read_links(const JsonFields& file, PlanInput* input) {
+  const hf::JsonValue::Array* links = nullptr;
+  RETURN_IF_ERROR(file.list("links", &links, kLinksMax, false));
+  for (size_t i = 0; links != nullptr && i < links->size(); ++i) {
+    const JsonFields fields((*links)[i], fmt::format("links[{}]", i));
+    RETURN_IF_ERROR(fields.check_names({"a", "b", "latency_us", "gb_per_s"}));
+    LinkProfile link;
+    RETURN_IF_ERROR(fields.text("a", &link.a));
+    RETURN_IF_ERROR(fields.text("b", &link.b));
+    RETURN_IF_ERROR(read_rates(fields, &link));
+    input->links.push_back(std::move(link));
+  }
+  if (const hf::JsonValue* host = file.find("host_memory")) {
+    const JsonFields fields(*host, "host_memory");
+    RETURN_IF_ERROR(fields.check_names({"latency_us", "gb_per_s"}));
+    RETURN_IF_ERROR(read_rates(fields, &input->host_memory));
+  }
+  const hf::JsonValue* caps = file.find("memory_caps");
+  if (caps == nullptr) return ok_status();
+  const JsonFields fields(*caps, "memory_caps");
+  if (caps->object() == nullptr || caps->object()->size() > kPlanDevicesMax) return fields.wrong("", "is not an object");
+  for (const auto& [name, bytes] : *caps->object()) {
+    RETURN_IF_ERROR(fields.whole(name, &input->memory_caps[name], 0, INT64_MAX));
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+std::string to_json(const DeviceProfile& device) { return dump(device_json(device)); }
+
+std::string to_json(const PlanInput& input) {
+  ordered_json json = {{"devices", ordered_json::array()}, {"links", ordered_json::array()}};
+  for (const DeviceProfile& device : input.devices) json["devices"].push_back(device_json(device));
+  for (const LinkProfile& link : input.links) {
+    ordered_json one = {{"a", link.a}, {"b", link.b}};
+    one.update(rates_json(link));
+    json["links"].push_back(std::move(one));
+  }
+  json["host_memory"] = rates_json(input.host_memory);
+  if (!input.memory_caps.empty()) json["memory_caps"] = input.memory_caps;
+  return dump(json);
+}
+
+Result<DeviceProfile> read_device_profile(std::string_view text) {
+  ASSIGN_OR_RETURN(const hf::JsonValue json, parse(text));
+  return read_device(json, "device");
+}
+
+Result<PlanInput> read_plan_input(std::string_view text) {
+  ASSIGN_OR_RETURN(const hf::JsonValue json, parse(text));
+  const JsonFields fields(json, "");
+  RETURN_IF_ERROR(fields.check_names({"devices", "links", "host_memory", "memory_caps"}));
+  const hf::JsonValue::Array* devices = nullptr;
+  RETURN_IF_ERROR(fields.list("devices", &devices, kPlanDevicesMax));
+  PlanInput input;
+  for (size_t d = 0; d < devices->size(); ++d) {
+    ASSIGN_OR_RETURN(DeviceProfile device, read_device((*devices)[d], fmt::format("devices[{}]", d)));
+    input.devices.push_back(std::move(device));
+  }
+  RETURN_IF_ERROR(read_links(fields, &input));
+  RETURN_IF_ERROR(check_plan_input(input));
+  return input;
+}
+
+}  // namespace motley

@@ -1,0 +1,255 @@
+#include "planner/search.hpp"
+
+#include <algorithm>
+
+#include "planner/bound.hpp"
+#include "planner/groupings.hpp"
+#include "planner/refine.hpp"
+#include "planner/refusal.hpp"
+
+namespace motley {
+namespace {
+
+constexpr size_t kAlternativesMax = 3;
+constexpr size_t kRefined = 3;                  // of the best plans
+constexpr uint64_t kRefineShardSteps = 60'000;  // shards looked at in all while one plan is refined
+
+bool is_forced(const PlanRequest& request) {
+  return request.tensor_parallel_size > 0 || request.pipeline_parallel_size > 0 || request.use_all_devices;
+}
+
+std::vector<std::string> names_of(const PlanInput& input, const std::vector<size_t>& devices) {
+  std::vector<std::string> names;
+  for (const size_t d : devices) names.push_back(input.devices[d].name);
+  return names;
+}
+
+// All the candidates of one search.
+class Search {
+ public:
+  Search(const ModelShape& shape, const PlanInput& input, const PlanRequest& request)
+      : predictor_(shape, input, request),
+        types_(find_types(input, predictor_.links(), shape, predictor_.steady(request.concurrency, 1))),
+        pool_(predictor_),
+        builder_(&predictor_, types_, &pool_) {}
+
+  void try_first() {
+    for (const std::vector<size_t>& members : types_.members) builder_.try_stage({members[0]}, false);
+    Grouping all;
+    for (const size_t d : types_.by_speed) all.push_back({d});
+    if (pool_.empty() && all.size() > 1) builder_.try_pipeline(all, true);
+  }
+
+  void try_free() {
+    const std::vector<Grouping> groupings = free_groupings(predictor_.input(), types_);
+    const bool few = predictor_.input().devices.size() > kGroupingsAllDevicesMax;
+    for (const Grouping& grouping : groupings) {
+      if (grouping.size() == 1) {
+        builder_.try_stage(grouping[0], false);
+      } else {
+        builder_.try_pipeline(grouping, few);
+      }
+    }
+    refine_best(false);
+  }
+
+  Status try_forced() {
+    const PlanRequest& request = predictor_.request();
+    const std::vector<Grouping> groupings = forced_groupings(predictor_.input(), types_, request);
+    if (groupings.empty()) {
+      return invalid_argument("{} devices cannot be {} stages of {} devices{}", predictor_.input().devices.size(),
+                              request.pipeline_parallel_size == 0 ? std::string("any number of")
+                                                                  : std::to_string(request.pipeline_parallel_size),
+                              request.tensor_parallel_size == 0 ? std::string("any number of")
+                                                                : std::to_string(request.tensor_parallel_size),
+                              request.use_all_devices ? " with every device in use" : "");
+    }
+    for (const Grouping& grouping : groupings) {
+      if (grouping.size() == 1) {
+        builder_.try_stage(grouping[0], true);
+      } else {
+        builder_.try_whole_pipeline(grouping);
+      }
+    }
+    refine_best(true);
+    return ok_status();
+  }
+
+  // So that every refusal has a plan to point to: the best plan's widest stage with the device, and forced to use it.
+  void try_each_left_out() {
+    const Candidate* best = pool_.best();
+    if (best == nullptr) return;
+    const std::vector<size_t> used = devices_of(best->plan);
+    if (used.size() > 8) return;
+    std::vector<bool> seen(types_.members.size(), false);
+    for (size_t d = 0; d < predictor_.input().devices.size(); ++d) {
+      const size_t type = types_.type_of[d];
+      if (seen[type] || std::find(used.begin(), used.end(), d) != used.end()) continue;
+      seen[type] = true;
+      Island island = used;
+      island.push_back(d);
+      builder_.try_stage(island, true);
+      Grouping stages;
+      for (const size_t member : island) stages.push_back({member});
+      builder_.try_whole_pipeline(stages);
+    }
+  }
+
+  Predictor& predictor() { return predictor_; }
+  const CandidatePool& pool() const { return pool_; }
+  const DeviceTypes& types() const { return types_; }
+
+ private:
+  void refine_best(bool keep_shards) {
+    std::vector<Candidate> starts;
+    for (const Candidate* candidate : pool_.ranked()) {
+      if (starts.size() < kRefined) starts.push_back(*candidate);
+    }
+    for (const Candidate& start : starts) {
+      uint64_t shards = 0;
+      for (const StagePlan& stage : start.plan.stages) shards += stage.shards.size();
+      pool_.add(refine(&predictor_, start, kRefineShardSteps / (shards * shards + 20), keep_shards));
+    }
+  }
+
+  Predictor predictor_;
+  const DeviceTypes types_;
+  CandidatePool pool_;
+  LaneBuilder builder_;
+};
+
+// What holds for any placement: shares, stages' times.
+PlanReport describe(Predictor* predictor, const Candidate& candidate) {
+  const ModelShape& shape = predictor->shape();
+  const PlanInput& input = predictor->input();
+  PlanReport report;
+  report.placement = to_placement(shape, input, predictor->request(), candidate.plan, candidate.memory.kv_tokens);
+  report.predicted = candidate.predicted;
+  report.keeps_limits = predictor->keeps_limits(candidate.predicted);
+  report.kv_capacity_tokens = candidate.memory.kv_tokens;
+  report.layers = static_cast<uint32_t>(shape.layers.size());
+  const Prediction& predicted = candidate.predicted;
+  const Predictor::Costs& costs = predictor->steady(predicted.concurrency, predicted.micro_batches);
+  const bool overlapped = predicted.micro_batches > 1 && candidate.plan.stages.size() > 1;
+  std::vector<double> busy(input.devices.size(), 0);
+  for (size_t s = 0; s < candidate.plan.stages.size(); ++s) {
+    const StageCost decode = stage_cost(costs.decode, candidate.plan, s, overlapped);
+    const StageCost mixed = stage_cost(costs.mixed, candidate.plan, s, overlapped);
+    report.stages.push_back({costs.load.mean(decode.ns, mixed.ns), costs.load.mean(decode.hop_ns, mixed.hop_ns)});
+    for (size_t i = 0; i < decode.busy_ns.size(); ++i) {
+      busy[candidate.plan.stages[s].shards[i].device] +=
+          predicted.micro_batches * costs.load.mean(decode.busy_ns[i], mixed.busy_ns[i]);
+    }
+  }
+  for (const DeviceMemory& memory : candidate.memory.devices) {
+    const DeviceProfile& device = input.devices[memory.device];
+    const double share = predicted.tpot_ms > 0 ? busy[memory.device] / (predicted.tpot_ms * 1e6) : 0;
+    report.devices.push_back({device.name, device.format, memory.weight_bytes,
+                              memory.kv_bytes_per_token * candidate.memory.kv_tokens, memory.step_bytes,
+                              memory.usable_bytes, std::min(share, 1.0)});
+  }
+  return report;
+}
+
+void add_bound(Predictor* predictor, PlanReport* report) {
+  report->bound_tokens_per_s = tokens_per_s_bound(predictor);
+  report->gap = report->bound_tokens_per_s > 0 ? 1 - report->predicted.tokens_per_s / report->bound_tokens_per_s : 0;
+}
+
+void add_alternatives(const PlanInput& input, const CandidatePool& pool, PlanReport* report) {
+  for (const Candidate* candidate : pool.ranked()) {
+    if (report->alternatives.size() == kAlternativesMax) return;
+    if (candidate == pool.best()) continue;
+    report->alternatives.push_back({names_of(input, devices_of(candidate->plan)), candidate->predicted.tokens_per_s});
+  }
+}
+
+void add_left_out(Search* search, const Candidate& best, PlanReport* report) {
+  const PlanInput& input = search->predictor().input();
+  const std::vector<size_t> used = devices_of(best.plan);
+  std::vector<std::string> of_type(search->types().members.size());
+  for (size_t d = 0; d < input.devices.size(); ++d) {
+    if (std::find(used.begin(), used.end(), d) != used.end()) continue;
+    std::string& reason = of_type[search->types().type_of[d]];
+    if (reason.empty()) reason = left_out_reason(&search->predictor(), search->types(), search->pool(), best, d);
+    report->left_out.push_back({input.devices[d].name, reason});
+  }
+}
+
+Status check_all(const ModelShape& shape, const PlanInput& input, const PlanRequest& request) {
+  RETURN_IF_ERROR(check_shape(shape));
+  RETURN_IF_ERROR(check_plan_input(input));
+  RETURN_IF_ERROR(check_request(request));
+  for (const DeviceProfile& device : input.devices) {
+    if (device.attention.empty() || device.head.empty() || device.embed.empty() ||
+        (shape.ffn_columns > 0 && device.ffn.empty()) || (shape.experts > 0 && device.experts.empty())) {
+      return error(MOTLEY_FAILED_PRECONDITION, "{} was not measured for {}; measure it first", device.name, shape.name);
+    }
+  }
+  return ok_status();
+}
+
+Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, const PlanRequest& request) {
+  Search search(shape, input, request);
+  RETURN_IF_ERROR(search.try_forced());
+  const Candidate* best = search.pool().best();
+  if (best == nullptr) {
+    const Status status = fits_nowhere(search.predictor(), search.pool());
+    return Status(status.code(), status.message() + "; or force less");
+  }
+  PlanReport report = describe(&search.predictor(), *best);
+  PlanRequest free = request;
+  free.tensor_parallel_size = free.pipeline_parallel_size = 0;
+  free.use_all_devices = false;
+  ASSIGN_OR_RETURN(const PlanReport unforced, plan(shape, input, free));
+  report.forced = true;
+  report.bound_tokens_per_s = unforced.bound_tokens_per_s;
+  report.gap = 1 - report.predicted.tokens_per_s / report.bound_tokens_per_s;
+  report.forced_loss.best_tokens_per_s = unforced.predicted.tokens_per_s;
+  report.forced_loss.loss = std::max(0.0, 1 - report.predicted.tokens_per_s / unforced.predicted.tokens_per_s);
+  for (const DeviceShare& share : unforced.devices) report.forced_loss.best_devices.push_back(share.device);
+  add_alternatives(input, search.pool(), &report);
+  add_left_out(&search, *best, &report);
+  for (LeftOut& out : report.left_out) out.reason = "the forced sizes leave it out: " + out.reason;
+  return report;
+}
+
+}  // namespace
+
+Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, Effort effort) {
+  RETURN_IF_ERROR(check_all(shape, input, request));
+  if (is_forced(request)) return plan_forced(shape, input, request);
+  Search search(shape, input, request);
+  search.try_first();
+  if (effort == Effort::kFull || search.pool().empty()) search.try_free();
+  if (search.pool().empty()) return fits_nowhere(search.predictor(), search.pool());
+  if (effort == Effort::kFull) search.try_each_left_out();
+  const Candidate best = *search.pool().best();
+  PlanReport report = describe(&search.predictor(), best);
+  add_alternatives(input, search.pool(), &report);
+  add_left_out(&search, best, &report);
+  if (effort == Effort::kFull) add_bound(&search.predictor(), &report);
+  return report;
+}
+
+Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                             const Placement& placement) {
+  RETURN_IF_ERROR(check_all(shape, input, request));
+  ASSIGN_OR_RETURN(LanePlan lane, lane_plan_of(shape, input, placement));
+  Predictor predictor(shape, input, request);
+  const Candidate candidate = predictor.evaluate(std::move(lane));
+  if (!candidate.fits()) {
+    return error(MOTLEY_RESOURCE_EXHAUSTED, "this placement needs {} bytes more than {} has",
+                 candidate.memory.missing_bytes, input.devices[candidate.memory.short_device].name);
+  }
+  PlanReport report = describe(&predictor, candidate);
+  add_bound(&predictor, &report);
+  for (const DeviceProfile& device : input.devices) {
+    const bool used = std::any_of(report.devices.begin(), report.devices.end(),
+                                  [&](const DeviceShare& share) { return share.device == device.name; });
+    if (!used) report.left_out.push_back({device.name, "the plan that was given leaves it out"});
+  }
+  return report;
+}
+
+}  // namespace motley

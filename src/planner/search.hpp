@@ -1,0 +1,64 @@
+// The search for the best placement of one model over unlike devices, and the report of why it is the best known.
+//
+// Pure: equal inputs give equal reports. The candidates hold every single device that the model fits, so no plan is
+// predicted worse than the best of them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "planner/prediction.hpp"
+
+namespace motley {
+
+struct DeviceShare {
+  std::string device, format;
+  uint64_t weight_bytes = 0, kv_bytes = 0, step_bytes = 0, usable_bytes = 0;
+  double busy = 0;  // share of the time of a cycle
+};
+
+struct LeftOut {
+  std::string device, reason;  // with the numbers that refused it
+};
+
+struct Alternative {
+  std::vector<std::string> devices;
+  double tokens_per_s = 0;
+};
+
+struct StageTime {
+  double step_ns = 0, hop_ns = 0;  // mean over the load's steps
+};
+
+struct ForcedLoss {
+  double best_tokens_per_s = 0, loss = 0;  // 1 - forced / best
+  std::vector<std::string> best_devices;
+};
+
+struct PlanReport {
+  Placement placement;
+  Prediction predicted;
+  bool keeps_limits = true;  // of PlanRequest
+  double bound_tokens_per_s = 0, gap = 0;  // 1 - predicted / bound
+  uint64_t kv_capacity_tokens = 0;
+  uint32_t layers = 0;
+  std::vector<DeviceShare> devices;  // used, in the input's order
+  std::vector<StageTime> stages;
+  std::vector<LeftOut> left_out;
+  std::vector<Alternative> alternatives;  // at most three, each of other devices, best first
+  bool forced = false;
+  ForcedLoss forced_loss;  // where forced
+};
+
+enum class Effort { kFull, kFirst };  // kFirst: one device, one pipeline and one tensor-parallel set; no bound
+
+// RESOURCE_EXHAUSTED where the model fits nowhere: how much is missing, and what would fit. INVALID_ARGUMENT for input
+// that contradicts itself, or sizes that the devices cannot give.
+Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                        Effort effort = Effort::kFull);
+
+// What is reported of a given placement: a plan that somebody wrote.
+Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                             const Placement& placement);
+
+}  // namespace motley

@@ -1,0 +1,63 @@
+// StageSplitter: uneven tensor parallelism of contiguous layers over a set of devices, axis by axis (split.hpp).
+//
+// The best split of decode and of prefill differ, so several are given: for the mean of both, and for each alone; with
+// KV heads whole and, where there are few, replicated; the vocabulary on one device or on all. Whoever asks compares
+// them by their prediction. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "planner/prediction.hpp"
+
+namespace motley {
+
+struct SplitNeed {
+  size_t begin = 0, end = 0;  // layers
+  uint64_t kv_tokens = 0;     // that every pool must hold
+  bool everybody = false;     // each device takes at least one unit
+  bool unlimited = false;     // whatever memory there is: for times alone
+  bool few = false;           // only the split for the mean load: one or two plans
+};
+
+class StageSplitter {
+ public:
+  // Both outlive this; the times are those of `costs`.
+  StageSplitter(const Predictor& predictor, const Predictor::Costs& costs) : predictor_(predictor), costs_(costs) {}
+
+  // Empty where the devices cannot hold it. The order of devices is the shards' order.
+  std::vector<StagePlan> split(std::span<const size_t> devices, const SplitNeed& need) const;
+
+ private:
+  enum class Axis { kHeads, kQueryHeads, kFfn, kExperts };
+  // Who comes first to memory that does not hold everything; kEven: each axis has its part of every device.
+  enum class Memory { kEnough, kHeadsFirst, kFfnFirst, kEven };
+  struct Budget {
+    std::vector<double> bytes;  // [device] left
+  };
+  struct Weights {
+    double decode = 0, mixed = 0;
+  };
+  double unit_bytes(Axis axis, size_t device, const SplitNeed& need) const;
+  double axis_bytes(Axis axis, size_t device, const SplitNeed& need) const;
+  int64_t axis_units(Axis axis, const SplitNeed& need) const;
+  double unit_ns(Axis axis, size_t device, int64_t units, double slow_decode, double slow_mixed, Weights weights,
+                 const SplitNeed& need) const;
+  bool split_axis(Axis axis, std::span<const size_t> devices, const SplitNeed& need, Weights weights, int64_t least,
+                  Budget* budget, StagePlan* stage) const;
+  Budget budget_of(std::span<const size_t> devices, const SplitNeed& need, bool limited) const;
+  bool split_layers(std::span<const size_t> devices, const SplitNeed& need, Weights weights, bool replicate,
+                    Memory memory, StagePlan* stage, Budget* budget) const;
+  bool place_vocabulary(std::span<const size_t> devices, const SplitNeed& need, bool shared, Budget* budget,
+                        StagePlan* stage) const;
+  double vocabulary_row_bytes(size_t device, const SplitNeed& need) const;
+  void add_all(std::span<const size_t> devices, const SplitNeed& need, Memory memory,
+               std::vector<StagePlan>* plans) const;
+  size_t active(std::span<const size_t> devices, size_t device) const;
+
+  const Predictor& predictor_;
+  const Predictor::Costs& costs_;
+};
+
+}  // namespace motley

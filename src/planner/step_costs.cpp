@@ -1,0 +1,258 @@
+#include "planner/step_costs.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+
+namespace motley {
+namespace {
+
+constexpr double kF32Bytes = 4, kTokenBytes = 4;
+
+double count(int64_t units) { return static_cast<double>(units); }
+
+}  // namespace
+
+StepCosts::StepCosts(const ModelShape& shape, const PlanInput& input, const LinkTable& links, const StepLoad& load)
+    : shape_(shape), input_(input), links_(links), load_(load) {
+  std::map<std::string_view, size_t> named;
+  for (const DeviceProfile& device : input.devices) {
+    size_t group = group_sizes_.size();
+    if (!device.memory_group.empty()) group = named.emplace(device.memory_group, group).first->second;
+    if (group == group_sizes_.size()) group_sizes_.push_back(0);
+    ++group_sizes_[group];
+    groups_.push_back(group);
+    curves_.push_back({device.attention.at_rows(load.rows()), device.ffn.at_rows(load.rows()),
+                       device.experts.at_rows(load.rows()), device.head.at_rows(load.head_rows),
+                       device.embed.at_rows(load.rows()), std::max(1.0, device.together.at(load.rows()))});
+  }
+  kinds_.assign(shape.kinds(), nullptr);
+  positions_.assign(shape.kinds(), 0);
+  for (const LayerShape& layer : shape.layers) {
+    kinds_[layer.kind] = &layer;
+    positions_[layer.kind] = load.positions(layer.window);
+  }
+}
+
+double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads, int64_t kv_heads) const {
+  if (query_heads <= 0) return 0;
+  // Weights of a KV head: 2 of key and value, 2 a query head of query and output.
+  const double group = count(shape_.query_heads_per_kv());
+  const double heads = (count(query_heads) + count(kv_heads)) / (group + 1);
+  const UnitCurve& curve = curves_[device].attention;
+  double weights = curve.at(heads);
+  if (curve.units.size() == 1 && heads < curve.units[0]) {
+    // Less than was measured: all but what any program costs, of which a look-up is little else, goes by its part.
+    const double fixed = std::min(curve.ns[0], curves_[device].embed.ns.empty() ? 0 : curves_[device].embed.ns[0]);
+    weights = fixed + (curve.ns[0] - fixed) * heads / curve.units[0];
+  }
+  return weights + input_.devices[device].context_ns * count(kv_heads) * positions_[kind];
+}
+
+double StepCosts::ffn_ns(size_t device, uint32_t kind, int64_t columns, int64_t experts) const {
+  double ns = 0;
+  if (kinds_[kind]->has_ffn) ns += curves_[device].ffn.at(count(columns));
+  if (kinds_[kind]->has_experts) ns += curves_[device].experts.at(count(experts));
+  return ns;
+}
+
+double StepCosts::embed_ns(size_t device, int64_t rows) const { return curves_[device].embed.at(count(rows)); }
+double StepCosts::head_ns(size_t device, int64_t rows) const { return curves_[device].head.at(count(rows)); }
+double StepCosts::sample_ns(size_t device) const {
+  return static_cast<double>(input_.devices[device].sample_ns) * load_.head_rows;
+}
+
+double StepCosts::layer_ns(size_t device, uint32_t kind) const {
+  return attention_ns(device, kind, shape_.heads, shape_.kv_heads) +
+         ffn_ns(device, kind, shape_.ffn_columns, shape_.experts);
+}
+
+double StepCosts::pair_ns(const LinkProfile& link, double bytes, double members) const {
+  const double one_shot = link.latency_ns + (members - 1) * bytes * link.ns_per_byte;
+  const double ring = 2 * (members - 1) * link.latency_ns + 2 * bytes * link.ns_per_byte * (members - 1) / members;
+  return std::min(one_shot, ring);
+}
+
+double StepCosts::all_reduce_ns(std::span<const size_t> devices) const {
+  double worst = 0;
+  const double bytes = load_.rows() * count(shape_.hidden) * kF32Bytes;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    for (size_t j = i + 1; j < devices.size(); ++j) {
+      worst = std::max(worst, pair_ns(links_.between(devices[i], devices[j]), bytes, static_cast<double>(devices.size())));
+    }
+  }
+  return worst;
+}
+
+double StepCosts::hop_ns(size_t from, size_t to) const {
+  if (from == to) return 0;
+  const LinkProfile& link = links_.between(from, to);
+  return link.latency_ns + load_.rows() * count(shape_.hidden) * kF32Bytes * link.ns_per_byte;
+}
+
+double StepCosts::gather_ns(size_t from, size_t to, int64_t vocab_rows) const {
+  if (from == to) return 0;
+  const LinkProfile& link = links_.between(from, to);
+  return link.latency_ns + load_.head_rows * count(vocab_rows) * kF32Bytes * link.ns_per_byte;
+}
+
+double StepCosts::token_hop_ns(size_t from, size_t to) const {
+  if (from == to) return 0;
+  const LinkProfile& link = links_.between(from, to);
+  return link.latency_ns + load_.head_rows * kTokenBytes * link.ns_per_byte;
+}
+
+double StepCosts::slowdown(size_t device, size_t active) const {
+  const size_t members = group_sizes_[groups_[device]];
+  if (members < 2 || active < 2) return 1;
+  const double others = static_cast<double>(std::min(active, members) - 1);
+  return 1 + (curves_[device].slowdown - 1) * others / static_cast<double>(members - 1);
+}
+
+void run_together(const StepCosts& costs, std::span<const size_t> devices, std::span<const size_t> others,
+                  std::vector<double>* alone_ns) {
+  std::vector<double> left = *alone_ns;
+  const auto active = [&](size_t i) {  // of i's group, i included
+    size_t n = others[i];
+    for (size_t j = 0; j < devices.size(); ++j) {
+      n += left[j] > 0 && costs.group_of(devices[j]) == costs.group_of(devices[i]) ? 1 : 0;
+    }
+    return n;
+  };
+  for (double now = 0;;) {
+    std::vector<double> rate(devices.size(), 0);  // time that one nanosecond of work takes
+    double next = std::numeric_limits<double>::max();
+    size_t first = devices.size();
+    for (size_t i = 0; i < devices.size(); ++i) {
+      if (left[i] <= 0) continue;
+      rate[i] = costs.slowdown(devices[i], active(i));
+      if (left[i] * rate[i] < next) next = left[i] * rate[i], first = i;
+    }
+    if (first == devices.size()) return;
+    now += next;
+    for (size_t i = 0; i < devices.size(); ++i) {
+      if (left[i] <= 0) continue;
+      left[i] = i == first ? 0 : left[i] - next / rate[i];
+      if (left[i] <= 0) left[i] = 0, (*alone_ns)[i] = now;
+    }
+  }
+}
+
+namespace {
+
+// Adds up one stage's parts.
+class StageClock {
+ public:
+  StageClock(const StepCosts& costs, const LanePlan& plan, size_t stage, bool overlapped)
+      : costs_(costs), stage_(plan.stages[stage]) {
+    cost_.busy_ns.assign(stage_.shards.size(), 0);
+    for (const ShardPlan& shard : stage_.shards) {
+      devices_.push_back(shard.device);
+      if (shard.in_layers()) members_.push_back(shard.device);
+      others_.push_back(overlapped ? active_elsewhere(plan, stage, shard.device) : 0);
+    }
+    reduce_ns_ = costs.all_reduce_ns(members_);
+  }
+
+  void layers() {
+    std::vector<double> of_kind(costs_.shape().kinds(), 0);
+    for (size_t l = stage_.begin; l < stage_.end; ++l) of_kind[costs_.shape().layers[l].kind] += 1;
+    for (uint32_t kind = 0; kind < of_kind.size(); ++kind) {
+      if (of_kind[kind] == 0) continue;
+      const auto attention = [&](const ShardPlan& s) {
+        return costs_.attention_ns(s.device, kind, s.query_heads, s.kv_heads);
+      };
+      const auto ffn = [&](const ShardPlan& s) { return costs_.ffn_ns(s.device, kind, s.ffn_columns, s.experts); };
+      part(of_kind[kind], attention);
+      part(of_kind[kind], ffn);
+      cost_.ns += 2 * of_kind[kind] * reduce_ns_;
+    }
+  }
+
+  void embed() {
+    part(1, [&](const ShardPlan& s) { return costs_.embed_ns(s.device, s.vocab_rows); });
+    if (stage_.shards.size() > 1) cost_.ns += costs_.all_reduce_ns(devices_);
+  }
+
+  void head() {
+    const auto sampler = std::find_if(stage_.shards.begin(), stage_.shards.end(),
+                                      [](const ShardPlan& shard) { return shard.vocab_rows > 0; });
+    if (sampler == stage_.shards.end()) return;
+    double hop = 0, gather = 0;
+    for (const ShardPlan& shard : stage_.shards) {
+      if (shard.vocab_rows == 0) continue;
+      if (!shard.in_layers() && !members_.empty()) hop = std::max(hop, costs_.hop_ns(members_[0], shard.device));
+      gather += costs_.gather_ns(shard.device, sampler->device, shard.vocab_rows);
+    }
+    part(1, [&](const ShardPlan& s) { return costs_.head_ns(s.device, s.vocab_rows); });
+    const double sample = costs_.sample_ns(sampler->device);
+    cost_.busy_ns[static_cast<size_t>(sampler - stage_.shards.begin())] += sample;
+    cost_.ns += hop + gather + sample;
+  }
+
+  // Each receiver hears from one of the members of this stage.
+  void hop_to(const StagePlan& next) {
+    for (const ShardPlan& to : next.shards) {
+      if (!to.in_layers() || members_.empty()) continue;
+      double least = std::numeric_limits<double>::max();
+      for (const size_t from : members_) least = std::min(least, costs_.hop_ns(from, to.device));
+      cost_.hop_ns = std::max(cost_.hop_ns, least);
+    }
+  }
+
+  void tokens_to(const StagePlan& first) {
+    for (const ShardPlan& from : stage_.shards) {
+      if (from.vocab_rows == 0) continue;
+      for (const ShardPlan& to : first.shards) {
+        if (to.vocab_rows > 0) cost_.hop_ns = std::max(cost_.hop_ns, costs_.token_hop_ns(from.device, to.device));
+      }
+      return;
+    }
+  }
+
+  StageCost take() { return std::move(cost_); }
+
+ private:
+  size_t active_elsewhere(const LanePlan& plan, size_t stage, size_t device) const {
+    size_t active = 0;
+    for (size_t s = 0; s < plan.stages.size(); ++s) {
+      if (s == stage) continue;
+      for (const ShardPlan& shard : plan.stages[s].shards) {
+        active += costs_.group_of(shard.device) == costs_.group_of(device) && shard.device != device ? 1 : 0;
+      }
+    }
+    return active;
+  }
+
+  template <typename Cost>
+  void part(double times, const Cost& cost) {
+    std::vector<double> ns;
+    for (const ShardPlan& shard : stage_.shards) ns.push_back(cost(shard));
+    run_together(costs_, devices_, others_, &ns);
+    for (size_t i = 0; i < ns.size(); ++i) cost_.busy_ns[i] += times * ns[i];
+    cost_.ns += times * *std::max_element(ns.begin(), ns.end());
+  }
+
+  const StepCosts& costs_;
+  const StagePlan& stage_;
+  std::vector<size_t> devices_, members_, others_;
+  double reduce_ns_ = 0;
+  StageCost cost_;
+};
+
+}  // namespace
+
+StageCost stage_cost(const StepCosts& costs, const LanePlan& plan, size_t stage, bool overlapped) {
+  StageClock clock(costs, plan, stage, overlapped);
+  if (stage == 0) clock.embed();
+  clock.layers();
+  if (stage + 1 == plan.stages.size()) {
+    clock.head();
+    if (plan.stages.size() > 1) clock.tokens_to(plan.stages[0]);
+  } else {
+    clock.hop_to(plan.stages[stage + 1]);
+  }
+  return clock.take();
+}
+
+}  // namespace motley

@@ -1,0 +1,75 @@
+// StepCosts: what each part of the model costs on each device, for one step's load; and what a lane's stages cost.
+//
+// A stage's time is, for each layer, the slowest shard's attention part, an all-reduce, the slowest shard's FFN part, an
+// all-reduce; embedding before the first layer, head, gathering of logits and sampling after the last. Shards of one
+// memory group slow one another down while they run (processor sharing, by the measured factor).
+// All-reduce of v bytes over n shards: for the slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a the
+// latency and b the time of a byte: one shot, or a ring. Hops between stages: a + v b of the slowest receiver.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "planner/lane_plan.hpp"
+
+namespace motley {
+
+class StepCosts {
+ public:
+  // All outlive this.
+  StepCosts(const ModelShape& shape, const PlanInput& input, const LinkTable& links, const StepLoad& load);
+
+  // Nanoseconds of one layer of the kind, alone on the device. 0 for no units.
+  double attention_ns(size_t device, uint32_t kind, int64_t query_heads, int64_t kv_heads) const;
+  double ffn_ns(size_t device, uint32_t kind, int64_t columns, int64_t experts) const;
+  double embed_ns(size_t device, int64_t rows) const;
+  double head_ns(size_t device, int64_t rows) const;
+  double sample_ns(size_t device) const;
+  double layer_ns(size_t device, uint32_t kind) const;  // whole
+
+  double all_reduce_ns(std::span<const size_t> devices) const;
+  // The residual, to a device that does not have it.
+  double hop_ns(size_t from, size_t to) const;
+  double gather_ns(size_t from, size_t to, int64_t vocab_rows) const;  // logits
+  double token_hop_ns(size_t from, size_t to) const;                   // sampled ids
+  // With `active` devices of its memory group running: 1 or more.
+  double slowdown(size_t device, size_t active) const;
+  size_t group_of(size_t device) const { return groups_[device]; }
+
+  const ModelShape& shape() const { return shape_; }
+  const StepLoad& load() const { return load_; }
+
+ private:
+  struct Curves {
+    UnitCurve attention, ffn, experts, head, embed;
+    double slowdown = 1;  // with the whole group
+  };
+  double pair_ns(const LinkProfile& link, double bytes, double members) const;
+
+  const ModelShape& shape_;
+  const PlanInput& input_;
+  const LinkTable& links_;
+  const StepLoad load_;
+  std::vector<Curves> curves_;       // [device]
+  std::vector<size_t> groups_;       // [device]; devices of one number share memory
+  std::vector<size_t> group_sizes_;  // [group]
+  std::vector<double> positions_;    // [kind] read by all rows
+  std::vector<const LayerShape*> kinds_;
+};
+
+struct StageCost {
+  double ns = 0;                // of one step
+  double hop_ns = 0;            // to the next stage, or of the ids back to the first
+  std::vector<double> busy_ns;  // [shard]
+};
+
+// `overlapped`: the other stages run other steps meanwhile, and share their memory's bus with this one.
+StageCost stage_cost(const StepCosts& costs, const LanePlan& plan, size_t stage, bool overlapped);
+
+// When parts that start together on these devices end, each alone for alone_ns; [i] in place. `others`: devices of each
+// one's group that run besides.
+void run_together(const StepCosts& costs, std::span<const size_t> devices, std::span<const size_t> others,
+                  std::vector<double>* alone_ns);
+
+}  // namespace motley
