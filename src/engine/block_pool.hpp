@@ -71,9 +71,9 @@ class BlockPool {
   void unlink(BlockId id);
   void forget(BlockId id);
 
-  const uint32_t block_size_;
-  const bool caching_;
-  const Hash hash_;
+  uint32_t block_size_;
+  bool caching_;
+  Hash hash_;
   std::vector<Block> blocks_;
   std::vector<TokenId> tokens_;   // of published blocks: [blocks, block_size]
   std::vector<BlockId> buckets_;  // a power of two of them

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <deque>
 #include <list>
 #include <mutex>
+#include <optional>
+#include <system_error>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -16,6 +19,16 @@
 namespace motley {
 namespace {
 
+constexpr size_t kReplacementsMax = 16;    // that wait
+constexpr uint32_t kLossesInARowMax = 16;  // without a step that succeeded: then recovering leads nowhere
+
+// An executor that shall take over, and who waits for that.
+struct Replacement {
+  ReplaceFn make;
+  Promise<Status> done;
+  Status loss;  // OK: planned, by replace()
+};
+
 // What other threads have to say to the engine's thread. Outlives the engine where a step of it is still under way.
 class Mailbox {
  public:
@@ -24,6 +37,8 @@ class Mailbox {
     std::unordered_map<RequestId, FinishReason> ends;   // of a request's, the first to come
     std::list<StepResult> results;
     std::vector<Promise<bool>> drains;
+    std::vector<Replacement> replacements;
+    std::optional<Result<Executor*>> made;  // what a replacement's function gave
     bool stop = false;
   };
 
@@ -60,6 +75,18 @@ class Mailbox {
     changed_.notify_one();
     return future;
   }
+  Future<Status> replace(Replacement replacement) {
+    Future<Status> future = replacement.done.future();
+    std::lock_guard lock(mutex_);
+    mail_.replacements.push_back(std::move(replacement));
+    changed_.notify_one();
+    return future;
+  }
+  void made(Result<Executor*> executor) {
+    std::lock_guard lock(mutex_);
+    mail_.made = std::move(executor);
+    changed_.notify_one();
+  }
   void stop() {
     std::lock_guard lock(mutex_);
     mail_.stop = draining_ = true;
@@ -83,7 +110,7 @@ class Mailbox {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] {
       return mail_.stop || !mail_.requests.empty() || !mail_.ends.empty() || !mail_.results.empty() ||
-             !mail_.drains.empty();
+             !mail_.drains.empty() || !mail_.replacements.empty() || mail_.made.has_value();
     });
     waiting_ += mail_.requests.size();
     return std::exchange(mail_, {});
@@ -104,10 +131,13 @@ class Mailbox {
 
 class Engine::Impl {
  public:
-  Impl(Executor& executor, const SchedulerConfig& config, const Clock& clock)
-      : executor_(executor),
-        clock_(clock),
-        config_(config),
+  Impl(Executor& executor, const EngineOptions& asked, const SchedulerConfig& config, const Clock& clock,
+       RecoverFn recover)
+      : clock_(clock),
+        asked_(asked),
+        recover_(std::move(recover)),
+        executor_(&executor),
+        config_(std::make_shared<const SchedulerConfig>(config)),
         mailbox_(std::make_shared<Mailbox>(config.options.queue_limit)),
         scheduler_(config, [this](const Sequence& s, RequestUpdate update) { tell(s, std::move(update)); }),
         metrics_(config.options.max_model_len),
@@ -116,9 +146,14 @@ class Engine::Impl {
   ~Impl() {
     mailbox_->stop();
     thread_.join();
+    if (maker_.joinable()) maker_.join();
   }
 
-  const SchedulerConfig& config() const { return config_; }
+  // Of the executor in service. Any thread; the value stays as it is while held.
+  std::shared_ptr<const SchedulerConfig> config() const {
+    std::lock_guard lock(config_mutex_);
+    return config_;
+  }
   Result<RequestId> submit(Request request) { return mailbox_->submit(std::move(request), clock_.now_ns()); }
   Mailbox& mailbox() { return *mailbox_; }
   EngineStats stats() const {
@@ -127,6 +162,13 @@ class Engine::Impl {
   }
 
  private:
+  enum class Phase {
+    kServing,
+    kSettling,   // no planning: waits for the steps under way, before the executor is replaced
+    kReplacing,  // no step under way: waits for the function that makes the next executor
+    kDead,
+  };
+
   // A step half planned cannot be given up like one request: here memory that is short is waited for.
   void run() {
     const MemoryPatience patience;
@@ -136,10 +178,12 @@ class Engine::Impl {
       Mailbox::Mail mail = mailbox_->take();
       stopped = mail.stop;
       handle(std::move(mail));
-      if (stopped)
+      if (stopped) {
         scheduler_.end_all(FinishReason::kAborted, ok_status());
-      else
-        plan();
+        refuse_replacements(error(MOTLEY_UNAVAILABLE, "the engine has ended"));
+      } else {
+        advance();
+      }
       publish_gauges();
       if (scheduler_.unfinished() == 0)
         for (Promise<bool>& drained : std::exchange(drains_, {})) drained.set(true);
@@ -149,30 +193,139 @@ class Engine::Impl {
   void handle(Mailbox::Mail mail) {
     for (StepResult& result : mail.results) take_result(std::move(result));
     for (auto& [request, came_ns] : mail.requests) scheduler_.add(std::move(request), came_ns);
-    if (dead_) scheduler_.end_all(FinishReason::kError, mailbox_->health());
+    for (Replacement& replacement : mail.replacements) queue(std::move(replacement));
+    if (mail.made) take_over(*std::move(mail.made));
+    if (phase_ == Phase::kDead) scheduler_.end_all(FinishReason::kError, mailbox_->health());
     for (const auto& [id, reason] : mail.ends) scheduler_.end(id, reason);
     for (Promise<bool>& drain : mail.drains) drains_.push_back(std::move(drain));
   }
 
   void take_result(StepResult result) {
-    Status fatal = result.status.code() == MOTLEY_UNAVAILABLE ? result.status : ok_status();
     if (!result.status.ok()) log_error("step {} failed: {}", result.step, result.status.to_string());
-    if (const Status status = scheduler_.apply(std::move(result), clock_.now_ns()); !status.ok()) fatal = status;
-    if (fatal.ok() || dead_) return;
-    dead_ = true;
-    mailbox_->set_health(fatal.annotate("the engine has ended"));
-    log_error("the engine has ended: {}", fatal.to_string());
+    const Code code = result.status.code();
+    const bool lost = code == MOTLEY_UNAVAILABLE || (recover_ && code == MOTLEY_DEADLINE_EXCEEDED);
+    const Status why = lost ? result.status : ok_status();
+    if (lost && recover_ && phase_ != Phase::kDead && !losing()) lose(why);
+    if (code == MOTLEY_OK && !losing()) losses_in_a_row_ = 0;
+    const Status sound = losing() ? scheduler_.discard(result) : scheduler_.apply(std::move(result), clock_.now_ns());
+    if (!sound.ok()) return die(sound);
+    if (lost && !recover_) die(why);
+  }
+
+  void die(const Status& why) {
+    if (phase_ == Phase::kDead) return;
+    phase_ = Phase::kDead;
+    mailbox_->set_health(why.annotate("the engine has ended"));
+    log_error("the engine has ended: {}", why.to_string());
     scheduler_.end_all(FinishReason::kError, mailbox_->health());
+    refuse_replacements(mailbox_->health());
+  }
+
+  // ---- one executor after another
+
+  // Whether results that come now are those of a lost executor.
+  bool losing() const { return current_ && !current_->loss.ok(); }
+
+  void lose(const Status& why) {
+    log_warning("the executor is lost, replacing it: {}", why.to_string());
+    ++losses_in_a_row_;
+    if (current_)
+      replacements_.push_front(*std::exchange(current_, std::nullopt));  // one by plan, which must wait now
+    else
+      paused_at_ns_ = clock_.now_ns();
+    current_ = Replacement{.make = [recover = recover_, why] { return recover(why); }, .done = {}, .loss = why};
+    phase_ = Phase::kSettling;
+  }
+
+  void queue(Replacement replacement) {
+    if (phase_ == Phase::kDead)
+      replacement.done.set(mailbox_->health());
+    else if (replacements_.size() >= kReplacementsMax)
+      replacement.done.set(error(MOTLEY_RESOURCE_EXHAUSTED, "{} replacements wait already", kReplacementsMax));
+    else
+      replacements_.push_back(std::move(replacement));
+  }
+
+  void refuse_replacements(const Status& why) {
+    if (current_) current_->done.set(why);
+    for (Replacement& replacement : replacements_) replacement.done.set(why);
+    current_.reset();
+    replacements_.clear();
+  }
+
+  void advance() {
+    if (phase_ == Phase::kServing && !replacements_.empty()) {
+      current_ = std::move(replacements_.front());
+      replacements_.pop_front();
+      paused_at_ns_ = clock_.now_ns();
+      phase_ = Phase::kSettling;
+    }
+    if (phase_ == Phase::kSettling && scheduler_.steps_in_flight() == 0) make_next();
+    if (phase_ == Phase::kServing) plan();
+  }
+
+  void make_next() {
+    phase_ = Phase::kReplacing;
+    if (maker_.joinable()) maker_.join();  // it has delivered what it made
+    try {
+      maker_ = std::thread([make = std::move(current_->make), mailbox = mailbox_] {
+        const MemoryPatience patience;
+        try {
+          mailbox->made(make());
+        } catch (const std::bad_alloc&) {
+          mailbox->made(error(MOTLEY_RESOURCE_EXHAUSTED, "no memory for another executor"));
+        }
+      });
+    } catch (const std::system_error& refused) {
+      die(error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to replace the executor on: {}", refused.what()));
+    }
+  }
+
+  void take_over(Result<Executor*> made) {
+    if (phase_ != Phase::kReplacing) return;  // the engine has ended meanwhile
+    if (!made.ok() && !losing()) {
+      log_warning("the executor was not replaced: {}", made.error().to_string());
+      current_->done.set(made.error());
+    } else if (const Status status = made.ok() ? restart(**made) : made.error(); !status.ok()) {
+      return die(losing() ? current_->loss.annotate(status.to_string()) : status);
+    } else {
+      current_->done.set(ok_status());
+    }
+    current_.reset();
+    phase_ = Phase::kServing;
+  }
+
+  Status restart(Executor& executor) {
+    if (losses_in_a_row_ > kLossesInARowMax)
+      return error(MOTLEY_UNAVAILABLE, "{} executors in a row were lost before they ran a step", losses_in_a_row_);
+    const ExecutorDescription description = executor.describe();
+    ASSIGN_OR_RETURN(SchedulerConfig next, resolve_replacement(description, asked_));
+    if (next.epoch <= config_->epoch || next.vocab_size != config_->vocab_size)
+      return error(
+          MOTLEY_INTERNAL,
+          "the new executor has epoch {} and a vocabulary of {}; a later one than {} and the same {} are needed",
+          next.epoch, next.vocab_size, config_->epoch, config_->vocab_size);
+    scheduler_.restart(next);
+    executor_ = &executor;
+    {
+      std::lock_guard lock(config_mutex_);
+      config_ = std::make_shared<const SchedulerConfig>(std::move(next));
+    }
+    const int64_t pause_ns = clock_.now_ns() - paused_at_ns_;
+    log_info("epoch {} serves after a pause of {:.3f} s; {} requests wait", config_->epoch,
+             static_cast<double>(pause_ns) * 1e-9, scheduler_.waiting());
+    std::lock_guard lock(stats_mutex_);
+    metrics_.on_replacement(losing(), pause_ns);
+    return ok_status();
   }
 
   void plan() {
-    if (dead_) return;
     while (auto step = scheduler_.plan_step(clock_.now_ns())) {
       {
         std::lock_guard lock(stats_mutex_);
         metrics_.on_step(step->tokens.size());
       }
-      Future<StepResult> future = executor_.submit(std::move(*step));
+      Future<StepResult> future = executor_->submit(std::move(*step));
       future.on_ready([future, mailbox = mailbox_]() mutable { mailbox->deliver(future.take()); });
     }
   }
@@ -198,37 +351,50 @@ class Engine::Impl {
     stats.preemptions = scheduler_.counters().preemptions;
   }
 
-  Executor& executor_;
   const Clock& clock_;
-  const SchedulerConfig config_;
-  const std::shared_ptr<Mailbox> mailbox_;  // shared with the callbacks of steps under way
-  Scheduler scheduler_;                     // engine's thread
-  std::vector<Promise<bool>> drains_;       // engine's thread
-  bool dead_ = false;                       // engine's thread
+  const EngineOptions asked_;
+  const RecoverFn recover_;
+  Executor* executor_;  // engine's thread
+  mutable std::mutex config_mutex_;
+  std::shared_ptr<const SchedulerConfig> config_;  // shared with callers that check a request; engine's thread writes
+  const std::shared_ptr<Mailbox> mailbox_;         // shared with the callbacks of steps under way and the maker
+  Scheduler scheduler_;                            // engine's thread, as what follows
+  std::vector<Promise<bool>> drains_;
+  Phase phase_ = Phase::kServing;
+  std::optional<Replacement> current_;  // in kSettling and kReplacing
+  std::deque<Replacement> replacements_;
+  int64_t paused_at_ns_ = 0;
+  uint32_t losses_in_a_row_ = 0;
+  std::thread maker_;
   mutable std::mutex stats_mutex_;
   EngineMetrics metrics_;
-  std::thread thread_;
+  std::thread thread_;  // last: it uses the others
 };
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
-Result<std::unique_ptr<Engine>> Engine::create(Executor& executor, const EngineOptions& options, const Clock& clock) {
+Result<std::unique_ptr<Engine>> Engine::create(Executor& executor, const EngineOptions& options, const Clock& clock,
+                                               RecoverFn recover) {
   ASSIGN_OR_RETURN(const SchedulerConfig config, resolve_config(executor.describe(), options));
-  return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(executor, config, clock)));
+  return std::unique_ptr<Engine>(
+      new Engine(std::make_unique<Impl>(executor, options, config, clock, std::move(recover))));
 }
 
-uint32_t Engine::max_model_len() const { return impl_->config().options.max_model_len; }
-const EngineOptions& Engine::options() const { return impl_->config().options; }
+uint32_t Engine::max_model_len() const { return impl_->config()->options.max_model_len; }
+EngineOptions Engine::options() const { return impl_->config()->options; }
 
 Result<RequestId> Engine::submit(Request request) {
-  RETURN_IF_ERROR(check_request(impl_->config(), request));
+  RETURN_IF_ERROR(check_request(*impl_->config(), request));
   return impl_->submit(std::move(request));
 }
 
 void Engine::abort(RequestId id) { impl_->mailbox().end(id, FinishReason::kAborted); }
 void Engine::finish(RequestId id) { impl_->mailbox().end(id, FinishReason::kStop); }
 Future<bool> Engine::drain() { return impl_->mailbox().drain(); }
+Future<Status> Engine::replace(ReplaceFn make) {
+  return impl_->mailbox().replace({.make = std::move(make), .done = {}, .loss = {}});
+}
 EngineStats Engine::stats() const { return impl_->stats(); }
 Status Engine::health() const { return impl_->mailbox().health(); }
 

@@ -2,9 +2,17 @@
 //
 // One thread owns all state; submit, abort, finish, drain and stats are safe from any thread and never wait for a step.
 // Step n + 1 is planned and submitted while n runs (Executor lookahead). Idle, the thread sleeps.
+//
+// Executors may be replaced. A lost one (a step came back UNAVAILABLE or DEADLINE_EXCEEDED) is replaced by what
+// RecoverFn gives, a healthy one by what replace() is given. Either way the engine stops planning, waits until every
+// step under way has come back, calls the function on a thread of its own, and begins anew with the new executor: every
+// request waits again with its rank and is prefilled with its prompt and the tokens it has. What requests hear is the
+// same as without the replacement, later; steps of the lost executor count up to the first that failed. Meanwhile
+// requests may be submitted (they queue) and ended.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -41,6 +49,14 @@ struct Histogram {
   uint64_t total() const;
 };
 
+// Gives the executor that takes over, which outlives the engine or its own replacement. Called on a thread of its own;
+// may take its time, and must not call the engine. No step is under way at the earlier executor, and once the function
+// has succeeded the engine does not touch that one again: the function may destroy it. The new one has a later epoch
+// and the same vocabulary; it may have other limits (a request that they leave no room ends with RESOURCE_EXHAUSTED).
+using ReplaceFn = std::function<Result<Executor*>()>;
+// The same for an executor that was lost with `why`. A failure ends the engine.
+using RecoverFn = std::function<Result<Executor*>(const Status& why)>;
+
 // A snapshot of counters and gauges.
 struct EngineStats {
   uint32_t running = 0, waiting = 0;
@@ -49,22 +65,25 @@ struct EngineStats {
   uint64_t preemptions = 0;
   uint64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
   uint64_t prompt_tokens_cached = 0;  // those of prompt_tokens found in the prefix cache; the others were computed
+  uint64_t recoveries = 0, replacements = 0;  // executors that took over: from a lost one, and by replace()
   uint64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
   Histogram prefill_computed_tokens_per_request;  // prompt tokens that were not found in the prefix cache
+  Histogram pause_s;  // of either: from the last step planned for the one executor to the first for the next
   Histogram iteration_tokens, prompt_tokens_per_request, generated_tokens_per_request, max_tokens_per_request;
   Histogram ttft_s, inter_token_s, e2e_s, queue_s, prefill_s, decode_s, inference_s, time_per_output_token_s;
 };
 
 class Engine {
  public:
-  // `executor` and `clock` are borrowed and outlive the engine.
+  // `executor` and `clock` are borrowed and outlive the engine (the executor: or its replacement). Without `recover`
+  // the loss of the executor ends the engine.
   static Result<std::unique_ptr<Engine>> create(Executor& executor, const EngineOptions& options,
-                                                const Clock& clock = system_clock());
-  ~Engine();  // aborts what is left, then joins
+                                                const Clock& clock = system_clock(), RecoverFn recover = nullptr);
+  ~Engine();  // aborts what is left, then joins; waits for a function that makes an executor just now
 
-  // The longest sequence this engine serves, after all limits.
+  // The longest sequence this engine serves, after all limits of the executor in service.
   uint32_t max_model_len() const;
-  const EngineOptions& options() const;  // with zeros resolved
+  EngineOptions options() const;  // with zeros resolved, for the executor in service
 
   // INVALID_ARGUMENT: empty prompt, prompt beyond max_model_len - 1, ids out of range, bad parameters.
   // RESOURCE_EXHAUSTED: queue full. UNAVAILABLE: draining. On success every request gets exactly one final update.
@@ -76,6 +95,10 @@ class Engine {
   void finish(RequestId id);
   // Refuses new requests from now on; the future is ready when none is left.
   Future<bool> drain();
+  // Has another executor take over, after replacements asked for earlier. Ready with OK once it serves; if `make`
+  // fails, with its failure, and the earlier executor goes on serving. RESOURCE_EXHAUSTED: too many wait; UNAVAILABLE:
+  // the engine has ended.
+  Future<Status> replace(ReplaceFn make);
   EngineStats stats() const;
   // An error that ended the engine (every later submit answers it), or OK.
   Status health() const;

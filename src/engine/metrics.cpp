@@ -17,6 +17,7 @@ std::vector<double> token_gap_bounds() {
 std::vector<double> request_time_bounds() {
   return {0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 }
+std::vector<double> pause_bounds() { return {0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 5, 10, 20, 40, 80, 160}; }
 std::vector<double> iteration_bounds() { return {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384}; }
 
 // 1, 2, 5, 10, 20, 50 ... up to `most`.
@@ -51,6 +52,7 @@ EngineMetrics::EngineMetrics(uint32_t max_model_len) {
   stats_.iteration_tokens = Histogram(iteration_bounds());
   stats_.ttft_s = Histogram(first_token_bounds());
   stats_.inter_token_s = stats_.time_per_output_token_s = Histogram(token_gap_bounds());
+  stats_.pause_s = Histogram(pause_bounds());
   const Histogram times(request_time_bounds());
   stats_.e2e_s = stats_.queue_s = stats_.prefill_s = stats_.decode_s = stats_.inference_s = times;
 }
@@ -58,6 +60,11 @@ EngineMetrics::EngineMetrics(uint32_t max_model_len) {
 void EngineMetrics::on_step(size_t rows) {
   ++stats_.steps;
   stats_.iteration_tokens.observe(static_cast<double>(rows));
+}
+
+void EngineMetrics::on_replacement(bool lost, int64_t pause_ns) {
+  ++(lost ? stats_.recoveries : stats_.replacements);
+  stats_.pause_s.observe(seconds(0, pause_ns));
 }
 
 void EngineMetrics::on_update(const Sequence& sequence, const RequestUpdate& update, int64_t now_ns) {

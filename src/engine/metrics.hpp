@@ -11,6 +11,8 @@ class EngineMetrics {
   explicit EngineMetrics(uint32_t max_model_len);
   void on_step(size_t rows);
   void on_update(const Sequence& sequence, const RequestUpdate& update, int64_t now_ns);
+  // Another executor serves, after one that was lost or by plan.
+  void on_replacement(bool lost, int64_t pause_ns);
   EngineStats& stats() { return stats_; }
   const EngineStats& stats() const { return stats_; }
 

@@ -24,23 +24,51 @@ bool Scheduler::RankLess::operator()(const Sequence* a, const Sequence* b) const
 Scheduler::Scheduler(const SchedulerConfig& config, Sink sink, BlockPool::Hash hash)
     : config_(config),
       sink_(std::move(sink)),
+      hash_(hash),
       pool_(config.lane.pool.blocks, config.lane.pool.block_size, config.options.enable_prefix_caching, hash),
       budget_(config.lane.cost, config.chosen_budget ? 0 : config.options.max_num_batched_tokens, config.lane.rows_max),
       waiting_(RankLess{config.options.policy == SchedulingPolicy::kPriority}) {
-  if (config.slots_each == 0) return;
-  for (uint32_t i = config.options.max_num_seqs; i-- > 0;)
-    free_slots_.push_back(static_cast<SlotId>(i * config.slots_each));
+  make_slots();
+}
+
+void Scheduler::make_slots() {
+  free_slots_.clear();
+  if (config_.slots_each == 0) return;
+  for (uint32_t i = config_.options.max_num_seqs; i-- > 0;)
+    free_slots_.push_back(static_cast<SlotId>(i * config_.slots_each));
 }
 
 void Scheduler::add(Request request, int64_t now_ns) {
-  const uint32_t room = config_.options.max_model_len - static_cast<uint32_t>(request.prompt.size());
+  const auto prompt = static_cast<uint32_t>(request.prompt.size());
+  const uint32_t room = config_.options.max_model_len - std::min(config_.options.max_model_len, prompt);
   const uint32_t max_output = std::min(request.params.max_tokens, room);
   const RequestId id = request.id;
-  auto sequence = std::make_unique<Sequence>(std::move(request), max_output, ++arrivals_, now_ns);
-  waiting_.insert(sequence.get());
-  const bool inserted = sequences_.emplace(id, std::move(sequence)).second;
+  auto made = std::make_unique<Sequence>(std::move(request), max_output, ++arrivals_, now_ns);
+  Sequence& sequence = *made;
+  waiting_.insert(&sequence);
+  const bool inserted = sequences_.emplace(id, std::move(made)).second;
   CHECK(inserted, "request id {} is in use", id);
   ++unfinished_;
+  fit(sequence);
+}
+
+// Takes the limits in force for the sequence; ends it where they leave no room for another token.
+void Scheduler::fit(Sequence& s) {
+  const uint32_t length = config_.options.max_model_len;
+  s.output_room = std::min(s.max_output(), length - std::min(length, s.prompt_length()));
+  if (s.known_output() < s.output_room) return;
+  RequestUpdate update = update_of(s);
+  update.status = no_room(s);
+  finish(s, FinishReason::kError, std::move(update));
+  settle(s);
+}
+
+Status Scheduler::no_room(const Sequence& s) const {
+  return error(
+      MOTLEY_RESOURCE_EXHAUSTED,
+      "the devices in service have changed and serve {} positions now: not enough for a prompt of {} tokens and {} "
+      "generated ones; ask for less, or try again when they are back",
+      config_.options.max_model_len, s.prompt_length(), s.max_output());
 }
 
 void Scheduler::end(RequestId id, FinishReason reason) {
@@ -343,12 +371,49 @@ Status Scheduler::check_result(const Step& step, const StepResult& result) const
   return ok_status();
 }
 
-Status Scheduler::apply(StepResult result, int64_t now_ns) {
+Result<Scheduler::Step> Scheduler::take_step(const StepResult& result) {
   if (in_flight_.empty() || in_flight_.front().id != result.step || result.epoch != config_.epoch)
     return error(MOTLEY_INTERNAL, "a result of step {} (epoch {}) came, but the oldest step under way is {} (epoch {})",
                  result.step, result.epoch, in_flight_.empty() ? 0 : in_flight_.front().id, config_.epoch);
-  const Step step = std::move(in_flight_.front());
+  Step step = std::move(in_flight_.front());
   in_flight_.pop_front();
+  return step;
+}
+
+Status Scheduler::discard(const StepResult& result) {
+  ASSIGN_OR_RETURN(const Step step, take_step(result));
+  for (const Entry& entry : step.entries) {
+    Sequence& s = *entry.sequence;
+    --s.in_flight;
+    if (entry.draws) --s.unknown;
+    settle(s);
+  }
+  return ok_status();
+}
+
+void Scheduler::restart(const SchedulerConfig& config) {
+  CHECK(in_flight_.empty(), "a restart with {} steps under way", in_flight_.size());
+  config_ = config;
+  pool_ = BlockPool(config.lane.pool.blocks, config.lane.pool.block_size, config.options.enable_prefix_caching, hash_);
+  budget_ = StepBudget(config.lane.cost, config.chosen_budget ? 0 : config.options.max_num_batched_tokens,
+                       config.lane.rows_max);
+  make_slots();
+  running_.clear();
+  prompts_first_ = false;
+  CHECK(draining_ == 0, "{} sequences hold blocks without a step under way", draining_);
+  std::vector<Sequence*> all;
+  for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
+  std::sort(all.begin(), all.end(), waiting_.key_comp());
+  for (Sequence* s : all) {
+    CHECK(s->unknown == 0, "request {} waits again with {} tokens unknown", s->id(), s->unknown);
+    s->forget_progress();
+    waiting_.insert(s);
+  }
+  for (Sequence* s : all) fit(*s);
+}
+
+Status Scheduler::apply(StepResult result, int64_t now_ns) {
+  ASSIGN_OR_RETURN(const Step step, take_step(result));
   const Status status = check_result(step, result);
   if (status.ok()) budget_.observe(step.rows, step.reads, static_cast<double>(result.busy_ns));
   size_t next = 0;
@@ -383,6 +448,9 @@ void Scheduler::accept(Sequence& s, SampledToken token, int64_t now_ns) {
     finish(s, FinishReason::kStop, std::move(update));
   } else if (s.known_output() >= s.max_output()) {
     finish(s, FinishReason::kLength, std::move(update));
+  } else if (s.known_output() >= s.output_room) {
+    update.status = no_room(s);
+    finish(s, FinishReason::kError, std::move(update));
   } else {
     sink_(s, std::move(update));
   }
@@ -437,10 +505,7 @@ void Scheduler::settle(Sequence& s) {
     return;
   }
   CHECK(s.unknown == 0, "request {} waits again with {} tokens unknown", s.id(), s.unknown);
-  s.computed = s.committed = s.published = 0;
-  s.chain = kChainRoot;
-  s.prefilling = false;
-  s.state = Sequence::State::kWaiting;
+  s.forget_progress();
   waiting_.insert(&s);
 }
 

@@ -39,6 +39,10 @@ struct SchedulerConfig {
 // INVALID_ARGUMENT where the options ask for what the executor cannot give; UNIMPLEMENTED for several lanes.
 Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, const EngineOptions& options);
 
+// The same for an executor that takes the place of one that served `options`: where it can give less, the options are
+// lowered to that instead of refused.
+Result<SchedulerConfig> resolve_replacement(const ExecutorDescription& executor, const EngineOptions& options);
+
 struct SchedulerCounters {
   uint64_t prefix_queries = 0, prefix_hits = 0, preemptions = 0, recomputed_tokens = 0;
 };
@@ -50,7 +54,8 @@ class Scheduler {
 
   Scheduler(const SchedulerConfig& config, Sink sink, BlockPool::Hash hash = BlockPool::default_hash);
 
-  // `request` has passed check_request() and has an unused id.
+  // `request` has passed check_request() and has an unused id. (Should the limits have shrunk since, it may end at
+  // once.)
   void add(Request request, int64_t now_ns);
   // Gives the request its final update now. Unknown ids and ended requests are left alone.
   void end(RequestId id, FinishReason reason);
@@ -62,6 +67,14 @@ class Scheduler {
   // Results come in the order of plans. Not OK: the result does not fit the plan, and the executor is not to be
   // trusted.
   Status apply(StepResult result, int64_t now_ns);
+
+  // Like apply() for a step that does not count, whatever it brought: its requests go on, without its tokens. From then
+  // on all steps under way must be discarded, and then restart() called, before anything is planned.
+  Status discard(const StepResult& result);
+  // Begins anew with another executor, once no step is under way: every request waits again with its rank and its known
+  // text. A request that has no room left under the new limits ends with RESOURCE_EXHAUSTED, now or when it comes to
+  // them.
+  void restart(const SchedulerConfig& config);
 
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   uint32_t running() const { return static_cast<uint32_t>(running_.size()); }
@@ -111,16 +124,21 @@ class Scheduler {
   void append(Draft& draft, Sequence& sequence, uint32_t rows);
   uint32_t rows_left(const Draft& draft, uint32_t position) const;
 
+  Result<Step> take_step(const StepResult& result);
   Status check_result(const Step& step, const StepResult& result) const;
   void accept(Sequence& sequence, SampledToken token, int64_t now_ns);
   void publish(Sequence& sequence);
   void finish(Sequence& sequence, FinishReason reason, RequestUpdate update);
   void leave(Sequence& sequence);
   void settle(Sequence& sequence);
+  void fit(Sequence& sequence);
+  Status no_room(const Sequence& sequence) const;
+  void make_slots();
   RequestUpdate update_of(const Sequence& sequence) const;
 
-  const SchedulerConfig config_;
+  SchedulerConfig config_;
   const Sink sink_;
+  const BlockPool::Hash hash_;
   BlockPool pool_;
   StepBudget budget_;
   std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences_;

@@ -91,6 +91,21 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
   return config;
 }
 
+Result<SchedulerConfig> resolve_replacement(const ExecutorDescription& executor, const EngineOptions& options) {
+  RETURN_IF_ERROR(check_description(executor));
+  const LaneDescription& lane = executor.lanes.front();
+  const uint64_t capacity = static_cast<uint64_t>(lane.pool.blocks) * lane.pool.block_size;
+  const auto length_max = static_cast<uint32_t>(std::min<uint64_t>(executor.positions_max, capacity));
+  EngineOptions lowered = options;  // a 0 stays: it is chosen anew
+  lowered.max_num_batched_tokens = std::min(options.max_num_batched_tokens, lane.rows_max);
+  lowered.max_model_len = std::min(options.max_model_len, length_max);
+  if (!options.enable_chunked_prefill) {  // a whole prompt must fit into a step
+    const uint32_t rows = lowered.max_num_batched_tokens == 0 ? lane.rows_max : lowered.max_num_batched_tokens;
+    lowered.max_model_len = std::min(lowered.max_model_len == 0 ? length_max : lowered.max_model_len, rows);
+  }
+  return resolve_config(executor, lowered);
+}
+
 Status check_request(const SchedulerConfig& config, const Request& request) {
   const auto known = [&](TokenId id) { return id >= 0 && static_cast<uint32_t>(id) < config.vocab_size; };
   const uint32_t longest = config.options.max_model_len - 1;

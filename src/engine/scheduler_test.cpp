@@ -56,8 +56,10 @@ std::vector<TokenId> tokens_alone(const Request& request, uint32_t max_model_len
 class Bench {
  public:
   Bench(ScriptedOptions device, const EngineOptions& options)
-      : device_(device), executor_((device_.manual = true, device_)) {
-    auto config = resolve_config(executor_.describe(), options);
+      : device_((device.manual = true, device)),
+        options_(options),
+        executor_(std::make_unique<ScriptedExecutor>(device_)) {
+    auto config = resolve_config(executor_->describe(), options);
     EXPECT_TRUE(config.ok()) << config.error().to_string();
     config_ = *config;
     scheduler_ =
@@ -96,16 +98,38 @@ class Bench {
     check(*plan);
     last_plan_ = *plan;
     ++steps_;
-    futures_.push_back(executor_.submit(std::move(*plan)));
+    futures_.push_back(executor_->submit(std::move(*plan)));
     return true;
   }
   bool result() {
-    if (!executor_.run_next()) return false;
+    if (!executor_->run_next()) return false;
     StepResult result = futures_.front().take();
     futures_.pop_front();
     const Status status = scheduler_->apply(std::move(result), kNow);
     EXPECT_TRUE(status.ok()) << status.to_string();
     return true;
+  }
+  // The device is lost: what is under way comes back, `meanwhile` is called after each step, and `next` takes over.
+  void lose(ScriptedOptions next, const std::function<void()>& meanwhile) {
+    executor_->lose(Status(MOTLEY_UNAVAILABLE, "scripted"));
+    while (executor_->run_next()) {
+      const Status status = scheduler_->discard(futures_.front().take());
+      EXPECT_TRUE(status.ok()) << status.to_string();
+      futures_.pop_front();
+      meanwhile();
+    }
+    EXPECT_THAT(executor_->violations(), ::testing::IsEmpty());
+    next.manual = true;
+    next.epoch = device_.epoch + 1;
+    device_ = next;
+    executor_ = std::make_unique<ScriptedExecutor>(device_);
+    auto config = resolve_replacement(executor_->describe(), options_);
+    ASSERT_TRUE(config.ok()) << config.error().to_string();
+    config_ = *config;
+    length_min_ = std::min(length_min_, config_.options.max_model_len);
+    scheduler_->restart(config_);
+    EXPECT_EQ(scheduler_->running(), 0u);
+    EXPECT_EQ(scheduler_->pool().free_count(), device_.blocks);
   }
   // Steps with full lookahead until nothing is left. False: no end in sight.
   bool finish(uint64_t steps_max) {
@@ -118,7 +142,7 @@ class Bench {
     return true;
   }
   void expect_all_right() {
-    EXPECT_THAT(executor_.violations(), ::testing::IsEmpty());
+    EXPECT_THAT(executor_->violations(), ::testing::IsEmpty());
     EXPECT_EQ(scheduler_->pool().free_count(), scheduler_->pool().size());
     EXPECT_EQ(scheduler_->running() + scheduler_->waiting(), 0u);
     for (const auto& [id, story] : stories_) {
@@ -131,10 +155,14 @@ class Bench {
       if (whole) {
         EXPECT_EQ(story.tokens.size(), story.alone.size()) << "request " << id;
       }
+      if (story.last.status.code() == MOTLEY_RESOURCE_EXHAUSTED) {
+        EXPECT_GT(story.asked.prompt.size() + story.alone.size(), length_min_) << "request " << id;
+      }
     }
   }
 
-  ScriptedExecutor& executor() { return executor_; }
+  ScriptedExecutor& executor() { return *executor_; }
+  const ScriptedOptions& device() const { return device_; }
   Scheduler& scheduler() { return *scheduler_; }
   const SchedulerConfig& config() const { return config_; }
   std::map<RequestId, Story>& stories() { return stories_; }
@@ -180,7 +208,9 @@ class Bench {
   }
 
   ScriptedOptions device_;
-  ScriptedExecutor executor_;
+  const EngineOptions options_;
+  std::unique_ptr<ScriptedExecutor> executor_;
+  uint32_t length_min_ = UINT32_MAX;  // longest sequence of the smallest device so far
   SchedulerConfig config_;
   std::unique_ptr<Scheduler> scheduler_;
   std::deque<Future<StepResult>> futures_;
@@ -196,7 +226,7 @@ struct Workload {
   ScriptedOptions device;
   EngineOptions options;
   uint32_t requests = 0;
-  double abort_share = 0, fail_share = 0;
+  double abort_share = 0, fail_share = 0, loss_share = 0;
 };
 
 Workload random_workload(std::mt19937& random) {
@@ -228,6 +258,7 @@ Workload random_workload(std::mt19937& random) {
   w.requests = pick(1, 24);
   w.abort_share = pick(0, 2) == 0 ? 0.05 : 0;
   w.fail_share = pick(0, 4) == 0 ? 0.05 : 0;
+  w.loss_share = pick(0, 3) == 0 ? 0.03 : 0;
   return w;
 }
 
@@ -256,8 +287,21 @@ Request random_request(std::mt19937& random, const Bench& bench, uint32_t vocab_
 }
 
 struct Totals {
-  uint64_t preemptions = 0, hits = 0, failed = 0, aborted = 0, stopped = 0;
+  uint64_t preemptions = 0, hits = 0, failed = 0, aborted = 0, stopped = 0, losses = 0, no_room = 0;
 };
+
+// What takes over from `device`: as large, or smaller.
+ScriptedOptions random_successor(std::mt19937& random, ScriptedOptions device, const EngineOptions& options) {
+  const auto shrunk = [&](uint32_t value, uint32_t least) {
+    return random() % 2 == 0 ? value : std::max(least, value * static_cast<uint32_t>(4 + random() % 7) / 10);
+  };
+  device.blocks = shrunk(device.blocks, 3);
+  device.positions_max = shrunk(device.positions_max, 3);
+  device.slots = shrunk(device.slots, 0);
+  if (options.enable_chunked_prefill) device.rows_max = shrunk(device.rows_max, 3);
+  device.lookahead = random() % 3;
+  return device;
+}
 
 void run_workload(uint32_t seed, Totals& totals) {
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -265,7 +309,7 @@ void run_workload(uint32_t seed, Totals& totals) {
   const Workload w = random_workload(random);
   Bench bench(w.device, w.options);
   if (::testing::Test::HasFailure()) return;
-  uint64_t work = 0;
+  uint64_t work = 0, losses = 0;
   const auto chance = [&](double share) { return static_cast<double>(random() % 10000) < share * 10000; };
   uint32_t left = w.requests;
   while (left > 0 || bench.scheduler().steps_in_flight() > 0) {
@@ -276,16 +320,29 @@ void run_workload(uint32_t seed, Totals& totals) {
       --left;
     }
     if (chance(w.abort_share)) bench.scheduler().end(random() % w.requests + 1, FinishReason::kAborted);
+    if (chance(w.loss_share)) {
+      ++losses;
+      bench.lose(random_successor(random, bench.device(), w.options), [&] {
+        if (chance(w.abort_share)) bench.scheduler().end(random() % w.requests + 1, FinishReason::kAborted);
+      });
+    }
     if (chance(w.fail_share)) bench.executor().fail_next(Status(MOTLEY_INTERNAL, "scripted"));
     if (chance(0.6)) bench.plan();
     if (chance(0.5)) bench.result();
   }
   // Every step moves the request of highest rank on by a row at least, and what a preemption costs is bounded by it.
-  ASSERT_TRUE(bench.finish(4 * work + 100)) << "no end after " << bench.steps() << " steps";
+  ASSERT_TRUE(bench.finish(4 * work * (1 + losses) + 100)) << "no end after " << bench.steps() << " steps";
   bench.expect_all_right();
   totals.preemptions += bench.scheduler().counters().preemptions;
   totals.hits += bench.scheduler().counters().prefix_hits;
+  totals.losses += losses;
   for (const auto& [id, story] : bench.stories()) {
+    const bool no_room = story.last.status.code() == MOTLEY_RESOURCE_EXHAUSTED;
+    if (no_room) {
+      EXPECT_GT(losses, 0u);
+      ++totals.no_room;
+      continue;
+    }
     if (story.finished == FinishReason::kError) ++totals.failed;
     if (story.finished == FinishReason::kAborted) ++totals.aborted;
     if (story.finished == FinishReason::kStop) ++totals.stopped;
@@ -313,6 +370,8 @@ TEST(SchedulerProperty, RandomWorkloads_EveryRequestGetsTheTokensItWouldGetAlone
   EXPECT_GT(totals.failed, kWorkloads / 40u);
   EXPECT_GT(totals.aborted, kWorkloads / 20u);
   EXPECT_GT(totals.stopped, kWorkloads / 2u);
+  EXPECT_GT(totals.losses, kWorkloads / 4u);
+  EXPECT_GT(totals.no_room, kWorkloads / 10u);
 }
 
 // ---- single decisions

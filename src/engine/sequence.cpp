@@ -10,6 +10,7 @@ Sequence::Sequence(Request from, uint32_t max_output, uint64_t arrival_rank, int
     : request(std::move(from)),
       tokens(std::move(request.prompt)),
       arrival(arrival_rank),
+      output_room(max_output),
       prompt_length_(static_cast<uint32_t>(tokens.size())),
       max_output_(max_output) {
   times.arrival_ns = now_ns;
@@ -49,6 +50,15 @@ void Sequence::build_biases() {
   early_biases_.insert(early_biases_.end(), biases_.begin(), biases_.end());
   std::stable_sort(early_biases_.begin(), early_biases_.end(), by_id);  // a ban stands before, so unique keeps it
   early_biases_.erase(std::unique(early_biases_.begin(), early_biases_.end(), same_id), early_biases_.end());
+}
+
+void Sequence::forget_progress() {
+  blocks.clear();
+  slot_base = MOTLEY_NONE;
+  computed = committed = published = 0;
+  chain = kChainRoot;
+  prefilling = broken = false;
+  state = State::kWaiting;
 }
 
 void Sequence::learn(TokenId token) {

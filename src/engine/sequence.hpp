@@ -34,7 +34,7 @@ class Sequence {
   // Tokens drawn or being drawn, the prompt included.
   uint32_t total() const { return static_cast<uint32_t>(tokens.size()) + unknown; }
   uint32_t known_output() const { return static_cast<uint32_t>(tokens.size()) - prompt_length_; }
-  bool all_drawn() const { return total() - prompt_length_ >= max_output_; }
+  bool all_drawn() const { return total() - prompt_length_ >= output_room; }
   // Rows that must run before the next token can be drawn.
   uint32_t rows_missing() const { return total() - computed; }
   bool is_end(TokenId token) const;
@@ -43,6 +43,8 @@ class Sequence {
   // `computed` and `unknown` on. `slots_each` slots from slot_base on are the sequence's own; 0 = no slots.
   // True if a token is drawn.
   bool append_rows(StepPlan& plan, uint32_t count, uint32_t block_size, uint32_t slots_each);
+  // Back to waiting as if it had never run: its known text stays, whatever it held is gone with the pool.
+  void forget_progress();
   // The oldest unknown token has become known.
   void learn(TokenId token);
 
@@ -50,7 +52,8 @@ class Sequence {
   SequenceTimes times;
   std::vector<TokenId> tokens;  // the prompt and the known output
   std::vector<BlockId> blocks;
-  const uint64_t arrival;  // rank; kept across preemption
+  const uint64_t arrival;  // rank; kept across preemption and loss
+  uint32_t output_room;    // of max_output(), what the limits in force allow; less only once they have shrunk
   State state = State::kWaiting;
   bool finished = false;
   bool draining = false;    // kLeaving with steps under way

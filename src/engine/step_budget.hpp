@@ -41,8 +41,8 @@ class StepBudget {
   double target_ns() const;
   void bound_doubt(size_t cost, double most_ns);
 
-  const uint32_t fixed_rows_;
-  const uint32_t rows_max_;
+  uint32_t fixed_rows_;
+  uint32_t rows_max_;
   StepCost cost_;
   double rows_seen_ = 0;                // of the largest step so far
   std::array<Vector, 3> covariance_{};  // of the costs' errors

@@ -124,6 +124,9 @@ TEST(Metrics, Page_HasVllmsNames) {
   stats.ttft_s = Histogram({0.5, 1});
   stats.ttft_s.observe(0.25);
   stats.ttft_s.observe(7);
+  stats.recoveries = 3;
+  stats.pause_s = Histogram({0.5});
+  stats.pause_s.observe(0.25);
   const ServerCounters counters(100);
   const std::string page = metrics_page({stats, counters, "a\"b", {{"block_size", "16"}}});
   for (const char* line :
@@ -136,7 +139,10 @@ TEST(Metrics, Page_HasVllmsNames) {
         "vllm:time_to_first_token_seconds_bucket{engine=\"0\",model_name=\"a\\\"b\",le=\"+Inf\"} 2\n",
         "vllm:time_to_first_token_seconds_sum{engine=\"0\",model_name=\"a\\\"b\"} 7.25\n",
         "vllm:time_to_first_token_seconds_count{engine=\"0\",model_name=\"a\\\"b\"} 2\n",
-        "vllm:cache_config_info{engine=\"0\",model_name=\"a\\\"b\",block_size=\"16\"} 1\n"}) {
+        "vllm:cache_config_info{engine=\"0\",model_name=\"a\\\"b\",block_size=\"16\"} 1\n",
+        "# TYPE motley:recoveries_total counter\n", "motley:recoveries_total{engine=\"0\",model_name=\"a\\\"b\"} 3\n",
+        "motley:replacements_total{engine=\"0\",model_name=\"a\\\"b\"} 0\n",
+        "motley:replacement_pause_seconds_bucket{engine=\"0\",model_name=\"a\\\"b\",le=\"0.5\"} 1\n"}) {
     EXPECT_NE(page.find(line), std::string::npos) << line << page;
   }
 }

@@ -26,11 +26,14 @@ class Page {
   explicit Page(std::string_view model_name)
       : labels_(fmt::format("engine=\"0\",model_name=\"{}\"", escape_label(model_name))) {}
 
+  // Of the names that follow: vLLM's, or our own where vLLM has none.
+  void use_prefix(std::string_view prefix) { prefix_ = prefix; }
   void head(std::string_view name, std::string_view type, std::string_view help) {
-    fmt::format_to(out(), "# HELP vllm:{} {}\n# TYPE vllm:{} {}\n", name, help, name, type);
+    fmt::format_to(out(), "# HELP {}:{} {}\n# TYPE {}:{} {}\n", prefix_, name, help, prefix_, name, type);
   }
   void sample(std::string_view name, double value, std::string_view more_labels = {}) {
-    fmt::format_to(out(), "vllm:{}{{{}{}{}}} {}\n", name, labels_, more_labels.empty() ? "" : ",", more_labels, value);
+    fmt::format_to(out(), "{}:{}{{{}{}{}}} {}\n", prefix_, name, labels_, more_labels.empty() ? "" : ",", more_labels,
+                   value);
   }
   void gauge(std::string_view name, std::string_view help, double value) {
     head(name, "gauge", help);
@@ -60,6 +63,7 @@ class Page {
   std::back_insert_iterator<std::string> out() { return std::back_inserter(text_); }
 
   std::string labels_, text_;
+  std::string_view prefix_ = "vllm";
 };
 
 struct NamedHistogram {
@@ -111,6 +115,13 @@ void add_counters(Page& page, const EngineStats& stats) {
   }
 }
 
+void add_replacements(Page& page, const EngineStats& stats) {
+  page.use_prefix("motley");
+  page.counter("recoveries", "Lost devices or workers after which the requests went on elsewhere.", stats.recoveries);
+  page.counter("replacements", "Changes of the placement by plan, while serving.", stats.replacements);
+  page.histogram("replacement_pause_seconds", "Without steps because of either.", stats.pause_s);
+}
+
 }  // namespace
 
 std::vector<double> one_two_five_bounds(uint64_t max) {
@@ -139,6 +150,7 @@ std::string metrics_page(const MetricsInput& input) {
   }
   page.head("cache_config_info", "gauge", "The KV cache's settings, as labels.");
   page.sample("cache_config_info", 1, labels);
+  add_replacements(page, input.stats);
   return page.take();
 }
 

@@ -37,7 +37,7 @@ ScriptedExecutor::~ScriptedExecutor() {
 
 ExecutorDescription ScriptedExecutor::describe() const {
   ExecutorDescription d;
-  d.epoch = 1;
+  d.epoch = options_.epoch;
   d.lanes.push_back({.pool = {.block_size = options_.block_size, .blocks = options_.blocks},
                      .cost = options_.cost,
                      .rows_max = options_.rows_max,
@@ -104,6 +104,11 @@ void ScriptedExecutor::fail_next(Status status) {
   failure_ = std::move(status);
 }
 
+void ScriptedExecutor::lose(Status status) {
+  std::lock_guard lock(mutex_);
+  loss_ = std::move(status);
+}
+
 uint64_t ScriptedExecutor::steps_run() const {
   std::lock_guard lock(mutex_);
   return steps_run_;
@@ -135,8 +140,8 @@ void ScriptedExecutor::complain(const StepPlan& plan, const std::string& what) {
 
 bool ScriptedExecutor::check_shape(const StepPlan& plan) {
   const size_t rows = plan.tokens.size();
-  EXPECT_PLAN(plan.epoch == 1 && plan.lane == 0, "epoch {}, lane {}", plan.epoch, plan.lane);
-  EXPECT_PLAN(plan.step == last_step_ + 1, "follows step {}", last_step_);
+  EXPECT_PLAN(plan.epoch == options_.epoch && plan.lane == 0, "epoch {}, lane {}", plan.epoch, plan.lane);
+  EXPECT_PLAN(plan.step == last_step_ + 1 || (last_step_ == 0 && plan.step > 0), "follows step {}", last_step_);
   last_step_ = plan.step;
   EXPECT_PLAN(rows > 0 && rows <= options_.rows_max, "{} rows", rows);
   EXPECT_PLAN(plan.token_slots.size() == rows && plan.positions.size() == rows && plan.generated.size() == rows,
@@ -265,6 +270,11 @@ ScriptedExecutor::Cell& ScriptedExecutor::cell(const StepPlan& plan, const PlanS
 
 StepResult ScriptedExecutor::run(const StepPlan& plan) {
   StepResult result{.epoch = plan.epoch, .step = plan.step, .status = {}, .tokens = {}, .busy_ns = options_.busy_ns};
+  if (!loss_ && steps_run_ >= options_.steps_max) loss_ = Status(MOTLEY_UNAVAILABLE, "the device is lost");
+  if (loss_) {
+    result.status = *loss_;
+    return result;
+  }
   ++steps_run_;
   rows_run_ += plan.tokens.size();
   if (failure_) {

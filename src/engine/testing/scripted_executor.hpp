@@ -34,7 +34,9 @@ struct ScriptedOptions {
   uint32_t slots = 1024;
   uint32_t lookahead = 1, pipeline = 1;
   StepCost cost = {};
-  int64_t busy_ns = 1000;           // said of every step
+  int64_t busy_ns = 1000;  // said of every step
+  Epoch epoch = 1;
+  uint64_t steps_max = UINT64_MAX;  // steps that run; then the device is lost: lose()
   bool manual = false;              // steps wait for run_next(); otherwise submit() runs them
   ScriptedChoice choice = nullptr;  // none: a hash of (text, seed, choice), never a banned token
 };
@@ -54,6 +56,8 @@ class ScriptedExecutor final : public Executor {
   size_t pending() const;
   // The next step to run gives `status`; its rows leave garbage behind.
   void fail_next(Status status);
+  // From the next step to run on, every step gives `status`.
+  void lose(Status status);
   uint64_t steps_run() const;
   uint64_t rows_run() const;
   // Broken promises of the plans so far; empty is right.
@@ -101,7 +105,7 @@ class ScriptedExecutor final : public Executor {
   std::vector<Slot> slots_;
   std::map<uint64_t, std::map<uint32_t, TokenId>> seen_;  // per sequence: the token each position was computed with
   std::set<uint64_t> failed_;                             // sequences of failed steps
-  std::optional<Status> failure_;
+  std::optional<Status> failure_, loss_;
   std::vector<std::string> violations_;
   StepId last_step_ = 0;
   uint64_t steps_run_ = 0, rows_run_ = 0;
