@@ -2,62 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
 #include <cstring>
-#include <system_error>
 
+#include "kit/border.hpp"
 #include "kit/device.hpp"
 #include "kit/host.hpp"
 
 namespace motley::kit {
 
 namespace {
-
-void set_error(motley_error* error, motley_code code, const char* text) {
-  if (!error) return;
-  error->code = code;
-  std::snprintf(error->text, sizeof error->text, "%s", text);
-}
-
-// Runs `body`; what it throws becomes a code and a text.
-template <class Body>
-motley_code guard(motley_error* error, Body&& body) noexcept {
-  try {
-    body();
-    return MOTLEY_OK;
-  } catch (const Error& e) {
-    set_error(error, e.code(), e.what());
-    return e.code();
-  } catch (const std::bad_alloc&) {
-    set_error(error, MOTLEY_RESOURCE_EXHAUSTED, "out of memory");
-    return MOTLEY_RESOURCE_EXHAUSTED;
-  } catch (const std::system_error& e) {  // a queue's thread
-    const bool scarce = e.code() == std::errc::resource_unavailable_try_again;
-    const motley_code code = scarce ? MOTLEY_RESOURCE_EXHAUSTED : MOTLEY_INTERNAL;
-    set_error(error, code, scarce ? "the system gives no more threads" : e.what());
-    return code;
-  } catch (const std::exception& e) {
-    set_error(error, MOTLEY_INTERNAL, e.what());
-    return MOTLEY_INTERNAL;
-  }
-}
-
-template <class... T>
-void need(const T*... pointers) {
-  if (((pointers == nullptr) || ...)) fail(MOTLEY_INVALID_ARGUMENT, "a required argument is null");
-}
-
-template <class T>
-void sized(const T& s, const char* what) {
-  if (s.struct_size < sizeof(T))
-    fail(MOTLEY_INVALID_ARGUMENT, "%s: struct_size is %u, not %zu", what, s.struct_size, sizeof(T));
-}
-
-// Writes what the caller's struct_size holds (0 counts as whole: an output the caller did not stamp).
-template <class T>
-void put(T* out, T value) {
-  const size_t size = out->struct_size == 0 || out->struct_size > sizeof(T) ? sizeof(T) : out->struct_size;
-  value.struct_size = static_cast<uint32_t>(size);
-  std::memcpy(out, &value, size);
-}
 
 void inside(const motley_buffer* buffer, uint64_t offset, uint64_t bytes, const char* what) {
   if (offset > buffer->bytes || bytes > buffer->bytes - offset)
@@ -244,30 +196,12 @@ motley_code kv_layout(motley_device* device, const motley_kv_desc* desc, motley_
   });
 }
 
-// The block list, after all checks of an export or import.
-std::vector<int32_t> check_move(const motley_kv* kv, const int32_t* blocks, uint32_t count, uint32_t begin,
-                                uint32_t end, uint64_t bytes) {
-  const KvShape& shape = kv->memory.shape();
-  if (begin > end || end > shape.layers.size())
-    fail(MOTLEY_OUT_OF_RANGE, "KV layers [%u, %u) of %zu", begin, end, shape.layers.size());
-  if (count > shape.blocks || (count && !blocks))
-    fail(MOTLEY_INVALID_ARGUMENT, "%u KV blocks of %u", count, shape.blocks);
-  for (uint32_t i = 0; i < count; ++i)
-    if (blocks[i] < 0 || static_cast<uint32_t>(blocks[i]) >= shape.blocks)
-      fail(MOTLEY_OUT_OF_RANGE, "KV block %d of %u", blocks[i], shape.blocks);
-  const uint64_t wanted = shape.canonical_bytes(begin, end) * count;
-  if (bytes != wanted)
-    fail(MOTLEY_INVALID_ARGUMENT, "%u KV blocks take %llu bytes, not %llu", count,
-         static_cast<unsigned long long>(wanted), static_cast<unsigned long long>(bytes));
-  return {blocks, blocks + count};
-}
-
 motley_code kv_export(motley_queue* queue, motley_kv* kv, const int32_t* blocks, uint32_t count, uint32_t begin,
                       uint32_t end, void* dst, uint64_t bytes, motley_event** event, motley_error* error) {
   return guard(error, [&] {
     need(queue, kv, dst);
     submit(queue, Queue::Kind::kOther, event,
-           [=, device = queue->device, list = check_move(kv, blocks, count, begin, end, bytes)] {
+           [=, device = queue->device, list = check_kv_move(kv->memory.shape(), blocks, count, begin, end, bytes)] {
              kv_to_canonical(kv->memory.pool(), list, begin, end, static_cast<std::byte*>(dst));
              device->bytes_copied += bytes;
            });
@@ -279,7 +213,7 @@ motley_code kv_import(motley_queue* queue, motley_kv* kv, const int32_t* blocks,
   return guard(error, [&] {
     need(queue, kv, src);
     submit(queue, Queue::Kind::kOther, event,
-           [=, device = queue->device, list = check_move(kv, blocks, count, begin, end, bytes)] {
+           [=, device = queue->device, list = check_kv_move(kv->memory.shape(), blocks, count, begin, end, bytes)] {
              kv_from_canonical(kv->memory.pool(), list, begin, end, static_cast<const std::byte*>(src));
              device->bytes_copied += bytes;
            });
@@ -441,42 +375,7 @@ motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley
   });
 }
 
-// ---- events ----
-
-// The event's own code, as an answer.
-motley_code answer(const Outcome& outcome, motley_error* error) {
-  if (outcome.code != MOTLEY_OK) set_error(error, outcome.code, outcome.text.c_str());
-  return outcome.code;
-}
-
-motley_code event_status(motley_event* event, int32_t* fired, motley_error* error) {
-  if (!event || !fired) return guard(error, [&] { need(event, fired); });
-  *fired = event->state->fired();
-  return *fired ? answer(event->state->outcome(), error) : MOTLEY_OK;
-}
-
-motley_code event_wait(motley_event* event, uint64_t timeout_ns, motley_error* error) {
-  if (!event) return guard(error, [&] { need(event); });
-  if (!event->state->wait_for(timeout_ns)) {
-    set_error(error, MOTLEY_DEADLINE_EXCEEDED, "the event has not fired in time");
-    return MOTLEY_DEADLINE_EXCEEDED;
-  }
-  return answer(event->state->outcome(), error);
-}
-
-motley_code event_notify(motley_event* event, int event_fd, motley_error* error) {
-  return guard(error, [&] {
-    need(event);
-    if (event_fd < 0) fail(MOTLEY_INVALID_ARGUMENT, "event_notify: descriptor %d", event_fd);
-    event->state->notify(event_fd);
-  });
-}
-
-void event_release(motley_event* event) {
-  if (!event) return;
-  event->state->forget_notifications();
-  delete event;
-}
+// ---- queues ----
 
 motley_code fence(motley_queue* queue, motley_event* event, motley_error* error) {
   return guard(error, [&] {
@@ -492,6 +391,7 @@ OpenOptions take_options(const motley_open_options* from) {
   if (!from) return to;
   sized(*from, "motley_open_options");
   if (from->threads > kThreadsMax) fail(MOTLEY_INVALID_ARGUMENT, "%u threads; at most %u", from->threads, kThreadsMax);
+  if (from->virtual_now) fail(MOTLEY_UNIMPLEMENTED, "this device is not simulated: it keeps no virtual time");
   to.threads = from->threads;
   if (from->cores) to.cores = parse_cores(from->cores), to.cores_given = true, to.threads_default = 0;
   to.memory_cap = from->memory_cap;
@@ -548,8 +448,8 @@ motley_backend common_table(const char* name, const char* version) {
   t.kv_create = kv_create, t.kv_destroy = kv_destroy, t.kv_layout = kv_layout;
   t.kv_export = kv_export, t.kv_import = kv_import;
   t.query = query, t.compile = compile, t.programs_free = programs_free, t.enqueue = enqueue;
-  t.event_status = event_status, t.event_wait = event_wait, t.event_notify = event_notify;
-  t.event_release = event_release, t.fence = fence;
+  t.fence = fence;
+  set_event_entries(&t);
   return t;  // no blobs and no peers: export_programs and the collectives stay null
 }
 

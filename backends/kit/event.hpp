@@ -12,11 +12,14 @@
 
 namespace motley::kit {
 
-// What a piece of work ended with.
+// What a piece of work ended with, and when it ran (the clock of motley_event_times).
 struct Outcome {
   motley_code code = MOTLEY_OK;
   std::string text;
+  int64_t start_ns = 0, end_ns = 0;
 };
+
+int64_t monotonic_ns();
 
 // Thread-safe.
 class Event {
@@ -40,6 +43,9 @@ class Event {
   Outcome outcome_;
   std::vector<int> event_fds_;
 };
+
+// The entries of motley_backend that take a motley_event alone.
+void set_event_entries(motley_backend* table);
 
 }  // namespace motley::kit
 

@@ -95,6 +95,22 @@ uint64_t KvShape::canonical_bytes(uint32_t begin, uint32_t end) const {
   return bytes;
 }
 
+std::vector<int32_t> check_kv_move(const KvShape& shape, const int32_t* blocks, uint32_t count, uint32_t begin,
+                                   uint32_t end, uint64_t bytes) {
+  if (begin > end || end > shape.layers.size())
+    fail(MOTLEY_OUT_OF_RANGE, "KV layers [%u, %u) of %zu", begin, end, shape.layers.size());
+  if (count > shape.blocks || (count && !blocks))
+    fail(MOTLEY_INVALID_ARGUMENT, "%u KV blocks of %u", count, shape.blocks);
+  for (uint32_t i = 0; i < count; ++i)
+    if (blocks[i] < 0 || static_cast<uint32_t>(blocks[i]) >= shape.blocks)
+      fail(MOTLEY_OUT_OF_RANGE, "KV block %d of %u", blocks[i], shape.blocks);
+  const uint64_t wanted = shape.canonical_bytes(begin, end) * count;
+  if (bytes != wanted)
+    fail(MOTLEY_INVALID_ARGUMENT, "%u KV blocks take %llu bytes, not %llu", count,
+         static_cast<unsigned long long>(wanted), static_cast<unsigned long long>(bytes));
+  return {blocks, blocks + count};
+}
+
 KvMemory::KvMemory(const KvShape& shape, KvOrder order) : shape_(shape), memory_(shape.bytes_total) {
   pool_.dtype = shape.dtype;
   pool_.element_bytes = static_cast<int32_t>(element_bytes(shape.dtype));

@@ -21,6 +21,10 @@ struct KvShape {
 
 KvShape check_kv(const motley_kv_desc& desc);  // throws Error
 
+// The block list of an export or import of layers [begin, end), after all checks; throws Error.
+std::vector<int32_t> check_kv_move(const KvShape& shape, const int32_t* blocks, uint32_t count, uint32_t begin,
+                                   uint32_t end, uint64_t bytes);
+
 class KvMemory {
  public:
   KvMemory(const KvShape& shape, KvOrder order);

@@ -39,6 +39,7 @@ void Queue::loop(const std::vector<int>& cores) {
       item = std::move(items_.front());
       items_.pop_front();
     }
+    const int64_t start_ns = monotonic_ns();
     Outcome outcome;
     try {
       outcome = item.work();
@@ -50,6 +51,7 @@ void Queue::loop(const std::vector<int>& cores) {
       outcome = {MOTLEY_INTERNAL, error.what()};
     }
     item.work = nullptr;
+    outcome.start_ns = start_ns, outcome.end_ns = monotonic_ns();
     {
       std::lock_guard lock(mutex_);
       --unfinished_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 
 #include "harness.hpp"
@@ -186,6 +187,79 @@ void statistics(Judge& judge) {
               "stats count programs and rows");
   judge.check(after.busy_ns > before.busy_ns && after.lost == 0, "stats count busy time");
   judge.check(after.bytes_resident >= before.bytes_resident + (2 << 20), "stats count memory");
+}
+
+int64_t monotonic_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+// Enqueues `count` of the adder's programs and answers their times; waits only for the last one.
+std::vector<motley_event_times> timed_run(Device& d, Adder& adder, size_t count) {
+  auto a = d.buffer(adder.bytes()), b = d.buffer(adder.bytes());
+  const auto args = adder.args(a.get(), b.get());
+  motley_error error{};
+  std::vector<Owned<motley_event>> events;
+  for (size_t i = 0; i < count; ++i) {
+    motley_event* event = nullptr;
+    require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, &event, &error), error, "enqueue");
+    events.push_back({event, {d.api().event_release}});
+  }
+  require_ok(d.api().event_wait(events.back().get(), kPatience_ns, &error), error, "the last program");
+  std::vector<motley_event_times> times(count);
+  for (size_t i = 0; i < count; ++i) {
+    times[i].struct_size = sizeof times[i];
+    require_ok(d.api().event_times(events[i].get(), &times[i], &error), error, "event_times");
+  }
+  return times;
+}
+
+bool in_order(const std::vector<motley_event_times>& times) {
+  for (size_t i = 0; i < times.size(); ++i)
+    if (times[i].end_ns < times[i].start_ns || (i && times[i].start_ns < times[i - 1].end_ns)) return false;
+  return true;
+}
+
+void event_times(Judge& judge) {
+  Device& d = judge.device();
+  if (!d.api().event_times) return judge.skip("times of events");
+  Adder adder(d);
+  const int64_t before = monotonic_ns();
+  const auto times = timed_run(d, adder, std::min<uint32_t>(4, d.desc().queue_depth));
+  const int64_t after = monotonic_ns();
+  judge.check(in_order(times), "work of one queue runs in order and one at a time");
+  judge.check(times.front().start_ns >= before && times.back().end_ns <= after,
+              "times are of the monotonic clock, between the enqueue and the wait's end");
+}
+
+void virtual_time(Judge& judge) {
+  static constexpr int64_t kNow_ns = 123'456'789'000;
+  motley_open_options options{};
+  options.struct_size = sizeof options;
+  options.virtual_now = [](void*) { return kNow_ns; };
+  Device& d = judge.device();
+  if (!d.desc().simulated) {
+    motley_device* device = nullptr;
+    motley_error error{};
+    const motley_code code = d.api().open(judge.options().device, &options, &device, &error);
+    const Owned<motley_device> opened{device, {d.api().close}};
+    judge.check(code == MOTLEY_UNIMPLEMENTED && error.text[0], "virtual time of a device that is not simulated");
+    return;
+  }
+  if (!judge.api().event_times) return judge.check(false, "a simulated device has no times of events");
+  std::vector<std::vector<motley_event_times>> runs;
+  for (int run = 0; run < 2; ++run) {
+    Device simulated(judge.api(), judge.options(), options);
+    Adder adder(simulated);
+    runs.push_back(timed_run(simulated, adder, std::min<uint32_t>(4, d.desc().queue_depth)));
+  }
+  judge.check(in_order(runs[0]) && runs[0].front().start_ns >= kNow_ns, "virtual time runs in order from its now");
+  judge.check(runs[0].front().end_ns > runs[0].front().start_ns, "work takes virtual time");
+  bool equal = true;
+  for (size_t i = 0; i < runs[0].size(); ++i)
+    equal = equal && runs[0][i].start_ns == runs[1][i].start_ns && runs[0][i].end_ns == runs[1][i].end_ns;
+  judge.check(equal, "virtual time replays to the nanosecond");
 }
 
 // ---- refusals ----
@@ -610,6 +684,8 @@ void judge_queues(Judge& judge) {
   copies(judge);
   imports(judge);
   statistics(judge);
+  event_times(judge);
+  virtual_time(judge);
 }
 
 void judge_errors(Judge& judge) {

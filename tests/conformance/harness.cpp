@@ -178,7 +178,21 @@ motley_kv_desc KvShapeSpec::desc() const {
   return d;
 }
 
-Device::Device(const motley_backend& api, const Options& options, uint32_t threads) : api_(api) {
+namespace {
+
+motley_open_options with_threads(uint32_t threads) {
+  motley_open_options open{};
+  open.struct_size = sizeof open;
+  open.threads = threads;
+  return open;
+}
+
+}  // namespace
+
+Device::Device(const motley_backend& api, const Options& options, uint32_t threads)
+    : Device(api, options, with_threads(threads)) {}
+
+Device::Device(const motley_backend& api, const Options& options, motley_open_options open) : api_(api) {
   motley_error error{};
   uint32_t count = 0;
   std::vector<motley_device_desc> descs(options.device + 1);
@@ -186,9 +200,6 @@ Device::Device(const motley_backend& api, const Options& options, uint32_t threa
   require_ok(api.enumerate(descs.data(), options.device + 1, &count, &error), error, "enumerate");
   if (count <= options.device) throw Stop{std::string("the plugin has no such device: ") + error.text};
   desc_ = descs[options.device];
-  motley_open_options open{};
-  open.struct_size = sizeof open;
-  open.threads = threads;
   open.variant = options.variant.empty() ? nullptr : options.variant.c_str();
   motley_device* device = nullptr;
   require_ok(api.open(options.device, &open, &device, &error), error, "open");

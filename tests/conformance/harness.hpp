@@ -144,8 +144,9 @@ struct Program {  // what one compile needs to stay alive
 
 class Device {
  public:
-  // Throws Stop.
+  // Both throw Stop. Of the options given to open, variant is set here.
   Device(const motley_backend& api, const Options& options, uint32_t threads);
+  Device(const motley_backend& api, const Options& options, motley_open_options open);
 
   const motley_backend& api() const { return api_; }
   motley_device* raw() const { return device_.get(); }
