@@ -1,0 +1,154 @@
+#include <algorithm>
+#include <limits>
+#include <map>
+
+#include "sim/queue.hpp"
+
+namespace motley::sim {
+namespace {
+
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+// Which simulated devices of this process share a memory bus. Thread-safe.
+class Buses {
+ public:
+  void join(const Device* device) {
+    std::lock_guard lock(mutex_);
+    open_[device->spec.memory_group].push_back(device);
+  }
+  void leave(const Device* device) {
+    std::lock_guard lock(mutex_);
+    std::erase(open_[device->spec.memory_group], device);
+  }
+  int64_t others(const Device* device, bool busy) {
+    std::lock_guard lock(mutex_);
+    const auto& group = open_[device->spec.memory_group];
+    return std::count_if(group.begin(), group.end(),
+                         [&](const Device* d) { return d != device && (!busy || d->running > 0); });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<uint32_t, std::vector<const Device*>> open_;
+};
+
+Buses& buses() {
+  static Buses all;
+  return all;
+}
+
+uint64_t cap_of(const Spec& spec, const motley_open_options& options) {
+  return options.memory_cap ? std::min(options.memory_cap, spec.memory_bytes) : spec.memory_bytes;
+}
+
+int64_t death_by_time(const Spec& spec, int64_t zero_ns) {
+  int64_t death_ns = kNever;
+  for (const Fault& fault : spec.faults)
+    if (fault.what == Fault::kDeath && fault.at_ns >= 0) death_ns = std::min(death_ns, zero_ns + fault.at_ns);
+  return death_ns;
+}
+
+}  // namespace
+
+Device::Device(const Spec& spec_in, const motley_open_options& options)
+    : spec(spec_in),
+      clock{options.virtual_now, options.virtual_user},
+      rates(spec_in.rates),
+      budget(cap_of(spec_in, options)),
+      zero_ns_(clock.is_virtual() ? 0 : kit::monotonic_ns()),
+      death_ns_(death_by_time(spec, zero_ns_)),
+      met_(spec_in.faults.size()) {
+  if (options.variant)
+    kit::fail(MOTLEY_NOT_FOUND, "a simulated device has no kernel variants, and none named \"%s\"", options.variant);
+  motley_open_options inner_options{};
+  inner_options.struct_size = sizeof inner_options;
+  inner_options.threads = 1;
+  inner_options.cores = options.cores, inner_options.deterministic = options.deterministic;
+  inner_options.log = options.log, inner_options.log_user = options.log_user;
+  motley_device* raw = nullptr;
+  call([&](motley_error* error) { return inner().open(0, &inner_options, &raw, error); });
+  inner_device = {raw, inner().close};
+  if (spec.core_share > 0 && !clock.is_virtual()) {
+    const Rates& core = measured_core();
+    for (size_t c = 0; c < kWorkClassCount; ++c) rates.gflops[c] = core.gflops[c] * spec.core_share;
+    rates.half_rows = core.half_rows;
+    rates.bandwidth_gb_s = core.bandwidth_gb_s * spec.core_share;
+  }
+  if (spec.memory_group) buses().join(this);
+}
+
+Device::~Device() {
+  if (spec.memory_group) buses().leave(this);
+}
+
+void Device::require_alive() {
+  if (lost(clock.now())) kit::fail(MOTLEY_UNAVAILABLE, "the simulated device is lost (a fault of its description)");
+}
+
+bool Device::lost(int64_t now_ns) {
+  if (now_ns >= death_ns_) lose();
+  return lost_;
+}
+
+void Device::lose() {
+  if (lost_.exchange(true)) return;
+  std::lock_guard lock(waking_);
+  for (Queue* queue : queues_) queue->wake();
+}
+
+void Device::add_queue(Queue* queue) {
+  std::lock_guard lock(waking_);
+  queues_.push_back(queue);
+}
+
+void Device::remove_queue(Queue* queue) {
+  std::lock_guard lock(waking_);
+  std::erase(queues_, queue);
+}
+
+Verdict Device::judge_program(int64_t at_ns) {
+  std::lock_guard lock(faults_);
+  ++enqueued_;
+  Verdict verdict;
+  verdict.dies = at_ns >= death_ns_;
+  for (size_t i = 0; i < spec.faults.size(); ++i) {
+    const Fault& fault = spec.faults[i];
+    const bool now = fault.at_program ? enqueued_ == fault.at_program : at_ns - zero_ns_ >= fault.at_ns;
+    if (!now || met_[i]) continue;
+    met_[i] = true;
+    if (fault.what == Fault::kDeath) verdict.dies = true;
+    if (fault.what == Fault::kStall && fault.for_ns) verdict.delay_ns += fault.for_ns;
+    if (fault.what == Fault::kStall && !fault.for_ns) verdict.hangs = hung = true;
+    if (fault.what == Fault::kSlow) slow_.push_back({fault.for_ns ? at_ns + fault.for_ns : kNever, fault.factor});
+  }
+  if (verdict.dies) lose();
+  std::erase_if(slow_, [&](const Slow& s) { return s.until_ns <= at_ns; });
+  for (const Slow& s : slow_) verdict.factor *= s.factor;
+  return verdict;
+}
+
+double Device::bandwidth_share() const {
+  if (spec.memory_group == 0) return 1;
+  const auto others = static_cast<double>(buses().others(this, !clock.is_virtual()));
+  return 1 / (1 + spec.contention * others);
+}
+
+Programs::Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedSegment segment_in, ProgramCost cost_in,
+                   std::vector<uint32_t> buckets_in)
+    : device(owner),
+      inner(std::move(inner_in)),
+      segment(std::move(segment_in)),
+      cost(std::move(cost_in)),
+      buckets(std::move(buckets_in)),
+      written(segment.plan.values.size()) {
+  for (const int32_t id : segment.outputs) written[static_cast<size_t>(id)] = true;
+  for (const kit::PlanOp& op : segment.plan.ops)
+    for (size_t i = 0; i < op.in.size(); ++i)
+      if (op.writes_in >> i & 1) written[static_cast<size_t>(op.in[i])] = true;
+}
+
+bool Programs::overwrites(int32_t value) const {
+  return writes(value) && std::find(segment.inputs.begin(), segment.inputs.end(), value) == segment.inputs.end();
+}
+
+}  // namespace motley::sim

@@ -1,0 +1,134 @@
+// What stands behind a simulated device's handles. Each wraps the cpu plugin's handle that computes for it.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+#include "kit/budget.hpp"
+#include "kit/check.hpp"
+#include "kit/kv.hpp"
+#include "sim/cost.hpp"
+#include "sim/event.hpp"
+#include "sim/inner.hpp"
+#include "sim/timeline.hpp"
+
+namespace motley::sim {
+
+template <class T>
+using Owned = std::unique_ptr<T, void (*)(T*)>;  // a handle of the cpu plugin
+
+class Queue;
+
+// A device's clock: the machine's, or the host's virtual one.
+struct Clock {
+  int64_t (*virtual_now)(void*) = nullptr;
+  void* user = nullptr;
+  bool is_virtual() const { return virtual_now != nullptr; }
+  int64_t now() const { return virtual_now ? virtual_now(user) : kit::monotonic_ns(); }
+};
+
+// What the faults of a spec do to one program.
+struct Verdict {
+  bool dies = false;     // the device is lost with this program
+  bool hangs = false;    // it never ends
+  int64_t delay_ns = 0;  // a stall
+  double factor = 1;
+};
+
+// Thread-safe, but for `close`.
+class Device {
+ public:
+  // Throws Error.
+  Device(const Spec& spec, const motley_open_options& options);
+  ~Device();
+  Device(const Device&) = delete;
+
+  // Throws UNAVAILABLE once the device is lost.
+  void require_alive();
+  bool lost(int64_t now_ns);
+  bool known_lost() const { return lost_; }
+  // Queues are woken when the device is lost.
+  void add_queue(Queue* queue);
+  void remove_queue(Queue* queue);
+  int64_t death_ns() const { return death_ns_; }  // by a fault with a time; far away without one
+  // Counts a program and applies the faults that it meets; `at_ns` is when it could begin.
+  Verdict judge_program(int64_t at_ns);
+  // The part of the bandwidth that is left beside the other open (virtual time) or busy (wall time) devices of the
+  // memory group.
+  double bandwidth_share() const;
+
+  const Spec spec;
+  const Clock clock;
+  Rates rates;
+  Owned<motley_device> inner_device{nullptr, nullptr};
+  kit::Budget budget;
+  Timeline compute, link;
+  AccessLog accesses;
+  std::atomic<bool> hung{false};
+  std::atomic<uint32_t> running{0};  // programs, now
+  std::atomic<uint64_t> programs{0}, rows{0}, bytes_copied{0}, busy_ns{0};
+  uint64_t next_queue() { return queues_made_.fetch_add(1); }
+  uint64_t next_buffer() { return buffers_made_.fetch_add(1); }
+
+ private:
+  void lose();
+  const int64_t zero_ns_;  // what faults by time count from: the opening, or 0 of virtual time
+  const int64_t death_ns_;
+  std::atomic<bool> lost_{false};
+  std::atomic<uint64_t> queues_made_{0}, buffers_made_{0};
+  std::mutex waking_;
+  std::vector<Queue*> queues_;  // guarded by waking_
+  std::mutex faults_;           // guards the rest
+  uint64_t enqueued_ = 0;
+  struct Slow {
+    int64_t until_ns;
+    double factor;
+  };
+  std::vector<Slow> slow_;
+  std::vector<bool> met_;  // of spec.faults
+};
+
+struct Buffer {
+  Device* device = nullptr;
+  kit::Share share;  // of ACTIVATION memory; staging is the host's
+  Owned<motley_buffer> inner{nullptr, nullptr};
+  std::byte* data = nullptr;
+  uint64_t bytes = 0;
+  uint64_t id = 0;  // never used again
+  bool staging = false;
+};
+
+struct Weight {
+  Device* device = nullptr;
+  std::vector<std::byte> source;  // a copy, where the cpu plugin would use the host's
+  Owned<motley_weight> inner{nullptr, nullptr};
+  kit::Share share;
+  WeightFacts facts;
+};
+
+struct Kv {
+  Kv(Device* owner, kit::KvShape shape_in) : device(owner), shape(std::move(shape_in)) {}
+  Device* device;
+  kit::KvShape shape;
+  kit::Share share;
+  Owned<motley_kv> inner{nullptr, nullptr};
+};
+
+struct Programs {
+  Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedSegment segment_in, ProgramCost cost_in,
+           std::vector<uint32_t> buckets_in);
+  bool writes(int32_t value) const { return written[static_cast<size_t>(value)]; }
+  // An output whose old contents no op reads.
+  bool overwrites(int32_t value) const;
+
+  Device* device;
+  Owned<motley_programs> inner;
+  kit::CheckedSegment segment;
+  ProgramCost cost;
+  std::vector<uint32_t> buckets;
+  std::vector<bool> written;  // by value
+};
+
+}  // namespace motley::sim

@@ -1,0 +1,60 @@
+// What a simulated device is: its true rates, its memory, its faults. Presets, and files (README.md has the keys).
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "motley/backend.h"
+
+namespace motley::sim {
+
+// Whose arithmetic rate an op has: by its weight's format, attention by itself.
+enum WorkClass { kWorkF32, kWorkF16, kWorkQ8, kWorkQ4, kWorkAttention, kWorkClassCount };
+WorkClass work_class(int32_t dtype);
+
+// The time model's figures. Rate of a matmul over n rows: gflops * n / (n + half_rows).
+struct Rates {
+  std::array<double, kWorkClassCount> gflops{};
+  std::array<double, kWorkClassCount> half_rows{};
+  double bandwidth_gb_s = 0;
+  double dispatch_us = 0;  // of each program
+  double link_gb_s = 0, link_latency_us = 0;
+};
+
+struct Fault {
+  enum What { kStall, kDeath, kSlow } what = kSlow;
+  uint64_t at_program = 0;  // the n-th enqueued program of the device, from 1; 0 = by at_ns
+  int64_t at_ns = -1;       // of virtual time; in wall time since the device was opened
+  int64_t for_ns = 0;       // 0 = for ever
+  double factor = 1;        // of kSlow
+};
+
+struct Spec {
+  std::string label;
+  int32_t kind = MOTLEY_KIND_GPU;
+  uint64_t memory_bytes = 0;
+  uint32_t memory_group = 0;
+  double contention = 1;  // with n other devices of the group: bandwidth / (1 + contention * n)
+  uint32_t queue_depth = 16;
+  double jitter = 0;  // a program lasts 1 +- jitter of its time, evenly drawn
+  uint64_t seed = 1;
+  Rates rates;            // true ones, known to the simulation alone
+  double core_share = 0;  // > 0 (presets): in wall time the compute rates are this part of one measured core
+  double declared_gflops = 0, declared_bandwidth_gb_s = 0;  // what the description says: off by up to 2x
+  std::vector<Fault> faults;
+};
+
+constexpr size_t kSpecBytesMax = 64 << 10;
+constexpr size_t kFaultsMax = 64;
+
+std::span<const Spec> presets();
+// Both throw kit::Error; the text names the file, and of what it holds the line and the key.
+std::string read_spec_file(const std::string& path);
+Spec parse_spec(std::string_view text, const std::string& path);
+
+}  // namespace motley::sim

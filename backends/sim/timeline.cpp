@@ -1,0 +1,59 @@
+#include "sim/timeline.hpp"
+
+#include <algorithm>
+
+namespace motley::sim {
+
+int64_t Timeline::take(int64_t earliest_ns, int64_t duration_ns, int64_t now_ns) {
+  std::lock_guard lock(mutex_);
+  busy_.erase(busy_.begin(),
+              std::find_if(busy_.begin(), busy_.end(), [&](const Busy& b) { return b.end_ns > now_ns; }));
+  int64_t begin = earliest_ns;
+  auto at = busy_.begin();
+  for (; at != busy_.end() && at->begin_ns < begin + duration_ns; ++at) begin = std::max(begin, at->end_ns);
+  busy_.insert(at, {begin, begin + duration_ns});
+  return begin;
+}
+
+void Timeline::extend(int64_t end_ns) {
+  std::lock_guard lock(mutex_);
+  if (!busy_.empty()) busy_.back().end_ns = std::max(busy_.back().end_ns, end_ns);
+}
+
+uint64_t AccessLog::next_order() {
+  std::lock_guard lock(mutex_);
+  return ++order_;
+}
+
+void AccessLog::add(Work work) {
+  std::lock_guard lock(mutex_);
+  if (works_.size() >= kWorksMax) works_.erase(works_.begin());
+  works_.push_back(std::move(work));
+}
+
+void AccessLog::remove(uint64_t order) {
+  std::lock_guard lock(mutex_);
+  std::erase_if(works_, [&](const Work& w) { return w.order == order; });
+}
+
+std::optional<std::string> AccessLog::conflict(const Work& mine, bool virtual_time) {
+  std::lock_guard lock(mutex_);
+  for (const Work& other : works_) {
+    if (other.queue == mine.queue) continue;
+    if (virtual_time ? other.end_ns <= mine.begin_ns || other.event->seen() : other.order >= mine.order) continue;
+    for (const Access& a : mine.accesses)
+      for (const Access& b : other.accesses)
+        if (a.buffer == b.buffer && a.begin < b.end && b.begin < a.end && (a.write || b.write))
+          return "this work " + std::string(a.write ? "writes" : "reads") + " bytes " + std::to_string(a.begin) +
+                 " to " + std::to_string(a.end) + " of a buffer that unfinished work of another queue " +
+                 (b.write ? "writes" : "reads") + "; fence on its event or wait for it";
+  }
+  return std::nullopt;
+}
+
+void AccessLog::forget(int64_t now_ns) {
+  std::lock_guard lock(mutex_);
+  std::erase_if(works_, [&](const Work& w) { return w.end_ns <= now_ns || w.event->seen(); });
+}
+
+}  // namespace motley::sim
