@@ -88,7 +88,12 @@ class Rig {
   }
   void drop_queues() { queues_.clear(); }
 
-  Owned<motley_buffer> buffer(uint64_t bytes = kBytes, int32_t use = MOTLEY_USE_ACTIVATION) {
+  // Lives until the queues have ended.
+  motley_buffer* buffer(int32_t use = MOTLEY_USE_ACTIVATION) {
+    buffers_.push_back(own_buffer(kBytes, use));
+    return buffers_.back().get();
+  }
+  Owned<motley_buffer> own_buffer(uint64_t bytes, int32_t use = MOTLEY_USE_ACTIVATION) {
     motley_buffer* raw = nullptr;
     motley_error error{};
     EXPECT_EQ(sim().alloc(device(), bytes, use, nullptr, &raw, &error), MOTLEY_OK) << error.text;
@@ -112,10 +117,10 @@ class Rig {
   }
   // The rig's own buffers, one pair a queue.
   motley_event* add(size_t queue_index = 0) {
-    if (!pairs_.count(queue_index)) pairs_.emplace(queue_index, std::make_pair(buffer(), buffer()));
-    auto& [x, y] = pairs_.at(queue_index);
+    auto& [x, y] = pairs_[queue_index];
+    if (!x) x = buffer(), y = buffer();
     motley_event* event = nullptr;
-    const Answer answer = try_add(&event, x.get(), y.get(), queue_index);
+    const Answer answer = try_add(&event, x, y, queue_index);
     EXPECT_EQ(answer.code, MOTLEY_OK) << answer.text;
     return keep(event);
   }
@@ -193,7 +198,8 @@ class Rig {
 
   Owned<motley_device> device_{nullptr, nullptr};
   Owned<motley_programs> programs_{nullptr, nullptr};
-  std::map<size_t, std::pair<Owned<motley_buffer>, Owned<motley_buffer>>> pairs_;
+  std::vector<Owned<motley_buffer>> buffers_;
+  std::map<size_t, std::pair<motley_buffer*, motley_buffer*>> pairs_;
   std::vector<Owned<motley_queue>> queues_;
   std::vector<Owned<motley_event>> events_;
   motley_batch batch_{};
@@ -248,7 +254,7 @@ TEST(SimMemory, Cap_CountsBuffersWeightsAndKv) {
   const Answer beyond = rig.try_alloc(5 << 20);
   EXPECT_EQ(beyond.code, MOTLEY_RESOURCE_EXHAUSTED);
   EXPECT_NE(beyond.text.find("4194304"), std::string::npos) << beyond.text;
-  auto half = rig.buffer(2 << 20);
+  auto half = rig.own_buffer(2 << 20);
   EXPECT_EQ(rig.stats().bytes_resident, 2u << 20);
   const std::vector<float> data(1 << 18, 1.0f);  // 1 MiB
   motley_weight_desc weight{};
@@ -276,11 +282,11 @@ TEST(SimMemory, Cap_CountsBuffersWeightsAndKv) {
 
 TEST(SimMemory, Activations_AreNotMappedAndStagingIsNotBound) {
   Rig rig(kPlain);
-  auto x = rig.buffer(), staging = rig.buffer(kBytes, MOTLEY_USE_STAGING);
-  EXPECT_EQ(sim().map(x.get()), nullptr);
-  auto* mapped = static_cast<float*>(sim().map(staging.get()));
+  auto *x = rig.buffer(), *staging = rig.buffer(MOTLEY_USE_STAGING);
+  EXPECT_EQ(sim().map(x), nullptr);
+  auto* mapped = static_cast<float*>(sim().map(staging));
   ASSERT_NE(mapped, nullptr);
-  const Answer refused = rig.try_add(nullptr, x.get(), staging.get());
+  const Answer refused = rig.try_add(nullptr, x, staging);
   EXPECT_EQ(refused.code, MOTLEY_INVALID_ARGUMENT);
   EXPECT_NE(refused.text.find("staging"), std::string::npos) << refused.text;
   EXPECT_EQ(rig.stats().bytes_resident, kBytes) << "staging is the host's memory";
@@ -290,32 +296,32 @@ TEST(SimMemory, Activations_AreNotMappedAndStagingIsNotBound) {
   EXPECT_EQ(sim().alloc(rig.device(), 4096, MOTLEY_USE_STAGING, page, &imported, &error), MOTLEY_UNIMPLEMENTED);
   // To the device and back.
   mapped[0] = 42;
-  auto back = rig.buffer(kBytes, MOTLEY_USE_STAGING);
+  auto* back = rig.buffer(MOTLEY_USE_STAGING);
   const motley_region all{0, 0, kBytes};
   motley_event* event = nullptr;
-  ASSERT_EQ(sim().copy(rig.queue(), x.get(), staging.get(), &all, 1, nullptr, &error), MOTLEY_OK) << error.text;
-  ASSERT_EQ(sim().copy(rig.queue(), back.get(), x.get(), &all, 1, &event, &error), MOTLEY_OK) << error.text;
+  ASSERT_EQ(sim().copy(rig.queue(), x, staging, &all, 1, nullptr, &error), MOTLEY_OK) << error.text;
+  ASSERT_EQ(sim().copy(rig.queue(), back, x, &all, 1, &event, &error), MOTLEY_OK) << error.text;
   const Owned<motley_event> owned{event, sim().event_release};
   EXPECT_EQ(rig.wait(event).code, MOTLEY_OK);
-  EXPECT_EQ(static_cast<float*>(sim().map(back.get()))[0], 42);
+  EXPECT_EQ(static_cast<float*>(sim().map(back))[0], 42);
   EXPECT_EQ(rig.stats().bytes_copied, 2 * kBytes);
 }
 
 TEST(SimMemory, AnotherDevicesBuffer_IsRefused) {
   Rig rig(kPlain), other(kPlain);
-  auto mine = rig.buffer(), theirs = other.buffer();
-  EXPECT_EQ(rig.try_add(nullptr, mine.get(), theirs.get()).code, MOTLEY_INVALID_ARGUMENT);
+  auto *mine = rig.buffer(), *theirs = other.buffer();
+  EXPECT_EQ(rig.try_add(nullptr, mine, theirs).code, MOTLEY_INVALID_ARGUMENT);
   const motley_region all{0, 0, kBytes};
   motley_error error{};
-  EXPECT_EQ(sim().copy(rig.queue(), mine.get(), theirs.get(), &all, 1, nullptr, &error), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(sim().copy(rig.queue(), mine, theirs, &all, 1, nullptr, &error), MOTLEY_INVALID_ARGUMENT);
 }
 
 TEST(SimMemory, PendingCopy_ShowsNaNUntilItsEvent) {
   Rig rig(fault("at_program = 1\nwhat = \"stall\"\n"));
   std::vector<float> host(kBytes / 4, 1.0f);
-  auto x = rig.buffer();
+  auto* x = rig.buffer();
   rig.add();
-  motley_event* event = rig.read(host.data(), x.get());
+  motley_event* event = rig.read(host.data(), x);
   EXPECT_EQ(rig.wait(event, 0).code, MOTLEY_DEADLINE_EXCEEDED);
   for (const float value : host) ASSERT_TRUE(std::isnan(value));
   motley_event_times none{};
@@ -329,8 +335,8 @@ TEST(SimMemory, PendingCopy_ShowsNaNUntilItsEvent) {
 TEST(SimVirtualTime, Durations_AreExact) {
   Rig rig(kPlain);
   std::vector<float> host(kBytes / 4);
-  auto x = rig.buffer();
-  motley_event *first = rig.add(), *second = rig.add(), *copied = rig.read(host.data(), x.get());
+  auto* x = rig.buffer();
+  motley_event *first = rig.add(), *second = rig.add(), *copied = rig.read(host.data(), x);
   const int64_t now = rig.now_ns;
   rig.ran(first, now, now + kAdd_ns);
   rig.ran(second, now + kAdd_ns, now + 2 * kAdd_ns);
@@ -365,12 +371,12 @@ TEST(SimVirtualTime, Jitter_ReplaysBySeed) {
 TEST(SimVirtualTime, Fence_OrdersTwoQueues) {
   Rig rig(kPlain);
   std::vector<float> host(kBytes / 4);
-  auto x = rig.buffer(), y = rig.buffer();
+  auto *x = rig.buffer(), *y = rig.buffer();
   motley_event* raw = nullptr;
-  ASSERT_EQ(rig.try_add(&raw, x.get(), y.get()).code, MOTLEY_OK);
+  ASSERT_EQ(rig.try_add(&raw, x, y).code, MOTLEY_OK);
   const Owned<motley_event> added{raw, sim().event_release};
   rig.fence(1, raw);
-  motley_event* copied = rig.read(host.data(), x.get(), 1);
+  motley_event* copied = rig.read(host.data(), x, 1);
   rig.ran(copied, rig.now_ns + kAdd_ns, rig.now_ns + kAdd_ns + kCopy_ns);
   EXPECT_EQ(rig.wait(copied).code, MOTLEY_OK);
 }
@@ -378,17 +384,17 @@ TEST(SimVirtualTime, Fence_OrdersTwoQueues) {
 TEST(SimVirtualTime, UnfencedReadOfPendingWork_Fails) {
   Rig rig(kPlain);
   std::vector<float> host(kBytes / 4);
-  auto x = rig.buffer(), y = rig.buffer();
+  auto *x = rig.buffer(), *y = rig.buffer();
   motley_event* raw = nullptr;
-  ASSERT_EQ(rig.try_add(&raw, x.get(), y.get()).code, MOTLEY_OK);
+  ASSERT_EQ(rig.try_add(&raw, x, y).code, MOTLEY_OK);
   const Owned<motley_event> added{raw, sim().event_release};
-  const Answer early = rig.wait(rig.read(host.data(), x.get(), 1));
+  const Answer early = rig.wait(rig.read(host.data(), x, 1));
   EXPECT_EQ(early.code, MOTLEY_FAILED_PRECONDITION);
   EXPECT_NE(early.text.find("fence"), std::string::npos) << early.text;
   EXPECT_TRUE(std::isnan(host[0]));
-  EXPECT_EQ(rig.wait(rig.read(host.data(), y.get(), 1)).code, MOTLEY_OK) << "only read by the program";
+  EXPECT_EQ(rig.wait(rig.read(host.data(), y, 1)).code, MOTLEY_OK) << "only read by the program";
   EXPECT_EQ(rig.wait(raw).code, MOTLEY_OK);
-  EXPECT_EQ(rig.wait(rig.read(host.data(), x.get(), 1)).code, MOTLEY_OK) << "the host has waited";
+  EXPECT_EQ(rig.wait(rig.read(host.data(), x, 1)).code, MOTLEY_OK) << "the host has waited";
 }
 
 TEST(SimVirtualTime, QueuesOfADevice_ShareItsEngine) {
@@ -400,15 +406,15 @@ TEST(SimVirtualTime, QueuesOfADevice_ShareItsEngine) {
 
 TEST(SimVirtualTime, Depth_IsThatOfTheHostsClock) {
   Rig rig(kPlain);
-  auto x = rig.buffer(), y = rig.buffer();
+  auto *x = rig.buffer(), *y = rig.buffer();
   std::vector<motley_event*> events;
   for (int i = 0; i < 4; ++i) events.push_back(rig.add());
-  EXPECT_EQ(rig.try_add(nullptr, x.get(), y.get()).code, MOTLEY_RESOURCE_EXHAUSTED);
+  EXPECT_EQ(rig.try_add(nullptr, x, y).code, MOTLEY_RESOURCE_EXHAUSTED);
   rig.now_ns += kAdd_ns;
-  EXPECT_EQ(rig.try_add(nullptr, x.get(), y.get()).code, MOTLEY_OK) << "one has ended";
-  EXPECT_EQ(rig.try_add(nullptr, x.get(), y.get()).code, MOTLEY_RESOURCE_EXHAUSTED);
+  EXPECT_EQ(rig.try_add(nullptr, x, y).code, MOTLEY_OK) << "one has ended";
+  EXPECT_EQ(rig.try_add(nullptr, x, y).code, MOTLEY_RESOURCE_EXHAUSTED);
   EXPECT_EQ(rig.wait(events[2]).code, MOTLEY_OK);
-  EXPECT_EQ(rig.try_add(nullptr, x.get(), y.get()).code, MOTLEY_OK) << "the host has seen that there is room";
+  EXPECT_EQ(rig.try_add(nullptr, x, y).code, MOTLEY_OK) << "the host has seen that there is room";
 }
 
 TEST(SimVirtualTime, OpenDevicesOfAGroup_ShareTheBus) {
@@ -439,10 +445,10 @@ void expect_lost(Rig& rig) {
 
 TEST(SimFaults, DeathAtAProgram_EveryLaterCallIsUnavailable) {
   Rig rig(fault("at_program = 3\nwhat = \"death\"\n"));
-  auto x = rig.buffer(), y = rig.buffer();
+  auto *x = rig.buffer(), *y = rig.buffer();
   motley_event *first = rig.add(), *second = rig.add();
   EXPECT_EQ(rig.stats().lost, 0);
-  EXPECT_EQ(rig.try_add(nullptr, x.get(), y.get()).code, MOTLEY_UNAVAILABLE);
+  EXPECT_EQ(rig.try_add(nullptr, x, y).code, MOTLEY_UNAVAILABLE);
   EXPECT_EQ(rig.wait(first).code, MOTLEY_OK);
   EXPECT_EQ(rig.wait(second).code, MOTLEY_OK);
   expect_lost(rig);
@@ -487,9 +493,9 @@ TEST(SimFaults, StallForEver_HoldsAllThatFollowsUntilTheQueueGoes) {
 
 TEST(SimFaults, DeathOfAHungDevice_EndsWhatIsPending) {
   Rig rig(fault("at_program = 1\nwhat = \"stall\"\n[[fault]]\nat_program = 2\nwhat = \"death\"\n"));
-  auto x = rig.buffer(), y = rig.buffer();
+  auto *x = rig.buffer(), *y = rig.buffer();
   motley_event* pending = rig.add();
-  EXPECT_EQ(rig.try_add(nullptr, x.get(), y.get()).code, MOTLEY_UNAVAILABLE);
+  EXPECT_EQ(rig.try_add(nullptr, x, y).code, MOTLEY_UNAVAILABLE);
   EXPECT_EQ(rig.wait(pending).code, MOTLEY_UNAVAILABLE);
 }
 
@@ -524,11 +530,11 @@ gflops = {f32 = 100}
 TEST(SimWallTime, UnfencedReadOfPendingWork_Fails) {
   Rig rig(fault("at_program = 1\nwhat = \"stall\"\nfor_ms = 100000\n"), false);  // until the queue goes
   std::vector<float> host(kBytes / 4);
-  auto x = rig.buffer(), y = rig.buffer();
+  auto *x = rig.buffer(), *y = rig.buffer();
   motley_event* raw = nullptr;
-  ASSERT_EQ(rig.try_add(&raw, x.get(), y.get()).code, MOTLEY_OK);
+  ASSERT_EQ(rig.try_add(&raw, x, y).code, MOTLEY_OK);
   const Owned<motley_event> added{raw, sim().event_release};
-  EXPECT_EQ(rig.wait(rig.read(host.data(), x.get(), 1)).code, MOTLEY_FAILED_PRECONDITION);
+  EXPECT_EQ(rig.wait(rig.read(host.data(), x, 1)).code, MOTLEY_FAILED_PRECONDITION);
   EXPECT_EQ(rig.wait(raw, 0).code, MOTLEY_DEADLINE_EXCEEDED);
   rig.drop_queues();
   EXPECT_EQ(rig.wait(raw).code, MOTLEY_OK) << "a stall that ends early ends well";
@@ -537,9 +543,9 @@ TEST(SimWallTime, UnfencedReadOfPendingWork_Fails) {
 TEST(SimWallTime, Death_FailsWhatIsPending) {
   Rig rig(fault("at_program = 1\nwhat = \"stall\"\nfor_ms = 100000\n[[fault]]\nat_program = 2\nwhat = \"death\"\n"),
           false);
-  auto x = rig.buffer(), y = rig.buffer();
+  auto *x = rig.buffer(), *y = rig.buffer();
   motley_event* pending = rig.add();
-  EXPECT_EQ(rig.try_add(nullptr, x.get(), y.get()).code, MOTLEY_UNAVAILABLE);
+  EXPECT_EQ(rig.try_add(nullptr, x, y).code, MOTLEY_UNAVAILABLE);
   EXPECT_EQ(rig.stats().lost, 1);
   EXPECT_EQ(rig.wait(pending).code, MOTLEY_UNAVAILABLE);
 }
