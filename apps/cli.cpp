@@ -88,9 +88,44 @@ CLI::Option* add_switch(CLI::App* app, const char* name, bool& field, const char
 
 // ---- the commands ----
 
+// "NAME=BYTES" into the map; the name may hold further signs of equality.
+std::string take_device_memory(const std::string& value, std::map<std::string, uint64_t>* caps) {
+  const size_t at = value.rfind('=');
+  uint64_t bytes = 0;
+  const char* end = value.data() + value.size();
+  if (at == std::string::npos || at == 0) return fmt::format("{} is not DEVICE=BYTES", value);
+  const auto [stop, failure] = std::from_chars(value.data() + at + 1, end, bytes);
+  if (failure != std::errc() || stop != end || bytes == 0) return fmt::format("{} is not DEVICE=BYTES", value);
+  (*caps)[value.substr(0, at)] = bytes;
+  return "";
+}
+
+void add_placement_options(CLI::App* app, InstanceOptions& options) {
+  PlanSettings& planning = options.planning;
+  add_number(app, "--tensor-parallel-size", planning.tensor_parallel_size,
+             "devices that work together on each layer; default: as the plan has it");
+  add_number(app, "--pipeline-parallel-size", planning.pipeline_parallel_size,
+             "stages of layers, one after another; default: as the plan has it");
+  add_switch(app, "--use-all-devices", planning.use_all_devices,
+             "every listed device gets a part, even where the plan would leave it out");
+  app->add_option_function<std::vector<std::string>>(
+         "--device-memory",
+         [&options](const std::vector<std::string>& values) {
+           for (const std::string& value : values) {
+             const std::string fault = take_device_memory(value, &options.device_memory);
+             if (!fault.empty()) throw CLI::ValidationError("--device-memory", fault);
+           }
+         },
+         "DEVICE=BYTES: use no more of its memory; may be repeated")
+      ->allow_extra_args(false);
+}
+
 void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) {
   app->add_option("model", options.model, "a GGUF file or a Hugging Face folder")->required();
-  app->add_option("--devices", options.devices, "devices that may be used, e.g. CPU:0")->capture_default_str();
+  app->add_option("--devices", options.devices,
+                  "devices that may be used: CPU:0, CPU:0/cores=0-3, GPU:0-1, SIM:gpu-like, all; see motley devices")
+      ->capture_default_str();
+  add_placement_options(app, options);
   add_number(app, "--max-model-len", options.engine.max_model_len,
              "longest sequence in tokens; default, 0 or -1: the model's context, or what the KV pool holds")
       ->transform([](const std::string& value) { return value == "-1" ? "0" : value; });

@@ -140,9 +140,8 @@ Status serve(const ServeCommand& command) {
   ASSIGN_OR_RETURN(ServerOptions options, server_options(command, *instance));
   ASSIGN_OR_RETURN(const auto server,
                    Server::start(engine, instance->tokenizer(), instance->chat_template(), std::move(options)));
-  const DeviceDescription& device = instance->device();
-  log_info("{} on {} ({}), context {}, KV {} tokens", instance->model().config().name, device.name,
-           device.desc.variant[0] != '\0' ? device.desc.variant : "plain", engine.max_model_len(),
+  log_info("{} on {}, context {}, KV {} tokens", instance->model().config().name, instance->device_text(),
+           engine.max_model_len(),
            uint64_t{instance->placement().lanes[0].kv_blocks} * instance->placement().block_size);
   const bool bare = command.host.find(':') == std::string::npos;  // an IPv6 address stands in brackets
   const std::string address =

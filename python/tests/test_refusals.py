@@ -51,9 +51,9 @@ def test_unknown_and_unbuilt_arguments(model):
 
 
 @pytest.mark.parametrize("options, kind, text", [
-    ({"tensor_parallel_size": 2}, UnimplementedError, "tensor_parallel_size 2: .*not built"),
-    ({"devices": "CPU:0,REF:0"}, UnimplementedError, "several devices is not built"),
-    ({"devices": ["CPU:0", "REF:0"]}, UnimplementedError, "several devices is not built"),
+    ({"tensor_parallel_size": 2}, InvalidArgumentError, "2 devices are asked for"),
+    ({"devices": "CPU:0,cpu:0"}, InvalidArgumentError, "CPU:0 is listed twice"),
+    ({"devices": ["CPU:0", "CPU:0/cores=0"]}, InvalidArgumentError, "share cores"),
     ({"devices": "GPU:0"}, NotFoundError, "GPU:0 is not there"),
     ({"max_model_len": 10**6}, InvalidArgumentError, "context"),
     ({"kv_cache_dtype": "fp8"}, InvalidArgumentError, "fp8"), ({"block_size": 0}, InvalidArgumentError, "block"),

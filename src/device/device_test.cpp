@@ -4,6 +4,7 @@
 #include <fstream>
 #include <thread>
 
+#include "device/device_list.hpp"
 #include "device/registry.hpp"
 #include "device/wait.hpp"
 
@@ -43,7 +44,7 @@ TEST(DeviceRegistry, FileThatIsNoLibrary_IsAbsentAndNamed) {
   EXPECT_TRUE(registry.devices().empty());
   EXPECT_EQ(registry.absent()[0].kind, "cpu");
   EXPECT_NE(registry.absent()[0].reason.find("cpu.so"), std::string::npos);
-  const Status missing = registry.parse_list("CPU:0").error();
+  const Status missing = parse_device_list(registry, "CPU:0").error();
   EXPECT_NE(missing.message().find("cpu.so"), std::string::npos) << missing.message();
 }
 
@@ -61,8 +62,8 @@ TEST(DeviceRegistry, LibraryCutShort_IsAbsentAndNamed) {
 }
 
 TEST(DeviceRegistry, EmptyList_IsRefused) {
-  EXPECT_FALSE(DeviceRegistry::scan("/nonexistent").parse_list("").ok());
-  EXPECT_FALSE(DeviceRegistry::scan("/nonexistent").parse_list("CPU:0,,").ok());
+  EXPECT_FALSE(parse_device_list(DeviceRegistry::scan("/nonexistent"), "").ok());
+  EXPECT_FALSE(parse_device_list(DeviceRegistry::scan("/nonexistent"), "CPU:0,,").ok());
 }
 
 TEST(Waiter, WakesWhenRungAndGivesUpAtTheDeadline) {

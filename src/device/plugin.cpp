@@ -101,6 +101,7 @@ Result<std::vector<motley_device_desc>> Plugin::enumerate() const {
   }
   for (auto& device : devices) {  // a plugin's text is not trusted to end
     device.family[sizeof device.family - 1] = '\0';
+    device.label[sizeof device.label - 1] = '\0';
     device.vendor[sizeof device.vendor - 1] = '\0';
     device.model[sizeof device.model - 1] = '\0';
     device.variant[sizeof device.variant - 1] = '\0';

@@ -63,7 +63,8 @@ void DeviceRegistry::add_plugin(const std::filesystem::path& file) {
     return;
   }
   for (const auto& desc : *found) {
-    const std::string name = fmt::format("{}:{}", desc.family, desc.index);
+    const std::string name = desc.label[0] != '\0' ? fmt::format("{}:{}", desc.family, desc.label)
+                                                   : fmt::format("{}:{}", desc.family, desc.index);
     const bool taken = std::any_of(devices_.begin(), devices_.end(),
                                    [&](const Entry& entry) { return entry.description.name == name; });
     if (taken) {
@@ -104,19 +105,19 @@ Result<const DeviceRegistry::Entry*> DeviceRegistry::find(std::string_view name)
                known.empty() ? "none" : known, reasons);
 }
 
-Result<std::vector<const DeviceRegistry::Entry*>> DeviceRegistry::parse_list(std::string_view list) const {
-  std::vector<const Entry*> chosen;
-  size_t begin = 0;
-  while (begin <= list.size()) {
-    const size_t end = std::min(list.find(',', begin), list.size());
-    ASSIGN_OR_RETURN(const Entry* entry, find(list.substr(begin, end - begin)));
-    if (std::find(chosen.begin(), chosen.end(), entry) != chosen.end()) {
-      return invalid_argument("device {} is listed twice", entry->description.name);
-    }
-    chosen.push_back(entry);
-    begin = end + 1;
+Result<DeviceRegistry::Entry> DeviceRegistry::describe(std::string_view family, std::string_view spec) const {
+  for (const Entry& entry : devices_) {
+    const motley_backend& api = entry.plugin->api();
+    if (family != entry.description.desc.family || api.describe == nullptr) continue;
+    motley_device_desc desc{};
+    desc.struct_size = sizeof desc;
+    motley_error failure{};
+    const std::string text(spec);
+    RETURN_IF_ERROR(to_status(api.describe(text.c_str(), &desc, &failure), failure, text));
+    desc.label[sizeof desc.label - 1] = '\0';
+    return Entry{{fmt::format("{}:{}", family, spec), desc}, entry.plugin};
   }
-  return chosen;
+  return error(MOTLEY_NOT_FOUND, "device {}:{} is not there, and no plugin can make it", family, spec);
 }
 
 }  // namespace motley

@@ -28,8 +28,9 @@ class DeviceRegistry {
   const std::vector<AbsentDevice>& absent() const { return absent_; }
   // By name in any case ("cpu:0"; "cpu" means "CPU:0"). NOT_FOUND says what there is.
   Result<const Entry*> find(std::string_view name) const;
-  // A comma-separated list, in its order, blanks allowed. INVALID_ARGUMENT for an empty list or a doubled device.
-  Result<std::vector<const Entry*>> parse_list(std::string_view list) const;
+  // A device that no plugin lists but one can describe ("FAMILY:spec"). The plugin's words on failure; NOT_FOUND where
+  // no plugin has the family.
+  Result<Entry> describe(std::string_view family, std::string_view spec) const;
 
  private:
   void add_plugin(const std::filesystem::path& file);

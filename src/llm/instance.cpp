@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/config.hpp"
 #include "base/file.hpp"
@@ -37,27 +38,6 @@ Status check_options(const InstanceOptions& options) {
   return ok_status();
 }
 
-// What this runtime asks of a device, and what --deterministic asks on top.
-Status check_capabilities(const DeviceDescription& device, bool deterministic) {
-  struct Need {
-    uint64_t cap;
-    bool always;
-    std::string_view what;
-  };
-  static constexpr std::array<Need, 5> kNeeds = {
-      {{MOTLEY_CAP_PAGED_ATTENTION, true, "keeps no KV"},
-       {MOTLEY_CAP_HOST_MEMORY, true, "has memory of its own, which is not built yet"},
-       {MOTLEY_CAP_DYNAMIC_ROWS, true, "runs fixed row counts only, which is not built yet"},
-       {MOTLEY_CAP_ROW_INVARIANT, false, "does not promise bit-identical rows; leave --deterministic out"},
-       {MOTLEY_CAP_ONE_CLASS, false, "computes prompts and answers differently; leave --deterministic out"}}};
-  for (const Need& need : kNeeds) {
-    if ((need.always || deterministic) && (device.desc.caps & need.cap) == 0) {
-      return error(MOTLEY_UNIMPLEMENTED, "device {} {}", device.name, need.what);
-    }
-  }
-  return ok_status();
-}
-
 }  // namespace
 
 Result<int32_t> parse_kv_dtype(std::string_view name) {
@@ -83,7 +63,7 @@ Result<std::unique_ptr<Instance>> Instance::open(const InstanceOptions& options)
   ASSIGN_OR_RETURN(TextModel text, TextModel::load(options.model, {options.engine.max_model_len}));
   std::unique_ptr<Instance> instance(new Instance(std::move(text), DeviceRegistry::scan(plugin_directory())));
   RETURN_IF_ERROR(instance->load_template(options.chat_template_file));
-  RETURN_IF_ERROR(instance->open_device(options));
+  RETURN_IF_ERROR(instance->open_devices(options));
   RETURN_IF_ERROR(instance->place(options));
   RETURN_IF_ERROR(instance->start(options));
   return instance;
@@ -112,38 +92,99 @@ Status Instance::load_template(const std::string& file) {
   return ok_status();
 }
 
-Status Instance::open_device(const InstanceOptions& options) {
-  ASSIGN_OR_RETURN(const auto entries, registry_.parse_list(options.devices));
-  if (entries.size() != 1) {
-    return error(MOTLEY_UNIMPLEMENTED, "--devices {}: one model over several devices is not built yet; name one",
-                 options.devices);
-  }
-  entry_ = entries[0];
-  RETURN_IF_ERROR(check_capabilities(entry_->description, options.deterministic));
-  DeviceOptions device_options;
-  device_options.threads = options.threads;
-  device_options.deterministic = options.deterministic;
-  ASSIGN_OR_RETURN(device_, Device::open(*entry_->plugin, entry_->description.desc.index, device_options));
+Status Instance::open_devices(const InstanceOptions& options) {
+  ASSIGN_OR_RETURN(auto listed, parse_device_list(registry_, options.devices));
+  DeviceSetOptions open;
+  open.threads = options.threads;
+  open.deterministic = options.deterministic;
+  open.memory_caps = options.device_memory;
+  ASSIGN_OR_RETURN(devices_, DeviceSet::open(std::move(listed), open));
   return ok_status();
 }
 
 Status Instance::place(const InstanceOptions& options) {
-  PlanOptions plan;
-  ASSIGN_OR_RETURN(plan.kv_dtype, parse_kv_dtype(options.kv_cache_dtype));
-  plan.block_size = options.block_size;
-  plan.kv_bytes = options.kv_cache_memory_bytes;
-  plan.max_model_len = options.engine.max_model_len;
-  if (plan.max_model_len > model().config().context_length) {
-    return invalid_argument("--max-model-len {} is beyond the model's context of {}", plan.max_model_len,
+  settings_ = options.planning;
+  runtime_options_ = runtime_options(options);
+  ASSIGN_OR_RETURN(kv_.dtype, parse_kv_dtype(options.kv_cache_dtype));
+  kv_.block_size = options.block_size;
+  kv_.bytes = options.kv_cache_memory_bytes;
+  kv_.max_model_len = options.engine.max_model_len;
+  if (kv_.max_model_len > model().config().context_length) {
+    return invalid_argument("--max-model-len {} is beyond the model's context of {}", kv_.max_model_len,
                             model().config().context_length);
   }
+  return devices_.size() == 1 ? place_alone() : place_together();
+}
+
+// One device: nothing to choose, nothing to measure.
+Status Instance::place_alone() {
+  const DeviceDescription& description = devices_.listed(0).description;
+  for (const uint32_t size : {settings_.tensor_parallel_size, settings_.pipeline_parallel_size}) {
+    if (size > 1)
+      return invalid_argument("{} devices are asked for, and --devices lists one: {}", size, description.name);
+  }
+  const PlanOptions plan{kv_.block_size, kv_.dtype, kv_.bytes, kv_.max_model_len};
   const KvRequest request(model().kv_layers(), plan.kv_dtype, plan.block_size, 1);
-  ASSIGN_OR_RETURN(const motley_kv_layout layout, device_->kv_layout(request.desc));
-  ASSIGN_OR_RETURN(const uint64_t step, step_bytes(model(), *device_, runtime_options(options)));
-  const motley_device_desc& desc = entry_->description.desc;
-  PlanDevice device{entry_->description.name, desc.memory_total, desc.memory_free, step, layout.bytes_per_block};
+  ASSIGN_OR_RETURN(const motley_kv_layout layout, devices_.device(0).kv_layout(request.desc));
+  ASSIGN_OR_RETURN(const uint64_t step, step_bytes(model(), devices_.device(0), runtime_options_));
+  uint64_t memory_free = description.desc.memory_free;
+  const auto cap = devices_.memory_caps().find(description.name);
+  if (cap != devices_.memory_caps().end()) memory_free = std::min(memory_free, cap->second);
+  const PlanDevice device{description.name, description.desc.memory_total, memory_free, step, layout.bytes_per_block};
   ASSIGN_OR_RETURN(placement_, plan_single_device(model(), device, plan));
   return ok_status();
+}
+
+Status Instance::place_together() {
+  ASSIGN_OR_RETURN(shape_, shape_of(model()));
+  ASSIGN_OR_RETURN(input_, measured_input(model(), devices_, kv_.dtype, runtime_options_.virtual_time,
+                                          [](const std::string& what) { log_info("{}", what); }));
+  const PlanRequest request = plan_request(settings_, kv_, model().config(), runtime_options_.rows_max);
+  ASSIGN_OR_RETURN(report_, motley::plan(*shape_, *input_, request));
+  placement_ = report_->placement;
+  for (const LeftOut& left : report_->left_out) log_info("{} is left out: {}", left.device, left.reason);
+  if (report_->forced && report_->forced_loss.loss > 0) {
+    log_warning("forced: {:.0f} tokens/s predicted, {:.0f} % less than the {:.0f} of the best plan",
+                report_->predicted.tokens_per_s, 100 * report_->forced_loss.loss,
+                report_->forced_loss.best_tokens_per_s);
+  }
+  return ok_status();
+}
+
+Status Instance::make_runtime(const Placement& placement) {
+  RuntimeOptions options = runtime_options_;
+  if (input_) {
+    const PlanInput left = without_lost(*input_, devices_);
+    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(*shape_, left, placement, options.rows_max));
+  }
+  const std::vector<NamedDevice> named = devices_.named();
+  ASSIGN_OR_RETURN(auto runtime, RuntimeExecutor::create(model(), placement, named, options));
+  std::lock_guard lock(mutex_);
+  runtime_ = std::move(runtime);
+  epoch_ = placement.epoch;
+  return ok_status();
+}
+
+// On a thread of the engine's, while no step is under way: the same model over what is left.
+Result<Executor*> Instance::recover(const Status& why) {
+  const std::string lost = runtime_->lost_device();
+  if (lost.empty() || !input_) return why;
+  log_warning("{}; planning without it", why.message());
+  {
+    std::lock_guard lock(mutex_);
+    for (const DriverReport& report : runtime_->reports()) moved_[report.device] += report.bytes_moved;
+    devices_.mark_lost(lost);
+    runtime_.reset();
+  }
+  if (devices_.named().empty()) return why.annotate("no device is left");
+  PlanSettings settings = settings_;  // what was forced cannot be any more
+  settings.tensor_parallel_size = settings.pipeline_parallel_size = 0;
+  settings.use_all_devices = false;
+  const PlanRequest request = plan_request(settings, kv_, model().config(), runtime_options_.rows_max);
+  ASSIGN_OR_RETURN(PlanReport report, motley::plan(*shape_, without_lost(*input_, devices_), request));
+  report.placement.epoch = epoch_ + 1;
+  RETURN_IF_ERROR(make_runtime(report.placement));
+  return runtime_.get();
 }
 
 RuntimeOptions Instance::runtime_options(const InstanceOptions& options) const {
@@ -164,16 +205,29 @@ RuntimeOptions Instance::runtime_options(const InstanceOptions& options) const {
 }
 
 Status Instance::start(const InstanceOptions& options) {
-  ASSIGN_OR_RETURN(runtime_, RuntimeExecutor::create(model(), placement_,
-                                                     std::array{NamedDevice{entry_->description.name, &*device_}},
-                                                     runtime_options(options)));
-  ASSIGN_OR_RETURN(engine_, Engine::create(*runtime_, options.engine));
+  RETURN_IF_ERROR(make_runtime(placement_));
+  ASSIGN_OR_RETURN(engine_, Engine::create(*runtime_, options.engine, system_clock(),
+                                           [this](const Status& why) { return recover(why); }));
   return ok_status();
 }
 
-motley_device_stats Instance::device_stats() const {
-  const auto stats = device_->stats();
-  return stats.ok() ? *stats : motley_device_stats{};
+std::string Instance::device_text() const {
+  std::string text;
+  for (const Stage& stage : placement_.lanes[0].stages) {
+    for (const Shard& shard : stage.shards) text += (text.empty() ? "" : " + ") + shard.device;
+  }
+  return text;
+}
+
+std::vector<DeviceWork> Instance::device_work() const {
+  std::lock_guard lock(mutex_);
+  std::vector<DeviceWork> work = devices_.work();
+  std::map<std::string, uint64_t> moved = moved_;
+  if (runtime_ != nullptr) {
+    for (const DriverReport& report : runtime_->reports()) moved[report.device] += report.bytes_moved;
+  }
+  for (DeviceWork& each : work) each.bytes_moved = moved[each.name];
+  return work;
 }
 
 }  // namespace motley

@@ -3,14 +3,19 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.hpp"
 #include "device/registry.hpp"
 #include "engine/engine.hpp"
+#include "llm/device_set.hpp"
+#include "llm/planning.hpp"
 #include "llm/text_model.hpp"
 #include "model/model.hpp"
 #include "planner/placement.hpp"
@@ -23,6 +28,8 @@ namespace motley {
 struct InstanceOptions {
   std::filesystem::path model;
   std::string devices = "CPU:0";
+  std::map<std::string, uint64_t> device_memory;  // bytes that a listed device may use at most
+  PlanSettings planning;
   std::string kv_cache_dtype = "auto";  // auto (= float16), float32, float16, bfloat16, int8; f32, f16, bf16
   uint64_t kv_cache_memory_bytes = 0;   // 0 = min(2 GB, a quarter of the free memory)
   uint32_t block_size = 16;
@@ -45,15 +52,25 @@ class Instance {
   const ChatTemplate* chat_template() const { return chat_template_.get(); }
   const Status& template_error() const { return template_error_; }
   Engine& engine() { return *engine_; }
+  // What the instance was started with; a lost device changes what is in force, and it is logged.
   const Placement& placement() const { return placement_; }
-  const DeviceDescription& device() const { return entry_->description; }
-  motley_device_stats device_stats() const;
+  // Null where there was nothing to choose: one device.
+  const PlanReport* plan_report() const { return report_ ? &*report_ : nullptr; }
+  const DeviceSet& devices() const { return devices_; }
+  // The devices that the placement uses, for people: "CPU:0", "CPU:0/cores=0 + CPU:0/cores=1".
+  std::string device_text() const;
+  // What each device has done so far, in the order of the list. Thread-safe.
+  std::vector<DeviceWork> device_work() const;
 
  private:
   Instance(TextModel text, DeviceRegistry registry);
   Status load_template(const std::string& file);
-  Status open_device(const InstanceOptions& options);
+  Status open_devices(const InstanceOptions& options);
   Status place(const InstanceOptions& options);
+  Status place_alone();
+  Status place_together();
+  Status make_runtime(const Placement& placement);
+  Result<Executor*> recover(const Status& why);
   Status start(const InstanceOptions& options);
   RuntimeOptions runtime_options(const InstanceOptions& options) const;
 
@@ -61,9 +78,17 @@ class Instance {
   DeviceRegistry registry_;
   std::unique_ptr<ChatTemplate> chat_template_;
   Status template_error_;
-  const DeviceRegistry::Entry* entry_ = nullptr;
-  std::optional<Device> device_;
+  DeviceSet devices_;
+  RuntimeOptions runtime_options_;
+  PlanSettings settings_;
+  KvSettings kv_;
   Placement placement_;
+  std::optional<ModelShape> shape_;  // these three where there are several devices
+  std::optional<PlanInput> input_;
+  std::optional<PlanReport> report_;
+  Epoch epoch_ = 0;
+  mutable std::mutex mutex_;               // guards the two below: recover() has a thread of its own
+  std::map<std::string, uint64_t> moved_;  // bytes, by executors that are gone
   std::unique_ptr<RuntimeExecutor> runtime_;
   std::unique_ptr<Engine> engine_;
 };

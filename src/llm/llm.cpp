@@ -34,14 +34,11 @@ T value_or_throw(Result<T> result) {
 }
 
 Result<InstanceOptions> instance_options(const LlmOptions& options) {
-  if (options.tensor_parallel_size != 1) {
-    return error(MOTLEY_UNIMPLEMENTED,
-                 "tensor_parallel_size {}: one model over several devices is not built yet; leave it at 1",
-                 options.tensor_parallel_size);
-  }
+  if (options.tensor_parallel_size < 1) return invalid_argument("tensor_parallel_size must be at least 1");
   InstanceOptions out;
   out.model = options.model;
   out.devices = options.devices;
+  if (options.tensor_parallel_size > 1) out.planning.tensor_parallel_size = options.tensor_parallel_size;
   out.kv_cache_dtype = options.kv_cache_dtype;
   out.kv_cache_memory_bytes = options.kv_cache_memory_bytes;
   out.block_size = options.block_size;
@@ -285,7 +282,7 @@ ModelInfo LLM::info() const {
   ModelInfo info;
   info.name = config.name;
   info.architecture = config.architecture;
-  info.device = instance.device().name;
+  info.device = instance.device_text();
   info.layers = config.layers;
   info.hidden = config.hidden;
   info.heads = config.heads;

@@ -210,10 +210,9 @@ class BoundOfLoad {
       double sum = 0;
       for (const DeviceRates& rates : rates_) sum += rates.rate[axis];
       // An axis that some layers lack costs those nothing.
-      const bool everywhere = axis == kHeads || std::all_of(predictor_.shape().layers.begin(),
-                                                            predictor_.shape().layers.end(), [&](const LayerShape& l) {
-                                                              return axis == kFfn ? l.has_ffn : l.has_experts;
-                                                            });
+      const bool everywhere =
+          axis == kHeads || std::all_of(predictor_.shape().layers.begin(), predictor_.shape().layers.end(),
+                                        [&](const LayerShape& l) { return axis == kFfn ? l.has_ffn : l.has_experts; });
       if (sum > 0 && everywhere) ns += 1 / sum;
     }
     return ns;

@@ -9,8 +9,8 @@
 
 namespace motley {
 
-inline constexpr size_t kCostPointsMax = 256;          // of an axis
-inline constexpr double kCostNsMax = 1e15;             // of one entry: eleven days
+inline constexpr size_t kCostPointsMax = 256;  // of an axis
+inline constexpr double kCostNsMax = 1e15;     // of one entry: eleven days
 inline constexpr int64_t kCostAxisMax = int64_t{1} << 40;
 
 // A table's line along units, for one number of rows.

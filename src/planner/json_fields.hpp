@@ -30,7 +30,8 @@ class JsonFields {
     for (const auto& [name, unused] : *value_.object()) {
       bool found = false;
       for (const std::string_view one : known) found = found || one == name;
-      if (!found) return invalid_argument("{}: {} is no field of it", where_.empty() ? "the file" : where_, in_quotes(name));
+      if (!found)
+        return invalid_argument("{}: {} is no field of it", where_.empty() ? "the file" : where_, in_quotes(name));
     }
     return ok_status();
   }
@@ -50,7 +51,8 @@ class JsonFields {
     const hf::JsonValue* field = find(name);
     if (field == nullptr) return required ? wrong(name, "is missing") : ok_status();
     const auto value = field->number();
-    if (!value || *value < low || *value > high) return wrong(name, fmt::format("must be a number, {} to {}", low, high));
+    if (!value || *value < low || *value > high)
+      return wrong(name, fmt::format("must be a number, {} to {}", low, high));
     *out = *value;
     return ok_status();
   }

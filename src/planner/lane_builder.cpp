@@ -58,7 +58,9 @@ void LaneBuilder::try_stage(const Island& island, bool everybody) {
   for (const uint64_t tokens : kv_levels()) {
     const auto& costs = predictor_.steady(held_concurrency(shape, predictor_.request(), tokens), 1);
     bool fits = false;
-    for (StagePlan& stage : StageSplitter(predictor_, costs).split(island, {.begin = 0, .end = shape.layers.size(), .kv_tokens = tokens, .everybody = everybody})) {
+    for (StagePlan& stage :
+         StageSplitter(predictor_, costs)
+             .split(island, {.begin = 0, .end = shape.layers.size(), .kv_tokens = tokens, .everybody = everybody})) {
       if (everybody && stage.shards.size() != island.size()) continue;
       fits = pool_.add(predictor_.evaluate({{std::move(stage)}})) || fits;
     }
@@ -88,15 +90,16 @@ LaneBuilder::IslandCosts LaneBuilder::measure(const Island& island, const Predic
     if (ns < 0) {
       size_t at = l;
       while (at + 1 < layers && (at == 0 || shape.layers[at].kind != shape.layers[l].kind)) ++at;
-      ns = layers < 3 ? ends / static_cast<double>(layers) : time(std::min(at, layers - 2), std::min(at, layers - 2) + 1);
+      ns = layers < 3 ? ends / static_cast<double>(layers)
+                      : time(std::min(at, layers - 2), std::min(at, layers - 2) + 1);
     }
     measured.layer_ns.push_back(ns);
     sum += ns;
   }
   const double outer = std::max(ends - sum, 0.0);
   const auto& first = costs.decode;
-  const double embed = std::min(outer, costs.load.mean(first.embed_ns(island[0], shape.vocab),
-                                                       costs.mixed.embed_ns(island[0], shape.vocab)));
+  const double embed = std::min(
+      outer, costs.load.mean(first.embed_ns(island[0], shape.vocab), costs.mixed.embed_ns(island[0], shape.vocab)));
   measured.layer_ns.front() += embed;
   measured.layer_ns.back() += outer - embed;
   double ratio = 0, slow = 1;
@@ -116,10 +119,11 @@ LaneBuilder::IslandCosts LaneBuilder::measure(const Island& island, const Predic
   measured.memory_bytes = std::max(measured.memory_bytes - step, 0.0);
   for (size_t l = 0; l < layers; ++l) {
     measured.layer_ns[l] *= slow;
-    measured.layer_bytes.push_back(
-        (static_cast<double>(shape.layer_bytes(l)) +
-         static_cast<double>(shape.layers[l].replicated_bytes) * (members - 1)) * ratio +
-        kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) * static_cast<double>(kv_tokens));
+    measured.layer_bytes.push_back((static_cast<double>(shape.layer_bytes(l)) +
+                                    static_cast<double>(shape.layers[l].replicated_bytes) * (members - 1)) *
+                                       ratio +
+                                   kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) *
+                                       static_cast<double>(kv_tokens));
     measured.total_ns += measured.layer_ns[l];
   }
   measured.layer_bytes.front() += static_cast<double>(shape.embedding_bytes) * ratio;
@@ -167,7 +171,8 @@ std::vector<LaneBuilder::Cut> LaneBuilder::fill_cuts(const std::vector<Island>& 
                                                      const std::vector<IslandCosts>& costs) const {
   std::vector<size_t> order(islands.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return costs[a].total_ns < costs[b].total_ns; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return costs[a].total_ns < costs[b].total_ns; });
   const size_t layers = predictor_.shape().layers.size();
   std::vector<Cut> cuts;
   size_t next = 0;
@@ -191,8 +196,10 @@ std::vector<LaneBuilder::Cut> LaneBuilder::spread_cuts(const std::vector<size_t>
     const IslandCosts& cost = costs[order[i]];
     const size_t middle = layers / 2;
     double ns = 0, bytes = 0;
-    if (i == 0) ns += cost.layer_ns.front() - cost.layer_ns[middle], bytes += cost.layer_bytes.front() - cost.layer_bytes[middle];
-    if (i + 1 == order.size()) ns += cost.layer_ns.back() - cost.layer_ns[middle], bytes += cost.layer_bytes.back() - cost.layer_bytes[middle];
+    if (i == 0)
+      ns += cost.layer_ns.front() - cost.layer_ns[middle], bytes += cost.layer_bytes.front() - cost.layer_bytes[middle];
+    if (i + 1 == order.size())
+      ns += cost.layer_ns.back() - cost.layer_ns[middle], bytes += cost.layer_bytes.back() - cost.layer_bytes[middle];
     SplitDevice device;
     device.units_min = 1;
     device.time_ns.push_back(0);
@@ -225,7 +232,8 @@ std::vector<std::vector<size_t>> LaneBuilder::orders(const std::vector<IslandCos
     while (std::next_permutation(order.begin(), order.end()));
     return all;
   }
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return costs[a].total_ns < costs[b].total_ns; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return costs[a].total_ns < costs[b].total_ns; });
   all.push_back(order);
   std::reverse(order.begin(), order.end());
   all.push_back(order);
@@ -237,7 +245,9 @@ bool LaneBuilder::assemble(const std::vector<Island>& islands, const std::vector
   if (cuts.empty()) return false;
   LanePlan lane;
   for (const Cut& cut : cuts) {
-    StagePlan stage = best_stage(islands[cut.island], costs, {.begin = cut.begin, .end = cut.end, .kv_tokens = kv_tokens, .everybody = everybody, .few = few});
+    StagePlan stage =
+        best_stage(islands[cut.island], costs,
+                   {.begin = cut.begin, .end = cut.end, .kv_tokens = kv_tokens, .everybody = everybody, .few = few});
     if (stage.shards.empty() || (everybody && stage.shards.size() != islands[cut.island].size())) return false;
     lane.stages.push_back(std::move(stage));
   }

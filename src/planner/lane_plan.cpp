@@ -27,9 +27,11 @@ Status check_stage(const ModelShape& shape, const PlanInput& input, const LanePl
   std::set<size_t> devices;
   for (const ShardPlan& shard : stage.shards) {
     if (!devices.insert(shard.device).second) {
-      return invalid_argument("stages[{}]: the device {} is there twice", s, in_quotes(input.devices[shard.device].name));
+      return invalid_argument("stages[{}]: the device {} is there twice", s,
+                              in_quotes(input.devices[shard.device].name));
     }
-    for (const int64_t count : {shard.query_heads, shard.kv_heads, shard.ffn_columns, shard.experts, shard.vocab_rows}) {
+    for (const int64_t count :
+         {shard.query_heads, shard.kv_heads, shard.ffn_columns, shard.experts, shard.vocab_rows}) {
       if (count < 0) return invalid_argument("stages[{}]: a negative count", s);
     }
     if (shard.empty()) {
@@ -84,8 +86,10 @@ Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePla
   for (size_t s = 0; s < plan.stages.size(); ++s) {
     const StagePlan& stage = plan.stages[s];
     if (stage.begin != next || stage.end <= stage.begin || stage.end > shape.layers.size()) {
-      return invalid_argument("stages[{}] has layers [{}, {}): stages must follow one another from 0 to {}, each layer "
-                              "once", s, stage.begin, stage.end, shape.layers.size());
+      return invalid_argument(
+          "stages[{}] has layers [{}, {}): stages must follow one another from 0 to {}, each layer "
+          "once",
+          s, stage.begin, stage.end, shape.layers.size());
     }
     next = stage.end;
     RETURN_IF_ERROR(check_stage(shape, input, plan, s));
@@ -148,7 +152,8 @@ Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, c
         return invalid_argument("stages[{}]: no device is called {}", plan.stages.size(), in_quotes(shard.device));
       }
       const int64_t kv_heads = total(shard.kv_heads);
-      const int64_t query = shard.query_heads.empty() ? kv_heads * shape.query_heads_per_kv() : total(shard.query_heads);
+      const int64_t query =
+          shard.query_heads.empty() ? kv_heads * shape.query_heads_per_kv() : total(shard.query_heads);
       // A dense model's FFN axis may be there for a model of experts alone: it is no work.
       const int64_t columns = shape.ffn_columns == 0 ? 0 : total(shard.ffn_columns);
       int64_t experts = static_cast<int64_t>(shard.experts.size());

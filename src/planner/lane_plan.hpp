@@ -15,7 +15,7 @@ namespace motley {
 
 // Counts of what a device takes of a stage; ranges follow the order of the shards.
 struct ShardPlan {
-  size_t device = 0;  // index into PlanInput.devices
+  size_t device = 0;                      // index into PlanInput.devices
   int64_t query_heads = 0, kv_heads = 0;  // KV heads held: more than its share where they are replicated
   int64_t ffn_columns = 0, experts = 0;
   int64_t vocab_rows = 0;  // of the embedding in the first stage, of the head in the last

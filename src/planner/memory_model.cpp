@@ -57,11 +57,12 @@ ShardMemory shard_memory(const ModelShape& shape, const PlanInput& input, const 
                          const LanePlan& plan, size_t s, const ShardPlan& shard) {
   const StagePlan& stage = plan.stages[s];
   ShardMemory memory;
-  memory.weight_bytes = static_cast<uint64_t>(
-      std::llround(file_bytes(shape, plan, s, shard) * input.devices[shard.device].packed_ratio));
+  memory.weight_bytes =
+      static_cast<uint64_t>(std::llround(file_bytes(shape, plan, s, shard) * input.devices[shard.device].packed_ratio));
   memory.step_bytes = static_cast<uint64_t>(step_bytes(shape, request, s + 1 == plan.stages.size(), shard));
-  memory.kv_bytes_per_token = static_cast<uint64_t>(std::ceil(
-      kv_head_bytes(shape, request) * static_cast<double>(shard.kv_heads) * static_cast<double>(stage.end - stage.begin)));
+  memory.kv_bytes_per_token =
+      static_cast<uint64_t>(std::ceil(kv_head_bytes(shape, request) * static_cast<double>(shard.kv_heads) *
+                                      static_cast<double>(stage.end - stage.begin)));
   return memory;
 }
 
@@ -94,7 +95,8 @@ LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const Pl
     if (needed > usable && needed - usable > memory.missing_bytes) {
       memory.missing_bytes = needed - usable, memory.short_device = device;
     }
-    if (fixed < usable && per > 0) tokens = std::min(tokens, pool_bytes(request, usable - fixed, usable, per * load) / per);
+    if (fixed < usable && per > 0)
+      tokens = std::min(tokens, pool_bytes(request, usable - fixed, usable, per * load) / per);
   };
   for (const auto& [index, device] : devices) {
     fit(device.usable_bytes, device.weight_bytes + device.step_bytes, device.kv_bytes_per_token, index);

@@ -56,7 +56,8 @@ class ShapeReader {
       layer.kv_head_bytes += bytes / kv_heads;
     } else if (has(weight, Axis::kFfn) || is_of(weight.name, "ffn_up.")) {  // gate and up may be one
       layer.has_ffn = true;
-      layer.ffn_column_bytes += static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(shape_.ffn_columns, 1));
+      layer.ffn_column_bytes +=
+          static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(shape_.ffn_columns, 1));
       if (weight.col_axis == Axis::kFfn) least_unit_ = std::max(least_unit_, sub_block(dtype));
     } else {
       layer.replicated_bytes += bytes;
@@ -132,11 +133,12 @@ void number_layer_kinds(ModelShape* shape) {
 }
 
 Status check_shape(const ModelShape& shape) {
-  const std::pair<const char*, int64_t> counts[] = {
-      {"hidden", shape.hidden},     {"heads", shape.heads}, {"kv_heads", shape.kv_heads},
-      {"head_dim", shape.head_dim}, {"vocab", shape.vocab}, {"ffn_unit", shape.ffn_unit}};
+  const std::pair<const char*, int64_t> counts[] = {{"hidden", shape.hidden},     {"heads", shape.heads},
+                                                    {"kv_heads", shape.kv_heads}, {"head_dim", shape.head_dim},
+                                                    {"vocab", shape.vocab},       {"ffn_unit", shape.ffn_unit}};
   for (const auto& [name, count] : counts) {
-    if (count < 1 || count > kCountMax) return invalid_argument("{}: {} {}: 1 to {}", shape.name, name, count, kCountMax);
+    if (count < 1 || count > kCountMax)
+      return invalid_argument("{}: {} {}: 1 to {}", shape.name, name, count, kCountMax);
   }
   if (shape.layers.empty() || shape.layers.size() > 4096) {
     return invalid_argument("{}: {} layers: 1 to 4096", shape.name, shape.layers.size());
@@ -167,8 +169,10 @@ Result<ModelShape> shape_of(const Model& model) {
   for (size_t l = 0; l < model.kv_layers().size() && l < shape.layers.size(); ++l) {
     const KvLayer& kv = model.kv_layers()[l];
     if (kv.kv_heads != config.kv_heads || kv.head_dim != config.head_dim) {
-      return error(MOTLEY_UNIMPLEMENTED, "{}: layer {} has {} KV heads of {}, others {} of {}; such models run on one "
-                   "device only", config.name, l, kv.kv_heads, kv.head_dim, config.kv_heads, config.head_dim);
+      return error(MOTLEY_UNIMPLEMENTED,
+                   "{}: layer {} has {} KV heads of {}, others {} of {}; such models run on one "
+                   "device only",
+                   config.name, l, kv.kv_heads, kv.head_dim, config.kv_heads, config.head_dim);
     }
     shape.layers[l].window = kv.window;
   }

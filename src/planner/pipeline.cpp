@@ -142,9 +142,9 @@ class PipelineSearch {
   std::span<const StageType> types_;
   size_t layers_;
   std::vector<std::vector<int64_t>> times_, bytes_;  // [type], prefix sums
-  std::vector<size_t> weights_;               // [type], of its digit
-  std::vector<std::vector<uint16_t>> reach_;  // [type][layer]
-  std::vector<uint16_t> covered_, last_;      // [multiset]: layers, and the type of the last stage
+  std::vector<size_t> weights_;                      // [type], of its digit
+  std::vector<std::vector<uint16_t>> reach_;         // [type][layer]
+  std::vector<uint16_t> covered_, last_;             // [multiset]: layers, and the type of the last stage
 };
 
 }  // namespace

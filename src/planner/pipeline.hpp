@@ -25,9 +25,9 @@ inline constexpr int64_t kPipelineTimeMaxNs = int64_t{1'000'000} * 1'000'000'000
 // Devices that are alike.
 struct StageType {
   uint32_t count = 1;
-  int64_t fixed_ns = 0;           // of a stage, whatever its layers: dispatch, and the hop to the next
-  std::vector<int64_t> layer_ns;  // [layer]
-  int64_t memory_bytes = 0;       // for layers
+  int64_t fixed_ns = 0;              // of a stage, whatever its layers: dispatch, and the hop to the next
+  std::vector<int64_t> layer_ns;     // [layer]
+  int64_t memory_bytes = 0;          // for layers
   std::vector<int64_t> layer_bytes;  // [layer] here, where it packs weights in its own way; empty: the common ones
 };
 

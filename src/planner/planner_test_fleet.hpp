@@ -117,7 +117,8 @@ inline PlanInput random_fleet(std::mt19937_64& random, const ModelShape& shape, 
     }
   }
   input.host_memory = {"", "", uniform(500, 30000), uniform(0.02, 0.5)};
-  if (devices > 1 && random() % 2 == 0) input.links.push_back({"SIM:0", "SIM:1", uniform(500, 5000), uniform(0.01, 0.1)});
+  if (devices > 1 && random() % 2 == 0)
+    input.links.push_back({"SIM:0", "SIM:1", uniform(500, 5000), uniform(0.01, 0.1)});
   return input;
 }
 

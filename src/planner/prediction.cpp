@@ -17,8 +17,8 @@ const Predictor::Costs& Predictor::steady(uint32_t concurrency, uint32_t micro_b
   std::unique_ptr<Costs>& costs = steady_[{concurrency, micro_batches}];
   if (costs == nullptr) {
     const SteadyLoad load = steady_load(request_, concurrency, micro_batches);
-    costs = std::make_unique<Costs>(Costs{load, StepCosts(shape_, input_, links_, load.decode),
-                                          StepCosts(shape_, input_, links_, load.mixed)});
+    costs = std::make_unique<Costs>(
+        Costs{load, StepCosts(shape_, input_, links_, load.decode), StepCosts(shape_, input_, links_, load.mixed)});
   }
   return *costs;
 }
@@ -26,8 +26,8 @@ const Predictor::Costs& Predictor::steady(uint32_t concurrency, uint32_t micro_b
 const Predictor::Costs& Predictor::lone() {
   if (lone_ == nullptr) {
     const SteadyLoad load = lone_load(request_);
-    lone_ = std::make_unique<Costs>(Costs{load, StepCosts(shape_, input_, links_, load.decode),
-                                          StepCosts(shape_, input_, links_, load.mixed)});
+    lone_ = std::make_unique<Costs>(
+        Costs{load, StepCosts(shape_, input_, links_, load.decode), StepCosts(shape_, input_, links_, load.mixed)});
   }
   return *lone_;
 }

@@ -44,7 +44,8 @@ class Predictor {
   Candidate evaluate(LanePlan plan);
   // At this concurrency and number of micro-batches.
   Prediction predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches);
-  // Greater is better: tokens/s, or 1 / time of a lone request. Plans that keep the limits come before those that do not.
+  // Greater is better: tokens/s, or 1 / time of a lone request. Plans that keep the limits come before those that do
+  // not.
   double score(const Prediction& prediction) const;
   bool keeps_limits(const Prediction& prediction) const;
 

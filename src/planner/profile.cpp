@@ -77,18 +77,18 @@ bool near(const LinkProfile& a, const LinkProfile& b) {
 
 bool alone_in_group(const PlanInput& input, size_t device) {
   const std::string& group = input.devices[device].memory_group;
-  return group.empty() || std::count_if(input.devices.begin(), input.devices.end(), [&](const DeviceProfile& other) {
-                            return other.memory_group == group;
-                          }) == 1;
+  return group.empty() || std::count_if(input.devices.begin(), input.devices.end(),
+                                        [&](const DeviceProfile& other) { return other.memory_group == group; }) == 1;
 }
 
 }  // namespace
 
 double Slowdown::at(double count) const {
   if (rows.empty()) return 1;
-  const auto above = static_cast<size_t>(
-      std::upper_bound(rows.begin(), rows.end(), count, [](double x, int64_t r) { return x < static_cast<double>(r); }) -
-      rows.begin());
+  const auto above =
+      static_cast<size_t>(std::upper_bound(rows.begin(), rows.end(), count,
+                                           [](double x, int64_t r) { return x < static_cast<double>(r); }) -
+                          rows.begin());
   if (above == 0) return factors.front();
   if (above == rows.size()) return factors.back();
   const auto low = static_cast<double>(rows[above - 1]), high = static_cast<double>(rows[above]);
@@ -138,10 +138,10 @@ uint64_t usable_bytes(const PlanInput& input, size_t device) {
 
 bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
   const DeviceProfile &x = input.devices[a], &y = input.devices[b];
-  const auto bytes_a = static_cast<double>(usable_bytes(input, a)), bytes_b = static_cast<double>(usable_bytes(input, b));
-  const bool same_group =
-      (x.memory_group == y.memory_group && !x.memory_group.empty()) ||
-      (alone_in_group(input, a) && alone_in_group(input, b));
+  const auto bytes_a = static_cast<double>(usable_bytes(input, a)),
+             bytes_b = static_cast<double>(usable_bytes(input, b));
+  const bool same_group = (x.memory_group == y.memory_group && !x.memory_group.empty()) ||
+                          (alone_in_group(input, a) && alone_in_group(input, b));
   if (x.kind != y.kind || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
       !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
       !near(x.context_ns, y.context_ns) || !near(x.packed_ratio, y.packed_ratio) ||

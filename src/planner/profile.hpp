@@ -23,16 +23,16 @@ struct Slowdown {
 };
 
 struct DeviceProfile {
-  std::string name;          // as listed: "CPU:0/cores=0-3"
-  std::string kind;          // "cpu", "gpu", "npu"
-  std::string memory_group;  // devices of one name share memory and its bus; empty: its own
-  std::string format;        // what it packs weights to, for people; empty: as in the file
+  std::string name;                            // as listed: "CPU:0/cores=0-3"
+  std::string kind;                            // "cpu", "gpu", "npu"
+  std::string memory_group;                    // devices of one name share memory and its bus; empty: its own
+  std::string format;                          // what it packs weights to, for people; empty: as in the file
   uint64_t memory_total = 0, memory_free = 0;  // bytes; within a group each says what the group has
-  CostTable attention;  // one layer's attention part without what it reads of the KV pool; units = KV heads
-  CostTable ffn;        // one layer's dense (or shared) FFN; units = columns
-  CostTable experts;    // one layer's routed experts; units = experts held; empty if the model is dense
-  CostTable head;       // norm and logits; units = vocabulary rows; rows = rows whose logits are asked for
-  CostTable embed;      // units = vocabulary rows held
+  CostTable attention;      // one layer's attention part without what it reads of the KV pool; units = KV heads
+  CostTable ffn;            // one layer's dense (or shared) FFN; units = columns
+  CostTable experts;        // one layer's routed experts; units = experts held; empty if the model is dense
+  CostTable head;           // norm and logits; units = vocabulary rows; rows = rows whose logits are asked for
+  CostTable embed;          // units = vocabulary rows held
   double context_ns = 0;    // per row, KV head and position read, of one layer
   int64_t sample_ns = 0;    // of one row
   double packed_ratio = 1;  // bytes that weights take here / bytes in the file
@@ -48,8 +48,8 @@ struct LinkProfile {
 struct PlanInput {
   std::vector<DeviceProfile> devices;
   std::vector<LinkProfile> links;
-  LinkProfile host_memory{"", "", 5'000, 0.1};    // of pairs without a link: through memory that both see
-  std::map<std::string, uint64_t> memory_caps;    // by device: use no more bytes than this
+  LinkProfile host_memory{"", "", 5'000, 0.1};  // of pairs without a link: through memory that both see
+  std::map<std::string, uint64_t> memory_caps;  // by device: use no more bytes than this
 };
 
 // The times of a device are made monotone where they are read; everything here assumes that.

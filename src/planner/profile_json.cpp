@@ -103,9 +103,9 @@ Status read_parts(const JsonFields& fields, DeviceProfile* device) {
 
 Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) {
   const JsonFields fields(json, std::move(where));
-  RETURN_IF_ERROR(fields.check_names({"name", "kind", "memory_group", "format", "memory_bytes", "attention", "ffn",
-                                      "experts", "head", "embed", "context_ns", "sample_ns", "packed_ratio",
-                                      "together"}));
+  RETURN_IF_ERROR(
+      fields.check_names({"name", "kind", "memory_group", "format", "memory_bytes", "attention", "ffn", "experts",
+                          "head", "embed", "context_ns", "sample_ns", "packed_ratio", "together"}));
   DeviceProfile device;
   RETURN_IF_ERROR(fields.text("name", &device.name));
   RETURN_IF_ERROR(fields.text("kind", &device.kind));
@@ -153,7 +153,8 @@ Status read_links(const JsonFields& file, PlanInput* input) {
   const hf::JsonValue* caps = file.find("memory_caps");
   if (caps == nullptr) return ok_status();
   const JsonFields fields(*caps, "memory_caps");
-  if (caps->object() == nullptr || caps->object()->size() > kPlanDevicesMax) return fields.wrong("", "is not an object");
+  if (caps->object() == nullptr || caps->object()->size() > kPlanDevicesMax)
+    return fields.wrong("", "is not an object");
   for (const auto& [name, bytes] : *caps->object()) {
     RETURN_IF_ERROR(fields.whole(name, &input->memory_caps[name], 0, INT64_MAX));
   }

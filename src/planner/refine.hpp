@@ -6,7 +6,8 @@
 
 namespace motley {
 
-// At most `evaluations_max` plans are looked at. Shards are not emptied where `keep_shards`. The best found; never worse.
+// At most `evaluations_max` plans are looked at. Shards are not emptied where `keep_shards`. The best found; never
+// worse.
 Candidate refine(Predictor* predictor, const Candidate& start, uint64_t evaluations_max, bool keep_shards);
 
 }  // namespace motley

@@ -75,19 +75,19 @@ std::string left_out_reason(Predictor* predictor, const DeviceTypes& types, cons
   const double layer_bytes = least_layer_bytes(*predictor, device);
   const uint64_t usable = usable_bytes(predictor->input(), device);
   if (static_cast<double>(usable) < layer_bytes) {
-    return fmt::format("one layer takes {} of weights here, and {} is free", bytes_text(static_cast<uint64_t>(layer_bytes)),
-                       bytes_text(usable));
+    return fmt::format("one layer takes {} of weights here, and {} is free",
+                       bytes_text(static_cast<uint64_t>(layer_bytes)), bytes_text(usable));
   }
   const std::string times =
-      fmt::format("a layer takes {} on it alone and {} in the plan", time_text(device_layer_ns(predictor, best, device)),
-                  time_text(plan_layer_ns(predictor, best)));
+      fmt::format("a layer takes {} on it alone and {} in the plan",
+                  time_text(device_layer_ns(predictor, best, device)), time_text(plan_layer_ns(predictor, best)));
   const Candidate* with = best_with(types, pool, best, device);
   if (with == nullptr) return times + "; no plan with it fits the memory";
   const bool lone = predictor->request().objective == Objective::kLatency;
   const std::string devices = names(*predictor, devices_of(with->plan));
   if (lone) {
-    return fmt::format("{}; the best plan found with it ({}) takes {:.4g} ms a request, against {:.4g} ms without", times,
-                       devices, with->predicted.request_ms, best.predicted.request_ms);
+    return fmt::format("{}; the best plan found with it ({}) takes {:.4g} ms a request, against {:.4g} ms without",
+                       times, devices, with->predicted.request_ms, best.predicted.request_ms);
   }
   const double loss = 100 * (1 - with->predicted.tokens_per_s / best.predicted.tokens_per_s);
   if (predictor->keeps_limits(best.predicted) && !predictor->keeps_limits(with->predicted)) {
@@ -103,10 +103,11 @@ Status fits_nowhere(const Predictor& predictor, const CandidatePool& pool) {
   const PlanRequest& request = predictor.request();
   const Candidate* miss = pool.nearest_miss();
   uint64_t usable = 0;
-  for (size_t d = 0; d < predictor.input().devices.size(); ++d) usable = std::max(usable, usable_bytes(predictor.input(), d));
+  for (size_t d = 0; d < predictor.input().devices.size(); ++d)
+    usable = std::max(usable, usable_bytes(predictor.input(), d));
   const uint64_t weights = shape.weight_bytes(), least = least_kv_tokens(shape, request);
-  const double per_token = kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) *
-                           static_cast<double>(shape.layers.size());
+  const double per_token =
+      kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) * static_cast<double>(shape.layers.size());
   const auto kv = static_cast<uint64_t>(per_token * static_cast<double>(least));
   std::string remedy;
   if (miss != nullptr) {

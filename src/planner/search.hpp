@@ -38,7 +38,7 @@ struct ForcedLoss {
 struct PlanReport {
   Placement placement;
   Prediction predicted;
-  bool keeps_limits = true;  // of PlanRequest
+  bool keeps_limits = true;                // of PlanRequest
   double bound_tokens_per_s = 0, gap = 0;  // 1 - predicted / bound
   uint64_t kv_capacity_tokens = 0;
   uint32_t layers = 0;

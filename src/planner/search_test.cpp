@@ -63,7 +63,8 @@ TEST(Search, OneDevice_HoldsEverything) {
 TEST(Search, TwoAlikeDevicesNearEachOther_ShareTheWorkByHalves) {
   const ModelShape shape = make_shape({});
   PlanInput input;
-  for (const char* name : {"GPU:0", "GPU:1"}) input.devices.push_back(make_device(name, "gpu", {100, 4000, 100}, shape));
+  for (const char* name : {"GPU:0", "GPU:1"})
+    input.devices.push_back(make_device(name, "gpu", {100, 4000, 100}, shape));
   input.host_memory = {"", "", 1000, 0.01};
   const auto report = plan_of(shape, input);
   ASSERT_TRUE(report.ok());
@@ -123,7 +124,12 @@ TEST(Search, SaturatedMemoryBus_SplittingDecodeGainsNothing) {
 }
 
 TEST(Search, OneKvHead_MayBeReplicatedOverItsQueries) {
-  ModelShape shape = make_shape({.layers = 18, .hidden = 640, .heads = 4, .kv_heads = 1, .head_dim = 256, .ffn = 2048,
+  ModelShape shape = make_shape({.layers = 18,
+                                 .hidden = 640,
+                                 .heads = 4,
+                                 .kv_heads = 1,
+                                 .head_dim = 256,
+                                 .ffn = 2048,
                                  .vocab = 262144});  // gemma-3-270m's
   PlanInput input;
   for (const char* name : {"SIM:0", "SIM:1"}) input.devices.push_back(make_device(name, "gpu", {5, 100, 10}, shape));
@@ -200,7 +206,8 @@ TEST(Search, ForcedSizes_AreObeyedAndTheLossIsTold) {
   for (const Case& c : {Case{2, 0, false, 2}, Case{0, 2, false, 2}, Case{0, 0, true, 3}, Case{3, 1, false, 3},
                         Case{1, 3, false, 3}, Case{0, 2, true, 3}, Case{1, 1, false, 1}}) {
     PlanRequest request;
-    request.tensor_parallel_size = c.tensor, request.pipeline_parallel_size = c.pipeline, request.use_all_devices = c.all;
+    request.tensor_parallel_size = c.tensor, request.pipeline_parallel_size = c.pipeline,
+    request.use_all_devices = c.all;
     const auto report = plan_of(shape, input, request);
     ASSERT_TRUE(report.ok()) << report.error().message();
     expect_sound(shape, input, request, *report);
@@ -221,7 +228,8 @@ TEST(Search, ForcedSizes_AreObeyedAndTheLossIsTold) {
 TEST(Search, Latency_TakesTheFastestForOneRequest) {
   const ModelShape shape = make_shape({});
   PlanInput input;
-  input.devices = {make_device("GPU:0", "gpu", {300, 9000, 2000}, shape), make_device("GPU:1", "gpu", {250, 9000, 2000}, shape)};
+  input.devices = {make_device("GPU:0", "gpu", {300, 9000, 2000}, shape),
+                   make_device("GPU:1", "gpu", {250, 9000, 2000}, shape)};
   input.host_memory = {"", "", 200000, 0.1};
   PlanRequest request;
   request.objective = Objective::kLatency;
@@ -270,8 +278,8 @@ double best_of_all(const ModelShape& shape, const PlanInput& input, const PlanRe
       for (const auto& rows : parts) {
         StagePlan stage{0, shape.layers.size(), {}};
         for (size_t d = 0; d < n; ++d) {
-          stage.shards.push_back({d, heads[d] * shape.heads / 4, 0, columns[d] * shape.ffn_columns / 4, 0,
-                                  rows[d] * shape.vocab / 4});
+          stage.shards.push_back(
+              {d, heads[d] * shape.heads / 4, 0, columns[d] * shape.ffn_columns / 4, 0, rows[d] * shape.vocab / 4});
         }
         std::erase_if(stage.shards, [](const ShardPlan& shard) { return shard.empty(); });
         settle_heads(shape, &stage);
@@ -300,8 +308,8 @@ TEST(Search, SmallMachines_AreAsGoodAsEveryCutAndWithinTheBound) {
   std::mt19937_64 random(7);
   int several = 0, checked = 0;
   for (int round = 0; round < 150; ++round) {
-    const ModelShape shape = make_shape({.layers = 4, .hidden = 256, .heads = 8, .kv_heads = 4, .head_dim = 32,
-                                         .ffn = 256, .vocab = 256});
+    const ModelShape shape =
+        make_shape({.layers = 4, .hidden = 256, .heads = 8, .kv_heads = 4, .head_dim = 32, .ffn = 256, .vocab = 256});
     PlanInput input = random_fleet(random, shape, 3);
     PlanRequest request;
     request.concurrency = 1 + static_cast<uint32_t>(random() % 16);
@@ -325,8 +333,14 @@ TEST(Search, SmallMachines_AreAsGoodAsEveryCutAndWithinTheBound) {
 TEST(Search, RandomMachines_NeverWorseThanTheBestDevice) {
   std::mt19937_64 random(11);
   for (int round = 0; round < 60; ++round) {
-    const ModelShape shape = make_shape({.layers = 6, .hidden = 512, .heads = 6, .kv_heads = 3, .head_dim = 64,
-                                         .ffn = 1536, .vocab = 4096, .experts = round % 4 == 0 ? 8 : 0});
+    const ModelShape shape = make_shape({.layers = 6,
+                                         .hidden = 512,
+                                         .heads = 6,
+                                         .kv_heads = 3,
+                                         .head_dim = 64,
+                                         .ffn = 1536,
+                                         .vocab = 4096,
+                                         .experts = round % 4 == 0 ? 8 : 0});
     const PlanInput input = random_fleet(random, shape, 7);
     PlanRequest request;
     request.concurrency = 1 + static_cast<uint32_t>(random() % 64);

@@ -230,7 +230,8 @@ bool StageSplitter::split_layers(std::span<const size_t> devices, const SplitNee
     Budget share = memory == Memory::kEven ? whole : *budget;
     for (double& bytes : share.bytes) bytes *= part;
     const Budget before = share;
-    if (!split_axis(axis, devices, need, weights, need.everybody && axis == widest ? 1 : 0, &share, stage)) return false;
+    if (!split_axis(axis, devices, need, weights, need.everybody && axis == widest ? 1 : 0, &share, stage))
+      return false;
     for (size_t i = 0; i < devices.size(); ++i) budget->bytes[i] -= before.bytes[i] - share.bytes[i];
   }
   settle_heads(predictor_.shape(), stage);
@@ -275,7 +276,8 @@ std::vector<StagePlan> StageSplitter::split(std::span<const size_t> devices, con
     if (stage.end < last) lane.stages.push_back({stage.end, last, {}});
     const size_t at = stage.begin > 0 ? 1 : 0;
     for (const ShardPlan& shard : stage.shards) {
-      const ShardMemory memory = shard_memory(predictor_.shape(), predictor_.input(), predictor_.request(), lane, at, shard);
+      const ShardMemory memory =
+          shard_memory(predictor_.shape(), predictor_.input(), predictor_.request(), lane, at, shard);
       const uint64_t bytes = memory.weight_bytes + memory.step_bytes + memory.kv_bytes_per_token * need.kv_tokens;
       if (bytes > usable_bytes(predictor_.input(), shard.device)) return false;
     }

@@ -78,7 +78,8 @@ double StepCosts::all_reduce_ns(std::span<const size_t> devices) const {
   const double bytes = load_.rows() * count(shape_.hidden) * kF32Bytes;
   for (size_t i = 0; i < devices.size(); ++i) {
     for (size_t j = i + 1; j < devices.size(); ++j) {
-      worst = std::max(worst, pair_ns(links_.between(devices[i], devices[j]), bytes, static_cast<double>(devices.size())));
+      worst =
+          std::max(worst, pair_ns(links_.between(devices[i], devices[j]), bytes, static_cast<double>(devices.size())));
     }
   }
   return worst;

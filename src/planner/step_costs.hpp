@@ -1,10 +1,10 @@
 // StepCosts: what each part of the model costs on each device, for one step's load; and what a lane's stages cost.
 //
-// A stage's time is, for each layer, the slowest shard's attention part, an all-reduce, the slowest shard's FFN part, an
-// all-reduce; embedding before the first layer, head, gathering of logits and sampling after the last. Shards of one
+// A stage's time is, for each layer, the slowest shard's attention part, an all-reduce, the slowest shard's FFN part,
+// an all-reduce; embedding before the first layer, head, gathering of logits and sampling after the last. Shards of one
 // memory group slow one another down while they run (processor sharing, by the measured factor).
-// All-reduce of v bytes over n shards: for the slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a the
-// latency and b the time of a byte: one shot, or a ring. Hops between stages: a + v b of the slowest receiver.
+// All-reduce of v bytes over n shards: for the slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a
+// the latency and b the time of a byte: one shot, or a ring. Hops between stages: a + v b of the slowest receiver.
 #pragma once
 
 #include <cstddef>

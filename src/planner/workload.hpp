@@ -22,9 +22,9 @@ enum class Objective {
 
 struct KvOptions {
   uint32_t block_size = 16;
-  int32_t dtype = 0;         // motley_dtype, handed through to the placement
-  double element_bytes = 2;  // of a stored key or value element, scales included
-  uint64_t bytes = 0;        // of all pools together; 0 = what the load needs, and more up to kKvPoolBytesDefaultMax
+  int32_t dtype = 0;           // motley_dtype, handed through to the placement
+  double element_bytes = 2;    // of a stored key or value element, scales included
+  uint64_t bytes = 0;          // of all pools together; 0 = what the load needs, and more up to kKvPoolBytesDefaultMax
   uint32_t max_model_len = 0;  // positions that one sequence may need; 0 = as much of the load as fits
 };
 
@@ -32,7 +32,7 @@ struct PlanRequest {
   Objective objective = Objective::kThroughput;
   double ttft_ms_max = 0, tpot_ms_max = 0;  // 0 = none asked for
   uint32_t concurrency = 16, prompt_len = 512, output_len = 128;
-  uint32_t chunk_rows = 512;  // of a prompt in one step, at most
+  uint32_t chunk_rows = 512;                                      // of a prompt in one step, at most
   uint32_t tensor_parallel_size = 0, pipeline_parallel_size = 0;  // 0 = free
   bool use_all_devices = false;
   uint64_t step_bytes = 0;  // of every device, beside weights and KV; 0 = by formula (memory_model.hpp)

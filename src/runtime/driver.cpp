@@ -160,7 +160,7 @@ Status Driver::add_program(const ShardPiece& piece) {
   for (const int32_t id : segment.graph_weights()) weights.push_back(weights_[static_cast<size_t>(id)].weight.get());
   const std::array<uint32_t, 1> buckets = {options_.rows_max};
   ASSIGN_OR_RETURN(compiled->programs, device_.compile(segment.view(), weights, buckets));
-  TapeProgram program{&device_, &queue_, &compiled->programs, segment.uses_kv() ? kv_.get() : nullptr, {}};
+  TapeProgram program{&device_, &queue_, &compiled->programs, segment.uses_kv() ? kv_.get() : nullptr, piece.cut, {}};
   std::vector<int32_t> borders = segment.inputs();
   for (const int32_t id : segment.outputs()) {
     if (std::find(borders.begin(), borders.end(), id) == borders.end()) borders.push_back(id);

@@ -72,6 +72,7 @@ class Driver {
 
   const std::string& name() const { return options_.name; }
   const Device& device() const { return device_; }
+  const Tape& tape() const { return tape_; }
   uint64_t bytes_moved() const { return bytes_moved_.load(); }  // to and from other devices
   uint64_t weight_bytes() const { return weight_bytes_; }       // resident
 

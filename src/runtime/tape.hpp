@@ -19,6 +19,7 @@ struct TapeProgram {
   const QueueHandle* queue = nullptr;
   const ProgramsHandle* programs = nullptr;
   motley_kv* kv = nullptr;
+  motley_cut cut = MOTLEY_CUT_STAGE;  // what it computes
   // One list per result set: steps in flight write their results to different buffers.
   std::vector<std::vector<motley_binding>> bindings;
 

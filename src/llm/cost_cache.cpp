@@ -1,0 +1,76 @@
+#include "llm/cost_cache.hpp"
+
+#include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <fstream>
+
+#include "base/file.hpp"
+#include "base/log.hpp"
+#include "planner/profile_json.hpp"
+
+namespace motley {
+namespace {
+
+constexpr int kVersion = 1;  // of what is measured and how
+
+std::string hex_digest(std::string_view text) { return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())); }
+
+}  // namespace
+
+std::string model_digest(const Model& model) {
+  const ModelConfig& c = model.config();
+  std::string text = fmt::format("{} {} {} {} {} {} {} {} {}", c.architecture, c.layers, c.hidden, c.vocab_size,
+                                 c.heads, c.kv_heads, c.head_dim, c.ffn, c.context_length);
+  const auto& weights = model.graph().weights;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const WeightSource& source = model.weight(i);
+    text += fmt::format("\n{} {} {} {} {}", weights[i].name, source.dtype, source.experts, source.rows, source.cols);
+  }
+  return hex_digest(text);
+}
+
+std::string machine_digest(std::span<const ListedDevice> devices) {
+  std::string text;
+  for (const ListedDevice& device : devices) {
+    const motley_device_desc& d = device.description.desc;
+    text += fmt::format("{} {} {} {} {} {} {}\n", device.description.name, d.vendor, d.model, d.variant, d.memory_total,
+                        device.plugin->api().name, device.plugin->api().version);
+  }
+  return hex_digest(text);
+}
+
+std::filesystem::path CostCache::file_of(std::string_view machine, std::string_view model) const {
+  return folder_ / fmt::format("costs-{}-{}-{}.json", kVersion, machine, model);
+}
+
+std::optional<PlanInput> CostCache::read(std::string_view machine, std::string_view model) const {
+  const std::filesystem::path file = file_of(machine, model);
+  std::error_code failed;
+  if (!std::filesystem::exists(file, failed)) return std::nullopt;
+  const auto text = read_file(file, kProfileFileBytesMax);
+  if (!text.ok()) return std::nullopt;
+  auto input = read_plan_input(*text);
+  if (input.ok()) return *std::move(input);
+  log_warning("{}: {}; measuring again", file.string(), input.error().message());
+  return std::nullopt;
+}
+
+void CostCache::write(std::string_view machine, std::string_view model, const PlanInput& input) const {
+  const std::filesystem::path file = file_of(machine, model);
+  std::filesystem::path part = file;
+  part += fmt::format(".{}.part", getpid());
+  std::error_code failed;
+  std::filesystem::create_directories(folder_, failed);
+  std::ofstream out(part, std::ios::binary | std::ios::trunc);
+  out << to_json(input) << '\n';
+  out.close();
+  if (out.good()) std::filesystem::rename(part, file, failed);
+  if (!out.good() || failed) {
+    log_warning("what was measured could not be kept in {}; the next start measures again", file.string());
+    std::filesystem::remove(part, failed);
+  }
+}
+
+}  // namespace motley

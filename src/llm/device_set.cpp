@@ -1,0 +1,96 @@
+#include "llm/device_set.hpp"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace motley {
+namespace {
+
+// What this runtime asks of a device, and what --deterministic asks on top.
+Status check_capabilities(const DeviceDescription& device, bool deterministic) {
+  struct Need {
+    uint64_t cap;
+    bool always;
+    std::string_view what;
+  };
+  static constexpr std::array<Need, 4> kNeeds = {
+      {{MOTLEY_CAP_PAGED_ATTENTION, true, "keeps no KV"},
+       {MOTLEY_CAP_DYNAMIC_ROWS, true, "runs fixed row counts only, which is not built yet"},
+       {MOTLEY_CAP_ROW_INVARIANT, false, "does not promise bit-identical rows; leave --deterministic out"},
+       {MOTLEY_CAP_ONE_CLASS, false, "computes prompts and answers differently; leave --deterministic out"}}};
+  for (const Need& need : kNeeds) {
+    if ((need.always || deterministic) && (device.desc.caps & need.cap) == 0) {
+      return error(MOTLEY_UNIMPLEMENTED, "device {} {}", device.name, need.what);
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+Result<DeviceSet> DeviceSet::open(std::vector<ListedDevice> listed, const DeviceSetOptions& options) {
+  DeviceSet set;
+  set.memory_caps_ = options.memory_caps;
+  for (ListedDevice& each : listed) {
+    RETURN_IF_ERROR(check_capabilities(each.description, options.deterministic));
+    DeviceOptions open;
+    open.threads = each.description.desc.threads > 0 ? options.threads : 0;
+    open.cores = each.cores;
+    open.deterministic = options.deterministic;
+    open.virtual_time = options.virtual_time;
+    const auto cap = options.memory_caps.find(each.description.name);
+    if (cap != options.memory_caps.end()) open.memory_cap = cap->second;
+    auto device = Device::open(*each.plugin, each.description.desc.index, open);
+    if (!device.ok()) return device.error().annotate(each.description.name);
+    set.devices_.push_back(std::make_unique<Opened>(std::move(each), *std::move(device)));
+  }
+  for (const auto& [name, bytes] : options.memory_caps) {
+    if (!set.find(name)) return invalid_argument("--device-memory {}: the device is not listed in --devices", name);
+  }
+  return set;
+}
+
+std::optional<size_t> DeviceSet::find(std::string_view name) const {
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    if (devices_[i]->listed.description.name == name) return i;
+  }
+  return std::nullopt;
+}
+
+std::vector<NamedDevice> DeviceSet::named() const {
+  std::vector<NamedDevice> named;
+  for (const auto& opened : devices_) {
+    if (!opened->lost) named.push_back({opened->listed.description.name, &opened->device});
+  }
+  return named;
+}
+
+std::vector<MeasuredDevice> DeviceSet::measured() const {
+  std::vector<MeasuredDevice> measured;
+  for (const auto& opened : devices_) {
+    if (!opened->lost) measured.push_back({opened->listed.description, &opened->device});
+  }
+  return measured;
+}
+
+void DeviceSet::mark_lost(std::string_view name) {
+  if (const auto found = find(name)) devices_[*found]->lost = true;
+}
+
+std::vector<DeviceWork> DeviceSet::work() const {
+  std::vector<DeviceWork> work;
+  for (const auto& opened : devices_) {
+    DeviceWork& done = work.emplace_back();
+    done.name = opened->listed.description.name;
+    const auto stats = opened->device.stats();
+    if (!stats.ok()) continue;
+    done.programs = stats->programs;
+    done.rows = stats->rows;
+    done.bytes_moved = stats->bytes_copied;
+    done.busy_s = static_cast<double>(stats->busy_ns) / 1e9;
+  }
+  return work;
+}
+
+}  // namespace motley

@@ -1,0 +1,62 @@
+// DeviceSet: the devices of an instance, opened, under the names by which they were listed.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.hpp"
+#include "device/device_list.hpp"
+#include "device/handles.hpp"
+#include "runtime/measure.hpp"
+#include "runtime/runtime_executor.hpp"
+
+namespace motley {
+
+struct DeviceSetOptions {
+  uint32_t threads = 0;  // of each host device; 0 = its default
+  bool deterministic = false;
+  bool virtual_time = false;
+  std::map<std::string, uint64_t> memory_caps;  // bytes by listed name
+};
+
+// What a device has done so far.
+struct DeviceWork {
+  std::string name;
+  uint64_t programs = 0, rows = 0, bytes_moved = 0;
+  double busy_s = 0;
+};
+
+// Fixed once opened; a device that is lost stays in the set, marked.
+class DeviceSet {
+ public:
+  // UNIMPLEMENTED for a device that lacks what this runtime asks of one, with its name; INVALID_ARGUMENT for a cap on a
+  // device that is not listed.
+  static Result<DeviceSet> open(std::vector<ListedDevice> listed, const DeviceSetOptions& options);
+
+  size_t size() const { return devices_.size(); }
+  const ListedDevice& listed(size_t i) const { return devices_[i]->listed; }
+  const Device& device(size_t i) const { return devices_[i]->device; }
+  const std::map<std::string, uint64_t>& memory_caps() const { return memory_caps_; }
+  std::optional<size_t> find(std::string_view name) const;
+  // Those that are not lost.
+  std::vector<NamedDevice> named() const;
+  std::vector<MeasuredDevice> measured() const;
+  void mark_lost(std::string_view name);
+  bool lost(size_t i) const { return devices_[i]->lost; }
+  std::vector<DeviceWork> work() const;
+
+ private:
+  struct Opened {
+    ListedDevice listed;
+    Device device;
+    bool lost = false;
+  };
+  std::vector<std::unique_ptr<Opened>> devices_;
+  std::map<std::string, uint64_t> memory_caps_;
+};
+
+}  // namespace motley

@@ -1,0 +1,129 @@
+#include "llm/planning.hpp"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "base/config.hpp"
+#include "llm/cost_cache.hpp"
+#include "runtime/measure.hpp"
+
+namespace motley {
+namespace {
+
+constexpr uint32_t kMeasuredRowsMax = 512;
+constexpr double kStepLimitNsMin = 1e9;
+constexpr double kStepLimitFactor = 5;
+
+double kv_element_bytes(int32_t dtype, uint32_t head_dim) {
+  switch (dtype) {
+    case MOTLEY_F32: return 4;
+    case MOTLEY_I8: return 1 + 4.0 / head_dim;  // a scale per head and position
+    default: return 2;
+  }
+}
+
+// Devices of one memory are measured running together, too.
+Status measure_groups(const Model& model, const std::vector<MeasuredDevice>& devices, const MeasureOptions& options,
+                      std::vector<DeviceProfile>* profiles) {
+  std::map<std::string, std::vector<size_t>> groups;
+  for (size_t i = 0; i < devices.size(); ++i) groups[(*profiles)[i].memory_group].push_back(i);
+  for (const auto& [name, members] : groups) {
+    if (name.empty() || members.size() < 2) continue;
+    std::vector<MeasuredDevice> some;
+    std::vector<DeviceProfile> theirs;
+    for (const size_t i : members) some.push_back(devices[i]), theirs.push_back((*profiles)[i]);
+    RETURN_IF_ERROR(measure_together(model, some, options, theirs));
+    for (size_t k = 0; k < members.size(); ++k) (*profiles)[members[k]].together = theirs[k].together;
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, const ModelConfig& config,
+                         uint32_t rows_max) {
+  PlanRequest request;
+  request.objective = settings.objective;
+  request.ttft_ms_max = settings.ttft_ms_max;
+  request.tpot_ms_max = settings.tpot_ms_max;
+  request.concurrency = settings.concurrency;
+  request.prompt_len = settings.prompt_len;
+  request.output_len = settings.output_len;
+  request.chunk_rows = std::min(kMeasuredRowsMax, rows_max);
+  request.tensor_parallel_size = settings.tensor_parallel_size;
+  request.pipeline_parallel_size = settings.pipeline_parallel_size;
+  request.use_all_devices = settings.use_all_devices;
+  request.kv.block_size = kv.block_size;
+  request.kv.dtype = kv.dtype;
+  request.kv.element_bytes = kv_element_bytes(kv.dtype, config.head_dim);
+  request.kv.bytes = kv.bytes;
+  request.kv.max_model_len = kv.max_model_len;
+  return request;
+}
+
+Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time,
+                                 const Progress& progress) {
+  std::vector<ListedDevice> listed;
+  for (size_t i = 0; i < devices.size(); ++i) listed.push_back(devices.listed(i));
+  const CostCache cache(cache_directory() / "costs");
+  const std::string machine = machine_digest(listed) + (virtual_time ? "-virtual" : ""), digest = model_digest(model);
+  const std::vector<MeasuredDevice> measured = devices.measured();
+  std::optional<PlanInput> known = cache.read(machine, digest);
+  if (known && known->devices.size() == measured.size()) {
+    for (size_t i = 0; i < measured.size(); ++i)
+      known->devices[i].memory_free = measured[i].description.desc.memory_free;  // changes from start to start
+    known->memory_caps = devices.memory_caps();
+    return *std::move(known);
+  }
+  MeasureOptions options;
+  options.rows_max = kMeasuredRowsMax;
+  options.kv_dtype = kv_dtype;
+  options.virtual_time = virtual_time;
+  PlanInput input;
+  for (const MeasuredDevice& device : measured) {
+    progress(fmt::format("measuring {}", device.description.name));
+    ASSIGN_OR_RETURN(DeviceProfile profile, measure_device(model, device, options));
+    input.devices.push_back(std::move(profile));
+  }
+  progress("measuring what the devices have in common");
+  RETURN_IF_ERROR(measure_groups(model, measured, options, &input.devices));
+  for (size_t a = 0; a < measured.size(); ++a) {
+    for (size_t b = a + 1; b < measured.size(); ++b) {
+      ASSIGN_OR_RETURN(LinkProfile link, measure_link(model, measured[a], measured[b], options));
+      input.links.push_back(std::move(link));
+    }
+  }
+  cache.write(machine, digest, input);
+  input.memory_caps = devices.memory_caps();
+  return input;
+}
+
+PlanInput without_lost(const PlanInput& input, const DeviceSet& devices) {
+  const auto lost = [&](const std::string& name) {
+    const auto found = devices.find(name);
+    return !found || devices.lost(*found);
+  };
+  PlanInput left = input;
+  std::erase_if(left.devices, [&](const DeviceProfile& device) { return lost(device.name); });
+  std::erase_if(left.links, [&](const LinkProfile& link) { return lost(link.a) || lost(link.b); });
+  std::erase_if(left.memory_caps, [&](const auto& cap) { return lost(cap.first); });
+  return left;
+}
+
+Result<std::function<int64_t(double, double)>> step_limit(const ModelShape& shape, const PlanInput& input,
+                                                          const Placement& placement, uint32_t rows_max) {
+  const auto rows = static_cast<double>(std::min(rows_max, kMeasuredRowsMax));
+  constexpr double kFar = 1024;
+  ASSIGN_OR_RETURN(const double one, predict_step_ns(shape, input, placement, 1, 1));
+  ASSIGN_OR_RETURN(const double many, predict_step_ns(shape, input, placement, rows, 1));
+  ASSIGN_OR_RETURN(const double far, predict_step_ns(shape, input, placement, rows, kFar));
+  const double per_row = rows > 1 ? std::max(0.0, many - one) / (rows - 1) : one;
+  const double per_read = std::max(0.0, far - many) / (rows * kFar);
+  return std::function<int64_t(double, double)>([=](double step_rows, double reads) {
+    const double predicted = one + step_rows * per_row + reads * per_read;
+    return static_cast<int64_t>(std::max(kStepLimitNsMin, kStepLimitFactor * predicted));
+  });
+}
+
+}  // namespace motley

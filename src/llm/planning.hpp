@@ -1,0 +1,53 @@
+// From devices and a model to a placement: measures what is not known yet, and asks the planner.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "base/status.hpp"
+#include "llm/device_set.hpp"
+#include "model/model.hpp"
+#include "planner/model_shape.hpp"
+#include "planner/search.hpp"
+
+namespace motley {
+
+// What a user may say about the plan.
+struct PlanSettings {
+  Objective objective = Objective::kThroughput;
+  double ttft_ms_max = 0, tpot_ms_max = 0;  // 0 = none asked for
+  uint32_t concurrency = 16, prompt_len = 512, output_len = 128;
+  uint32_t tensor_parallel_size = 0, pipeline_parallel_size = 0;  // 0 = free
+  bool use_all_devices = false;
+  std::string plan_file;  // a plan to take as it is; "" = search
+  bool forced() const { return tensor_parallel_size > 0 || pipeline_parallel_size > 0 || use_all_devices; }
+};
+
+struct KvSettings {
+  int32_t dtype = 0;  // motley_dtype
+  uint32_t block_size = 16;
+  uint64_t bytes = 0;          // of all pools; 0 = chosen
+  uint32_t max_model_len = 0;  // 0 = the model's context, lowered to what the pools hold
+};
+
+PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, const ModelConfig& config,
+                         uint32_t rows_max);
+
+// Hears what is being measured, for people who wait.
+using Progress = std::function<void(const std::string&)>;
+
+// The devices' figures for this model, from the cache or measured now (a second or so a device) and kept.
+Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time,
+                                 const Progress& progress);
+
+// What is left of the input without the devices that are lost.
+PlanInput without_lost(const PlanInput& input, const DeviceSet& devices);
+
+// The longest that a step may take before its devices count as lost: max(1 s, five times the prediction). The
+// prediction is taken at a few points once; a function of rows and positions read.
+Result<std::function<int64_t(double rows, double reads)>> step_limit(const ModelShape& shape, const PlanInput& input,
+                                                                     const Placement& placement, uint32_t rows_max);
+
+}  // namespace motley

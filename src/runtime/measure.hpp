@@ -1,0 +1,46 @@
+// Measure: what a device needs for the parts of this model, on random rows of the model's shapes and its own weights.
+//
+// Programs are timed as a driver runs them, several behind one another, so that what is counted is the part's own time;
+// what a meeting of two devices costs besides is the link's (measure_link). Medians of several runs. The planner sees
+// nothing of a device but these figures.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "base/status.hpp"
+#include "device/description.hpp"
+#include "device/handles.hpp"
+#include "model/model.hpp"
+#include "planner/profile.hpp"
+
+namespace motley {
+
+struct MeasureOptions {
+  uint32_t rows_max = 512;
+  int64_t kv_dtype = 0;
+  bool virtual_time = false;  // the devices are simulated: their own times count
+};
+
+struct MeasuredDevice {
+  DeviceDescription description;  // as listed
+  const Device* device = nullptr;
+};
+
+// One layer's attention and FFN or experts, the head and the embedding, at several numbers of units and rows. Takes
+// about a second for a small model; what fails on the device is its answer.
+Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& device, const MeasureOptions& options);
+
+// How much slower each runs while all of them run: the devices share one memory. Fills `together` of the profiles,
+// which are in the order of the devices.
+Status measure_together(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options,
+                        std::span<DeviceProfile> profiles);
+
+// What a sum over the two costs beside their programs: for no data, and per byte.
+Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, const MeasuredDevice& b,
+                                 const MeasureOptions& options);
+
+}  // namespace motley

@@ -1,0 +1,164 @@
+#include "runtime/probe.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "device/virtual_time.hpp"
+#include "model/axes.hpp"
+
+namespace motley {
+namespace {
+
+constexpr uint64_t kWaitNs = 120ull * 1'000'000'000;
+constexpr uint32_t kSequencesMax = 512;
+
+// The share as the first shard of a stage; a second one, which nobody runs, holds the rest.
+Stage stage_of(const ModelAxes& axes, const ProbeShare& share, uint32_t begin, uint32_t end) {
+  const auto parts = [](int64_t take, int64_t count) {
+    std::pair<std::vector<UnitRange>, std::vector<UnitRange>> both;
+    take = std::clamp<int64_t>(take, 0, count);
+    if (take > 0) both.first = {{0, take}};
+    if (take < count) both.second = {{take, count}};
+    return both;
+  };
+  Stage stage;
+  stage.layer_begin = begin;
+  stage.layer_end = end;
+  stage.shards.resize(2);
+  std::tie(stage.shards[0].kv_heads, stage.shards[1].kv_heads) = parts(share.kv_heads, axes.kv_heads);
+  std::tie(stage.shards[0].ffn_columns, stage.shards[1].ffn_columns) = parts(share.ffn_columns, axes.ffn_columns);
+  std::tie(stage.shards[0].vocab_rows, stage.shards[1].vocab_rows) = parts(share.vocab_rows, axes.vocab);
+  for (int64_t e = 0; e < axes.experts; ++e)
+    stage.shards[e < share.experts ? 0 : 1].experts.push_back(static_cast<int32_t>(e));
+  return stage;
+}
+
+// A lane in which one stage is what is asked for; the others are never made.
+std::pair<Lane, size_t> lane_of(const Model& model, const ProbeShare& share) {
+  const ModelAxes axes = axes_of(model);
+  const uint32_t layers = model.config().layers, middle = layers / 2;
+  Lane lane;
+  if (!share.layer || layers < 3) {
+    // Embedding and head, with all layers between; or a model of so few layers that there is no middle one.
+    lane.stages.push_back(stage_of(axes, share, 0, layers));
+    return {lane, 0};
+  }
+  lane.stages.push_back(stage_of(axes, share, 0, middle));
+  lane.stages.push_back(stage_of(axes, share, middle, middle + 1));
+  lane.stages.push_back(stage_of(axes, share, middle + 1, layers));
+  return {lane, 1};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& device, const ProbeShare& share,
+                                             uint32_t rows_max, int32_t kv_dtype, bool virtual_time) {
+  const auto [lane, stage] = lane_of(model, share);
+  ASSIGN_OR_RETURN(ShardGraph shard, shard_graph(model, lane, stage, 0));
+  uint64_t source_bytes = 0;
+  for (const ShardWeight& weight : shard.weights) {
+    const GraphWeight& whole = model.graph().weights[weight.source];
+    const auto kept = [](const std::vector<motley_range>& ranges, int64_t all) {
+      if (ranges.empty()) return 1.0;
+      int64_t count = 0;
+      for (const motley_range& range : ranges) count += range.end - range.begin;
+      return static_cast<double>(count) / static_cast<double>(all);
+    };
+    source_bytes +=
+        static_cast<uint64_t>(static_cast<double>(model.weight(weight.source).bytes) * kept(weight.rows, whole.rows) *
+                              kept(weight.cols, whole.cols) * kept(weight.experts, whole.experts));
+  }
+  DriverOptions options;
+  options.name = "probe";
+  options.rows_max = rows_max;
+  options.logit_rows_max = std::min(rows_max, kSequencesMax);
+  options.slots = 1;
+  options.block_size = kBlockSize;
+  options.kv_blocks = std::min(rows_max, kSequencesMax) + 4096 / kBlockSize;
+  options.kv_dtype = kv_dtype;
+  options.steps_ahead = 0;
+  options.virtual_time = virtual_time;
+  // Nobody is met: the tape is only read.
+  ASSIGN_OR_RETURN(auto driver, Driver::create(model, device, std::move(shard), {}, options, system_clock()));
+  std::unique_ptr<Probe> probe(new Probe(device, std::move(driver)));
+  probe->source_bytes_ = source_bytes;
+  probe->virtual_time_ = virtual_time;
+  return probe;
+}
+
+const TapeProgram* Probe::find(motley_cut cut) const {
+  for (const TapeEntry& entry : driver_->tape()) {
+    if (entry.op == TapeOp::kProgram && entry.program.cut == cut) return &entry.program;
+  }
+  return nullptr;
+}
+
+void Probe::fill_batch(uint32_t rows, uint32_t context) {
+  const uint32_t span = (context + kBlockSize - 1) / kBlockSize;
+  tokens_.assign(rows, 0);
+  slots_.assign(rows, MOTLEY_NONE);
+  positions_.assign(rows, static_cast<int32_t>(context) - 1);
+  kv_slots_.assign(rows, MOTLEY_NONE);  // what is read lies there already: zeros
+  contexts_.assign(rows, static_cast<int32_t>(context));
+  generated_.assign(rows, 1);
+  blocks_.clear();
+  row_begin_.assign(1, 0);
+  block_begin_.assign(1, 0);
+  for (uint32_t r = 0; r < rows; ++r) {
+    for (uint32_t b = 0; b < span; ++b) blocks_.push_back(static_cast<int32_t>(span == 1 ? r % kSequencesMax : b));
+    row_begin_.push_back(r + 1);
+    block_begin_.push_back(static_cast<uint32_t>(blocks_.size()));
+  }
+  head_rows_.resize(std::min(rows, kSequencesMax));
+  std::iota(head_rows_.begin(), head_rows_.end(), 0);
+  motley_sample_row greedy{};
+  greedy.top_p = greedy.repetition_penalty = 1;
+  greedy.top_logprobs = MOTLEY_NONE;
+  greedy.out_slot = MOTLEY_NONE;
+  samples_.assign(head_rows_.size(), greedy);
+  batch_ = {};
+  batch_.struct_size = sizeof batch_;
+  batch_.rows = rows;
+  batch_.token_ids = tokens_.data();
+  batch_.token_slots = slots_.data();
+  batch_.positions = positions_.data();
+  batch_.kv_slots = kv_slots_.data();
+  batch_.generated = generated_.data();
+  batch_.seqs = rows;
+  batch_.seq_row_begin = row_begin_.data();
+  batch_.seq_context = contexts_.data();
+  batch_.seq_block_begin = block_begin_.data();
+  batch_.blocks = blocks_.data();
+  batch_.head_row_count = static_cast<uint32_t>(head_rows_.size());
+  batch_.head_rows = head_rows_.data();
+  batch_.samples = samples_.data();
+  batch_.slot_count = 1;
+}
+
+Result<double> Probe::time_ns(motley_cut cut, uint32_t rows, uint32_t context, uint32_t runs) {
+  const TapeProgram* program = find(cut);
+  if (program == nullptr) return error(MOTLEY_NOT_FOUND, "the probe has no such part");
+  fill_batch(rows, context);
+  const VirtualTimeScope time(&virtual_ns_);
+  const int64_t began_ns = virtual_time_ ? virtual_ns_ : system_clock().now_ns();
+  std::vector<EventHandle> events;
+  for (uint32_t run = 0; run < runs; ++run) {
+    ASSIGN_OR_RETURN(EventHandle event, program->enqueue(batch_, 0));
+    events.push_back(std::move(event));
+  }
+  Status status;
+  for (const EventHandle& event : events) {  // all, so that the batch may go
+    const Status ended = device_.wait(event, kWaitNs);
+    if (status.ok()) status = ended;
+  }
+  RETURN_IF_ERROR(status);
+  int64_t ended_ns = system_clock().now_ns();
+  if (virtual_time_) {
+    ASSIGN_OR_RETURN(const motley_event_times times, device_.times(events.back()));
+    ended_ns = virtual_ns_ = times.end_ns;
+  }
+  return static_cast<double>(ended_ns - began_ns) / runs;
+}
+
+}  // namespace motley

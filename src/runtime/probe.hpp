@@ -1,0 +1,54 @@
+// Probe: parts of a model compiled on one device, to be run by themselves. For measuring; one thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/status.hpp"
+#include "device/handles.hpp"
+#include "model/model.hpp"
+#include "motley/backend.h"
+#include "planner/placement.hpp"
+#include "runtime/driver.hpp"
+
+namespace motley {
+
+// Which share of one layer, or of the first and last stage, a probe holds.
+struct ProbeShare {
+  bool layer = true;  // one layer in the middle; else embedding and head
+  int64_t kv_heads = 0, ffn_columns = 0, experts = 0, vocab_rows = 0;
+};
+
+class Probe {
+ public:
+  // `clock` as of Driver. The device must not run anything else meanwhile if times are to mean something.
+  static Result<std::unique_ptr<Probe>> create(const Model& model, const Device& device, const ProbeShare& share,
+                                               uint32_t rows_max, int32_t kv_dtype, bool virtual_time);
+
+  bool has(motley_cut cut) const { return find(cut) != nullptr; }
+  // Rows that each are a sequence of their own, of `context` positions. Nanoseconds of one run of the part, the mean of
+  // `runs` behind one another.
+  Result<double> time_ns(motley_cut cut, uint32_t rows, uint32_t context, uint32_t runs);
+  uint64_t weight_bytes() const { return driver_->weight_bytes(); }
+  uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
+
+ private:
+  Probe(const Device& device, std::unique_ptr<Driver> driver) : device_(device), driver_(std::move(driver)) {}
+  const TapeProgram* find(motley_cut cut) const;
+  void fill_batch(uint32_t rows, uint32_t context);
+
+  static constexpr uint32_t kBlockSize = 16;
+  const Device& device_;
+  std::unique_ptr<Driver> driver_;
+  uint64_t source_bytes_ = 0;
+  bool virtual_time_ = false;
+  int64_t virtual_ns_ = 0;
+  motley_batch batch_{};
+  std::vector<int32_t> tokens_, slots_, positions_, kv_slots_, contexts_, blocks_, head_rows_;
+  std::vector<uint8_t> generated_;
+  std::vector<uint32_t> row_begin_, block_begin_;
+  std::vector<motley_sample_row> samples_;
+};
+
+}  // namespace motley
