@@ -1,0 +1,248 @@
+#include "planner/plan_json.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "planner/json_fields.hpp"
+
+namespace motley {
+namespace {
+
+using nlohmann::ordered_json;
+using planner::JsonFields;
+
+constexpr size_t kStagesMax = 4096;
+
+int64_t total(const std::vector<UnitRange>& ranges) {
+  int64_t sum = 0;
+  for (const UnitRange& range : ranges) sum += range.end - range.begin;
+  return sum;
+}
+
+bool same_name(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
+    return std::tolower(static_cast<unsigned char>(x)) == std::tolower(static_cast<unsigned char>(y));
+  });
+}
+
+ordered_json shard_json(const PlanReport& report, const Shard& shard) {
+  const auto share = std::find_if(report.devices.begin(), report.devices.end(),
+                                  [&](const DeviceShare& d) { return d.device == shard.device; });
+  ordered_json json = {{"device", shard.device}, {"kv_heads", total(shard.kv_heads)}};
+  if (!shard.query_heads.empty()) json["query_heads"] = total(shard.query_heads);
+  json["ffn_columns"] = total(shard.ffn_columns);
+  json["vocab_rows"] = total(shard.vocab_rows);
+  json["experts"] = shard.experts;
+  json["weight_bytes"] = shard.weight_bytes;
+  json["format"] = share == report.devices.end() || share->format.empty() ? "as in the file" : share->format;
+  return json;
+}
+
+// Reads one file against one model and machine.
+class PlanReader {
+ public:
+  PlanReader(const ModelShape& shape, const PlanInput& input) : shape_(shape), input_(input) {}
+
+  Status read_stages(const hf::JsonValue::Array& stages) {
+    for (size_t s = 0; s < stages.size(); ++s) RETURN_IF_ERROR(read_stage(stages[s], s, s + 1 == stages.size()));
+    return check_lane(shape_, input_, plan_);
+  }
+
+  const LanePlan& plan() const { return plan_; }
+
+ private:
+  Result<size_t> find_device(const JsonFields& fields, const std::string& name) const {
+    for (size_t d = 0; d < input_.devices.size(); ++d) {
+      if (same_name(input_.devices[d].name, name)) return d;
+    }
+    std::string known;
+    for (size_t d = 0; d < input_.devices.size() && d < 8; ++d) known += (d > 0 ? ", " : "") + input_.devices[d].name;
+    if (input_.devices.size() > 8) known += ", ...";
+    return fields.wrong("device", fmt::format("is {}, which is not listed (there are: {})", in_quotes(name), known));
+  }
+
+  Status read_experts(const JsonFields& fields, ShardPlan* shard) {
+    std::vector<int64_t> ids;
+    RETURN_IF_ERROR(fields.whole_numbers("experts", &ids, static_cast<size_t>(std::max<int64_t>(shape_.experts, 0)), false));
+    // The ids follow the order of the shards, as all ranges do.
+    for (const int64_t id : ids) {
+      if (id != next_expert_) {
+        return fields.wrong("experts", fmt::format("has {} where {} comes next: each expert once, in order", id,
+                                                   next_expert_));
+      }
+      ++next_expert_;
+    }
+    shard->experts = static_cast<int64_t>(ids.size());
+    return ok_status();
+  }
+
+  Status read_shard(const hf::JsonValue& json, const std::string& where, bool outer, bool only, bool* replicated,
+                    ShardPlan* shard) {
+    const JsonFields fields(json, where);
+    RETURN_IF_ERROR(fields.check_names({"device", "kv_heads", "query_heads", "ffn_columns", "vocab_rows", "experts",
+                                        "weight_bytes", "format"}));
+    std::string name, format;
+    uint64_t bytes = 0;
+    RETURN_IF_ERROR(fields.text("device", &name));
+    ASSIGN_OR_RETURN(shard->device, find_device(fields, name));
+    if (only) {
+      const StagePlan whole = whole_stage(shape_, shard->device, 0, shape_.layers.size());
+      *shard = whole.shards[0];
+      if (!outer) shard->vocab_rows = 0;
+    }
+    RETURN_IF_ERROR(fields.whole("kv_heads", &shard->kv_heads, 0, shape_.kv_heads, false));
+    if (!only || fields.find("kv_heads") != nullptr) shard->query_heads = shard->kv_heads * shape_.query_heads_per_kv();
+    *replicated = fields.find("query_heads") != nullptr;
+    RETURN_IF_ERROR(fields.whole("query_heads", &shard->query_heads, 0, shape_.heads, false));
+    RETURN_IF_ERROR(fields.whole("ffn_columns", &shard->ffn_columns, 0, shape_.ffn_columns, false));
+    RETURN_IF_ERROR(fields.whole("vocab_rows", &shard->vocab_rows, 0, shape_.vocab, false));
+    if (!only || fields.find("experts") != nullptr) RETURN_IF_ERROR(read_experts(fields, shard));
+    RETURN_IF_ERROR(fields.whole("weight_bytes", &bytes, 0, INT64_MAX, false));
+    return fields.text("format", &format, false);
+  }
+
+  Status read_layers(const JsonFields& fields, StagePlan* stage) {
+    std::vector<int64_t> layers;
+    RETURN_IF_ERROR(fields.whole_numbers("layers", &layers, 2));
+    if (layers.size() != 2 || layers[0] < 0 || layers[1] <= layers[0] ||
+        layers[1] > static_cast<int64_t>(shape_.layers.size())) {
+      return fields.wrong("layers", fmt::format("must be [first, end) within the model's {}", shape_.layers.size()));
+    }
+    stage->begin = static_cast<size_t>(layers[0]), stage->end = static_cast<size_t>(layers[1]);
+    return ok_status();
+  }
+
+  // KV heads held must be those of the query heads, as they lie in the shards' order.
+  Status settle(const std::string& where, bool replicated, StagePlan* stage) {
+    StagePlan settled = *stage;
+    settle_heads(shape_, &settled);
+    for (size_t i = 0; i < stage->shards.size(); ++i) {
+      if (settled.shards[i].kv_heads == stage->shards[i].kv_heads) continue;
+      return invalid_argument("{}.shards[{}]: {} query heads at this place use {} KV heads, not {}{}", where, i,
+                              stage->shards[i].query_heads, settled.shards[i].kv_heads, stage->shards[i].kv_heads,
+                              replicated ? "" : "; give query_heads for every shard");
+    }
+    return ok_status();
+  }
+
+  Status check_owners(const JsonFields& fields, const StagePlan& stage) {
+    const hf::JsonValue::Array* owners = nullptr;
+    RETURN_IF_ERROR(fields.list("kv_owners", &owners, kPlanDevicesMax, false));
+    if (owners == nullptr) return ok_status();
+    size_t holders = 0;
+    for (const ShardPlan& shard : stage.shards) {
+      if (shard.query_heads == 0) continue;
+      ++holders;
+      const bool found = std::any_of(owners->begin(), owners->end(), [&](const hf::JsonValue& owner) {
+        return owner.text() != nullptr && same_name(*owner.text(), input_.devices[shard.device].name);
+      });
+      if (!found) return fields.wrong("kv_owners", "must name the shards that have heads, and no others");
+    }
+    return holders == owners->size() ? ok_status()
+                                     : fields.wrong("kv_owners", "must name the shards that have heads, and no others");
+  }
+
+  Status read_stage(const hf::JsonValue& json, size_t s, bool last) {
+    const std::string where = fmt::format("stages[{}]", s);
+    const JsonFields fields(json, where);
+    RETURN_IF_ERROR(fields.check_names({"layers", "shards", "kv_owners"}));
+    StagePlan stage;
+    RETURN_IF_ERROR(read_layers(fields, &stage));
+    const hf::JsonValue::Array* shards = nullptr;
+    RETURN_IF_ERROR(fields.list("shards", &shards, kPlanDevicesMax));
+    if (shards->empty()) return fields.wrong("shards", "is empty");
+    next_expert_ = 0;
+    size_t with_queries = 0;
+    for (size_t i = 0; i < shards->size(); ++i) {
+      ShardPlan shard;
+      bool replicated = false;
+      RETURN_IF_ERROR(read_shard((*shards)[i], fmt::format("{}.shards[{}]", where, i), s == 0 || last,
+                                 shards->size() == 1, &replicated, &shard));
+      with_queries += replicated ? 1 : 0;
+      stage.shards.push_back(shard);
+    }
+    if (with_queries != 0 && with_queries != shards->size()) {
+      return fields.wrong("shards", "have query_heads in some and not in others");
+    }
+    RETURN_IF_ERROR(settle(where, with_queries != 0, &stage));
+    RETURN_IF_ERROR(check_owners(fields, stage));
+    plan_.stages.push_back(std::move(stage));
+    return ok_status();
+  }
+
+  const ModelShape& shape_;
+  const PlanInput& input_;
+  LanePlan plan_;
+  int64_t next_expert_ = 0;
+};
+
+Status check_identity(const JsonFields& file, const ModelShape& shape, const PlanIdentity& identity) {
+  std::string machine, name, digest;
+  RETURN_IF_ERROR(file.text("machine", &machine, false));
+  if (file.find("machine") != nullptr && machine != identity.machine) {
+    return invalid_argument("this plan was made on another machine ({}, here {}); plan again, or leave \"machine\" out",
+                            in_quotes(machine), in_quotes(identity.machine));
+  }
+  const hf::JsonValue* model = file.find("model");
+  if (model == nullptr) return ok_status();
+  const JsonFields fields(*model, "model");
+  RETURN_IF_ERROR(fields.check_names({"name", "digest"}));
+  RETURN_IF_ERROR(fields.text("name", &name, false));
+  RETURN_IF_ERROR(fields.text("digest", &digest, false));
+  if (fields.find("digest") != nullptr && digest != identity.model_digest) {
+    return invalid_argument("this plan is of another model ({}, digest {}; here {}, digest {}); plan again",
+                            in_quotes(name), in_quotes(digest), in_quotes(shape.name), in_quotes(identity.model_digest));
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+std::string to_json(const PlanReport& report, const ModelShape& shape, const PlanIdentity& identity) {
+  ordered_json json = {{"model", {{"name", shape.name}, {"digest", identity.model_digest}}},
+                       {"machine", identity.machine},
+                       {"stages", ordered_json::array()}};
+  for (const Stage& stage : report.placement.lanes.at(0).stages) {
+    ordered_json one = {{"layers", {stage.layer_begin, stage.layer_end}}, {"shards", ordered_json::array()}};
+    for (const Shard& shard : stage.shards) one["shards"].push_back(shard_json(report, shard));
+    one["kv_owners"] = stage.kv_owners;
+    json["stages"].push_back(std::move(one));
+  }
+  json["predicted"] = {{"tokens_per_s", report.predicted.tokens_per_s},
+                       {"ttft_ms", report.predicted.ttft_ms},
+                       {"tpot_ms", report.predicted.tpot_ms}};
+  json["bound_tokens_per_s"] = report.bound_tokens_per_s;
+  json["gap"] = report.gap;
+  json["kv_capacity_tokens"] = report.kv_capacity_tokens;
+  json["left_out"] = ordered_json::array();
+  for (const LeftOut& out : report.left_out) json["left_out"].push_back({{"device", out.device}, {"reason", out.reason}});
+  json["alternatives"] = ordered_json::array();
+  for (const Alternative& other : report.alternatives) {
+    json["alternatives"].push_back({{"devices", other.devices}, {"tokens_per_s", other.tokens_per_s}});
+  }
+  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+Result<Placement> read_plan(std::string_view text, const ModelShape& shape, const PlanInput& input,
+                            const PlanRequest& request, const PlanIdentity& identity) {
+  if (text.size() > kPlanFileBytesMax) {
+    return invalid_argument("the plan has {} bytes; at most {}", text.size(), kPlanFileBytesMax);
+  }
+  RETURN_IF_ERROR(check_request(request));
+  ASSIGN_OR_RETURN(const hf::JsonValue json, hf::parse_json(text));
+  const JsonFields file(json, "");
+  RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "predicted", "bound_tokens_per_s", "gap",
+                                    "kv_capacity_tokens", "left_out", "alternatives"}));
+  RETURN_IF_ERROR(check_identity(file, shape, identity));
+  uint64_t tokens = 0;
+  RETURN_IF_ERROR(file.whole("kv_capacity_tokens", &tokens, 0, INT32_MAX, false));
+  const hf::JsonValue::Array* stages = nullptr;
+  RETURN_IF_ERROR(file.list("stages", &stages, kStagesMax));
+  PlanReader reader(shape, input);
+  RETURN_IF_ERROR(reader.read_stages(*stages));
+  return to_placement(shape, input, request, reader.plan(), tokens);
+}
+
+}  // namespace motley

@@ -1,0 +1,135 @@
+#include "planner/plan_json.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "planner/planner_test_fleet.hpp"
+
+namespace motley {
+namespace {
+
+using testing::make_device;
+using testing::make_shape;
+
+const PlanIdentity kIdentity = {"sha256:abc", "machine-1"};
+
+struct World {
+  ModelShape shape = make_shape({.layers = 4, .hidden = 256, .heads = 8, .kv_heads = 4, .head_dim = 32, .ffn = 256,
+                                 .vocab = 256});
+  PlanInput input;
+  World() {
+    for (const char* name : {"GPU:0", "GPU:1", "CPU:0"}) input.devices.push_back(make_device(name, "gpu", {}, shape));
+  }
+  Result<Placement> read(const std::string& text) const { return read_plan(text, shape, input, {}, kIdentity); }
+  std::string refusal(const std::string& text) const {
+    const Status status = read(text).error();
+    EXPECT_EQ(status.code(), MOTLEY_INVALID_ARGUMENT) << text;
+    EXPECT_EQ(status.message().find('\n'), std::string::npos);
+    return status.message();
+  }
+};
+
+TEST(PlanJson, EveryKindOfPlan_ComesBackEqual) {
+  const World world;
+  for (const auto& [tensor, pipeline] : {std::pair{2u, 1u}, {1u, 3u}, {3u, 1u}, {1u, 1u}}) {
+    PlanRequest request;
+    request.tensor_parallel_size = tensor, request.pipeline_parallel_size = pipeline;
+    const auto report = plan(world.shape, world.input, request);
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    const std::string text = to_json(*report, world.shape, kIdentity);
+    const auto placement = world.read(text);
+    ASSERT_TRUE(placement.ok()) << placement.error().message() << text;
+    PlanReport again = *report;
+    again.placement = *placement;
+    EXPECT_EQ(to_json(again, world.shape, kIdentity), text);
+    EXPECT_EQ(placement->lanes[0].kv_blocks, report->placement.lanes[0].kv_blocks);
+    const auto json = nlohmann::json::parse(text);
+    for (const char* key : {"model", "machine", "stages", "predicted", "bound_tokens_per_s", "gap",
+                            "kv_capacity_tokens", "left_out", "alternatives"}) {
+      EXPECT_TRUE(json.contains(key)) << key;
+    }
+    EXPECT_EQ(json.size(), 9u);
+  }
+}
+
+TEST(PlanJson, ReplicatedKvHeads_ComeBackEqual) {
+  World world;
+  world.shape = make_shape({.layers = 2, .hidden = 64, .heads = 4, .kv_heads = 1, .head_dim = 32, .ffn = 128, .vocab = 64});
+  const auto placement = world.read(R"({"stages": [{"layers": [0, 2], "shards": [
+    {"device": "gpu:1", "kv_heads": 1, "query_heads": 3, "ffn_columns": 64, "vocab_rows": 64},
+    {"device": "CPU:0", "kv_heads": 1, "query_heads": 1, "ffn_columns": 64}]}]})");
+  ASSERT_TRUE(placement.ok()) << placement.error().message();
+  const std::vector<Shard>& shards = placement->lanes[0].stages[0].shards;
+  EXPECT_EQ(shards[0].device, "GPU:1");
+  EXPECT_EQ(shards[1].query_heads[0].begin, 3);
+  EXPECT_EQ(shards[1].kv_heads[0].end, 1);
+}
+
+TEST(PlanJson, HandWritten_StagesAloneWillDo) {
+  const World world;
+  const auto placement = world.read(R"({"stages": [{"layers": [0, 1], "shards": [{"device": "CPU:0"}]},
+                                                   {"layers": [1, 4], "shards": [{"device": "GPU:0"}]}]})");
+  ASSERT_TRUE(placement.ok()) << placement.error().message();
+  EXPECT_EQ(placement->lanes[0].stages[1].shards[0].ffn_columns[0].end, 256);
+  EXPECT_GT(placement->lanes[0].stages[0].shards[0].weight_bytes, 0u);
+}
+
+TEST(PlanJson, WhatIsNoPlanOfThisModelAndMachine_IsRefusedInOneLine) {
+  const World world;
+  const auto expect = [&](const char* text, const char* part) {
+    EXPECT_NE(world.refusal(text).find(part), std::string::npos) << world.refusal(text);
+  };
+  const std::string whole = R"({"layers": [0, 4], "shards": [{"device": "GPU:0"}]})";
+  const auto stages = [&](const std::string& inner) { return "{\"stages\": [" + inner + "]}"; };
+  expect("", "JSON");
+  expect("[]", "not an object");
+  expect("{}", "stages is missing");
+  expect(R"({"stages": []})", "no stages");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:9"}]})").c_str(), "'GPU:9', which is not listed");
+  expect(stages(R"({"layers": [0, 3], "shards": [{"device": "GPU:0"}]})").c_str(), "end at layer 3");
+  expect(stages(R"({"layers": [1, 4], "shards": [{"device": "GPU:0"}]})").c_str(), "each layer");
+  expect(stages(whole + "," + whole).c_str(), "each layer");
+  expect(stages(R"({"layers": [0, 5], "shards": [{"device": "GPU:0"}]})").c_str(), "within the model's 4");
+  expect(stages(R"({"layers": [2, 2], "shards": [{"device": "GPU:0"}]})").c_str(), "first, end");
+  expect(stages(R"({"layers": [0, 4], "shards": []})").c_str(), "empty");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "ffn_columns": 192, "vocab_rows": 256},
+                    {"device": "GPU:0", "ffn_columns": 64}]})").c_str(), "there twice");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "ffn_columns": 192, "vocab_rows": 256},
+                    {"device": "GPU:1", "ffn_columns": 128}]})").c_str(), "sum to 320");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 3, "ffn_columns": 192, "vocab_rows": 256},
+                    {"device": "GPU:1", "ffn_columns": 64}]})").c_str(), "query heads");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "ffn_columns": 200, "vocab_rows": 256},
+                    {"device": "GPU:1", "ffn_columns": 56}]})").c_str(), "multiples of 64");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "query_heads": 8, "ffn_columns": 256,
+                    "vocab_rows": 200}, {"device": "GPU:1", "query_heads": 0, "vocab_rows": 50}]})").c_str(), "vocabulary");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": -1}]})").c_str(), "whole number");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 1e3}]})").c_str(), "whole number");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "experts": [0]}]})").c_str(), "at most 0");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": 7}]})").c_str(), "not a text");
+  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0"}], "kv_owners": ["GPU:1"]})").c_str(), "kv_owners");
+  expect(stages(R"({"layers": "all", "shards": [{"device": "GPU:0"}]})").c_str(), "not a list");
+  expect(stages(R"({"layers": [0, 4], "shard": []})").c_str(), "'shard' is no field");
+  expect(R"({"machine": "other", "stages": [{"layers": [0, 4], "shards": [{"device": "GPU:0"}]}]})", "another machine");
+  expect(R"({"model": {"name": "x", "digest": "sha256:other"}, "stages": []})", "another model");
+  expect(R"({"kv_capacity_tokens": 1e99, "stages": []})", "kv_capacity_tokens");
+  EXPECT_NE(world.refusal(std::string(kPlanFileBytesMax + 1, ' ')).find("at most"), std::string::npos);
+}
+
+TEST(PlanJson, CutOrChangedBytes_NeverCrash) {
+  const World world;
+  PlanRequest request;
+  request.use_all_devices = true;
+  const std::string text = to_json(*plan(world.shape, world.input, request), world.shape, kIdentity);
+  size_t refused = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    refused += world.read(text.substr(0, i)).ok() ? 0 : 1;
+    std::string changed = text;
+    changed[i] = static_cast<char>("0]{\"-\xff"[i % 6]);
+    (void)world.read(changed).ok();
+  }
+  EXPECT_GE(refused, text.size() - 1);
+}
+
+}  // namespace
+}  // namespace motley
