@@ -38,7 +38,11 @@ class BoundOfLoad {
     }
     choose_weights();
     head_ns_ = least_head();
+    shared_ns_ = shared_layer();
     pass_ns_ = least_pass();
+    order_.resize(devices);
+    std::iota(order_.begin(), order_.end(), size_t{0});
+    std::stable_sort(order_.begin(), order_.end(), [&](size_t a, size_t b) { return rates_[a].layer_ns < rates_[b].layer_ns; });
   }
 
   // No plan is done with all micro-batches before T if this is false.
@@ -167,18 +171,22 @@ class BoundOfLoad {
     return most;
   }
 
+  // Whether the devices account for all layers within `time` of a micro-batch, and one pass over them, each by the
+  // fastest that still has room, takes no more than the time of all micro-batches.
   bool covers(double time, const AxisWeights& weights) const {
-    double sum = 0, least_loss = std::numeric_limits<double>::max();
-    for (const DeviceRates& rates : rates_) {
-      const double layers = layers_of(rates, time, weights);
-      sum += layers;
-      least_loss = std::min(least_loss, layers - layers_of(rates, time - head_ns_, weights));
-    }
+    if (time < head_ns_) return false;
     double needed = 0;  // a layer without an axis asks for less
     for (const LayerShape& layer : predictor_.shape().layers) {
       needed += weights[kHeads] + (layer.has_ffn ? weights[kFfn] : 0) + (layer.has_experts ? weights[kExperts] : 0);
     }
-    return (sum - least_loss) * kSlack >= needed && time >= head_ns_;
+    double sum = 0, least_loss = std::numeric_limits<double>::max(), pass = head_ns_;
+    for (const size_t d : order_) {
+      const double layers = layers_of(rates_[d], time, weights) * kSlack;
+      least_loss = std::min(least_loss, layers - layers_of(rates_[d], time - head_ns_, weights) * kSlack);
+      pass += std::clamp(needed - sum, 0.0, layers) * std::min(rates_[d].layer_ns, shared_ns_);
+      sum += layers;
+    }
+    return sum - least_loss >= needed && pass <= time * parts_ * kSlack;
   }
 
   // The head on n devices: none is done sooner than all of them together without loss, and each but one sends its
@@ -200,33 +208,49 @@ class BoundOfLoad {
     return (best == std::numeric_limits<double>::max() ? 0 : best) + sample;
   }
 
-  // A layer of the kind on all devices at once, without loss.
+  // A layer on several devices at once: for each number of them, the fastest of each axis without loss, and two
+  // all-reduces over the best of links.
   double shared_layer() const {
-    double nearest = std::numeric_limits<double>::infinity();
-    for (const DeviceRates& rates : rates_) nearest = std::min(nearest, rates.reduce_ns);
-    if (!std::isfinite(nearest)) return nearest;
-    double ns = 2 * nearest;
-    for (int axis = 0; axis < kAxes; ++axis) {
-      double sum = 0;
-      for (const DeviceRates& rates : rates_) sum += rates.rate[axis];
-      // An axis that some layers lack costs those nothing.
-      const bool everywhere =
-          axis == kHeads || std::all_of(predictor_.shape().layers.begin(), predictor_.shape().layers.end(),
-                                        [&](const LayerShape& l) { return axis == kFfn ? l.has_ffn : l.has_experts; });
-      if (sum > 0 && everywhere) ns += 1 / sum;
+    if (rates_.size() < 2) return std::numeric_limits<double>::infinity();
+    LinkProfile nearest;
+    nearest.latency_ns = nearest.ns_per_byte = std::numeric_limits<double>::max();
+    for (size_t a = 0; a < rates_.size(); ++a) {
+      for (size_t b = 0; b < a; ++b) {
+        nearest.latency_ns = std::min(nearest.latency_ns, predictor_.links().between(a, b).latency_ns);
+        nearest.ns_per_byte = std::min(nearest.ns_per_byte, predictor_.links().between(a, b).ns_per_byte);
+      }
     }
-    return ns;
+    std::array<std::vector<double>, kAxes> rates;
+    for (int axis = 0; axis < kAxes; ++axis) {
+      // An axis that some layers lack costs those nothing.
+      const auto& layers = predictor_.shape().layers;
+      const bool everywhere = axis == kHeads || std::all_of(layers.begin(), layers.end(), [&](const LayerShape& l) {
+                                return axis == kFfn ? l.has_ffn : l.has_experts;
+                              });
+      for (const DeviceRates& device : rates_) rates[axis].push_back(everywhere ? device.rate[axis] : 0);
+      std::sort(rates[axis].rbegin(), rates[axis].rend());
+    }
+    double best = std::numeric_limits<double>::infinity();
+    std::array<double, kAxes> sums{};
+    for (size_t n = 1; n <= rates_.size(); ++n) {
+      double ns = 2 * mean(costs_.decode.all_reduce_ns(nearest, n), costs_.mixed.all_reduce_ns(nearest, n));
+      for (int axis = 0; axis < kAxes; ++axis) {
+        sums[axis] += rates[axis][n - 1];
+        if (sums[axis] > 0) ns += 1 / sums[axis];
+      }
+      if (n > 1) best = std::min(best, ns);
+    }
+    return best;
   }
 
   double least_pass() const {
     const ModelShape& shape = predictor_.shape();
-    const double shared = shared_layer();
     double by_kind = 0;
     std::map<uint32_t, double> least;
     for (const LayerShape& layer : shape.layers) {
       auto at = least.find(layer.kind);
       if (at == least.end()) {
-        double ns = shared;
+        double ns = shared_ns_;
         for (size_t d = 0; d < rates_.size(); ++d) {
           ns = std::min(ns, mean(costs_.decode.layer_ns(d, layer.kind), costs_.mixed.layer_ns(d, layer.kind)));
         }
@@ -234,18 +258,7 @@ class BoundOfLoad {
       }
       by_kind += at->second;
     }
-    // The fastest hold only so many.
-    std::vector<std::pair<double, double>> alone;
-    for (const DeviceRates& rates : rates_) alone.emplace_back(rates.layer_ns, std::floor(rates.layers_max * kSlack));
-    std::sort(alone.begin(), alone.end());
-    double left = static_cast<double>(shape.layers.size()), by_memory = 0;
-    for (const auto& [ns, layers] : alone) {
-      const double here = std::min(left, layers);
-      if (ns > shared) break;
-      by_memory += here * ns, left -= here;
-    }
-    if (left > 0 && std::isfinite(shared)) by_memory += left * shared;
-    return (std::max(by_kind, by_memory) + head_ns_) / kSlack;
+    return (by_kind + head_ns_) / kSlack;
   }
 
   const Predictor& predictor_;
@@ -253,7 +266,8 @@ class BoundOfLoad {
   const double parts_;
   std::vector<DeviceRates> rates_;
   std::vector<AxisWeights> weights_;
-  double head_ns_ = 0, pass_ns_ = 0;
+  std::vector<size_t> order_;  // devices, the fastest with a layer first
+  double head_ns_ = 0, shared_ns_ = 0, pass_ns_ = 0;
 };
 
 // Whether all memory together can hold the weights and so many positions.

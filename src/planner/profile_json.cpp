@@ -103,9 +103,9 @@ Status read_parts(const JsonFields& fields, DeviceProfile* device) {
 
 Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) {
   const JsonFields fields(json, std::move(where));
-  RETURN_IF_ERROR(
-      fields.check_names({"name", "kind", "memory_group", "format", "memory_bytes", "attention", "ffn", "experts",
-                          "head", "embed", "context_ns", "sample_ns", "packed_ratio", "together"}));
+  RETURN_IF_ERROR(fields.check_names({"name", "kind", "memory_group", "format", "memory_bytes", "attention", "ffn",
+                                      "experts", "head", "embed", "context_ns", "sample_ns", "packed_ratio",
+                                      "together", "copies"}));
   DeviceProfile device;
   RETURN_IF_ERROR(fields.text("name", &device.name));
   RETURN_IF_ERROR(fields.text("kind", &device.kind));
@@ -153,8 +153,7 @@ Status read_links(const JsonFields& file, PlanInput* input) {
   const hf::JsonValue* caps = file.find("memory_caps");
   if (caps == nullptr) return ok_status();
   const JsonFields fields(*caps, "memory_caps");
-  if (caps->object() == nullptr || caps->object()->size() > kPlanDevicesMax)
-    return fields.wrong("", "is not an object");
+  if (caps->object() == nullptr || caps->object()->size() > kPlanDevicesMax) return fields.wrong("", "is not an object");
   for (const auto& [name, bytes] : *caps->object()) {
     RETURN_IF_ERROR(fields.whole(name, &input->memory_caps[name], 0, INT64_MAX));
   }
@@ -191,8 +190,18 @@ Result<PlanInput> read_plan_input(std::string_view text) {
   RETURN_IF_ERROR(fields.list("devices", &devices, kPlanDevicesMax));
   PlanInput input;
   for (size_t d = 0; d < devices->size(); ++d) {
-    ASSIGN_OR_RETURN(DeviceProfile device, read_device((*devices)[d], fmt::format("devices[{}]", d)));
-    input.devices.push_back(std::move(device));
+    const std::string where = fmt::format("devices[{}]", d);
+    ASSIGN_OR_RETURN(DeviceProfile device, read_device((*devices)[d], where));
+    size_t copies = 0;
+    RETURN_IF_ERROR(JsonFields((*devices)[d], where).whole("copies", &copies, 1, kPlanDevicesMax, false));
+    if (input.devices.size() + std::max<size_t>(copies, 1) > kPlanDevicesMax) {
+      return invalid_argument("more than {} devices", kPlanDevicesMax);
+    }
+    for (size_t i = 0; i < copies; ++i) {
+      input.devices.push_back(device);
+      input.devices.back().name += fmt::format("/{}", i);
+    }
+    if (copies == 0) input.devices.push_back(std::move(device));
   }
   RETURN_IF_ERROR(read_links(fields, &input));
   RETURN_IF_ERROR(check_plan_input(input));

@@ -67,19 +67,18 @@ double StepCosts::layer_ns(size_t device, uint32_t kind) const {
          ffn_ns(device, kind, shape_.ffn_columns, shape_.experts);
 }
 
-double StepCosts::pair_ns(const LinkProfile& link, double bytes, double members) const {
-  const double one_shot = link.latency_ns + (members - 1) * bytes * link.ns_per_byte;
-  const double ring = 2 * (members - 1) * link.latency_ns + 2 * bytes * link.ns_per_byte * (members - 1) / members;
+double StepCosts::all_reduce_ns(const LinkProfile& link, size_t members) const {
+  const double bytes = load_.rows() * count(shape_.hidden) * kF32Bytes, n = static_cast<double>(members);
+  const double one_shot = link.latency_ns + (n - 1) * bytes * link.ns_per_byte;
+  const double ring = 2 * (n - 1) * link.latency_ns + 2 * bytes * link.ns_per_byte * (n - 1) / n;
   return std::min(one_shot, ring);
 }
 
 double StepCosts::all_reduce_ns(std::span<const size_t> devices) const {
   double worst = 0;
-  const double bytes = load_.rows() * count(shape_.hidden) * kF32Bytes;
   for (size_t i = 0; i < devices.size(); ++i) {
     for (size_t j = i + 1; j < devices.size(); ++j) {
-      worst =
-          std::max(worst, pair_ns(links_.between(devices[i], devices[j]), bytes, static_cast<double>(devices.size())));
+      worst = std::max(worst, all_reduce_ns(links_.between(devices[i], devices[j]), devices.size()));
     }
   }
   return worst;

@@ -29,6 +29,8 @@ class StepCosts {
   double layer_ns(size_t device, uint32_t kind) const;  // whole
 
   double all_reduce_ns(std::span<const size_t> devices) const;
+  // Of the residual, by so many, all as near as this link says.
+  double all_reduce_ns(const LinkProfile& link, size_t members) const;
   // The residual, to a device that does not have it.
   double hop_ns(size_t from, size_t to) const;
   double gather_ns(size_t from, size_t to, int64_t vocab_rows) const;  // logits
@@ -45,8 +47,6 @@ class StepCosts {
     UnitCurve attention, ffn, experts, head, embed;
     double slowdown = 1;  // with the whole group
   };
-  double pair_ns(const LinkProfile& link, double bytes, double members) const;
-
   const ModelShape& shape_;
   const PlanInput& input_;
   const LinkTable& links_;
