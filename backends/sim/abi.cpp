@@ -59,7 +59,7 @@ motley_code stats(motley_device* raw, motley_device_stats* out, motley_error* er
     motley_device_stats s{};
     s.programs = device.programs, s.rows = s.padded_rows = device.rows;
     s.bytes_copied = device.bytes_copied, s.busy_ns = device.busy_ns, s.bytes_resident = device.budget.used();
-    s.lost = device.lost(device.clock.now());  // the one answer that a lost device still gives
+    s.lost = device.lost();  // the one answer that a lost device still gives
     put(out, s);
   });
 }

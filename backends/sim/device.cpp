@@ -82,11 +82,11 @@ Device::~Device() {
 }
 
 void Device::require_alive() {
-  if (lost(clock.now())) kit::fail(MOTLEY_UNAVAILABLE, "the simulated device is lost (a fault of its description)");
+  if (lost()) kit::fail(MOTLEY_UNAVAILABLE, "the simulated device is lost (a fault of its description)");
 }
 
-bool Device::lost(int64_t now_ns) {
-  if (now_ns >= death_ns_) lose();
+bool Device::lost() {
+  if (!clock.is_virtual() && kit::monotonic_ns() >= death_ns_) lose();
   return lost_;
 }
 

@@ -21,7 +21,7 @@ using Owned = std::unique_ptr<T, void (*)(T*)>;  // a handle of the cpu plugin
 
 class Queue;
 
-// A device's clock: the machine's, or the host's virtual one.
+// A device's clock: the machine's, or the host's virtual one, which is asked on enqueuing threads alone.
 struct Clock {
   int64_t (*virtual_now)(void*) = nullptr;
   void* user = nullptr;
@@ -47,7 +47,9 @@ class Device {
 
   // Throws UNAVAILABLE once the device is lost.
   void require_alive();
-  bool lost(int64_t now_ns);
+  // Also notices a death by time: of the machine's clock; in virtual time work finds it out (Queue).
+  bool lost();
+  void lose();
   bool known_lost() const { return lost_; }
   // Queues are woken when the device is lost.
   void add_queue(Queue* queue);
@@ -73,7 +75,6 @@ class Device {
   uint64_t next_buffer() { return buffers_made_.fetch_add(1); }
 
  private:
-  void lose();
   const int64_t zero_ns_;  // what faults by time count from: the opening, or 0 of virtual time
   const int64_t death_ns_;
   std::atomic<bool> lost_{false};

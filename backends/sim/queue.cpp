@@ -115,7 +115,9 @@ void Queue::schedule(Item& item, int64_t now_ns) {
   const int64_t duration = duration_ns(item, device_->bandwidth_share());
   item.start_ns = item.work.engine->take(earliest_ns, duration, now_ns);
   item.end_ns = virtual_end_ns_ = item.event->virtual_end_ns = item.start_ns + duration;
+  // That it dies is known now, and must not depend on when the worker gets there.
   item.verdict.dies = item.end_ns > device_->death_ns();
+  if (item.verdict.dies) device_->lose();
   if (item.work.program) virtual_programs_.emplace_back(item.event->sequence, item.end_ns);
   device_->accesses.forget(now_ns);
   item.refusal =
@@ -185,7 +187,7 @@ Outcome Queue::run_virtual(Item& item) {
 
 Outcome Queue::run_wall(Item& item) {
   const int64_t now_ns = kit::monotonic_ns();
-  if (device_->lost(now_ns)) return {MOTLEY_UNAVAILABLE, kLost, now_ns, now_ns};
+  if (device_->lost()) return {MOTLEY_UNAVAILABLE, kLost, now_ns, now_ns};
   if (const auto refusal = device_->accesses.conflict({id_, item.order, item.work.accesses, item.event}, false))
     return {MOTLEY_FAILED_PRECONDITION, *refusal, now_ns, now_ns};
   const int64_t duration = duration_ns(item, device_->bandwidth_share());
@@ -195,7 +197,7 @@ Outcome Queue::run_wall(Item& item) {
   Outcome outcome;
   if (item.work.program) outcome = outcome_of(item.work.run);
   sleep_until(start_ns + duration, item.verdict.delay_ns > 0);
-  if (device_->lost(kit::monotonic_ns()))
+  if (device_->lost())
     outcome = {MOTLEY_UNAVAILABLE, kLost};
   else if (!item.work.program)
     outcome = outcome_of(item.work.run);
