@@ -43,7 +43,7 @@ motley_code guard(motley_error* error, Body&& body) noexcept {
 
 template <class... T>
 void need(const T*... pointers) {
-  if (((pointers == nullptr) || ...)) fail(MOTLEY_INVALID_ARGUMENT, "a required argument is null");
+  if ((... || (pointers == nullptr))) fail(MOTLEY_INVALID_ARGUMENT, "a required argument is null");
 }
 
 template <class T>
