@@ -43,7 +43,8 @@ motley_code guard(motley_error* error, Body&& body) noexcept {
 
 template <class... T>
 void need(const T*... pointers) {
-  if ((... || (pointers == nullptr))) fail(MOTLEY_INVALID_ARGUMENT, "a required argument is null");
+  const bool given = (... && (pointers != nullptr));
+  if (!given) fail(MOTLEY_INVALID_ARGUMENT, "a required argument is null");
 }
 
 template <class T>
