@@ -16,7 +16,7 @@ class SizedModel : public Model {
     config_.kv_heads = 2;
     config_.ffn = 96;
     config_.vocab_size = 50;
-    graph_.weights.resize(1);
+    graph_.weights.push_back({.name = "ffn_down", .rows = 64, .cols = 96, .col_axis = Axis::kFfn});
     weight_.bytes = bytes_;
   }
   const ModelConfig& config() const override { return config_; }
