@@ -59,7 +59,10 @@ class Devices {
     (void)next();
   }
 
-  ScriptedExecutor& first() { return *made_.front(); }
+  ScriptedExecutor& first() {
+    std::lock_guard lock(mutex_);
+    return *made_.front();
+  }
   ScriptedExecutor& newest() {
     std::lock_guard lock(mutex_);
     return *made_.back();
@@ -78,6 +81,7 @@ class Devices {
     return [this](const Status&) { return next(); };
   }
   void expect_no_violations() {
+    std::lock_guard lock(mutex_);
     for (const auto& device : made_) EXPECT_THAT(device->violations(), IsEmpty());
   }
 
