@@ -2,6 +2,7 @@
 
 #include "base/log.hpp"
 #include "device/virtual_time.hpp"
+#include "device/worker/isolated.hpp"
 
 namespace motley {
 namespace {
@@ -13,9 +14,8 @@ void forward_log(void*, int32_t level, const char* text) {
 
 const char* text_or_null(const std::string& text) { return text.empty() ? nullptr : text.c_str(); }
 
-}  // namespace
-
-Result<Device> Device::open(const Plugin& plugin, uint32_t index, const DeviceOptions& options) {
+// Borrows the texts.
+motley_open_options abi_options(const DeviceOptions& options) {
   motley_open_options open{};
   open.struct_size = sizeof open;
   open.threads = options.threads;
@@ -25,10 +25,24 @@ Result<Device> Device::open(const Plugin& plugin, uint32_t index, const DeviceOp
   open.deterministic = options.deterministic ? 1 : 0;
   if (options.virtual_time) open.virtual_now = [](void*) { return virtual_now_ns(); };
   open.log = forward_log;
+  return open;
+}
+
+}  // namespace
+
+Result<Device> Device::open(const Plugin& plugin, uint32_t index, const DeviceOptions& options) {
+  const motley_open_options open = abi_options(options);
   motley_device* device = nullptr;
   motley_error failure{};
   RETURN_IF_ERROR(to_status(plugin.api().open(index, &open, &device, &failure), failure, "open"));
-  return Device(&plugin.api(), device);
+  return Device(&plugin.api(), device, nullptr);
+}
+
+Result<Device> Device::open_isolated(const std::filesystem::path& plugin_file, uint32_t index,
+                                     const DeviceOptions& options, const WorkerOptions& worker) {
+  ASSIGN_OR_RETURN(const IsolatedDevice opened,
+                   motley::open_isolated(plugin_file, index, abi_options(options), worker));
+  return Device(opened.api, opened.device, opened.process);
 }
 
 Result<QueueHandle> Device::create_queue() const {

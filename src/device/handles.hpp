@@ -9,9 +9,12 @@
 
 #include "base/status.hpp"
 #include "device/plugin.hpp"
+#include "device/worker/worker_options.hpp"
 #include "motley/backend.h"
 
 namespace motley {
+
+class WorkerProcess;
 
 // Destroy is the table's entry that frees a T; a table without it (null) has nothing to free.
 template <typename T, void (*motley_backend::*Destroy)(T*)>
@@ -69,9 +72,15 @@ struct DeviceOptions {
 class Device {
  public:
   static Result<Device> open(const Plugin& plugin, uint32_t index, const DeviceOptions& options);
+  // The same device in a process of its own, behind the same table; api() lives as long as the Device. The plugin's
+  // file is opened there, not here. Differences: docs/contracts/worker.md.
+  static Result<Device> open_isolated(const std::filesystem::path& plugin_file, uint32_t index,
+                                      const DeviceOptions& options, const WorkerOptions& worker);
 
   const motley_backend& api() const { return *api_; }
   motley_device* raw() const { return device_.get(); }
+  // Null unless it was opened by open_isolated().
+  WorkerProcess* worker() const { return worker_; }
 
   Result<QueueHandle> create_queue() const;
   Result<BufferHandle> allocate(uint64_t bytes, motley_use use) const;
@@ -97,9 +106,11 @@ class Device {
   Result<motley_device_stats> stats() const;
 
  private:
-  Device(const motley_backend* api, motley_device* device) : api_(api), device_(api, device) {}
+  Device(const motley_backend* api, motley_device* device, WorkerProcess* worker)
+      : api_(api), device_(api, device), worker_(worker) {}
   const motley_backend* api_;
   RawDevice device_;
+  WorkerProcess* worker_;  // owned by the device
 };
 
 }  // namespace motley

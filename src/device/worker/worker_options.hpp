@@ -1,0 +1,19 @@
+// How a device is opened in a worker process.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace motley {
+
+struct WorkerOptions {
+  std::string program = "/proc/self/exe";    // is run as `program worker --fd N`: the motley command, or one like it
+  std::string device_name;                   // for messages; "" = the plugin's name and the index
+  std::string spec;                          // a device that is described, not enumerated: "FAMILY:spec"; then index is
+                                             // the description's
+  int64_t call_timeout_ns = 30'000'000'000;  // of a control call
+  int64_t slow_call_timeout_ns = 600'000'000'000;  // of those that may take long: start, open, pack, compile
+  int64_t spin_ns = 20'000;  // how long either side looks for the next event or record before it sleeps
+};
+
+}  // namespace motley
