@@ -27,6 +27,7 @@ struct Parsed {
   DevicesCommand devices;
   BenchCommand bench_latency, bench_throughput;
   ConformanceCommand conformance;
+  WorkerCommand worker;
   std::string policy = "fcfs", config_file;
   std::vector<std::string> help_words;
 };
@@ -317,6 +318,7 @@ CLI::App* deepest(CLI::App& app) {
 Status no_command(const CLI::App& group) {
   std::string names;
   for (const CLI::App* command : group.get_subcommands(nullptr)) {
+    if (command->get_group().empty()) continue;  // not for users
     names += (names.empty() ? "" : ", ") + command->get_name();
   }
   const std::vector<std::string> words = group.remaining();
@@ -348,6 +350,10 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
   CLI::App* conformance_command = app.add_subcommand("conformance", "judge a device plugin");
   conformance_command->add_option("plugin", parsed.conformance.plugin, "a shared library")->required();
   actions[conformance_command] = [&] { return conformance(parsed.conformance); };
+  CLI::App* worker_command = app.add_subcommand("worker", "drive one device for the process that started this one");
+  worker_command->group("");  // not for users
+  add_number(worker_command, "--fd", parsed.worker.fd, "the socket to that process", 3)->required();
+  actions[worker_command] = [&] { return worker(parsed.worker); };
   CLI::App* help = app.add_subcommand("help", "explain a command");
   help->add_option("command", parsed.help_words, "the command");
   actions[help] = [&]() -> Status {

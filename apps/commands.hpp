@@ -78,6 +78,12 @@ struct ConformanceCommand {
 };
 Status conformance(const ConformanceCommand& command);
 
+// Hidden: what src/device starts for a device in a process of its own.
+struct WorkerCommand {
+  int fd = -1;
+};
+Status worker(const WorkerCommand& command);
+
 // The prompt of --prompt or --prompt-file ("-" is standard input); INVALID_ARGUMENT unless exactly one is given and it
 // is valid UTF-8.
 Result<std::string> read_prompt(const std::optional<std::string>& prompt, const std::optional<std::string>& file);

@@ -139,9 +139,9 @@ Status RemoteDevice::open(uint32_t index, const motley_open_options& options) {
   if (!reader.done()) return error(MOTLEY_DATA_LOSS, "{}: its worker's answer cannot be read", name_);
   desc_.family[sizeof desc_.family - 1] = '\0';
   reduce(desc_);
+  std::lock_guard lock(mutex_);
   opened_ = true;
   if (options_.device_name.empty()) {
-    std::lock_guard lock(mutex_);
     name_ = fmt::format("{}:{}", desc_.family, desc_.index);
   }
   return ok_status();
@@ -240,7 +240,7 @@ void RemoteDevice::worker_ended(const std::string& how) {
     futex_wake_all(slot.state);
   }
   in_flight_.clear();
-  if (!closing_) log_warning("{}", lost_.message());
+  if (opened_ && !closing_) log_warning("{}", lost_.message());
 }
 
 void RemoteDevice::dismiss(Call call, uint64_t id, bool slow) {
