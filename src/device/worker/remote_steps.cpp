@@ -1,4 +1,4 @@
-#include <linux/futex.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <limits>
@@ -159,21 +159,23 @@ bool RemoteDevice::has_fired(const Work& work) const {
 // Takes in every call whose event the worker has fired, in the order of the calls: what one brings to the host's
 // memory is there before anybody can see it, or a later one, as done.
 void RemoteDevice::reap() {
-  auto kept = in_flight_.begin();
-  for (auto it = in_flight_.begin(); it != in_flight_.end(); ++it) {
-    Work& work = **it;
-    if (has_fired(work)) {
-      const EventSlot& slot = memory_.slot(work.slot);
-      if (slot.timed == 1) work.timed = true, work.start_ns = slot.start_ns, work.end_ns = slot.end_ns;
-      const uint32_t index = work.slot;
-      complete(work, outcome_in(slot));
-      free_slots_.push_back(index);
-    } else {
-      if (kept != it) *kept = std::move(*it);
-      ++kept;
+  // Looked at from the last to the first: the worker fires in the order of the calls, so one that is seen fired has all
+  // that it waited for seen fired after it.
+  std::vector<bool> fired(in_flight_.size());
+  for (size_t i = in_flight_.size(); i-- > 0;) fired[i] = has_fired(*in_flight_[i]);
+  size_t kept = 0;
+  for (size_t i = 0; i < in_flight_.size(); ++i) {
+    if (!fired[i]) {
+      std::swap(in_flight_[kept++], in_flight_[i]);
+      continue;
     }
+    Work& work = *in_flight_[i];
+    const EventSlot& slot = memory_.slot(work.slot);
+    if (slot.timed == 1) work.timed = true, work.start_ns = slot.start_ns, work.end_ns = slot.end_ns;
+    free_slots_.push_back(work.slot);
+    complete(work, outcome_in(slot));
   }
-  in_flight_.erase(kept, in_flight_.end());
+  in_flight_.resize(kept);
 }
 
 void RemoteDevice::complete(Work& work, Status outcome) {
@@ -206,7 +208,10 @@ bool RemoteDevice::wait(Work& work, uint64_t timeout_ns) {
     if (fired(work)) return true;
     const int64_t now_ns = system_clock().now_ns();
     if (now_ns >= deadline_ns) return false;
-    if (now_ns - start_ns < options_.spin_ns) continue;
+    if (now_ns - start_ns < options_.spin_ns) {
+      sched_yield();  // whoever computes goes first where cores are few
+      continue;
+    }
     slot.waiters.fetch_add(1, std::memory_order_seq_cst);
     if (is_pending(slot, work.generation)) {
       futex_wait(slot.state, work.generation * 2, forever ? -1 : deadline_ns - now_ns);

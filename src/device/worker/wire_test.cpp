@@ -217,8 +217,7 @@ TEST(SharedMemory, UnsealedOrShort_IsNotMapped) {
   EXPECT_TRUE(SharedMemory::adopt(Descriptor(dup(plain.get())), 8192).ok());
   EXPECT_EQ(SharedMemory::adopt(Descriptor(dup(plain.get())), 8193).error().code(), MOTLEY_DATA_LOSS);
   EXPECT_EQ(SharedMemory::adopt(Descriptor(dup(plain.get())), 0).error().code(), MOTLEY_DATA_LOSS);
-  EXPECT_EQ(SharedMemory::adopt(Descriptor(open("/dev/null", O_RDWR | O_CLOEXEC)), 1).error().code(),
-            MOTLEY_DATA_LOSS);
+  EXPECT_EQ(SharedMemory::adopt(Descriptor(open("/dev/null", O_RDWR | O_CLOEXEC)), 1).error().code(), MOTLEY_DATA_LOSS);
   EXPECT_EQ(SharedMemory::create("test", uint64_t{1} << 62).error().code(), MOTLEY_RESOURCE_EXHAUSTED);
 }
 

@@ -13,7 +13,7 @@ struct WorkerOptions {
                                              // the description's
   int64_t call_timeout_ns = 30'000'000'000;  // of a control call
   int64_t slow_call_timeout_ns = 600'000'000'000;  // of those that may take long: start, open, pack, compile
-  int64_t spin_ns = 20'000;  // how long either side looks for the next event or record before it sleeps
+  int64_t spin_ns = 20'000;  // how long either side looks (and yields) for the next event or record before it sleeps
 };
 
 }  // namespace motley

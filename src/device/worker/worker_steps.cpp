@@ -1,6 +1,7 @@
 #include "device/worker/worker_steps.hpp"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
@@ -102,6 +103,8 @@ void StepRunner::loop() {
     } else if (system_clock().now_ns() - active_ns >= spin_ns_) {
       sleep();
       active_ns = system_clock().now_ns();
+    } else {
+      sched_yield();  // whoever computes goes first where cores are few
     }
   }
 }

@@ -1,8 +1,8 @@
 // Workers as processes: how they start, die, hang and end.
-#include <gtest/gtest.h>
-#include <sys/eventfd.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -111,9 +111,7 @@ void stop(pid_t pid) {
   EXPECT_EQ(waitid(P_PID, static_cast<id_t>(pid), &facts, WSTOPPED), 0);
 }
 
-bool contains(const Status& status, std::string_view text) {
-  return status.message().find(text) != std::string::npos;
-}
+bool contains(const Status& status, std::string_view text) { return status.message().find(text) != std::string::npos; }
 
 TEST(Worker, MappedBuffer_IsSharedWithTheDevice) {
   const Device device = open_or_die();
