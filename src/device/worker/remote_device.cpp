@@ -240,7 +240,8 @@ void RemoteDevice::worker_ended(const std::string& how) {
     futex_wake_all(slot.state);
   }
   in_flight_.clear();
-  if (opened_ && !closing_) log_warning("{}", lost_.message());
+  // A worker that was asked to end and did so in another way has something wrong with it, or with its plugin.
+  if (opened_ && (!closing_ || !how.ends_with("code 0"))) log_warning("{}", lost_.message());
 }
 
 void RemoteDevice::dismiss(Call call, uint64_t id, bool slow) {

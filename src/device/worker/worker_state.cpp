@@ -30,8 +30,7 @@ void WorkerState::close() {
   weights.clear();
   buffers.clear();
   staging.clear();
-  if (device != nullptr) api->close(device);
-  device = nullptr;
+  if (motley_device* raw = device.exchange(nullptr); raw != nullptr) api->close(raw);
 }
 
 }  // namespace motley::worker

@@ -77,9 +77,9 @@ using Objects = Table<std::shared_ptr<Owned<T>>>;
 struct WorkerState {
   std::unique_ptr<Plugin> plugin;
   const motley_backend* api = nullptr;
-  motley_device* device = nullptr;
   uint64_t memory_cap = 0;
-  std::atomic<uint64_t> shared_bytes{0};  // of the device's memory, those that the plugin does not know of
+  std::atomic<motley_device*> device{nullptr};  // one channel's thread opens it, all use it; set after the above
+  std::atomic<uint64_t> shared_bytes{0};        // of the device's memory, those that the plugin does not know of
   Descriptor log_socket;
 
   Table<std::shared_ptr<WorkerQueue>> queues;
