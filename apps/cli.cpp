@@ -25,6 +25,7 @@ struct Parsed {
   TokenizeCommand tokenize;
   InspectCommand inspect;
   DevicesCommand devices;
+  PlanCommand plan;
   BenchCommand bench_latency, bench_throughput;
   ConformanceCommand conformance;
   WorkerCommand worker;
@@ -107,6 +108,10 @@ void add_placement_options(CLI::App* app, InstanceOptions& options) {
              "devices that work together on each layer; default: as the plan has it");
   add_number(app, "--pipeline-parallel-size", planning.pipeline_parallel_size,
              "stages of layers, one after another; default: as the plan has it");
+  add_switch(app, "--isolate", options.isolate,
+             "each device in a worker process of its own: one that dies is planned around");
+  app->add_option("--plan", planning.plan_file, "a plan to take as it is: of motley plan --json, or by hand")
+      ->check(text_fault);
   add_switch(app, "--use-all-devices", planning.use_all_devices,
              "every listed device gets a part, even where the plan would leave it out");
   app->add_option_function<std::vector<std::string>>(
@@ -228,6 +233,54 @@ CLI::App* add_inspect(CLI::App& app, Parsed& parsed) {
   return command;
 }
 
+// "ttft=200,tpot=50": milliseconds.
+std::string take_slo(const std::string& value, PlanSettings* settings) {
+  size_t begin = 0;
+  while (begin <= value.size()) {
+    const size_t end = std::min(value.find(',', begin), value.size());
+    const std::string item = value.substr(begin, end - begin);
+    const size_t at = item.find('=');
+    const std::string name = item.substr(0, at);
+    double* field = name == "ttft" ? &settings->ttft_ms_max : name == "tpot" ? &settings->tpot_ms_max : nullptr;
+    double ms = 0;
+    const char* last = item.data() + item.size();
+    const char* first = at == std::string::npos ? last : item.data() + at + 1;
+    const auto [stop, failure] = std::from_chars(first, last, ms);
+    if (field == nullptr || failure != std::errc() || stop != last || !(ms > 0 && ms < 1e9))
+      return fmt::format("{} is not ttft=MS,tpot=MS", value);
+    *field = ms;
+    begin = end + 1;
+  }
+  return "";
+}
+
+CLI::App* add_plan(CLI::App& app, Parsed& parsed) {
+  PlanCommand& plan = parsed.plan;
+  PlanSettings& planning = plan.instance.planning;
+  CLI::App* command = app.add_subcommand("plan", "say which device would run what, how fast, and why");
+  add_model_options(command, plan.instance, parsed);
+  static const std::map<std::string, Objective> kObjectives = {{"throughput", Objective::kThroughput},
+                                                               {"latency", Objective::kLatency}};
+  command->add_option_function<std::string>(
+             "--objective", [&planning](const std::string& name) { planning.objective = kObjectives.at(name); },
+             "throughput (default) or latency")
+      ->check(CLI::IsMember({"throughput", "latency"}));
+  command->add_option_function<std::string>(
+      "--slo",
+      [&planning](const std::string& value) {
+        const std::string fault = take_slo(value, &planning);
+        if (!fault.empty()) throw CLI::ValidationError("--slo", fault);
+      },
+      "limits in ms that plans shall keep, e.g. ttft=500,tpot=50");
+  add_number(command, "--concurrency", planning.concurrency, "requests at once", 1u, 4096u)->capture_default_str();
+  add_number(command, "--prompt-len", planning.prompt_len, "prompt tokens of a request", 1u)->capture_default_str();
+  add_number(command, "--output-len", planning.output_len, "tokens generated per request", 1u)->capture_default_str();
+  command->add_option("--what-if", plan.what_if, "devices to add and to leave away, e.g. +SIM:gpu-like,-CPU:0");
+  add_switch(command, "--json", plan.json, "as JSON, which --plan reads");
+  command->add_option("--svg", plan.svg_file, "a file for the picture as SVG")->check(text_fault);
+  return command;
+}
+
 CLI::App* add_bench(CLI::App& app, Parsed& parsed, std::map<CLI::App*, std::function<Status()>>& actions) {
   CLI::App* command = app.add_subcommand("bench", "measure a model without a server");
   command->require_subcommand(1);
@@ -342,10 +395,13 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
   actions[add_complete(app, parsed)] = [&] { return complete(parsed.complete, started_ns); };
   actions[add_chat(app, parsed)] = [&] { return chat(parsed.chat); };
   actions[add_tokenize(app, parsed)] = [&] { return tokenize(parsed.tokenize); };
+  actions[add_plan(app, parsed)] = [&] { return plan(parsed.plan); };
   actions[add_inspect(app, parsed)] = [&] { return inspect(parsed.inspect); };
   add_bench(app, parsed, actions);
   CLI::App* devices_command = app.add_subcommand("devices", "list the devices of this machine");
   devices_command->add_flag("--json", parsed.devices.json, "as JSON");
+  devices_command->add_flag("--measure", parsed.devices.measure,
+                            "with bandwidth, arithmetic, dispatch and links; measured once and kept");
   actions[devices_command] = [&] { return devices(parsed.devices); };
   CLI::App* conformance_command = app.add_subcommand("conformance", "judge a device plugin");
   conformance_command->add_option("plugin", parsed.conformance.plugin, "a shared library")->required();

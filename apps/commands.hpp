@@ -61,8 +61,17 @@ Status inspect(const InspectCommand& command);
 
 struct DevicesCommand {
   bool json = false;
+  bool measure = false;
 };
 Status devices(const DevicesCommand& command);
+
+struct PlanCommand {
+  InstanceOptions instance;
+  std::string what_if;  // "+SIM:gpu-like,-CPU:0": devices to add and to leave away
+  bool json = false;
+  std::string svg_file;
+};
+Status plan(const PlanCommand& command);
 
 struct BenchCommand {
   InstanceOptions instance;

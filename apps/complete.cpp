@@ -23,7 +23,7 @@ nlohmann::ordered_json logprobs_json(const GenerateResult& generation) {
 }
 
 void print_json(const CompleteCommand& command, const std::vector<TokenId>& prompt, const GenerateResult& generation,
-                int64_t started_ns) {
+                const std::vector<DeviceWork>& devices, int64_t started_ns) {
   nlohmann::ordered_json out;
   out["prompt_token_ids"] = prompt;
   auto& ids = out["token_ids"] = nlohmann::ordered_json::array();
@@ -33,6 +33,14 @@ void print_json(const CompleteCommand& command, const std::vector<TokenId>& prom
   out["logprobs"] = command.logprobs >= 0 ? logprobs_json(generation) : nlohmann::ordered_json();
   out["load_s"] = seconds(started_ns, generation.first_step_ns);
   out["prefill_s"] = seconds(generation.first_step_ns, generation.first_token_ns);
+  out["devices"] = nlohmann::json::array();
+  for (const DeviceWork& work : devices) {
+    out["devices"].push_back({{"name", work.name},
+                              {"programs", work.programs},
+                              {"rows", work.rows},
+                              {"bytes_moved", work.bytes_moved},
+                              {"busy_s", work.busy_s}});
+  }
   out["decode_s"] = seconds(generation.first_token_ns, generation.last_token_ns);
   std::printf("%s\n", out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
@@ -82,7 +90,7 @@ Status complete(const CompleteCommand& command, int64_t started_ns) {
                    generate(instance->engine(), instance->tokenizer(), std::move(request), {command.stop}, sink));
   if (generation.finished == FinishReason::kError) return generation.status;
   if (command.json) {
-    print_json(command, prompt_ids, generation, started_ns);
+    print_json(command, prompt_ids, generation, instance->device_work(), started_ns);
   } else {
     std::fputc('\n', stdout);
   }

@@ -59,7 +59,7 @@ Status take_advice(const Instance& instance, ServerOptions& options) {
   return ok_status();
 }
 
-Result<ServerOptions> server_options(const ServeCommand& command, const Instance& instance) {
+Result<ServerOptions> server_options(const ServeCommand& command, Instance& instance) {
   ServerOptions options;
   if (command.generation_config == "auto") RETURN_IF_ERROR(take_advice(instance, options));
   options.host = command.host;
@@ -72,6 +72,12 @@ Result<ServerOptions> server_options(const ServeCommand& command, const Instance
   options.seed = command.seed;
   const Placement& placement = instance.placement();
   const EngineOptions& engine = command.instance.engine;
+  options.device_counters = [&instance] {
+    std::vector<DeviceCounters> counters;
+    for (const DeviceWork& work : instance.device_work())
+      counters.push_back({work.name, work.programs, work.rows, work.bytes_moved, work.busy_s});
+    return counters;
+  };
   options.cache_config = {{"block_size", std::to_string(placement.block_size)},
                           {"num_gpu_blocks", std::to_string(placement.lanes[0].kv_blocks)},
                           {"cache_dtype", command.instance.kv_cache_dtype},

@@ -119,7 +119,7 @@ class ListParser {
     for (const auto& entry : registry_.devices()) {
       const std::string_view family = entry.description.desc.family;
       if (entry.description.desc.simulated == 0 && family != "REF")
-        devices_.push_back({entry.description, entry.plugin, {}});
+        devices_.push_back({entry.description, entry.plugin, {}, {}});
     }
     if (devices_.size() > before) return ok_status();
     return registry_.find("CPU:0").error();
@@ -127,7 +127,7 @@ class ListParser {
 
   Status add_named(const std::string& name) {
     ASSIGN_OR_RETURN(const DeviceRegistry::Entry* entry, registry_.find(name));
-    devices_.push_back({entry->description, entry->plugin, {}});
+    devices_.push_back({entry->description, entry->plugin, {}, {}});
     return ok_status();
   }
 
@@ -140,7 +140,7 @@ class ListParser {
     }
     if (entry->description.desc.threads == 0)
       return invalid_argument("{} has no cores to name; list it whole", entry->description.name);
-    ListedDevice part{entry->description, entry->plugin, cores};
+    ListedDevice part{entry->description, entry->plugin, cores, {}};
     part.description.name += std::string(kCores) + cores;
     part.description.desc.threads = static_cast<uint32_t>(parsed->size());
     devices_.push_back(std::move(part));
@@ -153,12 +153,12 @@ class ListParser {
       const std::string wanted = lower(spec), label = lower(desc.label);
       const bool numbered = wanted.starts_with(label + "/") && parse_span(wanted.substr(label.size() + 1));
       if (desc.simulated != 0 && (label == wanted || numbered)) {
-        devices_.push_back({entry.description, entry.plugin, {}});
+        devices_.push_back({entry.description, entry.plugin, {}, {}});
         return ok_status();
       }
     }
     ASSIGN_OR_RETURN(const auto described, registry_.describe("SIM", spec));
-    devices_.push_back({described.description, described.plugin, {}});
+    devices_.push_back({described.description, described.plugin, {}, "SIM:" + spec});
     return ok_status();
   }
 

@@ -16,6 +16,7 @@ struct ListedDevice {
   DeviceDescription description;  // name: canonical, e.g. "CPU:0/cores=0-3", "SIM:gpu-like/1"
   const Plugin* plugin = nullptr;
   std::string cores;  // "" = all of the device's
+  std::string spec;   // "FAMILY:spec" of a device that is described, not enumerated; else ""
 };
 
 // A comma-separated list, in its order, in any case, blanks allowed:

@@ -45,32 +45,42 @@ std::filesystem::path CostCache::file_of(std::string_view machine, std::string_v
   return folder_ / fmt::format("costs-{}-{}-{}.json", kVersion, machine, model);
 }
 
-std::optional<PlanInput> CostCache::read(std::string_view machine, std::string_view model) const {
-  const std::filesystem::path file = file_of(machine, model);
+std::optional<std::string> CostCache::read_text(std::string_view machine, std::string_view kind) const {
+  const std::filesystem::path file = file_of(machine, kind);
   std::error_code failed;
   if (!std::filesystem::exists(file, failed)) return std::nullopt;
-  const auto text = read_file(file, kProfileFileBytesMax);
+  auto text = read_file(file, kProfileFileBytesMax);
   if (!text.ok()) return std::nullopt;
-  auto input = read_plan_input(*text);
-  if (input.ok()) return *std::move(input);
-  log_warning("{}: {}; measuring again", file.string(), input.error().message());
-  return std::nullopt;
+  return *std::move(text);
 }
 
-void CostCache::write(std::string_view machine, std::string_view model, const PlanInput& input) const {
-  const std::filesystem::path file = file_of(machine, model);
+void CostCache::write_text(std::string_view machine, std::string_view kind, std::string_view text) const {
+  const std::filesystem::path file = file_of(machine, kind);
   std::filesystem::path part = file;
   part += fmt::format(".{}.part", getpid());
   std::error_code failed;
   std::filesystem::create_directories(folder_, failed);
   std::ofstream out(part, std::ios::binary | std::ios::trunc);
-  out << to_json(input) << '\n';
+  out << text << '\n';
   out.close();
   if (out.good()) std::filesystem::rename(part, file, failed);
   if (!out.good() || failed) {
     log_warning("what was measured could not be kept in {}; the next start measures again", file.string());
     std::filesystem::remove(part, failed);
   }
+}
+
+std::optional<PlanInput> CostCache::read(std::string_view machine, std::string_view model) const {
+  const auto text = read_text(machine, model);
+  if (!text) return std::nullopt;
+  auto input = read_plan_input(*text);
+  if (input.ok()) return *std::move(input);
+  log_warning("{}: {}; measuring again", file_of(machine, model).string(), input.error().message());
+  return std::nullopt;
+}
+
+void CostCache::write(std::string_view machine, std::string_view model, const PlanInput& input) const {
+  write_text(machine, model, to_json(input));
 }
 
 }  // namespace motley

@@ -26,6 +26,9 @@ std::string machine_digest(std::span<const ListedDevice> devices);
 class CostCache {
  public:
   explicit CostCache(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  // Any text under a kind of its own.
+  std::optional<std::string> read_text(std::string_view machine, std::string_view kind) const;
+  void write_text(std::string_view machine, std::string_view kind, std::string_view text) const;
   std::optional<PlanInput> read(std::string_view machine, std::string_view model) const;
   // A failure is logged: the next start measures again.
   void write(std::string_view machine, std::string_view model, const PlanInput& input) const;

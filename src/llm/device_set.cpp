@@ -4,6 +4,8 @@
 #include <array>
 #include <utility>
 
+#include "device/worker/worker_process.hpp"
+
 namespace motley {
 namespace {
 
@@ -27,6 +29,15 @@ Status check_capabilities(const DeviceDescription& device, bool deterministic) {
   return ok_status();
 }
 
+Result<Device> open_device(const ListedDevice& listed, const DeviceOptions& options, bool isolate) {
+  const motley_device_desc& desc = listed.description.desc;
+  if (!isolate) return Device::open(*listed.plugin, desc.index, options);
+  WorkerOptions worker;
+  worker.device_name = listed.description.name;
+  worker.spec = listed.spec;
+  return Device::open_isolated(listed.plugin->file(), desc.index, options, worker);
+}
+
 }  // namespace
 
 Result<DeviceSet> DeviceSet::open(std::vector<ListedDevice> listed, const DeviceSetOptions& options) {
@@ -41,9 +52,9 @@ Result<DeviceSet> DeviceSet::open(std::vector<ListedDevice> listed, const Device
     open.virtual_time = options.virtual_time;
     const auto cap = options.memory_caps.find(each.description.name);
     if (cap != options.memory_caps.end()) open.memory_cap = cap->second;
-    auto device = Device::open(*each.plugin, each.description.desc.index, open);
+    auto device = open_device(each, open, options.isolate);
     if (!device.ok()) return device.error().annotate(each.description.name);
-    set.devices_.push_back(std::make_unique<Opened>(std::move(each), *std::move(device)));
+    set.devices_.push_back(std::make_unique<Opened>(std::move(each), *std::move(device), false, DeviceWork{}));
   }
   for (const auto& [name, bytes] : options.memory_caps) {
     if (!set.find(name)) return invalid_argument("--device-memory {}: the device is not listed in --devices", name);
@@ -75,22 +86,30 @@ std::vector<MeasuredDevice> DeviceSet::measured() const {
 }
 
 void DeviceSet::mark_lost(std::string_view name) {
-  if (const auto found = find(name)) devices_[*found]->lost = true;
+  const auto found = find(name);
+  if (!found) return;
+  devices_[*found]->lost = true;
+  if (WorkerProcess* worker = devices_[*found]->device.worker()) worker->kill();
 }
 
-std::vector<DeviceWork> DeviceSet::work() const {
-  std::vector<DeviceWork> work;
+bool DeviceSet::has_worker(std::string_view name) const {
+  const auto found = find(name);
+  return found && devices_[*found]->device.worker() != nullptr;
+}
+
+std::vector<DeviceWork> DeviceSet::work() {
+  std::vector<DeviceWork> all;
   for (const auto& opened : devices_) {
-    DeviceWork& done = work.emplace_back();
+    DeviceWork& done = opened->work;
     done.name = opened->listed.description.name;
-    const auto stats = opened->device.stats();
-    if (!stats.ok()) continue;
-    done.programs = stats->programs;
-    done.rows = stats->rows;
-    done.bytes_moved = stats->bytes_copied;
-    done.busy_s = static_cast<double>(stats->busy_ns) / 1e9;
+    if (const auto stats = opened->device.stats(); stats.ok() && !opened->lost) {
+      done.programs = stats->programs;
+      done.rows = stats->rows;
+      done.busy_s = static_cast<double>(stats->busy_ns) / 1e9;
+    }
+    all.push_back(done);
   }
-  return work;
+  return all;
 }
 
 }  // namespace motley

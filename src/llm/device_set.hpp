@@ -20,6 +20,7 @@ struct DeviceSetOptions {
   uint32_t threads = 0;  // of each host device; 0 = its default
   bool deterministic = false;
   bool virtual_time = false;
+  bool isolate = false;  // each device in a worker process of its own
   std::map<std::string, uint64_t> memory_caps;  // bytes by listed name
 };
 
@@ -45,15 +46,19 @@ class DeviceSet {
   // Those that are not lost.
   std::vector<NamedDevice> named() const;
   std::vector<MeasuredDevice> measured() const;
+  // Ends its worker, if it has one: what a device in this process still does cannot be ended.
   void mark_lost(std::string_view name);
+  bool has_worker(std::string_view name) const;
   bool lost(size_t i) const { return devices_[i]->lost; }
-  std::vector<DeviceWork> work() const;
+  // Of a device that is lost: what it last said.
+  std::vector<DeviceWork> work();
 
  private:
   struct Opened {
     ListedDevice listed;
     Device device;
     bool lost = false;
+    DeviceWork work;
   };
   std::vector<std::unique_ptr<Opened>> devices_;
   std::map<std::string, uint64_t> memory_caps_;

@@ -98,6 +98,7 @@ Status Instance::open_devices(const InstanceOptions& options) {
   open.threads = options.threads;
   open.deterministic = options.deterministic;
   open.memory_caps = options.device_memory;
+  open.isolate = options.isolate;
   ASSIGN_OR_RETURN(devices_, DeviceSet::open(std::move(listed), open));
   return ok_status();
 }
@@ -113,7 +114,7 @@ Status Instance::place(const InstanceOptions& options) {
     return invalid_argument("--max-model-len {} is beyond the model's context of {}", kv_.max_model_len,
                             model().config().context_length);
   }
-  return devices_.size() == 1 ? place_alone() : place_together();
+  return devices_.size() == 1 && settings_.plan_file.empty() ? place_alone() : place_together();
 }
 
 // One device: nothing to choose, nothing to measure.
@@ -136,26 +137,24 @@ Status Instance::place_alone() {
 }
 
 Status Instance::place_together() {
-  ASSIGN_OR_RETURN(shape_, shape_of(model()));
-  ASSIGN_OR_RETURN(input_, measured_input(model(), devices_, kv_.dtype, runtime_options_.virtual_time,
-                                          [](const std::string& what) { log_info("{}", what); }));
-  const PlanRequest request = plan_request(settings_, kv_, model().config(), runtime_options_.rows_max);
-  ASSIGN_OR_RETURN(report_, motley::plan(*shape_, *input_, request));
-  placement_ = report_->placement;
-  for (const LeftOut& left : report_->left_out) log_info("{} is left out: {}", left.device, left.reason);
-  if (report_->forced && report_->forced_loss.loss > 0) {
+  ASSIGN_OR_RETURN(planned_, plan_model(model(), devices_, settings_, kv_, runtime_options_.rows_max,
+                                        runtime_options_.virtual_time,
+                                        [](const std::string& what) { log_info("{}", what); }));
+  const PlanReport& report = planned_->report;
+  placement_ = report.placement;
+  for (const LeftOut& left : report.left_out) log_info("{} is left out: {}", left.device, left.reason);
+  if (report.forced && report.forced_loss.loss > 0) {
     log_warning("forced: {:.0f} tokens/s predicted, {:.0f} % less than the {:.0f} of the best plan",
-                report_->predicted.tokens_per_s, 100 * report_->forced_loss.loss,
-                report_->forced_loss.best_tokens_per_s);
+                report.predicted.tokens_per_s, 100 * report.forced_loss.loss, report.forced_loss.best_tokens_per_s);
   }
   return ok_status();
 }
 
 Status Instance::make_runtime(const Placement& placement) {
   RuntimeOptions options = runtime_options_;
-  if (input_) {
-    const PlanInput left = without_lost(*input_, devices_);
-    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(*shape_, left, placement, options.rows_max));
+  if (planned_) {
+    const PlanInput left = without_lost(planned_->input, devices_);
+    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(planned_->shape, left, placement, options.rows_max));
   }
   const std::vector<NamedDevice> named = devices_.named();
   ASSIGN_OR_RETURN(auto runtime, RuntimeExecutor::create(model(), placement, named, options));
@@ -168,12 +167,14 @@ Status Instance::make_runtime(const Placement& placement) {
 // On a thread of the engine's, while no step is under way: the same model over what is left.
 Result<Executor*> Instance::recover(const Status& why) {
   const std::string lost = runtime_->lost_device();
-  if (lost.empty() || !input_) return why;
+  if (lost.empty() || !planned_) return why;
   log_warning("{}; planning without it", why.message());
   {
     std::lock_guard lock(mutex_);
     for (const DriverReport& report : runtime_->reports()) moved_[report.device] += report.bytes_moved;
     devices_.mark_lost(lost);
+    // A device in this process that hangs may go on writing to what the executor owns: that is never freed then.
+    if (runtime_->lost_by_hanging() && !devices_.has_worker(lost)) static_cast<void>(runtime_.release());
     runtime_.reset();
   }
   if (devices_.named().empty()) return why.annotate("no device is left");
@@ -181,7 +182,7 @@ Result<Executor*> Instance::recover(const Status& why) {
   settings.tensor_parallel_size = settings.pipeline_parallel_size = 0;
   settings.use_all_devices = false;
   const PlanRequest request = plan_request(settings, kv_, model().config(), runtime_options_.rows_max);
-  ASSIGN_OR_RETURN(PlanReport report, motley::plan(*shape_, without_lost(*input_, devices_), request));
+  ASSIGN_OR_RETURN(PlanReport report, plan(planned_->shape, without_lost(planned_->input, devices_), request));
   report.placement.epoch = epoch_ + 1;
   RETURN_IF_ERROR(make_runtime(report.placement));
   return runtime_.get();
@@ -219,7 +220,7 @@ std::string Instance::device_text() const {
   return text;
 }
 
-std::vector<DeviceWork> Instance::device_work() const {
+std::vector<DeviceWork> Instance::device_work() {
   std::lock_guard lock(mutex_);
   std::vector<DeviceWork> work = devices_.work();
   std::map<std::string, uint64_t> moved = moved_;

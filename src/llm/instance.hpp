@@ -15,6 +15,7 @@
 #include "device/registry.hpp"
 #include "engine/engine.hpp"
 #include "llm/device_set.hpp"
+#include "llm/placing.hpp"
 #include "llm/planning.hpp"
 #include "llm/text_model.hpp"
 #include "model/model.hpp"
@@ -30,6 +31,7 @@ struct InstanceOptions {
   std::string devices = "CPU:0";
   std::map<std::string, uint64_t> device_memory;  // bytes that a listed device may use at most
   PlanSettings planning;
+  bool isolate = false;  // each device in a worker process of its own
   std::string kv_cache_dtype = "auto";  // auto (= float16), float32, float16, bfloat16, int8; f32, f16, bf16
   uint64_t kv_cache_memory_bytes = 0;   // 0 = min(2 GB, a quarter of the free memory)
   uint32_t block_size = 16;
@@ -55,12 +57,12 @@ class Instance {
   // What the instance was started with; a lost device changes what is in force, and it is logged.
   const Placement& placement() const { return placement_; }
   // Null where there was nothing to choose: one device.
-  const PlanReport* plan_report() const { return report_ ? &*report_ : nullptr; }
+  const PlanReport* plan_report() const { return planned_ ? &planned_->report : nullptr; }
   const DeviceSet& devices() const { return devices_; }
   // The devices that the placement uses, for people: "CPU:0", "CPU:0/cores=0 + CPU:0/cores=1".
   std::string device_text() const;
   // What each device has done so far, in the order of the list. Thread-safe.
-  std::vector<DeviceWork> device_work() const;
+  std::vector<DeviceWork> device_work();
 
  private:
   Instance(TextModel text, DeviceRegistry registry);
@@ -83,9 +85,7 @@ class Instance {
   PlanSettings settings_;
   KvSettings kv_;
   Placement placement_;
-  std::optional<ModelShape> shape_;  // these three where there are several devices
-  std::optional<PlanInput> input_;
-  std::optional<PlanReport> report_;
+  std::optional<PlannedModel> planned_;  // where there are several devices, or a plan was given
   Epoch epoch_ = 0;
   mutable std::mutex mutex_;               // guards the two below: recover() has a thread of its own
   std::map<std::string, uint64_t> moved_;  // bytes, by executors that are gone

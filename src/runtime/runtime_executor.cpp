@@ -99,6 +99,11 @@ std::string RuntimeExecutor::lost_device() const {
   return lost_device_;
 }
 
+bool RuntimeExecutor::lost_by_hanging() const {
+  std::lock_guard lock(mutex_);
+  return hangs_;
+}
+
 std::vector<DriverReport> RuntimeExecutor::reports() const {
   std::vector<DriverReport> reports;
   for (const auto& driver : drivers_)
@@ -165,6 +170,7 @@ void RuntimeExecutor::lost(const Driver& driver, const Status& why) {
     if (!lost_.ok()) return;
     lost_ = error(MOTLEY_UNAVAILABLE, "device {} is lost: {}", driver.name(), why.message());
     lost_device_ = driver.name();
+    hangs_ = why.code() == MOTLEY_DEADLINE_EXCEEDED;
   }
   for (const auto& each : drivers_) each->abort(health());
 }

@@ -66,6 +66,7 @@ class RuntimeExecutor : public Executor {
   std::vector<DriverReport> reports() const;
   // The device whose loss ended this executor; "" while none has. Any thread.
   std::string lost_device() const;
+  bool lost_by_hanging() const;  // it did not answer in time, and may still be at work
 
  private:
   static constexpr uint32_t kSlots = 8192;
@@ -83,10 +84,11 @@ class RuntimeExecutor : public Executor {
   const Clock& clock_;
   ExecutorDescription description_;
 
-  mutable std::mutex mutex_;  // guards the four below
+  mutable std::mutex mutex_;  // guards the five below
   uint32_t under_way_ = 0;
   Status lost_;  // a device answered UNAVAILABLE, or not at all: so does every later step
   std::string lost_device_;
+  bool hangs_ = false;
   int64_t last_finished_ns_ = 0;
   std::vector<std::unique_ptr<Driver>> drivers_;  // last: their threads use the above
 };

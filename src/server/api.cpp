@@ -200,7 +200,8 @@ HttpResponse Api::answer_health(bool draining) const {
 
 HttpResponse Api::answer_metrics() const {
   const EngineStats stats = engine_.stats();
-  const MetricsInput input{stats, counters_, options_.served_model_names.front(), options_.cache_config};
+  const MetricsInput input{stats, counters_, options_.served_model_names.front(), options_.cache_config,
+                           options_.device_counters ? options_.device_counters() : std::vector<DeviceCounters>()};
   return {200, "text/plain; version=0.0.4; charset=utf-8", metrics_page(input)};
 }
 

@@ -122,6 +122,25 @@ void add_replacements(Page& page, const EngineStats& stats) {
   page.histogram("replacement_pause_seconds", "Without steps because of either.", stats.pause_s);
 }
 
+void add_devices(Page& page, const std::vector<DeviceCounters>& devices) {
+  struct Series {
+    std::string_view name, help;
+    double (*value)(const DeviceCounters&);
+  };
+  static constexpr Series kSeries[] = {
+      {"device_programs_total", "Programs run.", [](const DeviceCounters& d) { return static_cast<double>(d.programs); }},
+      {"device_rows_total", "Rows of the programs run.", [](const DeviceCounters& d) { return static_cast<double>(d.rows); }},
+      {"device_bytes_moved_total", "Bytes to and from other devices.",
+       [](const DeviceCounters& d) { return static_cast<double>(d.bytes_moved); }},
+      {"device_busy_seconds_total", "Time in programs.", [](const DeviceCounters& d) { return d.busy_s; }}};
+  for (const Series& series : kSeries) {
+    if (devices.empty()) return;
+    page.head(series.name, "counter", series.help);
+    for (const DeviceCounters& device : devices)
+      page.sample(series.name, series.value(device), fmt::format("device=\"{}\"", escape_label(device.device)));
+  }
+}
+
 }  // namespace
 
 std::vector<double> one_two_five_bounds(uint64_t max) {
@@ -151,6 +170,7 @@ std::string metrics_page(const MetricsInput& input) {
   page.head("cache_config_info", "gauge", "The KV cache's settings, as labels.");
   page.sample("cache_config_info", 1, labels);
   add_replacements(page, input.stats);
+  add_devices(page, input.devices);
   return page.take();
 }
 

@@ -16,11 +16,19 @@ struct ServerCounters {
   Histogram params_n, params_max_tokens;
 };
 
+// What a device has done since start, for the series by device.
+struct DeviceCounters {
+  std::string device;
+  uint64_t programs = 0, rows = 0, bytes_moved = 0;
+  double busy_s = 0;
+};
+
 struct MetricsInput {
   const EngineStats& stats;
   const ServerCounters& counters;
   std::string model_name;
   std::vector<std::pair<std::string, std::string>> cache_config;
+  std::vector<DeviceCounters> devices;
 };
 
 // 1, 2, 5, 10, ... up to `max`: vLLM's bounds for counts of tokens.

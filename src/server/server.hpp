@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@
 
 #include "base/status.hpp"
 #include "engine/request.hpp"
+#include "server/metrics.hpp"
 
 namespace motley {
 
@@ -34,6 +36,7 @@ struct ServerOptions {
   TokenSampling sampling;         // what requests leave out is as here, but max_tokens
   uint32_t max_tokens = 0;        // of one answer, whatever its request asks for; 0 = what the context holds
   std::vector<std::pair<std::string, std::string>> cache_config;  // the labels of vllm:cache_config_info
+  std::function<std::vector<DeviceCounters>()> device_counters;   // for /metrics; null = none. Any thread
 
   // Limits. A client that meets one is answered (408, 413, 431, 503) or, with nothing left to say, closed.
   uint32_t connections_max = 4096;                       // lowered to what the process's file descriptors allow

@@ -1,0 +1,36 @@
+#include "llm/placing.hpp"
+
+#include <utility>
+#include <vector>
+
+#include "base/file.hpp"
+#include "llm/cost_cache.hpp"
+
+namespace motley {
+
+Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
+                                const KvSettings& kv, uint32_t rows_max, bool virtual_time, const Progress& progress) {
+  PlannedModel planned;
+  std::vector<ListedDevice> listed;
+  for (size_t i = 0; i < devices.size(); ++i) listed.push_back(devices.listed(i));
+  planned.identity = {model_digest(model), machine_digest(listed)};
+  ASSIGN_OR_RETURN(planned.shape, shape_of(model));
+  std::string text;  // read first: a file that is not there should not cost a measurement
+  if (!settings.plan_file.empty()) {
+    ASSIGN_OR_RETURN(text, read_file(settings.plan_file, kPlanFileBytesMax));
+  }
+  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, kv.dtype, virtual_time, progress));
+  planned.request = plan_request(settings, kv, model.config(), rows_max);
+  if (settings.plan_file.empty()) {
+    ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));
+    return planned;
+  }
+  auto placement = read_plan(text, planned.shape, planned.input, planned.request, planned.identity);
+  if (!placement.ok()) return placement.error().annotate(settings.plan_file);
+  auto report = report_on(planned.shape, planned.input, planned.request, *placement);
+  if (!report.ok()) return report.error().annotate(settings.plan_file);
+  planned.report = *std::move(report);
+  return planned;
+}
+
+}  // namespace motley

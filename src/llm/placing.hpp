@@ -1,0 +1,27 @@
+// What stands between a model and its plan: opened devices, their figures, the search. For `motley plan` and Instance.
+#pragma once
+
+#include <string>
+
+#include "base/status.hpp"
+#include "llm/device_set.hpp"
+#include "llm/planning.hpp"
+#include "model/model.hpp"
+#include "planner/plan_json.hpp"
+
+namespace motley {
+
+// A plan with everything that it was made from.
+struct PlannedModel {
+  ModelShape shape;
+  PlanInput input;
+  PlanRequest request;
+  PlanIdentity identity;
+  PlanReport report;
+};
+
+// Measures the devices (or finds them measured) and searches, or takes the settings' plan file and reports on it.
+Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
+                                const KvSettings& kv, uint32_t rows_max, bool virtual_time, const Progress& progress);
+
+}  // namespace motley
