@@ -231,6 +231,28 @@ TEST(Worker, SpecOfAPluginWithoutDescriptions_IsRefused) {
   EXPECT_EQ(Device::open_isolated(kCpu, 0, {}, options).error().code(), MOTLEY_UNIMPLEMENTED);
 }
 
+// A device with memory of its own: what it is given and gives back goes through staging.
+TEST(Worker, DescribedDevice_OpensByItsSpecAndCopies) {
+  WorkerOptions options = worker_options();
+  options.spec = "gpu-like";
+  const auto device = Device::open_isolated(MOTLEY_BINARY_DIR "/lib/motley/sim.so", 0, {}, options);
+  ASSERT_TRUE(device.ok()) << device.error().to_string();
+  const Work work(*device, 2, 4, 1);
+  EXPECT_EQ(device->map(work.from).error().code(), MOTLEY_FAILED_PRECONDITION);
+  const std::vector<float> given = {1, 2, 3, 4, 5, 6, 7, 8};
+  std::vector<float> got(8);
+  motley_error failure{};
+  ASSERT_EQ(device->api().copy_from_host(work.queue.get(), work.from.get(), 0, given.data(), 32, nullptr, &failure),
+            MOTLEY_OK)
+      << failure.text;
+  ASSERT_TRUE(device->enqueue(work.queue, work.programs, work.args).ok());
+  motley_event* raw = nullptr;
+  ASSERT_EQ(device->api().copy_to_host(work.queue.get(), got.data(), work.to.get(), 0, 32, &raw, &failure), MOTLEY_OK);
+  const EventHandle event(&device->api(), raw);
+  ASSERT_TRUE(wait_for(*device, event).ok());
+  EXPECT_EQ(got, (std::vector<float>{2, 4, 6, 8, 10, 12, 14, 16}));
+}
+
 // ---- the worker program itself, met with a socket that no host of ours holds ----
 
 struct RawWorker {
