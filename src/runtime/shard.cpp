@@ -40,21 +40,68 @@ Status check_cover(std::vector<UnitRange> ranges, int64_t count, std::string_vie
   return ok_status();
 }
 
-Status check_stage(const ModelAxes& axes, const Stage& stage, bool with_vocab) {
-  std::array<std::vector<UnitRange>, 4> all;
+// The query heads of a shard; those of its KV heads unless it says which.
+std::vector<UnitRange> query_heads_of(const Shard& shard, int64_t per_kv_head) {
+  if (!shard.query_heads.empty()) return shard.query_heads;
+  std::vector<UnitRange> heads;
+  for (const UnitRange& range : shard.kv_heads) heads.push_back({range.begin * per_kv_head, range.end * per_kv_head});
+  return heads;
+}
+
+std::vector<int64_t> items_of(const std::vector<UnitRange>& ranges) {
+  std::vector<int64_t> items;
+  for (const UnitRange& range : ranges) {
+    for (int64_t i = range.begin; i < range.end; ++i) items.push_back(i);
+  }
+  return items;
+}
+
+// Attention pairs a shard's query heads with its KV heads in order, the same number with each.
+Status check_queries(const Shard& shard, int64_t kv_heads, int64_t per_kv_head) {
+  if (shard.query_heads.empty()) return ok_status();
+  for (const UnitRange& range : shard.kv_heads) {
+    if (range.begin < 0 || range.end > kv_heads || range.end <= range.begin)
+      return invalid_argument("KV heads [{}, {}) of {} are not there", range.begin, range.end, kv_heads);
+  }
+  for (const UnitRange& range : shard.query_heads) {
+    if (range.begin < 0 || range.end > kv_heads * per_kv_head || range.end <= range.begin)
+      return invalid_argument("query heads [{}, {}) of {} are not there", range.begin, range.end,
+                              kv_heads * per_kv_head);
+  }
+  const std::vector<int64_t> held = items_of(shard.kv_heads), queries = items_of(shard.query_heads);
+  const size_t each = held.empty() ? 0 : queries.size() / held.size();
+  for (size_t i = 0; i < queries.size(); ++i) {
+    if (each == 0 || queries.size() != each * held.size() || queries[i] / per_kv_head != held[i / each])
+      return invalid_argument("{} holds {} query heads that do not belong to its {} KV heads, as many to each",
+                              shard.device, queries.size(), held.size());
+  }
+  return ok_status();
+}
+
+Status check_heads(const Stage& stage, int64_t kv_heads, int64_t per_kv_head) {
+  std::vector<UnitRange> queries;
+  for (const Shard& shard : stage.shards) {
+    RETURN_IF_ERROR(check_queries(shard, kv_heads, per_kv_head));
+    const std::vector<UnitRange> some = query_heads_of(shard, per_kv_head);
+    queries.insert(queries.end(), some.begin(), some.end());
+  }
+  return check_cover(std::move(queries), kv_heads * per_kv_head, "query heads");
+}
+
+Status check_stage(const ModelAxes& axes, const Stage& stage, int64_t queries_per_kv_head, bool with_vocab) {
+  std::array<std::vector<UnitRange>, 3> all;
   for (const Shard& shard : stage.shards) {
     const auto append = [](std::vector<UnitRange>* to, const std::vector<UnitRange>& from) {
       to->insert(to->end(), from.begin(), from.end());
     };
-    append(&all[0], shard.kv_heads);
-    append(&all[1], shard.ffn_columns);
-    append(&all[2], shard.vocab_rows);
-    for (const int32_t id : shard.experts) all[3].push_back({id, int64_t{id} + 1});
+    append(&all[0], shard.ffn_columns);
+    append(&all[1], shard.vocab_rows);
+    for (const int32_t id : shard.experts) all[2].push_back({id, int64_t{id} + 1});
   }
-  RETURN_IF_ERROR(check_cover(all[0], axes.kv_heads, "KV heads"));
-  RETURN_IF_ERROR(check_cover(all[1], axes.ffn_columns, "FFN columns"));
-  if (with_vocab) RETURN_IF_ERROR(check_cover(all[2], axes.vocab, "vocabulary rows"));
-  return check_cover(all[3], axes.experts, "experts");
+  RETURN_IF_ERROR(check_heads(stage, axes.kv_heads, queries_per_kv_head));
+  RETURN_IF_ERROR(check_cover(all[0], axes.ffn_columns, "FFN columns"));
+  if (with_vocab) RETURN_IF_ERROR(check_cover(all[1], axes.vocab, "vocabulary rows"));
+  return check_cover(all[2], axes.experts, "experts");
 }
 
 class Cutter {
@@ -98,6 +145,9 @@ class Cutter {
   Status add_sample(const GraphNode& node);
   Status add_alike(const GraphNode& node);
 
+  std::vector<UnitRange> query_heads() const {
+    return query_heads_of(shard_, int64_t{model_.config().heads} / model_.config().kv_heads);
+  }
   Ranges kept_of(Axis axis) const;
   std::optional<Ranges> kept_rows(const GraphNode& node) const;
   const Layout& layout(int32_t value) const { return layouts_[static_cast<size_t>(value)]; }
@@ -132,7 +182,7 @@ class Cutter {
 Ranges Cutter::kept_of(Axis axis) const {
   const ModelConfig& config = model_.config();
   switch (axis) {
-    case Axis::kHeads: return scaled(shard_.kv_heads, int64_t{config.heads} / config.kv_heads * config.head_dim);
+    case Axis::kHeads: return scaled(query_heads(), config.head_dim);
     case Axis::kKvHeads: return scaled(shard_.kv_heads, config.head_dim);
     case Axis::kFfn: return scaled(shard_.ffn_columns, 1);
     case Axis::kVocab: return scaled(shard_.vocab_rows, 1);
@@ -441,8 +491,7 @@ Status Cutter::add_alike(const GraphNode& node) {
   }
   if (op.weight[0] >= 0 && !out.absent) {  // norms, rope divisors; sinks have one element a head
     Ranges sinks;
-    if (op.kind == MOTLEY_OP_PAGED_ATTENTION && cut)
-      sinks = scaled(shard_.kv_heads, int64_t{model_.config().heads} / model_.config().kv_heads);
+    if (op.kind == MOTLEY_OP_PAGED_ATTENTION && cut) sinks = scaled(query_heads(), 1);
     op.weight[0] = vector(op.weight[0], sinks);
   }
   emit(node, op, out);
@@ -576,7 +625,7 @@ Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stag
   if (layer != model.config().layers)
     return invalid_argument("the stages hold {} of {} layers", layer, model.config().layers);
   const bool vocab = stage == 0 || stage + 1 == lane.stages.size();
-  RETURN_IF_ERROR(check_stage(axes_of(model), lane.stages[stage], vocab));
+  RETURN_IF_ERROR(check_stage(axes_of(model), lane.stages[stage], int64_t{model.config().heads} / model.config().kv_heads, vocab));
   return Cutter(model, lane, stage, shard).cut();
 }
 

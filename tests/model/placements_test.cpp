@@ -62,6 +62,7 @@ std::vector<std::vector<UnitRange>> split(int64_t count, const std::vector<doubl
 struct StageSpec {
   double layers = 1;  // relative
   std::vector<double> heads, ffn, vocab, experts;
+  bool replicate = false;  // every shard with heads holds all KV heads, and a part of the query heads of each
 };
 
 struct PlacementCase {
@@ -75,6 +76,7 @@ const std::vector<PlacementCase>& cases() {
       {"uneven_three", {{1, {2, 1, 0}, {1, 5, 2}, {3, 0, 1}, {0, 1, 3}}}},
       {"heads_here_ffn_there", {{1, {1, 0}, {0, 1}, {0, 1}, {1, 0}}}},
       {"one_weak", {{1, {1, 0}, {7, 1}, {1, 0}, {3, 1}}}},
+      {"replicated_kv_heads", {{1, {1, 0, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, true}}},
       {"pipeline_two", {{3, {1}, {1}, {1}, {1}}, {1, {1}, {1}, {1}, {1}}}},
       {"pipeline_four",
        {{1, {1}, {1}, {1}, {1}}, {1, {1}, {1}, {1}, {1}}, {1, {1}, {1}, {1}, {1}}, {1, {1}, {1}, {1}, {1}}}},
@@ -82,6 +84,17 @@ const std::vector<PlacementCase>& cases() {
       {"narrow_then_wide", {{1, {1}, {1}, {1}, {1}}, {1, {0, 1, 1}, {1, 1, 1}, {0, 1, 2}, {1, 1, 1}}}},
   };
   return all;
+}
+
+// Query heads of each KV head by weight: [0, a), [a, b), ... of every group.
+void replicate(const ModelConfig& config, const std::vector<double>& weights, size_t index, Shard* shard) {
+  const int64_t each = config.heads / config.kv_heads;
+  const auto parts = split(each, weights, 1);
+  shard->kv_heads.clear();
+  if (parts[index].empty()) return;
+  shard->kv_heads = {{0, config.kv_heads}};
+  for (int64_t kv = 0; kv < config.kv_heads; ++kv)
+    for (const UnitRange& part : parts[index]) shard->query_heads.push_back({kv * each + part.begin, kv * each + part.end});
 }
 
 Placement place(const Model& model, const PlacementCase& c) {
@@ -107,6 +120,7 @@ Placement place(const Model& model, const PlacementCase& c) {
       Shard shard;
       shard.device = "D" + std::to_string(device++);
       shard.kv_heads = heads[i];
+      if (spec.replicate) replicate(model.config(), spec.heads, i, &shard);
       shard.ffn_columns = ffn[i];
       shard.vocab_rows = vocab[i];
       for (const UnitRange& range : experts[i])
