@@ -261,9 +261,10 @@ CLI::App* add_plan(CLI::App& app, Parsed& parsed) {
   add_model_options(command, plan.instance, parsed);
   static const std::map<std::string, Objective> kObjectives = {{"throughput", Objective::kThroughput},
                                                                {"latency", Objective::kLatency}};
-  command->add_option_function<std::string>(
-             "--objective", [&planning](const std::string& name) { planning.objective = kObjectives.at(name); },
-             "throughput (default) or latency")
+  command
+      ->add_option_function<std::string>(
+          "--objective", [&planning](const std::string& name) { planning.objective = kObjectives.at(name); },
+          "throughput (default) or latency")
       ->check(CLI::IsMember({"throughput", "latency"}));
   command->add_option_function<std::string>(
       "--slo",

@@ -41,7 +41,8 @@ void print_json(const std::vector<DeviceDescription>& devices, const std::vector
     out["devices"].push_back(device_json(devices[i], figures == nullptr ? nullptr : &figures->devices[i]));
   if (figures != nullptr) {
     for (const LinkFigures& link : figures->links)
-      out["links"].push_back({{"a", link.a}, {"b", link.b}, {"latency_us", link.latency_us}, {"gb_per_s", link.gb_per_s}});
+      out["links"].push_back(
+          {{"a", link.a}, {"b", link.b}, {"latency_us", link.latency_us}, {"gb_per_s", link.gb_per_s}});
   }
   for (const AbsentDevice& each : absent) out["absent"].push_back({{"kind", each.kind}, {"reason", each.reason}});
   std::printf("%s\n", out.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
@@ -52,8 +53,7 @@ void print_device(const DeviceDescription& device, const DeviceFigures* figures)
   const std::string tier(tier_name(desc.tier));
   std::printf("%-18s %s, %s kernels, %.1f GiB free of %.1f, tier %s%s\n", device.name.c_str(), desc.model,
               desc.variant[0] != '\0' ? desc.variant : "plain", static_cast<double>(desc.memory_free) / kGiB,
-              static_cast<double>(desc.memory_total) / kGiB, tier.c_str(),
-              desc.simulated != 0 ? ", SIMULATED" : "");
+              static_cast<double>(desc.memory_total) / kGiB, tier.c_str(), desc.simulated != 0 ? ", SIMULATED" : "");
   if (figures == nullptr) return;
   std::printf("%18s %.1f GB/s, dispatch %.1f us", "", figures->gb_per_s, figures->dispatch_us);
   for (const auto& [dtype, gflops] : figures->gflops) std::printf(", %s %.0f GFLOP/s", dtype.c_str(), gflops);

@@ -36,9 +36,8 @@ Result<std::vector<ListedDevice>> devices_of(const DeviceRegistry& registry, con
     const auto same = [&](const ListedDevice& device) {
       const std::string& known = device.description.name;
       return known.size() == name.size() &&
-             std::equal(known.begin(), known.end(), name.begin(), [](unsigned char a, unsigned char b) {
-               return std::tolower(a) == std::tolower(b);
-             });
+             std::equal(known.begin(), known.end(), name.begin(),
+                        [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); });
     };
     if (std::erase_if(devices, same) == 0)
       return invalid_argument("--what-if -{}: the device is not among {}", name, command.instance.devices);
@@ -70,9 +69,8 @@ Status plan(const PlanCommand& command) {
   kv.block_size = options.block_size;
   kv.bytes = options.kv_cache_memory_bytes;
   kv.max_model_len = options.engine.max_model_len;
-  ASSIGN_OR_RETURN(const PlannedModel planned,
-                   plan_model(*model, devices, options.planning, kv, kRowsMax, false,
-                              [](const std::string& what) { log_info("{}", what); }));
+  ASSIGN_OR_RETURN(const PlannedModel planned, plan_model(*model, devices, options.planning, kv, kRowsMax, false,
+                                                          [](const std::string& what) { log_info("{}", what); }));
   if (!command.svg_file.empty()) RETURN_IF_ERROR(write_svg(command.svg_file, plan_svg(planned.report, planned.shape)));
   if (command.json) {
     std::printf("%s\n", to_json(planned.report, planned.shape, planned.identity).c_str());

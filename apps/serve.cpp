@@ -141,7 +141,9 @@ void drain(Server& server, const Signals& signals, uint32_t timeout_s) {
 Status serve(const ServeCommand& command) {
   const Signals signals;          // before any other thread, so that all inherit the blocked signals
   std::signal(SIGPIPE, SIG_IGN);  // a log whose reader has gone is no reason to stop serving
-  ASSIGN_OR_RETURN(const auto instance, Instance::open(command.instance));
+  InstanceOptions options_of_instance = command.instance;
+  options_of_instance.serve_first = true;
+  ASSIGN_OR_RETURN(const auto instance, Instance::open(options_of_instance));
   Engine& engine = instance->engine();
   ASSIGN_OR_RETURN(ServerOptions options, server_options(command, *instance));
   ASSIGN_OR_RETURN(const auto server,

@@ -19,7 +19,8 @@ nlohmann::json to_json(const MachineFigures& figures) {
     out["devices"].push_back(
         {{"gb_per_s", device.gb_per_s}, {"dispatch_us", device.dispatch_us}, {"gflops", device.gflops}});
   for (const LinkFigures& link : figures.links)
-    out["links"].push_back({{"a", link.a}, {"b", link.b}, {"latency_us", link.latency_us}, {"gb_per_s", link.gb_per_s}});
+    out["links"].push_back(
+        {{"a", link.a}, {"b", link.b}, {"latency_us", link.latency_us}, {"gb_per_s", link.gb_per_s}});
   return out;
 }
 

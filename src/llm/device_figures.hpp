@@ -20,7 +20,7 @@ struct MachineFigures {
 // From the cache, or measured now: a few seconds a device.
 Result<MachineFigures> machine_figures(const DeviceRegistry& registry, const Progress& progress);
 
-std::vector<std::string> dtype_names(uint64_t mask);        // of motley_device_desc.weight_dtypes
+std::vector<std::string> dtype_names(uint64_t mask);       // of motley_device_desc.weight_dtypes
 std::vector<std::string> capability_names(uint64_t caps);  // of motley_device_desc.caps
 
 }  // namespace motley

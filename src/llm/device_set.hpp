@@ -20,7 +20,7 @@ struct DeviceSetOptions {
   uint32_t threads = 0;  // of each host device; 0 = its default
   bool deterministic = false;
   bool virtual_time = false;
-  bool isolate = false;  // each device in a worker process of its own
+  bool isolate = false;                         // each device in a worker process of its own
   std::map<std::string, uint64_t> memory_caps;  // bytes by listed name
 };
 

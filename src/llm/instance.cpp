@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <condition_variable>
 #include <utility>
 
 #include "base/config.hpp"
@@ -13,6 +15,7 @@
 namespace motley {
 namespace {
 
+constexpr double kServedPerMeasured = 19;   // of the time, measuring takes a twentieth
 constexpr uint32_t kRowsMaxDefault = 2048;  // of one step, where no budget is given
 constexpr size_t kTemplateBytesMax = 1u << 20;
 constexpr uint32_t kSequencesMax = 4096;  // two token slots each
@@ -114,20 +117,23 @@ Status Instance::place(const InstanceOptions& options) {
     return invalid_argument("--max-model-len {} is beyond the model's context of {}", kv_.max_model_len,
                             model().config().context_length);
   }
-  return devices_.size() == 1 && settings_.plan_file.empty() ? place_alone() : place_together();
+  if (!settings_.plan_file.empty()) return place_together();
+  if (devices_.size() == 1) return place_alone(0);
+  const bool known = known_input(model(), devices_, runtime_options_.virtual_time).has_value();
+  return options.serve_first && !known && !settings_.forced() ? place_first() : place_together();
 }
 
 // One device: nothing to choose, nothing to measure.
-Status Instance::place_alone() {
-  const DeviceDescription& description = devices_.listed(0).description;
+Status Instance::place_alone(size_t index) {
+  const DeviceDescription& description = devices_.listed(index).description;
   for (const uint32_t size : {settings_.tensor_parallel_size, settings_.pipeline_parallel_size}) {
     if (size > 1)
       return invalid_argument("{} devices are asked for, and --devices lists one: {}", size, description.name);
   }
   const PlanOptions plan{kv_.block_size, kv_.dtype, kv_.bytes, kv_.max_model_len};
   const KvRequest request(model().kv_layers(), plan.kv_dtype, plan.block_size, 1);
-  ASSIGN_OR_RETURN(const motley_kv_layout layout, devices_.device(0).kv_layout(request.desc));
-  ASSIGN_OR_RETURN(const uint64_t step, step_bytes(model(), devices_.device(0), runtime_options_));
+  ASSIGN_OR_RETURN(const motley_kv_layout layout, devices_.device(index).kv_layout(request.desc));
+  ASSIGN_OR_RETURN(const uint64_t step, step_bytes(model(), devices_.device(index), runtime_options_));
   uint64_t memory_free = description.desc.memory_free;
   const auto cap = devices_.memory_caps().find(description.name);
   if (cap != devices_.memory_caps().end()) memory_free = std::min(memory_free, cap->second);
@@ -136,25 +142,81 @@ Status Instance::place_alone() {
   return ok_status();
 }
 
+// The first device that the model fits serves until the others are measured.
+Status Instance::place_first() {
+  Status why;
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    const Status placed = place_alone(i);
+    if (placed.ok()) {
+      log_info("serving on {} until the devices are measured", devices_.listed(i).description.name);
+      plans_later_ = true;
+      return placed;
+    }
+    if (why.ok()) why = placed;
+  }
+  // On none alone, but perhaps on all together.
+  return place_together();
+}
+
 Status Instance::place_together() {
-  ASSIGN_OR_RETURN(planned_, plan_model(model(), devices_, settings_, kv_, runtime_options_.rows_max,
-                                        runtime_options_.virtual_time,
-                                        [](const std::string& what) { log_info("{}", what); }));
-  const PlanReport& report = planned_->report;
-  placement_ = report.placement;
+  ASSIGN_OR_RETURN(PlannedModel planned,
+                   plan_model(model(), devices_, settings_, kv_, runtime_options_.rows_max,
+                              runtime_options_.virtual_time, [](const std::string& what) { log_info("{}", what); }));
+  placement_ = planned.report.placement;
+  take(std::move(planned));
+  return ok_status();
+}
+
+void Instance::take(PlannedModel planned) {
+  const PlanReport& report = planned.report;
   for (const LeftOut& left : report.left_out) log_info("{} is left out: {}", left.device, left.reason);
   if (report.forced && report.forced_loss.loss > 0) {
     log_warning("forced: {:.0f} tokens/s predicted, {:.0f} % less than the {:.0f} of the best plan",
                 report.predicted.tokens_per_s, 100 * report.forced_loss.loss, report.forced_loss.best_tokens_per_s);
   }
-  return ok_status();
+  auto kept = std::make_shared<const PlannedModel>(std::move(planned));
+  std::lock_guard lock(mutex_);
+  planned_ = std::move(kept);
+}
+
+std::shared_ptr<const PlannedModel> Instance::planned() const {
+  std::lock_guard lock(mutex_);
+  return planned_;
+}
+
+// Measures while the first device serves, and then has the best plan take over.
+void Instance::plan_later(const std::stop_token& stop) {
+  const Pace pace = [&stop](double spent_ns) -> Status {
+    std::mutex mutex;
+    std::condition_variable_any stopped;
+    std::unique_lock lock(mutex);
+    const auto pause = std::chrono::nanoseconds(static_cast<int64_t>(spent_ns * kServedPerMeasured));
+    stopped.wait_for(lock, stop, pause, [] { return false; });
+    return stop.stop_requested() ? error(MOTLEY_CANCELLED, "the instance ends") : ok_status();
+  };
+  auto planned = plan_model(
+      model(), devices_, settings_, kv_, runtime_options_.rows_max, runtime_options_.virtual_time,
+      [](const std::string& what) { log_info("{}", what); }, pace);
+  if (stop.stop_requested()) return;
+  if (!planned.ok()) {
+    log_warning("no plan over the other devices: {}; serving goes on as it is", planned.error().message());
+    return;
+  }
+  Placement placement = planned->report.placement;
+  take(*std::move(planned));
+  const Future<Status> replaced = engine_->replace([this, placement]() mutable -> Result<Executor*> {
+    placement.epoch = epoch_ + 1;
+    RETURN_IF_ERROR(make_runtime(placement));
+    return runtime_.get();
+  });
+  log_info("the devices are measured; the plan takes over");
 }
 
 Status Instance::make_runtime(const Placement& placement) {
   RuntimeOptions options = runtime_options_;
-  if (planned_) {
-    const PlanInput left = without_lost(planned_->input, devices_);
-    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(planned_->shape, left, placement, options.rows_max));
+  if (const auto known = planned()) {
+    const PlanInput left = without_lost(known->input, devices_);
+    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(known->shape, left, placement, options.rows_max));
   }
   const std::vector<NamedDevice> named = devices_.named();
   ASSIGN_OR_RETURN(auto runtime, RuntimeExecutor::create(model(), placement, named, options));
@@ -167,7 +229,7 @@ Status Instance::make_runtime(const Placement& placement) {
 // On a thread of the engine's, while no step is under way: the same model over what is left.
 Result<Executor*> Instance::recover(const Status& why) {
   const std::string lost = runtime_->lost_device();
-  if (lost.empty() || !planned_) return why;
+  if (lost.empty()) return why;
   log_warning("{}; planning without it", why.message());
   {
     std::lock_guard lock(mutex_);
@@ -178,14 +240,27 @@ Result<Executor*> Instance::recover(const Status& why) {
     runtime_.reset();
   }
   if (devices_.named().empty()) return why.annotate("no device is left");
-  PlanSettings settings = settings_;  // what was forced cannot be any more
+  ASSIGN_OR_RETURN(Placement placement, place_rest(why));
+  placement.epoch = epoch_ + 1;
+  RETURN_IF_ERROR(make_runtime(placement));
+  return runtime_.get();
+}
+
+// What was forced cannot be any more: the best plan for the devices that are left.
+Result<Placement> Instance::place_rest(const Status& why) {
+  const auto known = planned();
+  if (known == nullptr) {  // not measured yet: any that the model fits
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      if (!devices_.lost(i) && place_alone(i).ok()) return placement_;
+    }
+    return why.annotate("the model fits no other device alone");
+  }
+  PlanSettings settings = settings_;
   settings.tensor_parallel_size = settings.pipeline_parallel_size = 0;
   settings.use_all_devices = false;
   const PlanRequest request = plan_request(settings, kv_, model().config(), runtime_options_.rows_max);
-  ASSIGN_OR_RETURN(PlanReport report, plan(planned_->shape, without_lost(planned_->input, devices_), request));
-  report.placement.epoch = epoch_ + 1;
-  RETURN_IF_ERROR(make_runtime(report.placement));
-  return runtime_.get();
+  ASSIGN_OR_RETURN(PlanReport report, plan(known->shape, without_lost(known->input, devices_), request));
+  return std::move(report.placement);
 }
 
 RuntimeOptions Instance::runtime_options(const InstanceOptions& options) const {
@@ -209,6 +284,7 @@ Status Instance::start(const InstanceOptions& options) {
   RETURN_IF_ERROR(make_runtime(placement_));
   ASSIGN_OR_RETURN(engine_, Engine::create(*runtime_, options.engine, system_clock(),
                                            [this](const Status& why) { return recover(why); }));
+  if (plans_later_) planning_ = std::jthread([this](const std::stop_token& stop) { plan_later(stop); });
   return ok_status();
 }
 

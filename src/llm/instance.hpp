@@ -7,8 +7,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "base/status.hpp"
@@ -32,6 +34,9 @@ struct InstanceOptions {
   std::map<std::string, uint64_t> device_memory;  // bytes that a listed device may use at most
   PlanSettings planning;
   bool isolate = false;  // each device in a worker process of its own
+  // Devices that are not measured yet: serve on the first that the model fits, measure the others between its steps,
+  // then move to the best plan. Not where a plan is forced or given.
+  bool serve_first = false;
   std::string kv_cache_dtype = "auto";  // auto (= float16), float32, float16, bfloat16, int8; f32, f16, bf16
   uint64_t kv_cache_memory_bytes = 0;   // 0 = min(2 GB, a quarter of the free memory)
   uint32_t block_size = 16;
@@ -56,8 +61,8 @@ class Instance {
   Engine& engine() { return *engine_; }
   // What the instance was started with; a lost device changes what is in force, and it is logged.
   const Placement& placement() const { return placement_; }
-  // Null where there was nothing to choose: one device.
-  const PlanReport* plan_report() const { return planned_ ? &planned_->report : nullptr; }
+  // Null where there was nothing to choose, one device, or until the devices are measured. Thread-safe.
+  std::shared_ptr<const PlannedModel> planned() const;
   const DeviceSet& devices() const { return devices_; }
   // The devices that the placement uses, for people: "CPU:0", "CPU:0/cores=0 + CPU:0/cores=1".
   std::string device_text() const;
@@ -69,10 +74,14 @@ class Instance {
   Status load_template(const std::string& file);
   Status open_devices(const InstanceOptions& options);
   Status place(const InstanceOptions& options);
-  Status place_alone();
+  Status place_alone(size_t index);
+  Status place_first();
   Status place_together();
+  void take(PlannedModel planned);
+  void plan_later(const std::stop_token& stop);
   Status make_runtime(const Placement& placement);
   Result<Executor*> recover(const Status& why);
+  Result<Placement> place_rest(const Status& why);
   Status start(const InstanceOptions& options);
   RuntimeOptions runtime_options(const InstanceOptions& options) const;
 
@@ -85,12 +94,14 @@ class Instance {
   PlanSettings settings_;
   KvSettings kv_;
   Placement placement_;
-  std::optional<PlannedModel> planned_;  // where there are several devices, or a plan was given
   Epoch epoch_ = 0;
-  mutable std::mutex mutex_;               // guards the two below: recover() has a thread of its own
+  bool plans_later_ = false;
+  mutable std::mutex mutex_;  // guards the three below: recover() and plan_later() have threads of their own
+  std::shared_ptr<const PlannedModel> planned_;
   std::map<std::string, uint64_t> moved_;  // bytes, by executors that are gone
   std::unique_ptr<RuntimeExecutor> runtime_;
   std::unique_ptr<Engine> engine_;
+  std::jthread planning_;  // plan_later(); ends before the engine
 };
 
 // "float16" and the like to motley_dtype; INVALID_ARGUMENT lists the names.

@@ -9,7 +9,8 @@
 namespace motley {
 
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
-                                const KvSettings& kv, uint32_t rows_max, bool virtual_time, const Progress& progress) {
+                                const KvSettings& kv, uint32_t rows_max, bool virtual_time, const Progress& progress,
+                                const Pace& pace) {
   PlannedModel planned;
   std::vector<ListedDevice> listed;
   for (size_t i = 0; i < devices.size(); ++i) listed.push_back(devices.listed(i));
@@ -19,7 +20,7 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   if (!settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(text, read_file(settings.plan_file, kPlanFileBytesMax));
   }
-  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, kv.dtype, virtual_time, progress));
+  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, kv.dtype, virtual_time, progress, pace));
   planned.request = plan_request(settings, kv, model.config(), rows_max);
   if (settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));

@@ -22,6 +22,7 @@ struct PlannedModel {
 
 // Measures the devices (or finds them measured) and searches, or takes the settings' plan file and reports on it.
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
-                                const KvSettings& kv, uint32_t rows_max, bool virtual_time, const Progress& progress);
+                                const KvSettings& kv, uint32_t rows_max, bool virtual_time, const Progress& progress,
+                                const Pace& pace = nullptr);
 
 }  // namespace motley

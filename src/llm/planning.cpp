@@ -62,24 +62,37 @@ PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, con
   return request;
 }
 
-Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time,
-                                 const Progress& progress) {
+namespace {
+
+std::string machine_of(const DeviceSet& devices, bool virtual_time) {
   std::vector<ListedDevice> listed;
   for (size_t i = 0; i < devices.size(); ++i) listed.push_back(devices.listed(i));
-  const CostCache cache(cache_directory() / "costs");
-  const std::string machine = machine_digest(listed) + (virtual_time ? "-virtual" : ""), digest = model_digest(model);
+  return machine_digest(listed) + (virtual_time ? "-virtual" : "");
+}
+
+CostCache cost_cache() { return CostCache(cache_directory() / "costs"); }
+
+}  // namespace
+
+std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, bool virtual_time) {
   const std::vector<MeasuredDevice> measured = devices.measured();
-  std::optional<PlanInput> known = cache.read(machine, digest);
-  if (known && known->devices.size() == measured.size()) {
-    for (size_t i = 0; i < measured.size(); ++i)
-      known->devices[i].memory_free = measured[i].description.desc.memory_free;  // changes from start to start
-    known->memory_caps = devices.memory_caps();
-    return *std::move(known);
-  }
+  std::optional<PlanInput> known = cost_cache().read(machine_of(devices, virtual_time), model_digest(model));
+  if (!known || known->devices.size() != measured.size()) return std::nullopt;
+  for (size_t i = 0; i < measured.size(); ++i)
+    known->devices[i].memory_free = measured[i].description.desc.memory_free;  // changes from start to start
+  known->memory_caps = devices.memory_caps();
+  return known;
+}
+
+Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time,
+                                 const Progress& progress, const Pace& pace) {
+  if (auto known = known_input(model, devices, virtual_time)) return *std::move(known);
+  const std::vector<MeasuredDevice> measured = devices.measured();
   MeasureOptions options;
   options.rows_max = kMeasuredRowsMax;
   options.kv_dtype = kv_dtype;
   options.virtual_time = virtual_time;
+  options.pace = pace;
   PlanInput input;
   for (const MeasuredDevice& device : measured) {
     progress(fmt::format("measuring {}", device.description.name));
@@ -94,7 +107,7 @@ Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, i
       input.links.push_back(std::move(link));
     }
   }
-  cache.write(machine, digest, input);
+  cost_cache().write(machine_of(devices, virtual_time), model_digest(model), input);
   input.memory_caps = devices.memory_caps();
   return input;
 }

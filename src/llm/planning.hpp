@@ -37,10 +37,15 @@ PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, con
 
 // Hears what is being measured, for people who wait.
 using Progress = std::function<void(const std::string&)>;
+using Pace = std::function<Status(double spent_ns)>;
 
 // The devices' figures for this model, from the cache or measured now (a second or so a device) and kept.
+// `pace`: as MeasureOptions::pace.
 Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time,
-                                 const Progress& progress);
+                                 const Progress& progress, const Pace& pace = nullptr);
+
+// The same if it is known already.
+std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, bool virtual_time);
 
 // What is left of the input without the devices that are lost.
 PlanInput without_lost(const PlanInput& input, const DeviceSet& devices);

@@ -40,8 +40,10 @@ class Product {
     desc.data = bytes.data(), desc.bytes = bytes.size();
     ASSIGN_OR_RETURN(made->weight_, device.pack(desc));
     if (made->weight_.info.aliases_source != 0) made->weight_.source = std::move(bytes);
-    ASSIGN_OR_RETURN(made->x_, device.allocate(sizeof(float) * batch_rows * static_cast<uint64_t>(cols), MOTLEY_USE_ACTIVATION));
-    ASSIGN_OR_RETURN(made->y_, device.allocate(sizeof(float) * batch_rows * static_cast<uint64_t>(rows), MOTLEY_USE_ACTIVATION));
+    ASSIGN_OR_RETURN(made->x_,
+                     device.allocate(sizeof(float) * batch_rows * static_cast<uint64_t>(cols), MOTLEY_USE_ACTIVATION));
+    ASSIGN_OR_RETURN(made->y_,
+                     device.allocate(sizeof(float) * batch_rows * static_cast<uint64_t>(rows), MOTLEY_USE_ACTIVATION));
     ASSIGN_OR_RETURN(made->queue_, device.create_queue());
     RETURN_IF_ERROR(made->compile(rows, cols));
     return made;

@@ -13,9 +13,10 @@
 namespace motley {
 
 struct DeviceFigures {
-  double gb_per_s = 0;                                  // of a matrix's bytes through one row's product
-  double dispatch_us = 0;                               // of the smallest program, until the host knows of its end
-  std::vector<std::pair<std::string, double>> gflops;   // of a product of many rows, by weight type; multiply-adds count 2
+  double gb_per_s = 0;     // of a matrix's bytes through one row's product
+  double dispatch_us = 0;  // of the smallest program, until the host knows of its end
+  std::vector<std::pair<std::string, double>>
+      gflops;  // of a product of many rows, by weight type; multiply-adds count 2
 };
 
 // A few seconds at most. `weight_dtypes`: the types that the device packs (motley_device_desc).

@@ -95,6 +95,7 @@ Result<double> DeviceMeasurer::time_ns(Probe& probe, motley_cut cut, uint32_t ro
   for (int i = 0; i < count; ++i) {
     ASSIGN_OR_RETURN(const double ns, probe.time_ns(cut, rows, context, runs));
     samples.push_back(ns);
+    if (options_.pace) RETURN_IF_ERROR(options_.pace(ns * runs));
   }
   return median(std::move(samples));
 }

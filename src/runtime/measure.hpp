@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,9 @@ struct MeasureOptions {
   uint32_t rows_max = 512;
   int64_t kv_dtype = 0;
   bool virtual_time = false;  // the devices are simulated: their own times count
+  // Hears after each timing how long it kept the device, and may take its time to come back: so that a device which
+  // serves meanwhile is not kept from it. An error ends the measuring. Null = no pause.
+  std::function<Status(double spent_ns)> pace;
 };
 
 struct MeasuredDevice {

@@ -625,7 +625,8 @@ Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stag
   if (layer != model.config().layers)
     return invalid_argument("the stages hold {} of {} layers", layer, model.config().layers);
   const bool vocab = stage == 0 || stage + 1 == lane.stages.size();
-  RETURN_IF_ERROR(check_stage(axes_of(model), lane.stages[stage], int64_t{model.config().heads} / model.config().kv_heads, vocab));
+  RETURN_IF_ERROR(
+      check_stage(axes_of(model), lane.stages[stage], int64_t{model.config().heads} / model.config().kv_heads, vocab));
   return Cutter(model, lane, stage, shard).cut();
 }
 

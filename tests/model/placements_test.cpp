@@ -94,7 +94,8 @@ void replicate(const ModelConfig& config, const std::vector<double>& weights, si
   if (parts[index].empty()) return;
   shard->kv_heads = {{0, config.kv_heads}};
   for (int64_t kv = 0; kv < config.kv_heads; ++kv)
-    for (const UnitRange& part : parts[index]) shard->query_heads.push_back({kv * each + part.begin, kv * each + part.end});
+    for (const UnitRange& part : parts[index])
+      shard->query_heads.push_back({kv * each + part.begin, kv * each + part.end});
 }
 
 Placement place(const Model& model, const PlacementCase& c) {
