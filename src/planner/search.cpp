@@ -11,6 +11,7 @@ namespace motley {
 namespace {
 
 constexpr size_t kAlternativesMax = 3;
+constexpr size_t kOrderedStagesMax = 3;
 constexpr size_t kRefined = 3;                  // of the best plans
 constexpr uint64_t kRefineShardSteps = 60'000;  // shards looked at in all while one plan is refined
 
@@ -48,6 +49,8 @@ class Search {
         builder_.try_stage(grouping[0], false);
       } else {
         builder_.try_pipeline(grouping, few);
+        // Where there are few, every order too: the bottleneck does not see hops and ends.
+        if (!few && grouping.size() <= kOrderedStagesMax) builder_.try_whole_pipeline(grouping);
       }
     }
     refine_best(false);

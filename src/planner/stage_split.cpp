@@ -75,7 +75,7 @@ double StageSplitter::unit_bytes(Axis axis, size_t device, const SplitNeed& need
 }
 
 double StageSplitter::unit_ns(Axis axis, size_t device, int64_t units, double slow_decode, double slow_mixed,
-                              Weights weights, const SplitNeed& need) const {
+                              Weights weights, std::span<const double> of_kind) const {
   const ModelShape& shape = predictor_.shape();
   const int64_t group = shape.query_heads_per_kv();
   const auto ns = [&](const StepCosts& costs, uint32_t kind) {
@@ -87,8 +87,6 @@ double StageSplitter::unit_ns(Axis axis, size_t device, int64_t units, double sl
     }
     return 0.0;
   };
-  std::vector<double> of_kind(shape.kinds(), 0);
-  for (size_t l = need.begin; l < need.end; ++l) of_kind[shape.layers[l].kind] += 1;
   double sum = 0;
   for (uint32_t kind = 0; kind < of_kind.size(); ++kind) {
     if (of_kind[kind] == 0) continue;
@@ -102,6 +100,8 @@ bool StageSplitter::split_axis(Axis axis, std::span<const size_t> devices, const
                                int64_t least, Budget* budget, StagePlan* stage) const {
   const int64_t units = axis_units(axis, need);
   if (units == 0) return true;
+  std::vector<double> of_kind(predictor_.shape().kinds(), 0);
+  for (size_t l = need.begin; l < need.end; ++l) of_kind[predictor_.shape().layers[l].kind] += 1;
   std::vector<SplitDevice> times;
   std::vector<double> bytes;
   for (size_t i = 0; i < devices.size(); ++i) {
@@ -114,7 +114,7 @@ bool StageSplitter::split_axis(Axis axis, std::span<const size_t> devices, const
     SplitDevice device;
     device.units_min = least;
     for (int64_t u = 0; u <= most; ++u) {
-      const int64_t ns = whole_ns(unit_ns(axis, devices[i], u, slow_decode, slow_mixed, weights, need));
+      const int64_t ns = whole_ns(unit_ns(axis, devices[i], u, slow_decode, slow_mixed, weights, of_kind));
       device.time_ns.push_back(device.time_ns.empty() ? ns : std::max(ns, device.time_ns.back()));
     }
     times.push_back(std::move(device));

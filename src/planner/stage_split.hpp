@@ -43,7 +43,7 @@ class StageSplitter {
   double axis_bytes(Axis axis, size_t device, const SplitNeed& need) const;
   int64_t axis_units(Axis axis, const SplitNeed& need) const;
   double unit_ns(Axis axis, size_t device, int64_t units, double slow_decode, double slow_mixed, Weights weights,
-                 const SplitNeed& need) const;
+                 std::span<const double> of_kind) const;  // layers of each kind
   bool split_axis(Axis axis, std::span<const size_t> devices, const SplitNeed& need, Weights weights, int64_t least,
                   Budget* budget, StagePlan* stage) const;
   Budget budget_of(std::span<const size_t> devices, const SplitNeed& need, bool limited) const;
