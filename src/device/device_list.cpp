@@ -192,4 +192,9 @@ Result<std::vector<ListedDevice>> parse_device_list(const DeviceRegistry& regist
   return parser.finish();
 }
 
+std::vector<int> cores_of(std::string_view text) {
+  const auto cores = parse_cores(text);
+  return cores ? std::vector<int>(cores->begin(), cores->end()) : std::vector<int>();
+}
+
 }  // namespace motley

@@ -59,7 +59,7 @@ class Climber {
     const int64_t rows = std::max<int64_t>(1, (shape.vocab / 256 + 63) / 64 * 64);
     const std::array<AxisMove, 5> axes = {{{&ShardPlan::ffn_columns, shape.ffn_unit},
                                            {&ShardPlan::query_heads, group},
-                                           {&ShardPlan::query_heads, 1},
+                                           {&ShardPlan::query_heads, shape.kv_heads == 1 ? 1 : group},
                                            {&ShardPlan::experts, 1},
                                            {&ShardPlan::vocab_rows, rows}}};
     bool better = false;

@@ -244,7 +244,8 @@ void StageSplitter::add_all(std::span<const size_t> devices, const SplitNeed& ne
   const double q = costs_.load.chunk_share;
   std::vector<Weights> loads = {{1 - q, q}, {1, 0}, {0, 1}};
   if (need.few || devices.size() == 1) loads.resize(1);
-  const bool may_replicate = devices.size() > 1 && shape.query_heads_per_kv() > 1 &&
+  // Attention pairs queries and KV heads evenly, so only a head that all share can be divided freely.
+  const bool may_replicate = devices.size() > 1 && shape.query_heads_per_kv() > 1 && shape.kv_heads == 1 &&
                              shape.kv_heads < 4 * static_cast<int64_t>(devices.size()) &&
                              !(need.few && shape.kv_heads >= static_cast<int64_t>(devices.size()));
   for (const Weights& weights : loads) {

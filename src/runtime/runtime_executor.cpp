@@ -64,6 +64,7 @@ Status RuntimeExecutor::make_drivers(const Model& model, const Placement& placem
       if (found == devices.end()) return invalid_argument("the plan names device {}, which is not opened", name);
       DriverOptions options;
       options.name = name;
+      options.cores = found->cores;
       options.rows_max = options_.rows_max;
       options.logit_rows_max = options_.logit_rows_max;
       options.slots = kSlots;

@@ -37,6 +37,7 @@ struct RuntimeOptions {
 struct NamedDevice {
   std::string name;
   const Device* device = nullptr;
+  std::vector<int> cores = {};  // that the device has for itself; empty = none, or all
 };
 
 // What a step needs on the device beside weights and KV where it holds the whole model, in bytes. UNIMPLEMENTED with
