@@ -72,7 +72,8 @@ std::optional<size_t> DeviceSet::find(std::string_view name) const {
 std::vector<NamedDevice> DeviceSet::named() const {
   std::vector<NamedDevice> named;
   for (const auto& opened : devices_) {
-    if (!opened->lost) named.push_back({opened->listed.description.name, &opened->device, cores_of(opened->listed.cores)});
+    if (!opened->lost)
+      named.push_back({opened->listed.description.name, &opened->device, cores_of(opened->listed.cores)});
   }
   return named;
 }

@@ -41,8 +41,8 @@ struct DriverLinks {
 };
 
 struct DriverOptions {
-  std::string name;        // of the device
-  std::vector<int> cores;  // where the driver\'s thread runs; empty = anywhere
+  std::string name;                           // of the device
+  std::vector<int> cores;                     // where the driver\'s thread runs; empty = anywhere
   uint32_t rows_max = 0, logit_rows_max = 0;  // of one step
   uint32_t slots = 0;
   uint32_t kv_blocks = 0, block_size = 0;
