@@ -72,8 +72,10 @@ std::optional<size_t> DeviceSet::find(std::string_view name) const {
 std::vector<NamedDevice> DeviceSet::named() const {
   std::vector<NamedDevice> named;
   for (const auto& opened : devices_) {
-    if (!opened->lost)
-      named.push_back({opened->listed.description.name, &opened->device, cores_of(opened->listed.cores)});
+    const DeviceDescription& description = opened->listed.description;
+    if (opened->lost) continue;
+    named.push_back(
+        {description.name, &opened->device, cores_of(opened->listed.cores), description.desc.simulated != 0});
   }
   return named;
 }

@@ -47,7 +47,8 @@ Driver::Driver(const Model& model, const Device& device, ShardGraph shard, Drive
       links_(std::move(links)),
       options_(options),
       clock_(clock),
-      waiter_(std::move(waiter)) {}
+      waiter_(std::move(waiter)),
+      trace_(options_.trace, device_, options_.name, options_.simulated) {}
 
 Result<std::unique_ptr<Driver>> Driver::create(const Model& model, const Device& device, ShardGraph shard,
                                                DriverLinks links, const DriverOptions& options, const Clock& clock) {
@@ -81,6 +82,7 @@ Status Driver::make_kv() {
 Result<HostBuffer*> Driver::make_buffer(uint64_t bytes) {
   ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::create(device_, bytes));
   buffers_.push_back(std::make_unique<HostBuffer>(std::move(buffer)));
+  if (trace_.on()) buffers_.back()->observe(&trace_);
   return buffers_.back().get();
 }
 
@@ -125,6 +127,7 @@ Status Driver::make_results() {
     const auto make = [&](uint64_t elements, int32_t value, std::unique_ptr<HostBuffer>* to) -> Status {
       ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::create(device_, elements * sizeof(int32_t)));
       *to = std::make_unique<HostBuffer>(std::move(buffer));
+      if (trace_.on()) (*to)->observe(&trace_);
       values_[value].push_back(to->get());
       return ok_status();
     };
@@ -160,7 +163,8 @@ Status Driver::add_program(const ShardPiece& piece) {
   for (const int32_t id : segment.graph_weights()) weights.push_back(weights_[static_cast<size_t>(id)].weight.get());
   const std::array<uint32_t, 1> buckets = {options_.rows_max};
   ASSIGN_OR_RETURN(compiled->programs, device_.compile(segment.view(), weights, buckets));
-  TapeProgram program{&device_, &queue_, &compiled->programs, segment.uses_kv() ? kv_.get() : nullptr, piece.cut, {}};
+  TapeProgram program{&device_,  &queue_,           &compiled->programs, segment.uses_kv() ? kv_.get() : nullptr,
+                      piece.cut, piece.layer_begin, piece.layer_end,     {}};
   std::vector<int32_t> borders = segment.inputs();
   for (const int32_t id : segment.outputs()) {
     if (std::find(borders.begin(), borders.end(), id) == borders.end()) borders.push_back(id);

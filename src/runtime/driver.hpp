@@ -18,10 +18,12 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "base/trace.hpp"
 #include "comm/communicator.hpp"
 #include "device/handles.hpp"
 #include "device/wait.hpp"
 #include "model/model.hpp"
+#include "runtime/driver_trace.hpp"
 #include "runtime/flight.hpp"
 #include "runtime/host_buffer.hpp"
 #include "runtime/segment.hpp"
@@ -49,6 +51,8 @@ struct DriverOptions {
   int32_t kv_dtype = 0;
   uint32_t steps_ahead = 1;  // steps that are enqueued before the one before them is done, where nothing stands between
   bool virtual_time = false;
+  bool simulated = false;  // the device is
+  Trace* trace = nullptr;  // borrowed; null = none
 };
 
 class Driver {
@@ -88,9 +92,9 @@ class Driver {
   // A step whose programs are all enqueued.
   struct Pending {
     std::shared_ptr<Flight> flight;
-    EventHandle last;
+    ProgramEvents programs;
     size_t set = 0;
-    bool watched = false;  // the event rings the waiter
+    bool watched = false;  // the last program's event rings the waiter
   };
   using Buffers = std::map<int32_t, std::vector<HostBuffer*>>;  // value -> by result set
 
@@ -111,6 +115,7 @@ class Driver {
   void begin(std::shared_ptr<Flight> flight);
   Status play(Flight& flight, size_t set);
   Status meet(const TapeEntry& entry, Flight& flight, size_t set);
+  Status meet_others(const TapeEntry& entry, Flight& flight, size_t set);
   Status settle(Flight& flight);
   Status receive(Flight& flight);
   Status send(Flight& flight);
@@ -125,6 +130,8 @@ class Driver {
   uint64_t device_timeout_ns(const Flight& flight) const;
   CommCall call(const Flight& flight);
   void learn_times(const EventHandle& event);
+  int64_t now_ns() const;  // as time counts for this driver
+  void tell_copies();
 
   const Model& model_;
   const Device& device_;
@@ -136,6 +143,7 @@ class Driver {
   std::vector<PackedWeight> weights_;  // by the shard's weights
   uint64_t weight_bytes_ = 0;
   KvHandle kv_;
+  DriverTrace trace_;
   std::vector<std::unique_ptr<HostBuffer>> buffers_;
   Buffers values_;
   HostBuffer *slots_ = nullptr, *residual_ = nullptr, *own_logits_ = nullptr, *all_logits_ = nullptr;
@@ -152,7 +160,7 @@ class Driver {
   // The driver's thread only:
   std::deque<Pending> pending_;
   std::vector<std::shared_ptr<Flight>> stuck_;  // steps that a device which no longer answers may still read
-  EventHandle last_;                            // of the newest program
+  ProgramEvents running_;                       // enqueued, not waited for
   size_t next_set_ = 0;
   int64_t virtual_ns_ = 0;
   std::atomic<uint64_t> bytes_moved_{0};

@@ -46,6 +46,7 @@ Driver::~Driver() {
   }
   waiter_.ring();
   if (thread_.joinable()) thread_.join();
+  tell_copies();
   queue_.reset();  // waits for what is enqueued, while all that it reads is there
 }
 
@@ -88,7 +89,7 @@ void Driver::loop() {
       continue;
     }
     Pending& oldest = pending_.front();
-    const bool done = !oldest.last || event_state({&device_.api(), oldest.last.get()}).fired;
+    const bool done = !oldest.programs || event_state({&device_.api(), oldest.programs.last().get()}).fired;
     // Woken by the event, or by a further step that may be enqueued behind this one.
     if (!done && oldest.watched && waiter_.wait(oldest.flight->deadline_ns, system_clock())) continue;
     finish(oldest);
@@ -110,19 +111,19 @@ void Driver::begin(std::shared_ptr<Flight> flight) {
     }
   }
   pending.flight = std::move(flight);
-  pending.last = std::move(last_);
+  pending.programs = std::move(running_);
   if (meets_) {
     finish(pending);
     return;
   }
-  if (pending.last) pending.watched = waiter_.watch({&device_.api(), pending.last.get()}).ok();
+  if (pending.programs) pending.watched = waiter_.watch({&device_.api(), pending.programs.last().get()}).ok();
   pending_.push_back(std::move(pending));
 }
 
 // A step's programs are enqueued; waits for them and hands in what came out.
 void Driver::finish(Pending& pending) {
   Flight& flight = *pending.flight;
-  last_ = std::move(pending.last);
+  running_ = std::move(pending.programs);
   Status status = settle(flight);
   if (status.ok() && flight.status().ok()) status = read_results(flight, pending.set);
   if (!status.ok()) flight.fail(status);
@@ -134,9 +135,10 @@ void Driver::finish(Pending& pending) {
 }
 
 void Driver::leave(Flight& flight) {
-  const int64_t now_ns = options_.virtual_time ? virtual_ns_ : clock_.now_ns();
-  if (flight.leave(now_ns)) events_.finished(flight);
+  if (flight.leave(now_ns())) events_.finished(flight);
 }
+
+int64_t Driver::now_ns() const { return options_.virtual_time ? virtual_ns_ : clock_.now_ns(); }
 
 bool Driver::fatal(const Status& status) const {
   return status.code() == MOTLEY_UNAVAILABLE || status.code() == MOTLEY_DEADLINE_EXCEEDED;
@@ -153,7 +155,7 @@ Status Driver::play(Flight& flight, size_t set) {
     }
     auto event = entry.program.enqueue(flight.batch, set);
     if (event.ok()) {
-      last_ = *std::move(event);
+      running_.add(*std::move(event), entry.program, trace_.on());
     } else {
       if (!meets_ || fatal(event.error())) return event.error();
       flight.fail(event.error());
@@ -164,6 +166,15 @@ Status Driver::play(Flight& flight, size_t set) {
 
 Status Driver::meet(const TapeEntry& entry, Flight& flight, size_t set) {
   RETURN_IF_ERROR(settle(flight));
+  if (!trace_.on()) return meet_others(entry, flight, set);
+  const int64_t begin_ns = now_ns();
+  const uint64_t moved = bytes_moved_;
+  Status status = meet_others(entry, flight, set);
+  trace_.meeting(entry.op, flight.plan.step, begin_ns, now_ns(), bytes_moved_ - moved);
+  return status;
+}
+
+Status Driver::meet_others(const TapeEntry& entry, Flight& flight, size_t set) {
   switch (entry.op) {
     case TapeOp::kProgram: return ok_status();
     case TapeOp::kReceive: return receive(flight);
@@ -177,14 +188,14 @@ Status Driver::meet(const TapeEntry& entry, Flight& flight, size_t set) {
 
 // Waits for what is enqueued. Only a lost device is an error here; what a program reports fails the step alone.
 Status Driver::settle(Flight& flight) {
-  if (!last_) return ok_status();
-  const EventHandle event = std::move(last_);
-  const Status status = device_.wait(event, device_timeout_ns(flight));
+  if (!running_) return ok_status();
+  const ProgramEvents programs = std::exchange(running_, {});
+  const Status status = device_.wait(programs.last(), device_timeout_ns(flight));
   if (status.code() == MOTLEY_DEADLINE_EXCEEDED) {
-    last_ = EventHandle();
     return error(MOTLEY_DEADLINE_EXCEEDED, "device {} did not finish a step in time", options_.name);
   }
-  learn_times(event);
+  learn_times(programs.last());
+  trace_.programs(programs, flight.plan.step, flight.batch);
   if (status.ok()) return status;
   const Status named = status.annotate(options_.name);
   if (fatal(status) || !meets_) return named;
@@ -195,6 +206,12 @@ Status Driver::settle(Flight& flight) {
 void Driver::learn_times(const EventHandle& event) {
   if (!options_.virtual_time) return;
   if (const auto times = device_.times(event); times.ok()) virtual_ns_ = std::max(virtual_ns_, times->end_ns);
+}
+
+// Of those nobody has waited for.
+void Driver::tell_copies() {
+  if (!trace_.on()) return;
+  for (const auto& buffer : buffers_) buffer->tell_pushed();
 }
 
 uint64_t Driver::device_timeout_ns(const Flight& flight) const {

@@ -21,20 +21,32 @@ Status HostBuffer::pull(const QueueHandle& queue, uint64_t bytes, uint64_t timeo
   RETURN_IF_ERROR(acquire(timeout_ns));
   ASSIGN_OR_RETURN(const EventHandle done, device_->copy_to_host(queue, std::span(copy_).first(bytes), buffer_));
   RETURN_IF_ERROR(device_->wait(done, timeout_ns));
-  if (const auto times = device_->times(done); times.ok()) *ended_ns = std::max(*ended_ns, times->end_ns);
+  if (const auto times = device_->times(done); times.ok()) {
+    *ended_ns = std::max(*ended_ns, times->end_ns);
+    if (observer_ != nullptr) observer_->copied(false, bytes, *times);
+  }
   return ok_status();
 }
 
 Status HostBuffer::acquire(uint64_t timeout_ns) {
   if (!pushed_) return ok_status();
   RETURN_IF_ERROR(device_->wait(pushed_, timeout_ns));
+  tell_pushed();
   pushed_.reset();
   return ok_status();
+}
+
+void HostBuffer::tell_pushed() {
+  if (observer_ == nullptr || !pushed_ || pushed_bytes_ == 0) return;
+  const auto times = device_->times(pushed_);
+  if (!times.ok()) return;
+  observer_->copied(true, std::exchange(pushed_bytes_, 0), *times);
 }
 
 Status HostBuffer::push(const QueueHandle& queue, uint64_t bytes) {
   if (mapped_ != nullptr || bytes == 0) return ok_status();
   ASSIGN_OR_RETURN(pushed_, device_->copy_from_host(queue, buffer_, std::span<const std::byte>(copy_).first(bytes)));
+  pushed_bytes_ = bytes;
   return ok_status();
 }
 

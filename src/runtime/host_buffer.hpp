@@ -12,6 +12,13 @@
 
 namespace motley {
 
+// Hears of copies whose times are known.
+class CopyObserver {
+ public:
+  virtual ~CopyObserver() = default;
+  virtual void copied(bool to_device, uint64_t bytes, const motley_event_times& times) = 0;
+};
+
 // One thread at a time; the device outlives it.
 class HostBuffer {
  public:
@@ -30,6 +37,10 @@ class HostBuffer {
   Status acquire(uint64_t timeout_ns);
   // Work that is enqueued from now on sees the first `bytes` as the host left them.
   Status push(const QueueHandle& queue, uint64_t bytes);
+  // From now on `observer` hears of every copy; it outlives the buffer. What was pushed is told once it was waited for,
+  // or at tell_pushed() if it has ended by then.
+  void observe(CopyObserver* observer) { observer_ = observer; }
+  void tell_pushed();
 
  private:
   HostBuffer(const Device& device, BufferHandle buffer, uint64_t bytes)
@@ -41,6 +52,8 @@ class HostBuffer {
   std::byte* mapped_ = nullptr;
   std::vector<std::byte> copy_;
   EventHandle pushed_;
+  uint64_t pushed_bytes_ = 0;
+  CopyObserver* observer_ = nullptr;
 };
 
 }  // namespace motley

@@ -73,6 +73,8 @@ Status RuntimeExecutor::make_drivers(const Model& model, const Placement& placem
       options.kv_dtype = placement.kv_dtype;
       options.steps_ahead = description_.lookahead;
       options.virtual_time = options_.virtual_time;
+      options.simulated = found->simulated;
+      options.trace = options_.trace;
       ASSIGN_OR_RETURN(ShardGraph graph, shard_graph(model, lane, s, i));
       auto driver = Driver::create(model, *found->device, std::move(graph), std::move(links[rank]), options, clock_);
       if (!driver.ok()) return driver.error().annotate(name);

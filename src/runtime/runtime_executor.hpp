@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "base/trace.hpp"
 #include "device/handles.hpp"
 #include "engine/executor.hpp"
 #include "model/model.hpp"
@@ -31,6 +32,7 @@ struct RuntimeOptions {
   // The longest a step of so many rows and positions read may take before a device that has not finished it counts as
   // lost, in nanoseconds; null = forever.
   std::function<int64_t(double rows, double reads)> step_limit_ns;
+  Trace* trace = nullptr;  // borrowed; null = none
 };
 
 // An opened device under the name that the placement uses.
@@ -38,6 +40,7 @@ struct NamedDevice {
   std::string name;
   const Device* device = nullptr;
   std::vector<int> cores = {};  // that the device has for itself; empty = none, or all
+  bool simulated = false;
 };
 
 // What a step needs on the device beside weights and KV where it holds the whole model, in bytes. UNIMPLEMENTED with

@@ -20,6 +20,7 @@ struct TapeProgram {
   const ProgramsHandle* programs = nullptr;
   motley_kv* kv = nullptr;
   motley_cut cut = MOTLEY_CUT_STAGE;  // what it computes
+  int32_t layer_begin = 0, layer_end = 0;
   // One list per result set: steps in flight write their results to different buffers.
   std::vector<std::vector<motley_binding>> bindings;
 
