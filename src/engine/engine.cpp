@@ -15,6 +15,7 @@
 #include "base/memory_patience.hpp"
 #include "engine/metrics.hpp"
 #include "engine/scheduler.hpp"
+#include "engine/step_trace.hpp"
 
 namespace motley {
 namespace {
@@ -132,10 +133,11 @@ class Mailbox {
 class Engine::Impl {
  public:
   Impl(Executor& executor, const EngineOptions& asked, const SchedulerConfig& config, const Clock& clock,
-       RecoverFn recover)
+       RecoverFn recover, Trace* trace)
       : clock_(clock),
         asked_(asked),
         recover_(std::move(recover)),
+        trace_(trace),
         executor_(&executor),
         config_(std::make_shared<const SchedulerConfig>(config)),
         mailbox_(std::make_shared<Mailbox>(config.options.queue_limit)),
@@ -202,6 +204,7 @@ class Engine::Impl {
 
   void take_result(StepResult result) {
     if (!result.status.ok()) log_error("step {} failed: {}", result.step, result.status.to_string());
+    trace_.ended(result, clock_.now_ns());
     const Code code = result.status.code();
     const bool lost = code == MOTLEY_UNAVAILABLE || (recover_ && code == MOTLEY_DEADLINE_EXCEEDED);
     const Status why = lost ? result.status : ok_status();
@@ -311,7 +314,8 @@ class Engine::Impl {
       std::lock_guard lock(config_mutex_);
       config_ = std::make_shared<const SchedulerConfig>(std::move(next));
     }
-    const int64_t pause_ns = clock_.now_ns() - paused_at_ns_;
+    const int64_t now_ns = clock_.now_ns(), pause_ns = now_ns - paused_at_ns_;
+    trace_.paused(paused_at_ns_, now_ns, losing(), config_->epoch);
     log_info("epoch {} serves after a pause of {:.3f} s; {} requests wait", config_->epoch,
              static_cast<double>(pause_ns) * 1e-9, scheduler_.waiting());
     std::lock_guard lock(stats_mutex_);
@@ -325,6 +329,7 @@ class Engine::Impl {
         std::lock_guard lock(stats_mutex_);
         metrics_.on_step(step->tokens.size());
       }
+      trace_.planned(*step, clock_.now_ns());
       Future<StepResult> future = executor_->submit(std::move(*step));
       future.on_ready([future, mailbox = mailbox_]() mutable { mailbox->deliver(future.take()); });
     }
@@ -354,6 +359,7 @@ class Engine::Impl {
   const Clock& clock_;
   const EngineOptions asked_;
   const RecoverFn recover_;
+  StepTrace trace_;     // engine's thread
   Executor* executor_;  // engine's thread
   mutable std::mutex config_mutex_;
   std::shared_ptr<const SchedulerConfig> config_;  // shared with callers that check a request; engine's thread writes
@@ -375,10 +381,10 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 Result<std::unique_ptr<Engine>> Engine::create(Executor& executor, const EngineOptions& options, const Clock& clock,
-                                               RecoverFn recover) {
+                                               RecoverFn recover, Trace* trace) {
   ASSIGN_OR_RETURN(const SchedulerConfig config, resolve_config(executor.describe(), options));
   return std::unique_ptr<Engine>(
-      new Engine(std::make_unique<Impl>(executor, options, config, clock, std::move(recover))));
+      new Engine(std::make_unique<Impl>(executor, options, config, clock, std::move(recover), trace)));
 }
 
 uint32_t Engine::max_model_len() const { return impl_->config()->options.max_model_len; }

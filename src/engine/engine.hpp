@@ -18,6 +18,7 @@
 
 #include "base/clock.hpp"
 #include "base/status.hpp"
+#include "base/trace.hpp"
 #include "engine/executor.hpp"
 #include "engine/request.hpp"
 
@@ -75,10 +76,11 @@ struct EngineStats {
 
 class Engine {
  public:
-  // `executor` and `clock` are borrowed and outlive the engine (the executor: or its replacement). Without `recover`
-  // the loss of the executor ends the engine.
+  // `executor`, `clock` and `trace` (null: none) are borrowed and outlive the engine (the executor: or its
+  // replacement). Without `recover` the loss of the executor ends the engine.
   static Result<std::unique_ptr<Engine>> create(Executor& executor, const EngineOptions& options,
-                                                const Clock& clock = system_clock(), RecoverFn recover = nullptr);
+                                                const Clock& clock = system_clock(), RecoverFn recover = nullptr,
+                                                Trace* trace = nullptr);
   ~Engine();  // aborts what is left, then joins; waits for a function that makes an executor just now
 
   // The longest sequence this engine serves, after all limits of the executor in service.
