@@ -9,6 +9,7 @@
 #include <random>
 
 #include "commands.hpp"
+#include "trace_signals.hpp"
 
 namespace motley::apps {
 namespace {
@@ -136,6 +137,7 @@ Status bench(const BenchCommand& command) {
   }
   InstanceOptions options = command.instance;
   options.engine.queue_limit = std::max<size_t>(requests, 1);
+  const TraceSignals signals(options.trace, {SIGINT, SIGTERM});
   ASSIGN_OR_RETURN(const auto instance, Instance::open(options));
   const uint64_t needed = uint64_t{command.input_len} + command.output_len;
   if (needed > instance->engine().max_model_len()) {

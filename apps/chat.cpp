@@ -8,6 +8,7 @@
 
 #include "commands.hpp"
 #include "llm/generate.hpp"
+#include "trace_signals.hpp"
 
 namespace motley::apps {
 namespace {
@@ -78,6 +79,7 @@ Result<Request> make_request(const ChatCommand& command, const Instance& instanc
 
 Status chat(const ChatCommand& command) {
   AnswerInterrupt interrupt;  // before any other thread, so that all inherit the blocked signal
+  const TraceSignals signals(command.instance.trace, {SIGTERM});
   ASSIGN_OR_RETURN(const auto instance, Instance::open(command.instance));
   if (instance->chat_template() == nullptr) return instance->template_error();
   auto messages = nlohmann::ordered_json::array();

@@ -7,9 +7,11 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <memory>
 #include <optional>
 #include <type_traits>
 
+#include "base/trace.hpp"
 #include "base/utf8.hpp"
 #include "commands.hpp"
 #include "config_file.hpp"
@@ -29,7 +31,7 @@ struct Parsed {
   BenchCommand bench_latency, bench_throughput;
   ConformanceCommand conformance;
   WorkerCommand worker;
-  std::string policy = "fcfs", config_file;
+  std::string policy = "fcfs", config_file, trace_file;
   std::vector<std::string> help_words;
 };
 
@@ -155,6 +157,7 @@ void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) 
   add_number(app, "--threads", options.threads, "compute threads; default: one for each core of the device");
   add_switch(app, "--deterministic", options.deterministic,
              "bit-identical text under any batching, chunking, cache hit and preemption");
+  app->add_option("--trace", parsed.trace_file, "a file for what ran when, for ui.perfetto.dev")->check(text_fault);
   app->add_option("--config", parsed.config_file, "a TOML file of these options; the command line wins")
       ->check(text_fault);
 }
@@ -425,11 +428,18 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
     app.parse(argc, argv);
     CLI::App* command = deepest(app);
     if (!parsed.config_file.empty()) RETURN_IF_ERROR(apply_config(*command, parsed.config_file));
+    std::unique_ptr<Trace> trace;
+    if (!parsed.trace_file.empty()) {
+      ASSIGN_OR_RETURN(trace, Trace::open(parsed.trace_file));
+    }
     for (InstanceOptions* options : {&parsed.serve.instance, &parsed.complete.instance, &parsed.chat.instance,
                                      &parsed.bench_latency.instance, &parsed.bench_throughput.instance}) {
       options->engine.policy = parsed.policy == "priority" ? SchedulingPolicy::kPriority : SchedulingPolicy::kFcfs;
+      options->trace = trace.get();
     }
-    return actions.at(command)();
+    const Status done = actions.at(command)();
+    const Status traced = trace == nullptr ? ok_status() : trace->close();
+    return done.ok() ? traced : done;
   } catch (const CLI::Success& success) {  // --help, --version
     app.exit(success);
     return ok_status();

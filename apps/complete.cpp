@@ -4,6 +4,7 @@
 
 #include "commands.hpp"
 #include "llm/generate.hpp"
+#include "trace_signals.hpp"
 
 namespace motley::apps {
 namespace {
@@ -59,6 +60,7 @@ Result<uint32_t> answer_tokens(const CompleteCommand& command, size_t prompt_tok
 
 Status complete(const CompleteCommand& command, int64_t started_ns) {
   ASSIGN_OR_RETURN(const std::string prompt, read_prompt(command.prompt, command.prompt_file));
+  const TraceSignals signals(command.instance.trace, {SIGINT, SIGTERM});
   ASSIGN_OR_RETURN(const auto instance, Instance::open(command.instance));
   Request request;
   request.prompt = instance->tokenizer().encode(prompt, true, true);

@@ -159,6 +159,8 @@ Status serve(const ServeCommand& command) {
   const int signal = signals.wait();
   log_info("{}: draining, up to {} s", signal == SIGTERM ? "SIGTERM" : "SIGINT", command.shutdown_timeout_s);
   drain(*server, signals, command.shutdown_timeout_s);
+  // Now: what follows may be cut short. A failure is told where the trace was opened.
+  if (command.instance.trace != nullptr) (void)command.instance.trace->close();
   end_soon();
   return ok_status();
 }

@@ -277,13 +277,15 @@ RuntimeOptions Instance::runtime_options(const InstanceOptions& options) const {
   }
   runtime.logit_rows_max = engine.max_num_seqs;
   runtime.positions_max = context;
+  runtime.trace = options.trace;
   return runtime;
 }
 
 Status Instance::start(const InstanceOptions& options) {
   RETURN_IF_ERROR(make_runtime(placement_));
-  ASSIGN_OR_RETURN(engine_, Engine::create(*runtime_, options.engine, system_clock(),
-                                           [this](const Status& why) { return recover(why); }));
+  ASSIGN_OR_RETURN(engine_, Engine::create(
+                                *runtime_, options.engine, system_clock(),
+                                [this](const Status& why) { return recover(why); }, options.trace));
   if (plans_later_) planning_ = std::jthread([this](const std::stop_token& stop) { plan_later(stop); });
   return ok_status();
 }

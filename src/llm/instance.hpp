@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/status.hpp"
+#include "base/trace.hpp"
 #include "device/registry.hpp"
 #include "engine/engine.hpp"
 #include "llm/device_set.hpp"
@@ -43,6 +44,7 @@ struct InstanceOptions {
   uint32_t threads = 0;  // 0 = the device's default
   bool deterministic = false;
   std::string chat_template_file;  // "" = the model's own
+  Trace* trace = nullptr;          // borrowed, outlives the instance; null = none
   EngineOptions engine;            // max_model_len 0 = the model's context, lowered to what the pool holds
 };
 
