@@ -20,11 +20,11 @@ class Buses {
     std::lock_guard lock(mutex_);
     std::erase(open_[device->spec.memory_group], device);
   }
-  int64_t others(const Device* device, bool busy) {
+  template <typename Uses>
+  int64_t others(const Device* device, Uses uses) {
     std::lock_guard lock(mutex_);
     const auto& group = open_[device->spec.memory_group];
-    return std::count_if(group.begin(), group.end(),
-                         [&](const Device* d) { return d != device && (!busy || d->running > 0); });
+    return std::count_if(group.begin(), group.end(), [&](const Device* d) { return d != device && uses(*d); });
   }
 
  private:
@@ -99,11 +99,13 @@ void Device::lose() {
 void Device::add_queue(Queue* queue) {
   std::lock_guard lock(waking_);
   queues_.push_back(queue);
+  ++queues_open_;
 }
 
 void Device::remove_queue(Queue* queue) {
   std::lock_guard lock(waking_);
   std::erase(queues_, queue);
+  --queues_open_;
 }
 
 Verdict Device::judge_program(int64_t at_ns) {
@@ -129,7 +131,8 @@ Verdict Device::judge_program(int64_t at_ns) {
 
 double Device::bandwidth_share() const {
   if (spec.memory_group == 0) return 1;
-  const auto others = static_cast<double>(buses().others(this, !clock.is_virtual()));
+  const auto others = static_cast<double>(buses().others(
+      this, [this](const Device& other) { return clock.is_virtual() ? other.queues_open_ > 0 : other.running > 0; }));
   return 1 / (1 + spec.contention * others);
 }
 

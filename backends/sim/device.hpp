@@ -57,8 +57,8 @@ class Device {
   int64_t death_ns() const { return death_ns_; }  // by a fault with a time; far away without one
   // Counts a program and applies the faults that it meets; `at_ns` is when it could begin.
   Verdict judge_program(int64_t at_ns);
-  // The part of the bandwidth that is left beside the other open (virtual time) or busy (wall time) devices of the
-  // memory group.
+  // The part of the bandwidth that is left beside the other devices of the memory group: those that have a queue
+  // (virtual time, where who runs when must not matter) or that run a program now (wall time).
   double bandwidth_share() const;
 
   const Spec spec;
@@ -79,6 +79,7 @@ class Device {
   const int64_t death_ns_;
   std::atomic<bool> lost_{false};
   std::atomic<uint64_t> queues_made_{0}, buffers_made_{0};
+  std::atomic<uint32_t> queues_open_{0};
   std::mutex waking_;
   std::vector<Queue*> queues_;  // guarded by waking_
   std::mutex faults_;           // guards the rest

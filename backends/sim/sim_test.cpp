@@ -417,7 +417,7 @@ TEST(SimVirtualTime, Depth_IsThatOfTheHostsClock) {
   EXPECT_EQ(rig.try_add(nullptr, x, y).code, MOTLEY_OK) << "the host has seen that there is room";
 }
 
-TEST(SimVirtualTime, OpenDevicesOfAGroup_ShareTheBus) {
+TEST(SimVirtualTime, DevicesOfAGroupThatHaveQueues_ShareTheBus) {
   const std::string shared = with("memory_group = 31\ncontention = 1\n");
   Rig rig(shared);
   const auto duration = [&] {

@@ -21,4 +21,8 @@ class VirtualTimeScope {
 // 0 outside every scope.
 int64_t virtual_now_ns();
 
+// A time to begin at: beyond whatever began at an earlier answer, if that took no more than 1,000 s. A device has one
+// timeline, on which what is run on it by and by must not overlap. Thread-safe.
+int64_t virtual_start_ns();
+
 }  // namespace motley

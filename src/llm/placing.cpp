@@ -20,7 +20,11 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   if (!settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(text, read_file(settings.plan_file, kPlanFileBytesMax));
   }
-  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, kv.dtype, virtual_time, progress, pace));
+  MeasureOptions measure;
+  measure.kv_dtype = kv.dtype;
+  measure.virtual_time = virtual_time;
+  measure.pace = pace;
+  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, measure, progress));
   planned.request = plan_request(settings, kv, model.config(), rows_max);
   if (settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));

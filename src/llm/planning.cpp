@@ -6,12 +6,11 @@
 
 #include "base/config.hpp"
 #include "llm/cost_cache.hpp"
-#include "runtime/measure.hpp"
 
 namespace motley {
 namespace {
 
-constexpr uint32_t kMeasuredRowsMax = 512;
+constexpr uint32_t kMeasuredRowsMax = MeasureOptions{}.rows_max;
 constexpr double kStepLimitNsMin = 1e9;
 constexpr double kStepLimitFactor = 5;
 
@@ -64,10 +63,10 @@ PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, con
 
 namespace {
 
-std::string machine_of(const DeviceSet& devices, bool virtual_time) {
+std::string machine_of(const DeviceSet& devices) {
   std::vector<ListedDevice> listed;
   for (size_t i = 0; i < devices.size(); ++i) listed.push_back(devices.listed(i));
-  return machine_digest(listed) + (virtual_time ? "-virtual" : "");
+  return machine_digest(listed);
 }
 
 CostCache cost_cache() { return CostCache(cache_directory() / "costs"); }
@@ -75,8 +74,9 @@ CostCache cost_cache() { return CostCache(cache_directory() / "costs"); }
 }  // namespace
 
 std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, bool virtual_time) {
+  if (virtual_time) return std::nullopt;
   const std::vector<MeasuredDevice> measured = devices.measured();
-  std::optional<PlanInput> known = cost_cache().read(machine_of(devices, virtual_time), model_digest(model));
+  std::optional<PlanInput> known = cost_cache().read(machine_of(devices), model_digest(model));
   if (!known || known->devices.size() != measured.size()) return std::nullopt;
   for (size_t i = 0; i < measured.size(); ++i)
     known->devices[i].memory_free = measured[i].description.desc.memory_free;  // changes from start to start
@@ -84,15 +84,10 @@ std::optional<PlanInput> known_input(const Model& model, const DeviceSet& device
   return known;
 }
 
-Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time,
-                                 const Progress& progress, const Pace& pace) {
-  if (auto known = known_input(model, devices, virtual_time)) return *std::move(known);
+Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
+                                 const Progress& progress) {
+  if (auto known = known_input(model, devices, options.virtual_time)) return *std::move(known);
   const std::vector<MeasuredDevice> measured = devices.measured();
-  MeasureOptions options;
-  options.rows_max = kMeasuredRowsMax;
-  options.kv_dtype = kv_dtype;
-  options.virtual_time = virtual_time;
-  options.pace = pace;
   PlanInput input;
   for (const MeasuredDevice& device : measured) {
     progress(fmt::format("measuring {}", device.description.name));
@@ -107,7 +102,7 @@ Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, i
       input.links.push_back(std::move(link));
     }
   }
-  cost_cache().write(machine_of(devices, virtual_time), model_digest(model), input);
+  if (!options.virtual_time) cost_cache().write(machine_of(devices), model_digest(model), input);
   input.memory_caps = devices.memory_caps();
   return input;
 }

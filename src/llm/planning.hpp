@@ -11,6 +11,7 @@
 #include "model/model.hpp"
 #include "planner/model_shape.hpp"
 #include "planner/search.hpp"
+#include "runtime/measure.hpp"
 
 namespace motley {
 
@@ -39,10 +40,10 @@ PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, con
 using Progress = std::function<void(const std::string&)>;
 using Pace = std::function<Status(double spent_ns)>;
 
-// The devices' figures for this model, from the cache or measured now (a second or so a device) and kept.
-// `pace`: as MeasureOptions::pace.
-Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time,
-                                 const Progress& progress, const Pace& pace = nullptr);
+// The devices' figures for this model, from the cache or measured now (a second or so a device) and kept. In virtual
+// time nothing is kept: the figures hang on a file's contents, and are soon measured.
+Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
+                                 const Progress& progress);
 
 // The same if it is known already.
 std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, bool virtual_time);

@@ -82,8 +82,10 @@ LaneBuilder::IslandCosts LaneBuilder::measure(const Island& island, const Predic
     stage.begin = begin, stage.end = end;
     return stage_ns(stage, costs);
   };
-  // The middle layers of a kind are alike: a stage of one of them has neither embedding nor head.
-  const double ends = time(0, layers);
+  // The middle layers of a kind are alike: a stage of one of them has neither embedding nor head, but as every stage
+  // what one of none would have.
+  if (layers >= 3) measured.fixed_ns = time(1, 1);
+  const double ends = time(0, layers) - measured.fixed_ns;
   double sum = 0;
   for (size_t l = 0; l < layers; ++l) {
     double& ns = kind_ns[shape.layers[l].kind];
@@ -91,7 +93,7 @@ LaneBuilder::IslandCosts LaneBuilder::measure(const Island& island, const Predic
       size_t at = l;
       while (at + 1 < layers && (at == 0 || shape.layers[at].kind != shape.layers[l].kind)) ++at;
       ns = layers < 3 ? ends / static_cast<double>(layers)
-                      : time(std::min(at, layers - 2), std::min(at, layers - 2) + 1);
+                      : time(std::min(at, layers - 2), std::min(at, layers - 2) + 1) - measured.fixed_ns;
     }
     measured.layer_ns.push_back(ns);
     sum += ns;
@@ -143,7 +145,7 @@ std::vector<LaneBuilder::Cut> LaneBuilder::bottleneck_cuts(const std::vector<Isl
     for (const size_t d : islands[i]) key.push_back(types_.type_of[d]);
     const auto [at, is_new] = index.emplace(std::move(key), stage_types.size());
     if (is_new) {
-      StageType type{0, 0, {}, rounded(costs[i].memory_bytes), {}};
+      StageType type{0, rounded(costs[i].fixed_ns), {}, rounded(costs[i].memory_bytes), {}};
       for (const double ns : costs[i].layer_ns) type.layer_ns.push_back(rounded(ns));
       for (const double bytes : costs[i].layer_bytes) type.layer_bytes.push_back(rounded(bytes));
       stage_types.push_back(std::move(type));
@@ -195,7 +197,7 @@ std::vector<LaneBuilder::Cut> LaneBuilder::spread_cuts(const std::vector<size_t>
   for (size_t i = 0; i < order.size(); ++i) {
     const IslandCosts& cost = costs[order[i]];
     const size_t middle = layers / 2;
-    double ns = 0, bytes = 0;
+    double ns = cost.fixed_ns, bytes = 0;
     if (i == 0)
       ns += cost.layer_ns.front() - cost.layer_ns[middle], bytes += cost.layer_bytes.front() - cost.layer_bytes[middle];
     if (i + 1 == order.size())

@@ -36,6 +36,7 @@ class LaneBuilder {
     std::vector<double> layer_bytes;  // as packed, with KV
     double memory_bytes = 0;
     double total_ns = 0;
+    double fixed_ns = 0;  // of a stage, whatever its layers
   };
   std::vector<uint64_t> kv_levels() const;
   IslandCosts measure(const Island& island, const Predictor::Costs& costs, uint64_t kv_tokens, bool crowded) const;

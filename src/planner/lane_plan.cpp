@@ -101,7 +101,7 @@ Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePla
 }
 
 Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                       const LanePlan& plan, uint64_t kv_tokens) {
+                       const LanePlan& plan, uint64_t kv_tokens, uint32_t micro_batches) {
   const int64_t group = shape.query_heads_per_kv();
   Placement placement;
   placement.epoch = 1;
@@ -109,6 +109,7 @@ Placement to_placement(const ModelShape& shape, const PlanInput& input, const Pl
   placement.kv_dtype = request.kv.dtype;
   Lane lane;
   lane.kv_blocks = static_cast<uint32_t>(std::min<uint64_t>(kv_tokens / request.kv.block_size, INT32_MAX));
+  if (plan.stages.size() > 1) lane.micro_batches = micro_batches;
   for (size_t s = 0; s < plan.stages.size(); ++s) {
     const StagePlan& from = plan.stages[s];
     Stage stage;

@@ -43,7 +43,7 @@ std::vector<size_t> devices_of(const LanePlan& plan);
 StagePlan whole_stage(const ModelShape& shape, size_t device, size_t begin, size_t end);
 
 Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                       const LanePlan& plan, uint64_t kv_tokens);
+                       const LanePlan& plan, uint64_t kv_tokens, uint32_t micro_batches);
 
 // The first lane. INVALID_ARGUMENT where it does not fit the shape or names unknown devices.
 Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, const Placement& placement);

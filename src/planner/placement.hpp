@@ -36,6 +36,7 @@ struct Stage {
 struct Lane {
   std::vector<Stage> stages;
   uint32_t kv_blocks = 0;
+  uint32_t micro_batches = 0;  // steps of disjoint sequences under way together; 0 = as many as stages
 };
 
 struct Placement {

@@ -65,12 +65,13 @@ class PlanReader {
 
   Status read_experts(const JsonFields& fields, ShardPlan* shard) {
     std::vector<int64_t> ids;
-    RETURN_IF_ERROR(fields.whole_numbers("experts", &ids, static_cast<size_t>(std::max<int64_t>(shape_.experts, 0)), false));
+    RETURN_IF_ERROR(
+        fields.whole_numbers("experts", &ids, static_cast<size_t>(std::max<int64_t>(shape_.experts, 0)), false));
     // The ids follow the order of the shards, as all ranges do.
     for (const int64_t id : ids) {
       if (id != next_expert_) {
-        return fields.wrong("experts", fmt::format("has {} where {} comes next: each expert once, in order", id,
-                                                   next_expert_));
+        return fields.wrong("experts",
+                            fmt::format("has {} where {} comes next: each expert once, in order", id, next_expert_));
       }
       ++next_expert_;
     }
@@ -81,8 +82,8 @@ class PlanReader {
   Status read_shard(const hf::JsonValue& json, const std::string& where, bool outer, bool only, bool* replicated,
                     ShardPlan* shard) {
     const JsonFields fields(json, where);
-    RETURN_IF_ERROR(fields.check_names({"device", "kv_heads", "query_heads", "ffn_columns", "vocab_rows", "experts",
-                                        "weight_bytes", "format"}));
+    RETURN_IF_ERROR(fields.check_names(
+        {"device", "kv_heads", "query_heads", "ffn_columns", "vocab_rows", "experts", "weight_bytes", "format"}));
     std::string name, format;
     uint64_t bytes = 0;
     RETURN_IF_ERROR(fields.text("device", &name));
@@ -193,7 +194,8 @@ Status check_identity(const JsonFields& file, const ModelShape& shape, const Pla
   RETURN_IF_ERROR(fields.text("digest", &digest, false));
   if (fields.find("digest") != nullptr && digest != identity.model_digest) {
     return invalid_argument("this plan is of another model ({}, digest {}; here {}, digest {}); plan again",
-                            in_quotes(name), in_quotes(digest), in_quotes(shape.name), in_quotes(identity.model_digest));
+                            in_quotes(name), in_quotes(digest), in_quotes(shape.name),
+                            in_quotes(identity.model_digest));
   }
   return ok_status();
 }
@@ -217,7 +219,8 @@ std::string to_json(const PlanReport& report, const ModelShape& shape, const Pla
   json["gap"] = report.gap;
   json["kv_capacity_tokens"] = report.kv_capacity_tokens;
   json["left_out"] = ordered_json::array();
-  for (const LeftOut& out : report.left_out) json["left_out"].push_back({{"device", out.device}, {"reason", out.reason}});
+  for (const LeftOut& out : report.left_out)
+    json["left_out"].push_back({{"device", out.device}, {"reason", out.reason}});
   json["alternatives"] = ordered_json::array();
   for (const Alternative& other : report.alternatives) {
     json["alternatives"].push_back({{"devices", other.devices}, {"tokens_per_s", other.tokens_per_s}});
@@ -242,7 +245,7 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   RETURN_IF_ERROR(file.list("stages", &stages, kStagesMax));
   PlanReader reader(shape, input);
   RETURN_IF_ERROR(reader.read_stages(*stages));
-  return to_placement(shape, input, request, reader.plan(), tokens);
+  return to_placement(shape, input, request, reader.plan(), tokens, 0);
 }
 
 }  // namespace motley

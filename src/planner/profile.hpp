@@ -22,24 +22,32 @@ struct Slowdown {
   double at(double rows) const;
 };
 
+// One way of a value of a step that others need; nothing where the host sees the device's memory.
+struct CopyCost {
+  double latency_ns = 0, ns_per_byte = 0;
+  double at(double bytes) const { return latency_ns + bytes * ns_per_byte; }
+};
+
 struct DeviceProfile {
   std::string name;                            // as listed: "CPU:0/cores=0-3"
   std::string kind;                            // "cpu", "gpu", "npu"
   std::string memory_group;                    // devices of one name share memory and its bus; empty: its own
   std::string format;                          // what it packs weights to, for people; empty: as in the file
   uint64_t memory_total = 0, memory_free = 0;  // bytes; within a group each says what the group has
-  CostTable attention;      // one layer's attention part without what it reads of the KV pool; units = KV heads
-  CostTable ffn;            // one layer's dense (or shared) FFN; units = columns
-  CostTable experts;        // one layer's routed experts; units = experts held; empty if the model is dense
-  CostTable head;           // norm and logits; units = vocabulary rows; rows = rows whose logits are asked for
-  CostTable embed;          // units = vocabulary rows held
-  double context_ns = 0;    // per row, KV head and position read, of one layer
-  int64_t sample_ns = 0;    // of one row
-  double packed_ratio = 1;  // bytes that weights take here / bytes in the file
+  CostTable attention;          // one layer's attention part without what it reads of the KV pool; units = KV heads
+  CostTable ffn;                // one layer's dense (or shared) FFN; units = columns
+  CostTable experts;            // one layer's routed experts; units = experts held; empty if the model is dense
+  CostTable head;               // norm and logits; units = vocabulary rows; rows = rows whose logits are asked for
+  CostTable embed;              // units = vocabulary rows held
+  double context_ns = 0;        // per row, KV head and position read, of one layer; rows of sequences of their own
+  double chunk_context_ns = 0;  // the same where the rows are one sequence's; 0 = as context_ns
+  int64_t sample_ns = 0;        // of one row, beside the program's own time
+  CopyCost copy;                // between the device's memory and the host's
+  double packed_ratio = 1;      // bytes that weights take here / bytes in the file
   Slowdown together;
 };
 
-// Between two devices, either way.
+// A sum over two devices of what lies in the host's memory already: for no data, and per byte.
 struct LinkProfile {
   std::string a, b;
   double latency_ns = 0, ns_per_byte = 0;

@@ -22,6 +22,23 @@ ordered_json table_json(const CostTable& table) {
   return {{"rows", table.rows}, {"units", table.units}, {"ns", table.ns}};
 }
 
+// No time a byte is a rate without bound; the file says 0.
+template <typename Cost>
+ordered_json rates_json(const Cost& cost) {
+  return {{"latency_us", cost.latency_ns / kNsPerUs}, {"gb_per_s", cost.ns_per_byte > 0 ? 1 / cost.ns_per_byte : 0}};
+}
+
+template <typename Cost>
+Status read_rates(const JsonFields& fields, Cost* cost) {
+  double rate = 0;
+  RETURN_IF_ERROR(fields.number("latency_us", &cost->latency_ns, 0, 1e9));
+  RETURN_IF_ERROR(fields.number("gb_per_s", &rate, 0, kGbPerSMax));
+  if (rate > 0 && rate < 1e-9) return fields.wrong("gb_per_s", "is below 1e-9; 0 stands for no limit");
+  cost->latency_ns *= kNsPerUs;
+  cost->ns_per_byte = rate > 0 ? 1 / rate : 0;
+  return ok_status();
+}
+
 ordered_json device_json(const DeviceProfile& device) {
   ordered_json json = {{"name", device.name}, {"kind", device.kind}};
   if (!device.memory_group.empty()) json["memory_group"] = device.memory_group;
@@ -36,27 +53,14 @@ ordered_json device_json(const DeviceProfile& device) {
     if (!table->empty()) json[name] = table_json(*table);
   }
   json["context_ns"] = device.context_ns;
+  if (device.chunk_context_ns > 0) json["chunk_context_ns"] = device.chunk_context_ns;
+  if (device.copy.latency_ns > 0 || device.copy.ns_per_byte > 0) json["copy"] = rates_json(device.copy);
   json["sample_ns"] = device.sample_ns;
   json["packed_ratio"] = device.packed_ratio;
   if (!device.together.rows.empty()) {
     json["together"] = {{"rows", device.together.rows}, {"factors", device.together.factors}};
   }
   return json;
-}
-
-// No time a byte is a rate without bound; the file says 0.
-ordered_json rates_json(const LinkProfile& link) {
-  return {{"latency_us", link.latency_ns / kNsPerUs}, {"gb_per_s", link.ns_per_byte > 0 ? 1 / link.ns_per_byte : 0}};
-}
-
-Status read_rates(const JsonFields& fields, LinkProfile* link) {
-  double rate = 0;
-  RETURN_IF_ERROR(fields.number("latency_us", &link->latency_ns, 0, 1e9));
-  RETURN_IF_ERROR(fields.number("gb_per_s", &rate, 0, kGbPerSMax));
-  if (rate > 0 && rate < 1e-9) return fields.wrong("gb_per_s", "is below 1e-9; 0 stands for no limit");
-  link->latency_ns *= kNsPerUs;
-  link->ns_per_byte = rate > 0 ? 1 / rate : 0;
-  return ok_status();
 }
 
 Status read_table(const JsonFields& device, const char* name, CostTable* table) {
@@ -104,8 +108,8 @@ Status read_parts(const JsonFields& fields, DeviceProfile* device) {
 Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) {
   const JsonFields fields(json, std::move(where));
   RETURN_IF_ERROR(fields.check_names({"name", "kind", "memory_group", "format", "memory_bytes", "attention", "ffn",
-                                      "experts", "head", "embed", "context_ns", "sample_ns", "packed_ratio",
-                                      "together", "copies"}));
+                                      "experts", "head", "embed", "context_ns", "chunk_context_ns", "sample_ns", "copy",
+                                      "packed_ratio", "together", "copies"}));
   DeviceProfile device;
   RETURN_IF_ERROR(fields.text("name", &device.name));
   RETURN_IF_ERROR(fields.text("kind", &device.kind));
@@ -117,6 +121,12 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(memory.whole("total", &device.memory_total, 0, INT64_MAX));
   RETURN_IF_ERROR(memory.whole("free", &device.memory_free, 0, INT64_MAX));
   RETURN_IF_ERROR(fields.number("context_ns", &device.context_ns, 0, kCostNsMax));
+  RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns, 0, kCostNsMax, false));
+  if (const hf::JsonValue* copy = fields.find("copy")) {
+    const JsonFields rates(*copy, fields.where() + ".copy");
+    RETURN_IF_ERROR(rates.check_names({"latency_us", "gb_per_s"}));
+    RETURN_IF_ERROR(read_rates(rates, &device.copy));
+  }
   RETURN_IF_ERROR(fields.whole("sample_ns", &device.sample_ns, 0, static_cast<int64_t>(kCostNsMax)));
   RETURN_IF_ERROR(fields.number("packed_ratio", &device.packed_ratio, 1e-3, 64));
   RETURN_IF_ERROR(read_parts(fields, &device));
@@ -153,7 +163,8 @@ Status read_links(const JsonFields& file, PlanInput* input) {
   const hf::JsonValue* caps = file.find("memory_caps");
   if (caps == nullptr) return ok_status();
   const JsonFields fields(*caps, "memory_caps");
-  if (caps->object() == nullptr || caps->object()->size() > kPlanDevicesMax) return fields.wrong("", "is not an object");
+  if (caps->object() == nullptr || caps->object()->size() > kPlanDevicesMax)
+    return fields.wrong("", "is not an object");
   for (const auto& [name, bytes] : *caps->object()) {
     RETURN_IF_ERROR(fields.whole(name, &input->memory_caps[name], 0, INT64_MAX));
   }

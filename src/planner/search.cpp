@@ -126,7 +126,8 @@ PlanReport describe(Predictor* predictor, const Candidate& candidate) {
   const ModelShape& shape = predictor->shape();
   const PlanInput& input = predictor->input();
   PlanReport report;
-  report.placement = to_placement(shape, input, predictor->request(), candidate.plan, candidate.memory.kv_tokens);
+  report.placement = to_placement(shape, input, predictor->request(), candidate.plan, candidate.memory.kv_tokens,
+                                  candidate.predicted.micro_batches);
   report.predicted = candidate.predicted;
   report.keeps_limits = predictor->keeps_limits(candidate.predicted);
   report.kv_capacity_tokens = candidate.memory.kv_tokens;

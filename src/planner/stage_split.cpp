@@ -87,11 +87,16 @@ double StageSplitter::unit_ns(Axis axis, size_t device, int64_t units, double sl
     }
     return 0.0;
   };
+  // With the copies before and after; who has no unit gets the sum all the same.
+  const auto with_copies = [&](const StepCosts& costs, uint32_t kind, double slow) {
+    const double copy = costs.copy_residual_ns(device);
+    return units > 0 ? slow * ns(costs, kind) + 2 * copy : costs.program_ns(device) + copy;
+  };
   double sum = 0;
   for (uint32_t kind = 0; kind < of_kind.size(); ++kind) {
     if (of_kind[kind] == 0) continue;
-    sum += of_kind[kind] * (weights.decode * slow_decode * ns(costs_.decode, kind) +
-                            weights.mixed * slow_mixed * ns(costs_.mixed, kind));
+    sum += of_kind[kind] * (weights.decode * with_copies(costs_.decode, kind, slow_decode) +
+                            weights.mixed * with_copies(costs_.mixed, kind, slow_mixed));
   }
   return sum;
 }
@@ -175,6 +180,7 @@ bool StageSplitter::place_vocabulary(std::span<const size_t> devices, const Spli
     double sum = 0;
     if (first) sum += costs_.load.mean(costs_.decode.embed_ns(d, rows), costs_.mixed.embed_ns(d, rows));
     if (last) sum += costs_.load.mean(costs_.decode.head_ns(d, rows), costs_.mixed.head_ns(d, rows));
+    if (last && shared && rows > 0) sum += costs_.decode.copy_logits_ns(d, rows);
     return sum;
   };
   const int64_t unit = shared ? vocabulary_unit(shape.vocab) : shape.vocab;

@@ -24,13 +24,16 @@ StepCosts::StepCosts(const ModelShape& shape, const PlanInput& input, const Link
     groups_.push_back(group);
     curves_.push_back({device.attention.at_rows(load.rows()), device.ffn.at_rows(load.rows()),
                        device.experts.at_rows(load.rows()), device.head.at_rows(load.head_rows),
-                       device.embed.at_rows(load.rows()), std::max(1.0, device.together.at(load.rows()))});
+                       device.embed.at_rows(load.rows()), std::max(1.0, device.together.at(load.rows())),
+                       device.embed.empty() ? 0 : device.embed.ns.back().front()});
   }
   kinds_.assign(shape.kinds(), nullptr);
-  positions_.assign(shape.kinds(), 0);
+  decode_positions_.assign(shape.kinds(), 0);
+  chunk_positions_.assign(shape.kinds(), 0);
   for (const LayerShape& layer : shape.layers) {
     kinds_[layer.kind] = &layer;
-    positions_[layer.kind] = load.positions(layer.window);
+    decode_positions_[layer.kind] = load.decode_positions(layer.window);
+    chunk_positions_[layer.kind] = load.chunk_positions(layer.window);
   }
 }
 
@@ -42,29 +45,45 @@ double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads
   const UnitCurve& curve = curves_[device].attention;
   double weights = curve.at(heads);
   if (curve.units.size() == 1 && heads < curve.units[0]) {
-    // Less than was measured: all but what any program costs, of which a look-up is little else, goes by its part.
-    const double fixed = std::min(curve.ns[0], curves_[device].embed.ns.empty() ? 0 : curves_[device].embed.ns[0]);
+    // Less than was measured: all but what any program costs goes by its part.
+    const double fixed = std::min(curve.ns[0], program_ns(device));
     weights = fixed + (curve.ns[0] - fixed) * heads / curve.units[0];
   }
-  return weights + input_.devices[device].context_ns * count(kv_heads) * positions_[kind];
+  const DeviceProfile& profile = input_.devices[device];
+  const double chunk_ns = profile.chunk_context_ns > 0 ? profile.chunk_context_ns : profile.context_ns;
+  return weights + count(kv_heads) * (profile.context_ns * decode_positions_[kind] + chunk_ns * chunk_positions_[kind]);
 }
 
 double StepCosts::ffn_ns(size_t device, uint32_t kind, int64_t columns, int64_t experts) const {
   double ns = 0;
   if (kinds_[kind]->has_ffn) ns += curves_[device].ffn.at(count(columns));
-  if (kinds_[kind]->has_experts) ns += curves_[device].experts.at(count(experts));
+  if (kinds_[kind]->has_experts) {
+    const double routed = curves_[device].experts.at(count(experts));
+    ns += routed - (ns > 0 ? std::min(routed, program_ns(device)) : 0);  // one program of both
+  }
   return ns;
+}
+
+double StepCosts::program_ns(size_t device) const { return curves_[device].program_ns; }
+
+double StepCosts::residual_row_bytes() const { return count(shape_.hidden) * kF32Bytes; }
+
+double StepCosts::copy_ids_ns(size_t device) const { return copy_ns(device, load_.head_rows * kTokenBytes); }
+
+double StepCosts::copy_logits_ns(size_t device, int64_t vocab_rows) const {
+  return copy_ns(device, load_.head_rows * count(vocab_rows) * kF32Bytes);
 }
 
 double StepCosts::embed_ns(size_t device, int64_t rows) const { return curves_[device].embed.at(count(rows)); }
 double StepCosts::head_ns(size_t device, int64_t rows) const { return curves_[device].head.at(count(rows)); }
 double StepCosts::sample_ns(size_t device) const {
-  return static_cast<double>(input_.devices[device].sample_ns) * load_.head_rows;
+  return program_ns(device) + static_cast<double>(input_.devices[device].sample_ns) * load_.head_rows;
 }
 
 double StepCosts::layer_ns(size_t device, uint32_t kind) const {
-  return attention_ns(device, kind, shape_.heads, shape_.kv_heads) +
-         ffn_ns(device, kind, shape_.ffn_columns, shape_.experts);
+  const double attention = attention_ns(device, kind, shape_.heads, shape_.kv_heads);
+  const double ffn = ffn_ns(device, kind, shape_.ffn_columns, shape_.experts);
+  return attention - std::min(attention, program_ns(device)) + ffn - std::min(ffn, program_ns(device));
 }
 
 double StepCosts::all_reduce_ns(const LinkProfile& link, size_t members) const {
@@ -144,14 +163,23 @@ namespace {
 class StageClock {
  public:
   StageClock(const StepCosts& costs, const LanePlan& plan, size_t stage, bool overlapped)
-      : costs_(costs), stage_(plan.stages[stage]) {
+      : costs_(costs),
+        stage_(plan.stages[stage]),
+        split_(stage_.shards.size() > 1),
+        first_(stage == 0),
+        last_(stage + 1 == plan.stages.size()),
+        lone_(plan.stages.size() == 1) {
     cost_.busy_ns.assign(stage_.shards.size(), 0);
     for (const ShardPlan& shard : stage_.shards) {
       devices_.push_back(shard.device);
-      if (shard.in_layers()) members_.push_back(shard.device);
       others_.push_back(overlapped ? active_elsewhere(plan, stage, shard.device) : 0);
     }
-    reduce_ns_ = costs.all_reduce_ns(members_);
+    reduce_ns_ = costs.all_reduce_ns(devices_);
+  }
+
+  void embed() {
+    part(1, [&](const ShardPlan& s) { return Work{costs_.embed_ns(s.device, s.vocab_rows), pull(s, s.vocab_rows)}; });
+    cost_.ns += reduce_ns_;
   }
 
   void layers() {
@@ -159,60 +187,78 @@ class StageClock {
     for (size_t l = stage_.begin; l < stage_.end; ++l) of_kind[costs_.shape().layers[l].kind] += 1;
     for (uint32_t kind = 0; kind < of_kind.size(); ++kind) {
       if (of_kind[kind] == 0) continue;
-      const auto attention = [&](const ShardPlan& s) {
-        return costs_.attention_ns(s.device, kind, s.query_heads, s.kv_heads);
-      };
-      const auto ffn = [&](const ShardPlan& s) { return costs_.ffn_ns(s.device, kind, s.ffn_columns, s.experts); };
-      part(of_kind[kind], attention);
-      part(of_kind[kind], ffn);
+      if (!split_) {
+        part(of_kind[kind], [&](const ShardPlan& s) { return Work{costs_.layer_ns(s.device, kind), 0}; });
+        continue;
+      }
+      part(of_kind[kind], [&](const ShardPlan& s) {
+        return shared(s, costs_.attention_ns(s.device, kind, s.query_heads, s.kv_heads));
+      });
+      part(of_kind[kind],
+           [&](const ShardPlan& s) { return shared(s, costs_.ffn_ns(s.device, kind, s.ffn_columns, s.experts)); });
       cost_.ns += 2 * of_kind[kind] * reduce_ns_;
     }
-  }
-
-  void embed() {
-    part(1, [&](const ShardPlan& s) { return costs_.embed_ns(s.device, s.vocab_rows); });
-    if (stage_.shards.size() > 1) cost_.ns += costs_.all_reduce_ns(devices_);
+    // Once a stage: a whole one's program; of a split one the program that adds the last sum. The residual stream comes
+    // in before and goes out after.
+    part(1, [&](const ShardPlan& s) {
+      const double copies = (split_ || !first_ ? 1 : 0) + (last_ ? 0 : 1);
+      return Work{costs_.program_ns(s.device), copies * costs_.copy_residual_ns(s.device)};
+    });
   }
 
   void head() {
-    const auto sampler = std::find_if(stage_.shards.begin(), stage_.shards.end(),
-                                      [](const ShardPlan& shard) { return shard.vocab_rows > 0; });
-    if (sampler == stage_.shards.end()) return;
-    double hop = 0, gather = 0;
+    const auto holders = std::count_if(stage_.shards.begin(), stage_.shards.end(),
+                                       [](const ShardPlan& shard) { return shard.vocab_rows > 0; });
+    if (holders == 0) return;
+    const ShardPlan& sampler = *std::find_if(stage_.shards.begin(), stage_.shards.end(),
+                                             [](const ShardPlan& shard) { return shard.vocab_rows > 0; });
+    part(1, [&](const ShardPlan& s) {
+      if (s.vocab_rows == 0) return Work{};
+      return Work{costs_.head_ns(s.device, s.vocab_rows),
+                  holders > 1 ? costs_.copy_logits_ns(s.device, s.vocab_rows) : 0};
+    });
+    double meet = 0;
     for (const ShardPlan& shard : stage_.shards) {
       if (shard.vocab_rows == 0) continue;
-      if (!shard.in_layers() && !members_.empty()) hop = std::max(hop, costs_.hop_ns(members_[0], shard.device));
-      gather += costs_.gather_ns(shard.device, sampler->device, shard.vocab_rows);
+      meet = std::max(meet, costs_.gather_ns(shard.device, sampler.device, shard.vocab_rows));
     }
-    part(1, [&](const ShardPlan& s) { return costs_.head_ns(s.device, s.vocab_rows); });
-    const double sample = costs_.sample_ns(sampler->device);
-    cost_.busy_ns[static_cast<size_t>(sampler - stage_.shards.begin())] += sample;
-    cost_.ns += hop + gather + sample;
+    if (holders > 1) meet += costs_.copy_logits_ns(sampler.device, costs_.shape().vocab);
+    const double sample = costs_.sample_ns(sampler.device), ids = costs_.copy_ids_ns(sampler.device);
+    cost_.busy_ns[static_cast<size_t>(&sampler - stage_.shards.data())] += sample;
+    double tokens = 0;  // where others of the stage embed, the ids are fetched for them, too
+    for (const ShardPlan& shard : stage_.shards) {
+      if (!lone_ || holders == 1 || shard.vocab_rows == 0) continue;
+      tokens = std::max({tokens, ids, costs_.token_hop_ns(sampler.device, shard.device)});
+    }
+    cost_.ns += meet + sample + ids + tokens;
   }
 
   // Each receiver hears from one of the members of this stage.
   void hop_to(const StagePlan& next) {
     for (const ShardPlan& to : next.shards) {
-      if (!to.in_layers() || members_.empty()) continue;
       double least = std::numeric_limits<double>::max();
-      for (const size_t from : members_) least = std::min(least, costs_.hop_ns(from, to.device));
+      for (const size_t from : devices_) least = std::min(least, costs_.hop_ns(from, to.device));
       cost_.hop_ns = std::max(cost_.hop_ns, least);
-    }
-  }
-
-  void tokens_to(const StagePlan& first) {
-    for (const ShardPlan& from : stage_.shards) {
-      if (from.vocab_rows == 0) continue;
-      for (const ShardPlan& to : first.shards) {
-        if (to.vocab_rows > 0) cost_.hop_ns = std::max(cost_.hop_ns, costs_.token_hop_ns(from.device, to.device));
-      }
-      return;
     }
   }
 
   StageCost take() { return std::move(cost_); }
 
  private:
+  struct Work {
+    double program_ns = 0, copies_ns = 0;
+  };
+
+  double pull(const ShardPlan& shard, int64_t units) const {
+    return split_ && units > 0 ? costs_.copy_residual_ns(shard.device) : 0;
+  }
+
+  // A shard's part between two sums. Without units it still gets the one and adds it.
+  Work shared(const ShardPlan& shard, double program_ns) const {
+    const double copy = costs_.copy_residual_ns(shard.device);
+    return program_ns > 0 ? Work{program_ns, 2 * copy} : Work{costs_.program_ns(shard.device), copy};
+  }
+
   size_t active_elsewhere(const LanePlan& plan, size_t stage, size_t device) const {
     size_t active = 0;
     for (size_t s = 0; s < plan.stages.size(); ++s) {
@@ -224,18 +270,27 @@ class StageClock {
     return active;
   }
 
-  template <typename Cost>
-  void part(double times, const Cost& cost) {
-    std::vector<double> ns;
-    for (const ShardPlan& shard : stage_.shards) ns.push_back(cost(shard));
+  template <typename WorkOf>
+  void part(double times, const WorkOf& work_of) {
+    std::vector<double> ns, copies;
+    for (const ShardPlan& shard : stage_.shards) {
+      const Work work = work_of(shard);
+      ns.push_back(work.program_ns);
+      copies.push_back(work.copies_ns);
+    }
     run_together(costs_, devices_, others_, &ns);
-    for (size_t i = 0; i < ns.size(); ++i) cost_.busy_ns[i] += times * ns[i];
-    cost_.ns += times * *std::max_element(ns.begin(), ns.end());
+    double latest = 0;
+    for (size_t i = 0; i < ns.size(); ++i) {
+      cost_.busy_ns[i] += times * ns[i];
+      latest = std::max(latest, ns[i] + copies[i]);
+    }
+    cost_.ns += times * latest;
   }
 
   const StepCosts& costs_;
   const StagePlan& stage_;
-  std::vector<size_t> devices_, members_, others_;
+  const bool split_, first_, last_, lone_;
+  std::vector<size_t> devices_, others_;
   double reduce_ns_ = 0;
   StageCost cost_;
 };
@@ -248,7 +303,6 @@ StageCost stage_cost(const StepCosts& costs, const LanePlan& plan, size_t stage,
   clock.layers();
   if (stage + 1 == plan.stages.size()) {
     clock.head();
-    if (plan.stages.size() > 1) clock.tokens_to(plan.stages[0]);
   } else {
     clock.hop_to(plan.stages[stage + 1]);
   }

@@ -1,8 +1,11 @@
 // StepCosts: what each part of the model costs on each device, for one step's load; and what a lane's stages cost.
 //
-// A stage's time is, for each layer, the slowest shard's attention part, an all-reduce, the slowest shard's FFN part,
-// an all-reduce; embedding before the first layer, head, gathering of logits and sampling after the last. Shards of one
-// memory group slow one another down while they run (processor sharing, by the measured factor).
+// A device alone in its stage runs all its layers as one program. Shards run, for each layer, the attention part and
+// the FFN part as a program each, and after either an all-reduce: the slowest shard's program with its copies counts,
+// from its device's memory to the host's before, and back after. Embedding before the first layer; head, gathering of
+// logits and sampling after the last. A program costs something whatever it computes: as much as a look-up of one row.
+// Shards of one memory group slow one another's programs down while they run (processor sharing, by the measured
+// factor). Copies of the residual stream to the next stage take the time of the devices, hops between them do not.
 // All-reduce of v bytes over n shards: for the slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a
 // the latency and b the time of a byte: one shot, or a ring. Hops between stages: a + v b of the slowest receiver.
 #pragma once
@@ -20,13 +23,18 @@ class StepCosts {
   // All outlive this.
   StepCosts(const ModelShape& shape, const PlanInput& input, const LinkTable& links, const StepLoad& load);
 
-  // Nanoseconds of one layer of the kind, alone on the device. 0 for no units.
+  // Nanoseconds of one layer of the kind as a program of its own. 0 for no units.
   double attention_ns(size_t device, uint32_t kind, int64_t query_heads, int64_t kv_heads) const;
   double ffn_ns(size_t device, uint32_t kind, int64_t columns, int64_t experts) const;
   double embed_ns(size_t device, int64_t rows) const;
   double head_ns(size_t device, int64_t rows) const;
   double sample_ns(size_t device) const;
-  double layer_ns(size_t device, uint32_t kind) const;  // whole
+  double layer_ns(size_t device, uint32_t kind) const;  // whole, within a program of several
+  double program_ns(size_t device) const;               // of any program, beside what it computes
+  // One way: the residual stream; the sampled ids.
+  double copy_residual_ns(size_t device) const { return copy_ns(device, load_.rows() * residual_row_bytes()); }
+  double copy_ids_ns(size_t device) const;
+  double copy_logits_ns(size_t device, int64_t vocab_rows) const;
 
   double all_reduce_ns(std::span<const size_t> devices) const;
   // Of the residual, by so many, all as near as this link says.
@@ -34,7 +42,7 @@ class StepCosts {
   // The residual, to a device that does not have it.
   double hop_ns(size_t from, size_t to) const;
   double gather_ns(size_t from, size_t to, int64_t vocab_rows) const;  // logits
-  double token_hop_ns(size_t from, size_t to) const;                   // sampled ids
+  double token_hop_ns(size_t from, size_t to) const;                   // sampled ids, to one that embeds
   // With `active` devices of its memory group running: 1 or more.
   double slowdown(size_t device, size_t active) const;
   size_t group_of(size_t device) const { return groups_[device]; }
@@ -46,21 +54,24 @@ class StepCosts {
   struct Curves {
     UnitCurve attention, ffn, experts, head, embed;
     double slowdown = 1;  // with the whole group
+    double program_ns = 0;
   };
+  double copy_ns(size_t device, double bytes) const { return input_.devices[device].copy.at(bytes); }
+  double residual_row_bytes() const;
   const ModelShape& shape_;
   const PlanInput& input_;
   const LinkTable& links_;
   const StepLoad load_;
-  std::vector<Curves> curves_;       // [device]
-  std::vector<size_t> groups_;       // [device]; devices of one number share memory
-  std::vector<size_t> group_sizes_;  // [group]
-  std::vector<double> positions_;    // [kind] read by all rows
+  std::vector<Curves> curves_;                              // [device]
+  std::vector<size_t> groups_;                              // [device]; devices of one number share memory
+  std::vector<size_t> group_sizes_;                         // [group]
+  std::vector<double> decode_positions_, chunk_positions_;  // [kind] read by all rows
   std::vector<const LayerShape*> kinds_;
 };
 
 struct StageCost {
   double ns = 0;                // of one step
-  double hop_ns = 0;            // to the next stage, or of the ids back to the first
+  double hop_ns = 0;            // to the next stage, between the hosts' memories
   std::vector<double> busy_ns;  // [shard]
 };
 

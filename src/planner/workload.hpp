@@ -46,11 +46,12 @@ struct StepLoad {
   double head_rows = 1;                      // whose logits are asked for
 
   double rows() const { return decode_rows + chunk_rows; }
-  // Positions read by all rows in a layer that sees `window` of them (0: all).
-  double positions(uint32_t window) const {
-    const double limit = window == 0 ? 1e300 : window;
-    return decode_rows * std::min(context, limit) + chunk_rows * std::min(chunk_context, limit);
-  }
+  // Positions read by the rows that decode, and by those of a chunk, in a layer that sees `window` of them (0: all).
+  double decode_positions(uint32_t window) const { return decode_rows * std::min(context, limit(window)); }
+  double chunk_positions(uint32_t window) const { return chunk_rows * std::min(chunk_context, limit(window)); }
+
+ private:
+  static double limit(uint32_t window) { return window == 0 ? 1e300 : window; }
 };
 
 struct SteadyLoad {

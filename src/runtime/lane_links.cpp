@@ -25,11 +25,13 @@ void link_tokens(const Stage& stage, bool embeds_here, size_t first_rank, std::v
 
 }  // namespace
 
-Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config) {
+Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config, const VirtualLink& link) {
   size_t ranks = 0;
   for (const Stage& stage : lane.stages) ranks += stage.shards.size();
   std::vector<DriverLinks> links(ranks);
   GroupOptions group;
+  group.link_latency_ns = link.latency_ns;
+  group.link_ns_per_byte = link.ns_per_byte;
   group.message_bytes_max =
       std::max<uint64_t>(kMessageBytesMin, uint64_t{std::max(config.hidden, config.vocab_size)} * sizeof(float));
   if (ranks > 1 && lane.stages.size() > 1) {

@@ -10,8 +10,13 @@
 
 namespace motley {
 
+// What a message between two drivers takes in virtual time (GroupOptions).
+struct VirtualLink {
+  double latency_ns = 0, ns_per_byte = 0;
+};
+
 // One per shard, stage by stage. A shard of a later stage gets the residual stream from one of the stage before, which
 // all have the same.
-Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config);
+Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config, const VirtualLink& link);
 
 }  // namespace motley

@@ -18,12 +18,16 @@ namespace {
 
 constexpr int kSamples = 5;      // of which the median counts
 constexpr int kSlowSamples = 3;  // where one takes longer than kSlowNs
+constexpr int kVirtualSamples = 3;
 constexpr double kSlowNs = 4e6;
 constexpr uint32_t kHeadRowsMax = 32;  // logits are asked for a row a sequence; beyond, time grows with the rows
 constexpr double kSampleNs = 300'000;  // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kRunsMax = 8;       // fewer where the queue is shallower
 constexpr uint32_t kContext = 1024;    // positions at which the reading of KV is measured
 constexpr uint32_t kContextRows = 4;
+constexpr uint32_t kChunkRows = 64;    // of one sequence, where their reading is measured
+constexpr uint32_t kCopiedRows = 256;  // at which what a byte costs is measured; beside one
+constexpr int kCopyRounds = 8;
 constexpr int64_t kColumnGrain = 64;
 
 double median(std::vector<double> values) {
@@ -48,6 +52,48 @@ std::vector<int64_t> unit_points(int64_t units, int64_t grain) {
   return points;
 }
 
+// Moves a value to the host and back, as a driver does between two programs.
+class CopySide {
+ public:
+  static Result<CopySide> create(const Device& device, uint64_t bytes_max, bool virtual_time) {
+    ASSIGN_OR_RETURN(QueueHandle queue, device.create_queue());
+    ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::create(device, bytes_max));
+    return CopySide(std::move(queue), std::move(buffer), virtual_time);
+  }
+  Status push(uint64_t bytes) {
+    const VirtualTimeScope scope(&virtual_ns_);
+    return buffer_.push(queue_, bytes);
+  }
+  // Once what was pushed has arrived.
+  Status pull(uint64_t bytes) {
+    const VirtualTimeScope scope(&virtual_ns_);
+    return buffer_.pull(queue_, bytes, UINT64_MAX, &virtual_ns_);
+  }
+  Result<double> there_and_back_ns(uint64_t bytes, int rounds) {
+    int64_t began_ns = 0;
+    for (int i = 0; i <= rounds; ++i) {
+      RETURN_IF_ERROR(push(bytes));
+      RETURN_IF_ERROR(pull(bytes));
+      if (i == 0) began_ns = now_ns();
+    }
+    return static_cast<double>(now_ns() - began_ns) / rounds;
+  }
+  std::span<float> view(size_t count) { return buffer_.view<float>(count); }
+  int64_t now_ns() const { return virtual_time_ ? virtual_ns_ : system_clock().now_ns(); }
+  CommCall call() { return virtual_time_ ? CommCall{.virtual_ns = &virtual_ns_} : CommCall{}; }
+
+ private:
+  CopySide(QueueHandle queue, HostBuffer buffer, bool virtual_time)
+      : queue_(std::move(queue)),
+        buffer_(std::move(buffer)),
+        virtual_time_(virtual_time),
+        virtual_ns_(virtual_time ? virtual_start_ns() : 0) {}
+  QueueHandle queue_;
+  HostBuffer buffer_;
+  bool virtual_time_;
+  int64_t virtual_ns_;
+};
+
 class DeviceMeasurer {
  public:
   DeviceMeasurer(const Model& model, const MeasuredDevice& device, const MeasureOptions& options)
@@ -59,7 +105,7 @@ class DeviceMeasurer {
 
   Result<DeviceProfile> run();
   // Nanoseconds of one run of the part, the median of several.
-  Result<double> time_ns(Probe& probe, motley_cut cut, uint32_t rows, uint32_t context);
+  Result<double> time_ns(Probe& probe, motley_cut cut, const ProbeLoad& load);
   Result<std::unique_ptr<Probe>> probe(const ProbeShare& share) const {
     return Probe::create(model_, *device_.device, share, options_.rows_max, static_cast<int32_t>(options_.kv_dtype),
                          options_.virtual_time);
@@ -77,6 +123,7 @@ class DeviceMeasurer {
   Status measure(const Part& part);
   Status measure_context(DeviceProfile* profile);
   Status measure_sampling(DeviceProfile* profile);
+  Status measure_copies(DeviceProfile* profile);
 
   const Model& model_;
   const ModelAxes axes_;
@@ -86,14 +133,18 @@ class DeviceMeasurer {
   double source_bytes_ = 0, packed_bytes_ = 0;
 };
 
-Result<double> DeviceMeasurer::time_ns(Probe& probe, motley_cut cut, uint32_t rows, uint32_t context) {
-  ASSIGN_OR_RETURN(const double first, probe.time_ns(cut, rows, context, 1));  // also warms up
-  const double wanted = std::clamp(kSampleNs / std::max(first, 1.0), 1.0, double{kRunsMax});
-  const uint32_t runs = std::min(static_cast<uint32_t>(wanted), depth_);
+Result<double> DeviceMeasurer::time_ns(Probe& probe, motley_cut cut, const ProbeLoad& load) {
+  int count = kVirtualSamples;  // of a virtual device all runs are alike, but for its jitter
+  uint32_t runs = 1;
+  if (!options_.virtual_time) {
+    ASSIGN_OR_RETURN(const double first, probe.time_ns(cut, load, 1));  // also warms up
+    const double wanted = std::clamp(kSampleNs / std::max(first, 1.0), 1.0, double{kRunsMax});
+    runs = std::min(static_cast<uint32_t>(wanted), depth_);
+    count = first > kSlowNs ? kSlowSamples : kSamples;
+  }
   std::vector<double> samples;
-  const int count = first > kSlowNs ? kSlowSamples : kSamples;
   for (int i = 0; i < count; ++i) {
-    ASSIGN_OR_RETURN(const double ns, probe.time_ns(cut, rows, context, runs));
+    ASSIGN_OR_RETURN(const double ns, probe.time_ns(cut, load, runs));
     samples.push_back(ns);
     if (options_.pace) RETURN_IF_ERROR(options_.pace(ns * runs));
   }
@@ -110,7 +161,7 @@ Status DeviceMeasurer::measure(const Part& part) {
     ASSIGN_OR_RETURN(const auto made, probe(part.share(units)));
     std::vector<double>& line = table.ns.emplace_back();
     for (const uint32_t r : rows) {
-      ASSIGN_OR_RETURN(const double ns, time_ns(*made, part.cut, r, 1));
+      ASSIGN_OR_RETURN(const double ns, time_ns(*made, part.cut, {.rows = r}));
       line.push_back(ns);
     }
     if (units == part.units.back()) {
@@ -124,18 +175,43 @@ Status DeviceMeasurer::measure(const Part& part) {
 
 Status DeviceMeasurer::measure_context(DeviceProfile* profile) {
   ASSIGN_OR_RETURN(const auto made, probe({.kv_heads = axes_.kv_heads}));
-  ASSIGN_OR_RETURN(const double near, time_ns(*made, MOTLEY_CUT_ATTN_PART, kContextRows, 1));
-  ASSIGN_OR_RETURN(const double far, time_ns(*made, MOTLEY_CUT_ATTN_PART, kContextRows, kContext));
-  const double reads = double{kContextRows} * kContext * static_cast<double>(axes_.kv_heads);
-  profile->context_ns = std::max(0.0, far - near) / reads;
+  const auto heads = static_cast<double>(axes_.kv_heads);
+  const auto per_read = [&](const ProbeLoad& near, const ProbeLoad& far) -> Result<double> {
+    ASSIGN_OR_RETURN(const double near_ns, time_ns(*made, MOTLEY_CUT_ATTN_PART, near));
+    ASSIGN_OR_RETURN(const double far_ns, time_ns(*made, MOTLEY_CUT_ATTN_PART, far));
+    return std::max(0.0, far_ns - near_ns) / (double{1} * near.rows * (far.context - near.context) * heads);
+  };
+  const uint32_t rows = std::min(kContextRows, options_.rows_max), chunk = std::min(kChunkRows, options_.rows_max);
+  ASSIGN_OR_RETURN(profile->context_ns, per_read({.rows = rows}, {.rows = rows, .context = kContext}));
+  ASSIGN_OR_RETURN(profile->chunk_context_ns, per_read({.rows = chunk, .context = chunk, .one_sequence = true},
+                                                       {.rows = chunk, .context = kContext, .one_sequence = true}));
   return ok_status();
 }
 
+// What a row adds: the program's own time is that of any.
 Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
   ASSIGN_OR_RETURN(const auto made, probe({.layer = false, .vocab_rows = axes_.vocab}));
   if (!made->has(MOTLEY_CUT_SAMPLE)) return ok_status();
-  ASSIGN_OR_RETURN(const double ns, time_ns(*made, MOTLEY_CUT_SAMPLE, 1, 1));
-  profile->sample_ns = static_cast<int64_t>(ns);
+  const uint32_t rows = std::min(kHeadRowsMax, options_.rows_max);
+  ASSIGN_OR_RETURN(const double one, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = 1}));
+  ASSIGN_OR_RETURN(const double many, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = rows}));
+  profile->sample_ns = static_cast<int64_t>(std::max(0.0, many - one) / std::max(rows - 1, 1u));
+  return ok_status();
+}
+
+Status DeviceMeasurer::measure_copies(DeviceProfile* profile) {
+  const uint64_t row_bytes = uint64_t{model_.config().hidden} * sizeof(float), most = kCopiedRows * row_bytes;
+  ASSIGN_OR_RETURN(CopySide side, CopySide::create(*device_.device, most, options_.virtual_time));
+  std::vector<double> small, large;
+  for (int i = 0; i < (options_.virtual_time ? kVirtualSamples : kSamples); ++i) {
+    ASSIGN_OR_RETURN(const double one, side.there_and_back_ns(row_bytes, kCopyRounds));
+    ASSIGN_OR_RETURN(const double many, side.there_and_back_ns(most, kCopyRounds));
+    small.push_back(one / 2);
+    large.push_back(many / 2);
+  }
+  const double one = median(std::move(small)), many = median(std::move(large));
+  profile->copy.ns_per_byte = std::max(0.0, many - one) / static_cast<double>(most - row_bytes);
+  profile->copy.latency_ns = std::max(0.0, one - static_cast<double>(row_bytes) * profile->copy.ns_per_byte);
   return ok_status();
 }
 
@@ -160,6 +236,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   for (const Part& part : parts) RETURN_IF_ERROR(measure(part));
   RETURN_IF_ERROR(measure_context(&profile));
   RETURN_IF_ERROR(measure_sampling(&profile));
+  RETURN_IF_ERROR(measure_copies(&profile));
   if (source_bytes_ > 0) profile.packed_ratio = packed_bytes_ / source_bytes_;
   return profile;
 }
@@ -172,42 +249,74 @@ Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& d
   return profile;
 }
 
+namespace {
+
+// The devices of one memory, each with the whole FFN or experts of a layer: what reads most of it.
+class Group {
+ public:
+  Group(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options)
+      : options_(options), probes_(devices.size()) {
+    for (const MeasuredDevice& device : devices)
+      measurers_.push_back(std::make_unique<DeviceMeasurer>(model, device, options));
+  }
+
+  Status measure(std::span<DeviceProfile> profiles) {
+    const std::vector<uint32_t> rows = row_points(options_.rows_max);
+    std::vector<std::vector<double>> alone(probes_.size()), together(probes_.size());
+    // In virtual time a device counts as running while it has a queue.
+    for (size_t i = 0; i < probes_.size(); ++i) {
+      RETURN_IF_ERROR(open(i));
+      RETURN_IF_ERROR(time(i, rows, &alone[i]));
+      probes_[i].reset();
+    }
+    for (size_t i = 0; i < probes_.size(); ++i) RETURN_IF_ERROR(open(i));
+    for (const uint32_t r : rows) RETURN_IF_ERROR(time_all(r, &together));
+    for (size_t i = 0; i < probes_.size(); ++i) {
+      Slowdown& slowdown = profiles[i].together;
+      slowdown = {};
+      slowdown.rows.assign(rows.begin(), rows.end());
+      for (size_t r = 0; r < rows.size(); ++r)
+        slowdown.factors.push_back(std::max(1.0, together[i][r] / std::max(alone[i][r], 1.0)));
+    }
+    return ok_status();
+  }
+
+ private:
+  Status open(size_t i) {
+    const ModelAxes& axes = measurers_[i]->axes();
+    const ProbeShare share{.kv_heads = axes.kv_heads, .ffn_columns = axes.ffn_columns, .experts = axes.experts};
+    ASSIGN_OR_RETURN(probes_[i], measurers_[i]->probe(share));
+    return ok_status();
+  }
+  Status time(size_t i, std::span<const uint32_t> rows, std::vector<double>* out) {
+    for (const uint32_t r : rows) {
+      ASSIGN_OR_RETURN(const double ns, measurers_[i]->time_ns(*probes_[i], MOTLEY_CUT_FFN_PART, {.rows = r}));
+      out->push_back(ns);
+    }
+    return ok_status();
+  }
+  // All at the same time.
+  Status time_all(uint32_t rows, std::vector<std::vector<double>>* out) {
+    std::vector<Status> ended(probes_.size());
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < probes_.size(); ++i)
+      threads.emplace_back([&, i] { ended[i] = time(i, std::span(&rows, 1), &(*out)[i]); });
+    for (std::thread& thread : threads) thread.join();
+    for (const Status& status : ended) RETURN_IF_ERROR(status);
+    return ok_status();
+  }
+
+  const MeasureOptions& options_;
+  std::vector<std::unique_ptr<DeviceMeasurer>> measurers_;
+  std::vector<std::unique_ptr<Probe>> probes_;
+};
+
+}  // namespace
+
 Status measure_together(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options,
                         std::span<DeviceProfile> profiles) {
-  if (devices.size() < 2 || options.virtual_time) return ok_status();
-  std::vector<std::unique_ptr<DeviceMeasurer>> measurers;
-  std::vector<std::unique_ptr<Probe>> probes;
-  for (const MeasuredDevice& device : devices) {
-    measurers.push_back(std::make_unique<DeviceMeasurer>(model, device, options));
-    const ModelAxes& axes = measurers.back()->axes();
-    ASSIGN_OR_RETURN(
-        auto probe,
-        measurers.back()->probe({.kv_heads = axes.kv_heads, .ffn_columns = axes.ffn_columns, .experts = axes.experts}));
-    probes.push_back(std::move(probe));
-  }
-  for (DeviceProfile& profile : profiles) profile.together = {};
-  for (const uint32_t rows : row_points(options.rows_max)) {
-    std::vector<double> alone(devices.size()), together(devices.size());
-    std::vector<Status> failed(devices.size());
-    for (size_t i = 0; i < devices.size(); ++i) {
-      ASSIGN_OR_RETURN(alone[i], measurers[i]->time_ns(*probes[i], MOTLEY_CUT_FFN_PART, rows, 1));
-    }
-    std::vector<std::thread> threads;
-    for (size_t i = 0; i < devices.size(); ++i) {
-      threads.emplace_back([&, i] {
-        const auto ns = measurers[i]->time_ns(*probes[i], MOTLEY_CUT_FFN_PART, rows, 1);
-        failed[i] = ns.error();
-        if (ns.ok()) together[i] = *ns;
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
-    for (size_t i = 0; i < devices.size(); ++i) {
-      RETURN_IF_ERROR(failed[i]);
-      profiles[i].together.rows.push_back(rows);
-      profiles[i].together.factors.push_back(std::max(1.0, together[i] / std::max(alone[i], 1.0)));
-    }
-  }
-  return ok_status();
+  if (devices.size() < 2) return ok_status();
+  return Group(model, devices, options).measure(profiles);
 }
 
 namespace {
@@ -217,70 +326,84 @@ namespace {
 class LinkSide {
  public:
   static Result<LinkSide> create(const Model& model, const Device& device, uint64_t bytes_max, bool virtual_time) {
-    ASSIGN_OR_RETURN(QueueHandle queue, device.create_queue());
-    ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::create(device, bytes_max));
+    ASSIGN_OR_RETURN(CopySide copies, CopySide::create(device, bytes_max, virtual_time));
     const ProbeShare share{.layer = false, .vocab_rows = 1};
     ASSIGN_OR_RETURN(auto probe, Probe::create(model, device, share, 1, MOTLEY_F32, virtual_time));
-    return LinkSide(std::move(queue), std::move(buffer), std::move(probe), virtual_time);
+    return LinkSide(std::move(copies), std::move(probe));
   }
+  // The first round is not counted.
   void run(Communicator& communicator, size_t count, int rounds) {
-    const VirtualTimeScope scope(&virtual_ns_);
-    const int64_t began_ns = virtual_time_ ? virtual_ns_ : system_clock().now_ns();
     const uint64_t bytes = count * sizeof(float);
     const auto round = [&]() -> Status {
-      RETURN_IF_ERROR(probe_->time_ns(MOTLEY_CUT_EMBED, 1, 1, 1).error());
-      RETURN_IF_ERROR(buffer_.pull(queue_, bytes, UINT64_MAX, &virtual_ns_));
-      CommCall call;
-      if (virtual_time_) call.virtual_ns = &virtual_ns_;
-      RETURN_IF_ERROR(communicator.all_reduce(buffer_.view<float>(count), true, call));
-      return buffer_.push(queue_, bytes);
+      RETURN_IF_ERROR(communicator.all_reduce(copies_.view(count), true, copies_.call()));
+      RETURN_IF_ERROR(copies_.push(bytes));
+      RETURN_IF_ERROR(probe_->time_ns(MOTLEY_CUT_EMBED, {}, 1).error());
+      return copies_.pull(bytes);
     };
-    for (int i = 0; i < rounds && status_.ok(); ++i) status_ = round();
+    int64_t began_ns = 0;
+    for (int i = 0; i <= rounds && status_.ok(); ++i) {
+      status_ = round();
+      if (i == 0) began_ns = copies_.now_ns();
+    }
     if (!status_.ok()) communicator.abort(status_);
-    ns_ = static_cast<double>((virtual_time_ ? virtual_ns_ : system_clock().now_ns()) - began_ns) / rounds;
+    ns_ = static_cast<double>(copies_.now_ns() - began_ns) / rounds;
   }
+  Result<double> alone_ns(size_t count, int rounds) { return copies_.there_and_back_ns(count * sizeof(float), rounds); }
   const Status& status() const { return status_; }
   double ns() const { return ns_; }
 
  private:
-  LinkSide(QueueHandle queue, HostBuffer buffer, std::unique_ptr<Probe> probe, bool virtual_time)
-      : queue_(std::move(queue)), buffer_(std::move(buffer)), probe_(std::move(probe)), virtual_time_(virtual_time) {}
-  QueueHandle queue_;
-  HostBuffer buffer_;
+  LinkSide(CopySide copies, std::unique_ptr<Probe> probe) : copies_(std::move(copies)), probe_(std::move(probe)) {}
+  CopySide copies_;
   std::unique_ptr<Probe> probe_;
-  bool virtual_time_;
-  int64_t virtual_ns_ = 0;
   Status status_;
   double ns_ = 0;
+};
+
+// What the two sides' meetings take beside their copies.
+class Meeting {
+ public:
+  Meeting(LinkSide left, LinkSide right, const GroupOptions& group)
+      : left_(std::move(left)), right_(std::move(right)), group_(group) {}
+
+  Result<double> time_ns(size_t count, int rounds) {
+    ASSIGN_OR_RETURN(CommGroup group, make_shared_memory_group(group_));
+    std::thread other([&] { right_.run(*group[1], count, rounds); });
+    left_.run(*group[0], count, rounds);
+    other.join();
+    RETURN_IF_ERROR(left_.status());
+    RETURN_IF_ERROR(right_.status());
+    ASSIGN_OR_RETURN(const double left, left_.alone_ns(count, rounds));
+    ASSIGN_OR_RETURN(const double right, right_.alone_ns(count, rounds));
+    return std::max(0.0, left_.ns() - std::max(left, right));
+  }
+
+ private:
+  LinkSide left_, right_;
+  const GroupOptions group_;
 };
 
 }  // namespace
 
 Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, const MeasuredDevice& b,
                                  const MeasureOptions& options) {
-  constexpr uint32_t kRows = 256;
   const uint32_t hidden = model.config().hidden;
-  const uint64_t bytes_max = uint64_t{kRows} * hidden * sizeof(float);
+  const uint64_t bytes_max = uint64_t{kCopiedRows} * hidden * sizeof(float);
   ASSIGN_OR_RETURN(LinkSide left, LinkSide::create(model, *a.device, bytes_max, options.virtual_time));
   ASSIGN_OR_RETURN(LinkSide right, LinkSide::create(model, *b.device, bytes_max, options.virtual_time));
-  const auto meet_ns = [&](uint32_t rows, int rounds) -> Result<double> {
-    ASSIGN_OR_RETURN(CommGroup group, make_shared_memory_group({.size = 2, .message_bytes_max = 1u << 20}));
-    std::thread other([&] { right.run(*group[1], size_t{rows} * hidden, rounds); });
-    left.run(*group[0], size_t{rows} * hidden, rounds);
-    other.join();
-    RETURN_IF_ERROR(left.status());
-    RETURN_IF_ERROR(right.status());
-    return left.ns();
-  };
+  GroupOptions group{.size = 2, .message_bytes_max = 1u << 20};
+  group.link_latency_ns = options.virtual_link.latency_ns;
+  group.link_ns_per_byte = options.virtual_link.ns_per_byte;
+  Meeting meeting(std::move(left), std::move(right), group);
   std::vector<double> small, large;
-  for (int i = 0; i < kSamples; ++i) {
-    ASSIGN_OR_RETURN(const double one, meet_ns(1, 50));
-    ASSIGN_OR_RETURN(const double many, meet_ns(kRows, 10));
+  for (int i = 0; i < (options.virtual_time ? 1 : kSamples); ++i) {
+    ASSIGN_OR_RETURN(const double one, meeting.time_ns(hidden, options.virtual_time ? kCopyRounds : 50));
+    ASSIGN_OR_RETURN(const double many, meeting.time_ns(size_t{kCopiedRows} * hidden, kCopyRounds));
     small.push_back(one);
     large.push_back(many);
   }
   LinkProfile link{a.description.name, b.description.name, median(small), 0};
-  const double bytes = double{kRows - 1} * hidden * sizeof(float);
+  const double bytes = double{kCopiedRows - 1} * hidden * sizeof(float);
   link.ns_per_byte = std::max(0.0, median(large) - link.latency_ns) / bytes;
   return link;
 }

@@ -1,8 +1,9 @@
 // Measure: what a device needs for the parts of this model, on random rows of the model's shapes and its own weights.
 //
 // Programs are timed as a driver runs them, several behind one another, so that what is counted is the part's own time;
-// what a meeting of two devices costs besides is the link's (measure_link). Medians of several runs. The planner sees
-// nothing of a device but these figures.
+// what a value takes between the device's memory and the host's is counted by itself, and what a meeting of two devices
+// costs besides is the link's (measure_link). Medians of several runs. The planner sees nothing of a device but these
+// figures.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include "device/handles.hpp"
 #include "model/model.hpp"
 #include "planner/profile.hpp"
+#include "runtime/lane_links.hpp"
 
 namespace motley {
 
@@ -24,6 +26,7 @@ struct MeasureOptions {
   uint32_t rows_max = 512;
   int64_t kv_dtype = 0;
   bool virtual_time = false;  // the devices are simulated: their own times count
+  VirtualLink virtual_link;   // between drivers, with virtual_time
   // Hears after each timing how long it kept the device, and may take its time to come back: so that a device which
   // serves meanwhile is not kept from it. An error ends the measuring. Null = no pause.
   std::function<Status(double spent_ns)> pace;
@@ -34,8 +37,8 @@ struct MeasuredDevice {
   const Device* device = nullptr;
 };
 
-// One layer's attention and FFN or experts, the head and the embedding, at several numbers of units and rows. Takes
-// about a second for a small model; what fails on the device is its answer.
+// One layer's attention and FFN or experts, the head and the embedding, at several numbers of units and rows; copies.
+// Takes about a second for a small model; what fails on the device is its answer.
 Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& device, const MeasureOptions& options);
 
 // How much slower each runs while all of them run: the devices share one memory. Fills `together` of the profiles,
@@ -43,7 +46,7 @@ Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& d
 Status measure_together(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options,
                         std::span<DeviceProfile> profiles);
 
-// What a sum over the two costs beside their programs: for no data, and per byte.
+// What a sum over the two costs beside their programs and copies, of which the profiles tell.
 Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, const MeasuredDevice& b,
                                  const MeasureOptions& options);
 

@@ -84,6 +84,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   std::unique_ptr<Probe> probe(new Probe(device, std::move(driver)));
   probe->source_bytes_ = source_bytes;
   probe->virtual_time_ = virtual_time;
+  if (virtual_time) probe->virtual_ns_ = virtual_start_ns();
   return probe;
 }
 
@@ -94,22 +95,25 @@ const TapeProgram* Probe::find(motley_cut cut) const {
   return nullptr;
 }
 
-void Probe::fill_batch(uint32_t rows, uint32_t context) {
-  const uint32_t span = (context + kBlockSize - 1) / kBlockSize;
+void Probe::fill_batch(const ProbeLoad& load) {
+  const uint32_t rows = load.rows, span = (load.context + kBlockSize - 1) / kBlockSize;
+  const auto last = static_cast<int32_t>(load.context) - 1;
   tokens_.assign(rows, 0);
   slots_.assign(rows, MOTLEY_NONE);
-  positions_.assign(rows, static_cast<int32_t>(context) - 1);
+  positions_.assign(rows, last);
   kv_slots_.assign(rows, MOTLEY_NONE);  // what is read lies there already: zeros
-  contexts_.assign(rows, static_cast<int32_t>(context));
-  generated_.assign(rows, 1);
+  generated_.assign(rows, load.one_sequence ? 0 : 1);
   blocks_.clear();
   row_begin_.assign(1, 0);
   block_begin_.assign(1, 0);
-  for (uint32_t r = 0; r < rows; ++r) {
-    for (uint32_t b = 0; b < span; ++b) blocks_.push_back(static_cast<int32_t>(span == 1 ? r % kSequencesMax : b));
-    row_begin_.push_back(r + 1);
+  const uint32_t sequences = load.one_sequence ? 1 : rows;
+  contexts_.assign(sequences, static_cast<int32_t>(load.context));
+  for (uint32_t s = 0; s < sequences; ++s) {
+    for (uint32_t b = 0; b < span; ++b) blocks_.push_back(static_cast<int32_t>(span == 1 ? s % kSequencesMax : b));
+    row_begin_.push_back(load.one_sequence ? rows : s + 1);
     block_begin_.push_back(static_cast<uint32_t>(blocks_.size()));
   }
+  for (uint32_t r = 0; load.one_sequence && r < rows; ++r) positions_[r] = last - static_cast<int32_t>(rows - 1 - r);
   head_rows_.resize(std::min(rows, kSequencesMax));
   std::iota(head_rows_.begin(), head_rows_.end(), 0);
   motley_sample_row greedy{};
@@ -125,7 +129,7 @@ void Probe::fill_batch(uint32_t rows, uint32_t context) {
   batch_.positions = positions_.data();
   batch_.kv_slots = kv_slots_.data();
   batch_.generated = generated_.data();
-  batch_.seqs = rows;
+  batch_.seqs = sequences;
   batch_.seq_row_begin = row_begin_.data();
   batch_.seq_context = contexts_.data();
   batch_.seq_block_begin = block_begin_.data();
@@ -136,10 +140,10 @@ void Probe::fill_batch(uint32_t rows, uint32_t context) {
   batch_.slot_count = 1;
 }
 
-Result<double> Probe::time_ns(motley_cut cut, uint32_t rows, uint32_t context, uint32_t runs) {
+Result<double> Probe::time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs) {
   const TapeProgram* program = find(cut);
   if (program == nullptr) return error(MOTLEY_NOT_FOUND, "the probe has no such part");
-  fill_batch(rows, context);
+  fill_batch(load);
   const VirtualTimeScope time(&virtual_ns_);
   const int64_t began_ns = virtual_time_ ? virtual_ns_ : system_clock().now_ns();
   std::vector<EventHandle> events;

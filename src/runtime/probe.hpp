@@ -20,6 +20,13 @@ struct ProbeShare {
   int64_t kv_heads = 0, ffn_columns = 0, experts = 0, vocab_rows = 0;
 };
 
+// What a part runs on.
+struct ProbeLoad {
+  uint32_t rows = 1;
+  uint32_t context = 1;       // positions that the last row sees
+  bool one_sequence = false;  // the rows are the end of one prompt; else each is a sequence of its own
+};
+
 class Probe {
  public:
   // `clock` as of Driver. The device must not run anything else meanwhile if times are to mean something.
@@ -27,16 +34,15 @@ class Probe {
                                                uint32_t rows_max, int32_t kv_dtype, bool virtual_time);
 
   bool has(motley_cut cut) const { return find(cut) != nullptr; }
-  // Rows that each are a sequence of their own, of `context` positions. Nanoseconds of one run of the part, the mean of
-  // `runs` behind one another.
-  Result<double> time_ns(motley_cut cut, uint32_t rows, uint32_t context, uint32_t runs);
+  // Nanoseconds of one run of the part, the mean of `runs` behind one another. context >= rows of one sequence.
+  Result<double> time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs);
   uint64_t weight_bytes() const { return driver_->weight_bytes(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
 
  private:
   Probe(const Device& device, std::unique_ptr<Driver> driver) : device_(device), driver_(std::move(driver)) {}
   const TapeProgram* find(motley_cut cut) const;
-  void fill_batch(uint32_t rows, uint32_t context);
+  void fill_batch(const ProbeLoad& load);
 
   static constexpr uint32_t kBlockSize = 16;
   const Device& device_;

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "base/log.hpp"
-#include "runtime/lane_links.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/step_check.hpp"
 
@@ -35,8 +34,8 @@ Result<std::unique_ptr<RuntimeExecutor>> RuntimeExecutor::create(const Model& mo
   return runtime;
 }
 
-// A pipeline keeps as many steps under way as it has stages, of sequences that differ; one stage runs the same
-// sequence's next step behind this one, because the token it needs is there by then.
+// A pipeline keeps as many steps under way as its lane says, else as it has stages, of sequences that differ; one stage
+// runs the same sequence's next step behind this one, because the token it needs is there by then.
 void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
   const ModelConfig& config = model.config();
   const auto stages = static_cast<uint32_t>(placement.lanes[0].stages.size());
@@ -45,7 +44,8 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
   description_.positions_max = options_.positions_max == 0 ? config.context_length : options_.positions_max;
   description_.slots = kSlots;
   description_.lookahead = stages == 1 ? 1 : 0;
-  description_.pipeline = stages;
+  const uint32_t micro_batches = placement.lanes[0].micro_batches;
+  description_.pipeline = stages == 1 || micro_batches == 0 ? stages : micro_batches;
   LaneDescription lane;
   lane.pool = {placement.block_size, placement.lanes[0].kv_blocks};
   lane.rows_max = options_.rows_max;
@@ -55,7 +55,7 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
 Status RuntimeExecutor::make_drivers(const Model& model, const Placement& placement,
                                      std::span<const NamedDevice> devices) {
   const Lane& lane = placement.lanes[0];
-  ASSIGN_OR_RETURN(std::vector<DriverLinks> links, make_lane_links(lane, model.config()));
+  ASSIGN_OR_RETURN(std::vector<DriverLinks> links, make_lane_links(lane, model.config(), options_.virtual_link));
   size_t rank = 0;
   for (size_t s = 0; s < lane.stages.size(); ++s) {
     for (size_t i = 0; i < lane.stages[s].shards.size(); ++i, ++rank) {

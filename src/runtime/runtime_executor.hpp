@@ -21,6 +21,7 @@
 #include "planner/placement.hpp"
 #include "runtime/driver.hpp"
 #include "runtime/flight.hpp"
+#include "runtime/lane_links.hpp"
 
 namespace motley {
 
@@ -29,6 +30,7 @@ struct RuntimeOptions {
   uint32_t logit_rows_max = 1024;  // of one step
   uint32_t positions_max = 0;      // longest sequence; 0 = the model's context
   bool virtual_time = false;       // every device is simulated and keeps virtual time; times of results are virtual
+  VirtualLink virtual_link;        // between drivers, with virtual_time
   // The longest a step of so many rows and positions read may take before a device that has not finished it counts as
   // lost, in nanoseconds; null = forever.
   std::function<int64_t(double rows, double reads)> step_limit_ns;

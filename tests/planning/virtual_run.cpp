@@ -1,0 +1,171 @@
+#include "planning/virtual_run.hpp"
+
+#include <algorithm>
+#include <deque>
+#include <random>
+
+#include "base/check.hpp"
+#include "engine/scheduler.hpp"
+
+namespace motley::testing {
+namespace {
+
+constexpr TokenId kFirstToken = 3;  // those before are special
+
+motley_sample_row greedy(uint32_t position) {
+  motley_sample_row sample{};
+  sample.top_p = sample.repetition_penalty = 1;
+  sample.position = position;
+  sample.top_logprobs = MOTLEY_NONE;
+  sample.out_slot = MOTLEY_NONE;
+  return sample;
+}
+
+// Appends a sequence's last `rows` of `context` positions. All sequences share blocks: what they hold does not matter.
+void append(StepPlan* plan, uint32_t rows, uint32_t context, bool prompt, bool draws) {
+  const auto begin = static_cast<uint32_t>(plan->tokens.size());
+  const uint32_t blocks = (context + kVirtualBlockSize - 1) / kVirtualBlockSize;
+  const auto sequence = static_cast<uint64_t>(plan->sequences.size());
+  for (uint32_t r = 0; r < rows; ++r) {
+    plan->tokens.push_back(kFirstToken + static_cast<TokenId>(r % 64));
+    plan->token_slots.push_back(MOTLEY_NONE);
+    plan->positions.push_back(static_cast<int32_t>(context - rows + r));
+    plan->generated.push_back(prompt ? 0 : 1);
+  }
+  PlanSequence made{sequence, begin, rows, context, static_cast<uint32_t>(plan->blocks.size()), blocks, 0, 0};
+  made.logits_begin = static_cast<uint32_t>(plan->logit_rows.size());
+  made.logits_count = draws ? 1 : 0;
+  for (uint32_t b = 0; b < blocks; ++b)  // one sequence's blocks are its own
+    plan->blocks.push_back(static_cast<BlockId>((sequence * blocks + b) % kVirtualBlocks));
+  plan->sequences.push_back(made);
+  if (!draws) return;
+  plan->logit_rows.push_back(static_cast<int32_t>(begin + rows) - 1);
+  plan->samples.push_back(greedy(context));
+}
+
+}  // namespace
+
+StepLoad StepShape::load() const {
+  StepLoad load;
+  load.decode_rows = decode_rows;
+  load.context = context;
+  load.chunk_rows = chunk_rows;
+  load.chunk_context = chunk_rows > 0 ? chunk_end - (chunk_rows - 1) / 2.0 : 0;
+  load.head_rows = decode_rows + (chunk_rows > 0 && draws ? 1 : 0);
+  return load;
+}
+
+PlanRequest request_of(const Load& load) {
+  PlanRequest request;
+  request.concurrency = load.concurrency;
+  request.prompt_len = load.prompt_len;
+  request.output_len = load.output_len;
+  request.chunk_rows = std::min(load.chunk_rows, load.prompt_len);
+  request.kv.block_size = kVirtualBlockSize;
+  request.kv.dtype = MOTLEY_F32;
+  request.kv.element_bytes = 4;
+  return request;
+}
+
+VirtualRun::VirtualRun(const Model& model, const VirtualMachine& machine, const Placement& placement, uint32_t rows_max)
+    : model_(model), machine_(machine), placement_(placement) {
+  RuntimeOptions options;
+  options.rows_max = rows_max;
+  options.logit_rows_max = std::min(rows_max, 64u);
+  options.virtual_time = true;
+  options.virtual_link = machine.link();
+  auto made = RuntimeExecutor::create(model, placement_, machine.devices().named(), options, now_);
+  CHECK(made.ok(), "{}", made.error().message());
+  executor_ = *std::move(made);
+}
+
+VirtualRun::~VirtualRun() = default;
+
+int64_t VirtualRun::step_ns(const StepShape& shape) {
+  StepPlan plan;
+  plan.epoch = placement_.epoch;
+  plan.step = ++last_step_;
+  for (uint32_t s = 0; s < shape.decode_rows; ++s) append(&plan, 1, shape.context, false, true);
+  if (shape.chunk_rows > 0) append(&plan, shape.chunk_rows, shape.chunk_end, true, shape.draws);
+  const StepResult result = executor_->submit(std::move(plan)).take();
+  CHECK(result.status.ok(), "{}", result.status.message());
+  now_.ns += result.busy_ns;
+  return result.busy_ns;
+}
+
+std::vector<DeviceUse> VirtualRun::uses() const {
+  std::vector<DeviceUse> uses;
+  for (const DriverReport& report : executor_->reports()) {
+    DeviceUse use{report.device, 0, 0, report.weight_bytes, report.bytes_moved};
+    const auto stats = machine_.devices().device(*machine_.devices().find(report.device)).stats();
+    CHECK(stats.ok(), "{}", stats.error().message());
+    use.busy_ns = static_cast<int64_t>(stats->busy_ns);
+    use.programs = stats->programs;
+    uses.push_back(std::move(use));
+  }
+  return uses;
+}
+
+Served VirtualRun::serve(const Load& load) {
+  ExecutorDescription description = executor_->describe();
+  // A device alone begins its next step when the host gets to it, which no virtual time tells: one at a time.
+  description.lookahead = 0;
+  EngineOptions options;
+  options.max_num_seqs = load.concurrency;
+  options.max_num_batched_tokens = load.concurrency + load.chunk_rows;
+  options.max_model_len = load.prompt_len + load.output_len;
+  options.enable_prefix_caching = false;
+  const auto config = resolve_config(description, options);
+  CHECK(config.ok(), "{}", config.error().message());
+  Served served;
+  Scheduler scheduler(*config, [&](const Sequence&, RequestUpdate update) {
+    CHECK(update.status.ok(), "{}", update.status.message());
+    served.tokens += update.tokens.size();
+  });
+  std::mt19937 random(11);
+  for (uint32_t r = 0; r < load.requests; ++r) {
+    Request request;
+    request.id = r + 1;
+    for (uint32_t i = 0; i < load.prompt_len; ++i)
+      request.prompt.push_back(kFirstToken + static_cast<TokenId>(random() % 200));
+    request.params.temperature = 0;
+    request.params.max_tokens = load.output_len;
+    request.params.ignore_eos = true;
+    request.on_update = [](RequestUpdate) {};
+    CHECK(check_request(*config, request).ok());
+    scheduler.add(std::move(request), now_.ns);
+  }
+  const std::vector<DeviceUse> before = uses();
+  const int64_t began_ns = now_.ns;
+  struct Flying {
+    Future<StepResult> result;
+    int64_t submitted_ns;
+  };
+  std::deque<Flying> flying;
+  int64_t ended_ns = now_.ns;
+  while (scheduler.unfinished() > 0 || !flying.empty()) {
+    while (auto plan = scheduler.plan_step(now_.ns)) {
+      ++served.steps;
+      served.rows += plan->tokens.size();
+      flying.push_back({executor_->submit(*std::move(plan)), now_.ns});
+    }
+    CHECK(!flying.empty());
+    const int64_t submitted_ns = flying.front().submitted_ns;
+    StepResult result = flying.front().result.take();
+    flying.pop_front();
+    CHECK(result.status.ok(), "{}", result.status.message());
+    ended_ns = std::max(submitted_ns, ended_ns) + result.busy_ns;
+    now_.ns = ended_ns;
+    CHECK(scheduler.apply(std::move(result), now_.ns).ok());
+  }
+  served.ns = now_.ns - began_ns;
+  served.devices = uses();
+  for (size_t i = 0; i < before.size(); ++i) {
+    served.devices[i].busy_ns -= before[i].busy_ns;
+    served.devices[i].programs -= before[i].programs;
+    served.devices[i].bytes_moved -= before[i].bytes_moved;
+  }
+  return served;
+}
+
+}  // namespace motley::testing

@@ -1,0 +1,78 @@
+// VirtualRun: a placement in service on a virtual machine, driven step by step on one thread in the order of its
+// results, so that equal inputs take equal times to the nanosecond.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "device/virtual_time.hpp"
+#include "planner/workload.hpp"
+#include "planning/virtual_machine.hpp"
+#include "runtime/runtime_executor.hpp"
+
+namespace motley::testing {
+
+struct Load {
+  uint32_t requests = 8;     // all there from the start
+  uint32_t concurrency = 8;  // at once
+  uint32_t prompt_len = 16, output_len = 16;
+  uint32_t chunk_rows = 32;  // rows of a step that may be a prompt's, beside one of each that decodes
+};
+
+struct DeviceUse {
+  std::string name;
+  int64_t busy_ns = 0;  // of its programs
+  uint64_t programs = 0, weight_bytes = 0, bytes_moved = 0;
+};
+
+struct Served {
+  int64_t ns = 0;
+  uint64_t tokens = 0, steps = 0, rows = 0;
+  std::vector<DeviceUse> devices;  // those of the placement, in its order
+  double tokens_per_s() const { return static_cast<double>(tokens) * 1e9 / static_cast<double>(ns); }
+};
+
+// Sequences that each decode one row at `context`, and one that is at `chunk_rows` of its prompt's last rows.
+struct StepShape {
+  uint32_t decode_rows = 0, context = 1;
+  uint32_t chunk_rows = 0, chunk_end = 0;  // positions that the chunk's last row sees
+  bool draws = true;                       // the chunk's last row asks for a token
+  StepLoad load() const;                   // what the planner is told of it
+};
+
+// Not thread-safe; aborts on failures.
+class VirtualRun {
+ public:
+  // All are borrowed.
+  VirtualRun(const Model& model, const VirtualMachine& machine, const Placement& placement, uint32_t rows_max);
+  ~VirtualRun();
+
+  // One step, with nothing else under way: from its submission to its last device's end.
+  int64_t step_ns(const StepShape& shape);
+  Served serve(const Load& load);
+  std::vector<DriverReport> reports() const { return executor_->reports(); }
+
+ private:
+  class Now : public Clock {
+   public:
+    int64_t now_ns() const override { return ns; }
+    int64_t ns = virtual_start_ns();
+  };
+  std::vector<DeviceUse> uses() const;
+
+  const Model& model_;
+  const VirtualMachine& machine_;
+  const Placement placement_;
+  Now now_;
+  std::unique_ptr<RuntimeExecutor> executor_;
+  StepId last_step_ = 0;
+};
+
+// The KV pool of a placement's lane, for loads of these tests.
+inline constexpr uint32_t kVirtualBlockSize = 16, kVirtualBlocks = 1024;
+
+// What the planner is asked for this load.
+PlanRequest request_of(const Load& load);
+
+}  // namespace motley::testing
