@@ -10,7 +10,6 @@
 namespace motley {
 namespace {
 
-constexpr uint32_t kMeasuredRowsMax = MeasureOptions{}.rows_max;
 constexpr double kStepLimitNsMin = 1e9;
 constexpr double kStepLimitFactor = 5;
 

@@ -22,8 +22,10 @@
 
 namespace motley {
 
+inline constexpr uint32_t kMeasuredRowsMax = 512;
+
 struct MeasureOptions {
-  uint32_t rows_max = 512;
+  uint32_t rows_max = kMeasuredRowsMax;
   int64_t kv_dtype = 0;
   bool virtual_time = false;  // the devices are simulated: their own times count
   VirtualLink virtual_link;   // between drivers, with virtual_time

@@ -8,27 +8,13 @@
 
 #include "model/random_model.hpp"
 #include "planning/placements.hpp"
+#include "planning/sharing.hpp"
 #include "planning/virtual_run.hpp"
 
 namespace motley::testing {
 namespace {
 
 constexpr uint32_t kRowsMax = 64;
-
-// Small in the hidden size, so that it computes fast; of many heads and columns, so that they can be split 10 : 1.
-make_model::ModelSpec small_model() {
-  make_model::ModelSpec spec;
-  spec.type = "F32";
-  spec.seed = 5;
-  spec.layers = 6;
-  spec.hidden = 64;
-  spec.heads = 22;
-  spec.kv_heads = 22;
-  spec.head_dim = 16;
-  spec.ffn = 704;
-  spec.vocab = 320;
-  return spec;
-}
 
 struct Named {
   std::string name;
@@ -86,7 +72,7 @@ std::vector<std::vector<SimDevice>> machines() {
 }
 
 TEST(Prediction, StepsTakeWhatWasPredicted) {
-  const RandomModel random(small_model());
+  const RandomModel random(sharing_model());
   const Model& model = random.model();
   const auto shape = shape_of(model);
   ASSERT_TRUE(shape.ok());
@@ -107,17 +93,16 @@ TEST(Prediction, StepsTakeWhatWasPredicted) {
       for (const StepShape& step : steps) {
         const auto predicted = predict_step_ns(*shape, input, named.placement, step.load());
         ASSERT_TRUE(predicted.ok()) << predicted.error().message();
-        const int64_t t1 = run.step_ns(step), t2 = run.step_ns(step), t3 = run.step_ns(step);
-        if (t1 != t2 || t2 != t3) std::printf("DIFF %ld %ld %ld\n", t1, t2, t3);
+        run.step_ns(step);  // the one before may have left copies behind
         const auto took = static_cast<double>(run.step_ns(step));
         const double off = *predicted / took - 1;
         ++all;
         near += std::abs(off) <= 0.1 ? 1 : 0;
         worst = std::max(worst, std::abs(off));
-        if (std::abs(off) > 0.05 || std::getenv("SHOW"))
-          std::printf("%s %s on %s: %u rows at %u, %u prompt rows: predicted %.1f us, took %.1f us: %+.1f %%\n",
-                      std::to_string(devices.size()).c_str(), named.name.c_str(), devices[0].kind.c_str(),
-                      step.decode_rows, step.context, step.chunk_rows, *predicted / 1e3, took / 1e3, 100 * off);
+        if (std::abs(off) > 0.1)
+          std::printf("%s of %zu devices, %u rows at %u, %u prompt rows: predicted %.1f us, took %.1f us: %+.1f %%\n",
+                      named.name.c_str(), devices.size(), step.decode_rows, step.context, step.chunk_rows,
+                      *predicted / 1e3, took / 1e3, 100 * off);
       }
     }
   }
