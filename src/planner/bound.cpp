@@ -42,7 +42,8 @@ class BoundOfLoad {
     pass_ns_ = least_pass();
     order_.resize(devices);
     std::iota(order_.begin(), order_.end(), size_t{0});
-    std::stable_sort(order_.begin(), order_.end(), [&](size_t a, size_t b) { return rates_[a].layer_ns < rates_[b].layer_ns; });
+    std::stable_sort(order_.begin(), order_.end(),
+                     [&](size_t a, size_t b) { return rates_[a].layer_ns < rates_[b].layer_ns; });
   }
 
   // No plan is done with all micro-batches before T if this is false.
@@ -306,10 +307,12 @@ double tokens_per_s_bound(Predictor* predictor) {
     const double tokens = static_cast<double>(concurrency == 1 ? least : std::max(least, sequence * concurrency));
     if (concurrency > 1 && !memory_holds(*predictor, tokens)) continue;
     for (const uint32_t parts : micro_batches(concurrency)) {
-      const Predictor::Costs& costs = predictor->steady(concurrency, parts);
-      const BoundOfLoad bound(*predictor, costs, parts, tokens);
-      if (best > 0 && !bound.possible(costs.load.decoding / best)) continue;
-      best = std::max(best, costs.load.decoding / std::max(bound.least_ns(), 1e-9));
+      for (const Chunks chunks : {Chunks::kEven, Chunks::kWhole}) {
+        const Predictor::Costs& costs = predictor->steady(concurrency, parts, chunks);
+        const BoundOfLoad bound(*predictor, costs, parts, tokens);
+        if (best > 0 && !bound.possible(costs.load.decoding / best)) continue;
+        best = std::max(best, costs.load.decoding / std::max(bound.least_ns(), 1e-9));
+      }
     }
   }
   return best * 1e9;

@@ -7,8 +7,8 @@
 // - these parts must sum to all layers; the head is either on one device alone, whose time it takes, or a part of what
 //   devices of shared stages do.
 // And every row passes through all layers: T >= the sum over layers of the least time that any device, or all of them
-// together without a loss, needs for one. The least such T bounds every plan of this C and M; the best over those that
-// plans are made of (workload.hpp), with C within what all memory holds, is the bound.
+// together without a loss, needs for one. The least such T bounds every plan of this C and M and kind of chunks; the
+// best over those that plans are made of (workload.hpp), with C within what all memory holds, is the bound.
 #pragma once
 
 #include "planner/prediction.hpp"

@@ -23,14 +23,14 @@ PlanInput fleet(const std::string& name) {
   return input.ok() ? *input : PlanInput();
 }
 
-const ModelShape kOf96Layers = make_shape({.layers = 96, .hidden = 8192, .heads = 64, .kv_heads = 8, .head_dim = 128,
-                                           .ffn = 28672, .vocab = 128256});
-const ModelShape kOf32Layers = make_shape({.layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128,
-                                           .ffn = 14336, .vocab = 128256});
+const ModelShape kOf96Layers = make_shape(
+    {.layers = 96, .hidden = 8192, .heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672, .vocab = 128256});
+const ModelShape kOf32Layers = make_shape(
+    {.layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336, .vocab = 128256});
 
 PlanReport planned(const ModelShape& shape, const PlanInput& input) {
   PlanRequest request;
-  request.concurrency = 256;
+  request.concurrency = 64;
   const auto report = plan(shape, input, request);
   EXPECT_TRUE(report.ok()) << report.error().message();
   return report.ok() ? *report : PlanReport();

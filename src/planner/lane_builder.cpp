@@ -11,7 +11,8 @@
 namespace motley {
 namespace {
 
-constexpr size_t kOrdersAllMax = 4;  // so many islands are tried in every order
+constexpr size_t kShortDevicesMax = 4;  // so many are tried at every number of sequences where memory is short
+constexpr size_t kOrdersAllMax = 4;     // so many islands are tried in every order
 
 int64_t rounded(double value) { return static_cast<int64_t>(std::llround(std::clamp(value, 0.0, 1e14))); }
 
@@ -26,6 +27,25 @@ std::vector<uint64_t> LaneBuilder::kv_levels() const {
   }
   levels.push_back(least);
   return levels;
+}
+
+// Then memory forms the split, and a plan of fewer sequences may be the faster one.
+bool LaneBuilder::is_short(const Island& devices, uint64_t kv_tokens) const {
+  if (devices.size() > kShortDevicesMax) return false;
+  const ModelShape& shape = predictor_.shape();
+  const double kv = kv_head_bytes(shape, predictor_.request()) * static_cast<double>(shape.kv_heads) *
+                    static_cast<double>(shape.layers.size()) * static_cast<double>(kv_tokens);
+  return std::any_of(devices.begin(), devices.end(), [&](size_t d) {
+    const double ratio = predictor_.input().devices[d].packed_ratio;
+    return static_cast<double>(usable_bytes(predictor_.input(), d)) <
+           static_cast<double>(shape.weight_bytes()) * ratio + kv;
+  });
+}
+
+bool LaneBuilder::is_short(const std::vector<Island>& islands, uint64_t kv_tokens) const {
+  Island all;
+  for (const Island& island : islands) all.insert(all.end(), island.begin(), island.end());
+  return is_short(all, kv_tokens);
 }
 
 double LaneBuilder::stage_ns(const StagePlan& stage, const Predictor::Costs& costs) const {
@@ -56,15 +76,16 @@ void LaneBuilder::try_stage(const Island& island, bool everybody) {
     return;
   }
   for (const uint64_t tokens : kv_levels()) {
-    const auto& costs = predictor_.steady(held_concurrency(shape, predictor_.request(), tokens), 1);
     bool fits = false;
-    for (StagePlan& stage :
-         StageSplitter(predictor_, costs)
-             .split(island, {.begin = 0, .end = shape.layers.size(), .kv_tokens = tokens, .everybody = everybody})) {
-      if (everybody && stage.shards.size() != island.size()) continue;
-      fits = pool_.add(predictor_.evaluate({{std::move(stage)}})) || fits;
+    const SplitNeed need{.begin = 0, .end = shape.layers.size(), .kv_tokens = tokens, .everybody = everybody};
+    for (const Chunks chunks : {Chunks::kWhole, Chunks::kEven}) {
+      const auto& costs = predictor_.steady(held_concurrency(shape, predictor_.request(), tokens), 1, chunks);
+      for (StagePlan& stage : StageSplitter(predictor_, costs).split(island, need)) {
+        if (everybody && stage.shards.size() != island.size()) continue;
+        fits = pool_.add(predictor_.evaluate({{std::move(stage)}})) || fits;
+      }
     }
-    if (fits) return;
+    if (fits && !is_short(island, tokens)) return;
   }
 }
 
@@ -264,7 +285,7 @@ void LaneBuilder::try_pipeline(const std::vector<Island>& islands, bool few) {
     std::vector<uint32_t> in_flight = {std::min(concurrency, static_cast<uint32_t>(islands.size()))};
     if (in_flight[0] > 1) in_flight.push_back(1);
     for (const uint32_t parts : in_flight) {
-      const Predictor::Costs& costs = predictor_.steady(concurrency, parts);
+      const Predictor::Costs& costs = predictor_.steady(concurrency, parts, parts > 1 ? Chunks::kEven : Chunks::kWhole);
       std::map<std::vector<size_t>, IslandCosts> known;  // by types
       std::vector<IslandCosts> measured;
       for (const Island& island : islands) {
@@ -277,7 +298,7 @@ void LaneBuilder::try_pipeline(const std::vector<Island>& islands, bool few) {
       if (parts > 1) fits = assemble(islands, bottleneck_cuts(islands, measured), costs, tokens, false, few) || fits;
       if (parts == 1) fits = assemble(islands, fill_cuts(islands, measured), costs, tokens, false, few) || fits;
     }
-    if (fits) return;
+    if (fits && (few || !is_short(islands, tokens))) return;
   }
 }
 
@@ -287,14 +308,14 @@ void LaneBuilder::try_whole_pipeline(const std::vector<Island>& islands) {
   for (const uint64_t tokens : kv_levels()) {
     const uint32_t concurrency = held_concurrency(shape, predictor_.request(), tokens);
     const Predictor::Costs& costs =
-        predictor_.steady(concurrency, std::min(concurrency, static_cast<uint32_t>(islands.size())));
+        predictor_.steady(concurrency, std::min(concurrency, static_cast<uint32_t>(islands.size())), Chunks::kEven);
     std::vector<IslandCosts> measured;
     for (const Island& island : islands) measured.push_back(measure(island, costs, tokens, true));
     bool fits = false;
     for (const std::vector<size_t>& order : orders(measured)) {
       fits = assemble(islands, spread_cuts(order, measured), costs, tokens, true, false) || fits;
     }
-    if (fits) return;
+    if (fits && !is_short(islands, tokens)) return;
   }
 }
 

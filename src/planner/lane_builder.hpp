@@ -39,6 +39,9 @@ class LaneBuilder {
     double fixed_ns = 0;  // of a stage, whatever its layers
   };
   std::vector<uint64_t> kv_levels() const;
+  // Whether one of the devices could not hold the whole model and so much KV.
+  bool is_short(const Island& devices, uint64_t kv_tokens) const;
+  bool is_short(const std::vector<Island>& islands, uint64_t kv_tokens) const;
   IslandCosts measure(const Island& island, const Predictor::Costs& costs, uint64_t kv_tokens, bool crowded) const;
   StagePlan best_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const;
   double stage_ns(const StagePlan& stage, const Predictor::Costs& costs) const;

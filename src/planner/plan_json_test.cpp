@@ -15,8 +15,8 @@ using testing::make_shape;
 const PlanIdentity kIdentity = {"sha256:abc", "machine-1"};
 
 struct World {
-  ModelShape shape = make_shape({.layers = 4, .hidden = 256, .heads = 8, .kv_heads = 4, .head_dim = 32, .ffn = 256,
-                                 .vocab = 256});
+  ModelShape shape =
+      make_shape({.layers = 4, .hidden = 256, .heads = 8, .kv_heads = 4, .head_dim = 32, .ffn = 256, .vocab = 256});
   PlanInput input;
   World() {
     for (const char* name : {"GPU:0", "GPU:1", "CPU:0"}) input.devices.push_back(make_device(name, "gpu", {}, shape));
@@ -55,7 +55,8 @@ TEST(PlanJson, EveryKindOfPlan_ComesBackEqual) {
 
 TEST(PlanJson, ReplicatedKvHeads_ComeBackEqual) {
   World world;
-  world.shape = make_shape({.layers = 2, .hidden = 64, .heads = 4, .kv_heads = 1, .head_dim = 32, .ffn = 128, .vocab = 64});
+  world.shape =
+      make_shape({.layers = 2, .hidden = 64, .heads = 4, .kv_heads = 1, .head_dim = 32, .ffn = 128, .vocab = 64});
   const auto placement = world.read(R"({"stages": [{"layers": [0, 2], "shards": [
     {"device": "gpu:1", "kv_heads": 1, "query_heads": 3, "ffn_columns": 64, "vocab_rows": 64},
     {"device": "CPU:0", "kv_heads": 1, "query_heads": 1, "ffn_columns": 64}]}]})");
@@ -93,16 +94,31 @@ TEST(PlanJson, WhatIsNoPlanOfThisModelAndMachine_IsRefusedInOneLine) {
   expect(stages(R"({"layers": [0, 5], "shards": [{"device": "GPU:0"}]})").c_str(), "within the model's 4");
   expect(stages(R"({"layers": [2, 2], "shards": [{"device": "GPU:0"}]})").c_str(), "first, end");
   expect(stages(R"({"layers": [0, 4], "shards": []})").c_str(), "empty");
-  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "ffn_columns": 192, "vocab_rows": 256},
-                    {"device": "GPU:0", "ffn_columns": 64}]})").c_str(), "there twice");
-  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "ffn_columns": 192, "vocab_rows": 256},
-                    {"device": "GPU:1", "ffn_columns": 128}]})").c_str(), "sum to 320");
-  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 3, "ffn_columns": 192, "vocab_rows": 256},
-                    {"device": "GPU:1", "ffn_columns": 64}]})").c_str(), "query heads");
-  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "ffn_columns": 200, "vocab_rows": 256},
-                    {"device": "GPU:1", "ffn_columns": 56}]})").c_str(), "multiples of 64");
-  expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "query_heads": 8, "ffn_columns": 256,
-                    "vocab_rows": 200}, {"device": "GPU:1", "query_heads": 0, "vocab_rows": 50}]})").c_str(), "vocabulary");
+  expect(
+      stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "ffn_columns": 192, "vocab_rows": 256},
+                    {"device": "GPU:0", "ffn_columns": 64}]})")
+          .c_str(),
+      "there twice");
+  expect(
+      stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "ffn_columns": 192, "vocab_rows": 256},
+                    {"device": "GPU:1", "ffn_columns": 128}]})")
+          .c_str(),
+      "sum to 320");
+  expect(
+      stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 3, "ffn_columns": 192, "vocab_rows": 256},
+                    {"device": "GPU:1", "ffn_columns": 64}]})")
+          .c_str(),
+      "query heads");
+  expect(
+      stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "ffn_columns": 200, "vocab_rows": 256},
+                    {"device": "GPU:1", "ffn_columns": 56}]})")
+          .c_str(),
+      "multiples of 64");
+  expect(
+      stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 4, "query_heads": 8, "ffn_columns": 256,
+                    "vocab_rows": 200}, {"device": "GPU:1", "query_heads": 0, "vocab_rows": 50}]})")
+          .c_str(),
+      "vocabulary");
   expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": -1}]})").c_str(), "whole number");
   expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "kv_heads": 1e3}]})").c_str(), "whole number");
   expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:0", "experts": [0]}]})").c_str(), "at most 0");

@@ -56,8 +56,8 @@ std::string clipped(const std::string& name, size_t width) {
 
 // "4/8 heads, 1024/4096 columns", only the axes that the model has.
 std::string counts(const Shard& shard, const ModelShape& shape) {
-  const int64_t queries = shard.query_heads.empty() ? total(shard.kv_heads) * shape.query_heads_per_kv()
-                                                    : total(shard.query_heads);
+  const int64_t queries =
+      shard.query_heads.empty() ? total(shard.kv_heads) * shape.query_heads_per_kv() : total(shard.query_heads);
   std::string text = fmt::format("heads {}/{}", queries, shape.heads);
   if (shape.ffn_columns > 0) text += fmt::format("  columns {}/{}", total(shard.ffn_columns), shape.ffn_columns);
   if (shape.experts > 0) text += fmt::format("  experts {}/{}", shard.experts.size(), shape.experts);
@@ -106,9 +106,11 @@ std::string joined(const std::vector<std::string>& names) {
 
 void add_figures(const PlanReport& report, std::string* out) {
   const Prediction& p = report.predicted;
-  *out += fmt::format("predicted  {:.4g} tokens/s, TTFT {:.4g} ms, TPOT {:.4g} ms, with {} sequences in {} micro-batch{}{}\n",
-                      p.tokens_per_s, p.ttft_ms, p.tpot_ms, p.concurrency, p.micro_batches,
-                      p.micro_batches == 1 ? "" : "es", report.keeps_limits ? "" : " (BREAKS THE LIMITS ASKED FOR)");
+  *out += fmt::format(
+      "predicted  {:.4g} tokens/s, TTFT {:.4g} ms, TPOT {:.4g} ms, with {} sequences in {} micro-batch{}, prompts by "
+      "{} rows{}\n",
+      p.tokens_per_s, p.ttft_ms, p.tpot_ms, p.concurrency, p.micro_batches, p.micro_batches == 1 ? "" : "es",
+      p.chunk_rows, report.keeps_limits ? "" : " (BREAKS THE LIMITS ASKED FOR)");
   if (report.bound_tokens_per_s > 0) {
     *out += fmt::format("bound      {:.4g} tokens/s for any plan of these devices: at most {:.1f} % is left to gain\n",
                         report.bound_tokens_per_s, 100 * report.gap);
@@ -129,8 +131,8 @@ void add_figures(const PlanReport& report, std::string* out) {
 }  // namespace
 
 double shard_part(const Shard& shard, const ModelShape& shape) {
-  const int64_t queries = shard.query_heads.empty() ? total(shard.kv_heads) * shape.query_heads_per_kv()
-                                                    : total(shard.query_heads);
+  const int64_t queries =
+      shard.query_heads.empty() ? total(shard.kv_heads) * shape.query_heads_per_kv() : total(shard.query_heads);
   double sum = static_cast<double>(queries) / static_cast<double>(shape.heads), axes = 1;
   if (shape.ffn_columns > 0) {
     sum += static_cast<double>(total(shard.ffn_columns)) / static_cast<double>(shape.ffn_columns);

@@ -7,7 +7,8 @@ namespace motley {
 namespace {
 
 constexpr double kLeft = 190, kWidth = 640, kRow = 26, kTop = 56, kRight = 380;
-constexpr const char* kColours[] = {"#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#bab0ac"};
+constexpr const char* kColours[] = {"#4c78a8", "#f58518", "#54a24b", "#b279a2",
+                                    "#e45756", "#72b7b2", "#9d755d", "#bab0ac"};
 
 // Names come from whoever lists devices: nothing in them may become markup.
 std::string escaped(std::string_view text) {
@@ -33,15 +34,15 @@ std::string shard_row(const PlanReport& report, const ModelShape& shape, const S
   const double layer = kWidth / std::max(report.layers, 1u), part = shard_part(shard, shape);
   const double x = kLeft + layer * stage.layer_begin, width = layer * (stage.layer_end - stage.layer_begin);
   std::string out = label(8, y + 15, shard.device);
-  out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"18\" fill=\"none\" stroke=\"#999\"/>\n", x, y,
-                     width);
-  out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"/>\n", x, y + 18 * (1 - part),
-                     width, 18 * part, kColours[colour % std::size(kColours)]);
+  out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"18\" fill=\"none\" stroke=\"#999\"/>\n",
+                     x, y, width);
+  out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"/>\n", x,
+                     y + 18 * (1 - part), width, 18 * part, kColours[colour % std::size(kColours)]);
   for (const DeviceShare& share : report.devices) {
     if (share.device != shard.device) continue;
     out += label(kLeft + kWidth + 12, y + 15,
-                 fmt::format("{:.0f} % of the layers' work, busy {:.0f} %, {} weights, {} KV", 100 * part, 100 * share.busy,
-                             bytes_text(shard.weight_bytes), bytes_text(share.kv_bytes)));
+                 fmt::format("{:.0f} % of the layers' work, busy {:.0f} %, {} weights, {} KV", 100 * part,
+                             100 * share.busy, bytes_text(shard.weight_bytes), bytes_text(share.kv_bytes)));
   }
   return out;
 }
@@ -66,7 +67,8 @@ std::string plan_svg(const PlanReport& report, const ModelShape& shape) {
   for (const Alternative& other : report.alternatives) {
     std::string names;
     for (const std::string& device : other.devices) names += (names.empty() ? "" : " + ") + device;
-    body += label(8, y + 12, fmt::format("next best: {:.4g} tokens/s with {}", other.tokens_per_s, names), " fill=\"#666\"");
+    body += label(8, y + 12, fmt::format("next best: {:.4g} tokens/s with {}", other.tokens_per_s, names),
+                  " fill=\"#666\"");
     y += 20;
   }
   const double width = kLeft + kWidth + kRight;
@@ -74,10 +76,12 @@ std::string plan_svg(const PlanReport& report, const ModelShape& shape) {
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" viewBox=\"0 0 {0:.0f} {1:.0f}\" "
       "font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
       width, y + 12);
-  out += label(8, 20, fmt::format("{}: {:.4g} tokens/s predicted, {:.4g} at most, TTFT {:.4g} ms, TPOT {:.4g} ms, KV {} tokens",
-                                  shape.name, report.predicted.tokens_per_s, report.bound_tokens_per_s,
-                                  report.predicted.ttft_ms, report.predicted.tpot_ms, report.kv_capacity_tokens),
-               " font-size=\"14\" font-weight=\"bold\"");
+  out +=
+      label(8, 20,
+            fmt::format("{}: {:.4g} tokens/s predicted, {:.4g} at most, TTFT {:.4g} ms, TPOT {:.4g} ms, KV {} tokens",
+                        shape.name, report.predicted.tokens_per_s, report.bound_tokens_per_s, report.predicted.ttft_ms,
+                        report.predicted.tpot_ms, report.kv_capacity_tokens),
+            " font-size=\"14\" font-weight=\"bold\"");
   out += label(kLeft, 46, "layer 0") + label(kLeft + kWidth, 46, std::to_string(report.layers), " text-anchor=\"end\"");
   return out + body + "</svg>\n";
 }

@@ -13,10 +13,10 @@ constexpr double kLimitsBroken = 1e-9;  // any plan that keeps the limits comes 
 Predictor::Predictor(const ModelShape& shape, const PlanInput& input, const PlanRequest& request)
     : shape_(shape), input_(input), request_(request), links_(input) {}
 
-const Predictor::Costs& Predictor::steady(uint32_t concurrency, uint32_t micro_batches) {
-  std::unique_ptr<Costs>& costs = steady_[{concurrency, micro_batches}];
+const Predictor::Costs& Predictor::steady(uint32_t concurrency, uint32_t micro_batches, Chunks chunks) {
+  std::unique_ptr<Costs>& costs = steady_[{concurrency, micro_batches, chunks}];
   if (costs == nullptr) {
-    const SteadyLoad load = steady_load(request_, concurrency, micro_batches);
+    const SteadyLoad load = steady_load(request_, concurrency, micro_batches, chunks);
     costs = std::make_unique<Costs>(
         Costs{load, StepCosts(shape_, input_, links_, load.decode), StepCosts(shape_, input_, links_, load.mixed)});
   }
@@ -32,22 +32,28 @@ const Predictor::Costs& Predictor::lone() {
   return *lone_;
 }
 
-Prediction Predictor::predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches) {
-  const Costs& costs = steady(concurrency, micro_batches);
+Prediction Predictor::predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches, Chunks chunks) {
+  const Costs& costs = steady(concurrency, micro_batches, chunks);
   const bool overlapped = micro_batches > 1 && plan.stages.size() > 1;
-  double sum = 0, slowest = 0, chunk = 0;
+  double decode_sum = 0, decode_most = 0, mixed_sum = 0, mixed_most = 0, waits = 0, chunk = 0;
   for (size_t s = 0; s < plan.stages.size(); ++s) {
     const StageCost decode = stage_cost(costs.decode, plan, s, overlapped);
     const StageCost mixed = stage_cost(costs.mixed, plan, s, overlapped);
-    const double time = costs.load.mean(decode.ns, mixed.ns), hop = costs.load.mean(decode.hop_ns, mixed.hop_ns);
-    sum += time + hop;
-    slowest = std::max({slowest, time, hop});
+    decode_sum += decode.ns + decode.hop_ns;
+    mixed_sum += mixed.ns + mixed.hop_ns;
+    decode_most = std::max({decode_most, decode.ns, decode.hop_ns});
+    mixed_most = std::max({mixed_most, mixed.ns, mixed.hop_ns});
     chunk = std::max(chunk, mixed.ns);
+    if (s + 1 < plan.stages.size()) waits += mixed.ns + mixed.hop_ns - decode.ns - decode.hop_ns;
   }
-  const double cycle = std::max(sum, micro_batches * slowest);
+  double cycle = costs.load.mean(std::max(decode_sum, micro_batches * decode_most),
+                                 std::max(mixed_sum, micro_batches * mixed_most));
+  if (overlapped) cycle += std::min(costs.load.chunk_share, 1 - costs.load.chunk_share) * std::max(waits, 0.0);
   Prediction prediction;
   prediction.concurrency = concurrency;
   prediction.micro_batches = micro_batches;
+  prediction.chunks = chunks;
+  prediction.chunk_rows = static_cast<uint32_t>(std::ceil(costs.load.mixed.chunk_rows));
   prediction.tokens_per_s = cycle > 0 ? costs.load.decoding / cycle * kNsPerS : 0;
   prediction.tpot_ms = cycle / kNsPerMs;
   prediction.ttft_ms = (costs.load.chunks + static_cast<double>(plan.stages.size()) - 1) * chunk / kNsPerMs;
@@ -83,11 +89,13 @@ Candidate Predictor::evaluate(LanePlan plan) {
     // Fewer in flight than half the stages leave them idle; more than twice only makes each micro-batch smaller.
     const size_t stages = candidate.plan.stages.size();
     if (parts > 1 && (stages == 1 || parts > 2 * stages || 2 * parts < stages)) continue;
-    Prediction prediction = predict(candidate.plan, concurrency, parts);
-    prediction.request_ms = alone / kNsPerMs;
-    if (score(prediction) <= best) continue;
-    best = score(prediction);
-    candidate.predicted = prediction;
+    for (const Chunks chunks : {Chunks::kWhole, Chunks::kEven}) {
+      Prediction prediction = predict(candidate.plan, concurrency, parts, chunks);
+      prediction.request_ms = alone / kNsPerMs;
+      if (score(prediction) <= best) continue;
+      best = score(prediction);
+      candidate.predicted = prediction;
+    }
   }
   return candidate;
 }

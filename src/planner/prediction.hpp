@@ -1,11 +1,14 @@
 // Prediction: what a lane is expected to do under a load; and of one step. Pure.
 //
-// With M micro-batches in flight over stages of t and hops of c: T = max(sum (t + c), M max(t, c)), D tokens a T.
+// With M micro-batches in flight over stages of t and hops of c: T = max(sum (t + c), M max(t, c)), D tokens a T. Where
+// some steps carry a chunk and others none, the mean of both kinds' T, and at each change from long to short what the
+// short one waits: the sum over the stages but the last of (t_long - t_short), hops included.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "planner/memory_model.hpp"
@@ -17,6 +20,8 @@ struct Prediction {
   double tokens_per_s = 0, ttft_ms = 0, tpot_ms = 0;  // output tokens; of the load
   double request_ms = 0;                              // of one request that is alone, whole
   uint32_t concurrency = 1, micro_batches = 1;        // held at once, in flight
+  Chunks chunks = Chunks::kWhole;
+  uint32_t chunk_rows = 0;  // of a prompt in one step, that this holds for
 };
 
 struct Candidate {
@@ -37,13 +42,14 @@ class Predictor {
     SteadyLoad load;
     StepCosts decode, mixed;
   };
-  const Costs& steady(uint32_t concurrency, uint32_t micro_batches);
+  const Costs& steady(uint32_t concurrency, uint32_t micro_batches, Chunks chunks = Chunks::kWhole);
+  const Costs& steady(const Prediction& of) { return steady(of.concurrency, of.micro_batches, of.chunks); }
   const Costs& lone();
 
   // Memory first; then, if it fits, the best number of micro-batches. `plan` is sound (check_lane).
   Candidate evaluate(LanePlan plan);
   // At this concurrency and number of micro-batches.
-  Prediction predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches);
+  Prediction predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches, Chunks chunks);
   // Greater is better: tokens/s, or 1 / time of a lone request. Plans that keep the limits come before those that do
   // not.
   double score(const Prediction& prediction) const;
@@ -60,7 +66,7 @@ class Predictor {
   const PlanInput& input_;
   const PlanRequest& request_;
   const LinkTable links_;
-  std::map<std::pair<uint32_t, uint32_t>, std::unique_ptr<Costs>> steady_;
+  std::map<std::tuple<uint32_t, uint32_t, Chunks>, std::unique_ptr<Costs>> steady_;
   std::unique_ptr<Costs> lone_;
   uint64_t evaluations_ = 0;
 };

@@ -2,7 +2,8 @@
 //
 // {"devices": [{"name", "kind", "memory_group"?, "format"?, "memory_bytes": {"total", "free"}, "attention": TABLE,
 //   "ffn"?, "experts"?, "head": TABLE, "embed": TABLE, "context_ns", "sample_ns", "packed_ratio",
-//   "together"?: {"rows", "factors"}, "copies"?: N (then NAME/0 ... NAME/N-1)}], "links": [{"a", "b", "latency_us", "gb_per_s"}],
+//   "together"?: {"rows", "factors"}, "copies"?: N (then NAME/0 ... NAME/N-1)}], "links": [{"a", "b", "latency_us",
+//   "gb_per_s"}],
 //  "host_memory"?: {"latency_us", "gb_per_s"}, "memory_caps"?: {NAME: BYTES}}, TABLE = {"rows", "units", "ns": [[...]]}
 #pragma once
 

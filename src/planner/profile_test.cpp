@@ -16,10 +16,10 @@ using testing::make_shape;
 TEST(CostTable, At_IsBilinearBetweenAndLinearBeyond) {
   const CostTable table{{1, 3}, {2, 4}, {{10, 30}, {20, 60}}};
   EXPECT_DOUBLE_EQ(table.at(1, 2), 10);
-  EXPECT_DOUBLE_EQ(table.at(2, 3), 30);   // (10 + 30 + 20 + 60) / 4
-  EXPECT_DOUBLE_EQ(table.at(5, 2), 50);   // 10 a row
-  EXPECT_DOUBLE_EQ(table.at(1, 6), 30);   // 5 a unit
-  EXPECT_DOUBLE_EQ(table.at(0, 2), 10);   // as the first row
+  EXPECT_DOUBLE_EQ(table.at(2, 3), 30);  // (10 + 30 + 20 + 60) / 4
+  EXPECT_DOUBLE_EQ(table.at(5, 2), 50);  // 10 a row
+  EXPECT_DOUBLE_EQ(table.at(1, 6), 30);  // 5 a unit
+  EXPECT_DOUBLE_EQ(table.at(0, 2), 10);  // as the first row
   EXPECT_DOUBLE_EQ(table.at(1, 0), 0);
   EXPECT_DOUBLE_EQ(CostTable().at(5, 5), 0);
 }

@@ -31,7 +31,7 @@ double least_layer_bytes(const Predictor& predictor, size_t device) {
 
 // Of the plan's mean step, for one layer.
 double plan_layer_ns(Predictor* predictor, const Candidate& best) {
-  const Predictor::Costs& costs = predictor->steady(best.predicted.concurrency, best.predicted.micro_batches);
+  const Predictor::Costs& costs = predictor->steady(best.predicted);
   double sum = 0;
   for (size_t s = 0; s < best.plan.stages.size(); ++s) {
     sum += costs.load.mean(stage_cost(costs.decode, best.plan, s, false).ns,
@@ -41,7 +41,7 @@ double plan_layer_ns(Predictor* predictor, const Candidate& best) {
 }
 
 double device_layer_ns(Predictor* predictor, const Candidate& best, size_t device) {
-  const Predictor::Costs& costs = predictor->steady(best.predicted.concurrency, best.predicted.micro_batches);
+  const Predictor::Costs& costs = predictor->steady(best.predicted);
   double sum = 0;
   for (const LayerShape& layer : predictor->shape().layers) {
     sum += costs.load.mean(costs.decode.layer_ns(device, layer.kind), costs.mixed.layer_ns(device, layer.kind));

@@ -32,7 +32,7 @@ struct Batch {
 
 ReplayResult replay(Predictor* predictor, const Candidate& candidate, uint32_t steps) {
   const Prediction& predicted = candidate.predicted;
-  const Predictor::Costs& costs = predictor->steady(predicted.concurrency, predicted.micro_batches);
+  const Predictor::Costs& costs = predictor->steady(predicted);
   const bool overlapped = predicted.micro_batches > 1 && candidate.plan.stages.size() > 1;
   std::vector<StageTimes> stages;
   for (size_t s = 0; s < candidate.plan.stages.size(); ++s) {

@@ -13,8 +13,8 @@ using testing::random_fleet;
 
 TEST(Replay, OfRandomPlans_NeverExceedsTheBoundAndNearsThePrediction) {
   std::mt19937_64 random(23);
-  const ModelShape shape = make_shape({.layers = 12, .hidden = 512, .heads = 8, .kv_heads = 4, .head_dim = 64,
-                                       .ffn = 1024, .vocab = 4096});
+  const ModelShape shape =
+      make_shape({.layers = 12, .hidden = 512, .heads = 8, .kv_heads = 4, .head_dim = 64, .ffn = 1024, .vocab = 4096});
   int pipelines = 0;
   for (int round = 0; round < 60; ++round) {
     const PlanInput input = random_fleet(random, shape, 4);
@@ -26,7 +26,7 @@ TEST(Replay, OfRandomPlans_NeverExceedsTheBoundAndNearsThePrediction) {
     const Candidate candidate = predictor.evaluate(*lane_plan_of(shape, input, report->placement));
     const ReplayResult result = replay(&predictor, candidate, 400);
     EXPECT_LE(result.tokens_per_s, report->bound_tokens_per_s) << "round " << round;
-    EXPECT_GE(result.tokens_per_s, 0.5 * report->predicted.tokens_per_s) << "round " << round;
+    EXPECT_GE(result.tokens_per_s, 0.9 * report->predicted.tokens_per_s) << "round " << round;
     pipelines += candidate.plan.stages.size() > 1 ? 1 : 0;
   }
   EXPECT_GE(pipelines, 10);

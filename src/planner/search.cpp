@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kAlternativesMax = 3;
 constexpr size_t kOrderedStagesMax = 3;
-constexpr size_t kRefined = 3;                  // of the best plans
+constexpr size_t kRefined = 6;                  // of the best plans
 constexpr uint64_t kRefineShardSteps = 60'000;  // shards looked at in all while one plan is refined
 
 bool is_forced(const PlanRequest& request) {
@@ -133,7 +133,7 @@ PlanReport describe(Predictor* predictor, const Candidate& candidate) {
   report.kv_capacity_tokens = candidate.memory.kv_tokens;
   report.layers = static_cast<uint32_t>(shape.layers.size());
   const Prediction& predicted = candidate.predicted;
-  const Predictor::Costs& costs = predictor->steady(predicted.concurrency, predicted.micro_batches);
+  const Predictor::Costs& costs = predictor->steady(predicted);
   const bool overlapped = predicted.micro_batches > 1 && candidate.plan.stages.size() > 1;
   std::vector<double> busy(input.devices.size(), 0);
   for (size_t s = 0; s < candidate.plan.stages.size(); ++s) {

@@ -322,7 +322,8 @@ TEST(Search, SmallMachines_AreAsGoodAsEveryCutAndWithinTheBound) {
     ASSERT_TRUE(report.ok()) << "round " << round << ": " << report.error().message();
     ++checked;
     expect_sound(shape, input, request, *report);
-    EXPECT_GE(report->predicted.tokens_per_s, best * 0.95) << "round " << round;
+    // Where memory is short the axes compete for it, and the splits are exact for each axis alone only.
+    EXPECT_GE(report->predicted.tokens_per_s, best * (round % 3 == 0 ? 0.9 : 0.99)) << "round " << round;
     optimal += report->predicted.tokens_per_s >= best * 0.999 ? 1 : 0;
     EXPECT_LE(best, report->bound_tokens_per_s) << "round " << round;
     several += report->devices.size() > 1 ? 1 : 0;

@@ -9,6 +9,7 @@ namespace motley {
 namespace {
 
 constexpr double kF32 = 4;
+constexpr size_t kWholeAxesDevicesMax = 3;
 constexpr int64_t kVocabularyUnits = 256;  // about so many pieces
 
 // Of any size: rows of the head are no part of a quantised block.
@@ -270,6 +271,25 @@ void StageSplitter::add_all(std::span<const size_t> devices, const SplitNeed& ne
   }
 }
 
+// Each axis whole on one device: where memory is short, no even mix comes near it.
+void StageSplitter::add_whole_axes(std::span<const size_t> devices, const SplitNeed& need,
+                                   std::vector<StagePlan>* plans) const {
+  const ModelShape& shape = predictor_.shape();
+  const size_t n = devices.size();
+  const bool outer = need.begin == 0 || need.end == shape.layers.size();
+  for (size_t choice = 0; choice < n * n * n; ++choice) {
+    StagePlan stage{need.begin, need.end, {}};
+    for (const size_t d : devices) stage.shards.push_back({d, 0, 0, 0, 0, 0});
+    stage.shards[choice % n].query_heads = shape.heads;
+    stage.shards[choice / n % n].ffn_columns = shape.ffn_columns;
+    stage.shards[choice / n % n].experts = shape.experts;
+    if (outer) stage.shards[choice / n / n].vocab_rows = shape.vocab;
+    std::erase_if(stage.shards, [](const ShardPlan& shard) { return shard.empty(); });
+    settle_heads(shape, &stage);
+    plans->push_back(std::move(stage));
+  }
+}
+
 std::vector<StagePlan> StageSplitter::split(std::span<const size_t> devices, const SplitNeed& need) const {
   std::vector<StagePlan> plans;
   if (devices.empty()) return plans;
@@ -294,11 +314,14 @@ std::vector<StagePlan> StageSplitter::split(std::span<const size_t> devices, con
     // Groups that share memory are checked by whoever puts the stages together.
     bool grouped = false;
     for (const size_t d : devices) grouped = grouped || active(devices, d) > 1;
-    if (!grouped) return plans;
+    if (!grouped) return plans;  // memory is no matter
   }
   std::erase_if(plans, [&](const StagePlan& stage) { return !holds(stage); });
   for (const Memory memory : {Memory::kHeadsFirst, Memory::kFfnFirst, Memory::kEven}) {
     add_all(devices, need, memory, &plans);
+  }
+  if (!need.few && devices.size() > 1 && devices.size() <= kWholeAxesDevicesMax) {
+    add_whole_axes(devices, need, &plans);
   }
   return plans;
 }

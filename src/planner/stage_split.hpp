@@ -26,7 +26,8 @@ class StageSplitter {
   // Both outlive this; the times are those of `costs`.
   StageSplitter(const Predictor& predictor, const Predictor::Costs& costs) : predictor_(predictor), costs_(costs) {}
 
-  // Empty where the devices cannot hold it. The order of devices is the shards' order.
+  // Empty where the devices cannot hold it; where memory is short, also plans that may hold less KV than asked for. The
+  // order of devices is the shards' order.
   std::vector<StagePlan> split(std::span<const size_t> devices, const SplitNeed& need) const;
 
  private:
@@ -54,6 +55,7 @@ class StageSplitter {
   double vocabulary_row_bytes(size_t device, const SplitNeed& need) const;
   void add_all(std::span<const size_t> devices, const SplitNeed& need, Memory memory,
                std::vector<StagePlan>* plans) const;
+  void add_whole_axes(std::span<const size_t> devices, const SplitNeed& need, std::vector<StagePlan>* plans) const;
   size_t active(std::span<const size_t> devices, size_t device) const;
 
   const Predictor& predictor_;

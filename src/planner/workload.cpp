@@ -17,10 +17,15 @@ uint64_t sequence_tokens(const ModelShape& shape, const PlanRequest& request) {
 
 }  // namespace
 
-SteadyLoad steady_load(const PlanRequest& request, uint32_t concurrency, uint32_t micro_batches) {
+SteadyLoad steady_load(const PlanRequest& request, uint32_t concurrency, uint32_t micro_batches, Chunks chunks) {
   const double prompt = request.prompt_len, output = request.output_len, parts = micro_batches;
   SteadyLoad load;
   load.chunks = std::ceil(prompt / request.chunk_rows);
+  if (chunks == Chunks::kEven && concurrency > micro_batches) {
+    // D n / N = M with D = C N / (N + n): n = M N / (C - M).
+    const double even = std::floor(parts * output / (static_cast<double>(concurrency) - parts));
+    load.chunks = std::clamp(even, load.chunks, prompt);
+  }
   load.decoding = concurrency * output / (output + load.chunks);
   load.chunk_share = load.decoding * load.chunks / output / parts;
   if (load.chunk_share > 1) {
@@ -37,7 +42,7 @@ SteadyLoad steady_load(const PlanRequest& request, uint32_t concurrency, uint32_
 }
 
 SteadyLoad lone_load(const PlanRequest& request) {
-  SteadyLoad load = steady_load(request, 1, 1);
+  SteadyLoad load = steady_load(request, 1, 1, Chunks::kWhole);
   load.mixed.decode_rows = 0;
   load.mixed.head_rows = 1;
   return load;

@@ -4,6 +4,8 @@
 // takes part in n + N steps, of which N give a token: D = C N / (N + n) sequences decode in a step, and a share q of
 // the steps carries a chunk besides. With M micro-batches each step has D / M of those rows. Where chunks come faster
 // than one a step, decode starves and D is what one chunk a step feeds.
+// Chunks are of request.chunk_rows, or *even*: so small that every step carries one. Then all steps are alike, which a
+// pipeline needs: behind a long step its short successor waits at every stage.
 #pragma once
 
 #include <algorithm>
@@ -64,8 +66,10 @@ struct SteadyLoad {
   }
 };
 
+enum class Chunks { kWhole, kEven };
+
 // concurrency >= 1, micro_batches >= 1.
-SteadyLoad steady_load(const PlanRequest& request, uint32_t concurrency, uint32_t micro_batches);
+SteadyLoad steady_load(const PlanRequest& request, uint32_t concurrency, uint32_t micro_batches, Chunks chunks);
 
 // Of one request alone: `mixed` is its chunk, `decode` its step.
 SteadyLoad lone_load(const PlanRequest& request);
