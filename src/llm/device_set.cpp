@@ -54,7 +54,7 @@ Result<DeviceSet> DeviceSet::open(std::vector<ListedDevice> listed, const Device
     if (cap != options.memory_caps.end()) open.memory_cap = cap->second;
     auto device = open_device(each, open, options.isolate);
     if (!device.ok()) return device.error().annotate(each.description.name);
-    set.devices_.push_back(std::make_unique<Opened>(std::move(each), *std::move(device), false, DeviceWork{}));
+    set.devices_.push_back(std::make_unique<Opened>(std::move(each), *std::move(device)));
   }
   for (const auto& [name, bytes] : options.memory_caps) {
     if (!set.find(name)) return invalid_argument("--device-memory {}: the device is not listed in --devices", name);
@@ -95,6 +95,27 @@ void DeviceSet::mark_lost(std::string_view name) {
   if (WorkerProcess* worker = devices_[*found]->device.worker()) worker->kill();
 }
 
+std::vector<std::string> DeviceSet::mark_failed() {
+  std::vector<std::string> failed;
+  for (const auto& opened : devices_) {
+    if (opened->lost) continue;
+    const auto stats = opened->device.stats();  // of a worker that is gone: answered here, lost
+    if (stats.ok() && stats->lost == 0) continue;
+    failed.push_back(opened->listed.description.name);
+    mark_lost(failed.back());
+  }
+  return failed;
+}
+
+std::vector<DeviceWorker> DeviceSet::workers() const {
+  std::vector<DeviceWorker> workers;
+  for (const auto& opened : devices_) {
+    const WorkerProcess* worker = opened->device.worker();
+    if (worker != nullptr && !opened->lost) workers.push_back({opened->listed.description.name, worker->pid()});
+  }
+  return workers;
+}
+
 bool DeviceSet::has_worker(std::string_view name) const {
   const auto found = find(name);
   return found && devices_[*found]->device.worker() != nullptr;
@@ -105,7 +126,8 @@ std::vector<DeviceWork> DeviceSet::work() {
   for (const auto& opened : devices_) {
     DeviceWork& done = opened->work;
     done.name = opened->listed.description.name;
-    if (const auto stats = opened->device.stats(); stats.ok() && !opened->lost) {
+    const auto stats = opened->device.stats();
+    if (stats.ok() && stats->lost == 0 && !opened->lost) {
       done.programs = stats->programs;
       done.rows = stats->rows;
       done.busy_s = static_cast<double>(stats->busy_ns) / 1e9;

@@ -1,6 +1,9 @@
 // DeviceSet: the devices of an instance, opened, under the names by which they were listed.
 #pragma once
 
+#include <sys/types.h>
+
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -31,7 +34,14 @@ struct DeviceWork {
   double busy_s = 0;
 };
 
-// Fixed once opened; a device that is lost stays in the set, marked.
+// The process that a device runs in.
+struct DeviceWorker {
+  std::string device;
+  pid_t pid = -1;
+};
+
+// Fixed once opened; a device that is lost stays in the set, marked. Thread-safe, but for work(), which one thread at a
+// time may call: it asks the devices, and one that hangs keeps it waiting until its worker is killed.
 class DeviceSet {
  public:
   // UNIMPLEMENTED for a device that lacks what this runtime asks of one, with its name; INVALID_ARGUMENT for a cap on a
@@ -48,8 +58,12 @@ class DeviceSet {
   std::vector<MeasuredDevice> measured() const;
   // Ends its worker, if it has one: what a device in this process still does cannot be ended.
   void mark_lost(std::string_view name);
+  // Marks those that say so themselves, or whose worker has ended; their names.
+  std::vector<std::string> mark_failed();
   bool has_worker(std::string_view name) const;
-  bool lost(size_t i) const { return devices_[i]->lost; }
+  // Of those that are not lost and have a worker process.
+  std::vector<DeviceWorker> workers() const;
+  bool lost(size_t i) const { return devices_[i]->lost.load(); }
   // Of a device that is lost: what it last said.
   std::vector<DeviceWork> work();
 
@@ -57,7 +71,7 @@ class DeviceSet {
   struct Opened {
     ListedDevice listed;
     Device device;
-    bool lost = false;
+    std::atomic<bool> lost{false};
     DeviceWork work;
   };
   std::vector<std::unique_ptr<Opened>> devices_;

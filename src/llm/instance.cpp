@@ -1,15 +1,19 @@
 #include "llm/instance.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <condition_variable>
 #include <utility>
 
+#include "base/clock.hpp"
 #include "base/config.hpp"
 #include "base/file.hpp"
 #include "base/log.hpp"
 #include "planner/plan.hpp"
+#include "planner/plan_picture.hpp"
 #include "runtime/kv_request.hpp"
 
 namespace motley {
@@ -163,6 +167,7 @@ Status Instance::place_together() {
                    plan_model(model(), devices_, settings_, kv_, runtime_options_.rows_max,
                               runtime_options_.virtual_time, [](const std::string& what) { log_info("{}", what); }));
   placement_ = planned.report.placement;
+  in_force_ = planned.report;
   take(std::move(planned));
   return ok_status();
 }
@@ -202,11 +207,10 @@ void Instance::plan_later(const std::stop_token& stop) {
     log_warning("no plan over the other devices: {}; serving goes on as it is", planned.error().message());
     return;
   }
-  Placement placement = planned->report.placement;
+  PlanReport report = planned->report;
   take(*std::move(planned));
-  const Future<Status> replaced = engine_->replace([this, placement]() mutable -> Result<Executor*> {
-    placement.epoch = epoch_ + 1;
-    RETURN_IF_ERROR(make_runtime(placement));
+  const Future<Status> replaced = engine_->replace([this, report]() mutable -> Result<Executor*> {
+    RETURN_IF_ERROR(put_in_force(std::move(report)));
     return runtime_.get();
   });
   log_info("the devices are measured; the plan takes over");
@@ -226,41 +230,71 @@ Status Instance::make_runtime(const Placement& placement) {
   return ok_status();
 }
 
-// On a thread of the engine's, while no step is under way: the same model over what is left.
-Result<Executor*> Instance::recover(const Status& why) {
-  const std::string lost = runtime_->lost_device();
-  if (lost.empty()) return why;
-  log_warning("{}; planning without it", why.message());
+// Ends the executor, which has lost devices; other threads may be reading its figures until then.
+void Instance::drop_runtime() {
+  bool at_work = false;  // a device in this process that hangs may go on writing to what the executor owns
+  for (const LostDevice& lost : runtime_->lost_devices()) {
+    devices_.mark_lost(lost.name);  // first: with its worker gone, nothing below waits for it
+    at_work |= lost.hangs && !devices_.has_worker(lost.name);
+  }
+  devices_.mark_failed();
+  std::unique_ptr<RuntimeExecutor> ended;
   {
     std::lock_guard lock(mutex_);
     for (const DriverReport& report : runtime_->reports()) moved_[report.device] += report.bytes_moved;
-    devices_.mark_lost(lost);
-    // A device in this process that hangs may go on writing to what the executor owns: that is never freed then.
-    if (runtime_->lost_by_hanging() && !devices_.has_worker(lost)) static_cast<void>(runtime_.release());
-    runtime_.reset();
+    ended = std::move(runtime_);
   }
-  if (devices_.named().empty()) return why.annotate("no device is left");
-  ASSIGN_OR_RETURN(Placement placement, place_rest(why));
-  placement.epoch = epoch_ + 1;
-  RETURN_IF_ERROR(make_runtime(placement));
+  if (at_work) static_cast<void>(ended.release());  // that is never freed then
+}
+
+// On a thread of the engine's, while no step is under way: the same model over what is left.
+Result<Executor*> Instance::recover(const Status& why) {
+  if (runtime_->lost_devices().empty()) return why;
+  log_warning("{}; planning without it", why.message());
+  const int64_t began_ns = system_clock().now_ns();
+  drop_runtime();
+  const int64_t dropped_ns = system_clock().now_ns();
+  for (;;) {
+    if (devices_.named().empty()) return why.annotate("no device is left");
+    const Status status = serve_on_what_is_left(why);
+    if (status.ok()) break;
+    // A device that fails while it is loaded is lost too. Each turn has one less.
+    const std::vector<std::string> failed = devices_.mark_failed();
+    if (failed.empty()) return status;
+    log_warning("{}; planning without {}", status.message(), fmt::join(failed, ", "));
+  }
+  const int64_t ready_ns = system_clock().now_ns();
+  log_info("loaded anew on {} in {:.0f} ms, after {:.0f} ms for letting go of what was there", device_text(),
+           static_cast<double>(ready_ns - dropped_ns) / 1e6, static_cast<double>(dropped_ns - began_ns) / 1e6);
   return runtime_.get();
 }
 
-// What was forced cannot be any more: the best plan for the devices that are left.
-Result<Placement> Instance::place_rest(const Status& why) {
+// Plans over the devices that are not lost, and loads the plan.
+Status Instance::serve_on_what_is_left(const Status& why) {
   const auto known = planned();
   if (known == nullptr) {  // not measured yet: any that the model fits
     for (size_t i = 0; i < devices_.size(); ++i) {
-      if (!devices_.lost(i) && place_alone(i).ok()) return placement_;
+      if (devices_.lost(i) || !place_alone(i).ok()) continue;
+      placement_.epoch = epoch_ + 1;
+      return make_runtime(placement_);
     }
     return why.annotate("the model fits no other device alone");
   }
-  PlanSettings settings = settings_;
+  PlanSettings settings = settings_;  // what was forced cannot be any more
   settings.tensor_parallel_size = settings.pipeline_parallel_size = 0;
   settings.use_all_devices = false;
   const PlanRequest request = plan_request(settings, kv_, model().config(), runtime_options_.rows_max);
-  ASSIGN_OR_RETURN(PlanReport report, plan(known->shape, without_lost(known->input, devices_), request));
-  return std::move(report.placement);
+  const PlanInput left = without_lost(known->input, devices_);
+  ASSIGN_OR_RETURN(PlanReport report, plan(known->shape, left, request, Effort::kFirst));
+  return put_in_force(std::move(report));
+}
+
+Status Instance::put_in_force(PlanReport report) {
+  report.placement.epoch = epoch_ + 1;
+  RETURN_IF_ERROR(make_runtime(report.placement));
+  std::lock_guard lock(mutex_);
+  in_force_ = std::move(report);
+  return ok_status();
 }
 
 RuntimeOptions Instance::runtime_options(const InstanceOptions& options) const {
@@ -291,16 +325,24 @@ Status Instance::start(const InstanceOptions& options) {
 }
 
 std::string Instance::device_text() const {
+  std::lock_guard lock(mutex_);
+  const Placement& placement = in_force_ ? in_force_->placement : placement_;
   std::string text;
-  for (const Stage& stage : placement_.lanes[0].stages) {
+  for (const Stage& stage : placement.lanes[0].stages) {
     for (const Shard& shard : stage.shards) text += (text.empty() ? "" : " + ") + shard.device;
   }
   return text;
 }
 
-std::vector<DeviceWork> Instance::device_work() {
+std::string Instance::plan_picture() const {
   std::lock_guard lock(mutex_);
-  std::vector<DeviceWork> work = devices_.work();
+  return in_force_ ? plan_text(*in_force_, planned_->shape) : "";
+}
+
+std::vector<DeviceWork> Instance::device_work() {
+  std::lock_guard one(work_mutex_);
+  std::vector<DeviceWork> work = devices_.work();  // without the other lock: recover() ends a device that hangs
+  std::lock_guard lock(mutex_);
   std::map<std::string, uint64_t> moved = moved_;
   if (runtime_ != nullptr) {
     for (const DriverReport& report : runtime_->reports()) moved[report.device] += report.bytes_moved;

@@ -66,10 +66,15 @@ class Instance {
   // Null where there was nothing to choose, one device, or until the devices are measured. Thread-safe.
   std::shared_ptr<const PlannedModel> planned() const;
   const DeviceSet& devices() const { return devices_; }
-  // The devices that the placement uses, for people: "CPU:0", "CPU:0/cores=0 + CPU:0/cores=1".
+  // The devices that the plan in force uses, for people: "CPU:0", "CPU:0/cores=0 + CPU:0/cores=1".
   std::string device_text() const;
   // What each device has done so far, in the order of the list. Thread-safe.
   std::vector<DeviceWork> device_work();
+  // A picture of the plan in force, for a terminal (UTF-8, ends with a newline); "" where there was nothing to choose.
+  // Changes when a device is lost. Thread-safe.
+  std::string plan_picture() const;
+  // The worker processes of the devices that are not lost. Thread-safe.
+  std::vector<DeviceWorker> workers() const { return devices_.workers(); }
 
  private:
   Instance(TextModel text, DeviceRegistry registry);
@@ -82,8 +87,10 @@ class Instance {
   void take(PlannedModel planned);
   void plan_later(const std::stop_token& stop);
   Status make_runtime(const Placement& placement);
+  void drop_runtime();
   Result<Executor*> recover(const Status& why);
-  Result<Placement> place_rest(const Status& why);
+  Status serve_on_what_is_left(const Status& why);
+  Status put_in_force(PlanReport report);
   Status start(const InstanceOptions& options);
   RuntimeOptions runtime_options(const InstanceOptions& options) const;
 
@@ -98,8 +105,10 @@ class Instance {
   Placement placement_;
   Epoch epoch_ = 0;
   bool plans_later_ = false;
-  mutable std::mutex mutex_;  // guards the three below: recover() and plan_later() have threads of their own
+  std::mutex work_mutex_;     // one asks the devices at a time
+  mutable std::mutex mutex_;  // guards the four below: recover() and plan_later() have threads of their own
   std::shared_ptr<const PlannedModel> planned_;
+  std::optional<PlanReport> in_force_;
   std::map<std::string, uint64_t> moved_;  // bytes, by executors that are gone
   std::unique_ptr<RuntimeExecutor> runtime_;
   std::unique_ptr<Engine> engine_;

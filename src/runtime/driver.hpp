@@ -6,6 +6,7 @@
 // and the communicators report, so that a run's times depend on the plan and the devices alone.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -59,9 +60,10 @@ class Driver {
  public:
   // What a driver tells its owner, on its own thread.
   struct Events {
-    std::function<void(Flight&)> finished;        // the last driver has ended its part of the step
-    std::function<void(const Status& why)> lost;  // this device is lost: nothing more runs on it
-    std::function<Status()> health;               // not OK: the lane is lost, steps are to be failed
+    std::function<void(Flight&)> finished;          // the last driver has ended its part of the step
+    std::function<void(const Status& why)> lost;    // this device is lost: nothing more runs on it
+    std::function<void(const Status& why)> missed;  // a meeting failed: another driver is late, or the lane is lost
+    std::function<Status()> health;                 // not OK: the lane is lost, steps are to be failed
   };
 
   // Packs the weights, makes KV pool and buffers, compiles the tape. `model`, `device` and `clock` are borrowed.
@@ -80,6 +82,8 @@ class Driver {
   const Tape& tape() const { return tape_; }
   uint64_t bytes_moved() const { return bytes_moved_.load(); }  // to and from other devices
   uint64_t weight_bytes() const { return weight_bytes_; }       // resident
+  // Whether it is at its device's part of a step just now: neither idle nor in a meeting. Any thread.
+  bool at_device() const { return at_device_.load(); }
 
  private:
   struct CompiledPiece {
@@ -126,6 +130,9 @@ class Driver {
   Status read_results(Flight& flight, size_t set);
   void finish(Pending& pending);
   void leave(Flight& flight);
+  void report(const Status& why, std::shared_ptr<Flight> flight);
+  template <typename Meeting>
+  Status with_others(const Meeting& meeting);
   bool fatal(const Status& status) const;
   uint64_t device_timeout_ns(const Flight& flight) const;
   CommCall call(const Flight& flight);
@@ -163,6 +170,8 @@ class Driver {
   ProgramEvents running_;                       // enqueued, not waited for
   size_t next_set_ = 0;
   int64_t virtual_ns_ = 0;
+  bool others_failed_ = false;  // what failed last was a meeting, not this device
+  std::atomic<bool> at_device_{false};
   std::atomic<uint64_t> bytes_moved_{0};
   std::thread thread_;
 };

@@ -99,16 +99,14 @@ void Driver::loop() {
 
 void Driver::begin(std::shared_ptr<Flight> flight) {
   virtual_ns_ = std::max(virtual_ns_, flight->submitted_ns);
+  at_device_ = true;
   Pending pending;
   pending.set = std::exchange(next_set_, (next_set_ + 1) % (options_.steps_ahead + 1));
   if (const Status health = events_.health(); !health.ok() || flight->refused) {
     flight->fail(health);
   } else if (const Status status = play(*flight, pending.set); !status.ok()) {
     flight->fail(status);
-    if (fatal(status)) {
-      stuck_.push_back(flight);
-      events_.lost(status);
-    }
+    report(status, flight);
   }
   pending.flight = std::move(flight);
   pending.programs = std::move(running_);
@@ -118,20 +116,30 @@ void Driver::begin(std::shared_ptr<Flight> flight) {
   }
   if (pending.programs) pending.watched = waiter_.watch({&device_.api(), pending.programs.last().get()}).ok();
   pending_.push_back(std::move(pending));
+  at_device_ = false;
 }
 
 // A step's programs are enqueued; waits for them and hands in what came out.
 void Driver::finish(Pending& pending) {
   Flight& flight = *pending.flight;
   running_ = std::move(pending.programs);
+  at_device_ = !std::exchange(others_failed_, false);
   Status status = settle(flight);
   if (status.ok() && flight.status().ok()) status = read_results(flight, pending.set);
   if (!status.ok()) flight.fail(status);
-  if (fatal(status)) {
-    stuck_.push_back(pending.flight);
-    events_.lost(status);
-  }
+  report(status, pending.flight);
+  at_device_ = false;
   leave(flight);
+}
+
+void Driver::report(const Status& why, std::shared_ptr<Flight> flight) {
+  if (!fatal(why)) return;
+  stuck_.push_back(std::move(flight));
+  if (others_failed_) {
+    events_.missed(why);
+  } else {
+    events_.lost(why);
+  }
 }
 
 void Driver::leave(Flight& flight) {
@@ -148,6 +156,7 @@ bool Driver::fatal(const Status& status) const {
 
 // A program that fails does not end the step: the others count on this driver's part in every meeting.
 Status Driver::play(Flight& flight, size_t set) {
+  others_failed_ = false;
   for (const TapeEntry& entry : tape_) {
     if (entry.op != TapeOp::kProgram) {
       RETURN_IF_ERROR(meet(entry, flight, set));
@@ -228,6 +237,15 @@ CommCall Driver::call(const Flight& flight) {
 
 // ---- meetings
 
+template <typename Meeting>
+Status Driver::with_others(const Meeting& meeting) {
+  at_device_ = false;
+  Status status = meeting();
+  others_failed_ = !status.ok();
+  at_device_ = status.ok();  // after a failure it is not this one that others wait for
+  return status;
+}
+
 Status Driver::reduce(Flight& flight, HostBuffer& buffer, bool contributes) {
   const size_t count = size_t{flight.batch.rows} * model_.config().hidden;
   const uint64_t bytes = count * sizeof(float);
@@ -236,7 +254,8 @@ Status Driver::reduce(Flight& flight, HostBuffer& buffer, bool contributes) {
   } else {
     RETURN_IF_ERROR(buffer.acquire(device_timeout_ns(flight)));
   }
-  RETURN_IF_ERROR(links_.stage->all_reduce(buffer.view<float>(count), contributes, call(flight)));
+  RETURN_IF_ERROR(
+      with_others([&] { return links_.stage->all_reduce(buffer.view<float>(count), contributes, call(flight)); }));
   bytes_moved_ += bytes;
   return buffer.push(queue_, bytes);
 }
@@ -247,8 +266,8 @@ Status Driver::receive(Flight& flight) {
   const std::span<std::byte> all = residual_->view<std::byte>(bytes);
   const size_t step = rows_at_once(row_bytes) * row_bytes;
   for (size_t at = 0; at < bytes; at += step) {
-    RETURN_IF_ERROR(
-        links_.lane->recv(links_.receive_from.front(), all.subspan(at, std::min(step, bytes - at)), call(flight)));
+    const std::span<std::byte> part = all.subspan(at, std::min(step, bytes - at));
+    RETURN_IF_ERROR(with_others([&] { return links_.lane->recv(links_.receive_from.front(), part, call(flight)); }));
   }
   bytes_moved_ += bytes;
   return residual_->push(queue_, bytes);
@@ -261,7 +280,8 @@ Status Driver::send(Flight& flight) {
   const size_t step = rows_at_once(row_bytes) * row_bytes;
   for (const uint32_t to : links_.send_to) {
     for (size_t at = 0; at < bytes; at += step) {
-      RETURN_IF_ERROR(links_.lane->send(to, all.subspan(at, std::min(step, bytes - at)), call(flight)));
+      const std::span<std::byte> part = all.subspan(at, std::min(step, bytes - at));
+      RETURN_IF_ERROR(with_others([&] { return links_.lane->send(to, part, call(flight)); }));
     }
     bytes_moved_ += bytes;
   }
@@ -296,7 +316,7 @@ Status Driver::exchange_logits(Flight& flight) {
     const size_t step = rows_at_once(width * sizeof(float)) * width;
     for (size_t at = 0; at < mine.size(); at += step) {
       const auto part = std::as_bytes(mine.subspan(at, std::min(step, mine.size() - at)));
-      RETURN_IF_ERROR(links_.stage->send(links_.sampler, part, call(flight)));
+      RETURN_IF_ERROR(with_others([&] { return links_.stage->send(links_.sampler, part, call(flight)); }));
       bytes_moved_ += part.size();
     }
     return ok_status();
@@ -310,7 +330,8 @@ Status Driver::exchange_logits(Flight& flight) {
     for (size_t row = 0; row < rows; row += step) {
       const size_t count = std::min(step, rows - row);
       part.resize(count * theirs);
-      RETURN_IF_ERROR(links_.stage->recv(rank, std::as_writable_bytes(std::span(part)), call(flight)));
+      const std::span<std::byte> into = std::as_writable_bytes(std::span(part));
+      RETURN_IF_ERROR(with_others([&] { return links_.stage->recv(rank, into, call(flight)); }));
       put_columns(part, rank, row, count);
       bytes_moved_ += part.size() * sizeof(float);
     }
@@ -326,13 +347,15 @@ Status Driver::exchange_tokens(Flight& flight, size_t set) {
     HostBuffer& ids = *results_[set].ids;
     RETURN_IF_ERROR(ids.pull(queue_, rows * sizeof(int32_t), device_timeout_ns(flight), &virtual_ns_));
     for (const uint32_t to : links_.embedders) {
-      RETURN_IF_ERROR(links_.stage->send(to, std::as_bytes(ids.view<int32_t>(rows)), call(flight)));
+      const auto all = std::as_bytes(ids.view<int32_t>(rows));
+      RETURN_IF_ERROR(with_others([&] { return links_.stage->send(to, all, call(flight)); }));
       bytes_moved_ += rows * sizeof(int32_t);
     }
     return ok_status();
   }
   std::vector<int32_t> ids(rows);
-  RETURN_IF_ERROR(links_.stage->recv(links_.sampler, std::as_writable_bytes(std::span(ids)), call(flight)));
+  const std::span<std::byte> into = std::as_writable_bytes(std::span(ids));
+  RETURN_IF_ERROR(with_others([&] { return links_.stage->recv(links_.sampler, into, call(flight)); }));
   bytes_moved_ += rows * sizeof(int32_t);
   RETURN_IF_ERROR(slots_->acquire(device_timeout_ns(flight)));
   const std::span<int32_t> slots = slots_->view<int32_t>(options_.slots);

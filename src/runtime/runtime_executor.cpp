@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "device/worker/worker_process.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/step_check.hpp"
 
@@ -88,6 +89,7 @@ void RuntimeExecutor::start() {
   for (const auto& driver : drivers_) {
     driver->start({.finished = [this](Flight& flight) { finished(flight); },
                    .lost = [this, raw = driver.get()](const Status& why) { lost(*raw, why); },
+                   .missed = [this, raw = driver.get()](const Status& why) { missed(*raw, why); },
                    .health = [this] { return health(); }});
   }
 }
@@ -97,14 +99,9 @@ Status RuntimeExecutor::health() const {
   return lost_;
 }
 
-std::string RuntimeExecutor::lost_device() const {
+std::vector<LostDevice> RuntimeExecutor::lost_devices() const {
   std::lock_guard lock(mutex_);
-  return lost_device_;
-}
-
-bool RuntimeExecutor::lost_by_hanging() const {
-  std::lock_guard lock(mutex_);
-  return hangs_;
+  return lost_devices_;
 }
 
 std::vector<DriverReport> RuntimeExecutor::reports() const {
@@ -170,12 +167,26 @@ void RuntimeExecutor::finished(Flight& flight) {
 void RuntimeExecutor::lost(const Driver& driver, const Status& why) {
   {
     std::lock_guard lock(mutex_);
-    if (!lost_.ok()) return;
-    lost_ = error(MOTLEY_UNAVAILABLE, "device {} is lost: {}", driver.name(), why.message());
-    lost_device_ = driver.name();
-    hangs_ = why.code() == MOTLEY_DEADLINE_EXCEEDED;
+    for (const LostDevice& known : lost_devices_) {
+      if (known.name == driver.name()) return;
+    }
+    if (lost_.ok()) lost_ = error(MOTLEY_UNAVAILABLE, "device {} is lost: {}", driver.name(), why.message());
+    lost_devices_.push_back({driver.name(), why.code() == MOTLEY_DEADLINE_EXCEEDED});
   }
   for (const auto& each : drivers_) each->abort(health());
+  if (WorkerProcess* worker = driver.device().worker()) worker->kill();
+}
+
+// A driver waited in vain for another: that one is at its device still, whose call has not come back.
+void RuntimeExecutor::missed(const Driver& driver, const Status& why) {
+  if (!health().ok()) return;  // the meeting ended because the lane is lost
+  bool found = false;
+  for (const auto& other : drivers_) {
+    if (other.get() == &driver || !other->at_device()) continue;
+    found = true;
+    lost(*other, error(MOTLEY_DEADLINE_EXCEEDED, "it kept {} waiting: {}", driver.name(), why.message()));
+  }
+  if (!found) lost(driver, why);
 }
 
 RuntimeExecutor::~RuntimeExecutor() = default;

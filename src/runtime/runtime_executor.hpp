@@ -56,6 +56,11 @@ struct DriverReport {
   uint64_t weight_bytes = 0;  // resident
 };
 
+struct LostDevice {
+  std::string name;
+  bool hangs = false;  // it did not answer in time: without a worker that was killed it may still be at work
+};
+
 // submit() by one thread; results are set on the drivers' threads. Borrowed: model (while alive), devices, clock.
 class RuntimeExecutor : public Executor {
  public:
@@ -70,9 +75,9 @@ class RuntimeExecutor : public Executor {
   ExecutorDescription describe() const override { return description_; }
   Future<StepResult> submit(StepPlan plan) override;
   std::vector<DriverReport> reports() const;
-  // The device whose loss ended this executor; "" while none has. Any thread.
-  std::string lost_device() const;
-  bool lost_by_hanging() const;  // it did not answer in time, and may still be at work
+  // The devices whose loss ended this executor, the first one first; all of them once no step is under way. Their
+  // workers are killed at once, so that nobody waits for them. Any thread.
+  std::vector<LostDevice> lost_devices() const;
 
  private:
   static constexpr uint32_t kSlots = 8192;
@@ -85,16 +90,16 @@ class RuntimeExecutor : public Executor {
   Status health() const;
   void finished(Flight& flight);
   void lost(const Driver& driver, const Status& why);
+  void missed(const Driver& driver, const Status& why);
 
   const RuntimeOptions options_;
   const Clock& clock_;
   ExecutorDescription description_;
 
-  mutable std::mutex mutex_;  // guards the five below
+  mutable std::mutex mutex_;  // guards the four below
   uint32_t under_way_ = 0;
   Status lost_;  // a device answered UNAVAILABLE, or not at all: so does every later step
-  std::string lost_device_;
-  bool hangs_ = false;
+  std::vector<LostDevice> lost_devices_;
   int64_t last_finished_ns_ = 0;
   std::vector<std::unique_ptr<Driver>> drivers_;  // last: their threads use the above
 };

@@ -66,6 +66,7 @@ Result<std::pair<Descriptor, Descriptor>> Channel::pair(int socket_type) {
   return std::pair(Descriptor(ends[0]), Descriptor(ends[1]));
 }
 
+bool Channel::wait_readable(int64_t deadline_ns) const { return await(socket_.get(), POLLIN, deadline_ns).ok(); }
 void Channel::shut() const { shutdown(socket_.get(), SHUT_RDWR); }
 
 Status Channel::write_all(std::span<const std::byte> bytes, std::span<const int> descriptors,

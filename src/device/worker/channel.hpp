@@ -32,6 +32,8 @@ class Channel {
   Status send(Call call, uint64_t id, std::span<const std::byte> body, std::span<const int> descriptors,
               int64_t deadline_ns) const;
   Result<Message> receive(int64_t deadline_ns) const;
+  // Whether something is there to receive, or the peer is gone; waits for it until the deadline.
+  bool wait_readable(int64_t deadline_ns) const;
   int fd() const { return socket_.get(); }
   // A receive() under way, here or at the other side, ends as if the peer were gone.
   void shut() const;

@@ -13,6 +13,7 @@ namespace motley::worker {
 namespace {
 
 constexpr uint64_t kArenaBytes = 16u << 20;
+constexpr int64_t kSignOfLifeEvery_ns = 1'000'000'000;
 constexpr int64_t kPatienceAtTheEnd_ns = 5'000'000'000;  // for a worker whose socket is closed to be gone
 
 const char* name_of(Call call) {
@@ -170,7 +171,9 @@ Status RemoteDevice::lost() const {
 }
 
 Result<Answer> RemoteDevice::call(Call call, const Writer& body, std::span<const int> descriptors, bool slow) {
-  const int64_t timeout_ns = slow ? options_.slow_call_timeout_ns : options_.call_timeout_ns;
+  const int64_t timeout_ns = slow                   ? options_.slow_call_timeout_ns
+                             : call == Call::kStats ? options_.stats_timeout_ns
+                                                    : options_.call_timeout_ns;
   std::vector<std::byte> bytes(sizeof(uint64_t));
   {
     std::lock_guard lock(mutex_);
@@ -190,7 +193,7 @@ Result<Answer> RemoteDevice::exchange(Lane& lane, Call call, std::span<const std
   const Status sent = lane.channel.send(call, ++lane.last_id, body, descriptors, deadline_ns);
   if (sent.code() == MOTLEY_RESOURCE_EXHAUSTED) return sent;  // too large: nothing went out
   if (!sent.ok()) return give_up(sent, call, timeout_ns);
-  Result<Message> reply = lane.channel.receive(deadline_ns);
+  Result<Message> reply = &lane == &slow_ ? slow_reply(deadline_ns) : lane.channel.receive(deadline_ns);
   if (!reply.ok()) return give_up(reply.error(), call, timeout_ns);
   Answer answer;
   answer.body = std::move(reply->body);
@@ -206,14 +209,33 @@ Result<Answer> RemoteDevice::exchange(Lane& lane, Call call, std::span<const std
   return answer;
 }
 
+// Waits as long as it takes, but for a worker that lives.
+Result<Message> RemoteDevice::slow_reply(int64_t deadline_ns) {
+  for (;;) {
+    const int64_t now_ns = system_clock().now_ns();
+    if (deadline_ns - now_ns <= kSignOfLifeEvery_ns || slow_.channel.wait_readable(now_ns + kSignOfLifeEvery_ns)) {
+      return slow_.channel.receive(deadline_ns);
+    }
+    RETURN_IF_ERROR(ask_for_life());
+  }
+}
+
+Status RemoteDevice::ask_for_life() {
+  if (!opened_) return ok_status();  // the other channel is served once the device is open
+  std::unique_lock lock(quick_.mutex, std::try_to_lock);
+  if (!lock.owns_lock()) return ok_status();  // another call finds out
+  RETURN_IF_ERROR(lost());
+  const std::vector<std::byte> position(sizeof(uint64_t));  // 0: waits for no step
+  return exchange(quick_, Call::kStats, position, {}, options_.stats_timeout_ns).error();
+}
+
 // After a failed exchange the channel is of no use, and so the device is lost. A worker that is gone or talks nonsense
 // is ended here; one that keeps silent is the caller's to kill.
 Status RemoteDevice::give_up(Status why, Call call, int64_t timeout_ns) {
   if (why.code() == MOTLEY_DEADLINE_EXCEEDED) {
     std::lock_guard lock(mutex_);
-    if (lost_.ok()) {
-      lost_ = error(MOTLEY_UNAVAILABLE, "{}: its worker process {} stopped answering", name_, process_->pid());
-    }
+    if (!lost_.ok()) return error(MOTLEY_DEADLINE_EXCEEDED, "{}, during {}", lost_.message(), name_of(call));
+    lost_ = error(MOTLEY_UNAVAILABLE, "{}: its worker process {} stopped answering", name_, process_->pid());
     return error(MOTLEY_DEADLINE_EXCEEDED, "{}: its worker process {} did not answer {} within {} ms", name_,
                  process_->pid(), name_of(call), timeout_ns / 1'000'000);
   }

@@ -105,7 +105,8 @@ class RemoteDevice {
   bool maps_buffers() const { return (desc_.caps & MOTLEY_CAP_HOST_MEMORY) != 0; }
 
   // ---- control ----
-  // `slow`: on the channel and with the deadline of calls that may take long.
+  // `slow`: on the channel and with the deadline of calls that may take long, while the other channel shows that the
+  // worker lives.
   Result<Answer> call(Call call, const Writer& body, std::span<const int> descriptors = {}, bool slow = false);
   // A call without an answer's value, for destruction; a device that is gone has nothing to destroy.
   void dismiss(Call call, uint64_t id, bool slow = false);
@@ -139,6 +140,8 @@ class RemoteDevice {
   void make_table(uint64_t mask);
   Result<Answer> exchange(Lane& lane, Call call, std::span<const std::byte> body, std::span<const int> descriptors,
                           int64_t timeout_ns);
+  Result<Message> slow_reply(int64_t deadline_ns);
+  Status ask_for_life();
   Status give_up(Status why, Call call, int64_t timeout_ns);
   void worker_ended(const std::string& how);
 

@@ -229,7 +229,7 @@ motley_code kv_create(motley_device* raw, const motley_kv_desc* desc, motley_kv*
     Writer body;
     body.put(kv->id);
     if (!encode_kv(body, *desc)) return invalid_argument("a KV pool of {} layers", desc->layers);
-    RETURN_IF_ERROR(device.call(Call::kKvCreate, body).error());
+    RETURN_IF_ERROR(device.call(Call::kKvCreate, body, {}, true).error());
     kv->block_bytes = kv_block_bytes(*desc);
     *out = reinterpret_cast<motley_kv*>(kv.release());
     return ok_status();
