@@ -14,6 +14,7 @@ class Climber {
   Candidate climb() {
     for (bool better = true; better && left_ > 0;) {
       better = move_layers();
+      better = swap_stages() || better;
       better = move_units() || better;
     }
     return std::move(best_);
@@ -44,6 +45,22 @@ class Climber {
           better = true;
         }
       }
+    }
+    return better;
+  }
+
+  // Two neighbours of one device each change places: who has the embedding, the head.
+  bool swap_stages() {
+    bool better = false;
+    for (size_t s = 0; s + 1 < best_.plan.stages.size(); ++s) {
+      LanePlan plan = best_.plan;
+      StagePlan &a = plan.stages[s], &b = plan.stages[s + 1];
+      if (a.shards.size() > 1 || b.shards.size() > 1) continue;
+      const size_t first = a.shards[0].device, second = b.shards[0].device, begin = a.begin, end = b.end;
+      const size_t middle = begin + (b.end - b.begin);
+      a = whole_stage(predictor_.shape(), second, begin, middle);
+      b = whole_stage(predictor_.shape(), first, middle, end);
+      better = take(std::move(plan)) || better;
     }
     return better;
   }

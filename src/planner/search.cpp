@@ -11,6 +11,7 @@ namespace motley {
 namespace {
 
 constexpr size_t kAlternativesMax = 3;
+constexpr double kWorthSeveral = 1.03;  // of the best single device: predictions are off by some percent
 constexpr size_t kOrderedStagesMax = 3;
 constexpr size_t kRefined = 6;                  // of the best plans
 constexpr uint64_t kRefineShardSteps = 60'000;  // shards looked at in all while one plan is refined
@@ -99,6 +100,7 @@ class Search {
   }
 
   Predictor& predictor() { return predictor_; }
+  const Predictor& predictor() const { return predictor_; }
   const CandidatePool& pool() const { return pool_; }
   const DeviceTypes& types() const { return types_; }
 
@@ -160,10 +162,19 @@ void add_bound(Predictor* predictor, PlanReport* report) {
   report->gap = report->bound_tokens_per_s > 0 ? 1 - report->predicted.tokens_per_s / report->bound_tokens_per_s : 0;
 }
 
-void add_alternatives(const PlanInput& input, const CandidatePool& pool, PlanReport* report) {
+// One device where several gain less than predictions are good for.
+const Candidate& best_of(const Search& search) {
+  const Predictor& predictor = search.predictor();
+  const Candidate *best = search.pool().best(), *one = search.pool().best_of_one();
+  const bool alone =
+      one != nullptr && predictor.score(best->predicted) < kWorthSeveral * predictor.score(one->predicted);
+  return alone ? *one : *best;
+}
+
+void add_alternatives(const PlanInput& input, const CandidatePool& pool, const Candidate& best, PlanReport* report) {
   for (const Candidate* candidate : pool.ranked()) {
     if (report->alternatives.size() == kAlternativesMax) return;
-    if (candidate == pool.best()) continue;
+    if (devices_of(candidate->plan) == devices_of(best.plan)) continue;
     report->alternatives.push_back({names_of(input, devices_of(candidate->plan)), candidate->predicted.tokens_per_s});
   }
 }
@@ -212,7 +223,7 @@ Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, 
   report.forced_loss.best_tokens_per_s = unforced.predicted.tokens_per_s;
   report.forced_loss.loss = std::max(0.0, 1 - report.predicted.tokens_per_s / unforced.predicted.tokens_per_s);
   for (const DeviceShare& share : unforced.devices) report.forced_loss.best_devices.push_back(share.device);
-  add_alternatives(input, search.pool(), &report);
+  add_alternatives(input, search.pool(), *best, &report);
   add_left_out(&search, *best, &report);
   for (LeftOut& out : report.left_out) out.reason = "the forced sizes leave it out: " + out.reason;
   return report;
@@ -228,9 +239,9 @@ Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const P
   if (effort == Effort::kFull || search.pool().empty()) search.try_free();
   if (search.pool().empty()) return fits_nowhere(search.predictor(), search.pool());
   if (effort == Effort::kFull) search.try_each_left_out();
-  const Candidate best = *search.pool().best();
+  const Candidate best = best_of(search);
   PlanReport report = describe(&search.predictor(), best);
-  add_alternatives(input, search.pool(), &report);
+  add_alternatives(input, search.pool(), best, &report);
   add_left_out(&search, best, &report);
   if (effort == Effort::kFull) add_bound(&search.predictor(), &report);
   return report;

@@ -128,35 +128,6 @@ double StepCosts::slowdown(size_t device, size_t active) const {
   return 1 + (curves_[device].slowdown - 1) * others / static_cast<double>(members - 1);
 }
 
-void run_together(const StepCosts& costs, std::span<const size_t> devices, std::span<const size_t> others,
-                  std::vector<double>* alone_ns) {
-  std::vector<double> left = *alone_ns;
-  const auto active = [&](size_t i) {  // of i's group, i included
-    size_t n = others[i];
-    for (size_t j = 0; j < devices.size(); ++j) {
-      n += left[j] > 0 && costs.group_of(devices[j]) == costs.group_of(devices[i]) ? 1 : 0;
-    }
-    return n;
-  };
-  for (double now = 0;;) {
-    std::vector<double> rate(devices.size(), 0);  // time that one nanosecond of work takes
-    double next = std::numeric_limits<double>::max();
-    size_t first = devices.size();
-    for (size_t i = 0; i < devices.size(); ++i) {
-      if (left[i] <= 0) continue;
-      rate[i] = costs.slowdown(devices[i], active(i));
-      if (left[i] * rate[i] < next) next = left[i] * rate[i], first = i;
-    }
-    if (first == devices.size()) return;
-    now += next;
-    for (size_t i = 0; i < devices.size(); ++i) {
-      if (left[i] <= 0) continue;
-      left[i] = i == first ? 0 : left[i] - next / rate[i];
-      if (left[i] <= 0) left[i] = 0, (*alone_ns)[i] = now;
-    }
-  }
-}
-
 namespace {
 
 // Adds up one stage's parts.
@@ -172,7 +143,7 @@ class StageClock {
     cost_.busy_ns.assign(stage_.shards.size(), 0);
     for (const ShardPlan& shard : stage_.shards) {
       devices_.push_back(shard.device);
-      others_.push_back(overlapped ? active_elsewhere(plan, stage, shard.device) : 0);
+      slowdowns_.push_back(costs.slowdown(shard.device, active(plan, stage, shard.device, overlapped)));
     }
     reduce_ns_ = costs.all_reduce_ns(devices_);
   }
@@ -259,30 +230,25 @@ class StageClock {
     return program_ns > 0 ? Work{program_ns, 2 * copy} : Work{costs_.program_ns(shard.device), copy};
   }
 
-  size_t active_elsewhere(const LanePlan& plan, size_t stage, size_t device) const {
-    size_t active = 0;
+  // Devices of its group that run while this one does, itself included.
+  size_t active(const LanePlan& plan, size_t stage, size_t device, bool overlapped) const {
+    size_t active = 1;
     for (size_t s = 0; s < plan.stages.size(); ++s) {
-      if (s == stage) continue;
-      for (const ShardPlan& shard : plan.stages[s].shards) {
+      if (s != stage && !overlapped) continue;
+      for (const ShardPlan& shard : plan.stages[s].shards)
         active += costs_.group_of(shard.device) == costs_.group_of(device) && shard.device != device ? 1 : 0;
-      }
     }
     return active;
   }
 
   template <typename WorkOf>
   void part(double times, const WorkOf& work_of) {
-    std::vector<double> ns, copies;
-    for (const ShardPlan& shard : stage_.shards) {
-      const Work work = work_of(shard);
-      ns.push_back(work.program_ns);
-      copies.push_back(work.copies_ns);
-    }
-    run_together(costs_, devices_, others_, &ns);
     double latest = 0;
-    for (size_t i = 0; i < ns.size(); ++i) {
-      cost_.busy_ns[i] += times * ns[i];
-      latest = std::max(latest, ns[i] + copies[i]);
+    for (size_t i = 0; i < stage_.shards.size(); ++i) {
+      const Work work = work_of(stage_.shards[i]);
+      const double ns = work.program_ns * slowdowns_[i];
+      cost_.busy_ns[i] += times * ns;
+      latest = std::max(latest, ns + work.copies_ns);
     }
     cost_.ns += times * latest;
   }
@@ -290,7 +256,8 @@ class StageClock {
   const StepCosts& costs_;
   const StagePlan& stage_;
   const bool split_, first_, last_, lone_;
-  std::vector<size_t> devices_, others_;
+  std::vector<size_t> devices_;
+  std::vector<double> slowdowns_;  // [shard]
   double reduce_ns_ = 0;
   StageCost cost_;
 };

@@ -10,8 +10,8 @@ namespace motley::testing {
 namespace {
 
 constexpr uint32_t kRowsMax = 64;
-constexpr Load kParallelLoad{.requests = 8, .concurrency = 8, .prompt_len = 12, .output_len = 16, .chunk_rows = 48};
-constexpr Load kPipelineLoad{.requests = 48, .concurrency = 24, .prompt_len = 8, .output_len = 16, .chunk_rows = 16};
+constexpr Load kParallelLoad{.requests = 8, .concurrency = 8, .prompt_len = 12, .output_len = 16, .step_rows = 56};
+constexpr Load kPipelineLoad{.requests = 48, .concurrency = 24, .prompt_len = 8, .output_len = 16, .step_rows = 40};
 
 Served serve(const Model& model, const VirtualMachine& machine, const Placement& placement, const Load& load) {
   return VirtualRun(model, machine, placement, kRowsMax).serve(load);

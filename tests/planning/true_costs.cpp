@@ -114,13 +114,19 @@ double TrueCosts::load_ns(const std::vector<TrueStage>& stages, const Load& load
     bandwidth_.push_back(devices_[d].bandwidth_gb_s / (1 + devices_[d].contention * others));
   }
   const double sequences = load.concurrency, rounds = std::ceil(double{1} * load.requests / load.concurrency);
-  const double at_once = std::max(1.0, std::floor(double{1} * load.chunk_rows / load.prompt_len));
+  const double at_once = std::max(1.0, std::floor(double{1} * load.step_rows / load.prompt_len));
   const double prefills = std::ceil(sequences / at_once);
   const Rows prompt{sequences / prefills * load.prompt_len, sequences / prefills, load.prompt_len / 2.0,
                     sequences / prefills, false};
   const Rows decode{sequences, sequences, load.prompt_len + load.output_len / 2.0, sequences, true};
-  return rounds *
-         (prefills * phase_ns(stages, prompt, 1) + (load.output_len - 1) * phase_ns(stages, decode, micro_batches));
+  double pass = 0, most = 0;  // of a prompt's step through the stages
+  for (size_t stage = 0; stage < stages.size(); ++stage) {
+    const double ns = stage_ns(stages, stage, prompt);
+    pass += ns;
+    most = std::max(most, ns);
+  }
+  const double prompts = micro_batches < stages.size() ? prefills * pass : pass + (prefills - 1) * most;
+  return rounds * (prompts + (load.output_len - 1) * phase_ns(stages, decode, micro_batches));
 }
 
 }  // namespace motley::testing

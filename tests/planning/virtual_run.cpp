@@ -60,7 +60,7 @@ PlanRequest request_of(const Load& load) {
   request.concurrency = load.concurrency;
   request.prompt_len = load.prompt_len;
   request.output_len = load.output_len;
-  request.chunk_rows = std::min(load.chunk_rows, load.prompt_len);
+  request.chunk_rows = std::min(load.step_rows, load.prompt_len);
   request.kv.block_size = kVirtualBlockSize;
   request.kv.dtype = MOTLEY_F32;
   request.kv.element_bytes = 4;
@@ -112,7 +112,7 @@ Served VirtualRun::serve(const Load& load) {
   description.lookahead = 0;
   EngineOptions options;
   options.max_num_seqs = load.concurrency;
-  options.max_num_batched_tokens = load.concurrency + load.chunk_rows;
+  options.max_num_batched_tokens = load.step_rows;
   options.max_model_len = load.prompt_len + load.output_len;
   options.enable_prefix_caching = false;
   const auto config = resolve_config(description, options);

@@ -17,7 +17,7 @@ struct Load {
   uint32_t requests = 8;     // all there from the start
   uint32_t concurrency = 8;  // at once
   uint32_t prompt_len = 16, output_len = 16;
-  uint32_t chunk_rows = 32;  // rows of a step that may be a prompt's, beside one of each that decodes
+  uint32_t step_rows = 40;  // of one step at most
 };
 
 struct DeviceUse {
