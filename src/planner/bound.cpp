@@ -20,6 +20,8 @@ struct DeviceRates {
   std::array<double, kAxes> rate{};      // the most of an axis a nanosecond, at any number of units; 1 = all
   double head_rate = 0;                  // of the vocabulary a nanosecond
   double sample_ns = 0;
+  double stage_ns = 0;    // of every stage that it is in, whatever it computes
+  double copy_ns = 0;     // of the residual stream, one way
   double reduce_ns = 0;   // of two, with its nearest peer; infinite where it is alone
   double layers_max = 0;  // that its memory holds
 };
@@ -72,7 +74,10 @@ class BoundOfLoad {
     const int64_t group = predictor_.shape().query_heads_per_kv();
     const auto ns = [&](const StepCosts& costs) {
       if (axis == kHeads) return costs.attention_ns(d, kind, units, (units + group - 1) / group);
-      return axis == kFfn ? costs.ffn_ns(d, kind, units, 0) : costs.ffn_ns(d, kind, 0, units);
+      if (axis == kFfn) return costs.ffn_ns(d, kind, units, 0);
+      // Experts may share their program with columns; then they cost it nothing more.
+      const double ns_of_experts = costs.ffn_ns(d, kind, 0, units);
+      return ns_of_experts - (predictor_.shape().ffn_columns > 0 ? std::min(ns_of_experts, costs.program_ns(d)) : 0);
     };
     return mean(ns(costs_.decode), ns(costs_.mixed));
   }
@@ -130,6 +135,8 @@ class BoundOfLoad {
       return mean(costs_.decode.head_ns(d, rows), costs_.mixed.head_ns(d, rows));
     });
     rates.sample_ns = mean(costs_.decode.sample_ns(d), costs_.mixed.sample_ns(d));
+    rates.stage_ns = mean(costs_.decode.program_ns(d), costs_.mixed.program_ns(d));
+    rates.copy_ns = mean(costs_.decode.copy_residual_ns(d), costs_.mixed.copy_residual_ns(d));
     const double kv = kv_head_bytes(shape, predictor_.request()) * static_cast<double>(shape.kv_heads) * kv_tokens;
     const double layer = bytes * predictor_.input().devices[d].packed_ratio + kv;
     rates.layers_max = static_cast<double>(usable_bytes(predictor_.input(), d)) / std::max(layer, 1.0);
@@ -156,13 +163,14 @@ class BoundOfLoad {
 
   // Layers that the device can account for within `time` of one micro-batch.
   double layers_of(const DeviceRates& rates, double time, const AxisWeights& weights) const {
+    time -= rates.stage_ns;
     if (time <= 0) return 0;
     const double alone = rates.layer_ns > 0 ? std::floor(time / rates.layer_ns + 1e-9) : 1e9;
     double most = std::min(alone, std::floor(rates.layers_max * kSlack));
     if (!std::isfinite(rates.reduce_ns)) return most;
     double rate = 0;  // of a layer a nanosecond, by its best axis
     for (int axis = 0; axis < kAxes; ++axis) rate = std::max(rate, weights[axis] * rates.rate[axis]);
-    const double syncs = 2 * rates.reduce_ns;
+    const double syncs = 2 * (rates.reduce_ns + rates.copy_ns);
     // max over whole l of min(l, rate * (time - syncs * l)): around where both are equal.
     const double equal = std::floor(rate * time / (1 + syncs * rate));
     for (const double l : {equal, equal + 1}) {
@@ -190,8 +198,7 @@ class BoundOfLoad {
     return sum - least_loss >= needed && pass <= time * parts_ * kSlack;
   }
 
-  // The head on n devices: none is done sooner than all of them together without loss, and each but one sends its
-  // logits, one after another.
+  // The head on n devices: none is done sooner than all of them together without loss; more than one send their logits.
   double least_head() const {
     std::vector<double> rates;
     double sample = std::numeric_limits<double>::max(), latency = std::numeric_limits<double>::max();
@@ -204,7 +211,7 @@ class BoundOfLoad {
     double best = std::numeric_limits<double>::max(), sum = 0;
     for (size_t n = 0; n < rates.size(); ++n) {
       sum += rates[n];
-      if (sum > 0) best = std::min(best, 1 / sum + (n > 0 ? static_cast<double>(n) * latency : 0));
+      if (sum > 0) best = std::min(best, 1 / sum + (n > 0 ? latency : 0));
     }
     return (best == std::numeric_limits<double>::max() ? 0 : best) + sample;
   }
