@@ -28,6 +28,7 @@ struct Parsed {
   InspectCommand inspect;
   DevicesCommand devices;
   PlanCommand plan;
+  DemoCommand demo;
   BenchCommand bench_latency, bench_throughput;
   ConformanceCommand conformance;
   WorkerCommand worker;
@@ -285,6 +286,21 @@ CLI::App* add_plan(CLI::App& app, Parsed& parsed) {
   return command;
 }
 
+CLI::App* add_demo(CLI::App& app, Parsed& parsed) {
+  DemoCommand& demo = parsed.demo;
+  CLI::App* command = app.add_subcommand("demo", "kill a worker in mid-sentence and see the text go on");
+  command->add_option("model", demo.instance.model, "a GGUF file or a Hugging Face folder; default: the quickstart's");
+  demo.instance.devices = "";
+  command
+      ->add_option("--devices", demo.instance.devices,
+                   "each runs in a worker, the last is killed; default: three parts of the CPU, simulated devices "
+                   "where it has fewer cores")
+      ->check(text_fault);
+  command->add_option("--prompt", demo.prompt, "the text to continue")->check(text_fault)->capture_default_str();
+  add_number(command, "--max-tokens", demo.max_tokens, "tokens to generate", 32u)->capture_default_str();
+  return command;
+}
+
 CLI::App* add_bench(CLI::App& app, Parsed& parsed, std::map<CLI::App*, std::function<Status()>>& actions) {
   CLI::App* command = app.add_subcommand("bench", "measure a model without a server");
   command->require_subcommand(1);
@@ -400,6 +416,7 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
   actions[add_chat(app, parsed)] = [&] { return chat(parsed.chat); };
   actions[add_tokenize(app, parsed)] = [&] { return tokenize(parsed.tokenize); };
   actions[add_plan(app, parsed)] = [&] { return plan(parsed.plan); };
+  actions[add_demo(app, parsed)] = [&] { return demo(parsed.demo); };
   actions[add_inspect(app, parsed)] = [&] { return inspect(parsed.inspect); };
   add_bench(app, parsed, actions);
   CLI::App* devices_command = app.add_subcommand("devices", "list the devices of this machine");

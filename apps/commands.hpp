@@ -73,6 +73,15 @@ struct PlanCommand {
 };
 Status plan(const PlanCommand& command);
 
+// An instance in several workers, one of which is killed while it answers.
+struct DemoCommand {
+  InstanceOptions
+      instance;  // model "": the quickstart's; devices "": three parts of the CPU, or what stands in for them
+  std::string prompt = "Once upon a time, in a small village by the sea, there lived a clockmaker who";
+  uint32_t max_tokens = 96;
+};
+Status demo(const DemoCommand& command);
+
 struct BenchCommand {
   InstanceOptions instance;
   bool throughput = false;  // else latency

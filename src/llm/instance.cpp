@@ -25,6 +25,7 @@ constexpr size_t kTemplateBytesMax = 1u << 20;
 constexpr uint32_t kSequencesMax = 4096;  // two token slots each
 constexpr uint32_t kBlockSizeMax = 1024;
 constexpr uint32_t kBatchedTokensMax = 1u << 17;
+constexpr size_t kDevicesPlannedFully = 4;  // while requests wait: with more, the first good plan is taken
 
 Status check_options(const InstanceOptions& options) {
   const EngineOptions& engine = options.engine;
@@ -285,7 +286,10 @@ Status Instance::serve_on_what_is_left(const Status& why) {
   settings.use_all_devices = false;
   const PlanRequest request = plan_request(settings, kv_, model().config(), runtime_options_.rows_max);
   const PlanInput left = without_lost(known->input, devices_);
-  ASSIGN_OR_RETURN(PlanReport report, plan(known->shape, left, request, Effort::kFirst));
+  const int64_t began_ns = system_clock().now_ns();
+  const Effort effort = left.devices.size() <= kDevicesPlannedFully ? Effort::kFull : Effort::kFirst;
+  ASSIGN_OR_RETURN(PlanReport report, plan(known->shape, left, request, effort));
+  log_info("planned anew in {:.0f} ms", static_cast<double>(system_clock().now_ns() - began_ns) / 1e6);
   return put_in_force(std::move(report));
 }
 

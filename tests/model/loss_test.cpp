@@ -1,0 +1,197 @@
+// Devices in workers that die or hang while steps run: which one is named, and that nobody waits for it afterwards.
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <random>
+#include <thread>
+
+#include "base/config.hpp"
+#include "device/handles.hpp"
+#include "device/worker/worker_process.hpp"
+#include "model/axes.hpp"
+#include "model/random_model.hpp"
+#include "runtime/runtime_executor.hpp"
+
+namespace motley {
+namespace {
+
+constexpr uint32_t kBlockSize = 16, kBlocks = 8;
+constexpr int64_t kStepLimit_ns = 500'000'000;
+constexpr StepId kStepsMax = 1'000'000;  // more than run before the signal comes
+
+make_model::ModelSpec spec() {
+  make_model::ModelSpec spec;
+  spec.type = "F32";
+  spec.layers = 4;
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 32;
+  return spec;
+}
+
+Device open_worker() {
+  WorkerOptions worker;
+  worker.program = MOTLEY_BINARY_DIR "/tests/motley_test_worker";
+  DeviceOptions options;
+  options.threads = 1;
+  auto device = Device::open_isolated(plugin_directory() / "cpu.so", 0, options, worker);
+  CHECK(device.ok(), "{}", device.error().message());
+  return *std::move(device);
+}
+
+// The model over the devices: in halves of every layer, or in stages of half the layers, or on one.
+Placement place(const Model& model, const std::vector<std::string>& names, bool stages) {
+  const ModelAxes axes = axes_of(model);
+  const auto half = [&](int64_t count, size_t i, size_t of) {
+    return std::vector<UnitRange>{{count * static_cast<int64_t>(i) / static_cast<int64_t>(of),
+                                   count * static_cast<int64_t>(i + 1) / static_cast<int64_t>(of)}};
+  };
+  const auto layers = static_cast<uint32_t>(model.config().layers);
+  Placement placement;
+  placement.epoch = 1;
+  placement.block_size = kBlockSize;
+  placement.kv_dtype = MOTLEY_F32;
+  Lane& lane = placement.lanes.emplace_back();
+  lane.kv_blocks = kBlocks;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const size_t part = stages ? 0 : i, parts = stages ? 1 : names.size();
+    Shard shard;
+    shard.device = names[i];
+    shard.kv_heads = half(axes.kv_heads, part, parts);
+    shard.ffn_columns = half(axes.ffn_columns, part, parts);
+    shard.vocab_rows = half(axes.vocab, part, parts);
+    if (stages || i == 0) lane.stages.emplace_back();
+    Stage& stage = lane.stages.back();
+    stage.layer_begin = stages ? layers * static_cast<uint32_t>(i) / static_cast<uint32_t>(names.size()) : 0;
+    stage.layer_end = stages ? layers * static_cast<uint32_t>(i + 1) / static_cast<uint32_t>(names.size()) : layers;
+    stage.shards.push_back(std::move(shard));
+  }
+  return placement;
+}
+
+// A prompt in one step, its last row sampled greedily.
+StepPlan prompt(StepId step) {
+  StepPlan plan;
+  plan.epoch = 1;
+  plan.step = step;
+  plan.tokens = {1, 5, 9, 2, 7};
+  const auto rows = static_cast<uint32_t>(plan.tokens.size());
+  for (uint32_t r = 0; r < rows; ++r) plan.positions.push_back(static_cast<int32_t>(r));
+  plan.token_slots.assign(rows, -1);
+  plan.generated.assign(rows, 0);
+  plan.sequences.push_back({1, 0, rows, rows, 0, 1, 0, 1});
+  plan.blocks = {1};
+  plan.logit_rows = {static_cast<int32_t>(rows) - 1};
+  motley_sample_row sample{};
+  sample.top_p = sample.repetition_penalty = 1;
+  sample.position = rows;
+  sample.top_logprobs = -1;
+  sample.out_slot = -1;
+  plan.samples.push_back(sample);
+  return plan;
+}
+
+class Loss : public ::testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    for (int i = 0; i < 2; ++i) devices_.push_back(open_worker());
+    start({"D0", "D1"});
+  }
+  void start(const std::vector<std::string>& names) {
+    RuntimeOptions options;
+    options.rows_max = 32;
+    options.logit_rows_max = 4;
+    options.step_limit_ns = [](double, double) { return kStepLimit_ns; };
+    const std::array named{NamedDevice{"D0", &devices_[0]}, NamedDevice{"D1", &devices_[1]}};
+    auto made = RuntimeExecutor::create(model_.model(), place(model_.model(), names, GetParam()), named, options);
+    ASSERT_TRUE(made.ok()) << made.error().message();
+    executor_ = *std::move(made);
+  }
+  // Steps, each submitted before the one before it has ended, until one fails; OK if none does.
+  Status run() {
+    auto under_way = executor_->submit(prompt(1));
+    Status failed;
+    for (StepId step = 2; step < kStepsMax && failed.ok(); ++step) {
+      auto next = executor_->submit(prompt(step));
+      const StepResult result = under_way.take();
+      failed = result.status;
+      if (failed.ok()) token_ = result.tokens.at(0).id;
+      under_way = std::move(next);
+    }
+    EXPECT_FALSE(under_way.take().status.ok()) << "a step after the loss";
+    return failed;
+  }
+  void signal(size_t device, int number) { ASSERT_EQ(kill(devices_[device].worker()->pid(), number), 0); }
+  bool ended(size_t device) const { return devices_[device].worker()->wait_ended(0); }
+
+  const testing::RandomModel model_{spec()};
+  std::vector<Device> devices_;
+  std::unique_ptr<RuntimeExecutor> executor_;
+  TokenId token_ = -1;
+};
+
+TEST_P(Loss, KilledAtAnyInstant_IsNamedAndTheOtherTakesOver) {
+  std::mt19937 random(5);
+  for (int round = 0; round < 6; ++round) {
+    std::thread killer([this, delay = std::chrono::microseconds(random() % 20'000)] {
+      std::this_thread::sleep_for(delay);
+      signal(1, SIGKILL);
+    });
+    const Status why = run();
+    killer.join();
+    EXPECT_EQ(why.code(), MOTLEY_UNAVAILABLE) << why.message();
+    const auto lost = executor_->lost_devices();
+    ASSERT_EQ(lost.size(), 1u) << why.message();
+    EXPECT_EQ(lost[0].name, "D1");
+    EXPECT_FALSE(lost[0].hangs);
+    EXPECT_TRUE(ended(1));
+    executor_.reset();
+    start({"D0"});
+    const StepResult alone = executor_->submit(prompt(1)).take();
+    ASSERT_TRUE(alone.status.ok()) << alone.status.message();
+    if (token_ >= 0) {
+      EXPECT_EQ(alone.tokens.at(0).id, token_);
+    }
+    executor_.reset();
+    devices_[1] = open_worker();
+    start({"D0", "D1"});
+  }
+}
+
+TEST_P(Loss, Stopped_IsNamedByItsDeadlineAndKilled) {
+  ASSERT_TRUE(executor_->submit(prompt(1)).take().status.ok());
+  signal(1, SIGSTOP);
+  EXPECT_EQ(run().code(), MOTLEY_UNAVAILABLE);
+  const auto lost = executor_->lost_devices();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_EQ(lost[0].name, "D1");
+  EXPECT_TRUE(lost[0].hangs);
+  EXPECT_TRUE(ended(1));
+  EXPECT_FALSE(ended(0));
+}
+
+TEST_P(Loss, BothStopped_EveryStepEndsAndSoDoesTheExecutor) {
+  for (const size_t device : {0, 1}) signal(device, SIGSTOP);
+  EXPECT_EQ(run().code(), MOTLEY_UNAVAILABLE);
+  const auto lost = executor_->lost_devices();
+  ASSERT_GE(lost.size(), 1u);
+  EXPECT_EQ(lost[0].name, GetParam() ? "D0" : lost[0].name);             // in a pipeline the first has something to do
+  for (const size_t device : {0, 1}) devices_[device].worker()->kill();  // as the owner does with what it gives up
+  executor_.reset();
+}
+
+TEST_P(Loss, DeadBeforeTheExecutorIsMade_IsAnErrorOfItsMaking) {
+  executor_.reset();
+  devices_[1].worker()->kill();
+  const std::array named{NamedDevice{"D0", &devices_[0]}, NamedDevice{"D1", &devices_[1]}};
+  const Status refused =
+      RuntimeExecutor::create(model_.model(), place(model_.model(), {"D0", "D1"}, GetParam()), named, {}).error();
+  EXPECT_EQ(refused.code(), MOTLEY_UNAVAILABLE) << refused.message();
+  EXPECT_NE(refused.message().find("D1"), std::string::npos) << refused.message();
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Loss, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "pipeline" : "tensor"; });
+
+}  // namespace
+}  // namespace motley
