@@ -5,9 +5,10 @@
 // from its device's memory to the host's before, and back after. Embedding before the first layer; head, gathering of
 // logits and sampling after the last. A program costs something whatever it computes: as much as a look-up of one row.
 // Shards of one memory group slow one another's programs down by the measured factor, also where one of them is done
-// first: a split must pay without what a partner that idles leaves of the bus. Copies of the residual stream to the next stage take the time of the devices, hops between them do not.
-// All-reduce of v bytes over n shards: for the slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a
-// the latency and b the time of a byte: one shot, or a ring. Hops between stages: a + v b of the slowest receiver.
+// first: a split must pay without what a partner that idles leaves of the bus. Copies of the residual stream to the
+// next stage take the time of the devices, hops between them do not. All-reduce of v bytes over n shards: for the
+// slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a the latency and b the time of a byte: one
+// shot, or a ring. Hops between stages: a + v b of the slowest receiver.
 #pragma once
 
 #include <cstddef>
