@@ -96,7 +96,8 @@ class TraceOfDevices : public ::testing::Test {
       auto device = Device::open(*entry->plugin, entry->description.desc.index, options);
       CHECK(device.ok(), "{}", device.error().message());
       devices_.push_back(std::make_unique<Device>(*std::move(device)));
-      named_.push_back({"D" + std::to_string(i), devices_.back().get(), true});
+      named_.push_back(
+          {.name = "D" + std::to_string(i), .device = devices_.back().get(), .cores = {}, .simulated = true});
     }
   }
   void open_trace(bool virtual_time) {
