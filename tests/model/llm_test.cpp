@@ -254,7 +254,7 @@ TEST_F(LlmTest, WhatCannotBe_IsRefusedBeforeAnythingRuns) {
   EXPECT_EQ(code_of([&] { llm_.chat_prompt_of_json(std::string(100, '[')); }), MOTLEY_INVALID_ARGUMENT);
   LlmOptions two = options();
   two.tensor_parallel_size = 2;
-  EXPECT_EQ(code_of([&] { LLM other(two); }), MOTLEY_UNIMPLEMENTED);
+  EXPECT_EQ(code_of([&] { LLM other(two); }), MOTLEY_INVALID_ARGUMENT);
   LlmOptions nowhere = options();
   nowhere.model = "/nonexistent";
   EXPECT_EQ(code_of([&] { LLM other(nowhere); }), MOTLEY_NOT_FOUND);
