@@ -14,8 +14,8 @@ class Climber {
   Candidate climb() {
     for (bool better = true; better && left_ > 0;) {
       better = move_layers();
-      better = swap_stages() || better;
       better = move_units() || better;
+      if (!better) better = swap_stages();
     }
     return std::move(best_);
   }
@@ -49,17 +49,27 @@ class Climber {
     return better;
   }
 
-  // Two neighbours of one device each change places: who has the embedding, the head.
+  // Two neighbours change places with the layers that they have. Who comes to an end of the model gets the vocabulary
+  // on its first shard.
   bool swap_stages() {
     bool better = false;
     for (size_t s = 0; s + 1 < best_.plan.stages.size(); ++s) {
       LanePlan plan = best_.plan;
       StagePlan &a = plan.stages[s], &b = plan.stages[s + 1];
-      if (a.shards.size() > 1 || b.shards.size() > 1) continue;
-      const size_t first = a.shards[0].device, second = b.shards[0].device, begin = a.begin, end = b.end;
-      const size_t middle = begin + (b.end - b.begin);
-      a = whole_stage(predictor_.shape(), second, begin, middle);
-      b = whole_stage(predictor_.shape(), first, middle, end);
+      std::swap(a.shards, b.shards);
+      a.end = b.begin = a.begin + (b.end - b.begin);
+      for (StagePlan* stage : {&a, &b}) {
+        const bool outer = stage->begin == 0 || stage->end == predictor_.shape().layers.size();
+        int64_t rows = 0;
+        for (ShardPlan& shard : stage->shards) rows += outer ? shard.vocab_rows : (shard.vocab_rows = 0);
+        if (outer && rows == 0) stage->shards[0].vocab_rows = predictor_.shape().vocab;
+      }
+      const auto idle = [](const ShardPlan& shard) { return shard.empty(); };
+      if (keep_ &&
+          (std::any_of(a.shards.begin(), a.shards.end(), idle) || std::any_of(b.shards.begin(), b.shards.end(), idle)))
+        continue;
+      std::erase_if(a.shards, idle);
+      std::erase_if(b.shards, idle);
       better = take(std::move(plan)) || better;
     }
     return better;

@@ -11,7 +11,7 @@ namespace motley {
 namespace {
 
 constexpr size_t kAlternativesMax = 3;
-constexpr double kWorthSeveral = 1.03;  // of the best single device: predictions are off by some percent
+constexpr double kWorthSeveral = 1.01;  // of the best single device: predictions are off by some percent
 constexpr size_t kOrderedStagesMax = 3;
 constexpr size_t kRefined = 6;                  // of the best plans
 constexpr uint64_t kRefineShardSteps = 60'000;  // shards looked at in all while one plan is refined

@@ -251,7 +251,7 @@ Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& d
 
 namespace {
 
-// The devices of one memory, each with the whole FFN or experts of a layer: what reads most of it.
+// The devices of one memory, each with a narrow part of a layer: what it moves weighs most beside what it computes.
 class Group {
  public:
   Group(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options)
@@ -284,14 +284,24 @@ class Group {
  private:
   Status open(size_t i) {
     const ModelAxes& axes = measurers_[i]->axes();
-    const ProbeShare share{.kv_heads = axes.kv_heads, .ffn_columns = axes.ffn_columns, .experts = axes.experts};
+    const auto narrow = [](int64_t units, int64_t grain) {
+      const std::vector<int64_t> points = unit_points(units, grain);
+      return points.empty() ? 0 : points.front();
+    };
+    const ProbeShare share{.kv_heads = narrow(axes.kv_heads, 1),
+                           .ffn_columns = narrow(axes.ffn_columns, kColumnGrain),
+                           .experts = narrow(axes.experts, 1)};
     ASSIGN_OR_RETURN(probes_[i], measurers_[i]->probe(share));
     return ok_status();
   }
   Status time(size_t i, std::span<const uint32_t> rows, std::vector<double>* out) {
     for (const uint32_t r : rows) {
-      ASSIGN_OR_RETURN(const double ns, measurers_[i]->time_ns(*probes_[i], MOTLEY_CUT_FFN_PART, {.rows = r}));
-      out->push_back(ns);
+      double sum = 0;
+      for (const motley_cut cut : {MOTLEY_CUT_ATTN_PART, MOTLEY_CUT_FFN_PART}) {
+        ASSIGN_OR_RETURN(const double ns, measurers_[i]->time_ns(*probes_[i], cut, {.rows = r}));
+        sum += ns;
+      }
+      out->push_back(sum);
     }
     return ok_status();
   }
