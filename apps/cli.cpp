@@ -132,7 +132,7 @@ void add_placement_options(CLI::App* app, InstanceOptions& options) {
 void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) {
   app->add_option("model", options.model, "a GGUF file or a Hugging Face folder")->required();
   app->add_option("--devices", options.devices,
-                  "devices that may be used: CPU:0, CPU:0/cores=0-3, GPU:0-1, SIM:gpu-like, all; see motley devices")
+                  "devices that may be used: CPU:0, CPU:0/cores=0-3, GPU:0-1, SIM:gpu-like, auto; see motley devices")
       ->capture_default_str();
   add_placement_options(app, options);
   add_number(app, "--max-model-len", options.engine.max_model_len,

@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define MOTLEY_BACKEND_ABI 1
+#define MOTLEY_BACKEND_ABI 2
 #define MOTLEY_ERROR_TEXT_MAX 512
 
 typedef struct motley_error {

@@ -85,7 +85,7 @@ class ListParser {
   explicit ListParser(const DeviceRegistry& registry) : registry_(registry) {}
 
   Status add(const std::string& item) {
-    if (lower(item) == "all") return add_all();
+    if (lower(item) == "all" || lower(item) == "auto") return add_all();
     if (lower(item).starts_with("sim:")) return add_simulated(item.substr(4));
     const size_t cores = lower(item).find(kCores);
     if (cores != std::string::npos) return add_part(item.substr(0, cores), item.substr(cores + kCores.size()));

@@ -23,7 +23,7 @@ struct ListedDevice {
 //   CPU:0, cpu           a device (0 if no number is given)
 //   GPU:0-3              several
 //   CPU:0/cores=0-3,8    a part of a host device; parts may not share a core
-//   all                  every device that is not simulated and not a reference
+//   all, auto            every device that is not simulated and not a reference
 //   SIM:gpu-like         a simulated device; several of one name are SIM:gpu-like/0, SIM:gpu-like/1, ...
 //   SIM:FILE.toml        one that a file describes
 // INVALID_ARGUMENT for an empty list, a doubled device or parts that overlap; NOT_FOUND says what there is.

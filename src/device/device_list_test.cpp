@@ -25,6 +25,7 @@ TEST_F(DeviceList, NamesInAnyCaseWithBlanks_AreCanonical) {
   EXPECT_EQ(names("cpu"), "CPU:0");
   EXPECT_EQ(names("CPU:0-0"), "CPU:0");
   EXPECT_EQ(names("ALL"), "CPU:0");
+  EXPECT_EQ(names("auto"), "CPU:0");
 }
 
 TEST_F(DeviceList, PartsOfTheCpu_KeepTheirCoresTogether) {

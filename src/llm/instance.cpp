@@ -123,13 +123,16 @@ Status Instance::place(const InstanceOptions& options) {
                             model().config().context_length);
   }
   if (!settings_.plan_file.empty()) return place_together();
-  if (devices_.size() == 1) return place_alone(0);
+  if (devices_.size() == 1) {
+    ASSIGN_OR_RETURN(placement_, alone_on(0));
+    return ok_status();
+  }
   const bool known = known_input(model(), devices_, runtime_options_.virtual_time).has_value();
   return options.serve_first && !known && !settings_.forced() ? place_first() : place_together();
 }
 
 // One device: nothing to choose, nothing to measure.
-Status Instance::place_alone(size_t index) {
+Result<Placement> Instance::alone_on(size_t index) const {
   const DeviceDescription& description = devices_.listed(index).description;
   for (const uint32_t size : {settings_.tensor_parallel_size, settings_.pipeline_parallel_size}) {
     if (size > 1)
@@ -143,24 +146,20 @@ Status Instance::place_alone(size_t index) {
   const auto cap = devices_.memory_caps().find(description.name);
   if (cap != devices_.memory_caps().end()) memory_free = std::min(memory_free, cap->second);
   const PlanDevice device{description.name, description.desc.memory_total, memory_free, step, layout.bytes_per_block};
-  ASSIGN_OR_RETURN(placement_, plan_single_device(model(), device, plan));
-  return ok_status();
+  return plan_single_device(model(), device, plan);
 }
 
 // The first device that the model fits serves until the others are measured.
 Status Instance::place_first() {
-  Status why;
   for (size_t i = 0; i < devices_.size(); ++i) {
-    const Status placed = place_alone(i);
-    if (placed.ok()) {
-      log_info("serving on {} until the devices are measured", devices_.listed(i).description.name);
-      plans_later_ = true;
-      return placed;
-    }
-    if (why.ok()) why = placed;
+    auto placement = alone_on(i);
+    if (!placement.ok()) continue;
+    log_info("serving on {} until the devices are measured", devices_.listed(i).description.name);
+    placement_ = *std::move(placement);
+    plans_later_ = true;
+    return ok_status();
   }
-  // On none alone, but perhaps on all together.
-  return place_together();
+  return place_together();  // on none alone, but perhaps on all together
 }
 
 Status Instance::place_together() {
@@ -275,9 +274,12 @@ Status Instance::serve_on_what_is_left(const Status& why) {
   const auto known = planned();
   if (known == nullptr) {  // not measured yet: any that the model fits
     for (size_t i = 0; i < devices_.size(); ++i) {
-      if (devices_.lost(i) || !place_alone(i).ok()) continue;
-      placement_.epoch = epoch_ + 1;
-      return make_runtime(placement_);
+      if (devices_.lost(i)) continue;
+      auto placement = alone_on(i);
+      if (!placement.ok()) continue;
+      PlanReport report;  // of which nothing is predicted
+      report.placement = *std::move(placement);
+      return put_in_force(std::move(report));
     }
     return why.annotate("the model fits no other device alone");
   }
@@ -340,7 +342,7 @@ std::string Instance::device_text() const {
 
 std::string Instance::plan_picture() const {
   std::lock_guard lock(mutex_);
-  return in_force_ ? plan_text(*in_force_, planned_->shape) : "";
+  return in_force_ && planned_ != nullptr ? plan_text(*in_force_, planned_->shape) : "";
 }
 
 std::vector<DeviceWork> Instance::device_work() {

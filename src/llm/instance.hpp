@@ -81,7 +81,7 @@ class Instance {
   Status load_template(const std::string& file);
   Status open_devices(const InstanceOptions& options);
   Status place(const InstanceOptions& options);
-  Status place_alone(size_t index);
+  Result<Placement> alone_on(size_t index) const;
   Status place_first();
   Status place_together();
   void take(PlannedModel planned);

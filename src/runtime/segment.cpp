@@ -92,30 +92,26 @@ void Segment::find_borders(const Graph& graph, const std::vector<bool>& inside, 
 }
 
 Segment Segment::cut(const Graph& graph, motley_cut cut, int32_t layer_begin, int32_t layer_end) {
-  Segment segment;
-  segment.cut_ = cut;
-  segment.layer_begin_ = layer_begin;
-  segment.layer_end_ = layer_end;
   std::vector<bool> inside(graph.nodes.size(), false);
-  for (size_t n = 0; n < graph.nodes.size(); ++n) {
-    if (!belongs(graph.nodes[n], cut, layer_begin, layer_end)) continue;
-    inside[n] = true;
-    segment.add(graph, graph.nodes[n]);
-  }
-  segment.find_borders(graph, inside, {});
-  return segment;
+  for (size_t n = 0; n < graph.nodes.size(); ++n) inside[n] = belongs(graph.nodes[n], cut, layer_begin, layer_end);
+  return of_inside(graph, cut, layer_begin, layer_end, inside, {});
 }
 
 Segment Segment::of_nodes(const Graph& graph, motley_cut cut, int32_t layer_begin, int32_t layer_end, size_t node_begin,
                           size_t node_end, std::span<const int32_t> kept) {
+  std::vector<bool> inside(graph.nodes.size(), false);
+  for (size_t n = node_begin; n < node_end; ++n) inside[n] = true;
+  return of_inside(graph, cut, layer_begin, layer_end, inside, kept);
+}
+
+Segment Segment::of_inside(const Graph& graph, motley_cut cut, int32_t layer_begin, int32_t layer_end,
+                           const std::vector<bool>& inside, std::span<const int32_t> kept) {
   Segment segment;
   segment.cut_ = cut;
   segment.layer_begin_ = layer_begin;
   segment.layer_end_ = layer_end;
-  std::vector<bool> inside(graph.nodes.size(), false);
-  for (size_t n = node_begin; n < node_end; ++n) {
-    inside[n] = true;
-    segment.add(graph, graph.nodes[n]);
+  for (size_t n = 0; n < graph.nodes.size(); ++n) {
+    if (inside[n]) segment.add(graph, graph.nodes[n]);
   }
   segment.find_borders(graph, inside, kept);
   return segment;

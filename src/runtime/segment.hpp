@@ -31,6 +31,8 @@ class Segment {
   bool uses_kv() const { return uses_kv_; }
 
  private:
+  static Segment of_inside(const Graph& graph, motley_cut cut, int32_t layer_begin, int32_t layer_end,
+                           const std::vector<bool>& inside, std::span<const int32_t> kept);
   int32_t local_value(const Graph& graph, int32_t graph_value);
   int32_t local_weight(int32_t graph_weight);
   void add(const Graph& graph, const GraphNode& node);

@@ -155,7 +155,8 @@ class Cutter {
   int32_t value(int32_t source);
   int32_t weight(int32_t source, const Ranges& rows, const Ranges& cols, const Ranges& experts);
   int32_t vector(int32_t source, const Ranges& cols) { return weight(source, {}, cols, {}); }
-  void emit(const GraphNode& node, motley_op op, const Layout& out);
+  void emit(const GraphNode& node, const motley_op& op, const Layout& out);
+  void append(const GraphNode& node, motley_op op);
   void reduce(int32_t source);
   void make_whole(const motley_op& op);
   void begin_program(const GraphNode& node);
@@ -279,11 +280,14 @@ void Cutter::begin_program(const GraphNode& node) {
 }
 
 // Appends the op, whose inputs and outputs name source values, with what it makes laid out as `out`.
-void Cutter::emit(const GraphNode& node, motley_op op, const Layout& out) {
+void Cutter::emit(const GraphNode& node, const motley_op& op, const Layout& out) {
   for (const int32_t id : op.out) {
     if (id >= 0 && id != from_.residual) layouts_[static_cast<size_t>(id)] = out;
   }
-  if (out.absent) return;
+  if (!out.absent) append(node, op);
+}
+
+void Cutter::append(const GraphNode& node, motley_op op) {
   begin_program(node);
   for (int32_t& id : op.in) id = value(id);
   for (int32_t& id : op.out) id = value(id);
@@ -405,21 +409,12 @@ Status Cutter::add_split(const GraphNode& node) {
     emit(node, node.op, in);
     return ok_status();
   }
-  // Each piece keeps its own part.
-  emit(node, node.op, {State::kWhole, {}, true});  // layouts only
-  for (const int32_t id : node.op.out) {
+  for (const int32_t id : node.op.out) {  // each piece keeps its own part
     if (id < 0) continue;
     const Ranges kept = kept_of(from_.values[static_cast<size_t>(id)].last_axis);
     layouts_[static_cast<size_t>(id)] = {State::kCut, kept, kept.empty()};
   }
-  if (in.absent) return ok_status();
-  motley_op op = node.op;
-  begin_program(node);
-  for (int32_t& id : op.in) id = value(id);
-  for (int32_t& id : op.out) id = value(id);
-  to_.graph.nodes.push_back(node);
-  to_.graph.nodes.back().op = op;
-  piece_of_node_.push_back(to_.pieces.size() - 1);
+  if (!in.absent) append(node, node.op);
   return ok_status();
 }
 

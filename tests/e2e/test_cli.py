@@ -34,11 +34,14 @@ def test_complete_prints_the_text_alone(model):
 def test_complete_json_has_the_promised_fields(model):
     answer = complete_json(model, "--prompt", FRANCE, "--max-tokens", 8)
     assert set(answer) == {"prompt_token_ids", "token_ids", "text", "finish_reason", "logprobs", "load_s", "prefill_s",
-                           "decode_s"}
+                           "decode_s", "devices"}
     assert len(answer["token_ids"]) == 8 and answer["finish_reason"] == "length"
     assert answer["prompt_token_ids"] and "Paris" in answer["text"]
     assert answer["logprobs"] is None
     assert answer["load_s"] > 0 and answer["prefill_s"] > 0 and answer["decode_s"] > 0
+    [device] = answer["devices"]
+    assert set(device) == {"name", "programs", "rows", "bytes_moved", "busy_s"}
+    assert device["name"] == "CPU:0" and device["rows"] > 0 and device["bytes_moved"] == 0
 
 
 def test_complete_json_logprobs(model):
