@@ -31,7 +31,11 @@ class BoundOfLoad {
   BoundOfLoad(const Predictor& predictor, const Predictor::Costs& costs, uint32_t parts, double kv_tokens)
       : predictor_(predictor), costs_(costs), parts_(parts) {
     const size_t devices = predictor.input().devices.size();
-    for (size_t d = 0; d < devices; ++d) rates_.push_back(measure(d, kv_tokens));
+    for (size_t d = 0; d < devices; ++d) {
+      const size_t twin = predictor.twins()[d];
+      rates_.push_back(twin < d ? rates_[twin] : measure(d));
+      rates_.back().layers_max = layers_max(d, kv_tokens);
+    }
     for (size_t a = 0; a < devices; ++a) {
       rates_[a].reduce_ns = std::numeric_limits<double>::infinity();
       for (size_t b = 0; b < devices; ++b) {
@@ -109,16 +113,23 @@ class BoundOfLoad {
     return best_rate(points, 1, all, [&](int64_t units) { return axis_ns(d, kind, axis, units); });
   }
 
-  DeviceRates measure(size_t d, double kv_tokens) const {
+  double layers_max(size_t d, double kv_tokens) const {
+    const ModelShape& shape = predictor_.shape();
+    double bytes = std::numeric_limits<double>::max();
+    for (size_t l = 0; l < shape.layers.size(); ++l) bytes = std::min(bytes, static_cast<double>(shape.layer_bytes(l)));
+    const double kv = kv_head_bytes(shape, predictor_.request()) * static_cast<double>(shape.kv_heads) * kv_tokens;
+    const double layer = bytes * predictor_.input().devices[d].packed_ratio + kv;
+    return static_cast<double>(usable_bytes(predictor_.input(), d)) / std::max(layer, 1.0);
+  }
+
+  DeviceRates measure(size_t d) const {
     const ModelShape& shape = predictor_.shape();
     DeviceRates rates;
     rates.layer_ns = std::numeric_limits<double>::max();
     const int64_t units[kAxes] = {shape.heads, shape.ffn_columns / shape.ffn_unit, shape.experts};
     std::vector<bool> seen(shape.kinds(), false);
-    double bytes = std::numeric_limits<double>::max();
-    for (size_t l = 0; l < shape.layers.size(); ++l) {
-      const uint32_t kind = shape.layers[l].kind;
-      bytes = std::min(bytes, static_cast<double>(shape.layer_bytes(l)));
+    for (const LayerShape& layer : shape.layers) {
+      const uint32_t kind = layer.kind;
       if (seen[kind]) continue;
       seen[kind] = true;
       rates.layer_ns = std::min(rates.layer_ns, mean(costs_.decode.layer_ns(d, kind), costs_.mixed.layer_ns(d, kind)));
@@ -137,9 +148,6 @@ class BoundOfLoad {
     rates.sample_ns = mean(costs_.decode.sample_ns(d), costs_.mixed.sample_ns(d));
     rates.stage_ns = mean(costs_.decode.program_ns(d), costs_.mixed.program_ns(d));
     rates.copy_ns = mean(costs_.decode.copy_residual_ns(d), costs_.mixed.copy_residual_ns(d));
-    const double kv = kv_head_bytes(shape, predictor_.request()) * static_cast<double>(shape.kv_heads) * kv_tokens;
-    const double layer = bytes * predictor_.input().devices[d].packed_ratio + kv;
-    rates.layers_max = static_cast<double>(usable_bytes(predictor_.input(), d)) / std::max(layer, 1.0);
     return rates;
   }
 

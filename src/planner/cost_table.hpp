@@ -36,6 +36,7 @@ struct CostTable {
   // INVALID_ARGUMENT: axes that do not ascend or contradict the table's shape, times that are not finite, negative or
   // beyond kCostNsMax. An empty table is well-formed.
   Status check() const;
+  bool operator==(const CostTable&) const = default;
 };
 
 // The best non-decreasing sequence in the sense of least squares.

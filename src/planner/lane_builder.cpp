@@ -48,6 +48,10 @@ bool LaneBuilder::is_short(const std::vector<Island>& islands, uint64_t kv_token
   return is_short(all, kv_tokens);
 }
 
+const StageSplitter& LaneBuilder::splitter(const Predictor::Costs& costs) const {
+  return splitters_.try_emplace(&costs, predictor_, costs).first->second;
+}
+
 double LaneBuilder::stage_ns(const StagePlan& stage, const Predictor::Costs& costs) const {
   const size_t last = predictor_.shape().layers.size();
   LanePlan lane;
@@ -62,7 +66,7 @@ StagePlan LaneBuilder::best_stage(const Island& island, const Predictor::Costs& 
   if (island.size() == 1) return whole_stage(predictor_.shape(), island[0], need.begin, need.end);
   StagePlan best;
   double best_ns = 0;
-  for (StagePlan& stage : StageSplitter(predictor_, costs).split(island, need)) {
+  for (StagePlan& stage : splitter(costs).split(island, need)) {
     const double ns = stage_ns(stage, costs);
     if (best.shards.empty() || ns < best_ns) best = std::move(stage), best_ns = ns;
   }
@@ -80,7 +84,7 @@ void LaneBuilder::try_stage(const Island& island, bool everybody) {
     const SplitNeed need{.begin = 0, .end = shape.layers.size(), .kv_tokens = tokens, .everybody = everybody};
     for (const Chunks chunks : {Chunks::kWhole, Chunks::kEven}) {
       const auto& costs = predictor_.steady(held_concurrency(shape, predictor_.request(), tokens), 1, chunks);
-      for (StagePlan& stage : StageSplitter(predictor_, costs).split(island, need)) {
+      for (StagePlan& stage : splitter(costs).split(island, need)) {
         if (everybody && stage.shards.size() != island.size()) continue;
         fits = pool_.add(predictor_.evaluate({{std::move(stage)}})) || fits;
       }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "planner/candidate_pool.hpp"
@@ -52,9 +53,12 @@ class LaneBuilder {
   std::vector<Cut> spread_cuts(const std::vector<size_t>& order, const std::vector<IslandCosts>& costs) const;
   std::vector<std::vector<size_t>> orders(const std::vector<IslandCosts>& costs) const;
 
+  const StageSplitter& splitter(const Predictor::Costs& costs) const;
+
   Predictor& predictor_;
   const DeviceTypes& types_;
   CandidatePool& pool_;
+  mutable std::map<const Predictor::Costs*, StageSplitter> splitters_;  // looked up by address alone
 };
 
 }  // namespace motley

@@ -45,6 +45,20 @@ inline ModelShape make_shape(const SizedShape& size) {
   return shape;
 }
 
+// The fleets of benchmarks/fleets, each with the model that it is planned for.
+struct FleetFile {
+  std::string name;
+  ModelShape model;
+};
+
+inline std::vector<FleetFile> fleet_files() {
+  const ModelShape large = make_shape(
+      {.layers = 96, .hidden = 8192, .heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672, .vocab = 128256});
+  const ModelShape small = make_shape(
+      {.layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336, .vocab = 128256});
+  return {{"64_of_4_kinds.json", large}, {"five_mixed.json", small}, {"two_gpus_and_a_cpu.json", small}};
+}
+
 struct Speed {
   double gb_per_s = 100, gflops = 4000, overhead_ns = 5000;
   double gib = 16;

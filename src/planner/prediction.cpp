@@ -11,14 +11,14 @@ constexpr double kLimitsBroken = 1e-9;  // any plan that keeps the limits comes 
 }  // namespace
 
 Predictor::Predictor(const ModelShape& shape, const PlanInput& input, const PlanRequest& request)
-    : shape_(shape), input_(input), request_(request), links_(input) {}
+    : shape_(shape), input_(input), request_(request), links_(input), twins_(find_twins(input)) {}
 
 const Predictor::Costs& Predictor::steady(uint32_t concurrency, uint32_t micro_batches, Chunks chunks) {
   std::unique_ptr<Costs>& costs = steady_[{concurrency, micro_batches, chunks}];
   if (costs == nullptr) {
     const SteadyLoad load = steady_load(request_, concurrency, micro_batches, chunks);
-    costs = std::make_unique<Costs>(
-        Costs{load, StepCosts(shape_, input_, links_, load.decode), StepCosts(shape_, input_, links_, load.mixed)});
+    costs = std::make_unique<Costs>(Costs{load, StepCosts(shape_, input_, links_, twins_, load.decode),
+                                          StepCosts(shape_, input_, links_, twins_, load.mixed)});
   }
   return *costs;
 }
@@ -26,8 +26,8 @@ const Predictor::Costs& Predictor::steady(uint32_t concurrency, uint32_t micro_b
 const Predictor::Costs& Predictor::lone() {
   if (lone_ == nullptr) {
     const SteadyLoad load = lone_load(request_);
-    lone_ = std::make_unique<Costs>(
-        Costs{load, StepCosts(shape_, input_, links_, load.decode), StepCosts(shape_, input_, links_, load.mixed)});
+    lone_ = std::make_unique<Costs>(Costs{load, StepCosts(shape_, input_, links_, twins_, load.decode),
+                                          StepCosts(shape_, input_, links_, twins_, load.mixed)});
   }
   return *lone_;
 }
@@ -104,7 +104,8 @@ Result<double> predict_step_ns(const ModelShape& shape, const PlanInput& input, 
                                const StepLoad& load) {
   ASSIGN_OR_RETURN(const LanePlan plan, lane_plan_of(shape, input, placement));
   const LinkTable links(input);
-  const StepCosts costs(shape, input, links, load);
+  const std::vector<size_t> twins = find_twins(input);
+  const StepCosts costs(shape, input, links, twins, load);
   double ns = 0;
   for (size_t s = 0; s < plan.stages.size(); ++s) {
     const StageCost stage = stage_cost(costs, plan, s, false);

@@ -59,6 +59,7 @@ class Predictor {
   const PlanInput& input() const { return input_; }
   const PlanRequest& request() const { return request_; }
   const LinkTable& links() const { return links_; }
+  const std::vector<size_t>& twins() const { return twins_; }
   uint64_t evaluations() const { return evaluations_; }
 
  private:
@@ -66,6 +67,7 @@ class Predictor {
   const PlanInput& input_;
   const PlanRequest& request_;
   const LinkTable links_;
+  const std::vector<size_t> twins_;
   std::map<std::tuple<uint32_t, uint32_t, Chunks>, std::unique_ptr<Costs>> steady_;
   std::unique_ptr<Costs> lone_;
   uint64_t evaluations_ = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <tuple>
 
 #include "base/quote.hpp"
 
@@ -135,6 +136,22 @@ LinkTable::LinkTable(const PlanInput& input)
     if (a == index.end() || b == index.end()) continue;
     links_[a->second * devices_ + b->second] = links_[b->second * devices_ + a->second] = &link;
   }
+}
+
+std::vector<size_t> find_twins(const PlanInput& input) {
+  const auto figures = [](const DeviceProfile& d) {
+    return std::tie(d.attention, d.ffn, d.experts, d.head, d.embed, d.context_ns, d.chunk_context_ns, d.sample_ns,
+                    d.copy, d.packed_ratio, d.together);
+  };
+  std::vector<size_t> twins, distinct;
+  for (size_t d = 0; d < input.devices.size(); ++d) {
+    const auto same = std::find_if(distinct.begin(), distinct.end(), [&](size_t other) {
+      return figures(input.devices[other]) == figures(input.devices[d]);
+    });
+    twins.push_back(same == distinct.end() ? d : *same);
+    if (same == distinct.end()) distinct.push_back(d);
+  }
+  return twins;
 }
 
 uint64_t usable_bytes(const PlanInput& input, size_t device) {

@@ -20,12 +20,14 @@ struct Slowdown {
   std::vector<int64_t> rows;    // ascending; empty: never slower
   std::vector<double> factors;  // [row]; linear between, constant beyond
   double at(double rows) const;
+  bool operator==(const Slowdown&) const = default;
 };
 
 // One way of a value of a step that others need; nothing where the host sees the device's memory.
 struct CopyCost {
   double latency_ns = 0, ns_per_byte = 0;
   double at(double bytes) const { return latency_ns + bytes * ns_per_byte; }
+  bool operator==(const CopyCost&) const = default;
 };
 
 struct DeviceProfile {
@@ -74,6 +76,10 @@ class LinkTable {
   size_t devices_;
   std::vector<const LinkProfile*> links_;
 };
+
+// [device] the first device of the same figures: a copy costs no measuring, and no computing, of its own. Name and
+// memory may differ.
+std::vector<size_t> find_twins(const PlanInput& input);
 
 // Bytes that the device may use: what is free, less where a cap says so.
 uint64_t usable_bytes(const PlanInput& input, size_t device);

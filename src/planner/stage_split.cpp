@@ -75,31 +75,65 @@ double StageSplitter::unit_bytes(Axis axis, size_t device, const SplitNeed& need
   return file * predictor_.input().devices[device].packed_ratio + more;
 }
 
-double StageSplitter::unit_ns(Axis axis, size_t device, int64_t units, double slow_decode, double slow_mixed,
-                              Weights weights, std::span<const double> of_kind) const {
+const StageSplitter::UnitTimes& StageSplitter::times_of(Axis axis, size_t device, uint32_t kind, int64_t units) const {
+  const auto [at, is_new] = unit_times_.try_emplace({axis, predictor_.twins()[device], kind});
+  UnitTimes& times = at->second;
+  if (!is_new) return times;
   const ModelShape& shape = predictor_.shape();
   const int64_t group = shape.query_heads_per_kv();
-  const auto ns = [&](const StepCosts& costs, uint32_t kind) {
+  const auto ns = [&](const StepCosts& costs, int64_t u) {
     switch (axis) {
-      case Axis::kHeads: return costs.attention_ns(device, kind, units * group, units);
-      case Axis::kQueryHeads: return costs.attention_ns(device, kind, units, (units + group - 1) / group);
-      case Axis::kFfn: return costs.ffn_ns(device, kind, units * shape.ffn_unit, 0);
-      case Axis::kExperts: return costs.ffn_ns(device, kind, 0, units);
+      case Axis::kHeads: return costs.attention_ns(device, kind, u * group, u);
+      case Axis::kQueryHeads: return costs.attention_ns(device, kind, u, (u + group - 1) / group);
+      case Axis::kFfn: return costs.ffn_ns(device, kind, u * shape.ffn_unit, 0);
+      case Axis::kExperts: return costs.ffn_ns(device, kind, 0, u);
     }
     return 0.0;
   };
-  // With the copies before and after; who has no unit gets the sum all the same.
-  const auto with_copies = [&](const StepCosts& costs, uint32_t kind, double slow) {
-    const double copy = costs.copy_residual_ns(device);
-    return units > 0 ? slow * ns(costs, kind) + 2 * copy : costs.program_ns(device) + copy;
-  };
-  double sum = 0;
+  for (int64_t u = 0; u <= units; ++u) {
+    times.decode_ns.push_back(ns(costs_.decode, u));
+    times.mixed_ns.push_back(ns(costs_.mixed, u));
+  }
+  return times;
+}
+
+std::vector<int64_t> StageSplitter::stage_times(Axis axis, size_t device, int64_t units, int64_t most, size_t active,
+                                                Weights weights, std::span<const double> of_kind) const {
+  const StepCosts &decode = costs_.decode, &mixed = costs_.mixed;
+  const double slow_decode = weights.decode * decode.slowdown(device, active),
+               slow_mixed = weights.mixed * mixed.slowdown(device, active);
+  const double copy = weights.decode * decode.copy_residual_ns(device) + weights.mixed * mixed.copy_residual_ns(device);
+  // Who has no unit gets the sum all the same: a copy and a program that adds it.
+  const double idle = weights.decode * decode.program_ns(device) + weights.mixed * mixed.program_ns(device) + copy;
+  std::vector<double> sums(static_cast<size_t>(most) + 1, 0);
   for (uint32_t kind = 0; kind < of_kind.size(); ++kind) {
     if (of_kind[kind] == 0) continue;
-    sum += of_kind[kind] * (weights.decode * with_copies(costs_.decode, kind, slow_decode) +
-                            weights.mixed * with_copies(costs_.mixed, kind, slow_mixed));
+    const UnitTimes& times = times_of(axis, device, kind, units);
+    sums[0] += of_kind[kind] * idle;
+    for (size_t u = 1; u < sums.size(); ++u) {
+      sums[u] += of_kind[kind] * (slow_decode * times.decode_ns[u] + slow_mixed * times.mixed_ns[u] + 2 * copy);
+    }
   }
-  return sum;
+  std::vector<int64_t> ns;
+  ns.reserve(sums.size());
+  for (const double sum : sums) ns.push_back(std::max(whole_ns(sum), ns.empty() ? 0 : ns.back()));
+  return ns;
+}
+
+const std::vector<int64_t>& StageSplitter::vocabulary_times(size_t device, bool first, bool last, bool shared) const {
+  const auto [at, is_new] = vocabulary_times_.try_emplace({predictor_.twins()[device], first, last, shared});
+  std::vector<int64_t>& times = at->second;
+  if (!is_new) return times;
+  const int64_t vocab = predictor_.shape().vocab, unit = shared ? vocabulary_unit(vocab) : vocab;
+  for (int64_t u = 0; u <= (vocab + unit - 1) / unit; ++u) {
+    const int64_t rows = std::min(u * unit, vocab);
+    double sum = 0;
+    if (first) sum += costs_.load.mean(costs_.decode.embed_ns(device, rows), costs_.mixed.embed_ns(device, rows));
+    if (last) sum += costs_.load.mean(costs_.decode.head_ns(device, rows), costs_.mixed.head_ns(device, rows));
+    if (last && shared && rows > 0) sum += costs_.decode.copy_logits_ns(device, rows);
+    times.push_back(std::max(whole_ns(sum), times.empty() ? 0 : times.back()));
+  }
+  return times;
 }
 
 bool StageSplitter::split_axis(Axis axis, std::span<const size_t> devices, const SplitNeed& need, Weights weights,
@@ -115,15 +149,7 @@ bool StageSplitter::split_axis(Axis axis, std::span<const size_t> devices, const
     const double room = bytes[i] > 0 ? std::floor(budget->bytes[i] / bytes[i]) : static_cast<double>(units);
     const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(std::min(room, 1e15)), 0, units);
     if (least > most) return false;
-    const size_t k = active(devices, devices[i]);
-    const double slow_decode = costs_.decode.slowdown(devices[i], k), slow_mixed = costs_.mixed.slowdown(devices[i], k);
-    SplitDevice device;
-    device.units_min = least;
-    for (int64_t u = 0; u <= most; ++u) {
-      const int64_t ns = whole_ns(unit_ns(axis, devices[i], u, slow_decode, slow_mixed, weights, of_kind));
-      device.time_ns.push_back(device.time_ns.empty() ? ns : std::max(ns, device.time_ns.back()));
-    }
-    times.push_back(std::move(device));
+    times.push_back({stage_times(axis, devices[i], units, most, active(devices, devices[i]), weights, of_kind), least});
   }
   const auto split = split_units(units, times);
   if (!split.ok()) return false;
@@ -177,13 +203,6 @@ bool StageSplitter::place_vocabulary(std::span<const size_t> devices, const Spli
   const ModelShape& shape = predictor_.shape();
   const bool first = need.begin == 0, last = need.end == shape.layers.size();
   if (!first && !last) return true;
-  const auto ns = [&](size_t d, int64_t rows) {
-    double sum = 0;
-    if (first) sum += costs_.load.mean(costs_.decode.embed_ns(d, rows), costs_.mixed.embed_ns(d, rows));
-    if (last) sum += costs_.load.mean(costs_.decode.head_ns(d, rows), costs_.mixed.head_ns(d, rows));
-    if (last && shared && rows > 0) sum += costs_.decode.copy_logits_ns(d, rows);
-    return sum;
-  };
   const int64_t unit = shared ? vocabulary_unit(shape.vocab) : shape.vocab;
   const int64_t units = (shape.vocab + unit - 1) / unit;
   std::vector<SplitDevice> times;
@@ -191,12 +210,8 @@ bool StageSplitter::place_vocabulary(std::span<const size_t> devices, const Spli
     const double row = vocabulary_row_bytes(devices[i], need);
     const double room = row > 0 ? budget->bytes[i] / (row * static_cast<double>(unit)) : static_cast<double>(units);
     const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(std::min(room, 1e15)), 0, units);
-    SplitDevice device;
-    for (int64_t u = 0; u <= most; ++u) {
-      const int64_t time = whole_ns(ns(devices[i], std::min(u * unit, shape.vocab)));
-      device.time_ns.push_back(device.time_ns.empty() ? time : std::max(time, device.time_ns.back()));
-    }
-    times.push_back(std::move(device));
+    const std::vector<int64_t>& all = vocabulary_times(devices[i], first, last, shared);
+    times.push_back({{all.begin(), all.begin() + most + 1}, 0});
   }
   const auto split = split_units(units, times);
   if (!split.ok()) return false;

@@ -6,7 +6,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "planner/prediction.hpp"
@@ -23,7 +25,7 @@ struct SplitNeed {
 
 class StageSplitter {
  public:
-  // Both outlive this; the times are those of `costs`.
+  // Both outlive this; the times are those of `costs`. Keep it: times once computed are remembered.
   StageSplitter(const Predictor& predictor, const Predictor::Costs& costs) : predictor_(predictor), costs_(costs) {}
 
   // Empty where the devices cannot hold it; where memory is short, also plans that may hold less KV than asked for. The
@@ -43,8 +45,15 @@ class StageSplitter {
   double unit_bytes(Axis axis, size_t device, const SplitNeed& need) const;
   double axis_bytes(Axis axis, size_t device, const SplitNeed& need) const;
   int64_t axis_units(Axis axis, const SplitNeed& need) const;
-  double unit_ns(Axis axis, size_t device, int64_t units, double slow_decode, double slow_mixed, Weights weights,
-                 std::span<const double> of_kind) const;  // layers of each kind
+  // Of one layer of a kind, alone: [units], 0 up to all of the axis.
+  struct UnitTimes {
+    std::vector<double> decode_ns, mixed_ns;
+  };
+  const UnitTimes& times_of(Axis axis, size_t device, uint32_t kind, int64_t units) const;
+  // [units] up to `most` of the layers of each kind, copies included.
+  std::vector<int64_t> stage_times(Axis axis, size_t device, int64_t units, int64_t most, size_t active,
+                                   Weights weights, std::span<const double> of_kind) const;
+  const std::vector<int64_t>& vocabulary_times(size_t device, bool first, bool last, bool shared) const;
   bool split_axis(Axis axis, std::span<const size_t> devices, const SplitNeed& need, Weights weights, int64_t least,
                   Budget* budget, StagePlan* stage) const;
   Budget budget_of(std::span<const size_t> devices, const SplitNeed& need, bool limited) const;
@@ -60,6 +69,8 @@ class StageSplitter {
 
   const Predictor& predictor_;
   const Predictor::Costs& costs_;
+  mutable std::map<std::tuple<Axis, size_t, uint32_t>, UnitTimes> unit_times_;                     // by twin
+  mutable std::map<std::tuple<size_t, bool, bool, bool>, std::vector<int64_t>> vocabulary_times_;  // by twin
 };
 
 }  // namespace motley

@@ -13,19 +13,26 @@ double count(int64_t units) { return static_cast<double>(units); }
 
 }  // namespace
 
-StepCosts::StepCosts(const ModelShape& shape, const PlanInput& input, const LinkTable& links, const StepLoad& load)
-    : shape_(shape), input_(input), links_(links), load_(load) {
+StepCosts::StepCosts(const ModelShape& shape, const PlanInput& input, const LinkTable& links,
+                     const std::vector<size_t>& twins, const StepLoad& load)
+    : shape_(shape), input_(input), links_(links), twins_(twins), load_(load) {
   std::map<std::string_view, size_t> named;
-  for (const DeviceProfile& device : input.devices) {
+  curves_.resize(input.devices.size());
+  for (size_t d = 0; d < input.devices.size(); ++d) {
+    const DeviceProfile& device = input.devices[d];
     size_t group = group_sizes_.size();
     if (!device.memory_group.empty()) group = named.emplace(device.memory_group, group).first->second;
     if (group == group_sizes_.size()) group_sizes_.push_back(0);
     ++group_sizes_[group];
     groups_.push_back(group);
-    curves_.push_back({device.attention.at_rows(load.rows()), device.ffn.at_rows(load.rows()),
-                       device.experts.at_rows(load.rows()), device.head.at_rows(load.head_rows),
-                       device.embed.at_rows(load.rows()), std::max(1.0, device.together.at(load.rows())),
-                       device.embed.empty() ? 0 : device.embed.ns.back().front()});
+    if (twins[d] != d) continue;
+    curves_[d] = {device.attention.at_rows(load.rows()),
+                  device.ffn.at_rows(load.rows()),
+                  device.experts.at_rows(load.rows()),
+                  device.head.at_rows(load.head_rows),
+                  device.embed.at_rows(load.rows()),
+                  std::max(1.0, device.together.at(load.rows())),
+                  device.embed.empty() ? 0 : device.embed.ns.back().front()};
   }
   kinds_.assign(shape.kinds(), nullptr);
   decode_positions_.assign(shape.kinds(), 0);
@@ -42,7 +49,7 @@ double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads
   // Weights of a KV head: 2 of key and value, 2 a query head of query and output.
   const double group = count(shape_.query_heads_per_kv());
   const double heads = (count(query_heads) + count(kv_heads)) / (group + 1);
-  const UnitCurve& curve = curves_[device].attention;
+  const UnitCurve& curve = curves(device).attention;
   double weights = curve.at(heads);
   if (curve.units.size() == 1 && heads < curve.units[0]) {
     // Less than was measured: all but what any program costs goes by its part.
@@ -56,15 +63,15 @@ double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads
 
 double StepCosts::ffn_ns(size_t device, uint32_t kind, int64_t columns, int64_t experts) const {
   double ns = 0;
-  if (kinds_[kind]->has_ffn) ns += curves_[device].ffn.at(count(columns));
+  if (kinds_[kind]->has_ffn) ns += curves(device).ffn.at(count(columns));
   if (kinds_[kind]->has_experts) {
-    const double routed = curves_[device].experts.at(count(experts));
+    const double routed = curves(device).experts.at(count(experts));
     ns += routed - (ns > 0 ? std::min(routed, program_ns(device)) : 0);  // one program of both
   }
   return ns;
 }
 
-double StepCosts::program_ns(size_t device) const { return curves_[device].program_ns; }
+double StepCosts::program_ns(size_t device) const { return curves(device).program_ns; }
 
 double StepCosts::residual_row_bytes() const { return count(shape_.hidden) * kF32Bytes; }
 
@@ -74,8 +81,8 @@ double StepCosts::copy_logits_ns(size_t device, int64_t vocab_rows) const {
   return copy_ns(device, load_.head_rows * count(vocab_rows) * kF32Bytes);
 }
 
-double StepCosts::embed_ns(size_t device, int64_t rows) const { return curves_[device].embed.at(count(rows)); }
-double StepCosts::head_ns(size_t device, int64_t rows) const { return curves_[device].head.at(count(rows)); }
+double StepCosts::embed_ns(size_t device, int64_t rows) const { return curves(device).embed.at(count(rows)); }
+double StepCosts::head_ns(size_t device, int64_t rows) const { return curves(device).head.at(count(rows)); }
 double StepCosts::sample_ns(size_t device) const {
   return program_ns(device) + static_cast<double>(input_.devices[device].sample_ns) * load_.head_rows;
 }
@@ -125,7 +132,7 @@ double StepCosts::slowdown(size_t device, size_t active) const {
   const size_t members = group_sizes_[groups_[device]];
   if (members < 2 || active < 2) return 1;
   const double others = static_cast<double>(std::min(active, members) - 1);
-  return 1 + (curves_[device].slowdown - 1) * others / static_cast<double>(members - 1);
+  return 1 + (curves(device).slowdown - 1) * others / static_cast<double>(members - 1);
 }
 
 namespace {

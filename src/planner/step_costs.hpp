@@ -21,8 +21,9 @@ namespace motley {
 
 class StepCosts {
  public:
-  // All outlive this.
-  StepCosts(const ModelShape& shape, const PlanInput& input, const LinkTable& links, const StepLoad& load);
+  // All outlive this. `twins` as of find_twins().
+  StepCosts(const ModelShape& shape, const PlanInput& input, const LinkTable& links, const std::vector<size_t>& twins,
+            const StepLoad& load);
 
   // Nanoseconds of one layer of the kind as a program of its own. 0 for no units.
   double attention_ns(size_t device, uint32_t kind, int64_t query_heads, int64_t kv_heads) const;
@@ -62,8 +63,10 @@ class StepCosts {
   const ModelShape& shape_;
   const PlanInput& input_;
   const LinkTable& links_;
+  const std::vector<size_t>& twins_;
   const StepLoad load_;
-  std::vector<Curves> curves_;                              // [device]
+  const Curves& curves(size_t device) const { return curves_[twins_[device]]; }
+  std::vector<Curves> curves_;                              // [device], empty where it has a twin
   std::vector<size_t> groups_;                              // [device]; devices of one number share memory
   std::vector<size_t> group_sizes_;                         // [group]
   std::vector<double> decode_positions_, chunk_positions_;  // [kind] read by all rows
