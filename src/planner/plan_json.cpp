@@ -14,6 +14,7 @@ using nlohmann::ordered_json;
 using planner::JsonFields;
 
 constexpr size_t kStagesMax = 4096;
+constexpr int64_t kMicroBatchesMax = 65536;
 
 int64_t total(const std::vector<UnitRange>& ranges) {
   int64_t sum = 0;
@@ -212,6 +213,7 @@ std::string to_json(const PlanReport& report, const ModelShape& shape, const Pla
     one["kv_owners"] = stage.kv_owners;
     json["stages"].push_back(std::move(one));
   }
+  if (const Lane& lane = report.placement.lanes[0]; lane.micro_batches > 0) json["micro_batches"] = lane.micro_batches;
   json["predicted"] = {{"tokens_per_s", report.predicted.tokens_per_s},
                        {"ttft_ms", report.predicted.ttft_ms},
                        {"tpot_ms", report.predicted.tpot_ms}};
@@ -236,8 +238,8 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   RETURN_IF_ERROR(check_request(request));
   ASSIGN_OR_RETURN(const hf::JsonValue json, hf::parse_json(text));
   const JsonFields file(json, "");
-  RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "predicted", "bound_tokens_per_s", "gap",
-                                    "kv_capacity_tokens", "left_out", "alternatives"}));
+  RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "micro_batches", "predicted", "bound_tokens_per_s",
+                                    "gap", "kv_capacity_tokens", "left_out", "alternatives"}));
   RETURN_IF_ERROR(check_identity(file, shape, identity));
   uint64_t tokens = 0;
   RETURN_IF_ERROR(file.whole("kv_capacity_tokens", &tokens, 0, INT32_MAX, false));
@@ -245,7 +247,12 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   RETURN_IF_ERROR(file.list("stages", &stages, kStagesMax));
   PlanReader reader(shape, input);
   RETURN_IF_ERROR(reader.read_stages(*stages));
-  return to_placement(shape, input, request, reader.plan(), tokens, 0);
+  uint32_t micro_batches = 0;
+  RETURN_IF_ERROR(file.whole("micro_batches", &micro_batches, 1, kMicroBatchesMax, false));
+  if (micro_batches > 1 && stages->size() == 1) {
+    return file.wrong("micro_batches", fmt::format("is {}, and a single stage has one", micro_batches));
+  }
+  return to_placement(shape, input, request, reader.plan(), tokens, micro_batches);
 }
 
 }  // namespace motley

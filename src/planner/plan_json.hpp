@@ -2,10 +2,11 @@
 //
 // {"model": {"name", "digest"}, "machine", "stages": [{"layers": [first, end], "shards": [{"device", "kv_heads",
 //   "query_heads"?, "ffn_columns", "vocab_rows", "experts": [ids], "weight_bytes", "format"}], "kv_owners": [names]}],
-//  "predicted": {"tokens_per_s", "ttft_ms", "tpot_ms"}, "bound_tokens_per_s", "gap", "kv_capacity_tokens",
-//  "left_out": [{"device", "reason"}], "alternatives": [{"devices", "tokens_per_s"}]}
-// Counts; ranges follow the order of the shards. query_heads stands only where KV heads are replicated. By hand,
-// "stages" alone will do; a stage's only shard may leave its counts out: it takes everything.
+//  "micro_batches"?, "predicted": {"tokens_per_s", "ttft_ms", "tpot_ms"}, "bound_tokens_per_s", "gap",
+//  "kv_capacity_tokens", "left_out": [{"device", "reason"}], "alternatives": [{"devices", "tokens_per_s"}]}
+// Counts; ranges follow the order of the shards. query_heads stands only where KV heads are replicated, micro_batches
+// (in flight together) only with several stages. By hand, "stages" alone will do; a stage's only shard may leave its
+// counts out: it takes everything.
 #pragma once
 
 #include <string>
@@ -26,8 +27,9 @@ struct PlanIdentity {
 std::string to_json(const PlanReport& report, const ModelShape& shape, const PlanIdentity& identity);
 
 // The placement of one lane, with the devices' names as `input` spells them and weight_bytes as they come out here.
-// kv_blocks is what the file's capacity says, 0 where it says none. INVALID_ARGUMENT, one line: what is no plan, not of
-// this model or machine, names devices that are not there, or does not cover each layer and axis once.
+// kv_blocks is what the file's capacity says and micro_batches its number, 0 where it says none. INVALID_ARGUMENT, one
+// line: what is no plan, not of this model or machine, names devices that are not there, or does not cover each layer
+// and axis once.
 Result<Placement> read_plan(std::string_view json, const ModelShape& shape, const PlanInput& input,
                             const PlanRequest& request, const PlanIdentity& identity);
 

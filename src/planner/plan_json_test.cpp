@@ -44,13 +44,44 @@ TEST(PlanJson, EveryKindOfPlan_ComesBackEqual) {
     again.placement = *placement;
     EXPECT_EQ(to_json(again, world.shape, kIdentity), text);
     EXPECT_EQ(placement->lanes[0].kv_blocks, report->placement.lanes[0].kv_blocks);
+    EXPECT_EQ(placement->lanes[0].micro_batches, report->placement.lanes[0].micro_batches);
     const auto json = nlohmann::json::parse(text);
     for (const char* key : {"model", "machine", "stages", "predicted", "bound_tokens_per_s", "gap",
                             "kv_capacity_tokens", "left_out", "alternatives"}) {
       EXPECT_TRUE(json.contains(key)) << key;
     }
-    EXPECT_EQ(json.size(), 9u);
+    EXPECT_EQ(json.contains("micro_batches"), report->placement.lanes[0].stages.size() > 1);
+    EXPECT_EQ(json.size(), json.contains("micro_batches") ? 10u : 9u);
   }
+}
+
+// What is made of the file runs as the plan that was printed.
+TEST(PlanJson, MicroBatchesAndCapacity_AreThoseOfTheFile) {
+  const World world;
+  const auto report_of = [&](const std::string& more) {
+    const auto placement = world.read(R"({"stages": [{"layers": [0, 1], "shards": [{"device": "CPU:0"}]},
+      {"layers": [1, 3], "shards": [{"device": "GPU:1"}]}, {"layers": [3, 4], "shards": [{"device": "GPU:0"}]}])" +
+                                      more + "}");
+    EXPECT_TRUE(placement.ok()) << placement.error().message();
+    const auto report = report_on(world.shape, world.input, {}, *placement);
+    EXPECT_TRUE(report.ok()) << report.error().message();
+    return *report;
+  };
+  const PlanReport free = report_of("");
+  const uint32_t chosen = free.placement.lanes[0].micro_batches;
+  ASSERT_GT(chosen, 0u);
+  for (const uint32_t given : {1u, 2u, 5u}) {
+    const PlanReport report = report_of(fmt::format(R"(, "micro_batches": {}, "kv_capacity_tokens": 3200)", given));
+    EXPECT_EQ(report.placement.lanes[0].micro_batches, given);
+    EXPECT_EQ(report.placement.lanes[0].kv_blocks, 200u);
+    EXPECT_EQ(report.kv_capacity_tokens, 3200u);
+    EXPECT_LE(report.predicted.tokens_per_s, free.predicted.tokens_per_s);
+    const std::string text = to_json(report, world.shape, kIdentity);
+    const auto again = report_on(world.shape, world.input, {}, *world.read(text));
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(to_json(*again, world.shape, kIdentity), text);
+  }
+  EXPECT_GE(report_of(R"(, "kv_capacity_tokens": 16)").kv_capacity_tokens, least_kv_tokens(world.shape, {}));
 }
 
 TEST(PlanJson, ReplicatedKvHeads_ComeBackEqual) {
@@ -128,6 +159,8 @@ TEST(PlanJson, WhatIsNoPlanOfThisModelAndMachine_IsRefusedInOneLine) {
   expect(stages(R"({"layers": [0, 4], "shard": []})").c_str(), "'shard' is no field");
   expect(R"({"machine": "other", "stages": [{"layers": [0, 4], "shards": [{"device": "GPU:0"}]}]})", "another machine");
   expect(R"({"model": {"name": "x", "digest": "sha256:other"}, "stages": []})", "another model");
+  expect(R"({"micro_batches": 2, "stages": [{"layers": [0, 4], "shards": [{"device": "GPU:0"}]}]})", "a single stage");
+  expect(R"({"micro_batches": 0, "stages": [{"layers": [0, 4], "shards": [{"device": "GPU:0"}]}]})", "1 to 65536");
   expect(R"({"kv_capacity_tokens": 1e99, "stages": []})", "kv_capacity_tokens");
   EXPECT_NE(world.refusal(std::string(kPlanFileBytesMax + 1, ' ')).find("at most"), std::string::npos);
 }

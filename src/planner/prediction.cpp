@@ -71,12 +71,16 @@ bool Predictor::keeps_limits(const Prediction& prediction) const {
          (request_.tpot_ms_max == 0 || prediction.tpot_ms <= request_.tpot_ms_max);
 }
 
-Candidate Predictor::evaluate(LanePlan plan) {
+Candidate Predictor::evaluate(LanePlan plan, const Given& given) {
   ++evaluations_;
   Candidate candidate;
   candidate.plan = std::move(plan);
   candidate.memory = lane_memory(shape_, input_, request_, candidate.plan);
   if (!candidate.fits()) return candidate;
+  if (given.kv_tokens > 0) {
+    const uint64_t most = std::max(given.kv_tokens, least_kv_tokens(shape_, request_));
+    candidate.memory.kv_tokens = std::min(candidate.memory.kv_tokens, most);
+  }
   const uint32_t concurrency = held_concurrency(shape_, request_, candidate.memory.kv_tokens);
   double alone = 0;
   for (size_t s = 0; s < candidate.plan.stages.size(); ++s) {
@@ -85,10 +89,12 @@ Candidate Predictor::evaluate(LanePlan plan) {
     alone += (decode.ns + decode.hop_ns) * request_.output_len + (chunk.ns + chunk.hop_ns) * lone().load.chunks;
   }
   double best = -1;
-  for (const uint32_t parts : micro_batches(concurrency)) {
+  const size_t stages = candidate.plan.stages.size();
+  const bool fixed = given.micro_batches > 0 && stages > 1;
+  for (const uint32_t parts :
+       fixed ? std::vector{std::min(given.micro_batches, concurrency)} : micro_batches(concurrency)) {
     // Fewer in flight than half the stages leave them idle; more than twice only makes each micro-batch smaller.
-    const size_t stages = candidate.plan.stages.size();
-    if (parts > 1 && (stages == 1 || parts > 2 * stages || 2 * parts < stages)) continue;
+    if (!fixed && parts > 1 && (stages == 1 || parts > 2 * stages || 2 * parts < stages)) continue;
     for (const Chunks chunks : {Chunks::kWhole, Chunks::kEven}) {
       Prediction prediction = predict(candidate.plan, concurrency, parts, chunks);
       prediction.request_ms = alone / kNsPerMs;

@@ -46,8 +46,14 @@ class Predictor {
   const Costs& steady(const Prediction& of) { return steady(of.concurrency, of.micro_batches, of.chunks); }
   const Costs& lone();
 
+  // What somebody has fixed of a plan; 0 = free. So many micro-batches as there are sequences, at most; so much KV as
+  // fits, and no less than one sequence needs.
+  struct Given {
+    uint32_t micro_batches = 0;
+    uint64_t kv_tokens = 0;
+  };
   // Memory first; then, if it fits, the best number of micro-batches. `plan` is sound (check_lane).
-  Candidate evaluate(LanePlan plan);
+  Candidate evaluate(LanePlan plan, const Given& given = {0, 0});
   // At this concurrency and number of micro-batches.
   Prediction predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches, Chunks chunks);
   // Greater is better: tokens/s, or 1 / time of a lone request. Plans that keep the limits come before those that do

@@ -252,12 +252,17 @@ Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, co
   RETURN_IF_ERROR(check_all(shape, input, request));
   ASSIGN_OR_RETURN(LanePlan lane, lane_plan_of(shape, input, placement));
   Predictor predictor(shape, input, request);
-  const Candidate candidate = predictor.evaluate(std::move(lane));
+  const Lane& given = placement.lanes[0];
+  const Candidate candidate =
+      predictor.evaluate(std::move(lane), {given.micro_batches, uint64_t{given.kv_blocks} * request.kv.block_size});
   if (!candidate.fits()) {
     return error(MOTLEY_RESOURCE_EXHAUSTED, "this placement needs {} bytes more than {} has",
                  candidate.memory.missing_bytes, input.devices[candidate.memory.short_device].name);
   }
   PlanReport report = describe(&predictor, candidate);
+  if (candidate.plan.stages.size() > 1 && given.micro_batches > 0) {
+    report.placement.lanes[0].micro_batches = given.micro_batches;
+  }
   add_bound(&predictor, &report);
   for (const DeviceProfile& device : input.devices) {
     const bool used = std::any_of(report.devices.begin(), report.devices.end(),
