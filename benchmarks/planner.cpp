@@ -13,6 +13,7 @@
 #include "base/check.hpp"
 #include "planner/planner_test_fleet.hpp"
 #include "planner/profile_json.hpp"
+#include "planner/replay.hpp"
 #include "planner/search.hpp"
 
 namespace {
@@ -54,8 +55,8 @@ int main(int argc, char** argv) {
   const std::string_view only = argc > 2 ? argv[2] : "";
   const int only_concurrency = argc > 3 ? std::atoi(argv[3]) : 0;
   std::puts(
-      "| fleet | streams | tokens/s | bound | gap | first plan | whole plan | the plan "
-      "|\n|---|---|---|---|---|---|---|---|");
+      "| fleet | streams | tokens/s | replayed | bound | gap | first plan | whole plan | the plan "
+      "|\n|---|---|---|---|---|---|---|---|---|");
   for (const testing::FleetFile& fleet : testing::fleet_files()) {
     if (!only.empty() && fleet.name != only) continue;
     std::ifstream file(std::string(MOTLEY_SOURCE_DIR) + "/benchmarks/fleets/" + fleet.name);
@@ -71,9 +72,14 @@ int main(int argc, char** argv) {
       CHECK(report.ok(), "{}: {}", fleet.name, report.error().message());
       const double first = median_ms(runs, [&] { (void)plan(fleet.model, *input, request, Effort::kFirst); });
       const double full = median_ms(runs, [&] { (void)plan(fleet.model, *input, request); });
-      std::printf("| %s | %u | %.1f | %.1f | %.1f %% | %.1f ms | %.0f ms | %s |\n", fleet.name.c_str(), concurrency,
-                  report->predicted.tokens_per_s, report->bound_tokens_per_s, 100 * report->gap, first, full,
-                  text_of(*report).c_str());
+      Predictor predictor(fleet.model, *input, request);
+      const Lane& lane = report->placement.lanes[0];
+      const Candidate candidate = predictor.evaluate(*lane_plan_of(fleet.model, *input, report->placement),
+                                                     {lane.micro_batches, report->kv_capacity_tokens});
+      const double replayed = replay(&predictor, candidate, 1000).tokens_per_s;
+      std::printf("| %s | %u | %.1f | %.1f | %.1f | %.1f %% | %.1f ms | %.0f ms | %s |\n", fleet.name.c_str(),
+                  concurrency, report->predicted.tokens_per_s, replayed, report->bound_tokens_per_s, 100 * report->gap,
+                  first, full, text_of(*report).c_str());
     }
   }
   return 0;

@@ -7,6 +7,8 @@
 #include <map>
 #include <numeric>
 
+#include "planner/fleet_bound.hpp"
+
 namespace motley {
 namespace {
 
@@ -58,6 +60,12 @@ class BoundOfLoad {
     const double time = time_ns * kSlack / parts_;
     return std::all_of(weights_.begin(), weights_.end(), [&](const auto& weights) { return covers(time, weights); });
   }
+
+  double head_ns() const { return head_ns_; }
+
+  // Of the closer look: devices that are alike as one type, with the best figures of any of them. Empty: too many
+  // types.
+  std::vector<FleetType> types() const;
 
   double least_ns() const {
     double low = pass_ns_, high = std::max(pass_ns_, 1.0);
@@ -224,6 +232,29 @@ class BoundOfLoad {
     return (best == std::numeric_limits<double>::max() ? 0 : best) + sample;
   }
 
+  // An axis that some layers lack costs those nothing.
+  bool everywhere(int axis) const {
+    const auto& layers = predictor_.shape().layers;
+    return axis == kHeads || std::all_of(layers.begin(), layers.end(),
+                                         [&](const LayerShape& l) { return axis == kFfn ? l.has_ffn : l.has_experts; });
+  }
+
+  // [members] of an all-reduce with the nearest of the others; the least of what is there already.
+  void nearest(size_t device, std::vector<double>* least) const {
+    LinkProfile link;
+    link.latency_ns = link.ns_per_byte = std::numeric_limits<double>::max();
+    for (size_t other = 0; other < rates_.size(); ++other) {
+      if (other == device) continue;
+      link.latency_ns = std::min(link.latency_ns, predictor_.links().between(device, other).latency_ns);
+      link.ns_per_byte = std::min(link.ns_per_byte, predictor_.links().between(device, other).ns_per_byte);
+    }
+    least->resize(rates_.size() + 1, std::numeric_limits<double>::max());
+    for (size_t n = 2; n <= rates_.size(); ++n) {
+      const double ns = mean(costs_.decode.all_reduce_ns(link, n), costs_.mixed.all_reduce_ns(link, n));
+      (*least)[n] = std::min((*least)[n], ns);
+    }
+  }
+
   // A layer on several devices at once: for each number of them, the fastest of each axis without loss, and two
   // all-reduces over the best of links.
   double shared_layer() const {
@@ -238,22 +269,19 @@ class BoundOfLoad {
     }
     std::array<std::vector<double>, kAxes> rates;
     for (int axis = 0; axis < kAxes; ++axis) {
-      // An axis that some layers lack costs those nothing.
-      const auto& layers = predictor_.shape().layers;
-      const bool everywhere = axis == kHeads || std::all_of(layers.begin(), layers.end(), [&](const LayerShape& l) {
-                                return axis == kFfn ? l.has_ffn : l.has_experts;
-                              });
-      for (const DeviceRates& device : rates_) rates[axis].push_back(everywhere ? device.rate[axis] : 0);
+      for (const DeviceRates& device : rates_) rates[axis].push_back(everywhere(axis) ? device.rate[axis] : 0);
       std::sort(rates[axis].rbegin(), rates[axis].rend());
     }
     double best = std::numeric_limits<double>::infinity();
     std::array<double, kAxes> sums{};
     for (size_t n = 1; n <= rates_.size(); ++n) {
       double ns = 2 * mean(costs_.decode.all_reduce_ns(nearest, n), costs_.mixed.all_reduce_ns(nearest, n));
+      std::array<double, kAxes> least{};
       for (int axis = 0; axis < kAxes; ++axis) {
         sums[axis] += rates[axis][n - 1];
-        if (sums[axis] > 0) ns += 1 / sums[axis];
+        if (sums[axis] > 0) least[axis] = 1 / sums[axis];
       }
+      ns += least[kHeads] + std::max(least[kFfn], least[kExperts]);  // the last two are one part
       if (n > 1) best = std::min(best, ns);
     }
     return best;
@@ -286,6 +314,41 @@ class BoundOfLoad {
   double head_ns_ = 0, shared_ns_ = 0, pass_ns_ = 0;
 };
 
+std::vector<FleetType> BoundOfLoad::types() const {
+  const size_t devices = rates_.size();
+  std::vector<FleetType> types;
+  std::vector<size_t> first;  // of each
+  double states = 1;
+  for (size_t d = 0; d < devices; ++d) {
+    size_t at = 0;
+    while (at < first.size() && !alike(predictor_.input(), predictor_.links(), first[at], d)) ++at;
+    if (at == first.size()) {
+      if (first.size() == FleetBound::kTypesMax) return {};
+      first.push_back(d);
+      types.emplace_back();
+      types[at].layer_ns = types[at].stage_ns = types[at].part_ns = types[at].hop_ns =
+          std::numeric_limits<double>::max();
+    }
+    FleetType& type = types[at];
+    const DeviceRates& rates = rates_[d];
+    ++type.count;
+    type.layer_ns = std::min(type.layer_ns, rates.layer_ns);
+    type.stage_ns = std::min(type.stage_ns, rates.stage_ns);
+    type.part_ns = std::min(type.part_ns, 2 * rates.copy_ns);
+    type.layers_max = std::max(type.layers_max, rates.layers_max);
+    for (int axis = 0; axis < kAxes; ++axis) {
+      if (everywhere(axis)) type.axis_rate[axis] = std::max(type.axis_rate[axis], rates.rate[axis]);
+    }
+    for (size_t other = 0; other < devices; ++other) {
+      if (other == d) continue;
+      type.hop_ns = std::min(type.hop_ns, mean(costs_.decode.hop_ns(d, other), costs_.mixed.hop_ns(d, other)));
+    }
+    nearest(d, &type.all_reduce_ns);
+  }
+  for (const FleetType& type : types) states *= static_cast<double>(type.count) + 1;
+  return states <= 1e6 ? types : std::vector<FleetType>();
+}
+
 // Whether all memory together can hold the weights and so many positions.
 bool memory_holds(const Predictor& predictor, double kv_tokens) {
   const ModelShape& shape = predictor.shape();
@@ -308,29 +371,89 @@ bool memory_holds(const Predictor& predictor, double kv_tokens) {
   return static_cast<double>(shape.weight_bytes()) * ratio + kv <= memory * kSlack;
 }
 
-}  // namespace
+// One load that plans are made for, and the most that it can give.
+struct BoundedLoad {
+  uint32_t concurrency = 1, micro_batches = 1;
+  Chunks chunks = Chunks::kWhole;
+  double kv_tokens = 0;
+  double tokens_per_ns = 0;  // at most
+};
 
-double tokens_per_s_bound(Predictor* predictor) {
-  const ModelShape& shape = predictor->shape();
-  const PlanRequest& request = predictor->request();
-  const uint64_t least = least_kv_tokens(shape, request);
-  const uint64_t sequence = load_kv_tokens(shape, request) / request.concurrency;
-  double best = 0;  // tokens a nanosecond
-  std::vector<uint32_t> all = concurrencies(request);
-  std::reverse(all.begin(), all.end());  // the greatest is the best nearly always: the others are then ruled out fast
-  for (const uint32_t concurrency : all) {
-    const double tokens = static_cast<double>(concurrency == 1 ? least : std::max(least, sequence * concurrency));
-    if (concurrency > 1 && !memory_holds(*predictor, tokens)) continue;
-    for (const uint32_t parts : micro_batches(concurrency)) {
-      for (const Chunks chunks : {Chunks::kEven, Chunks::kWhole}) {
-        const Predictor::Costs& costs = predictor->steady(concurrency, parts, chunks);
-        const BoundOfLoad bound(*predictor, costs, parts, tokens);
-        if (best > 0 && !bound.possible(costs.load.decoding / best)) continue;
-        best = std::max(best, costs.load.decoding / std::max(bound.least_ns(), 1e-9));
+// Of the rates between `known` and `most`, one that the closer look rules out, at most a thousandth above one that it
+// does not; `known` where it rules that out.
+template <typename Possible>
+double closer(double known, double most, double decoding, const Possible& possible) {
+  if (known > 0 && !possible(decoding / known)) return known;
+  double low = known > 0 ? known : most / 1024, high = most;
+  while (high > low * 1.001) {
+    const double middle = std::sqrt(low * high);
+    (possible(decoding / middle) ? low : high) = middle;
+  }
+  return high;
+}
+
+class Bound {
+ public:
+  Bound(Predictor* predictor, size_t groupings_devices_max)
+      : predictor_(*predictor), groupings_devices_max_(groupings_devices_max) {}
+
+  double tokens_per_s(double known) {
+    double best = known / 1e9;
+    std::vector<BoundedLoad> loads = loads_above(best);
+    std::stable_sort(loads.begin(), loads.end(),
+                     [](const BoundedLoad& a, const BoundedLoad& b) { return a.tokens_per_ns > b.tokens_per_ns; });
+    for (const BoundedLoad& load : loads) {
+      if (load.tokens_per_ns <= best) break;
+      best = std::max(best, look_closer(load, best));
+    }
+    return best * 1e9;
+  }
+
+ private:
+  // What the quick bound leaves.
+  std::vector<BoundedLoad> loads_above(double known) {
+    const PlanRequest& request = predictor_.request();
+    const uint64_t least = least_kv_tokens(predictor_.shape(), request);
+    const uint64_t sequence = load_kv_tokens(predictor_.shape(), request) / request.concurrency;
+    std::vector<BoundedLoad> loads;
+    for (const uint32_t concurrency : concurrencies(request)) {
+      const double tokens = static_cast<double>(concurrency == 1 ? least : std::max(least, sequence * concurrency));
+      if (concurrency > 1 && !memory_holds(predictor_, tokens)) continue;
+      for (const uint32_t parts : micro_batches(concurrency)) {
+        for (const Chunks chunks : {Chunks::kEven, Chunks::kWhole}) {
+          const Predictor::Costs& costs = predictor_.steady(concurrency, parts, chunks);
+          const BoundOfLoad bound(predictor_, costs, parts, tokens);
+          if (known > 0 && !bound.possible(costs.load.decoding / known)) continue;
+          loads.push_back({concurrency, parts, chunks, tokens, costs.load.decoding / std::max(bound.least_ns(), 1e-9)});
+        }
       }
     }
+    return loads;
   }
-  return best * 1e9;
+
+  double look_closer(const BoundedLoad& load, double known) {
+    const Predictor::Costs& costs = predictor_.steady(load.concurrency, load.micro_batches, load.chunks);
+    const size_t devices = predictor_.input().devices.size();
+    const double decoding = costs.load.decoding, most = load.tokens_per_ns;
+    if (devices <= groupings_devices_max_) {
+      const GroupingBound bound(predictor_, costs, load.micro_batches, load.kv_tokens);
+      return closer(known, most, decoding, [&](double ns) { return bound.possible(ns); });
+    }
+    const BoundOfLoad quick(predictor_, costs, load.micro_batches, load.kv_tokens);
+    std::vector<FleetType> types = quick.types();
+    if (types.empty()) return most;
+    FleetBound bound(std::move(types), predictor_.shape().layers.size(), load.micro_batches, quick.head_ns());
+    return closer(known, most, decoding, [&](double ns) { return bound.possible(ns); });
+  }
+
+  Predictor& predictor_;
+  const size_t groupings_devices_max_;
+};
+
+}  // namespace
+
+double tokens_per_s_bound(Predictor* predictor, double known_tokens_per_s, size_t groupings_devices_max) {
+  return Bound(predictor, groupings_devices_max).tokens_per_s(known_tokens_per_s);
 }
 
 }  // namespace motley

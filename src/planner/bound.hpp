@@ -8,13 +8,22 @@
 //   devices of shared stages do.
 // And every row passes through all layers: T >= the sum over layers of the least time that any device, or all of them
 // together without a loss, needs for one. The least such T bounds every plan of this C and M and kind of chunks; the
-// best over those that plans are made of (workload.hpp), with C within what all memory holds, is the bound.
+// best over those that plans are made of (workload.hpp), with C within what all memory holds, is the quick bound.
+//
+// Where that is above what some plan gives, the loads that could give so much are looked at again: with few devices by
+// every grouping of them into stages (grouping_bound.hpp), with many by a linear program over sets of types
+// (fleet_bound.hpp). There an all-reduce of many devices costs each of them what it costs. KV heads are taken as whole,
+// except where there is one: its queries may be parted.
 #pragma once
 
+#include "planner/grouping_bound.hpp"
 #include "planner/prediction.hpp"
 
 namespace motley {
 
-double tokens_per_s_bound(Predictor* predictor);
+// Bounds below `known_tokens_per_s`, what some plan is known to give, are of no interest: it is returned instead.
+// More than `groupings_devices_max` devices are looked at as a fleet.
+double tokens_per_s_bound(Predictor* predictor, double known_tokens_per_s = 0,
+                          size_t groupings_devices_max = GroupingBound::kDevicesMax);
 
 }  // namespace motley

@@ -158,7 +158,7 @@ PlanReport describe(Predictor* predictor, const Candidate& candidate) {
 }
 
 void add_bound(Predictor* predictor, PlanReport* report) {
-  report->bound_tokens_per_s = tokens_per_s_bound(predictor);
+  report->bound_tokens_per_s = tokens_per_s_bound(predictor, report->predicted.tokens_per_s);
   report->gap = report->bound_tokens_per_s > 0 ? 1 - report->predicted.tokens_per_s / report->bound_tokens_per_s : 0;
 }
 

@@ -136,6 +136,31 @@ const std::vector<int64_t>& StageSplitter::vocabulary_times(size_t device, bool 
   return times;
 }
 
+double StageSplitter::least_layer_ns(std::span<const size_t> devices, uint32_t kind) const {
+  const ModelShape& shape = predictor_.shape();
+  const double q = costs_.load.chunk_share;
+  std::vector<double> of_kind(shape.kinds(), 0);
+  of_kind[kind] = 1;
+  const auto least = [&](Axis axis, int64_t units) {
+    std::vector<SplitDevice> times;
+    for (const size_t d : devices)
+      times.push_back({stage_times(axis, d, units, units, active(devices, d), {1 - q, q}, of_kind), 0});
+    const auto split = split_units(units, times);
+    return split.ok() ? std::max(static_cast<double>(split->time_ns) - 0.5, 0.0) : 0;  // as rounded
+  };
+  const LayerShape& layer =
+      *std::find_if(shape.layers.begin(), shape.layers.end(), [&](const LayerShape& l) { return l.kind == kind; });
+  double ns = shape.kv_heads == 1 ? least(Axis::kQueryHeads, shape.heads) : least(Axis::kHeads, shape.kv_heads);
+  double ffn = layer.has_ffn ? least(Axis::kFfn, shape.ffn_columns / shape.ffn_unit) : 0;
+  if (layer.has_experts) {  // one program of both: each alone is a bound
+    double program = 0;
+    for (const size_t d : devices)
+      program = std::max(program, costs_.load.mean(costs_.decode.program_ns(d), costs_.mixed.program_ns(d)));
+    ffn = std::max(ffn, least(Axis::kExperts, shape.experts) - (layer.has_ffn ? program : 0));
+  }
+  return ns + ffn;
+}
+
 bool StageSplitter::split_axis(Axis axis, std::span<const size_t> devices, const SplitNeed& need, Weights weights,
                                int64_t least, Budget* budget, StagePlan* stage) const {
   const int64_t units = axis_units(axis, need);

@@ -32,6 +32,10 @@ class StageSplitter {
   // order of devices is the shards' order.
   std::vector<StagePlan> split(std::span<const size_t> devices, const SplitNeed& need) const;
 
+  // The two parts of a layer of the kind in the mean step, without all-reduces: no split over these devices takes less,
+  // whatever memory there is.
+  double least_layer_ns(std::span<const size_t> devices, uint32_t kind) const;
+
  private:
   enum class Axis { kHeads, kQueryHeads, kFfn, kExperts };
   // Who comes first to memory that does not hold everything; kEven: each axis has its part of every device.
