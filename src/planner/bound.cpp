@@ -17,10 +17,11 @@ enum { kHeads, kFfn, kExperts, kAxes };
 
 // What is known of a device under one load.
 struct DeviceRates {
-  double layer_ns = 0;                   // the least of any kind, whole
-  std::array<double, kAxes> whole_ns{};  // by axis, the least of any kind that has it; 0 = none
-  std::array<double, kAxes> rate{};      // the most of an axis a nanosecond, at any number of units; 1 = all
-  double head_rate = 0;                  // of the vocabulary a nanosecond
+  double layer_ns = 0;                      // the least of any kind, whole
+  std::array<double, kAxes> whole_ns{};     // by axis, the least of any kind that has it; 0 = none
+  std::array<double, kAxes> rate{};         // the most of an axis a nanosecond, at any number of units; 1 = all
+  std::array<double, kAxes> rate_beyond{};  // the same after what any program costs; may be infinite
+  double head_rate = 0;                     // of the vocabulary a nanosecond
   double sample_ns = 0;
   double stage_ns = 0;    // of every stage that it is in, whatever it computes
   double copy_ns = 0;     // of the residual stream, one way
@@ -30,8 +31,10 @@ struct DeviceRates {
 
 class BoundOfLoad {
  public:
-  BoundOfLoad(const Predictor& predictor, const Predictor::Costs& costs, uint32_t parts, double kv_tokens)
-      : predictor_(predictor), costs_(costs), parts_(parts) {
+  // Of steps of which `chunk_share` carry a chunk.
+  BoundOfLoad(const Predictor& predictor, const Predictor::Costs& costs, double chunk_share, uint32_t parts,
+              double kv_tokens)
+      : predictor_(predictor), costs_(costs), chunk_share_(chunk_share), parts_(parts) {
     const size_t devices = predictor.input().devices.size();
     for (size_t d = 0; d < devices; ++d) {
       const size_t twin = predictor.twins()[d];
@@ -80,7 +83,7 @@ class BoundOfLoad {
  private:
   using AxisWeights = std::array<double, kAxes>;
 
-  double mean(double decode, double mixed) const { return costs_.load.mean(decode, mixed); }
+  double mean(double decode, double mixed) const { return (1 - chunk_share_) * decode + chunk_share_ * mixed; }
 
   double axis_ns(size_t d, uint32_t kind, int axis, int64_t units) const {
     const int64_t group = predictor_.shape().query_heads_per_kv();
@@ -96,11 +99,13 @@ class BoundOfLoad {
 
   // The most of an axis a nanosecond. Times are piecewise linear in the units, so the best rate is at a point of the
   // table, at the least piece or at all; query heads, whose reads come by KV head, are all tried.
+  // Beyond `fixed` nanoseconds of any number of them; infinite where that is all.
   template <typename Ns>
-  double best_rate(const std::vector<int64_t>& points, int64_t least, int64_t all, const Ns& ns) const {
+  double best_rate(const std::vector<int64_t>& points, int64_t least, int64_t all, double fixed, const Ns& ns) const {
     double best = 0;
     const auto look = [&](int64_t units) {
-      const double time = ns(units);
+      const double time = ns(units) - fixed;
+      if (fixed > 0 && time <= 0) best = std::numeric_limits<double>::infinity();
       if (time > 0) best = std::max(best, static_cast<double>(units) / static_cast<double>(all) / time);
     };
     look(std::min(least, all));
@@ -111,14 +116,14 @@ class BoundOfLoad {
     return best;
   }
 
-  double axis_rate(size_t d, uint32_t kind, int axis, int64_t all) const {
+  double axis_rate(size_t d, uint32_t kind, int axis, int64_t all, double fixed) const {
     const DeviceProfile& device = predictor_.input().devices[d];
     std::vector<int64_t> points = axis == kFfn ? device.ffn.units : device.experts.units;
     if (axis == kHeads) {
       points.resize(static_cast<size_t>(all));
       std::iota(points.begin(), points.end(), int64_t{1});
     }
-    return best_rate(points, 1, all, [&](int64_t units) { return axis_ns(d, kind, axis, units); });
+    return best_rate(points, 1, all, fixed, [&](int64_t units) { return axis_ns(d, kind, axis, units); });
   }
 
   double layers_max(size_t d, double kv_tokens) const {
@@ -134,6 +139,7 @@ class BoundOfLoad {
     const ModelShape& shape = predictor_.shape();
     DeviceRates rates;
     rates.layer_ns = std::numeric_limits<double>::max();
+    rates.stage_ns = mean(costs_.decode.program_ns(d), costs_.mixed.program_ns(d));
     const int64_t units[kAxes] = {shape.heads, shape.ffn_columns / shape.ffn_unit, shape.experts};
     std::vector<bool> seen(shape.kinds(), false);
     for (const LayerShape& layer : shape.layers) {
@@ -147,14 +153,16 @@ class BoundOfLoad {
         const double whole = axis_ns(d, kind, axis, all);
         if (whole <= 0) continue;
         rates.whole_ns[axis] = rates.whole_ns[axis] == 0 ? whole : std::min(rates.whole_ns[axis], whole);
-        rates.rate[axis] = std::max(rates.rate[axis], axis_rate(d, kind, axis, all));
+        rates.rate[axis] = std::max(rates.rate[axis], axis_rate(d, kind, axis, all, 0));
+        // Experts may share their program with columns.
+        const double fixed = axis == kExperts ? 0 : rates.stage_ns;
+        rates.rate_beyond[axis] = std::max(rates.rate_beyond[axis], axis_rate(d, kind, axis, all, fixed));
       }
     }
-    rates.head_rate = best_rate(predictor_.input().devices[d].head.units, 1, shape.vocab, [&](int64_t rows) {
+    rates.head_rate = best_rate(predictor_.input().devices[d].head.units, 1, shape.vocab, 0, [&](int64_t rows) {
       return mean(costs_.decode.head_ns(d, rows), costs_.mixed.head_ns(d, rows));
     });
     rates.sample_ns = mean(costs_.decode.sample_ns(d), costs_.mixed.sample_ns(d));
-    rates.stage_ns = mean(costs_.decode.program_ns(d), costs_.mixed.program_ns(d));
     rates.copy_ns = mean(costs_.decode.copy_residual_ns(d), costs_.mixed.copy_residual_ns(d));
     return rates;
   }
@@ -307,7 +315,7 @@ class BoundOfLoad {
 
   const Predictor& predictor_;
   const Predictor::Costs& costs_;
-  const double parts_;
+  const double chunk_share_, parts_;
   std::vector<DeviceRates> rates_;
   std::vector<AxisWeights> weights_;
   std::vector<size_t> order_;  // devices, the fastest with a layer first
@@ -326,7 +334,7 @@ std::vector<FleetType> BoundOfLoad::types() const {
       if (first.size() == FleetBound::kTypesMax) return {};
       first.push_back(d);
       types.emplace_back();
-      types[at].layer_ns = types[at].stage_ns = types[at].part_ns = types[at].hop_ns =
+      types[at].layer_ns = types[at].stage_ns = types[at].part_ns = types[at].program_ns = types[at].hop_ns =
           std::numeric_limits<double>::max();
     }
     FleetType& type = types[at];
@@ -335,9 +343,10 @@ std::vector<FleetType> BoundOfLoad::types() const {
     type.layer_ns = std::min(type.layer_ns, rates.layer_ns);
     type.stage_ns = std::min(type.stage_ns, rates.stage_ns);
     type.part_ns = std::min(type.part_ns, 2 * rates.copy_ns);
+    type.program_ns = std::min(type.program_ns, rates.stage_ns);
     type.layers_max = std::max(type.layers_max, rates.layers_max);
     for (int axis = 0; axis < kAxes; ++axis) {
-      if (everywhere(axis)) type.axis_rate[axis] = std::max(type.axis_rate[axis], rates.rate[axis]);
+      if (everywhere(axis)) type.axis_rate[axis] = std::max(type.axis_rate[axis], rates.rate_beyond[axis]);
     }
     for (size_t other = 0; other < devices; ++other) {
       if (other == d) continue;
@@ -422,7 +431,7 @@ class Bound {
       for (const uint32_t parts : micro_batches(concurrency)) {
         for (const Chunks chunks : {Chunks::kEven, Chunks::kWhole}) {
           const Predictor::Costs& costs = predictor_.steady(concurrency, parts, chunks);
-          const BoundOfLoad bound(predictor_, costs, parts, tokens);
+          const BoundOfLoad bound(predictor_, costs, costs.load.chunk_share, parts, tokens);
           if (known > 0 && !bound.possible(costs.load.decoding / known)) continue;
           loads.push_back({concurrency, parts, chunks, tokens, costs.load.decoding / std::max(bound.least_ns(), 1e-9)});
         }
@@ -439,10 +448,12 @@ class Bound {
       const GroupingBound bound(predictor_, costs, load.micro_batches, load.kv_tokens);
       return closer(known, most, decoding, [&](double ns) { return bound.possible(ns); });
     }
-    const BoundOfLoad quick(predictor_, costs, load.micro_batches, load.kv_tokens);
-    std::vector<FleetType> types = quick.types();
+    const double q = costs.load.chunk_share;
+    const BoundOfLoad quick(predictor_, costs, q, load.micro_batches, load.kv_tokens);
+    const BoundOfLoad lengthy(predictor_, costs, 1, load.micro_batches, load.kv_tokens);
+    const std::vector<FleetType> types = quick.types();
     if (types.empty()) return most;
-    FleetBound bound(std::move(types), predictor_.shape().layers.size(), load.micro_batches, quick.head_ns());
+    FleetBound bound(types, lengthy.types(), q, predictor_.shape().layers.size(), load.micro_batches, quick.head_ns());
     return closer(known, most, decoding, [&](double ns) { return bound.possible(ns); });
   }
 

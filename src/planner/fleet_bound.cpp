@@ -9,6 +9,7 @@ namespace {
 
 constexpr double kSlack = 1 + 1e-9;
 constexpr int kPivotsMax = 200;
+constexpr double kRangeOfLengthy = 1.05;
 
 // Ranges of counts from 0 on: alone up to four, then of a third more each.
 std::vector<std::pair<size_t, size_t>> ranges_of(size_t count) {
@@ -23,37 +24,51 @@ std::vector<std::pair<size_t, size_t>> ranges_of(size_t count) {
 
 }  // namespace
 
-FleetBound::FleetBound(std::vector<FleetType> types, size_t layers, double micro_batches, double head_ns)
-    : types_(std::move(types)), layers_(static_cast<double>(layers)), micro_batches_(micro_batches), head_ns_(head_ns) {
-  add_columns();
+FleetBound::FleetBound(const std::vector<FleetType>& mean, const std::vector<FleetType>& lengthy, double chunk_share,
+                       size_t layers, double micro_batches, double head_ns)
+    : chunk_share_(chunk_share),
+      layers_(static_cast<double>(layers)),
+      micro_batches_(micro_batches),
+      head_ns_(head_ns) {
+  for (const FleetType& type : mean) counts_.push_back(static_cast<double>(type.count));
+  add_columns(mean, lengthy);
 }
 
-void FleetBound::add_columns() {
+void FleetBound::add_columns(const std::vector<FleetType>& mean, const std::vector<FleetType>& lengthy) {
+  const size_t types = mean.size();
   std::vector<std::vector<std::pair<size_t, size_t>>> ranges;
-  for (const FleetType& type : types_) ranges.push_back(ranges_of(type.count));
-  std::vector<size_t> at(types_.size(), 0), low(types_.size(), 0), high(types_.size(), 0);
+  for (const FleetType& type : mean) ranges.push_back(ranges_of(type.count));
+  std::vector<size_t> at(types, 0), low(types, 0), high(types, 0);
   for (bool more = true; more;) {
-    for (size_t t = 0; t < types_.size(); ++t) low[t] = ranges[t][at[t]].first, high[t] = ranges[t][at[t]].second;
-    add_column(low, high);
+    for (size_t t = 0; t < types; ++t) low[t] = ranges[t][at[t]].first, high[t] = ranges[t][at[t]].second;
+    if (std::any_of(low.begin(), low.end(), [](size_t count) { return count > 0; })) {
+      Column column = column_of(mean, low, high);
+      const Column longest = column_of(lengthy, low, high);
+      column.lengthy_layer_ns = longest.layer_ns;
+      column.lengthy_fixed_ns = longest.fixed_ns;
+      hop_max_ns_ = std::max(hop_max_ns_, column.hop_ns);
+      columns_.push_back(column);
+    }
     more = false;
-    for (size_t t = 0; t < types_.size() && !more; ++t) {
+    for (size_t t = 0; t < types && !more; ++t) {
       at[t] = at[t] + 1 < ranges[t].size() ? at[t] + 1 : 0;
       more = at[t] != 0;
     }
   }
 }
 
-void FleetBound::add_column(const std::vector<size_t>& low, const std::vector<size_t>& high) {
+FleetBound::Column FleetBound::column_of(const std::vector<FleetType>& types, const std::vector<size_t>& low,
+                                         const std::vector<size_t>& high) {
   Column column;
   size_t members = 0;
-  for (size_t t = 0; t < low.size(); ++t) members += low[t];
-  if (members == 0) return;
-  column.hop_ns = std::numeric_limits<double>::max();
+  for (const size_t count : low) members += count;
+  constexpr double kNone = std::numeric_limits<double>::max();
   std::array<double, 3> rates{};
-  double reduce = 0, part = std::numeric_limits<double>::max();  // who has no unit of a part copies less
+  double reduce = 0, part = kNone, program = kNone;
+  column.hop_ns = kNone;
   for (size_t t = 0; t < low.size(); ++t) {
     if (low[t] == 0) continue;
-    const FleetType& type = types_[t];
+    const FleetType& type = types[t];
     column.devices[t] = static_cast<double>(low[t]);
     for (size_t axis = 0; axis < rates.size(); ++axis)
       rates[axis] += static_cast<double>(high[t]) * type.axis_rate[axis];
@@ -61,30 +76,36 @@ void FleetBound::add_column(const std::vector<size_t>& low, const std::vector<si
     column.hop_ns = std::min(column.hop_ns, type.hop_ns);
     column.layers_max += static_cast<double>(high[t]) * type.layers_max;
     part = std::min(part, type.part_ns);
+    program = std::min(program, type.program_ns);
     if (members > 1) reduce = std::max(reduce, type.all_reduce_ns[members]);
     if (members == 1) column.layer_ns = type.layer_ns;
   }
   if (members > 1) {
-    const auto least = [&](size_t axis) { return rates[axis] > 0 ? 1 / rates[axis] : 0; };
+    // Who has no unit of a part copies less and runs a program all the same.
+    const auto least = [&](size_t axis) {
+      if (rates[axis] <= 0) return 0.0;
+      return (axis == 2 ? 0 : program) + 1 / rates[axis];
+    };
     // FFN and experts are one part: the devices that are best at each may do it at the same time.
     column.layer_ns = least(0) + std::max(least(1), least(2)) + 2 * (reduce + part);
   }
-  hop_max_ns_ = std::max(hop_max_ns_, column.hop_ns);
-  columns_.push_back(column);
+  return column;
 }
 
-void FleetBound::measure(double time_ns) {
+void FleetBound::measure(double time_ns, double lengthy_ns) {
   const double time = time_ns * kSlack / micro_batches_;
   for (Column& column : columns_) {
-    const double room = (time - column.fixed_ns) / std::max(column.layer_ns, 1e-9);
-    column.layers = std::floor(std::min({std::max(room, 0.0) * kSlack, column.layers_max * kSlack, layers_}));
+    const double mean = (time - column.fixed_ns) / std::max(column.layer_ns, 1e-9);
+    const double lengthy = (lengthy_ns - column.lengthy_fixed_ns) / std::max(column.lengthy_layer_ns, 1e-9);
+    const double room = std::max(std::min(mean, lengthy), 0.0);
+    column.layers = std::floor(std::min({room * kSlack, column.layers_max * kSlack, layers_}));
     column.pass_ns = column.fixed_ns + column.hop_ns + column.layers * column.layer_ns;
   }
 }
 
 double FleetBound::cost(const Column& column, const Prices& prices) const {
   double sum = prices[kTypesMax] * column.pass_ns;
-  for (size_t t = 0; t < types_.size(); ++t) sum += prices[t] * column.devices[t];
+  for (size_t t = 0; t < counts_.size(); ++t) sum += prices[t] * column.devices[t];
   return sum;
 }
 
@@ -99,16 +120,32 @@ const FleetBound::Column* FleetBound::best(const Prices& prices) const {
   return found;
 }
 
-// The primal simplex, a column at a time. Its prices are always a proof of something: of the greatest sum of layers.
 bool FleetBound::possible(double time_ns) {
-  measure(time_ns);
-  const size_t rows = types_.size() + 1, pass = types_.size();
   // The last stage has no hop.
-  const double pass_ns = time_ns * kSlack - head_ns_ + hop_max_ns_;
+  const double ends_ns = hop_max_ns_ - head_ns_;
+  if (micro_batches_ < 2 || chunk_share_ <= 0 || chunk_share_ > 0.5) {
+    return solvable(time_ns, time_ns * kSlack + ends_ns, std::numeric_limits<double>::infinity());
+  }
+  return possible(time_ns, 0, time_ns / (chunk_share_ * (micro_batches_ - 1)));
+}
+
+bool FleetBound::possible(double time_ns, double least_ns, double most_ns) {
+  const double waits_ns = chunk_share_ * (micro_batches_ - 1) * least_ns;
+  const double pass_ns = kSlack * std::min(time_ns, (time_ns - waits_ns) / (1 - chunk_share_)) + hop_max_ns_ - head_ns_;
+  if (!solvable(time_ns, pass_ns, most_ns * kSlack)) return false;
+  const double whole = time_ns / (chunk_share_ * (micro_batches_ - 1));
+  if (most_ns <= std::max(kRangeOfLengthy * least_ns, whole / 256)) return true;
+  const double middle = least_ns > 0 ? std::sqrt(least_ns * most_ns) : most_ns / 4;
+  return possible(time_ns, least_ns, middle) || possible(time_ns, middle, most_ns);
+}
+
+// The primal simplex, a column at a time. Its prices are always a proof of something: of the greatest sum of layers.
+bool FleetBound::solvable(double time_ns, double pass_ns, double lengthy_ns) {
   if (pass_ns <= 0) return false;
-  std::vector<double> left(rows);  // the basis' values
-  for (size_t t = 0; t < pass; ++t) left[t] = static_cast<double>(types_[t].count);
-  left[pass] = pass_ns;
+  measure(time_ns, lengthy_ns);
+  const size_t rows = counts_.size() + 1, pass = counts_.size();
+  std::vector<double> left = counts_;  // the basis' values
+  left.push_back(pass_ns);
   std::vector<double> gains(rows, 0);  // layers of what is in the basis
   std::vector<std::vector<double>> inverse(rows, std::vector<double>(rows, 0));
   for (size_t r = 0; r < rows; ++r) inverse[r][r] = 1;
@@ -128,7 +165,7 @@ bool FleetBound::possible(double time_ns) {
     if (entering == nullptr) return false;
     const Prices& at = pivot == 0 ? tried : prices;
     double worth = at[kTypesMax] * pass_ns;
-    for (size_t t = 0; t < pass; ++t) worth += at[t] * static_cast<double>(types_[t].count);
+    for (size_t t = 0; t < pass; ++t) worth += at[t] * counts_[t];
     const double ratio = entering->layers / std::max(cost(*entering, at), 1e-300);
     if (ratio * worth * kSlack < layers_) return false;  // the prices, raised by the ratio, cover every column
     if (pivot > 0 && ratio <= 1 + 1e-12) return true;    // optimal, and not proved to be too little

@@ -7,6 +7,7 @@
 #include "planner/plan_picture.hpp"
 #include "planner/planner_test_fleet.hpp"
 #include "planner/profile_json.hpp"
+#include "planner/replay.hpp"
 #include "planner/search.hpp"
 
 namespace motley {
@@ -23,8 +24,6 @@ PlanInput fleet(const std::string& name) {
   return input.ok() ? *input : PlanInput();
 }
 
-const ModelShape kOf96Layers = make_shape(
-    {.layers = 96, .hidden = 8192, .heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672, .vocab = 128256});
 const ModelShape kOf32Layers = make_shape(
     {.layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336, .vocab = 128256});
 
@@ -37,20 +36,23 @@ PlanReport planned(const ModelShape& shape, const PlanInput& input, uint32_t con
 }
 
 TEST(Fleets, CertifiedGapIsWithinTenPercent) {
-  struct Case {
-    const char* file;
-    const ModelShape& shape;
-    size_t devices;
-    uint32_t concurrency;  // enough streams for that many devices
-  };
-  for (const Case& c :
-       {Case{"64_of_4_kinds.json", kOf96Layers, 64, 64}, Case{"two_gpus_and_a_cpu.json", kOf32Layers, 3, 16},
-        Case{"five_mixed.json", kOf32Layers, 5, 128}}) {
-    const PlanInput input = fleet(c.file);
-    ASSERT_EQ(input.devices.size(), c.devices);
-    const PlanReport report = planned(c.shape, input, c.concurrency);
-    EXPECT_LE(report.gap, 0.10) << c.file;
-    EXPECT_GE(report.gap, 0) << c.file;
+  for (const testing::FleetFile& file : testing::fleet_files()) {
+    const PlanInput input = fleet(file.name);
+    for (const uint32_t concurrency : {1u, 4u, 16u, 64u, 256u}) {
+      SCOPED_TRACE(file.name + " with " + std::to_string(concurrency));
+      PlanRequest request;
+      request.concurrency = concurrency;
+      const PlanReport report = planned(file.model, input, concurrency);
+      EXPECT_LE(report.gap, 0.10);
+      EXPECT_GE(report.gap, 0);
+      Predictor predictor(file.model, input, request);
+      const Lane& lane = report.placement.lanes[0];
+      const Candidate candidate = predictor.evaluate(*lane_plan_of(file.model, input, report.placement),
+                                                     {lane.micro_batches, report.kv_capacity_tokens});
+      const double replayed = replay(&predictor, candidate, 1000).tokens_per_s;
+      EXPECT_LE(replayed, report.bound_tokens_per_s);
+      EXPECT_NEAR(replayed / report.predicted.tokens_per_s, 1, 0.03);
+    }
   }
 }
 
