@@ -25,7 +25,8 @@ constexpr size_t kTemplateBytesMax = 1u << 20;
 constexpr uint32_t kSequencesMax = 4096;  // two token slots each
 constexpr uint32_t kBlockSizeMax = 1024;
 constexpr uint32_t kBatchedTokensMax = 1u << 17;
-constexpr size_t kDevicesPlannedFully = 4;  // while requests wait: with more, the first good plan is taken
+constexpr int64_t kPatienceWithTheLast = 10;  // nobody takes over from it, and it may be slow only
+constexpr size_t kDevicesPlannedFully = 4;    // while requests wait: with more, the first good plan is taken
 
 Status check_options(const InstanceOptions& options) {
   const EngineOptions& engine = options.engine;
@@ -221,6 +222,11 @@ Status Instance::make_runtime(const Placement& placement) {
   if (const auto known = planned()) {
     const PlanInput left = without_lost(known->input, devices_);
     ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(known->shape, left, placement, options.rows_max));
+    if (left.devices.size() == 1) {
+      options.step_limit_ns = [limit = options.step_limit_ns](double rows, double reads) {
+        return kPatienceWithTheLast * limit(rows, reads);
+      };
+    }
   }
   const std::vector<NamedDevice> named = devices_.named();
   ASSIGN_OR_RETURN(auto runtime, RuntimeExecutor::create(model(), placement, named, options));

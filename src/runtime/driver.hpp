@@ -134,6 +134,7 @@ class Driver {
   template <typename Meeting>
   Status with_others(const Meeting& meeting);
   bool fatal(const Status& status) const;
+  int64_t deadline_ns(const Flight& flight) const;
   uint64_t device_timeout_ns(const Flight& flight) const;
   CommCall call(const Flight& flight);
   void learn_times(const EventHandle& event);
@@ -170,6 +171,7 @@ class Driver {
   ProgramEvents running_;                       // enqueued, not waited for
   size_t next_set_ = 0;
   int64_t virtual_ns_ = 0;
+  int64_t free_at_ns_ = 0;      // of system_clock(): when it ended the step before
   bool others_failed_ = false;  // what failed last was a meeting, not this device
   std::atomic<bool> at_device_{false};
   std::atomic<uint64_t> bytes_moved_{0};

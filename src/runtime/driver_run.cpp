@@ -12,7 +12,7 @@
 namespace motley {
 namespace {
 
-// What a meeting waits longer than a device: whoever is late says so first, and by name.
+// What a meeting waits longer than a device and its queue: whoever is late says so first, and by name.
 constexpr int64_t kMeetingGraceNs = 500'000'000;
 // Of one message between drivers; larger arrays go in runs of rows.
 constexpr uint64_t kMessageBytes = 1u << 20;
@@ -91,7 +91,7 @@ void Driver::loop() {
     Pending& oldest = pending_.front();
     const bool done = !oldest.programs || event_state({&device_.api(), oldest.programs.last().get()}).fired;
     // Woken by the event, or by a further step that may be enqueued behind this one.
-    if (!done && oldest.watched && waiter_.wait(oldest.flight->deadline_ns, system_clock())) continue;
+    if (!done && oldest.watched && waiter_.wait(deadline_ns(*oldest.flight), system_clock())) continue;
     finish(oldest);
     pending_.pop_front();
   }
@@ -129,6 +129,7 @@ void Driver::finish(Pending& pending) {
   if (!status.ok()) flight.fail(status);
   report(status, pending.flight);
   at_device_ = false;
+  free_at_ns_ = system_clock().now_ns();
   leave(flight);
 }
 
@@ -223,14 +224,20 @@ void Driver::tell_copies() {
   for (const auto& buffer : buffers_) buffer->tell_pushed();
 }
 
+// Steps that wait in a queue do not use up their time there: a busy device is not a lost one.
+int64_t Driver::deadline_ns(const Flight& flight) const {
+  if (flight.deadline_ns == INT64_MAX) return INT64_MAX;
+  return std::max(flight.deadline_ns, free_at_ns_ + flight.limit_ns);
+}
+
 uint64_t Driver::device_timeout_ns(const Flight& flight) const {
   if (flight.deadline_ns == INT64_MAX) return UINT64_MAX;
-  return static_cast<uint64_t>(std::max<int64_t>(0, flight.deadline_ns - system_clock().now_ns()));
+  return static_cast<uint64_t>(std::max<int64_t>(0, deadline_ns(flight) - system_clock().now_ns()));
 }
 
 CommCall Driver::call(const Flight& flight) {
   CommCall call;
-  if (flight.deadline_ns != INT64_MAX) call.deadline_ns = flight.deadline_ns + kMeetingGraceNs;
+  if (flight.deadline_ns != INT64_MAX) call.deadline_ns = deadline_ns(flight) + flight.limit_ns + kMeetingGraceNs;
   if (options_.virtual_time) call.virtual_ns = &virtual_ns_;
   return call;
 }

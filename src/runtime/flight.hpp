@@ -31,7 +31,8 @@ class Flight {
   motley_batch batch{};
   bool refused = false;  // broke the contract: no device runs it
   int64_t submitted_ns = 0;
-  int64_t deadline_ns = INT64_MAX;   // of system_clock(): no device takes longer
+  int64_t deadline_ns = INT64_MAX;   // of system_clock(): no device takes longer, unless steps before kept it
+  int64_t limit_ns = 0;              // then no longer than this from their end
   std::atomic<uint32_t> drivers{0};  // that have not ended their part
   std::atomic<int64_t> ended_ns{0};  // the latest of them
   std::vector<SampledToken> tokens;  // written by the driver that samples, before it leaves

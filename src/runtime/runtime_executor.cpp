@@ -136,7 +136,10 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
     flight->fail(admitted);
     flight->refused = true;
   }
-  if (options_.step_limit_ns) flight->deadline_ns = system_clock().now_ns() + options_.step_limit_ns(rows, reads);
+  if (options_.step_limit_ns) {
+    flight->limit_ns = options_.step_limit_ns(rows, reads);
+    flight->deadline_ns = system_clock().now_ns() + flight->limit_ns;
+  }
   flight->drivers = static_cast<uint32_t>(drivers_.size());
   {
     std::lock_guard lock(mutex_);

@@ -105,11 +105,20 @@ def assert_same(told, undisturbed):
     return parted
 
 
-def assert_serves(server, worker_count):
-    """On as many workers, with none of the lost ones left behind."""
+def state(pid):
+    """T: stopped, Z: a zombie, X: gone, and so on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def assert_serves(server, lost):
+    """With nothing left of the workers that are lost, but one that was stopped and is not in the plan."""
     assert server.get("/health").status == 200
     assert server.complete(prompt="Once upon a time", max_tokens=4, ignore_eos=True)["usage"]["completion_tokens"] == 4
-    assert len(workers(server)) == worker_count
+    assert all(state(pid) in "XT" for pid in lost), [state(pid) for pid in lost]
+    assert any(state(pid) in "RSD" for pid in workers(server))
     assert "motley:recoveries_total" in server.metrics()
 
 
@@ -141,7 +150,8 @@ class Blow:
         self.instant = INSTANTS[seed % len(INSTANTS)]
         self.number = signal.SIGSTOP if seed % 5 % 2 else signal.SIGKILL
         self.victims = draw.sample(workers(server), 2 if self.instant == "after another loss" else 1)
-        self.at_tokens = {"prefill begins": 0, "mid-prefill": 1}.get(self.instant, STREAMS * TOKENS * draw.uniform(.1, .7))
+        somewhere = STREAMS * TOKENS * draw.uniform(0.1, 0.7)
+        self.at_tokens = {"prefill begins": 0, "mid-prefill": 1}.get(self.instant, somewhere)
         self.delays_s = [draw.uniform(0, 0.1), draw.uniform(0, 1.5 if self.number == signal.SIGSTOP else 0.5)]
         self.task = None
         self.struck_at = None
@@ -158,22 +168,23 @@ class Blow:
 
 
 def setup_of(seed):
-    return "three" if INSTANTS[seed % len(INSTANTS)] == "after another loss" else list(SETUPS)[seed // len(INSTANTS) % 3]
+    """With three devices where two are lost."""
+    instant = INSTANTS[seed % len(INSTANTS)]
+    return "three" if instant == "after another loss" else list(SETUPS)[seed // len(INSTANTS) % len(SETUPS)]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_worker_is_lost_and_64_streams_go_on(seed, isolated, undisturbed):
     server = isolated(setup_of(seed))
-    before = len(workers(server))
     blow = Blow(seed, server)
     told = asyncio.run(tell(server, blow))
     parted = assert_same(told, undisturbed)
-    # The last victim of all may have been idle: then the next request finds it out.
-    assert_serves(server, before - len(blow.victims))
+    assert_serves(server, blow.victims)
     pauses = sorted(story.pause_s for story in told)
     found_s, replaced_s = times_of(server.log, blow.struck_at)
-    print(f"\nLOSS seed {seed} {setup_of(seed)} {blow.number.name} {blow.instant}: found after {found_s:.3f} s, replaced in "
-          f"{replaced_s}; pauses of streams p50 {pauses[STREAMS // 2]:.2f} max {pauses[-1]:.2f} s; {parted} parted at a tie")
+    print(f"\nLOSS seed {seed} {setup_of(seed)} {blow.number.name} {blow.instant}: found after {found_s:.3f} s, "
+          f"replaced in {replaced_s}; pauses of streams p50 {pauses[STREAMS // 2]:.2f} max {pauses[-1]:.2f} s; "
+          f"{parted} parted at a tie")
     assert pauses[-1] < PAUSE_SECONDS_MAX
     assert server.stop() == 0, Path(server.log).read_text()
 
@@ -182,7 +193,7 @@ def test_down_to_no_device(isolated):
     server = isolated("tensor")
     first, second = workers(server)
     os.kill(second, signal.SIGKILL)  # nobody notices, until a step needs it
-    assert_serves(server, 1)
+    assert_serves(server, [second])
     stream = Stream(server, prompt="Count:", max_tokens=2000, ignore_eos=True)
     events = iter(stream)
     next(events)
@@ -200,21 +211,23 @@ def test_two_workers_die_at_once(isolated):
     server = isolated("three")
     stream = iter(Stream(server, prompt="Once upon a time", max_tokens=64, ignore_eos=True))
     told = [next(stream)]
-    for victim in workers(server)[1:]:
+    victims = workers(server)[1:]
+    for victim in victims:
         os.kill(victim, signal.SIGKILL)
     told += stream
     assert told[-1]["choices"][0]["finish_reason"] == "length"
-    assert_serves(server, 1)
+    assert_serves(server, victims)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_idle_workers_that_end_or_hang_are_found(isolated, number):
     """Two of three, by the first request that needs them; asking for figures meanwhile is answered."""
     server = isolated("three")
-    for victim in workers(server)[:2]:
+    victims = workers(server)[:2]
+    for victim in victims:
         os.kill(victim, number)
     assert "motley:device_programs_total" in server.metrics()
-    assert_serves(server, 1)
+    assert_serves(server, victims)
 
 
 def test_told_to_end_while_recovering(isolated):
