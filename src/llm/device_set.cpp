@@ -127,7 +127,8 @@ std::vector<DeviceWork> DeviceSet::work() {
     DeviceWork& done = opened->work;
     done.name = opened->listed.description.name;
     const auto stats = opened->device.stats();
-    if (stats.ok() && stats->lost == 0 && !opened->lost) {
+    if (stats.ok() && stats->lost != 0 && !opened->lost) mark_lost(done.name);
+    if (stats.ok() && !opened->lost) {
       done.programs = stats->programs;
       done.rows = stats->rows;
       done.busy_s = static_cast<double>(stats->busy_ns) / 1e9;

@@ -64,7 +64,7 @@ class DeviceSet {
   // Of those that are not lost and have a worker process.
   std::vector<DeviceWorker> workers() const;
   bool lost(size_t i) const { return devices_[i]->lost.load(); }
-  // Of a device that is lost: what it last said.
+  // Of a device that is lost: what it last said. One that gives no figures is marked.
   std::vector<DeviceWork> work();
 
  private:

@@ -255,8 +255,8 @@ void Instance::drop_runtime() {
 
 // On a thread of the engine's, while no step is under way: the same model over what is left.
 Result<Executor*> Instance::recover(const Status& why) {
-  if (runtime_->lost_devices().empty()) return why;
-  log_warning("{}; planning without it", why.message());
+  const bool blamed = !runtime_->lost_devices().empty();
+  log_warning("{}; planning {}", why.message(), blamed ? "without it" : "anew");
   const int64_t began_ns = system_clock().now_ns();
   drop_runtime();
   const int64_t dropped_ns = system_clock().now_ns();

@@ -1,9 +1,10 @@
 // Driver: one device's part of a placement, and the thread that runs it.
 //
 // Every device of a lane has a driver. All get every step, in the same order; each replays its own tape and meets the
-// others where the tape says so (docs/adr/0010). What a driver does between programs blocks its thread only, and every
-// wait ends by the step's deadline. Time is counted per driver: with virtual time it moves on with what the device
-// and the communicators report, so that a run's times depend on the plan and the devices alone.
+// others where the tape says so (docs/adr/0010). What a driver does between programs blocks its thread only. Its device
+// has the step's limit for itself (DeviceTime): past it, the device is lost. Who waits for others is never lost by
+// that: they keep their own limits. Time is counted per driver: with virtual time it moves on with what the device and
+// the communicators report, so that a run's times depend on the plan and the devices alone.
 #pragma once
 
 #include <atomic>
@@ -24,6 +25,7 @@
 #include "device/handles.hpp"
 #include "device/wait.hpp"
 #include "model/model.hpp"
+#include "runtime/device_time.hpp"
 #include "runtime/driver_trace.hpp"
 #include "runtime/flight.hpp"
 #include "runtime/host_buffer.hpp"
@@ -62,7 +64,7 @@ class Driver {
   struct Events {
     std::function<void(Flight&)> finished;          // the last driver has ended its part of the step
     std::function<void(const Status& why)> lost;    // this device is lost: nothing more runs on it
-    std::function<void(const Status& why)> missed;  // a meeting failed: another driver is late, or the lane is lost
+    std::function<void(const Status& why)> broken;  // a meeting failed, and with it the lane
     std::function<Status()> health;                 // not OK: the lane is lost, steps are to be failed
   };
 
@@ -82,8 +84,9 @@ class Driver {
   const Tape& tape() const { return tape_; }
   uint64_t bytes_moved() const { return bytes_moved_.load(); }  // to and from other devices
   uint64_t weight_bytes() const { return weight_bytes_; }       // resident
-  // Whether it is at its device's part of a step just now: neither idle nor in a meeting. Any thread.
-  bool at_device() const { return at_device_.load(); }
+  // When its device has used up its time, of system_clock(). INT64_MAX where the driver waits for nothing of it just
+  // now: idle, in a meeting, or asleep until a step has ended. Any thread.
+  int64_t due_ns() const { return due_ns_.load(); }
 
  private:
   struct CompiledPiece {
@@ -132,7 +135,7 @@ class Driver {
   void leave(Flight& flight);
   void report(const Status& why, std::shared_ptr<Flight> flight);
   template <typename Meeting>
-  Status with_others(const Meeting& meeting);
+  Status with_others(const Flight& flight, const Meeting& meeting);
   bool fatal(const Status& status) const;
   int64_t deadline_ns(const Flight& flight) const;
   uint64_t device_timeout_ns(const Flight& flight) const;
@@ -171,9 +174,9 @@ class Driver {
   ProgramEvents running_;                       // enqueued, not waited for
   size_t next_set_ = 0;
   int64_t virtual_ns_ = 0;
-  int64_t free_at_ns_ = 0;      // of system_clock(): when it ended the step before
+  DeviceTime time_;
   bool others_failed_ = false;  // what failed last was a meeting, not this device
-  std::atomic<bool> at_device_{false};
+  std::atomic<int64_t> due_ns_{INT64_MAX};
   std::atomic<uint64_t> bytes_moved_{0};
   std::thread thread_;
 };

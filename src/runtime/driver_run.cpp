@@ -12,8 +12,6 @@
 namespace motley {
 namespace {
 
-// What a meeting waits longer than a device and its queue: whoever is late says so first, and by name.
-constexpr int64_t kMeetingGraceNs = 500'000'000;
 // Of one message between drivers; larger arrays go in runs of rows.
 constexpr uint64_t kMessageBytes = 1u << 20;
 
@@ -99,7 +97,8 @@ void Driver::loop() {
 
 void Driver::begin(std::shared_ptr<Flight> flight) {
   virtual_ns_ = std::max(virtual_ns_, flight->submitted_ns);
-  at_device_ = true;
+  if (meets_) time_.begin();
+  due_ns_ = deadline_ns(*flight);
   Pending pending;
   pending.set = std::exchange(next_set_, (next_set_ + 1) % (options_.steps_ahead + 1));
   if (const Status health = events_.health(); !health.ok() || flight->refused) {
@@ -116,31 +115,29 @@ void Driver::begin(std::shared_ptr<Flight> flight) {
   }
   if (pending.programs) pending.watched = waiter_.watch({&device_.api(), pending.programs.last().get()}).ok();
   pending_.push_back(std::move(pending));
-  at_device_ = false;
+  due_ns_ = INT64_MAX;
 }
 
 // A step's programs are enqueued; waits for them and hands in what came out.
 void Driver::finish(Pending& pending) {
   Flight& flight = *pending.flight;
   running_ = std::move(pending.programs);
-  at_device_ = !std::exchange(others_failed_, false);
+  others_failed_ = false;
+  due_ns_ = deadline_ns(flight);
   Status status = settle(flight);
   if (status.ok() && flight.status().ok()) status = read_results(flight, pending.set);
   if (!status.ok()) flight.fail(status);
   report(status, pending.flight);
-  at_device_ = false;
-  free_at_ns_ = system_clock().now_ns();
+  due_ns_ = INT64_MAX;
+  time_.end(system_clock().now_ns());
   leave(flight);
 }
 
 void Driver::report(const Status& why, std::shared_ptr<Flight> flight) {
+  if (others_failed_) return events_.broken(why);
   if (!fatal(why)) return;
   stuck_.push_back(std::move(flight));
-  if (others_failed_) {
-    events_.missed(why);
-  } else {
-    events_.lost(why);
-  }
+  events_.lost(why);
 }
 
 void Driver::leave(Flight& flight) {
@@ -224,20 +221,18 @@ void Driver::tell_copies() {
   for (const auto& buffer : buffers_) buffer->tell_pushed();
 }
 
-// Steps that wait in a queue do not use up their time there: a busy device is not a lost one.
 int64_t Driver::deadline_ns(const Flight& flight) const {
-  if (flight.deadline_ns == INT64_MAX) return INT64_MAX;
-  return std::max(flight.deadline_ns, free_at_ns_ + flight.limit_ns);
+  return time_.due_ns(flight.submitted_at_ns, flight.limit_ns);
 }
 
 uint64_t Driver::device_timeout_ns(const Flight& flight) const {
-  if (flight.deadline_ns == INT64_MAX) return UINT64_MAX;
+  if (flight.limit_ns == INT64_MAX) return UINT64_MAX;
   return static_cast<uint64_t>(std::max<int64_t>(0, deadline_ns(flight) - system_clock().now_ns()));
 }
 
 CommCall Driver::call(const Flight& flight) {
   CommCall call;
-  if (flight.deadline_ns != INT64_MAX) call.deadline_ns = deadline_ns(flight) + flight.limit_ns + kMeetingGraceNs;
+  if (flight.patience_ns != INT64_MAX) call.deadline_ns = system_clock().now_ns() + flight.patience_ns;
   if (options_.virtual_time) call.virtual_ns = &virtual_ns_;
   return call;
 }
@@ -245,11 +240,13 @@ CommCall Driver::call(const Flight& flight) {
 // ---- meetings
 
 template <typename Meeting>
-Status Driver::with_others(const Meeting& meeting) {
-  at_device_ = false;
+Status Driver::with_others(const Flight& flight, const Meeting& meeting) {
+  due_ns_ = INT64_MAX;
+  const int64_t came_ns = system_clock().now_ns();
   Status status = meeting();
+  time_.waited(system_clock().now_ns() - came_ns);
   others_failed_ = !status.ok();
-  at_device_ = status.ok();  // after a failure it is not this one that others wait for
+  due_ns_ = deadline_ns(flight);
   return status;
 }
 
@@ -261,8 +258,8 @@ Status Driver::reduce(Flight& flight, HostBuffer& buffer, bool contributes) {
   } else {
     RETURN_IF_ERROR(buffer.acquire(device_timeout_ns(flight)));
   }
-  RETURN_IF_ERROR(
-      with_others([&] { return links_.stage->all_reduce(buffer.view<float>(count), contributes, call(flight)); }));
+  RETURN_IF_ERROR(with_others(
+      flight, [&] { return links_.stage->all_reduce(buffer.view<float>(count), contributes, call(flight)); }));
   bytes_moved_ += bytes;
   return buffer.push(queue_, bytes);
 }
@@ -274,7 +271,8 @@ Status Driver::receive(Flight& flight) {
   const size_t step = rows_at_once(row_bytes) * row_bytes;
   for (size_t at = 0; at < bytes; at += step) {
     const std::span<std::byte> part = all.subspan(at, std::min(step, bytes - at));
-    RETURN_IF_ERROR(with_others([&] { return links_.lane->recv(links_.receive_from.front(), part, call(flight)); }));
+    RETURN_IF_ERROR(
+        with_others(flight, [&] { return links_.lane->recv(links_.receive_from.front(), part, call(flight)); }));
   }
   bytes_moved_ += bytes;
   return residual_->push(queue_, bytes);
@@ -288,7 +286,7 @@ Status Driver::send(Flight& flight) {
   for (const uint32_t to : links_.send_to) {
     for (size_t at = 0; at < bytes; at += step) {
       const std::span<std::byte> part = all.subspan(at, std::min(step, bytes - at));
-      RETURN_IF_ERROR(with_others([&] { return links_.lane->send(to, part, call(flight)); }));
+      RETURN_IF_ERROR(with_others(flight, [&] { return links_.lane->send(to, part, call(flight)); }));
     }
     bytes_moved_ += bytes;
   }
@@ -323,7 +321,7 @@ Status Driver::exchange_logits(Flight& flight) {
     const size_t step = rows_at_once(width * sizeof(float)) * width;
     for (size_t at = 0; at < mine.size(); at += step) {
       const auto part = std::as_bytes(mine.subspan(at, std::min(step, mine.size() - at)));
-      RETURN_IF_ERROR(with_others([&] { return links_.stage->send(links_.sampler, part, call(flight)); }));
+      RETURN_IF_ERROR(with_others(flight, [&] { return links_.stage->send(links_.sampler, part, call(flight)); }));
       bytes_moved_ += part.size();
     }
     return ok_status();
@@ -338,7 +336,7 @@ Status Driver::exchange_logits(Flight& flight) {
       const size_t count = std::min(step, rows - row);
       part.resize(count * theirs);
       const std::span<std::byte> into = std::as_writable_bytes(std::span(part));
-      RETURN_IF_ERROR(with_others([&] { return links_.stage->recv(rank, into, call(flight)); }));
+      RETURN_IF_ERROR(with_others(flight, [&] { return links_.stage->recv(rank, into, call(flight)); }));
       put_columns(part, rank, row, count);
       bytes_moved_ += part.size() * sizeof(float);
     }
@@ -355,14 +353,14 @@ Status Driver::exchange_tokens(Flight& flight, size_t set) {
     RETURN_IF_ERROR(ids.pull(queue_, rows * sizeof(int32_t), device_timeout_ns(flight), &virtual_ns_));
     for (const uint32_t to : links_.embedders) {
       const auto all = std::as_bytes(ids.view<int32_t>(rows));
-      RETURN_IF_ERROR(with_others([&] { return links_.stage->send(to, all, call(flight)); }));
+      RETURN_IF_ERROR(with_others(flight, [&] { return links_.stage->send(to, all, call(flight)); }));
       bytes_moved_ += rows * sizeof(int32_t);
     }
     return ok_status();
   }
   std::vector<int32_t> ids(rows);
   const std::span<std::byte> into = std::as_writable_bytes(std::span(ids));
-  RETURN_IF_ERROR(with_others([&] { return links_.stage->recv(links_.sampler, into, call(flight)); }));
+  RETURN_IF_ERROR(with_others(flight, [&] { return links_.stage->recv(links_.sampler, into, call(flight)); }));
   bytes_moved_ += rows * sizeof(int32_t);
   RETURN_IF_ERROR(slots_->acquire(device_timeout_ns(flight)));
   const std::span<int32_t> slots = slots_->view<int32_t>(options_.slots);

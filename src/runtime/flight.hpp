@@ -29,10 +29,11 @@ class Flight {
   const StepPlan plan;
   Promise<StepResult> promise;
   motley_batch batch{};
-  bool refused = false;  // broke the contract: no device runs it
-  int64_t submitted_ns = 0;
-  int64_t deadline_ns = INT64_MAX;   // of system_clock(): no device takes longer, unless steps before kept it
-  int64_t limit_ns = 0;              // then no longer than this from their end
+  bool refused = false;              // broke the contract: no device runs it
+  int64_t submitted_ns = 0;          // as the executor's clock counts
+  int64_t submitted_at_ns = 0;       // of system_clock()
+  int64_t limit_ns = INT64_MAX;      // of a device's own time; INT64_MAX = none, and then no patience_ns either
+  int64_t patience_ns = INT64_MAX;   // longer than anyone waits in a meeting while every device keeps its limits
   std::atomic<uint32_t> drivers{0};  // that have not ended their part
   std::atomic<int64_t> ended_ns{0};  // the latest of them
   std::vector<SampledToken> tokens;  // written by the driver that samples, before it leaves

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <utility>
 
 #include "base/log.hpp"
@@ -10,6 +11,12 @@
 #include "runtime/step_check.hpp"
 
 namespace motley {
+namespace {
+
+constexpr std::chrono::milliseconds kLookEvery{100};
+constexpr int64_t kGraceNs = 100'000'000;  // a driver that is not stuck says first that its device is late
+
+}  // namespace
 
 Result<uint64_t> step_bytes(const Model& model, const Device& device, const RuntimeOptions& options) {
   const uint64_t rows = options.rows_max, logit_rows = options.logit_rows_max;
@@ -89,9 +96,10 @@ void RuntimeExecutor::start() {
   for (const auto& driver : drivers_) {
     driver->start({.finished = [this](Flight& flight) { finished(flight); },
                    .lost = [this, raw = driver.get()](const Status& why) { lost(*raw, why); },
-                   .missed = [this, raw = driver.get()](const Status& why) { missed(*raw, why); },
+                   .broken = [this](const Status& why) { broken(why); },
                    .health = [this] { return health(); }});
   }
+  if (options_.step_limit_ns) watch_ = std::jthread([this](const std::stop_token& stop) { watch(stop); });
 }
 
 Status RuntimeExecutor::health() const {
@@ -137,14 +145,18 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
     flight->refused = true;
   }
   if (options_.step_limit_ns) {
+    flight->submitted_at_ns = system_clock().now_ns();
     flight->limit_ns = options_.step_limit_ns(rows, reads);
-    flight->deadline_ns = system_clock().now_ns() + flight->limit_ns;
+    longest_limit_ns_ = std::max(longest_limit_ns_, flight->limit_ns);
+    const auto parts = static_cast<int64_t>(drivers_.size() * (description_.lookahead + description_.pipeline));
+    flight->patience_ns = (parts + 1) * longest_limit_ns_;
   }
   flight->drivers = static_cast<uint32_t>(drivers_.size());
   {
     std::lock_guard lock(mutex_);
     ++under_way_;
   }
+  begun_.notify_one();
   for (const auto& driver : drivers_) driver->push(flight);
   return future;
 }
@@ -176,20 +188,37 @@ void RuntimeExecutor::lost(const Driver& driver, const Status& why) {
     if (lost_.ok()) lost_ = error(MOTLEY_UNAVAILABLE, "device {} is lost: {}", driver.name(), why.message());
     lost_devices_.push_back({driver.name(), why.code() == MOTLEY_DEADLINE_EXCEEDED});
   }
-  for (const auto& each : drivers_) each->abort(health());
+  abort_meetings();
   if (WorkerProcess* worker = driver.device().worker()) worker->kill();
 }
 
-// A driver waited in vain for another: that one is at its device still, whose call has not come back.
-void RuntimeExecutor::missed(const Driver& driver, const Status& why) {
-  if (!health().ok()) return;  // the meeting ended because the lane is lost
-  bool found = false;
-  for (const auto& other : drivers_) {
-    if (other.get() == &driver || !other->at_device()) continue;
-    found = true;
-    lost(*other, error(MOTLEY_DEADLINE_EXCEEDED, "it kept {} waiting: {}", driver.name(), why.message()));
+// The lane is of no use any more, and no device is to blame: each keeps its own limits.
+void RuntimeExecutor::broken(const Status& why) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!lost_.ok()) return;  // the meeting ended because a device is lost
+    lost_ = error(MOTLEY_UNAVAILABLE, "the devices cannot meet: {}", why.message());
   }
-  if (!found) lost(driver, why);
+  abort_meetings();
+}
+
+void RuntimeExecutor::abort_meetings() {
+  for (const auto& each : drivers_) each->abort(health());
+}
+
+// A driver sees for itself what its device does not finish, unless it is inside a call that does not come back.
+void RuntimeExecutor::watch(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  while (begun_.wait(lock, stop, [this] { return under_way_ > 0; }) && !stop.stop_requested()) {
+    begun_.wait_for(lock, stop, kLookEvery, [] { return false; });
+    lock.unlock();
+    const int64_t late_ns = system_clock().now_ns() - kGraceNs;
+    for (const auto& driver : drivers_) {
+      if (driver->due_ns() > late_ns) continue;
+      lost(*driver, error(MOTLEY_DEADLINE_EXCEEDED, "device {} did not come back from a call in time", driver->name()));
+    }
+    lock.lock();
+  }
 }
 
 RuntimeExecutor::~RuntimeExecutor() = default;

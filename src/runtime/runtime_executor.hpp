@@ -3,14 +3,17 @@
 // One lane so far; its stages may have any number of shards on devices of any kind.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "base/clock.hpp"
@@ -31,8 +34,8 @@ struct RuntimeOptions {
   uint32_t positions_max = 0;      // longest sequence; 0 = the model's context
   bool virtual_time = false;       // every device is simulated and keeps virtual time; times of results are virtual
   VirtualLink virtual_link;        // between drivers, with virtual_time
-  // The longest a step of so many rows and positions read may take before a device that has not finished it counts as
-  // lost, in nanoseconds; null = forever.
+  // How long a device may be at a step of so many rows and positions read, what it waits for others not counted, before
+  // it is lost; in nanoseconds; null = forever.
   std::function<int64_t(double rows, double reads)> step_limit_ns;
   Trace* trace = nullptr;  // borrowed; null = none
 };
@@ -75,8 +78,9 @@ class RuntimeExecutor : public Executor {
   ExecutorDescription describe() const override { return description_; }
   Future<StepResult> submit(StepPlan plan) override;
   std::vector<DriverReport> reports() const;
-  // The devices whose loss ended this executor, the first one first; all of them once no step is under way. Their
-  // workers are killed at once, so that nobody waits for them. Any thread.
+  // The devices whose loss ended this executor, the first one first; all of them once no step is under way. None where
+  // they could not meet, and none is to blame. Their workers are killed at once, so that nobody waits for them. Any
+  // thread.
   std::vector<LostDevice> lost_devices() const;
 
  private:
@@ -90,18 +94,24 @@ class RuntimeExecutor : public Executor {
   Status health() const;
   void finished(Flight& flight);
   void lost(const Driver& driver, const Status& why);
-  void missed(const Driver& driver, const Status& why);
+  void broken(const Status& why);
+  void abort_meetings();
+  void watch(const std::stop_token& stop);
 
   const RuntimeOptions options_;
   const Clock& clock_;
   ExecutorDescription description_;
 
+  int64_t longest_limit_ns_ = 0;  // of the steps so far; the submitting thread's
+
   mutable std::mutex mutex_;  // guards the four below
+  std::condition_variable_any begun_;
   uint32_t under_way_ = 0;
   Status lost_;  // a device answered UNAVAILABLE, or not at all: so does every later step
   std::vector<LostDevice> lost_devices_;
   int64_t last_finished_ns_ = 0;
-  std::vector<std::unique_ptr<Driver>> drivers_;  // last: their threads use the above
+  std::vector<std::unique_ptr<Driver>> drivers_;  // their threads use the above
+  std::jthread watch_;                            // last: it looks at the drivers
 };
 
 }  // namespace motley

@@ -105,21 +105,12 @@ def assert_same(told, undisturbed):
     return parted
 
 
-def state(pid):
-    """T: stopped, Z: a zombie, X: gone, and so on."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "X"
-
-
-def assert_serves(server, lost):
-    """With nothing left of the workers that are lost, but one that was stopped and is not in the plan."""
+def assert_serves(server, workers_before, lost):
+    """On all workers but those that are lost, of which nothing is left."""
     assert server.get("/health").status == 200
     assert server.complete(prompt="Once upon a time", max_tokens=4, ignore_eos=True)["usage"]["completion_tokens"] == 4
-    assert all(state(pid) in "XT" for pid in lost), [state(pid) for pid in lost]
-    assert any(state(pid) in "RSD" for pid in workers(server))
-    assert "motley:recoveries_total" in server.metrics()
+    assert "motley:recoveries_total" in server.metrics()  # finds one, too, that stopped where the plan does not use it
+    assert workers(server) == [pid for pid in workers_before if pid not in lost], Path(server.log).read_text()
 
 
 def times_of(log, struck_at):
@@ -176,10 +167,11 @@ def setup_of(seed):
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_worker_is_lost_and_64_streams_go_on(seed, isolated, undisturbed):
     server = isolated(setup_of(seed))
+    before = workers(server)
     blow = Blow(seed, server)
     told = asyncio.run(tell(server, blow))
     parted = assert_same(told, undisturbed)
-    assert_serves(server, blow.victims)
+    assert_serves(server, before, blow.victims)
     pauses = sorted(story.pause_s for story in told)
     found_s, replaced_s = times_of(server.log, blow.struck_at)
     print(f"\nLOSS seed {seed} {setup_of(seed)} {blow.number.name} {blow.instant}: found after {found_s:.3f} s, "
@@ -193,7 +185,7 @@ def test_down_to_no_device(isolated):
     server = isolated("tensor")
     first, second = workers(server)
     os.kill(second, signal.SIGKILL)  # nobody notices, until a step needs it
-    assert_serves(server, [second])
+    assert_serves(server, [first, second], [second])
     stream = Stream(server, prompt="Count:", max_tokens=2000, ignore_eos=True)
     events = iter(stream)
     next(events)
@@ -211,23 +203,23 @@ def test_two_workers_die_at_once(isolated):
     server = isolated("three")
     stream = iter(Stream(server, prompt="Once upon a time", max_tokens=64, ignore_eos=True))
     told = [next(stream)]
-    victims = workers(server)[1:]
-    for victim in victims:
+    before = workers(server)
+    for victim in before[1:]:
         os.kill(victim, signal.SIGKILL)
     told += stream
     assert told[-1]["choices"][0]["finish_reason"] == "length"
-    assert_serves(server, victims)
+    assert_serves(server, before, before[1:])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_idle_workers_that_end_or_hang_are_found(isolated, number):
     """Two of three, by the first request that needs them; asking for figures meanwhile is answered."""
     server = isolated("three")
-    victims = workers(server)[:2]
-    for victim in victims:
+    before = workers(server)
+    for victim in before[:2]:
         os.kill(victim, number)
     assert "motley:device_programs_total" in server.metrics()
-    assert_serves(server, victims)
+    assert_serves(server, before, before[:2])
 
 
 def test_told_to_end_while_recovering(isolated):

@@ -1,4 +1,5 @@
 // Devices in workers that die or hang while steps run: which one is named, and that nobody waits for it afterwards.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -94,15 +95,19 @@ StepPlan prompt(StepId step) {
 class Loss : public ::testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
-    for (int i = 0; i < 2; ++i) devices_.push_back(open_worker());
+    open(2);
     start({"D0", "D1"});
+  }
+  void open(size_t count) {
+    while (devices_.size() < count) devices_.push_back(open_worker());
   }
   void start(const std::vector<std::string>& names) {
     RuntimeOptions options;
     options.rows_max = 32;
     options.logit_rows_max = 4;
     options.step_limit_ns = [](double, double) { return kStepLimit_ns; };
-    const std::array named{NamedDevice{"D0", &devices_[0]}, NamedDevice{"D1", &devices_[1]}};
+    std::vector<NamedDevice> named;
+    for (size_t i = 0; i < devices_.size(); ++i) named.push_back({fmt::format("D{}", i), &devices_[i]});
     auto made = RuntimeExecutor::create(model_.model(), place(model_.model(), names, GetParam()), named, options);
     ASSERT_TRUE(made.ok()) << made.error().message();
     executor_ = *std::move(made);
@@ -188,6 +193,26 @@ TEST_P(Loss, DeadBeforeTheExecutorIsMade_IsAnErrorOfItsMaking) {
       RuntimeExecutor::create(model_.model(), place(model_.model(), {"D0", "D1"}, GetParam()), named, {}).error();
   EXPECT_EQ(refused.code(), MOTLEY_UNAVAILABLE) << refused.message();
   EXPECT_NE(refused.message().find("D1"), std::string::npos) << refused.message();
+}
+
+// Whoever waits for the stopped one, before it or behind it, is not named.
+TEST_P(Loss, OneOfThreeStopped_IsTheOnlyOneNamed) {
+  open(3);
+  for (size_t victim = 0; victim < devices_.size(); ++victim) {
+    executor_.reset();
+    start({"D0", "D1", "D2"});
+    ASSERT_TRUE(executor_->submit(prompt(1)).take().status.ok());
+    signal(victim, SIGSTOP);
+    const Status why = run();
+    EXPECT_EQ(why.code(), MOTLEY_UNAVAILABLE);
+    const auto lost = executor_->lost_devices();
+    ASSERT_EQ(lost.size(), 1u) << why.message();
+    EXPECT_EQ(lost[0].name, fmt::format("D{}", victim)) << why.message();
+    EXPECT_TRUE(lost[0].hangs);
+    for (size_t i = 0; i < devices_.size(); ++i) EXPECT_EQ(ended(i), i == victim) << i;
+    executor_.reset();
+    devices_[victim] = open_worker();
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Loss, ::testing::Bool(),

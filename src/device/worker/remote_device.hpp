@@ -141,6 +141,7 @@ class RemoteDevice {
   Result<Answer> exchange(Lane& lane, Call call, std::span<const std::byte> body, std::span<const int> descriptors,
                           int64_t timeout_ns);
   Result<Message> slow_reply(int64_t deadline_ns);
+  Result<Message> figures(int64_t deadline_ns);
   Status ask_for_life();
   Status give_up(Status why, Call call, int64_t timeout_ns);
   void worker_ended(const std::string& how);

@@ -12,6 +12,8 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include "base/future.hpp"
 
@@ -194,6 +196,20 @@ std::string WorkerProcess::how_it_ended() const {
 bool WorkerProcess::wait_ended(int64_t timeout_ns) const {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns), [this] { return ended_; });
+}
+
+bool WorkerProcess::at_work() const {
+  std::error_code failed;
+  const std::filesystem::path tasks = fmt::format("/proc/{}/task", pid_);
+  for (auto task = std::filesystem::directory_iterator(tasks, failed); !failed && task != decltype(task)();
+       task.increment(failed)) {
+    std::string line;
+    std::getline(std::ifstream(task->path() / "stat"), line);
+    const size_t name_end = line.rfind(") ");  // the name before it may hold anything; the state is one letter
+    if (name_end == std::string::npos || name_end + 2 >= line.size()) continue;
+    if (line[name_end + 2] == 'R' || line[name_end + 2] == 'D') return true;
+  }
+  return false;
 }
 
 void WorkerProcess::kill() {

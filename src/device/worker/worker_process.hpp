@@ -45,6 +45,9 @@ class WorkerProcess {
   std::string how_it_ended() const;
   // True once the child is gone and reaped; waits for that at most timeout_ns.
   bool wait_ended(int64_t timeout_ns) const;
+  // Whether a thread of it computes, or waits for a core, a disk or memory, just now. False for one that is stopped,
+  // asleep or gone.
+  bool at_work() const;
   // SIGKILL, which a stopped process obeys too; returns when the child is reaped.
   void kill();
 

@@ -173,6 +173,32 @@ TEST(Worker, Stopped_CallsAndWaitsGiveUpAtTheirDeadlinesAndKillFreesTheRest) {
   EXPECT_TRUE(contains(lost, "signal 9")) << lost.message();
 }
 
+TEST(Worker, AtWork_IsSeenWhileItComputesAndNotWhileItIsStopped) {
+  const Device device = open_or_die();
+  Work work(device, 512, 4096, 200);
+  auto event = device.enqueue(work.queue, work.programs, work.args);
+  ASSERT_TRUE(event.ok());
+  bool seen = false;
+  while (!seen && wait_for(device, *event, 0).code() == MOTLEY_DEADLINE_EXCEEDED) seen = device.worker()->at_work();
+  EXPECT_TRUE(seen);
+  stop(device.worker()->pid());
+  EXPECT_FALSE(device.worker()->at_work());
+  device.worker()->kill();
+  EXPECT_FALSE(device.worker()->at_work());
+}
+
+TEST(Worker, Stopped_FiguresSayThatItIsLost) {
+  WorkerOptions options = worker_options();
+  options.stats_timeout_ns = 100'000'000;
+  options.call_timeout_ns = static_cast<int64_t>(kPatience_ns);
+  const Device device = open_or_die(options);
+  stop(device.worker()->pid());
+  const auto stats = device.stats();
+  ASSERT_TRUE(stats.ok());
+  EXPECT_EQ(stats->lost, 1);
+  device.worker()->kill();
+}
+
 TEST(Worker, TwoAtOnce_OneDies_TheOtherWorksOn) {
   const Device first = open_or_die(), second = open_or_die();
   Work left(first, 4, 8, 2), right(second, 4, 8, 2);

@@ -1,0 +1,50 @@
+#include "runtime/device_time.hpp"
+
+#include <gtest/gtest.h>
+
+namespace motley {
+namespace {
+
+constexpr int64_t kLimit = 1000;
+
+TEST(DeviceTime, Step_CountsFromItsSubmissionWhereTheDeviceIsFree) {
+  DeviceTime time;
+  EXPECT_EQ(time.due_ns(50, kLimit), 1050);
+  time.end(40);
+  EXPECT_EQ(time.due_ns(50, kLimit), 1050);
+}
+
+TEST(DeviceTime, StepInAQueue_CountsFromTheEndOfTheOneBefore) {
+  DeviceTime time;
+  time.begin();
+  time.end(900);
+  EXPECT_EQ(time.due_ns(50, kLimit), 1900);
+}
+
+TEST(DeviceTime, WhatOthersKeepItWaiting_IsNotCounted) {
+  DeviceTime time;
+  time.begin();
+  time.waited(5 * kLimit);
+  time.waited(7);
+  EXPECT_EQ(time.due_ns(50, kLimit), 50 + 5 * kLimit + 7 + kLimit);
+}
+
+TEST(DeviceTime, Waits_AreForgottenWithTheirStep) {
+  DeviceTime time;
+  time.begin();
+  time.waited(5 * kLimit);
+  time.end(6000);
+  EXPECT_EQ(time.due_ns(50, kLimit), 7000);
+  time.begin();
+  EXPECT_EQ(time.due_ns(6500, kLimit), 7500);
+}
+
+TEST(DeviceTime, NoLimit_IsNeverDue) {
+  DeviceTime time;
+  time.begin();
+  time.waited(5);
+  EXPECT_EQ(time.due_ns(50, INT64_MAX), INT64_MAX);
+}
+
+}  // namespace
+}  // namespace motley
