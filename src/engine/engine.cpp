@@ -308,7 +308,7 @@ class Engine::Impl {
           MOTLEY_INTERNAL,
           "the new executor has epoch {} and a vocabulary of {}; a later one than {} and the same {} are needed",
           next.epoch, next.vocab_size, config_->epoch, config_->vocab_size);
-    scheduler_.restart(next);
+    const uint64_t lost = scheduler_.restart(next);
     executor_ = &executor;
     {
       std::lock_guard lock(config_mutex_);
@@ -316,8 +316,8 @@ class Engine::Impl {
     }
     const int64_t now_ns = clock_.now_ns(), pause_ns = now_ns - paused_at_ns_;
     trace_.paused(paused_at_ns_, now_ns, losing(), config_->epoch);
-    log_info("epoch {} serves after a pause of {:.3f} s; {} requests wait", config_->epoch,
-             static_cast<double>(pause_ns) * 1e-9, scheduler_.waiting());
+    log_info("epoch {} serves after a pause of {:.3f} s; {} requests wait, {} tokens are computed again",
+             config_->epoch, static_cast<double>(pause_ns) * 1e-9, scheduler_.waiting(), lost);
     std::lock_guard lock(stats_mutex_);
     metrics_.on_replacement(losing(), pause_ns);
     return ok_status();

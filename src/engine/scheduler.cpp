@@ -391,7 +391,7 @@ Status Scheduler::discard(const StepResult& result) {
   return ok_status();
 }
 
-void Scheduler::restart(const SchedulerConfig& config) {
+uint64_t Scheduler::restart(const SchedulerConfig& config) {
   CHECK(in_flight_.empty(), "a restart with {} steps under way", in_flight_.size());
   config_ = config;
   pool_ = BlockPool(config.lane.pool.blocks, config.lane.pool.block_size, config.options.enable_prefix_caching, hash_);
@@ -404,12 +404,15 @@ void Scheduler::restart(const SchedulerConfig& config) {
   std::vector<Sequence*> all;
   for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
   std::sort(all.begin(), all.end(), waiting_.key_comp());
+  uint64_t lost = 0;
   for (Sequence* s : all) {
+    lost += s->committed;
     CHECK(s->unknown == 0, "request {} waits again with {} tokens unknown", s->id(), s->unknown);
     s->forget_progress();
     waiting_.insert(s);
   }
   for (Sequence* s : all) fit(*s);
+  return lost;
 }
 
 Status Scheduler::apply(StepResult result, int64_t now_ns) {

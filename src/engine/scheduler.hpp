@@ -73,8 +73,8 @@ class Scheduler {
   Status discard(const StepResult& result);
   // Begins anew with another executor, once no step is under way: every request waits again with its rank and its known
   // text. A request that has no room left under the new limits ends with RESOURCE_EXHAUSTED, now or when it comes to
-  // them.
-  void restart(const SchedulerConfig& config);
+  // them. How many positions' rows had run, and must run again.
+  uint64_t restart(const SchedulerConfig& config);
 
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   uint32_t running() const { return static_cast<uint32_t>(running_.size()); }

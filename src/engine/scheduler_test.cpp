@@ -127,7 +127,7 @@ class Bench {
     ASSERT_TRUE(config.ok()) << config.error().to_string();
     config_ = *config;
     length_min_ = std::min(length_min_, config_.options.max_model_len);
-    scheduler_->restart(config_);
+    computed_again_ = scheduler_->restart(config_);
     EXPECT_EQ(scheduler_->running(), 0u);
     EXPECT_EQ(scheduler_->pool().free_count(), device_.blocks);
   }
@@ -168,6 +168,7 @@ class Bench {
   std::map<RequestId, Story>& stories() { return stories_; }
   const StepPlan& last_plan() const { return last_plan_; }
   uint64_t steps() const { return steps_; }
+  uint64_t computed_again() const { return computed_again_; }
   uint32_t rows_of(RequestId id) const {
     for (const PlanSequence& part : last_plan_.sequences)
       if (part.sequence == id) return part.row_count;
@@ -207,6 +208,7 @@ class Bench {
     }
   }
 
+  uint64_t computed_again_ = 0;
   ScriptedOptions device_;
   const EngineOptions options_;
   std::unique_ptr<ScriptedExecutor> executor_;
@@ -525,6 +527,17 @@ TEST(Scheduler, Lookahead_ReadsTheUnknownTokenFromItsSlotAndCountsItAsPending) {
   EXPECT_FALSE(bench.plan()) << "deeper than the lookahead";
   ASSERT_TRUE(bench.finish(20));
   bench.expect_all_right();
+}
+
+TEST(Scheduler, LostExecutor_TellsHowManyRowsRunAgain) {
+  Bench bench({}, {});
+  bench.add(bench.request({1, 2, 3, 4, 5}, 4));
+  bench.add(bench.request({6, 7, 8}, 4));
+  ASSERT_TRUE(bench.plan());
+  ASSERT_TRUE(bench.result());
+  bench.lose(bench.device(), [] {});
+  EXPECT_EQ(bench.computed_again(), 8u);
+  EXPECT_TRUE(bench.finish(100));
 }
 
 TEST(Scheduler, ResultOfAnotherStep_IsNotTrusted) {

@@ -297,7 +297,9 @@ Status Instance::serve_on_what_is_left(const Status& why) {
   const int64_t began_ns = system_clock().now_ns();
   const Effort effort = left.devices.size() <= kDevicesPlannedFully ? Effort::kFull : Effort::kFirst;
   ASSIGN_OR_RETURN(PlanReport report, plan(known->shape, left, request, effort));
-  log_info("planned anew in {:.0f} ms", static_cast<double>(system_clock().now_ns() - began_ns) / 1e6);
+  ASSIGN_OR_RETURN(const double rate, prefill_rate(known->shape, left, report.placement, runtime_options_.rows_max));
+  log_info("planned anew in {:.0f} ms; {:.0f} tokens of prompts per second predicted",
+           static_cast<double>(system_clock().now_ns() - began_ns) / 1e6, rate);
   return put_in_force(std::move(report));
 }
 

@@ -118,6 +118,15 @@ PlanInput without_lost(const PlanInput& input, const DeviceSet& devices) {
   return left;
 }
 
+Result<double> prefill_rate(const ModelShape& shape, const PlanInput& input, const Placement& placement,
+                            uint32_t rows_max) {
+  StepLoad load;
+  load.decode_rows = 0;
+  load.chunk_rows = std::min(rows_max, kMeasuredRowsMax);
+  ASSIGN_OR_RETURN(const double ns, predict_step_ns(shape, input, placement, load));
+  return load.chunk_rows / (ns / 1e9);
+}
+
 Result<std::function<int64_t(double, double)>> step_limit(const ModelShape& shape, const PlanInput& input,
                                                           const Placement& placement, uint32_t rows_max) {
   const auto rows = static_cast<double>(std::min(rows_max, kMeasuredRowsMax));

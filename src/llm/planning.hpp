@@ -56,4 +56,8 @@ PlanInput without_lost(const PlanInput& input, const DeviceSet& devices);
 Result<std::function<int64_t(double rows, double reads)>> step_limit(const ModelShape& shape, const PlanInput& input,
                                                                      const Placement& placement, uint32_t rows_max);
 
+// Tokens of prompts per second, as predicted, where a step takes a chunk of them and nobody decodes.
+Result<double> prefill_rate(const ModelShape& shape, const PlanInput& input, const Placement& placement,
+                            uint32_t rows_max);
+
 }  // namespace motley
