@@ -166,6 +166,9 @@ void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) 
 CLI::App* add_serve(CLI::App& app, Parsed& parsed) {
   ServeCommand& serve = parsed.serve;
   CLI::App* command = app.add_subcommand("serve", "serve a model over the OpenAI API");
+  command->footer(
+      "Devices may be added while it serves: POST /v1/devices {\"add\": \"CPU:0/cores=1\"}, names as in --devices; "
+      "GET /v1/devices lists them.");
   add_model_options(command, serve.instance, parsed);
   command->add_option("--host", serve.host, "address to listen on")->check(text_fault)->capture_default_str();
   add_number(command, "--port", serve.port, "port to listen on; 0 = any free one")->capture_default_str();

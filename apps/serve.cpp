@@ -59,6 +59,22 @@ Status take_advice(const Instance& instance, ServerOptions& options) {
   return ok_status();
 }
 
+DeviceControl device_control(Instance& instance) {
+  const auto list = [&instance] {
+    std::vector<DeviceCounters> counters;
+    for (const DeviceWork& work : instance.device_work()) {
+      const char* state = work.lost ? "lost" : work.in_force ? "serving" : "idle";
+      counters.push_back({work.name, state, work.programs, work.rows, work.bytes_moved, work.busy_s});
+    }
+    return counters;
+  };
+  const auto add = [&instance](const std::vector<std::string>& names) -> Result<DevicesAdded> {
+    ASSIGN_OR_RETURN(AddedDevices added, instance.add_devices(names));
+    return DevicesAdded{std::move(added.names), std::move(added.note)};
+  };
+  return {list, add};
+}
+
 Result<ServerOptions> server_options(const ServeCommand& command, Instance& instance) {
   ServerOptions options;
   if (command.generation_config == "auto") RETURN_IF_ERROR(take_advice(instance, options));
@@ -72,12 +88,7 @@ Result<ServerOptions> server_options(const ServeCommand& command, Instance& inst
   options.seed = command.seed;
   const Placement& placement = instance.placement();
   const EngineOptions& engine = command.instance.engine;
-  options.device_counters = [&instance] {
-    std::vector<DeviceCounters> counters;
-    for (const DeviceWork& work : instance.device_work())
-      counters.push_back({work.name, work.programs, work.rows, work.bytes_moved, work.busy_s});
-    return counters;
-  };
+  options.devices = device_control(instance);
   options.cache_config = {{"block_size", std::to_string(placement.block_size)},
                           {"num_gpu_blocks", std::to_string(placement.lanes[0].kv_blocks)},
                           {"cache_dtype", command.instance.kv_cache_dtype},
@@ -158,6 +169,7 @@ Status serve(const ServeCommand& command) {
   log_info("try: {}", curl_line(command, address, instance->chat_template() != nullptr));
   const int signal = signals.wait();
   log_info("{}: draining, up to {} s", signal == SIGTERM ? "SIGTERM" : "SIGINT", command.shutdown_timeout_s);
+  instance->end_changes();
   drain(*server, signals, command.shutdown_timeout_s);
   // Now: what follows may be cut short. A failure is told where the trace was opened.
   if (command.instance.trace != nullptr) (void)command.instance.trace->close();

@@ -165,19 +165,9 @@ class ListParser {
   // Parts of one device may not share a core with one another or with the whole.
   Status check_parts() const {
     for (size_t i = 0; i < devices_.size(); ++i) {
-      for (size_t j = i + 1; j < devices_.size(); ++j) {
-        const ListedDevice &a = devices_[i], &b = devices_[j];
-        if (a.plugin != b.plugin || a.description.desc.index != b.description.desc.index) continue;
-        if (a.description.desc.simulated != 0) continue;
-        if (a.cores.empty() || b.cores.empty() || share_a_core(a, b))
-          return invalid_argument("devices {} and {} share cores", a.description.name, b.description.name);
-      }
+      for (size_t j = i + 1; j < devices_.size(); ++j) RETURN_IF_ERROR(check_apart(devices_[i], devices_[j]));
     }
     return ok_status();
-  }
-  static bool share_a_core(const ListedDevice& a, const ListedDevice& b) {
-    const auto first = parse_cores(a.cores), second = parse_cores(b.cores);
-    return std::any_of(first->begin(), first->end(), [&](int core) { return second->contains(core); });
   }
 
   const DeviceRegistry& registry_;
@@ -190,6 +180,16 @@ Result<std::vector<ListedDevice>> parse_device_list(const DeviceRegistry& regist
   ListParser parser(registry);
   for (const std::string& item : items_of(list)) RETURN_IF_ERROR(parser.add(item));
   return parser.finish();
+}
+
+Status check_apart(const ListedDevice& a, const ListedDevice& b) {
+  if (a.plugin != b.plugin || a.description.desc.index != b.description.desc.index) return ok_status();
+  if (a.description.desc.simulated != 0) return ok_status();
+  const auto first = parse_cores(a.cores), second = parse_cores(b.cores);  // none: all of them
+  const bool apart =
+      first && second && std::none_of(first->begin(), first->end(), [&](int core) { return second->contains(core); });
+  if (apart) return ok_status();
+  return invalid_argument("devices {} and {} share cores", a.description.name, b.description.name);
 }
 
 std::vector<int> cores_of(std::string_view text) {

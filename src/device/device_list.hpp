@@ -29,6 +29,9 @@ struct ListedDevice {
 // INVALID_ARGUMENT for an empty list, a doubled device or parts that overlap; NOT_FOUND says what there is.
 Result<std::vector<ListedDevice>> parse_device_list(const DeviceRegistry& registry, std::string_view list);
 
+// INVALID_ARGUMENT for two parts of one device, or a part and the whole, that share cores.
+Status check_apart(const ListedDevice& a, const ListedDevice& b);
+
 // The numbers of "0-3,8"; empty for any other text.
 std::vector<int> cores_of(std::string_view text);
 

@@ -40,24 +40,62 @@ Result<Device> open_device(const ListedDevice& listed, const DeviceOptions& opti
 
 }  // namespace
 
+Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice listed, const DeviceSetOptions& options) {
+  RETURN_IF_ERROR(check_capabilities(listed.description, options.deterministic));
+  DeviceOptions open;
+  open.threads = listed.description.desc.threads > 0 ? options.threads : 0;
+  open.cores = listed.cores;
+  open.deterministic = options.deterministic;
+  open.virtual_time = options.virtual_time;
+  const auto cap = options.memory_caps.find(listed.description.name);
+  if (cap != options.memory_caps.end()) open.memory_cap = cap->second;
+  auto device = open_device(listed, open, options.isolate);
+  if (!device.ok()) return device.error().annotate(listed.description.name);
+  return std::make_shared<Opened>(std::move(listed), *std::move(device));
+}
+
 Result<DeviceSet> DeviceSet::open(std::vector<ListedDevice> listed, const DeviceSetOptions& options) {
   DeviceSet set;
-  set.memory_caps_ = options.memory_caps;
+  set.options_ = options;
   for (ListedDevice& each : listed) {
-    RETURN_IF_ERROR(check_capabilities(each.description, options.deterministic));
-    DeviceOptions open;
-    open.threads = each.description.desc.threads > 0 ? options.threads : 0;
-    open.cores = each.cores;
-    open.deterministic = options.deterministic;
-    open.virtual_time = options.virtual_time;
-    const auto cap = options.memory_caps.find(each.description.name);
-    if (cap != options.memory_caps.end()) open.memory_cap = cap->second;
-    auto device = open_device(each, open, options.isolate);
-    if (!device.ok()) return device.error().annotate(each.description.name);
-    set.devices_.push_back(std::make_unique<Opened>(std::move(each), *std::move(device)));
+    ASSIGN_OR_RETURN(auto opened, open_one(std::move(each), options));
+    set.devices_.push_back(std::move(opened));
   }
   for (const auto& [name, bytes] : options.memory_caps) {
     if (!set.find(name)) return invalid_argument("--device-memory {}: the device is not listed in --devices", name);
+  }
+  return set;
+}
+
+Result<DeviceSet> DeviceSet::with(std::vector<ListedDevice> more) const {
+  for (size_t i = 0; i < more.size(); ++i) {
+    const ListedDevice& each = more[i];
+    const std::string& name = each.description.name;
+    for (size_t j = 0; j < i; ++j) {
+      if (more[j].description.name == name) return invalid_argument("device {} is listed twice", name);
+      RETURN_IF_ERROR(check_apart(more[j], each));
+    }
+    for (const auto& opened : devices_) {
+      const bool same = opened->listed.description.name == name;
+      if (same && !opened->lost) return error(MOTLEY_ALREADY_EXISTS, "device {} is in use already", name);
+      if (same && opened->at_work) {
+        return error(MOTLEY_FAILED_PRECONDITION,
+                     "device {} hangs within this process and cannot be opened anew; start the server again, "
+                     "and with --isolate if it is to come back by itself",
+                     name);
+      }
+      if (!opened->lost) RETURN_IF_ERROR(check_apart(opened->listed, each));
+    }
+  }
+  DeviceSet set = *this;
+  for (ListedDevice& each : more) {
+    const auto known = find(each.description.name);
+    ASSIGN_OR_RETURN(auto opened, open_one(std::move(each), options_));
+    if (known) {
+      set.devices_[*known] = std::move(opened);
+    } else {
+      set.devices_.push_back(std::move(opened));
+    }
   }
   return set;
 }
@@ -88,10 +126,11 @@ std::vector<MeasuredDevice> DeviceSet::measured() const {
   return measured;
 }
 
-void DeviceSet::mark_lost(std::string_view name) {
+void DeviceSet::mark_lost(std::string_view name, bool at_work) {
   const auto found = find(name);
   if (!found) return;
   devices_[*found]->lost = true;
+  if (at_work) devices_[*found]->at_work = true;
   if (WorkerProcess* worker = devices_[*found]->device.worker()) worker->kill();
 }
 
@@ -121,6 +160,12 @@ bool DeviceSet::has_worker(std::string_view name) const {
   return found && devices_[*found]->device.worker() != nullptr;
 }
 
+void DeviceSet::count_on_from(const DeviceSet& before) {
+  for (size_t i = 0; i < before.devices_.size(); ++i) {
+    if (devices_[i] != before.devices_[i]) devices_[i]->before = before.devices_[i]->work;
+  }
+}
+
 std::vector<DeviceWork> DeviceSet::work() {
   std::vector<DeviceWork> all;
   for (const auto& opened : devices_) {
@@ -129,10 +174,11 @@ std::vector<DeviceWork> DeviceSet::work() {
     const auto stats = opened->device.stats();
     if (stats.ok() && stats->lost != 0 && !opened->lost) mark_lost(done.name);
     if (stats.ok() && !opened->lost) {
-      done.programs = stats->programs;
-      done.rows = stats->rows;
-      done.busy_s = static_cast<double>(stats->busy_ns) / 1e9;
+      done.programs = opened->before.programs + stats->programs;
+      done.rows = opened->before.rows + stats->rows;
+      done.busy_s = opened->before.busy_s + static_cast<double>(stats->busy_ns) / 1e9;
     }
+    done.lost = opened->lost;
     all.push_back(done);
   }
   return all;

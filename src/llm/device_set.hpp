@@ -27,11 +27,12 @@ struct DeviceSetOptions {
   std::map<std::string, uint64_t> memory_caps;  // bytes by listed name
 };
 
-// What a device has done so far.
+// What a device has done so far. One that was lost and came back counts on.
 struct DeviceWork {
   std::string name;
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
   double busy_s = 0;
+  bool lost = false, in_force = false;  // in_force: the plan uses it (told by Instance)
 };
 
 // The process that a device runs in.
@@ -40,30 +41,37 @@ struct DeviceWorker {
   pid_t pid = -1;
 };
 
-// Fixed once opened; a device that is lost stays in the set, marked. Thread-safe, but for work(), which one thread at a
-// time may call: it asks the devices, and one that hangs keeps it waiting until its worker is killed.
+// A value: which devices there are never changes, and copies share them; the last copy closes a device. One that is
+// lost stays in the set, marked. Thread-safe, but for work(), which one thread at a time may call: it asks the devices,
+// and one that hangs keeps it waiting until its worker is killed.
 class DeviceSet {
  public:
   // UNIMPLEMENTED for a device that lacks what this runtime asks of one, with its name; INVALID_ARGUMENT for a cap on a
   // device that is not listed.
   static Result<DeviceSet> open(std::vector<ListedDevice> listed, const DeviceSetOptions& options);
+  // These devices and `more`, opened in the same way. One that has the name of a lost one takes its place.
+  // ALREADY_EXISTS: it is here and not lost; FAILED_PRECONDITION: it hangs in this process; INVALID_ARGUMENT: it shares
+  // cores with another that is not lost.
+  Result<DeviceSet> with(std::vector<ListedDevice> more) const;
 
   size_t size() const { return devices_.size(); }
   const ListedDevice& listed(size_t i) const { return devices_[i]->listed; }
   const Device& device(size_t i) const { return devices_[i]->device; }
-  const std::map<std::string, uint64_t>& memory_caps() const { return memory_caps_; }
+  const std::map<std::string, uint64_t>& memory_caps() const { return options_.memory_caps; }
   std::optional<size_t> find(std::string_view name) const;
   // Those that are not lost.
   std::vector<NamedDevice> named() const;
   std::vector<MeasuredDevice> measured() const;
-  // Ends its worker, if it has one: what a device in this process still does cannot be ended.
-  void mark_lost(std::string_view name);
+  // Ends its worker, if it has one: what a device in this process still does (`at_work`) cannot be ended.
+  void mark_lost(std::string_view name, bool at_work = false);
   // Marks those that say so themselves, or whose worker has ended; their names.
   std::vector<std::string> mark_failed();
   bool has_worker(std::string_view name) const;
   // Of those that are not lost and have a worker process.
   std::vector<DeviceWorker> workers() const;
   bool lost(size_t i) const { return devices_[i]->lost.load(); }
+  // Where a device took the place of a lost one: counts on from it. As thread-safe as work().
+  void count_on_from(const DeviceSet& before);
   // Of a device that is lost: what it last said. One that gives no figures is marked.
   std::vector<DeviceWork> work();
 
@@ -71,11 +79,14 @@ class DeviceSet {
   struct Opened {
     ListedDevice listed;
     Device device;
-    std::atomic<bool> lost{false};
-    DeviceWork work;
+    DeviceWork before = {};  // of those of its name that were lost
+    std::atomic<bool> lost{false}, at_work{false};
+    DeviceWork work = {};
   };
-  std::vector<std::unique_ptr<Opened>> devices_;
-  std::map<std::string, uint64_t> memory_caps_;
+  static Result<std::shared_ptr<Opened>> open_one(ListedDevice listed, const DeviceSetOptions& options);
+
+  std::vector<std::shared_ptr<Opened>> devices_;  // shared by the copies of the set
+  DeviceSetOptions options_;
 };
 
 }  // namespace motley

@@ -1,6 +1,7 @@
 // Instance: a model being served, from file to engine.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -28,6 +29,12 @@
 #include "text/tokenizer.hpp"
 
 namespace motley {
+
+// What came of adding devices.
+struct AddedDevices {
+  std::vector<std::string> names;  // as listed
+  std::string note;                // what the plan does with them, and with what was forced; one line
+};
 
 struct InstanceOptions {
   std::filesystem::path model;
@@ -65,28 +72,44 @@ class Instance {
   const Placement& placement() const { return placement_; }
   // Null where there was nothing to choose, one device, or until the devices are measured. Thread-safe.
   std::shared_ptr<const PlannedModel> planned() const;
-  const DeviceSet& devices() const { return devices_; }
-  // The devices that the plan in force uses, for people: "CPU:0", "CPU:0/cores=0 + CPU:0/cores=1".
+  // As it is now. Thread-safe.
+  DeviceSet devices() const;
+  // The devices that the plan in force uses, by name; and for people: "CPU:0", "CPU:0/cores=0 + CPU:0/cores=1".
+  // Thread-safe.
+  std::vector<std::string> devices_in_force() const;
   std::string device_text() const;
+  // Opens devices (names or lists as in InstanceOptions; a lost one is opened anew), measures what is not known of them
+  // while requests run, plans anew over all, and has the plan take over between two steps: no request notices but by
+  // the pause. What was forced at the start is kept where the devices allow it, else given up, which the note says. Any
+  // failure leaves everything as it was. Any thread; UNAVAILABLE while another change, or the first measuring, is under
+  // way.
+  Result<AddedDevices> add_devices(const std::vector<std::string>& names);
+  // Has add_devices() under way and later ones fail with CANCELLED. Any thread.
+  void end_changes() { changes_.request_stop(); }
   // What each device has done so far, in the order of the list. Thread-safe.
   std::vector<DeviceWork> device_work();
   // A picture of the plan in force, for a terminal (UTF-8, ends with a newline); "" where there was nothing to choose.
   // Changes when a device is lost. Thread-safe.
   std::string plan_picture() const;
   // The worker processes of the devices that are not lost. Thread-safe.
-  std::vector<DeviceWorker> workers() const { return devices_.workers(); }
+  std::vector<DeviceWorker> workers() const { return devices().workers(); }
 
  private:
   Instance(TextModel text, DeviceRegistry registry);
   Status load_template(const std::string& file);
   Status open_devices(const InstanceOptions& options);
   Status place(const InstanceOptions& options);
-  Result<Placement> alone_on(size_t index) const;
+  Result<Placement> alone_on(const DeviceSet& devices, size_t index) const;
   Status place_first();
   Status place_together();
-  void take(PlannedModel planned);
+  static void tell(const PlanReport& report);
+  Status pause_between(const std::stop_token& stop, double spent_ns) const;
   void plan_later(const std::stop_token& stop);
+  Result<std::vector<ListedDevice>> listed_anew(const std::vector<std::string>& names) const;
+  Result<PlannedModel> plan_over(const DeviceSet& devices, std::string* note);
+  Result<Executor*> take_over(const DeviceSet& devices, const std::shared_ptr<const PlannedModel>& planned);
   Status make_runtime(const Placement& placement);
+  void count_moved();
   void drop_runtime();
   Result<Executor*> recover(const Status& why);
   Status serve_on_what_is_left(const Status& why);
@@ -98,19 +121,23 @@ class Instance {
   DeviceRegistry registry_;
   std::unique_ptr<ChatTemplate> chat_template_;
   Status template_error_;
-  DeviceSet devices_;
   RuntimeOptions runtime_options_;
   PlanSettings settings_;
   KvSettings kv_;
   Placement placement_;
   Epoch epoch_ = 0;
   bool plans_later_ = false;
+  std::atomic<bool> changing_{false};  // one changes the devices, or measures them for the first time
+  std::stop_source changes_;
   std::mutex work_mutex_;     // one asks the devices at a time
-  mutable std::mutex mutex_;  // guards the four below: recover() and plan_later() have threads of their own
+  mutable std::mutex mutex_;  // guards what follows, which other threads look at
+  DeviceSet devices_;
   std::shared_ptr<const PlannedModel> planned_;
   std::optional<PlanReport> in_force_;
   std::map<std::string, uint64_t> moved_;  // bytes, by executors that are gone
+  DeviceSet runtime_devices_;              // which runtime_ uses
   std::unique_ptr<RuntimeExecutor> runtime_;
+
   std::unique_ptr<Engine> engine_;
   std::jthread planning_;  // plan_later(); ends before the engine
 };

@@ -1,7 +1,6 @@
 #include "llm/placing.hpp"
 
 #include <utility>
-#include <vector>
 
 #include "base/file.hpp"
 #include "llm/cost_cache.hpp"
@@ -10,11 +9,9 @@ namespace motley {
 
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
                                 const KvSettings& kv, uint32_t rows_max, bool virtual_time, const Progress& progress,
-                                const Pace& pace) {
+                                const Pace& pace, const PlanInput* have) {
   PlannedModel planned;
-  std::vector<ListedDevice> listed;
-  for (size_t i = 0; i < devices.size(); ++i) listed.push_back(devices.listed(i));
-  planned.identity = {model_digest(model), machine_digest(listed)};
+  planned.identity = {model_digest(model), machine_of(devices)};
   ASSIGN_OR_RETURN(planned.shape, shape_of(model));
   std::string text;  // read first: a file that is not there should not cost a measurement
   if (!settings.plan_file.empty()) {
@@ -24,7 +21,7 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   measure.kv_dtype = kv.dtype;
   measure.virtual_time = virtual_time;
   measure.pace = pace;
-  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, measure, progress));
+  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, measure, progress, have));
   planned.request = plan_request(settings, kv, model.config(), rows_max);
   if (settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));

@@ -21,13 +21,14 @@ double kv_element_bytes(int32_t dtype, uint32_t head_dim) {
   }
 }
 
-// Devices of one memory are measured running together, too.
+// Devices of one memory are measured running together, too, where one of them is new.
 Status measure_groups(const Model& model, const std::vector<MeasuredDevice>& devices, const MeasureOptions& options,
-                      std::vector<DeviceProfile>* profiles) {
+                      const std::vector<bool>& fresh, std::vector<DeviceProfile>* profiles) {
   std::map<std::string, std::vector<size_t>> groups;
   for (size_t i = 0; i < devices.size(); ++i) groups[(*profiles)[i].memory_group].push_back(i);
   for (const auto& [name, members] : groups) {
-    if (name.empty() || members.size() < 2) continue;
+    const bool any_fresh = std::any_of(members.begin(), members.end(), [&](size_t i) { return fresh[i]; });
+    if (name.empty() || members.size() < 2 || !any_fresh) continue;
     std::vector<MeasuredDevice> some;
     std::vector<DeviceProfile> theirs;
     for (const size_t i : members) some.push_back(devices[i]), theirs.push_back((*profiles)[i]);
@@ -60,13 +61,15 @@ PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, con
   return request;
 }
 
-namespace {
-
 std::string machine_of(const DeviceSet& devices) {
   std::vector<ListedDevice> listed;
-  for (size_t i = 0; i < devices.size(); ++i) listed.push_back(devices.listed(i));
+  for (size_t i = 0; i < devices.size(); ++i) {
+    if (!devices.lost(i)) listed.push_back(devices.listed(i));
+  }
   return machine_digest(listed);
 }
+
+namespace {
 
 CostCache cost_cache() { return CostCache(cache_directory() / "costs"); }
 
@@ -84,19 +87,37 @@ std::optional<PlanInput> known_input(const Model& model, const DeviceSet& device
 }
 
 Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
-                                 const Progress& progress) {
+                                 const Progress& progress, const PlanInput* have) {
   if (auto known = known_input(model, devices, options.virtual_time)) return *std::move(known);
   const std::vector<MeasuredDevice> measured = devices.measured();
+  const PlanInput nothing;
+  const PlanInput& given = have != nullptr ? *have : nothing;
   PlanInput input;
+  std::vector<bool> fresh;
   for (const MeasuredDevice& device : measured) {
+    const auto known = std::find_if(given.devices.begin(), given.devices.end(),
+                                    [&](const DeviceProfile& each) { return each.name == device.description.name; });
+    fresh.push_back(known == given.devices.end());
+    if (!fresh.back()) {
+      input.devices.push_back(*known);
+      continue;
+    }
     progress(fmt::format("measuring {}", device.description.name));
     ASSIGN_OR_RETURN(DeviceProfile profile, measure_device(model, device, options));
     input.devices.push_back(std::move(profile));
   }
   progress("measuring what the devices have in common");
-  RETURN_IF_ERROR(measure_groups(model, measured, options, &input.devices));
+  RETURN_IF_ERROR(measure_groups(model, measured, options, fresh, &input.devices));
   for (size_t a = 0; a < measured.size(); ++a) {
     for (size_t b = a + 1; b < measured.size(); ++b) {
+      const std::string &from = measured[a].description.name, &to = measured[b].description.name;
+      const auto known = std::find_if(given.links.begin(), given.links.end(), [&](const LinkProfile& link) {
+        return (link.a == from && link.b == to) || (link.a == to && link.b == from);
+      });
+      if (known != given.links.end()) {
+        input.links.push_back(*known);
+        continue;
+      }
       ASSIGN_OR_RETURN(LinkProfile link, measure_link(model, measured[a], measured[b], options));
       input.links.push_back(std::move(link));
     }

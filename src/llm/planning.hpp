@@ -41,9 +41,13 @@ using Progress = std::function<void(const std::string&)>;
 using Pace = std::function<Status(double spent_ns)>;
 
 // The devices' figures for this model, from the cache or measured now (a second or so a device) and kept. In virtual
-// time nothing is kept: the figures hang on a file's contents, and are soon measured.
+// time nothing is kept: the figures hang on a file's contents, and are soon measured. Lost devices are left out.
+// `have`: of what it tells nothing is measured; null = nothing.
 Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
-                                 const Progress& progress);
+                                 const Progress& progress, const PlanInput* have = nullptr);
+
+// The devices that are not lost, for the cost cache and for plans.
+std::string machine_of(const DeviceSet& devices);
 
 // The same if it is known already.
 std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, bool virtual_time);

@@ -11,7 +11,19 @@
 
 namespace motley {
 
-enum class RouteId { kModels, kCompletions, kChat, kTokenize, kDetokenize, kHealth, kPing, kVersion, kLoad, kMetrics };
+enum class RouteId {
+  kModels,
+  kCompletions,
+  kChat,
+  kDevices,
+  kTokenize,
+  kDetokenize,
+  kHealth,
+  kPing,
+  kVersion,
+  kLoad,
+  kMetrics
+};
 
 // `methods`: a comma-separated list as the Allow header gives it. `prefix`: paths below count too.
 struct Route {
@@ -31,13 +43,14 @@ constexpr Route kRoutes[] = {
     {"/v1/models", "GET, HEAD, OPTIONS", RouteId::kModels, RouteKind::kQuick, true, true},
     {"/v1/completions", "POST, OPTIONS", RouteId::kCompletions, RouteKind::kWork, true},
     {"/v1/chat/completions", "POST, OPTIONS", RouteId::kChat, RouteKind::kWork, true},
+    {"/v1/devices", "GET, HEAD, POST, OPTIONS", RouteId::kDevices, RouteKind::kDevices, true},
     {"/tokenize", "POST, OPTIONS", RouteId::kTokenize, RouteKind::kText, true},
     {"/detokenize", "POST, OPTIONS", RouteId::kDetokenize, RouteKind::kText, true},
     {"/health", "GET, HEAD, OPTIONS", RouteId::kHealth, RouteKind::kQuick, false},
     {"/ping", "GET, HEAD, POST, OPTIONS", RouteId::kPing, RouteKind::kQuick, false},
     {"/version", "GET, HEAD, OPTIONS", RouteId::kVersion, RouteKind::kQuick, false},
     {"/load", "GET, HEAD, OPTIONS", RouteId::kLoad, RouteKind::kQuick, false},
-    {"/metrics", "GET, HEAD, OPTIONS", RouteId::kMetrics, RouteKind::kQuick, false},
+    {"/metrics", "GET, HEAD, OPTIONS", RouteId::kMetrics, RouteKind::kDevices, false},
 };
 
 const Route* find_route(std::string_view path) {
@@ -108,7 +121,11 @@ Api::Api(Engine& engine, const Tokenizer& tokenizer, const ChatTemplate* chat_te
       seeds_(options.seed ? std::mt19937_64(*options.seed) : random_generator()),
       ids_(random_generator()) {}
 
-RouteKind Api::kind_of(const Route& route) { return route.kind; }
+RouteKind Api::kind_of(const Route& route, std::string_view method) {
+  return route.id == RouteId::kDevices && method == "POST" ? RouteKind::kChange : route.kind;
+}
+
+bool Api::is_new_work(RouteKind kind) { return kind != RouteKind::kQuick && kind != RouteKind::kDevices; }
 
 bool Api::authorized(std::string_view authorization) const {
   if (options_.api_keys.empty()) return true;
@@ -156,7 +173,7 @@ std::optional<HttpResponse> Api::check(const HttpRequest& request, bool draining
                            {},
                            "invalid_api_key"});
   }
-  if (draining && route->kind != RouteKind::kQuick) return error_response(draining_error());
+  if (draining && is_new_work(kind_of(*route, request.method))) return error_response(draining_error());
   return std::nullopt;
 }
 
@@ -198,10 +215,10 @@ HttpResponse Api::answer_health(bool draining) const {
   return {200, "text/plain; charset=utf-8", ""};
 }
 
-HttpResponse Api::answer_metrics() const {
+HttpResponse Api::metrics(PreparedMetrics devices) const {
   const EngineStats stats = engine_.stats();
   const MetricsInput input{stats, counters_, options_.served_model_names.front(), options_.cache_config,
-                           options_.device_counters ? options_.device_counters() : std::vector<DeviceCounters>()};
+                           std::move(devices)};
   return {200, "text/plain; version=0.0.4; charset=utf-8", metrics_page(input)};
 }
 
@@ -212,13 +229,14 @@ HttpResponse Api::answer(const Route& route, const HttpRequest& request, const S
     case RouteId::kModels: return answer_models(path);
     case RouteId::kVersion: return json_response({{"version", options_.version}});
     case RouteId::kLoad: return json_response({{"server_load", state.load}});
-    case RouteId::kMetrics: return answer_metrics();
     default: return answer_health(state.draining);
   }
 }
 
-Prepared Api::prepare(const Route& route, std::string_view body) const {
+Prepared Api::prepare(const Route& route, std::string_view method, std::string_view body) const {
   switch (route.id) {
+    case RouteId::kMetrics: return device_list();
+    case RouteId::kDevices: return method == "POST" ? prepare_add(body) : json_response(devices_json());
     case RouteId::kTokenize: return prepare_tokenize(body);
     case RouteId::kDetokenize: return prepare_detokenize(body);
     default: return prepare_generation(route.id == RouteId::kChat ? CallKind::kChat : CallKind::kCompletion, body);
@@ -238,6 +256,35 @@ Prepared Api::prepare_generation(CallKind kind, std::string_view body) const {
   call.chat = {};
   if (!call.text.stop.empty()) call.text.stop_set = std::make_shared<const StopSet>(std::exchange(call.text.stop, {}));
   return prepared;
+}
+
+std::vector<DeviceCounters> Api::device_list() const {
+  return options_.devices.list ? options_.devices.list() : std::vector<DeviceCounters>();
+}
+
+Json Api::devices_json() const {
+  Json list = Json::array();
+  for (const DeviceCounters& device : device_list()) {
+    list.push_back({{"name", device.device},
+                    {"state", device.state},
+                    {"programs", device.programs},
+                    {"rows", device.rows},
+                    {"bytes_moved", device.bytes_moved},
+                    {"busy_s", device.busy_s}});
+  }
+  return {{"object", "list"}, {"data", std::move(list)}};
+}
+
+Prepared Api::prepare_add(std::string_view body) const {
+  std::vector<std::string> names;
+  if (MaybeError error = parse_add_devices(body, names)) return error_response(*error);
+  if (!options_.devices.add) return error_response({501, "no devices can be added here", "server_error", {}, {}});
+  const auto added = options_.devices.add(names);
+  if (!added.ok()) return error_response(error_of_status(added.error()));
+  Json answer = devices_json();
+  answer["added"] = added->names;
+  answer["note"] = added->note.empty() ? Json(nullptr) : Json(added->note);
+  return json_response(answer);
 }
 
 Prepared Api::prepare_tokenize(std::string_view body) const {

@@ -28,9 +28,9 @@ struct ServerState {
   uint64_t load = 0;  // requests being answered, this one left out
 };
 
-// kText turns text and tokens into each other, kWork generates: both are new work, refused while draining, and neither
-// waits for the other.
-enum class RouteKind { kQuick, kText, kWork };
+// kText turns text and tokens into each other, kWork generates, kChange adds devices: new work, refused while draining.
+// kDevices asks the devices, which may keep it waiting. None waits for another kind.
+enum class RouteKind { kQuick, kText, kWork, kDevices, kChange };
 
 struct Route;
 
@@ -40,8 +40,10 @@ struct PreparedGeneration {
   std::vector<std::vector<TokenId>> prompts;
   std::vector<std::string> echoes;  // the prompts as text; none if they are not to be repeated
 };
-// An answer, ready, or a generation to start.
-using Prepared = std::variant<HttpResponse, PreparedGeneration>;
+// What the devices told for /metrics.
+using PreparedMetrics = std::vector<DeviceCounters>;
+// An answer, ready, or a generation to start, or what to make the metrics of.
+using Prepared = std::variant<HttpResponse, PreparedGeneration, PreparedMetrics>;
 
 class Api {
  public:
@@ -52,13 +54,17 @@ class Api {
   // By method, target and authorization alone (the body may not be there yet): a refusal (401, 404, 405, or 503 for
   // work while `draining`), an answer to OPTIONS, or nothing, and then `route` is set.
   std::optional<HttpResponse> check(const HttpRequest& request, bool draining, const Route*& route) const;
-  static RouteKind kind_of(const Route& route);
+  static RouteKind kind_of(const Route& route, std::string_view method);
+
+  // Refused while draining.
+  static bool is_new_work(RouteKind kind);
 
   // Routes of kind kQuick. On the server's thread.
   HttpResponse answer(const Route& route, const HttpRequest& request, const ServerState& state) const;
 
-  // Routes of the other kinds: parses, validates and tokenises. Thread-safe.
-  Prepared prepare(const Route& route, std::string_view body) const;
+  // Routes of the other kinds: parses, validates and tokenises; asks and adds devices. Thread-safe.
+  Prepared prepare(const Route& route, std::string_view method, std::string_view body) const;
+  HttpResponse metrics(PreparedMetrics devices) const;
   // Submits. On the server's thread. The sink hears of everything but a refusal, which is the return value.
   std::variant<HttpResponse, std::shared_ptr<Generation>> start(PreparedGeneration prepared, AnswerSink& sink);
 
@@ -68,8 +74,10 @@ class Api {
   nlohmann::ordered_json model_json(const std::string& name) const;
   HttpResponse answer_models(const std::string& path) const;
   HttpResponse answer_health(bool draining) const;
-  HttpResponse answer_metrics() const;
   Prepared prepare_generation(CallKind kind, std::string_view body) const;
+  std::vector<DeviceCounters> device_list() const;
+  nlohmann::ordered_json devices_json() const;
+  Prepared prepare_add(std::string_view body) const;
   Prepared prepare_tokenize(std::string_view body) const;
   Prepared prepare_detokenize(std::string_view body) const;
   uint64_t next_seed();

@@ -257,6 +257,53 @@ TEST(Operations, Routes_Answer) {
   EXPECT_EQ(stack.get("/v1/models/x").status, 404);
 }
 
+StackOptions with_devices(std::function<Result<DevicesAdded>(const std::vector<std::string>&)> add) {
+  StackOptions options;
+  options.server.devices.list = [] {
+    return std::vector<DeviceCounters>{{"CPU:0", "serving", 3, 5, 64, 0.5}, {"GPU:0", "lost", 1, 1, 0, 0}};
+  };
+  options.server.devices.add = std::move(add);
+  return options;
+}
+
+TEST(Devices, Get_ListsThemWithWhatTheyDid) {
+  const Stack stack(with_devices(nullptr));
+  const Json data = Json::parse(stack.get("/v1/devices").body)["data"];
+  ASSERT_EQ(data.size(), 2u);
+  EXPECT_EQ(data[0], Json::parse(R"({"name":"CPU:0","state":"serving","programs":3,"rows":5,"bytes_moved":64,
+                                     "busy_s":0.5})"));
+  EXPECT_EQ(data[1]["state"], "lost");
+  EXPECT_NE(stack.get("/metrics").body.find("motley:device_programs_total{"), std::string::npos);
+}
+
+TEST(Devices, Post_AddsOneOrAListAndTellsTheNote) {
+  std::vector<std::string> asked;
+  const Stack stack(with_devices([&](const std::vector<std::string>& names) -> Result<DevicesAdded> {
+    asked = names;
+    return DevicesAdded{names, "it is idle"};
+  }));
+  const Json one = stack.post_json("/v1/devices", R"({"add":"CPU:1"})");
+  EXPECT_EQ(asked, std::vector<std::string>{"CPU:1"});
+  EXPECT_EQ(one["added"], Json::parse(R"(["CPU:1"])"));
+  EXPECT_EQ(one["note"], "it is idle");
+  EXPECT_EQ(one["data"].size(), 2u);
+  stack.post_json("/v1/devices", R"({"add":["CPU:1","CPU:2"]})");
+  EXPECT_EQ(asked.size(), 2u);
+}
+
+TEST(Devices, RefusalsAndBadBodies_AreTold) {
+  const Stack stack(with_devices([](const std::vector<std::string>& names) -> Result<DevicesAdded> {
+    return error(MOTLEY_ALREADY_EXISTS, "device {} is in use already", names.at(0));
+  }));
+  EXPECT_EQ(stack.post_json("/v1/devices", R"({"add":"CPU:0"})", 409)["error"]["message"],
+            "device CPU:0 is in use already");
+  for (const char* body : {"{}", R"({"add":[]})", R"({"add":3})", R"({"add":["a",3]})", R"({"add":{}})", "x"})
+    stack.post_json("/v1/devices", body, 400);
+  const Stack none;
+  none.post_json("/v1/devices", R"({"add":"CPU:0"})", 501);
+  EXPECT_EQ(Json::parse(none.get("/v1/devices").body)["data"].size(), 0u);
+}
+
 TEST(Metrics, StopStrings_CountAsStop) {
   StackOptions options;
   options.manual = true;

@@ -22,7 +22,7 @@ namespace http = boost::beast::http;
 constexpr size_t kReadBytes = 16u << 10;          // one read asks for so many
 constexpr size_t kUnparsedBytesMax = 64u << 10;   // pipelined requests, or one unfinished line of a chunked body
 constexpr size_t kInlineBodyBytesMax = 4u << 10;  // larger bodies are parsed and tokenised beside the I/O thread
-constexpr size_t kQuickBodyBytesMax = 4u << 10;   // of routes that look at no body
+constexpr size_t kQuickBodyBytesMax = 4u << 10;   // of routes that look at no body, or at names alone
 constexpr size_t kTextBodyBytesMax = 8u << 20;    // of tokenize and detokenize
 
 ApiError timeout_error(std::string_view what) {
@@ -48,8 +48,10 @@ ApiError body_too_large(size_t bytes_max) {
 ApiError too_many_bodies() { return {503, "too many large requests at once; retry later", "server_error", {}, {}}; }
 
 size_t body_bytes_max(const Route& route, const ServerOptions& options) {
-  switch (Api::kind_of(route)) {
-    case RouteKind::kQuick: return std::min(options.body_bytes_max, kQuickBodyBytesMax);
+  switch (Api::kind_of(route, "")) {
+    case RouteKind::kQuick:
+    case RouteKind::kDevices:
+    case RouteKind::kChange: return std::min(options.body_bytes_max, kQuickBodyBytesMax);
     case RouteKind::kText: return std::min(options.body_bytes_max, kTextBodyBytesMax);
     case RouteKind::kWork: break;
   }
@@ -327,19 +329,22 @@ void Connection::on_request() {
   host_.request_begun();
   request_.body = std::move(parser_->get().body());
   BodyCharge charge = std::move(body_charge_);
-  const RouteKind kind = Api::kind_of(*route_);
+  const RouteKind kind = Api::kind_of(*route_, request_.method);
   if (kind == RouteKind::kQuick) return send_answer(host_.api().answer(*route_, request_, state));
-  if (state.draining) return send_answer(error_response(draining_error()));
-  if (request_.body.size() <= kInlineBodyBytesMax) {
-    on_prepared(host_.api().prepare(*route_, request_.body));
+  if (state.draining && Api::is_new_work(kind)) return send_answer(error_response(draining_error()));
+  const bool waits = kind == RouteKind::kDevices || kind == RouteKind::kChange;
+  if (!waits && request_.body.size() <= kInlineBodyBytesMax) {
+    on_prepared(host_.api().prepare(*route_, request_.method, request_.body));
     return read_ahead();
   }
   // Shared: jobs are copyable.
-  auto job = std::make_shared<BodyJob>(BodyJob{std::move(request_.body), std::move(charge), std::nullopt});
+  auto job =
+      std::make_shared<BodyJob>(BodyJob{request_.method, std::move(request_.body), std::move(charge), std::nullopt});
   const bool accepted =
       host_.run_on_worker(kind, [self = shared_from_this(), job, route = route_] { self->run_job(job, *route); });
   if (!accepted) {
-    return send_answer(error_response({503, "too many large requests wait; retry later", "server_error", {}, {}}));
+    return send_answer(
+        error_response({503, "too many requests of this kind wait; retry later", "server_error", {}, {}}));
   }
   read_ahead();
 }
@@ -347,7 +352,7 @@ void Connection::on_request() {
 void Connection::run_job(const std::shared_ptr<BodyJob>& job, const Route& route) noexcept {
   if (gone_) return;
   try {
-    job->prepared = host_.api().prepare(route, job->body);
+    job->prepared = host_.api().prepare(route, job->method, job->body);
   } catch (const std::bad_alloc&) {
     job->prepared.reset();
   }
@@ -371,6 +376,8 @@ void Connection::on_prepared(std::optional<Prepared> prepared) {
   if (state_ != State::kWorking) return;  // closed, or already answered because the server stops
   if (!prepared) return give_up();
   if (auto* response = std::get_if<HttpResponse>(&*prepared)) return send_answer(std::move(*response));
+  if (auto* devices = std::get_if<PreparedMetrics>(&*prepared))
+    return send_answer(host_.api().metrics(std::move(*devices)));
   auto started = host_.api().start(std::get<PreparedGeneration>(*std::move(prepared)), *this);
   if (auto* response = std::get_if<HttpResponse>(&started)) return send_answer(std::move(*response));
   generation_ = std::get<std::shared_ptr<Generation>>(std::move(started));

@@ -28,7 +28,7 @@ class Connection;
 // A body on its way to a worker, and what comes of it. Made before: the worker that finds no memory needs none to say
 // so.
 struct BodyJob {
-  std::string body;
+  std::string method, body;
   BodyCharge charge;
   std::optional<Prepared> prepared;  // none: there was no memory for it
 };

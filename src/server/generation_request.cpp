@@ -288,4 +288,20 @@ MaybeError parse_detokenize_call(std::string_view body, uint32_t vocab_size, Det
   return fields.error();
 }
 
+MaybeError parse_add_devices(std::string_view body, std::vector<std::string>& names) {
+  Json object;
+  const JsonKeeper keeper(object);
+  if (MaybeError error = parse_json_object(body, object)) return error;
+  const Json* add = FieldReader(object).find("add");
+  if (add == nullptr) return bad_request("add", "add is missing; give the name of a device, or a list of names");
+  const bool one = add->is_string();
+  for (size_t i = 0; i < (one ? 1 : add->size()) && (one || add->is_array()); ++i) {
+    const Json& name = one ? *add : (*add)[i];
+    if (!name.is_string()) return bad_request("add", "add must hold the names of devices as strings");
+    names.push_back(name.get<std::string>());
+  }
+  if (names.empty()) return bad_request("add", "add must be the name of a device, or a list of names");
+  return std::nullopt;
+}
+
 }  // namespace motley

@@ -71,4 +71,7 @@ struct DetokenizeCall {
 };
 MaybeError parse_detokenize_call(std::string_view body, uint32_t vocab_size, DetokenizeCall& out);
 
+// Body of POST /v1/devices: {"add": "NAME"} or {"add": ["NAME", ...]}, at least one.
+MaybeError parse_add_devices(std::string_view body, std::vector<std::string>& names);
+
 }  // namespace motley

@@ -16,9 +16,10 @@ struct ServerCounters {
   Histogram params_n, params_max_tokens;
 };
 
-// What a device has done since start, for the series by device.
+// What a device has done since start, for /v1/devices and the series by device.
 struct DeviceCounters {
   std::string device;
+  std::string state;  // "serving", "idle" or "lost"
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
   double busy_s = 0;
 };

@@ -31,7 +31,9 @@ namespace asio = boost::asio;
 using asio::ip::tcp;
 using ErrorCode = boost::system::error_code;
 
-constexpr size_t kWorkerJobsMax = 1024;
+using Jobs = BoundedQueue<std::function<void()>>;
+
+constexpr size_t kWorkerJobsMax = 1024, kDeviceJobsMax = 64;
 constexpr uint32_t kDescriptorsReserved = 64;          // for files, devices and the listening socket
 constexpr std::chrono::milliseconds kAcceptPause{50};  // after the process ran out of descriptors
 constexpr std::chrono::milliseconds kLastWords{200};   // for what is still to be sent when the server ends
@@ -84,7 +86,7 @@ class Server::Impl : public ConnectionHost {
   Api& api() override { return api_; }
   ServerState state() const override;
   bool run_on_worker(RouteKind kind, std::function<void()> job) override {
-    return (kind == RouteKind::kText ? text_jobs_ : generation_jobs_).try_push(std::move(job));
+    return jobs_of(kind).try_push(std::move(job));
   }
   BodyBudget& body_budget() override { return body_budget_; }
   bool drop_larger_body(size_t bytes) override;
@@ -96,7 +98,8 @@ class Server::Impl : public ConnectionHost {
   void accept();
   void on_accepted(tcp::socket socket);
   void serve();
-  void work(BoundedQueue<std::function<void()>>& jobs);
+  void work(Jobs& jobs);
+  Jobs& jobs_of(RouteKind kind);
   void stop();
   void end();
 
@@ -112,7 +115,8 @@ class Server::Impl : public ConnectionHost {
   uint16_t port_ = 0;
   std::shared_ptr<Mailbox> mailbox_;  // shared with the engine's requests
   Api api_;
-  BoundedQueue<std::function<void()>> generation_jobs_{kWorkerJobsMax}, text_jobs_{kWorkerJobsMax};
+  Jobs generation_jobs_{kWorkerJobsMax}, text_jobs_{kWorkerJobsMax};
+  Jobs device_jobs_{kDeviceJobsMax}, change_jobs_{kDeviceJobsMax};
   std::unordered_set<std::shared_ptr<Connection>> connections_;  // shared with their pending operations
   bool unswept_ = false;  // there was no memory to take a closed one out of connections_
   std::atomic<bool> draining_{false}, stopping_{false};
@@ -126,8 +130,7 @@ class Server::Impl : public ConnectionHost {
 
 Server::Impl::~Impl() {
   stopping_ = true;
-  generation_jobs_.close();
-  text_jobs_.close();
+  for (Jobs* jobs : {&generation_jobs_, &text_jobs_, &device_jobs_, &change_jobs_}) jobs->close();
   retry_for_memory([this] { asio::post(io_, [this] { stop(); }); });
   for (std::thread& thread : threads_) thread.join();
   mailbox_->close();  // where listen() failed, no thread ran stop()
@@ -179,7 +182,7 @@ void Server::Impl::run() {
   threads_.emplace_back([this] { serve(); });
   for (uint32_t i = 0; i < std::max<uint32_t>(options_.worker_threads, 1); ++i)
     threads_.emplace_back([this] { work(generation_jobs_); });
-  threads_.emplace_back([this] { work(text_jobs_); });
+  for (Jobs* jobs : {&text_jobs_, &device_jobs_, &change_jobs_}) threads_.emplace_back([this, jobs] { work(*jobs); });
 }
 
 // A connection sees to its own lack of memory; what is thrown here came from between two of them.
@@ -197,7 +200,16 @@ void Server::Impl::serve() {
   }
 }
 
-void Server::Impl::work(BoundedQueue<std::function<void()>>& jobs) {
+Jobs& Server::Impl::jobs_of(RouteKind kind) {
+  switch (kind) {
+    case RouteKind::kText: return text_jobs_;
+    case RouteKind::kDevices: return device_jobs_;
+    case RouteKind::kChange: return change_jobs_;
+    default: return generation_jobs_;
+  }
+}
+
+void Server::Impl::work(Jobs& jobs) {
   while (std::optional<std::function<void()>> job = jobs.pop()) {
     if (!stopping_) (*job)();
   }

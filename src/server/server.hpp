@@ -1,8 +1,9 @@
 // Server: the OpenAI-compatible HTTP front of one engine.
 //
 // One thread owns every connection; long prompts are tokenised on a few threads beside it, and what /tokenize is given
-// on another, so that one request's size never delays another's tokens. The engine's news reach it through a mailbox.
-// Idle, all threads sleep. The surface is docs/api.md. Every public method is safe from any thread.
+// on another, so that one request's size never delays another's tokens; devices are asked and added on two more. The
+// engine's news reach it through a mailbox. Idle, all threads sleep. The surface is docs/api.md. Every public method is
+// safe from any thread.
 #pragma once
 
 #include <chrono>
@@ -23,6 +24,19 @@ class ChatTemplate;
 class Engine;
 class Tokenizer;
 
+// What came of a request to add devices.
+struct DevicesAdded {
+  std::vector<std::string> names;
+  std::string note;  // one line for people; "" = nothing to say
+};
+
+// What the server asks of whoever has the devices; null = /metrics and /v1/devices tell of none, and none can be added.
+// Called on threads of the server's own; may take their time.
+struct DeviceControl {
+  std::function<std::vector<DeviceCounters>()> list;
+  std::function<Result<DevicesAdded>(const std::vector<std::string>& names)> add;
+};
+
 struct ServerOptions {
   std::string host = "127.0.0.1";               // a numeric address or a name
   uint16_t port = 0;                            // 0 = any free one; see Server::port()
@@ -36,7 +50,7 @@ struct ServerOptions {
   TokenSampling sampling;         // what requests leave out is as here, but max_tokens
   uint32_t max_tokens = 0;        // of one answer, whatever its request asks for; 0 = what the context holds
   std::vector<std::pair<std::string, std::string>> cache_config;  // the labels of vllm:cache_config_info
-  std::function<std::vector<DeviceCounters>()> device_counters;   // for /metrics; null = none. Any thread
+  DeviceControl devices;
 
   // Limits. A client that meets one is answered (408, 413, 431, 503) or, with nothing left to say, closed.
   uint32_t connections_max = 4096;                       // lowered to what the process's file descriptors allow

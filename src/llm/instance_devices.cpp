@@ -1,0 +1,356 @@
+// What happens to an instance's devices while it serves: they are measured, lost, added.
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <condition_variable>
+#include <utility>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "llm/instance.hpp"
+#include "planner/plan_picture.hpp"
+
+namespace motley {
+namespace {
+
+constexpr double kServedPerMeasured = 19;     // of the time, measuring takes a twentieth
+constexpr int64_t kPatienceWithTheLast = 10;  // nobody takes over from it, and it may be slow only
+constexpr size_t kDevicesPlannedFully = 4;    // while requests wait: with more, the first good plan is taken
+
+// True where it was false before; false again at the end of the scope.
+class Claim {
+ public:
+  explicit Claim(std::atomic<bool>& flag) : flag_(flag), held_(!flag.exchange(true)) {}
+  ~Claim() {
+    if (held_) flag_ = false;
+  }
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+  bool held() const { return held_; }
+
+ private:
+  std::atomic<bool>& flag_;
+  const bool held_;
+};
+
+std::vector<std::string> devices_of(const Placement& placement) {
+  std::vector<std::string> names;
+  for (const Stage& stage : placement.lanes[0].stages) {
+    for (const Shard& shard : stage.shards) names.push_back(shard.device);
+  }
+  return names;
+}
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+bool same_name(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
+}
+
+// As the command line says it; "" where nothing is forced.
+std::string forced_text(const PlanSettings& settings) {
+  std::vector<std::string> options;
+  if (!settings.plan_file.empty()) options.push_back("--plan " + settings.plan_file);
+  for (const auto& [name, size] : {std::pair{"--tensor-parallel-size", settings.tensor_parallel_size},
+                                   std::pair{"--pipeline-parallel-size", settings.pipeline_parallel_size}}) {
+    if (size > 0) options.push_back(fmt::format("{} {}", name, size));
+  }
+  if (settings.use_all_devices) options.emplace_back("--use-all-devices");
+  return fmt::format("{}", fmt::join(options, " "));
+}
+
+PlanSettings without_force(PlanSettings settings) {
+  settings.tensor_parallel_size = settings.pipeline_parallel_size = 0;
+  settings.use_all_devices = false;
+  settings.plan_file.clear();
+  return settings;
+}
+
+void log_progress(const std::string& what) { log_info("{}", what); }
+
+}  // namespace
+
+DeviceSet Instance::devices() const {
+  std::lock_guard lock(mutex_);
+  return devices_;
+}
+
+// ---- measuring while requests run
+
+// Leaves the devices to the requests for a while, if there are any. CANCELLED where nobody waits for the figures now.
+Status Instance::pause_between(const std::stop_token& stop, double spent_ns) const {
+  const EngineStats stats = engine_->stats();
+  if (stats.running + stats.waiting > 0) {
+    std::mutex mutex;
+    std::condition_variable_any stopped;
+    std::unique_lock lock(mutex);
+    const auto pause = std::chrono::nanoseconds(static_cast<int64_t>(spent_ns * kServedPerMeasured));
+    stopped.wait_for(lock, stop, pause, [] { return false; });
+  }
+  return stop.stop_requested() ? error(MOTLEY_CANCELLED, "the server ends") : ok_status();
+}
+
+// Measures while the first device serves, and then has the best plan take over.
+void Instance::plan_later(const std::stop_token& stop) {
+  const Claim claim(changing_);
+  const DeviceSet devices = this->devices();
+  auto planned = plan_model(model(), devices, settings_, kv_, runtime_options_.rows_max, runtime_options_.virtual_time,
+                            log_progress, [&](double spent_ns) { return pause_between(stop, spent_ns); });
+  if (stop.stop_requested()) return;
+  Status status = planned.error();
+  if (status.ok()) {
+    tell(planned->report);
+    const auto shared = std::make_shared<const PlannedModel>(*std::move(planned));
+    status = engine_->replace([this, devices, shared] { return take_over(devices, shared); }).take();
+  }
+  if (status.ok()) {
+    log_info("the devices are measured; the plan takes over");
+  } else {
+    log_warning("no plan over the other devices: {}; serving goes on as it is", status.message());
+  }
+}
+
+// On a thread of the engine's, while no step is under way: the devices, and the plan over them. Nothing changes where
+// that fails.
+Result<Executor*> Instance::take_over(const DeviceSet& devices, const std::shared_ptr<const PlannedModel>& planned) {
+  for (const std::string& name : devices_of(planned->report.placement)) {
+    const auto found = devices.find(name);
+    if (!found || devices.lost(*found)) return error(MOTLEY_UNAVAILABLE, "device {} was lost meanwhile", name);
+  }
+  DeviceSet devices_before = devices;
+  auto planned_before = planned;
+  const auto exchange = [&] {
+    std::lock_guard lock(mutex_);
+    std::swap(devices_, devices_before);
+    std::swap(planned_, planned_before);
+  };
+  exchange();
+  const Status status = put_in_force(planned->report);
+  if (status.ok()) return runtime_.get();
+  exchange();
+  return status;
+}
+
+// ---- a device is added
+
+// What `names` mean: a lost device by its name, others as in a list.
+Result<std::vector<ListedDevice>> Instance::listed_anew(const std::vector<std::string>& names) const {
+  const DeviceSet devices = this->devices();
+  std::vector<ListedDevice> listed;
+  for (const std::string& name : names) {
+    size_t i = 0;
+    while (i < devices.size() && !(devices.lost(i) && same_name(devices.listed(i).description.name, name))) ++i;
+    if (i < devices.size()) {
+      listed.push_back(devices.listed(i));
+      continue;
+    }
+    ASSIGN_OR_RETURN(auto parsed, parse_device_list(registry_, name));
+    std::move(parsed.begin(), parsed.end(), std::back_inserter(listed));
+  }
+  return listed;
+}
+
+// With what was forced where that is possible, else without; `note` says which.
+Result<PlannedModel> Instance::plan_over(const DeviceSet& devices, std::string* note) {
+  const auto known = planned();
+  const Pace pace = [this](double spent_ns) { return pause_between(changes_.get_token(), spent_ns); };
+  const auto plan_with = [&](const PlanSettings& settings) {
+    return plan_model(model(), devices, settings, kv_, runtime_options_.rows_max, runtime_options_.virtual_time,
+                      log_progress, pace, known == nullptr ? nullptr : &known->input);
+  };
+  const std::string forced = forced_text(settings_);
+  auto planned = plan_with(settings_);
+  const Code code = planned.error().code();
+  if (forced.empty() || (!planned.ok() && code != MOTLEY_INVALID_ARGUMENT && code != MOTLEY_RESOURCE_EXHAUSTED))
+    return planned;
+  if (planned.ok()) {
+    *note = forced + " is kept";
+    return planned;
+  }
+  *note = fmt::format("{} is given up: {}", forced, planned.error().message());
+  return plan_with(without_force(settings_));
+}
+
+Result<AddedDevices> Instance::add_devices(const std::vector<std::string>& names) {
+  const Claim claim(changing_);
+  if (!claim.held())
+    return error(MOTLEY_UNAVAILABLE, "the devices are being measured or changed just now; try again once that is done");
+  if (changes_.stop_requested()) return error(MOTLEY_CANCELLED, "the server ends");
+  devices().mark_failed();  // one that has died, and nobody has noticed yet, may be meant
+  ASSIGN_OR_RETURN(std::vector<ListedDevice> more, listed_anew(names));
+  AddedDevices added;
+  for (const ListedDevice& each : more) added.names.push_back(each.description.name);
+  const DeviceSet before = devices();
+  ASSIGN_OR_RETURN(DeviceSet next, before.with(std::move(more)));
+  {
+    std::lock_guard one(work_mutex_);
+    next.count_on_from(before);
+  }
+  ASSIGN_OR_RETURN(PlannedModel made, plan_over(next, &added.note));
+  tell(made.report);
+  const std::vector<std::string> used = devices_of(made.report.placement);
+  for (const LeftOut& left : made.report.left_out) {
+    if (!contains(added.names, left.device)) continue;
+    added.note += fmt::format("{}{} is idle: {}", added.note.empty() ? "" : "; ", left.device, left.reason);
+  }
+  const auto planned = std::make_shared<const PlannedModel>(std::move(made));
+  const bool used_now = std::any_of(added.names.begin(), added.names.end(),
+                                    [&](const std::string& name) { return contains(used, name); });
+  if (used_now) {
+    RETURN_IF_ERROR(engine_->replace([&] { return take_over(next, planned); }).take());
+  } else {  // the plan in force stays; when a device of it is lost, the new one is there
+    std::lock_guard lock(mutex_);
+    devices_ = next;
+    planned_ = planned;
+  }
+  log_info("{} added; serving on {}{}{}", fmt::join(added.names, ", "), device_text(), added.note.empty() ? "" : "; ",
+           added.note);
+  return added;
+}
+
+// ---- executors, one after another
+
+Status Instance::make_runtime(const Placement& placement) {
+  RuntimeOptions options = runtime_options_;
+  const DeviceSet devices = this->devices();
+  if (const auto known = planned()) {
+    const PlanInput left = without_lost(known->input, devices);
+    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(known->shape, left, placement, options.rows_max));
+    if (left.devices.size() == 1) {
+      options.step_limit_ns = [limit = options.step_limit_ns](double rows, double reads) {
+        return kPatienceWithTheLast * limit(rows, reads);
+      };
+    }
+  }
+  const std::vector<NamedDevice> named = devices.named();
+  ASSIGN_OR_RETURN(auto runtime, RuntimeExecutor::create(model(), placement, named, options));
+  DeviceSet devices_before = devices;  // outlives the executor that uses it
+  std::lock_guard lock(mutex_);
+  count_moved();
+  std::swap(runtime_devices_, devices_before);
+  std::swap(runtime_, runtime);
+  epoch_ = placement.epoch;
+  return ok_status();
+}
+
+// With the lock: the figures of an executor that goes.
+void Instance::count_moved() {
+  if (runtime_ == nullptr) return;
+  for (const DriverReport& report : runtime_->reports()) moved_[report.device] += report.bytes_moved;
+}
+
+// Ends the executor, which has lost devices; other threads may be reading its figures until then.
+void Instance::drop_runtime() {
+  bool at_work = false;  // a device in this process that hangs may go on writing to what the executor owns
+  for (const LostDevice& lost : runtime_->lost_devices()) {
+    const bool stays = lost.hangs && !runtime_devices_.has_worker(lost.name);
+    runtime_devices_.mark_lost(lost.name, stays);  // first: with its worker gone, nothing below waits for it
+    at_work |= stays;
+  }
+  devices().mark_failed();
+  std::unique_ptr<RuntimeExecutor> ended;
+  {
+    std::lock_guard lock(mutex_);
+    count_moved();
+    ended = std::move(runtime_);
+  }
+  if (!at_work) return;
+  static_cast<void>(ended.release());  // that is never freed then, nor are its devices
+  static_cast<void>(new DeviceSet(runtime_devices_));
+}
+
+// On a thread of the engine's, while no step is under way: the same model over what is left.
+Result<Executor*> Instance::recover(const Status& why) {
+  const bool blamed = !runtime_->lost_devices().empty();
+  log_warning("{}; planning {}", why.message(), blamed ? "without it" : "anew");
+  const int64_t began_ns = system_clock().now_ns();
+  drop_runtime();
+  const int64_t dropped_ns = system_clock().now_ns();
+  for (;;) {
+    if (devices().named().empty()) return why.annotate("no device is left");
+    const Status status = serve_on_what_is_left(why);
+    if (status.ok()) break;
+    // A device that fails while it is loaded is lost too. Each turn has one less.
+    const std::vector<std::string> failed = devices().mark_failed();
+    if (failed.empty()) return status;
+    log_warning("{}; planning without {}", status.message(), fmt::join(failed, ", "));
+  }
+  const int64_t ready_ns = system_clock().now_ns();
+  log_info("loaded anew on {} in {:.0f} ms, after {:.0f} ms for letting go of what was there", device_text(),
+           static_cast<double>(ready_ns - dropped_ns) / 1e6, static_cast<double>(dropped_ns - began_ns) / 1e6);
+  return runtime_.get();
+}
+
+// Plans over the devices that are not lost, and loads the plan.
+Status Instance::serve_on_what_is_left(const Status& why) {
+  const DeviceSet devices = this->devices();
+  const auto known = planned();
+  if (known == nullptr) {  // not measured yet: any that the model fits
+    for (size_t i = 0; i < devices.size(); ++i) {
+      if (devices.lost(i)) continue;
+      auto placement = alone_on(devices, i);
+      if (!placement.ok()) continue;
+      PlanReport report;  // of which nothing is predicted
+      report.placement = *std::move(placement);
+      return put_in_force(std::move(report));
+    }
+    return why.annotate("the model fits no other device alone");
+  }
+  PlanSettings settings = settings_;  // what was forced cannot be any more
+  settings.tensor_parallel_size = settings.pipeline_parallel_size = 0;
+  settings.use_all_devices = false;
+  const PlanRequest request = plan_request(settings, kv_, model().config(), runtime_options_.rows_max);
+  const PlanInput left = without_lost(known->input, devices);
+  const int64_t began_ns = system_clock().now_ns();
+  const Effort effort = left.devices.size() <= kDevicesPlannedFully ? Effort::kFull : Effort::kFirst;
+  ASSIGN_OR_RETURN(PlanReport report, plan(known->shape, left, request, effort));
+  ASSIGN_OR_RETURN(const double rate, prefill_rate(known->shape, left, report.placement, runtime_options_.rows_max));
+  log_info("planned anew in {:.0f} ms; {:.0f} tokens of prompts per second predicted",
+           static_cast<double>(system_clock().now_ns() - began_ns) / 1e6, rate);
+  return put_in_force(std::move(report));
+}
+
+Status Instance::put_in_force(PlanReport report) {
+  report.placement.epoch = epoch_ + 1;
+  RETURN_IF_ERROR(make_runtime(report.placement));
+  std::lock_guard lock(mutex_);
+  in_force_ = std::move(report);
+  return ok_status();
+}
+
+// ---- what is told of them
+
+std::vector<std::string> Instance::devices_in_force() const {
+  std::lock_guard lock(mutex_);
+  return devices_of(in_force_ ? in_force_->placement : placement_);
+}
+
+std::string Instance::device_text() const { return fmt::format("{}", fmt::join(devices_in_force(), " + ")); }
+
+std::string Instance::plan_picture() const {
+  std::lock_guard lock(mutex_);
+  return in_force_ && planned_ != nullptr ? plan_text(*in_force_, planned_->shape) : "";
+}
+
+std::vector<DeviceWork> Instance::device_work() {
+  std::lock_guard one(work_mutex_);
+  std::vector<DeviceWork> work = devices().work();  // without the other lock: recover() ends a device that hangs
+  const std::vector<std::string> used = devices_in_force();
+  std::lock_guard lock(mutex_);
+  std::map<std::string, uint64_t> moved = moved_;
+  if (runtime_ != nullptr) {
+    for (const DriverReport& report : runtime_->reports()) moved[report.device] += report.bytes_moved;
+  }
+  for (DeviceWork& each : work) {
+    each.bytes_moved = moved[each.name];
+    each.in_force = !each.lost && contains(used, each.name);
+  }
+  return work;
+}
+
+}  // namespace motley
