@@ -11,6 +11,7 @@ namespace {
 
 // Waiting requests that one step passes over because a running one computes their prefix just now.
 constexpr uint32_t kPassedOverMax = 16;
+constexpr uint32_t kCatchUpPeriod = 4;  // steps, of which one is everybody's
 
 uint32_t blocks_for(uint32_t positions, uint32_t block_size) { return (positions + block_size - 1) / block_size; }
 
@@ -109,7 +110,20 @@ std::optional<StepPlan> Scheduler::plan_step(int64_t now_ns) {
   return std::move(draft.plan);
 }
 
+// After a replacement, those that already go on give way to those that do not yet, in all steps but each fourth: what
+// was lost is soon computed again, and nobody pauses for much longer than a step takes.
+bool Scheduler::catches_up() {
+  if (!catching_up_ || !config_.options.enable_chunked_prefill) return false;
+  catching_up_ = std::any_of(sequences_.begin(), sequences_.end(),
+                             [](const auto& each) { return !each.second->finished && each.second->interrupted; });
+  return catching_up_ && ++catch_up_steps_ % kCatchUpPeriod != 0;
+}
+
 void Scheduler::fill(Draft& draft, int64_t now_ns) {
+  if (catches_up()) {
+    plan_prefills(draft, true, now_ns);
+    if (!draft.step.entries.empty()) return;
+  }
   const std::vector<Sequence*> decodes = choose_decodes();
   const bool room = reserve_blocks(decodes);
   const bool prompts_first = std::exchange(prompts_first_, false);
@@ -197,7 +211,7 @@ uint32_t Scheduler::rows_left(const Draft& draft, uint32_t position) const {
 
 void Scheduler::append(Draft& draft, Sequence& s, uint32_t rows) {
   const bool draws = s.append_rows(draft.plan, rows, pool_.block_size(), config_.slots_each);
-  if (draws) s.prefilling = false;
+  if (draws) s.prefilling = s.interrupted = false;
   ++s.in_flight;
   draft.step.entries.push_back({.sequence = &s, .end = s.computed, .draws = draws});
   draft.step.rows += rows;
@@ -407,11 +421,14 @@ uint64_t Scheduler::restart(const SchedulerConfig& config) {
   uint64_t lost = 0;
   for (Sequence* s : all) {
     lost += s->committed;
+    s->interrupted |= s->committed > 0;
     CHECK(s->unknown == 0, "request {} waits again with {} tokens unknown", s->id(), s->unknown);
     s->forget_progress();
     waiting_.insert(s);
   }
   for (Sequence* s : all) fit(*s);
+  catching_up_ |= lost > 0;
+  catch_up_steps_ = 0;
   return lost;
 }
 

@@ -109,6 +109,7 @@ class Scheduler {
   };
 
   void fill(Draft& draft, int64_t now_ns);
+  bool catches_up();
   bool can_decode(const Sequence& sequence) const;
   std::vector<Sequence*> choose_decodes();
   bool reserve_blocks(const std::vector<Sequence*>& decodes);
@@ -150,7 +151,9 @@ class Scheduler {
   uint64_t arrivals_ = 0;
   StepId last_step_ = 0;
   uint32_t unfinished_ = 0;
-  uint32_t draining_ = 0;       // sequences in kLeaving that still hold blocks
+  uint32_t draining_ = 0;     // sequences in kLeaving that still hold blocks
+  bool catching_up_ = false;  // some may be interrupted
+  uint32_t catch_up_steps_ = 0;
   bool prompts_first_ = false;  // without chunking: the next step begins with the prompt that found no room
 };
 

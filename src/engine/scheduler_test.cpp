@@ -540,6 +540,32 @@ TEST(Scheduler, LostExecutor_TellsHowManyRowsRunAgain) {
   EXPECT_TRUE(bench.finish(100));
 }
 
+TEST(Scheduler, LostExecutor_WhoGoesOnGivesWayToWhoDoesNotYet) {
+  Bench bench({}, {.max_num_seqs = 4, .max_num_batched_tokens = 8});
+  const RequestId brief = bench.add(bench.request({1, 2}, 40));
+  const RequestId wide = bench.add(bench.request(std::vector<TokenId>(70, 3), 12));
+  while (bench.stories()[wide].tokens.empty()) {
+    ASSERT_TRUE(bench.plan());
+    ASSERT_TRUE(bench.result());
+  }
+  bench.lose(bench.device(), [] {});
+  std::vector<uint32_t> brief_rows, wide_rows;
+  const size_t told = bench.stories()[wide].tokens.size();
+  while (bench.stories()[wide].tokens.size() == told) {
+    ASSERT_TRUE(bench.plan());
+    brief_rows.push_back(bench.rows_of(brief));
+    wide_rows.push_back(bench.rows_of(wide));
+    ASSERT_TRUE(bench.result());
+  }
+  ASSERT_GE(wide_rows.size(), 8u);
+  EXPECT_GT(brief_rows[0], 0u);                        // interrupted, too
+  for (size_t i = 3; i + 1 < wide_rows.size(); ++i) {  // then only every fourth step is everybody's
+    EXPECT_EQ(brief_rows[i], i % 4 == 3 ? 1u : 0u) << i;
+    EXPECT_EQ(wide_rows[i], i % 4 == 3 ? 7u : 8u) << i;
+  }
+  EXPECT_TRUE(bench.finish(100));
+}
+
 TEST(Scheduler, ResultOfAnotherStep_IsNotTrusted) {
   Bench bench({}, {});
   bench.add(bench.request({1}, 2));

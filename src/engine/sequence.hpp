@@ -59,6 +59,7 @@ class Sequence {
   bool draining = false;    // kLeaving with steps under way
   bool prefilling = false;  // rows of known text are still missing
   bool admitted_before = false;
+  bool interrupted = false;    // its executor was replaced while it ran, and its known text is not computed again yet
   bool broken = false;         // a step of it failed: its KV is not to be shared
   uint32_t unknown = 0;        // tokens that steps under way draw
   uint32_t computed = 0;       // positions whose rows have been submitted

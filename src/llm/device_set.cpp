@@ -34,7 +34,7 @@ Result<Device> open_device(const ListedDevice& listed, const DeviceOptions& opti
   if (!isolate) return Device::open(*listed.plugin, desc.index, options);
   WorkerOptions worker;
   worker.device_name = listed.description.name;
-  worker.spec = listed.spec;
+  worker.spec = listed.spec.substr(listed.spec.find(':') + 1);  // as the plugin takes it, without the family
   return Device::open_isolated(listed.plugin->file(), desc.index, options, worker);
 }
 

@@ -187,7 +187,7 @@ def test_a_worker_is_lost_and_64_streams_go_on(seed, isolated, undisturbed):
     if PAUSES_FILE:
         with open(PAUSES_FILE, "a") as out:
             print(json.dumps({"seed": seed, "setup": setup_of(seed), "signal": blow.number.name, "pauses_s": pauses,
-                              "losses": len(replaced_s), "again_s": again_s}), file=out)
+                              "losses": len(blow.victims), "again_s": again_s}), file=out)
     assert pauses[-1] < PAUSE_SECONDS_MAX
     assert server.stop() == 0, Path(server.log).read_text()
 
