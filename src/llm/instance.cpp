@@ -203,7 +203,10 @@ Status Instance::start(const InstanceOptions& options) {
   ASSIGN_OR_RETURN(engine_, Engine::create(
                                 *runtime_, options.engine, system_clock(),
                                 [this](const Status& why) { return recover(why); }, options.trace));
-  if (plans_later_) planning_ = std::jthread([this](const std::stop_token& stop) { plan_later(stop); });
+  if (plans_later_) {
+    changing_ = true;  // until plan_later() has ended
+    planning_ = std::jthread([this](const std::stop_token& stop) { plan_later(stop); });
+  }
   return ok_status();
 }
 

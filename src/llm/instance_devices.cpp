@@ -19,10 +19,10 @@ constexpr double kServedPerMeasured = 19;     // of the time, measuring takes a 
 constexpr int64_t kPatienceWithTheLast = 10;  // nobody takes over from it, and it may be slow only
 constexpr size_t kDevicesPlannedFully = 4;    // while requests wait: with more, the first good plan is taken
 
-// True where it was false before; false again at the end of the scope.
+// True where it was false before, or is this thread's already; false again at the end of the scope.
 class Claim {
  public:
-  explicit Claim(std::atomic<bool>& flag) : flag_(flag), held_(!flag.exchange(true)) {}
+  explicit Claim(std::atomic<bool>& flag, bool own = false) : flag_(flag), held_(!flag.exchange(true) || own) {}
   ~Claim() {
     if (held_) flag_ = false;
   }
@@ -97,7 +97,7 @@ Status Instance::pause_between(const std::stop_token& stop, double spent_ns) con
 
 // Measures while the first device serves, and then has the best plan take over.
 void Instance::plan_later(const std::stop_token& stop) {
-  const Claim claim(changing_);
+  const Claim claim(changing_, true);
   const DeviceSet devices = this->devices();
   auto planned = plan_model(model(), devices, settings_, kv_, runtime_options_.rows_max, runtime_options_.virtual_time,
                             log_progress, [&](double spent_ns) { return pause_between(stop, spent_ns); });

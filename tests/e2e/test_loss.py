@@ -69,13 +69,13 @@ class Story:
             self.offsets += choice.logprobs.text_offset
 
 
-async def tell(server, on_tokens=lambda count: None):
+async def tell(server, on_tokens=lambda count: None, prompts=tuple(map(prompt, range(STREAMS)))):
     """All streams at once; on_tokens hears how many tokens there are so far, first 0."""
-    stories = [Story() for _ in range(STREAMS)]
+    stories = [Story() for _ in prompts]
 
     async def one(client, i):
         stream = await client.completions.create(
-            model=server.model_name(), prompt=prompt(i), temperature=0, max_tokens=TOKENS, logprobs=2, stream=True,
+            model=server.model_name(), prompt=prompts[i], temperature=0, max_tokens=TOKENS, logprobs=2, stream=True,
             extra_body={"ignore_eos": True})
         last = time.monotonic()
         async for chunk in stream:
@@ -85,7 +85,7 @@ async def tell(server, on_tokens=lambda count: None):
             on_tokens(sum(len(s.tokens) for s in stories))
 
     async with openai.AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=120) as client:
-        running = [asyncio.create_task(one(client, i)) for i in range(STREAMS)]
+        running = [asyncio.create_task(one(client, i)) for i in range(len(prompts))]
         await asyncio.sleep(0)
         on_tokens(0)
         await asyncio.gather(*running)
@@ -165,6 +165,12 @@ class Blow:
             os.kill(victim, self.number)
 
 
+def keep_pauses(**run):
+    if PAUSES_FILE:
+        with open(PAUSES_FILE, "a") as out:
+            print(json.dumps(run), file=out)
+
+
 def setup_of(seed):
     """With three devices where two are lost."""
     instant = INSTANTS[seed % len(INSTANTS)]
@@ -184,12 +190,33 @@ def test_a_worker_is_lost_and_64_streams_go_on(seed, isolated, undisturbed):
     print(f"\nLOSS seed {seed} {setup_of(seed)} {blow.number.name} {blow.instant}: found after {found_s:.3f} s, "
           f"replaced in {replaced_s}, computed again in {again_s:.2f} s as predicted; pauses of streams "
           f"p50 {pauses[STREAMS // 2]:.2f} max {pauses[-1]:.2f} s; {parted} parted at a tie")
-    if PAUSES_FILE:
-        with open(PAUSES_FILE, "a") as out:
-            print(json.dumps({"seed": seed, "setup": setup_of(seed), "signal": blow.number.name, "pauses_s": pauses,
-                              "losses": len(blow.victims), "again_s": again_s}), file=out)
+    keep_pauses(seed=seed, setup=setup_of(seed), signal=blow.number.name, pauses_s=pauses, losses=len(blow.victims),
+                again_s=again_s)
     assert pauses[-1] < PAUSE_SECONDS_MAX
     assert server.stop() == 0, Path(server.log).read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("setup", list(SETUPS))
+def test_a_worker_is_lost_and_8_short_streams_go_on(setup, number, isolated):
+    """Of at most 32 tokens, prompt and all, so that what is computed again is little."""
+    server = isolated(setup)
+    prompts = [f"One day the {subject}" for subject in SUBJECTS]
+    undisturbed = asyncio.run(tell(server, prompts=prompts))
+    before, struck = workers(server), []
+
+    def strike(tokens):
+        if tokens >= 60 and not struck:
+            struck.append(before[-1])
+            os.kill(before[-1], number)
+
+    told = asyncio.run(tell(server, strike, prompts))
+    assert_same(told, undisturbed)
+    assert_serves(server, before, struck)
+    pauses = sorted(story.pause_s for story in told)
+    print(f"\nLOSS of 8 short streams, {setup} {number.name}: pauses p50 {pauses[len(pauses) // 2]:.2f} "
+          f"max {pauses[-1]:.2f} s")
+    keep_pauses(setup=setup, signal=number.name, pauses_s=pauses, short=True)
 
 
 def test_down_to_no_device(isolated):
