@@ -46,7 +46,7 @@ class MOTLEY_API Error : public std::runtime_error {
 // How a model is opened. Zero and empty mean the default that the comment names.
 struct LlmOptions {
   std::string model = {};               // a model file
-  std::string devices = "CPU:0";        // that may be used; see `motley devices`
+  std::string devices = "auto";         // that may be used; see `motley devices`
   uint32_t tensor_parallel_size = 1;    // 1: as the plan has it; more: that many devices work on each layer
   uint32_t max_model_len = 0;           // longest sequence in tokens: what the model and the KV pool allow
   uint32_t max_num_seqs = 128;          // sequences that run at once

@@ -112,13 +112,13 @@ class Stream(Iterator[RequestOutput]):
 class LLM:
     """A model, open for generating. The engine behind it is the one of `motley serve`.
 
-    model: a GGUF file or a Hugging Face folder. devices: that may be used, e.g. "CPU:0". max_model_len: longest sequence
-    in tokens. seed: from which requests that have none get theirs. chat_template: a Jinja file instead of the model's
-    own. The other options are those of `motley serve` (docs/python.md). Any number of threads may use one LLM at once;
-    requests run together.
+    model: a GGUF file or a Hugging Face folder. devices: that may be used, e.g. "CPU:0"; "auto": every one there is.
+    max_model_len: longest sequence in tokens. seed: from which requests that have none get theirs. chat_template: a
+    Jinja file instead of the model's own. The other options are those of `motley serve` (docs/python.md). Any number of
+    threads may use one LLM at once; requests run together.
     """
 
-    def __init__(self, model: str | os.PathLike[str], *, devices: str | Sequence[str] = "CPU:0",
+    def __init__(self, model: str | os.PathLike[str], *, devices: str | Sequence[str] = "auto",
                  tensor_parallel_size: int = 1, max_model_len: int | None = None, max_num_seqs: int | None = None,
                  max_num_batched_tokens: int | None = None, block_size: int | None = None,
                  kv_cache_dtype: str = "auto", kv_cache_memory_bytes: int | None = None,

@@ -13,7 +13,7 @@
 namespace motley {
 namespace {
 
-constexpr int kVersion = 2;  // of what is measured and how
+constexpr int kVersion = 3;  // of what is measured and how
 
 std::string hex_digest(std::string_view text) { return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())); }
 

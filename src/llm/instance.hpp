@@ -38,7 +38,7 @@ struct AddedDevices {
 
 struct InstanceOptions {
   std::filesystem::path model;
-  std::string devices = "CPU:0";
+  std::string devices = "auto";
   std::map<std::string, uint64_t> device_memory;  // bytes that a listed device may use at most
   PlanSettings planning;
   bool isolate = false;  // each device in a worker process of its own

@@ -86,9 +86,8 @@ std::optional<PlanInput> known_input(const Model& model, const DeviceSet& device
   return known;
 }
 
-Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
-                                 const Progress& progress, const PlanInput* have) {
-  if (auto known = known_input(model, devices, options.virtual_time)) return *std::move(known);
+Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
+                                const Progress& progress, const PlanInput* have) {
   const std::vector<MeasuredDevice> measured = devices.measured();
   const PlanInput nothing;
   const PlanInput& given = have != nullptr ? *have : nothing;
@@ -122,8 +121,15 @@ Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, c
       input.links.push_back(std::move(link));
     }
   }
-  if (!options.virtual_time) cost_cache().write(machine_of(devices), model_digest(model), input);
   input.memory_caps = devices.memory_caps();
+  return input;
+}
+
+Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
+                                 const Progress& progress, const PlanInput* have) {
+  if (auto known = known_input(model, devices, options.virtual_time)) return *std::move(known);
+  auto input = measure_input(model, devices, options, progress, have);
+  if (input.ok() && !options.virtual_time) cost_cache().write(machine_of(devices), model_digest(model), *input);
   return input;
 }
 

@@ -43,6 +43,8 @@ Status check_device(const DeviceProfile& device) {
     if (Status status = table->check(); !status.ok()) return status.annotate(name);
   }
   if (!within(device.context_ns, 0, kCostNsMax)) return invalid_argument("context_ns {}", device.context_ns);
+  if (!within(device.wake_ns, 0, kCostNsMax)) return invalid_argument("wake_ns {}", device.wake_ns);
+  if (!within(device.sequence_ns, 0, kCostNsMax)) return invalid_argument("sequence_ns {}", device.sequence_ns);
   if (!within(device.chunk_context_ns, 0, kCostNsMax)) {
     return invalid_argument("chunk_context_ns {}", device.chunk_context_ns);
   }
@@ -168,9 +170,9 @@ bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
                           (alone_in_group(input, a) && alone_in_group(input, b));
   if (x.kind != y.kind || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
       !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
-      !near(x.context_ns, y.context_ns) || !near(x.chunk_context_ns, y.chunk_context_ns) ||
-      !near(x.copy.latency_ns, y.copy.latency_ns) || !near(x.copy.ns_per_byte, y.copy.ns_per_byte) ||
-      !near(x.packed_ratio, y.packed_ratio) ||
+      !near(x.context_ns, y.context_ns) || !near(x.sequence_ns, y.sequence_ns) || !near(x.wake_ns, y.wake_ns) ||
+      !near(x.chunk_context_ns, y.chunk_context_ns) || !near(x.copy.latency_ns, y.copy.latency_ns) ||
+      !near(x.copy.ns_per_byte, y.copy.ns_per_byte) || !near(x.packed_ratio, y.packed_ratio) ||
       !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || x.together.rows != y.together.rows ||
       !near(x.together.factors, y.together.factors)) {
     return false;

@@ -36,14 +36,17 @@ struct DeviceProfile {
   std::string memory_group;                    // devices of one name share memory and its bus; empty: its own
   std::string format;                          // what it packs weights to, for people; empty: as in the file
   uint64_t memory_total = 0, memory_free = 0;  // bytes; within a group each says what the group has
-  CostTable attention;          // one layer's attention part without what it reads of the KV pool; units = KV heads
+  CostTable attention;          // one layer's attention part of one sequence's rows, without what it reads of the KV
+                                // pool; units = KV heads
   CostTable ffn;                // one layer's dense (or shared) FFN; units = columns
   CostTable experts;            // one layer's routed experts; units = experts held; empty if the model is dense
   CostTable head;               // norm and logits; units = vocabulary rows; rows = rows whose logits are asked for
   CostTable embed;              // units = vocabulary rows held
   double context_ns = 0;        // per row, KV head and position read, of one layer; rows of sequences of their own
   double chunk_context_ns = 0;  // the same where the rows are one sequence's; 0 = as context_ns
+  double sequence_ns = 0;       // per KV head of one layer, for each sequence of a step but the first
   int64_t sample_ns = 0;        // of one row, beside the program's own time
+  double wake_ns = 0;           // of a program after a pause, beside its time behind another
   CopyCost copy;                // between the device's memory and the host's
   double packed_ratio = 1;      // bytes that weights take here / bytes in the file
   Slowdown together;

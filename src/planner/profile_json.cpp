@@ -54,6 +54,8 @@ ordered_json device_json(const DeviceProfile& device) {
   }
   json["context_ns"] = device.context_ns;
   if (device.chunk_context_ns > 0) json["chunk_context_ns"] = device.chunk_context_ns;
+  if (device.sequence_ns > 0) json["sequence_ns"] = device.sequence_ns;
+  if (device.wake_ns > 0) json["wake_ns"] = device.wake_ns;
   if (device.copy.latency_ns > 0 || device.copy.ns_per_byte > 0) json["copy"] = rates_json(device.copy);
   json["sample_ns"] = device.sample_ns;
   json["packed_ratio"] = device.packed_ratio;
@@ -108,8 +110,8 @@ Status read_parts(const JsonFields& fields, DeviceProfile* device) {
 Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) {
   const JsonFields fields(json, std::move(where));
   RETURN_IF_ERROR(fields.check_names({"name", "kind", "memory_group", "format", "memory_bytes", "attention", "ffn",
-                                      "experts", "head", "embed", "context_ns", "chunk_context_ns", "sample_ns", "copy",
-                                      "packed_ratio", "together", "copies"}));
+                                      "experts", "head", "embed", "context_ns", "chunk_context_ns", "sequence_ns",
+                                      "wake_ns", "sample_ns", "copy", "packed_ratio", "together", "copies"}));
   DeviceProfile device;
   RETURN_IF_ERROR(fields.text("name", &device.name));
   RETURN_IF_ERROR(fields.text("kind", &device.kind));
@@ -122,6 +124,8 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(memory.whole("free", &device.memory_free, 0, INT64_MAX));
   RETURN_IF_ERROR(fields.number("context_ns", &device.context_ns, 0, kCostNsMax));
   RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns, 0, kCostNsMax, false));
+  RETURN_IF_ERROR(fields.number("sequence_ns", &device.sequence_ns, 0, kCostNsMax, false));
+  RETURN_IF_ERROR(fields.number("wake_ns", &device.wake_ns, 0, kCostNsMax, false));
   if (const hf::JsonValue* copy = fields.find("copy")) {
     const JsonFields rates(*copy, fields.where() + ".copy");
     RETURN_IF_ERROR(rates.check_names({"latency_us", "gb_per_s"}));

@@ -58,7 +58,8 @@ double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads
   }
   const DeviceProfile& profile = input_.devices[device];
   const double chunk_ns = profile.chunk_context_ns > 0 ? profile.chunk_context_ns : profile.context_ns;
-  return weights + count(kv_heads) * (profile.context_ns * decode_positions_[kind] + chunk_ns * chunk_positions_[kind]);
+  return weights + count(kv_heads) * (profile.context_ns * decode_positions_[kind] + chunk_ns * chunk_positions_[kind] +
+                                      profile.sequence_ns * load_.more_sequences());
 }
 
 double StepCosts::ffn_ns(size_t device, uint32_t kind, int64_t columns, int64_t experts) const {
@@ -113,7 +114,8 @@ double StepCosts::all_reduce_ns(std::span<const size_t> devices) const {
 double StepCosts::hop_ns(size_t from, size_t to) const {
   if (from == to) return 0;
   const LinkProfile& link = links_.between(from, to);
-  return link.latency_ns + load_.rows() * count(shape_.hidden) * kF32Bytes * link.ns_per_byte;
+  return link.latency_ns + input_.devices[to].wake_ns +
+         load_.rows() * count(shape_.hidden) * kF32Bytes * link.ns_per_byte;
 }
 
 double StepCosts::gather_ns(size_t from, size_t to, int64_t vocab_rows) const {
@@ -125,7 +127,7 @@ double StepCosts::gather_ns(size_t from, size_t to, int64_t vocab_rows) const {
 double StepCosts::token_hop_ns(size_t from, size_t to) const {
   if (from == to) return 0;
   const LinkProfile& link = links_.between(from, to);
-  return link.latency_ns + load_.head_rows * kTokenBytes * link.ns_per_byte;
+  return link.latency_ns + input_.devices[to].wake_ns + load_.head_rows * kTokenBytes * link.ns_per_byte;
 }
 
 double StepCosts::slowdown(size_t device, size_t active) const {

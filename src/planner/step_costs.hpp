@@ -8,7 +8,8 @@
 // first: a split must pay without what a partner that idles leaves of the bus. Copies of the residual stream to the
 // next stage take the time of the devices, hops between them do not. All-reduce of v bytes over n shards: for the
 // slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a the latency and b the time of a byte: one
-// shot, or a ring. Hops between stages: a + v b of the slowest receiver.
+// shot, or a ring. Hops between stages: a + v b of the slowest receiver, which has
+// waited and wakes.
 #pragma once
 
 #include <cstddef>
@@ -41,7 +42,7 @@ class StepCosts {
   double all_reduce_ns(std::span<const size_t> devices) const;
   // Of the residual, by so many, all as near as this link says.
   double all_reduce_ns(const LinkProfile& link, size_t members) const;
-  // The residual, to a device that does not have it.
+  // The residual, to a device that does not have it; until the device, which waits for it, runs.
   double hop_ns(size_t from, size_t to) const;
   double gather_ns(size_t from, size_t to, int64_t vocab_rows) const;  // logits
   double token_hop_ns(size_t from, size_t to) const;                   // sampled ids, to one that embeds

@@ -1,6 +1,7 @@
 #include "runtime/measure.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -20,15 +21,18 @@ constexpr int kSamples = 5;      // of which the median counts
 constexpr int kSlowSamples = 3;  // where one takes longer than kSlowNs
 constexpr int kVirtualSamples = 3;
 constexpr double kSlowNs = 4e6;
-constexpr uint32_t kHeadRowsMax = 32;  // logits are asked for a row a sequence; beyond, time grows with the rows
+constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence; beyond, time grows with the rows
 constexpr double kSampleNs = 300'000;  // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kRunsMax = 8;       // fewer where the queue is shallower
-constexpr uint32_t kContext = 1024;    // positions at which the reading of KV is measured
-constexpr uint32_t kContextRows = 4;
-constexpr uint32_t kChunkRows = 64;    // of one sequence, where their reading is measured
+constexpr uint32_t kContext = 512;     // positions at which the reading of KV is measured
+constexpr uint32_t kContextRows = 16;  // of sequences of their own; enough for every core of a device to have some
+constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
+constexpr uint32_t kManySequences = 32;
 constexpr uint32_t kCopiedRows = 256;  // at which what a byte costs is measured; beside one
 constexpr int kCopyRounds = 8;
 constexpr int64_t kColumnGrain = 64;
+constexpr int kWakeSamples = 9;
+constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits for more before it sleeps
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -80,6 +84,7 @@ class CopySide {
   }
   std::span<float> view(size_t count) { return buffer_.view<float>(count); }
   int64_t now_ns() const { return virtual_time_ ? virtual_ns_ : system_clock().now_ns(); }
+  bool virtual_time() const { return virtual_time_; }
   CommCall call() { return virtual_time_ ? CommCall{.virtual_ns = &virtual_ns_} : CommCall{}; }
 
  private:
@@ -103,9 +108,22 @@ class DeviceMeasurer {
         options_(options),
         depth_(std::max(1u, device.description.desc.queue_depth)) {}
 
+  // A part to be timed.
+  struct Timing {
+    Probe* probe;
+    motley_cut cut;
+    ProbeLoad load;
+  };
+
   Result<DeviceProfile> run();
-  // Nanoseconds of one run of the part, the median of several.
-  Result<double> time_ns(Probe& probe, motley_cut cut, const ProbeLoad& load);
+  // Nanoseconds of one run of each, the median of several. They are taken in turns, so that what disturbs the machine
+  // for a while hits a sample of each and not all samples of one.
+  Result<std::vector<double>> times_ns(std::span<const Timing> timings);
+  Result<double> time_ns(Probe& probe, motley_cut cut, const ProbeLoad& load) {
+    const Timing timing{&probe, cut, load};
+    ASSIGN_OR_RETURN(const std::vector<double> times, times_ns(std::span(&timing, 1)));
+    return times[0];
+  }
   Result<std::unique_ptr<Probe>> probe(const ProbeShare& share) const {
     return Probe::create(model_, *device_.device, share, options_.rows_max, static_cast<int32_t>(options_.kv_dtype),
                          options_.virtual_time);
@@ -119,10 +137,16 @@ class DeviceMeasurer {
     uint32_t rows_max;
     std::vector<int64_t> units;
     std::function<ProbeShare(int64_t)> share;
+    std::function<ProbeLoad(uint32_t rows)> load = [](uint32_t r) { return ProbeLoad{.rows = r}; };
+    // What of the time is not the table's.
+    std::function<double(int64_t units, uint32_t rows)> read_ns = [](int64_t, uint32_t) { return 0.0; };
   };
   Status measure(const Part& part);
+  // Positions that the load's rows read in the probed layer.
+  double reads_of(const ProbeLoad& load) const;
   Status measure_context(DeviceProfile* profile);
   Status measure_sampling(DeviceProfile* profile);
+  Status measure_wake(DeviceProfile* profile);
   Status measure_copies(DeviceProfile* profile);
 
   const Model& model_;
@@ -133,22 +157,28 @@ class DeviceMeasurer {
   double source_bytes_ = 0, packed_bytes_ = 0;
 };
 
-Result<double> DeviceMeasurer::time_ns(Probe& probe, motley_cut cut, const ProbeLoad& load) {
-  int count = kVirtualSamples;  // of a virtual device all runs are alike, but for its jitter
-  uint32_t runs = 1;
-  if (!options_.virtual_time) {
-    ASSIGN_OR_RETURN(const double first, probe.time_ns(cut, load, 1));  // also warms up
+Result<std::vector<double>> DeviceMeasurer::times_ns(std::span<const Timing> timings) {
+  std::vector<uint32_t> runs(timings.size(), 1);
+  std::vector<int> counts(timings.size(), kVirtualSamples);  // there all runs are alike, but for jitter
+  for (size_t i = 0; i < timings.size() && !options_.virtual_time; ++i) {
+    ASSIGN_OR_RETURN(const double first,
+                     timings[i].probe->time_ns(timings[i].cut, timings[i].load, 1));  // warms up too
     const double wanted = std::clamp(kSampleNs / std::max(first, 1.0), 1.0, double{kRunsMax});
-    runs = std::min(static_cast<uint32_t>(wanted), depth_);
-    count = first > kSlowNs ? kSlowSamples : kSamples;
+    runs[i] = std::min(static_cast<uint32_t>(wanted), depth_);
+    counts[i] = first > kSlowNs ? kSlowSamples : kSamples;
   }
-  std::vector<double> samples;
-  for (int i = 0; i < count; ++i) {
-    ASSIGN_OR_RETURN(const double ns, probe.time_ns(cut, load, runs));
-    samples.push_back(ns);
-    if (options_.pace) RETURN_IF_ERROR(options_.pace(ns * runs));
+  std::vector<std::vector<double>> samples(timings.size());
+  for (int round = 0; round < std::max(kSamples, kVirtualSamples); ++round) {
+    for (size_t i = 0; i < timings.size(); ++i) {
+      if (round >= counts[i]) continue;
+      ASSIGN_OR_RETURN(const double ns, timings[i].probe->time_ns(timings[i].cut, timings[i].load, runs[i]));
+      samples[i].push_back(ns);
+      if (options_.pace) RETURN_IF_ERROR(options_.pace(ns * runs[i]));
+    }
   }
-  return median(std::move(samples));
+  std::vector<double> times;
+  for (std::vector<double>& of_one : samples) times.push_back(median(std::move(of_one)));
+  return times;
 }
 
 Status DeviceMeasurer::measure(const Part& part) {
@@ -157,34 +187,59 @@ Status DeviceMeasurer::measure(const Part& part) {
   const std::vector<uint32_t> rows = row_points(std::min(part.rows_max, options_.rows_max));
   table.rows.assign(rows.begin(), rows.end());
   table.units = part.units;
+  std::vector<std::unique_ptr<Probe>> probes;
+  std::vector<Timing> timings;
   for (const int64_t units : part.units) {
-    ASSIGN_OR_RETURN(const auto made, probe(part.share(units)));
-    std::vector<double>& line = table.ns.emplace_back();
-    for (const uint32_t r : rows) {
-      ASSIGN_OR_RETURN(const double ns, time_ns(*made, part.cut, {.rows = r}));
-      line.push_back(ns);
-    }
-    if (units == part.units.back()) {
-      packed_bytes_ += static_cast<double>(made->weight_bytes());
-      source_bytes_ += static_cast<double>(made->source_bytes());
-    }
+    ASSIGN_OR_RETURN(auto made, probe(part.share(units)));
+    probes.push_back(std::move(made));
+    for (const uint32_t r : rows) timings.push_back({probes.back().get(), part.cut, part.load(r)});
   }
+  ASSIGN_OR_RETURN(const std::vector<double> times, times_ns(timings));
+  for (size_t u = 0; u < part.units.size(); ++u) {
+    std::vector<double>& line = table.ns.emplace_back();
+    for (size_t r = 0; r < rows.size(); ++r)
+      line.push_back(std::max(0.0, times[u * rows.size() + r] - part.read_ns(part.units[u], rows[r])));
+  }
+  packed_bytes_ += static_cast<double>(probes.back()->weight_bytes());
+  source_bytes_ += static_cast<double>(probes.back()->source_bytes());
   table.make_monotone();
   return ok_status();
 }
 
+double DeviceMeasurer::reads_of(const ProbeLoad& load) const {
+  const size_t middle = model_.config().layers / 2;
+  const uint32_t window = middle < model_.kv_layers().size() ? model_.kv_layers()[middle].window : 0;
+  const auto seen = [&](uint32_t context) { return double{1} * (window > 0 ? std::min(context, window) : context); };
+  if (!load.one_sequence) return load.rows * seen(load.context);
+  double reads = 0;
+  for (uint32_t r = 0; r < load.rows; ++r) reads += seen(load.context - r);
+  return reads;
+}
+
+// What reading the KV pool costs, of rows of sequences of their own and of one; and what a sequence of its own does.
 Status DeviceMeasurer::measure_context(DeviceProfile* profile) {
   ASSIGN_OR_RETURN(const auto made, probe({.kv_heads = axes_.kv_heads}));
   const auto heads = static_cast<double>(axes_.kv_heads);
-  const auto per_read = [&](const ProbeLoad& near, const ProbeLoad& far) -> Result<double> {
-    ASSIGN_OR_RETURN(const double near_ns, time_ns(*made, MOTLEY_CUT_ATTN_PART, near));
-    ASSIGN_OR_RETURN(const double far_ns, time_ns(*made, MOTLEY_CUT_ATTN_PART, far));
-    return std::max(0.0, far_ns - near_ns) / (double{1} * near.rows * (far.context - near.context) * heads);
-  };
   const uint32_t rows = std::min(kContextRows, options_.rows_max), chunk = std::min(kChunkRows, options_.rows_max);
-  ASSIGN_OR_RETURN(profile->context_ns, per_read({.rows = rows}, {.rows = rows, .context = kContext}));
-  ASSIGN_OR_RETURN(profile->chunk_context_ns, per_read({.rows = chunk, .context = chunk, .one_sequence = true},
-                                                       {.rows = chunk, .context = kContext, .one_sequence = true}));
+  const uint32_t many = std::min(kManySequences, options_.rows_max);
+  const ProbeLoad loads[] = {{.rows = rows},
+                             {.rows = rows, .context = kContext},
+                             {.rows = chunk, .context = chunk, .one_sequence = true},
+                             {.rows = chunk, .context = kContext, .one_sequence = true},
+                             {.rows = many},
+                             {.rows = many, .context = many, .one_sequence = true}};
+  std::vector<Timing> timings;
+  for (const ProbeLoad& load : loads) timings.push_back({made.get(), MOTLEY_CUT_ATTN_PART, load});
+  ASSIGN_OR_RETURN(const std::vector<double> ns, times_ns(timings));
+  const auto per_read = [&](size_t near, size_t far) {
+    const double more = std::max(1.0, reads_of(loads[far]) - reads_of(loads[near]));
+    return std::max(0.0, ns[far] - ns[near]) / (more * heads);
+  };
+  profile->context_ns = per_read(0, 1);
+  profile->chunk_context_ns = per_read(2, 3);
+  const double own = ns[4] - profile->context_ns * heads * reads_of(loads[4]);
+  const double shared = ns[5] - profile->chunk_context_ns * heads * reads_of(loads[5]);
+  profile->sequence_ns = std::max(0.0, own - shared) / (heads * std::max(1.0, many - 1.0));
   return ok_status();
 }
 
@@ -196,6 +251,22 @@ Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
   ASSIGN_OR_RETURN(const double one, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = 1}));
   ASSIGN_OR_RETURN(const double many, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = rows}));
   profile->sample_ns = static_cast<int64_t>(std::max(0.0, many - one) / std::max(rows - 1, 1u));
+  return ok_status();
+}
+
+// What the smallest program takes after a pause, beside what it takes behind another.
+Status DeviceMeasurer::measure_wake(DeviceProfile* profile) {
+  if (options_.virtual_time) return ok_status();  // there nothing falls asleep
+  ASSIGN_OR_RETURN(const auto made, probe({.layer = false, .vocab_rows = axes_.vocab}));
+  if (!made->has(MOTLEY_CUT_EMBED)) return ok_status();
+  ASSIGN_OR_RETURN(const double busy, time_ns(*made, MOTLEY_CUT_EMBED, {}));
+  std::vector<double> samples;
+  for (int i = 0; i < kWakeSamples; ++i) {
+    std::this_thread::sleep_for(kPause);
+    ASSIGN_OR_RETURN(const double idle, made->time_ns(MOTLEY_CUT_EMBED, {}, 1));
+    samples.push_back(idle);
+  }
+  profile->wake_ns = std::max(0.0, median(std::move(samples)) - busy);
   return ok_status();
 }
 
@@ -227,15 +298,21 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   const auto columns = [](int64_t n) { return ProbeShare{.ffn_columns = n}; };
   const auto experts = [](int64_t n) { return ProbeShare{.experts = n}; };
   const auto rows = [](int64_t n) { return ProbeShare{.layer = false, .vocab_rows = n}; };
+  RETURN_IF_ERROR(measure_context(&profile));
+  const auto prompt = [](uint32_t r) { return ProbeLoad{.rows = r, .context = r, .one_sequence = true}; };
+  const auto read_ns = [&](int64_t units, uint32_t r) {
+    return profile.chunk_context_ns * static_cast<double>(units) * reads_of(prompt(r));
+  };
   const std::vector<Part> parts = {
-      {MOTLEY_CUT_ATTN_PART, &profile.attention, options_.rows_max, unit_points(axes_.kv_heads, 1), heads},
+      {MOTLEY_CUT_ATTN_PART, &profile.attention, options_.rows_max, unit_points(axes_.kv_heads, 1), heads, prompt,
+       read_ns},
       {MOTLEY_CUT_FFN_PART, &profile.ffn, options_.rows_max, unit_points(axes_.ffn_columns, kColumnGrain), columns},
       {MOTLEY_CUT_FFN_PART, &profile.experts, options_.rows_max, unit_points(axes_.experts, 1), experts},
       {MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1), rows},
       {MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}, rows}};
   for (const Part& part : parts) RETURN_IF_ERROR(measure(part));
-  RETURN_IF_ERROR(measure_context(&profile));
   RETURN_IF_ERROR(measure_sampling(&profile));
+  RETURN_IF_ERROR(measure_wake(&profile));
   RETURN_IF_ERROR(measure_copies(&profile));
   if (source_bytes_ > 0) profile.packed_ratio = packed_bytes_ / source_bytes_;
   return profile;
@@ -335,11 +412,14 @@ namespace {
 // is, and sums with the other from and to its device's memory.
 class LinkSide {
  public:
-  static Result<LinkSide> create(const Model& model, const Device& device, uint64_t bytes_max, bool virtual_time) {
-    ASSIGN_OR_RETURN(CopySide copies, CopySide::create(device, bytes_max, virtual_time));
+  static Result<LinkSide> create(const Model& model, const MeasuredDevice& device, uint64_t bytes_max,
+                                 bool virtual_time) {
+    ASSIGN_OR_RETURN(CopySide copies, CopySide::create(*device.device, bytes_max, virtual_time));
     const ProbeShare share{.layer = false, .vocab_rows = 1};
-    ASSIGN_OR_RETURN(auto probe, Probe::create(model, device, share, 1, MOTLEY_F32, virtual_time));
-    return LinkSide(std::move(copies), std::move(probe));
+    ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, 1, MOTLEY_F32, virtual_time));
+    LinkSide side(std::move(copies), std::move(probe));
+    side.runs_ = std::clamp(device.description.desc.queue_depth, 1u, kRunsMax);
+    return side;
   }
   // The first round is not counted.
   void run(Communicator& communicator, size_t count, int rounds) {
@@ -358,7 +438,13 @@ class LinkSide {
     if (!status_.ok()) communicator.abort(status_);
     ns_ = static_cast<double>(copies_.now_ns() - began_ns) / rounds;
   }
-  Result<double> alone_ns(size_t count, int rounds) { return copies_.there_and_back_ns(count * sizeof(float), rounds); }
+  // What a plan counts of a round already: the copies, and the program as one of several behind one another.
+  Result<double> alone_ns(size_t count, int rounds) {
+    ASSIGN_OR_RETURN(const double copies, copies_.there_and_back_ns(count * sizeof(float), rounds));
+    if (copies_.virtual_time()) return copies;  // the probe keeps a time of its own
+    ASSIGN_OR_RETURN(const double program, probe_->time_ns(MOTLEY_CUT_EMBED, {}, runs_));
+    return copies + program;
+  }
   const Status& status() const { return status_; }
   double ns() const { return ns_; }
 
@@ -366,6 +452,7 @@ class LinkSide {
   LinkSide(CopySide copies, std::unique_ptr<Probe> probe) : copies_(std::move(copies)), probe_(std::move(probe)) {}
   CopySide copies_;
   std::unique_ptr<Probe> probe_;
+  uint32_t runs_ = 1;
   Status status_;
   double ns_ = 0;
 };
@@ -399,8 +486,8 @@ Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, co
                                  const MeasureOptions& options) {
   const uint32_t hidden = model.config().hidden;
   const uint64_t bytes_max = uint64_t{kCopiedRows} * hidden * sizeof(float);
-  ASSIGN_OR_RETURN(LinkSide left, LinkSide::create(model, *a.device, bytes_max, options.virtual_time));
-  ASSIGN_OR_RETURN(LinkSide right, LinkSide::create(model, *b.device, bytes_max, options.virtual_time));
+  ASSIGN_OR_RETURN(LinkSide left, LinkSide::create(model, a, bytes_max, options.virtual_time));
+  ASSIGN_OR_RETURN(LinkSide right, LinkSide::create(model, b, bytes_max, options.virtual_time));
   GroupOptions group{.size = 2, .message_bytes_max = 1u << 20};
   group.link_latency_ns = options.virtual_link.latency_ns;
   group.link_ns_per_byte = options.virtual_link.ns_per_byte;

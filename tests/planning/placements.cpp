@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "base/check.hpp"
-#include "planning/virtual_run.hpp"
+#include "planning/step_shape.hpp"
 
 namespace motley::testing {
 namespace {
@@ -24,13 +24,13 @@ std::vector<int64_t> ends_of(int64_t count, const std::vector<double>& shares) {
 
 }  // namespace
 
-Placement place(const ModelShape& shape, const VirtualMachine& machine, const std::vector<StageParts>& stages) {
+Placement place(const ModelShape& shape, const DeviceSet& devices, const std::vector<StageParts>& stages) {
   Placement placement;
   placement.epoch = 1;
-  placement.block_size = kVirtualBlockSize;
+  placement.block_size = kKvBlockSize;
   placement.kv_dtype = MOTLEY_F32;
   Lane lane;
-  lane.kv_blocks = kVirtualBlocks;
+  lane.kv_blocks = kKvBlocks;
   std::vector<double> layers;
   for (const StageParts& stage : stages) layers.push_back(stage.layers);
   const std::vector<int64_t> layer_ends = ends_of(static_cast<int64_t>(shape.layers.size()), layers);
@@ -51,7 +51,7 @@ Placement place(const ModelShape& shape, const VirtualMachine& machine, const st
     int64_t head = 0, column = 0, row = 0;
     for (size_t i = 0; i < stages[s].parts.size(); ++i) {
       Shard shard;
-      shard.device = machine.name(stages[s].parts[i].device);
+      shard.device = devices.listed(stages[s].parts[i].device).description.name;
       const auto take = [](int64_t* at, int64_t end) {
         std::vector<UnitRange> ranges;
         if (*at < end) ranges.push_back({*at, end});
@@ -70,20 +70,20 @@ Placement place(const ModelShape& shape, const VirtualMachine& machine, const st
   return placement;
 }
 
-Placement on_one(const ModelShape& shape, const VirtualMachine& machine, size_t device) {
-  return place(shape, machine, {{1, {{device}}}});
+Placement on_one(const ModelShape& shape, const DeviceSet& devices, size_t device) {
+  return place(shape, devices, {{1, {{device}}}});
 }
 
-Placement in_parallel(const ModelShape& shape, const VirtualMachine& machine, const std::vector<double>& shares) {
+Placement in_parallel(const ModelShape& shape, const DeviceSet& devices, const std::vector<double>& shares) {
   StageParts stage;
   for (size_t d = 0; d < shares.size(); ++d) stage.parts.push_back({d, shares[d], shares[d], shares[d]});
-  return place(shape, machine, {stage});
+  return place(shape, devices, {stage});
 }
 
-Placement in_line(const ModelShape& shape, const VirtualMachine& machine, const std::vector<double>& shares) {
+Placement in_line(const ModelShape& shape, const DeviceSet& devices, const std::vector<double>& shares) {
   std::vector<StageParts> stages;
   for (size_t d = 0; d < shares.size(); ++d) stages.push_back({shares[d], {{d}}});
-  return place(shape, machine, stages);
+  return place(shape, devices, stages);
 }
 
 }  // namespace motley::testing

@@ -3,13 +3,13 @@
 
 #include <vector>
 
+#include "llm/device_set.hpp"
 #include "planner/model_shape.hpp"
 #include "planner/placement.hpp"
-#include "planning/virtual_machine.hpp"
 
 namespace motley::testing {
 
-// Parts of a stage: of device `device` of the machine, in the order of the shards.
+// Parts of a stage: of device `device` of the set, in the order of the shards.
 struct Part {
   size_t device = 0;
   double heads = 1, ffn = 1, vocab = 1;  // relative; 0 = none
@@ -21,11 +21,11 @@ struct StageParts {
 };
 
 // Each axis is cut into whole units nearest to the shares; every stage has at least one layer.
-Placement place(const ModelShape& shape, const VirtualMachine& machine, const std::vector<StageParts>& stages);
-Placement on_one(const ModelShape& shape, const VirtualMachine& machine, size_t device);
+Placement place(const ModelShape& shape, const DeviceSet& devices, const std::vector<StageParts>& stages);
+Placement on_one(const ModelShape& shape, const DeviceSet& devices, size_t device);
 // One stage; heads, columns and vocabulary by the same shares.
-Placement in_parallel(const ModelShape& shape, const VirtualMachine& machine, const std::vector<double>& shares);
+Placement in_parallel(const ModelShape& shape, const DeviceSet& devices, const std::vector<double>& shares);
 // One stage a device, by shares of the layers.
-Placement in_line(const ModelShape& shape, const VirtualMachine& machine, const std::vector<double>& shares);
+Placement in_line(const ModelShape& shape, const DeviceSet& devices, const std::vector<double>& shares);
 
 }  // namespace motley::testing

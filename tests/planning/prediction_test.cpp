@@ -23,22 +23,23 @@ struct Named {
 
 std::vector<Named> placements_on(const ModelShape& shape, const VirtualMachine& machine) {
   std::vector<Named> all;
-  for (size_t d = 0; d < machine.size(); ++d) all.push_back({"device " + std::to_string(d), on_one(shape, machine, d)});
+  for (size_t d = 0; d < machine.size(); ++d)
+    all.push_back({"device " + std::to_string(d), on_one(shape, machine.devices(), d)});
   const std::vector<std::vector<double>> shares = machine.size() == 2
                                                       ? std::vector<std::vector<double>>{{1, 1}, {2, 1}, {10, 1}}
                                                       : std::vector<std::vector<double>>{{1, 1, 1}, {4, 2, 1}};
   for (const auto& share : shares) {
     std::string text;
     for (const double s : share) text += fmt::format("{}{}", text.empty() ? "" : ":", s);
-    all.push_back({"parallel " + text, in_parallel(shape, machine, share)});
-    all.push_back({"line " + text, in_line(shape, machine, share)});
+    all.push_back({"parallel " + text, in_parallel(shape, machine.devices(), share)});
+    all.push_back({"line " + text, in_line(shape, machine.devices(), share)});
   }
   StageParts mixed{1, {{0, 1, 0, 1}, {1, 1, 1, 0}}};
-  all.push_back({"unlike shares", place(shape, machine, {mixed})});
+  all.push_back({"unlike shares", place(shape, machine.devices(), {mixed})});
   if (machine.size() == 3) {
     StageParts two{2, {{0, 2, 2, 1}, {1, 1, 1, 1}}}, one{1, {{2}}};
-    all.push_back({"two then one", place(shape, machine, {two, one})});
-    all.push_back({"one then two", place(shape, machine, {one, two})});
+    all.push_back({"two then one", place(shape, machine.devices(), {two, one})});
+    all.push_back({"one then two", place(shape, machine.devices(), {one, two})});
   }
   return all;
 }

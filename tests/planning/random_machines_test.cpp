@@ -164,7 +164,7 @@ Placement placement_of(const Cut& cut, const ModelShape& shape, const VirtualMac
     for (const TrueShard& shard : stage.shards)
       parts.parts.push_back({shard.device, shard.heads, shard.columns, shard.vocab});
   }
-  Placement placement = place(shape, machine, stages);
+  Placement placement = place(shape, machine.devices(), stages);
   placement.lanes[0].micro_batches = cut.micro_batches;
   return placement;
 }

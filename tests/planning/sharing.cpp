@@ -64,15 +64,15 @@ SharingRow share(const Model& model, const ModelShape& shape, double r) {
   const VirtualMachine machine({sharing_device(1), sharing_device(1 / r)}, sharing_link());
   const PlanInput input = machine.measure(model, kRowsMax);
   const PlanReport report = forced(shape, input, request_of(kParallelLoad), 2, 0);
-  const Served fast = serve(model, machine, on_one(shape, machine, 0), kParallelLoad);
-  const Served slow = serve(model, machine, on_one(shape, machine, 1), kParallelLoad);
+  const Served fast = serve(model, machine, on_one(shape, machine.devices(), 0), kParallelLoad);
+  const Served slow = serve(model, machine, on_one(shape, machine.devices(), 1), kParallelLoad);
   SharingRow row;
   row.r = r;
   row.fast = fast.tokens_per_s();
   row.slow = slow.tokens_per_s();
   row.predicted = report.predicted.tokens_per_s;
   row.together = serve(model, machine, report.placement, kParallelLoad).tokens_per_s();
-  row.even = serve(model, machine, in_parallel(shape, machine, {1, 1}), kParallelLoad).tokens_per_s();
+  row.even = serve(model, machine, in_parallel(shape, machine.devices(), {1, 1}), kParallelLoad).tokens_per_s();
   const auto tokens = static_cast<double>(fast.tokens), steps = static_cast<double>(fast.steps);
   const double communication = steps * communication_ns(shape, static_cast<double>(fast.rows) / steps);
   row.bound = tokens / (tokens / row.sum() + communication / 1e9);

@@ -29,7 +29,8 @@ TEST_F(Sharing, SameSeed_TakesTheSameNanoseconds) {
     const VirtualMachine machine({sharing_device(1), other}, sharing_link());
     std::vector<int64_t> ns;
     for (const Placement& placement :
-         {on_one(shape_, machine, 1), in_parallel(shape_, machine, {2, 1}), in_line(shape_, machine, {2, 1})}) {
+         {on_one(shape_, machine.devices(), 1), in_parallel(shape_, machine.devices(), {2, 1}),
+          in_line(shape_, machine.devices(), {2, 1})}) {
       VirtualRun run(model(), machine, placement, 64);
       ns.push_back(run.serve({.requests = 6, .concurrency = 4, .prompt_len = 20, .output_len = 6}).ns);
     }
@@ -72,7 +73,7 @@ TEST_F(Sharing, TwoPartsOfOneBus_AreForeseenToGainNothing) {
   ASSERT_TRUE(report.ok()) << report.error().message();
   EXPECT_EQ(report->devices.size(), 1u) << "a second part of a saturated bus gains nothing";
   const double alone = VirtualRun(model(), machine, report->placement, 64).serve(load).tokens_per_s();
-  const Placement split = in_parallel(shape_, machine, {1, 1});
+  const Placement split = in_parallel(shape_, machine.devices(), {1, 1});
   const double both = VirtualRun(model(), machine, split, 64).serve(load).tokens_per_s();
   EXPECT_LT(both, alone);
   const auto told = report_on(shape_, input, request_of(load), split);
@@ -108,12 +109,12 @@ TEST_F(Sharing, BytesHeldAndMoved_AreThePlans) {
     EXPECT_LT(static_cast<double>(all), 1.05 * static_cast<double>(shape_.weight_bytes()));
   };
   const uint64_t sums = (2 * layers + 1) * 6 * row_bytes;
-  check(on_one(shape_, machine, 0), {0});
+  check(on_one(shape_, machine.devices(), 0), {0});
   // The vocabulary on one: nothing but the sums.
-  check(place(shape_, machine, {{1, {{0, 2, 2, 1}, {1, 1, 1, 0}}}}), {sums, sums});
-  check(in_line(shape_, machine, {2, 1, 1}), {6 * row_bytes, 2 * 6 * row_bytes, 6 * row_bytes});
+  check(place(shape_, machine.devices(), {{1, {{0, 2, 2, 1}, {1, 1, 1, 0}}}}), {sums, sums});
+  check(in_line(shape_, machine.devices(), {2, 1, 1}), {6 * row_bytes, 2 * 6 * row_bytes, 6 * row_bytes});
   // Shared: its logits and the sampled ids besides.
-  const Placement shared = in_parallel(shape_, machine, {1, 1});
+  const Placement shared = in_parallel(shape_, machine.devices(), {1, 1});
   const auto rows = static_cast<uint64_t>(shared.lanes[0].stages[0].shards[1].vocab_rows[0].end -
                                           shared.lanes[0].stages[0].shards[1].vocab_rows[0].begin);
   const uint64_t logits = 6 * (rows + 1) * 4;

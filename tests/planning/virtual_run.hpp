@@ -8,6 +8,7 @@
 
 #include "device/virtual_time.hpp"
 #include "planner/workload.hpp"
+#include "planning/step_shape.hpp"
 #include "planning/virtual_machine.hpp"
 #include "runtime/runtime_executor.hpp"
 
@@ -31,14 +32,6 @@ struct Served {
   uint64_t tokens = 0, steps = 0, rows = 0;
   std::vector<DeviceUse> devices;  // those of the placement, in its order
   double tokens_per_s() const { return static_cast<double>(tokens) * 1e9 / static_cast<double>(ns); }
-};
-
-// Sequences that each decode one row at `context`, and one that is at `chunk_rows` of its prompt's last rows.
-struct StepShape {
-  uint32_t decode_rows = 0, context = 1;
-  uint32_t chunk_rows = 0, chunk_end = 0;  // positions that the chunk's last row sees
-  bool draws = true;                       // the chunk's last row asks for a token
-  StepLoad load() const;                   // what the planner is told of it
 };
 
 // Not thread-safe; aborts on failures.
@@ -68,9 +61,6 @@ class VirtualRun {
   std::unique_ptr<RuntimeExecutor> executor_;
   StepId last_step_ = 0;
 };
-
-// The KV pool of a placement's lane, for loads of these tests.
-inline constexpr uint32_t kVirtualBlockSize = 16, kVirtualBlocks = 1024;
 
 // What the planner is asked for this load.
 PlanRequest request_of(const Load& load);
