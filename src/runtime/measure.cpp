@@ -26,7 +26,7 @@ constexpr double kSampleNs = 300'000;  // a sample has as many runs as this take
 constexpr uint32_t kRunsMax = 8;       // fewer where the queue is shallower
 constexpr uint32_t kContext = 512;     // positions at which the reading of KV is measured
 constexpr uint32_t kContextRows = 16;  // of sequences of their own; enough for every core of a device to have some
-constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
+constexpr uint32_t kChunkRows = 64;    // of one sequence, where their reading is measured
 constexpr uint32_t kManySequences = 32;
 constexpr uint32_t kCopiedRows = 256;  // at which what a byte costs is measured; beside one
 constexpr int kCopyRounds = 8;
@@ -171,6 +171,8 @@ Result<std::vector<double>> DeviceMeasurer::times_ns(std::span<const Timing> tim
   for (int round = 0; round < std::max(kSamples, kVirtualSamples); ++round) {
     for (size_t i = 0; i < timings.size(); ++i) {
       if (round >= counts[i]) continue;
+      // What runs once more is as a part among its like; a long one has no time to notice who ran before it.
+      if (runs[i] > 1) RETURN_IF_ERROR(timings[i].probe->time_ns(timings[i].cut, timings[i].load, 1).error());
       ASSIGN_OR_RETURN(const double ns, timings[i].probe->time_ns(timings[i].cut, timings[i].load, runs[i]));
       samples[i].push_back(ns);
       if (options_.pace) RETURN_IF_ERROR(options_.pace(ns * runs[i]));
