@@ -129,7 +129,10 @@ Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, c
                                  const Progress& progress, const PlanInput* have) {
   if (auto known = known_input(model, devices, options.virtual_time)) return *std::move(known);
   auto input = measure_input(model, devices, options, progress, have);
-  if (input.ok() && !options.virtual_time) cost_cache().write(machine_of(devices), model_digest(model), *input);
+  if (!input.ok() || options.virtual_time) return input;
+  PlanInput kept = *input;
+  kept.memory_caps.clear();  // the caller's, not the machine's
+  cost_cache().write(machine_of(devices), model_digest(model), kept);
   return input;
 }
 

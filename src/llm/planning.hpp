@@ -40,8 +40,8 @@ PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, con
 using Progress = std::function<void(const std::string&)>;
 using Pace = std::function<Status(double spent_ns)>;
 
-// The devices' figures for this model, measured now: a second or so a device. Lost devices are left out. `have`: of what
-// it tells nothing is measured; null = nothing.
+// The devices' figures for this model, measured now: a second or so a device. Lost devices are left out. `have`: of
+// what it tells nothing is measured; null = nothing.
 Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
                                 const Progress& progress, const PlanInput* have = nullptr);
 
