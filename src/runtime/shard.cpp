@@ -456,7 +456,8 @@ Status Cutter::add_alike(const GraphNode& node) {
   const bool cut = in.state == State::kCut;
   switch (op.kind) {
     case MOTLEY_OP_RMSNORM:
-      if (cut && op.attr.norm.group == width_of(from_.values[static_cast<size_t>(op.in[0])])) return unbuilt(node);
+      // A group that others hold parts of; one head's group is whole wherever the head is.
+      if (cut && !in.absent && count_of(in.kept) < op.attr.norm.group) return unbuilt(node);
       break;
     case MOTLEY_OP_ROPE:
       if (cut) op.attr.rope.heads = static_cast<int32_t>(heads);

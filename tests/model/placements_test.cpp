@@ -272,10 +272,10 @@ TEST_P(Placements, EveryCut_SaysWhatOneDeviceSays) {
 
 INSTANTIATE_TEST_SUITE_P(All, Placements,
                          ::testing::Values(std::tuple{"llama", 3u}, std::tuple{"llama", 1u}, std::tuple{"qwen2", 2u},
-                                           std::tuple{"qwen3", 2u}, std::tuple{"phi3", 3u}, std::tuple{"gemma2", 2u},
-                                           std::tuple{"gemma3", 2u}, std::tuple{"mistral3", 2u},
-                                           std::tuple{"qwen2moe", 2u}, std::tuple{"qwen3moe", 2u},
-                                           std::tuple{"gpt-oss", 2u}),
+                                           std::tuple{"qwen3", 2u}, std::tuple{"qwen3", 1u}, std::tuple{"phi3", 3u},
+                                           std::tuple{"gemma2", 2u}, std::tuple{"gemma3", 2u}, std::tuple{"gemma3", 1u},
+                                           std::tuple{"mistral3", 2u}, std::tuple{"qwen2moe", 2u},
+                                           std::tuple{"qwen3moe", 2u}, std::tuple{"gpt-oss", 2u}),
                          [](const auto& info) {
                            std::string name = std::get<0>(info.param);
                            std::replace(name.begin(), name.end(), '-', '_');
