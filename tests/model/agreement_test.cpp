@@ -4,32 +4,22 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
-#include "base/config.hpp"
 #include "llm/generate.hpp"
 #include "llm/instance.hpp"
 #include "model/forward.hpp"
+#include "model/real_models.hpp"
 
 namespace motley {
 namespace {
 
-constexpr double kTieLogits = 0.35;  // the numeric contract's epsilon across classes
 constexpr size_t kPositionsMin = 500, kGreedyTokensMin = 40, kGreedyPromptsMin = 8;
 
-struct KnownModel {
-  const char* name;      // of its golden
-  const char* variable;  // of the environment, with the path of its file
-  const char* get;       // prints that path
-  bool is_optional;      // without it the tests are skipped, not failed
-};
-constexpr KnownModel kModels[] = {
-    {"smollm2", "MOTLEY_TEST_MODEL", "tools/get_model", false},
-    {"gemma3", "MOTLEY_TEST_GEMMA3", "tools/get_model gemma-3-270m", true},
-};
+using testing::kRealModels;
+using testing::kTieLogits;
+using testing::value_of;
 
 struct Agreement {
   size_t positions = 0, same_best = 0;
@@ -68,12 +58,6 @@ double kl_of(const std::vector<double>& truth, const std::vector<double>& ours) 
   double kl = 0;
   for (size_t v = 0; v < truth.size(); ++v) kl += std::exp(truth[v]) * (truth[v] - ours[v]);
   return kl;
-}
-
-template <typename T>
-T value_of(Result<T> result) {
-  CHECK(result.ok(), "{}", result.error().message());
-  return *std::move(result);
 }
 
 // Adds one position: our log-probabilities against the golden's.
@@ -119,27 +103,14 @@ Compared compare(const nlohmann::json& golden, const std::string& path) {
   return compared;
 }
 
-class AgreementOf : public ::testing::TestWithParam<KnownModel> {
+class AgreementOf : public testing::RealModelTest {
  protected:
-  void SetUp() override {
-    const KnownModel& known = GetParam();
-    path_ = environment(known.variable).value_or("");
-    const auto missing = fmt::format("{} is not set; `{}` prints the model's path", known.variable, known.get);
-    if (path_.empty() && known.is_optional) GTEST_SKIP() << missing;
-    ASSERT_FALSE(path_.empty()) << missing;
-    std::ifstream file(fmt::format("{}/tests/golden/{}_logits.json", MOTLEY_SOURCE_DIR, known.name));
-    golden_ = nlohmann::json::parse(file);
-  }
-
   // Computed once a model.
   const Compared& compared() const {
     static std::map<std::string, Compared> made;
     const auto found = made.find(path_);
     return found != made.end() ? found->second : made.emplace(path_, compare(golden_, path_)).first->second;
   }
-
-  std::string path_;  // of the model
-  nlohmann::json golden_;
 };
 
 TEST_P(AgreementOf, ReferenceBackend_MatchesTransformers) {
@@ -205,7 +176,7 @@ TEST_P(AgreementOf, GreedyText_EqualsTransformers) {
   EXPECT_GE(long_enough, kGreedyPromptsMin);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, AgreementOf, ::testing::ValuesIn(kModels),
+INSTANTIATE_TEST_SUITE_P(Models, AgreementOf, ::testing::ValuesIn(kRealModels),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

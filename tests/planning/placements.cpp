@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "base/check.hpp"
 #include "planning/step_shape.hpp"
@@ -20,6 +21,14 @@ std::vector<int64_t> ends_of(int64_t count, const std::vector<double>& shares) {
     ends.push_back(std::llround(static_cast<double>(count) * done / sum));
   }
   return ends;
+}
+
+// Queries [begin, end) of every KV head's.
+void replicate(const ModelShape& shape, int64_t begin, int64_t end, Shard* shard) {
+  if (begin == end) return;
+  const int64_t each = shape.query_heads_per_kv();
+  shard->kv_heads = {{0, shape.kv_heads}};
+  for (int64_t kv = 0; kv < shape.kv_heads; ++kv) shard->query_heads.push_back({kv * each + begin, kv * each + end});
 }
 
 }  // namespace
@@ -46,7 +55,8 @@ Placement place(const ModelShape& shape, const DeviceSet& devices, const std::ve
       ffn.push_back(part.ffn);
       vocab.push_back(part.vocab);
     }
-    const auto head_ends = ends_of(shape.kv_heads, heads), vocab_ends = ends_of(shape.vocab, vocab);
+    const int64_t head_units = stages[s].replicates ? shape.query_heads_per_kv() : shape.kv_heads;
+    const auto head_ends = ends_of(head_units, heads), vocab_ends = ends_of(shape.vocab, vocab);
     const auto ffn_ends = ends_of(shape.ffn_columns / shape.ffn_unit, ffn);
     int64_t head = 0, column = 0, row = 0;
     for (size_t i = 0; i < stages[s].parts.size(); ++i) {
@@ -58,7 +68,11 @@ Placement place(const ModelShape& shape, const DeviceSet& devices, const std::ve
         *at = end;
         return ranges;
       };
-      shard.kv_heads = take(&head, head_ends[i]);
+      if (stages[s].replicates) {
+        replicate(shape, std::exchange(head, head_ends[i]), head_ends[i], &shard);
+      } else {
+        shard.kv_heads = take(&head, head_ends[i]);
+      }
       shard.ffn_columns = take(&column, ffn_ends[i] * shape.ffn_unit);
       if (s == 0 || s + 1 == stages.size()) shard.vocab_rows = take(&row, vocab_ends[i]);
       if (!shard.kv_heads.empty()) stage.kv_owners.push_back(shard.device);

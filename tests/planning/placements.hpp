@@ -18,6 +18,7 @@ struct Part {
 struct StageParts {
   double layers = 1;  // relative
   std::vector<Part> parts;
+  bool replicates = false;  // who has heads holds every KV head, and takes its share of the queries of each
 };
 
 // Each axis is cut into whole units nearest to the shares; every stage has at least one layer.

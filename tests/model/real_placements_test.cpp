@@ -1,0 +1,228 @@
+// Real models in service over devices of several kinds: whatever the placement, they say what one device says.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <latch>
+#include <limits>
+
+#include "engine/engine.hpp"
+#include "model/real_models.hpp"
+#include "planning/placements.hpp"
+#include "runtime/runtime_executor.hpp"
+
+namespace motley {
+namespace {
+
+using testing::kRealModels;
+using testing::kTieLogits;
+using testing::kTieLogitsF32;
+using testing::Part;
+using testing::StageParts;
+using testing::value_of;
+
+constexpr uint32_t kStepRows = 24, kLongPrompt = 40, kAlternatives = 20;
+constexpr uint32_t kBlockSize = 16, kBlocks = 64;
+constexpr double kReferenceDifference = 1e-4;  // of log-probabilities
+
+using Texts = std::vector<std::vector<SampledToken>>;
+
+// The devices of all placements, and by their indices what each of them cuts.
+constexpr const char* kDevices = "CPU:0/cores=0,CPU:0/cores=1,SIM:gpu-like,SIM:slow-gpu-like";
+enum : size_t { kCore, kOtherCore, kGpu, kSlowGpu, kDeviceCount };
+
+struct PlacementCase {
+  const char* name;
+  std::vector<StageParts> stages;  // of parts {device, heads, ffn, vocab}
+  bool same_order = false;         // nothing is summed over devices: the same bits as on one
+};
+
+const std::vector<PlacementCase>& cases() {
+  static const std::vector<PlacementCase> all = {
+      {"two cores, uneven", {{1, {{kCore, 2, 1, 3}, {kOtherCore, 1, 2, 2}}}}},
+      {"core and GPU, uneven", {{1, {{kCore, 1, 2, 1}, {kGpu, 2, 5, 3}}}}},
+      {"three, uneven", {{1, {{kCore, 1, 2, 3}, {kOtherCore, 1, 3, 1}, {kGpu, 1, 4, 2}}}}},
+      {"no heads on one", {{1, {{kCore, 1, 1, 1}, {kGpu, 0, 3, 1}}}}},
+      {"no FFN on one", {{1, {{kGpu, 1, 0, 1}, {kOtherCore, 2, 1, 1}}}}},
+      {"heads here, FFN there", {{1, {{kCore, 1, 0, 0}, {kGpu, 0, 1, 1}}}}, true},
+      {"vocabulary alone on one", {{1, {{kGpu, 1, 1, 5}, {kSlowGpu, 0, 0, 1}}}}, true},
+      {"replicated KV heads", {{1, {{kCore, 1, 2, 1}, {kGpu, 2, 3, 2}}, true}}},
+      {"replicated, and none on a third", {{1, {{kCore, 1, 1, 1}, {kSlowGpu, 0, 1, 0}, {kGpu, 1, 2, 1}}, true}}},
+      {"pipeline of two", {{1, {{kCore}}}, {2, {{kGpu}}}}, true},
+      {"pipeline of three", {{3, {{kGpu}}}, {1, {{kSlowGpu}}}, {2, {{kOtherCore}}}}, true},
+      {"two, then one", {{2, {{kCore, 2, 1, 1}, {kGpu, 1, 2, 1}}}, {1, {{kOtherCore}}}}},
+      {"one, then two", {{1, {{kSlowGpu}}}, {5, {{kCore, 1, 1, 1}, {kGpu, 2, 1, 3}}}}},
+      {"two, then two",
+       {{3, {{kCore, 1, 1, 1}, {kGpu, 1, 2, 1}}, true}, {1, {{kSlowGpu, 0, 1, 1}, {kOtherCore, 1, 3, 6}}}}},
+  };
+  return all;
+}
+
+DeviceSet open_listed(const DeviceRegistry& registry, const std::string& list) {
+  return value_of(DeviceSet::open(value_of(parse_device_list(registry, list)), {}));
+}
+
+// As many openings of the reference as there are devices to cut for, each under a name of its own.
+DeviceSet open_references(const DeviceRegistry& registry, size_t count) {
+  std::vector<ListedDevice> listed;
+  for (size_t i = 0; i < count; ++i) {
+    listed.push_back(value_of(parse_device_list(registry, "REF:0")).at(0));
+    listed.back().description.name += fmt::format("/{}", i);
+  }
+  return value_of(DeviceSet::open(std::move(listed), {}));
+}
+
+// What all placements are asked.
+struct Question {
+  std::vector<std::vector<TokenId>> prompts;
+  uint32_t tokens = 0;  // of each answer
+  int32_t kv_dtype = 0;
+  double tie_logits = 0;  // the contract's epsilon
+};
+
+// The greedy answers, all asked for at once.
+Texts answers(Executor& executor, const Question& question) {
+  const size_t count = question.prompts.size();
+  EngineOptions options;
+  options.max_num_batched_tokens = kStepRows;
+  options.max_num_seqs = static_cast<uint32_t>(count);
+  const auto engine = value_of(Engine::create(executor, options));
+  Texts texts(count);
+  std::latch unfinished(static_cast<std::ptrdiff_t>(count));
+  for (size_t i = 0; i < count; ++i) {
+    Request request;
+    request.prompt = question.prompts[i];
+    request.params.temperature = 0;
+    request.params.max_tokens = question.tokens;
+    request.params.ignore_eos = true;
+    request.params.logprobs = kAlternatives;
+    request.on_update = [&text = texts[i], &unfinished](const RequestUpdate& update) {
+      CHECK(update.status.ok(), "{}", update.status.message());
+      text.insert(text.end(), update.tokens.begin(), update.tokens.end());
+      if (update.finished) unfinished.count_down();
+    };
+    value_of(engine->submit(std::move(request)));
+  }
+  unfinished.wait();
+  return texts;
+}
+
+// The placement in service. Every device of it holds weights.
+Texts serve(const Model& model, const DeviceSet& devices, Placement placement, const Question& question) {
+  placement.kv_dtype = question.kv_dtype;
+  placement.block_size = kBlockSize;
+  for (Lane& lane : placement.lanes) lane.kv_blocks = kBlocks;
+  RuntimeOptions options;
+  options.rows_max = kStepRows;
+  options.logit_rows_max = static_cast<uint32_t>(question.prompts.size());
+  const auto executor = value_of(RuntimeExecutor::create(model, placement, devices.named(), options));
+  Texts texts = answers(*executor, question);
+  for (const DriverReport& report : executor->reports()) EXPECT_GT(report.weight_bytes, 0u) << report.device;
+  return texts;
+}
+
+struct Tally {
+  size_t equal = 0, ties = 0;
+  double widest = 0;  // difference of log-probabilities of the same rank where tokens are equal
+};
+
+// By how much the one device's logit of its own token is above that of another, in its own run.
+double gap(const SampledToken& own, TokenId other) {
+  const auto found = std::find_if(own.top.begin(), own.top.end(), [&](const auto& each) { return each.id == other; });
+  return found == own.top.end() ? std::numeric_limits<double>::infinity() : own.logprob - found->logprob;
+}
+
+// Up to where the texts part: what follows there is two answers to two questions.
+void compare(const std::vector<SampledToken>& want, const std::vector<SampledToken>& got, double tie_logits,
+             Tally* tally) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (got[i].id != want[i].id) {
+      const double apart = gap(want[i], got[i].id);
+      EXPECT_LT(apart, tie_logits) << "token " << i;
+      tally->ties += apart < tie_logits ? 1 : 0;
+      return;
+    }
+    ++tally->equal;
+    ASSERT_EQ(got[i].top.size(), want[i].top.size());
+    for (size_t k = 0; k < want[i].top.size(); ++k)
+      tally->widest = std::max(tally->widest, std::abs(double{got[i].top[k].logprob} - double{want[i].top[k].logprob}));
+  }
+}
+
+class RealPlacements : public testing::RealModelTest {
+ protected:
+  void SetUp() override {
+    RealModelTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    model_ = value_of(Model::load(path_));
+    shape_ = value_of(shape_of(*model_));
+  }
+
+  std::vector<TokenId> prompt(size_t index) const { return golden_["greedy"][index]["prompt_ids"]; }
+  std::vector<TokenId> long_prompt() const {  // of more rows than a step has
+    const std::vector<TokenId> text = golden_["texts"][1]["ids"];
+    return {text.begin(), text.begin() + kLongPrompt};
+  }
+
+  // One placement's answers against what one device said.
+  Tally judge(const Texts& want, const PlacementCase& c, const DeviceSet& devices, const Question& question) const {
+    const Texts got = serve(*model_, devices, testing::place(shape_, devices, c.stages), question);
+    Tally tally;
+    for (size_t s = 0; s < want.size(); ++s) {
+      SCOPED_TRACE(fmt::format("a prompt of {} tokens", question.prompts[s].size()));
+      EXPECT_EQ(want[s].size(), question.tokens);
+      compare(want[s], got[s], question.tie_logits, &tally);
+    }
+    std::printf("%-32s %zu tokens equal, %zu ties, log-probabilities within %.1e\n", c.name, tally.equal, tally.ties,
+                tally.widest);
+    return tally;
+  }
+  Texts alone(const DeviceSet& one, const Question& question) const {
+    return serve(*model_, one, testing::on_one(shape_, one, 0), question);
+  }
+
+  const DeviceRegistry registry_ = DeviceRegistry::scan(plugin_directory());
+  std::unique_ptr<Model> model_;
+  ModelShape shape_;
+};
+
+// The formats and kernels that `motley serve` picks by default. They round activations to int8, so that sums in another
+// order soon differ by as much as that rounding does: there the texts are compared, tie-aware.
+TEST_P(RealPlacements, EveryMixOfDevices_SaysWhatOneDeviceSays) {
+  const Question question{{prompt(3), prompt(5), prompt(7), long_prompt()}, 24, MOTLEY_F16, kTieLogits};
+  const Texts want = alone(open_listed(registry_, "CPU:0"), question);
+  const DeviceSet devices = open_listed(registry_, kDevices);
+  Tally all;
+  for (const PlacementCase& c : cases()) {
+    SCOPED_TRACE(c.name);
+    const Tally tally = judge(want, c, devices, question);
+    all.equal += tally.equal, all.ties += tally.ties;
+    EXPECT_GE(tally.equal, want.size() * question.tokens / 2);
+    if (c.same_order) {
+      EXPECT_EQ(tally.widest, 0);
+    }
+  }
+  std::printf("%zu placements: %zu tokens equal, %zu ties\n", cases().size(), all.equal, all.ties);
+}
+
+// The same cuts of the same weights where nothing is rounded but to f32: no log-probability moves.
+TEST_P(RealPlacements, EveryCutOnTheReference_GivesTheSameLogProbabilities) {
+  const Question question{{prompt(0)}, 2, MOTLEY_F32, kTieLogitsF32};
+  const DeviceSet devices = open_references(registry_, kDeviceCount);
+  const Texts want = alone(devices, question);
+  for (const PlacementCase& c : cases()) {
+    SCOPED_TRACE(c.name);
+    if (c.same_order) continue;  // compared bit by bit above
+    const Tally tally = judge(want, c, devices, question);
+    EXPECT_EQ(tally.equal, question.tokens);
+    EXPECT_LE(tally.widest, kReferenceDifference);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, RealPlacements, ::testing::ValuesIn(kRealModels),
+                         [](const auto& known) { return std::string(known.param.name); });
+
+}  // namespace
+}  // namespace motley
