@@ -358,28 +358,6 @@ std::vector<FleetType> BoundOfLoad::types() const {
   return states <= 1e6 ? types : std::vector<FleetType>();
 }
 
-// Whether all memory together can hold the weights and so many positions.
-bool memory_holds(const Predictor& predictor, double kv_tokens) {
-  const ModelShape& shape = predictor.shape();
-  std::map<std::string, double> groups;
-  double memory = 0, ratio = std::numeric_limits<double>::max();
-  for (size_t d = 0; d < predictor.input().devices.size(); ++d) {
-    const DeviceProfile& device = predictor.input().devices[d];
-    const auto usable = static_cast<double>(usable_bytes(predictor.input(), d));
-    ratio = std::min(ratio, device.packed_ratio);
-    if (device.memory_group.empty()) {
-      memory += usable;
-    } else {
-      groups[device.memory_group] = std::max(groups[device.memory_group], usable);
-    }
-  }
-  for (const auto& [name, usable] : groups) memory += usable;
-  const double kv = kv_head_bytes(shape, predictor.request()) * static_cast<double>(shape.kv_heads) *
-                    static_cast<double>(shape.layers.size()) * kv_tokens;
-  if (predictor.request().kv.bytes > 0 && kv > static_cast<double>(predictor.request().kv.bytes) * kSlack) return false;
-  return static_cast<double>(shape.weight_bytes()) * ratio + kv <= memory * kSlack;
-}
-
 // One load that plans are made for, and the most that it can give.
 struct BoundedLoad {
   uint32_t concurrency = 1, micro_batches = 1;
@@ -425,9 +403,11 @@ class Bound {
     const uint64_t least = least_kv_tokens(predictor_.shape(), request);
     const uint64_t sequence = load_kv_tokens(predictor_.shape(), request) / request.concurrency;
     std::vector<BoundedLoad> loads;
+    std::vector<size_t> all(predictor_.input().devices.size());
+    std::iota(all.begin(), all.end(), size_t{0});
     for (const uint32_t concurrency : concurrencies(request)) {
       const double tokens = static_cast<double>(concurrency == 1 ? least : std::max(least, sequence * concurrency));
-      if (concurrency > 1 && !memory_holds(predictor_, tokens)) continue;
+      if (concurrency > 1 && !memory_holds(predictor_.shape(), predictor_.input(), request, all, tokens)) continue;
       for (const uint32_t parts : micro_batches(concurrency)) {
         for (const Chunks chunks : {Chunks::kEven, Chunks::kWhole}) {
           const Predictor::Costs& costs = predictor_.steady(concurrency, parts, chunks);

@@ -174,12 +174,14 @@ TEST(EveryPlan, OfSmallMachines_IsNoBetterThanTheSearchAndWithinTheBound) {
   EXPECT_GE(tally.worst, 0.9);
 }
 
-// The axes compete for what memory there is, and each is split by itself.
-TEST(EveryPlan, OfSmallMachinesShortOfMemory_IsNotMuchBetterThanTheSearch) {
-  const Tally tally = check_cases(37, true, kCases / 2);
-  EXPECT_GE(tally.cases, kCases / 10);
-  EXPECT_GE(tally.optimal, tally.cases * 8 / 10);
-  EXPECT_GE(tally.worst, 0.4);
+// No device holds all of it: the axes compete for what memory there is, and fewer sequences may be worth more. About 4
+// of 10 machines hold the model at all.
+TEST(EveryPlan, OfSmallMachinesShortOfMemory_IsNoBetterThanTheSearchAndWithinTheBound) {
+  const Tally tally = check_cases(37, true, kCases * 2);
+  EXPECT_GE(tally.cases, kCases * 7 / 10);
+  EXPECT_GE(tally.several, tally.cases / 2);
+  EXPECT_GE(tally.optimal, tally.cases * 99 / 100);
+  EXPECT_GE(tally.worst, 0.95);
 }
 
 }  // namespace

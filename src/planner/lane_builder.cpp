@@ -12,18 +12,33 @@ namespace motley {
 namespace {
 
 constexpr size_t kShortDevicesMax = 4;  // so many are tried at every number of sequences where memory is short
+constexpr size_t kClimbsMax = 4;        // starts of a grouping whose cuts are moved
+constexpr double kImpossible = -1e30;   // less than any lane is worth
 constexpr size_t kOrdersAllMax = 4;     // so many islands are tried in every order
+
+Island devices_in(const std::vector<Island>& islands) {
+  Island all;
+  for (const Island& island : islands) all.insert(all.end(), island.begin(), island.end());
+  return all;
+}
 
 int64_t rounded(double value) { return static_cast<int64_t>(std::llround(std::clamp(value, 0.0, 1e14))); }
 
 }  // namespace
 
-// Of the load, then half of it and so on, down to what one sequence needs.
-std::vector<uint64_t> LaneBuilder::kv_levels() const {
-  const uint64_t least = least_kv_tokens(predictor_.shape(), predictor_.request());
+// Of the load, then less by an eighth (of many devices by half) and so on, down to what one sequence needs: those that
+// all memory could hold.
+std::vector<uint64_t> LaneBuilder::kv_levels(const Island& devices) const {
+  const ModelShape& shape = predictor_.shape();
+  const PlanRequest& request = predictor_.request();
+  const uint64_t least = least_kv_tokens(shape, request);
+  const uint64_t load = load_kv_tokens(shape, request);
+  const uint32_t part = devices.size() > kShortDevicesMax ? 2 : 8;
   std::vector<uint64_t> levels;
-  for (uint64_t tokens = load_kv_tokens(predictor_.shape(), predictor_.request()); tokens > least; tokens /= 2) {
-    levels.push_back(tokens);
+  for (uint32_t held = request.concurrency; held > 0; held -= std::max(1u, held / part)) {
+    const uint64_t tokens = load / request.concurrency * held;
+    const bool holds = memory_holds(shape, predictor_.input(), request, devices, static_cast<double>(tokens));
+    if (tokens > least && holds) levels.push_back(tokens);
   }
   levels.push_back(least);
   return levels;
@@ -33,19 +48,13 @@ std::vector<uint64_t> LaneBuilder::kv_levels() const {
 bool LaneBuilder::is_short(const Island& devices, uint64_t kv_tokens) const {
   if (devices.size() > kShortDevicesMax) return false;
   const ModelShape& shape = predictor_.shape();
-  const double kv = kv_head_bytes(shape, predictor_.request()) * static_cast<double>(shape.kv_heads) *
-                    static_cast<double>(shape.layers.size()) * static_cast<double>(kv_tokens);
   return std::any_of(devices.begin(), devices.end(), [&](size_t d) {
-    const double ratio = predictor_.input().devices[d].packed_ratio;
-    return static_cast<double>(usable_bytes(predictor_.input(), d)) <
-           static_cast<double>(shape.weight_bytes()) * ratio + kv;
+    const LanePlan lane{{whole_stage(shape, d, 0, shape.layers.size())}};
+    const ShardMemory whole =
+        shard_memory(shape, predictor_.input(), predictor_.request(), lane, 0, lane.stages[0].shards[0]);
+    return usable_bytes(predictor_.input(), d) <
+           whole.weight_bytes + whole.step_bytes + whole.kv_bytes_per_token * kv_tokens;
   });
-}
-
-bool LaneBuilder::is_short(const std::vector<Island>& islands, uint64_t kv_tokens) const {
-  Island all;
-  for (const Island& island : islands) all.insert(all.end(), island.begin(), island.end());
-  return is_short(all, kv_tokens);
 }
 
 const StageSplitter& LaneBuilder::splitter(const Predictor::Costs& costs) const {
@@ -63,7 +72,10 @@ double LaneBuilder::stage_ns(const StagePlan& stage, const Predictor::Costs& cos
 }
 
 StagePlan LaneBuilder::best_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const {
-  if (island.size() == 1) return whole_stage(predictor_.shape(), island[0], need.begin, need.end);
+  if (island.size() == 1) {
+    StagePlan whole = whole_stage(predictor_.shape(), island[0], need.begin, need.end);
+    return need.unlimited || splitter(costs).holds(whole, need.kv_tokens) ? whole : StagePlan();
+  }
   StagePlan best;
   double best_ns = 0;
   for (StagePlan& stage : splitter(costs).split(island, need)) {
@@ -79,7 +91,7 @@ void LaneBuilder::try_stage(const Island& island, bool everybody) {
     pool_.add(predictor_.evaluate({{whole_stage(shape, island[0], 0, shape.layers.size())}}));
     return;
   }
-  for (const uint64_t tokens : kv_levels()) {
+  for (const uint64_t tokens : kv_levels(island)) {
     bool fits = false;
     const SplitNeed need{.begin = 0, .end = shape.layers.size(), .kv_tokens = tokens, .everybody = everybody};
     for (const Chunks chunks : {Chunks::kWhole, Chunks::kEven}) {
@@ -214,40 +226,82 @@ std::vector<LaneBuilder::Cut> LaneBuilder::fill_cuts(const std::vector<Island>& 
   return next == layers ? cuts : std::vector<Cut>();
 }
 
-// Every island of `order` takes at least one layer.
-std::vector<LaneBuilder::Cut> LaneBuilder::spread_cuts(const std::vector<size_t>& order,
-                                                       const std::vector<IslandCosts>& costs) const {
-  const size_t layers = predictor_.shape().layers.size();
-  std::vector<SplitDevice> devices;
-  for (size_t i = 0; i < order.size(); ++i) {
-    const IslandCosts& cost = costs[order[i]];
-    const size_t middle = layers / 2;
-    double ns = cost.fixed_ns, bytes = 0;
-    if (i == 0)
-      ns += cost.layer_ns.front() - cost.layer_ns[middle], bytes += cost.layer_bytes.front() - cost.layer_bytes[middle];
-    if (i + 1 == order.size())
-      ns += cost.layer_ns.back() - cost.layer_ns[middle], bytes += cost.layer_bytes.back() - cost.layer_bytes[middle];
-    SplitDevice device;
-    device.units_min = 1;
-    device.time_ns.push_back(0);
-    for (size_t u = 1; u <= layers; ++u) {
-      ns += cost.layer_ns[middle], bytes += cost.layer_bytes[middle];
-      if (bytes > cost.memory_bytes) break;
-      device.time_ns.push_back(std::max(device.time_ns.back(), rounded(ns)));
-    }
-    if (device.time_ns.size() < 2) return {};
-    devices.push_back(std::move(device));
-  }
-  const auto split = split_units(static_cast<int64_t>(layers), devices);
+// Of as many layers as each island of `order` takes.
+std::vector<LaneBuilder::Cut> LaneBuilder::cuts_of(const std::vector<size_t>& order, std::span<const int64_t> layers) {
   std::vector<Cut> cuts;
-  if (!split.ok()) return cuts;
   size_t next = 0;
   for (size_t i = 0; i < order.size(); ++i) {
-    const size_t end = next + static_cast<size_t>(split->units[i]);
+    const size_t end = next + static_cast<size_t>(layers[i]);
     cuts.push_back({order[i], next, end});
     next = end;
   }
   return cuts;
+}
+
+std::vector<size_t> LaneBuilder::layers_max(const std::vector<Island>& islands, const std::vector<size_t>& order,
+                                            const Level& level, CapMap* known) const {
+  const size_t layers = predictor_.shape().layers.size(), last = order.size() - 1;
+  std::vector<size_t> most;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const auto [at, is_new] = known->try_emplace({order[i], i == 0, i == last}, 0);
+    size_t low = 0, high = is_new ? layers - last : 0;
+    while (low < high) {
+      const size_t count = (low + high + 1) / 2;
+      const size_t begin = i == 0 ? 0 : i == last ? layers - count : 1;
+      const SplitNeed need{begin, begin + count, level.kv_tokens, level.everybody, false, true};
+      if (best_stage(islands[order[i]], *level.costs, need).shards.empty()) {
+        high = count - 1;
+      } else {
+        low = count;
+      }
+    }
+    if (is_new) at->second = low;
+    most.push_back(at->second);
+  }
+  return most;
+}
+
+// Every island of `order` takes at least one layer: so that the slowest stage is as fast as can be.
+std::vector<LaneBuilder::Cut> LaneBuilder::spread_cuts(const std::vector<size_t>& order,
+                                                       const std::vector<IslandCosts>& costs,
+                                                       const std::vector<size_t>& layers_max) const {
+  const size_t layers = predictor_.shape().layers.size(), middle = layers / 2;
+  std::vector<SplitDevice> devices;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const IslandCosts& cost = costs[order[i]];
+    double ns = cost.fixed_ns;
+    if (i == 0) ns += cost.layer_ns.front() - cost.layer_ns[middle];
+    if (i + 1 == order.size()) ns += cost.layer_ns.back() - cost.layer_ns[middle];
+    if (layers_max[i] == 0) return {};
+    SplitDevice device;
+    device.units_min = 1;
+    device.time_ns.push_back(0);
+    for (size_t u = 1; u <= layers_max[i]; ++u) {
+      ns += cost.layer_ns[middle];
+      device.time_ns.push_back(std::max(device.time_ns.back(), rounded(ns)));
+    }
+    devices.push_back(std::move(device));
+  }
+  const auto split = split_units(static_cast<int64_t>(layers), devices);
+  return split.ok() ? cuts_of(order, split->units) : std::vector<Cut>();
+}
+
+// Every island of `order` takes at least one layer, the fastest as many as they can: the least sum.
+std::vector<LaneBuilder::Cut> LaneBuilder::fast_cuts(const std::vector<size_t>& order,
+                                                     const std::vector<IslandCosts>& costs,
+                                                     const std::vector<size_t>& layers_max) const {
+  std::vector<size_t> by_speed(order.size());
+  std::iota(by_speed.begin(), by_speed.end(), size_t{0});
+  std::stable_sort(by_speed.begin(), by_speed.end(),
+                   [&](size_t a, size_t b) { return costs[order[a]].total_ns < costs[order[b]].total_ns; });
+  std::vector<int64_t> units(order.size(), 1);
+  auto left = static_cast<int64_t>(predictor_.shape().layers.size() - order.size());
+  for (const size_t i : by_speed) {
+    const int64_t more = std::min(left, static_cast<int64_t>(layers_max[i]) - 1);
+    if (more < 0) return {};
+    units[i] += more, left -= more;
+  }
+  return left == 0 ? cuts_of(order, units) : std::vector<Cut>();
 }
 
 std::vector<std::vector<size_t>> LaneBuilder::orders(const std::vector<IslandCosts>& costs) const {
@@ -267,23 +321,46 @@ std::vector<std::vector<size_t>> LaneBuilder::orders(const std::vector<IslandCos
   return all;
 }
 
-bool LaneBuilder::assemble(const std::vector<Island>& islands, const std::vector<Cut>& cuts,
-                           const Predictor::Costs& costs, uint64_t kv_tokens, bool everybody, bool few) {
-  if (cuts.empty()) return false;
+double LaneBuilder::add(const std::vector<Island>& islands, const std::vector<Cut>& cuts, const Level& level) {
   LanePlan lane;
   for (const Cut& cut : cuts) {
-    StagePlan stage =
-        best_stage(islands[cut.island], costs,
-                   {.begin = cut.begin, .end = cut.end, .kv_tokens = kv_tokens, .everybody = everybody, .few = few});
-    if (stage.shards.empty() || (everybody && stage.shards.size() != islands[cut.island].size())) return false;
+    const Island& island = islands[cut.island];
+    const SplitNeed need{cut.begin, cut.end, level.kv_tokens, level.everybody, false, level.few};
+    StagePlan stage = best_stage(island, *level.costs, need);
+    if (stage.shards.empty() || (level.everybody && stage.shards.size() != island.size())) return kImpossible;
     lane.stages.push_back(std::move(stage));
   }
-  return pool_.add(predictor_.evaluate(std::move(lane)));
+  if (lane.stages.empty()) return kImpossible;
+  Candidate candidate = predictor_.evaluate(std::move(lane));
+  const double worth =
+      candidate.fits() ? predictor_.score(candidate.predicted) : -static_cast<double>(candidate.memory.missing_bytes);
+  pool_.add(std::move(candidate));
+  return worth;
+}
+
+void LaneBuilder::climb(const std::vector<Island>& islands, Start start) {
+  for (bool better = true; better;) {
+    better = false;
+    for (size_t s = 0; s + 1 < start.cuts.size(); ++s) {
+      for (const bool forward : {false, true}) {
+        for (;;) {
+          std::vector<Cut> tried = start.cuts;
+          Cut &a = tried[s], &b = tried[s + 1];
+          if (forward ? b.end - b.begin < 2 : a.end - a.begin < 2) break;
+          a.end = b.begin = forward ? a.end + 1 : a.end - 1;
+          const double worth = add(islands, tried, start.level);
+          if (worth <= start.worth) break;
+          start.worth = worth, start.cuts = std::move(tried), better = true;
+        }
+      }
+    }
+  }
 }
 
 void LaneBuilder::try_pipeline(const std::vector<Island>& islands, bool few) {
   const ModelShape& shape = predictor_.shape();
-  for (const uint64_t tokens : kv_levels()) {
+  const Island all = devices_in(islands);
+  for (const uint64_t tokens : kv_levels(all)) {
     const uint32_t concurrency = held_concurrency(shape, predictor_.request(), tokens);
     bool fits = false;
     std::vector<uint32_t> in_flight = {std::min(concurrency, static_cast<uint32_t>(islands.size()))};
@@ -299,28 +376,43 @@ void LaneBuilder::try_pipeline(const std::vector<Island>& islands, bool few) {
         if (at == known.end()) at = known.emplace(key, measure(island, costs, tokens, parts > 1)).first;
         measured.push_back(at->second);
       }
-      if (parts > 1) fits = assemble(islands, bottleneck_cuts(islands, measured), costs, tokens, false, few) || fits;
-      if (parts == 1) fits = assemble(islands, fill_cuts(islands, measured), costs, tokens, false, few) || fits;
+      const std::vector<Cut> cuts = parts > 1 ? bottleneck_cuts(islands, measured) : fill_cuts(islands, measured);
+      fits = add(islands, cuts, {&costs, tokens, false, few}) > 0 || fits;
     }
-    if (fits && (few || !is_short(islands, tokens))) return;
+    if (fits && (few || !is_short(all, tokens))) return;
   }
 }
 
 void LaneBuilder::try_whole_pipeline(const std::vector<Island>& islands) {
   const ModelShape& shape = predictor_.shape();
   if (islands.size() > shape.layers.size()) return;
-  for (const uint64_t tokens : kv_levels()) {
+  const Island all = devices_in(islands);
+  std::vector<Start> starts;  // where memory is short
+  for (const uint64_t tokens : kv_levels(all)) {
     const uint32_t concurrency = held_concurrency(shape, predictor_.request(), tokens);
     const Predictor::Costs& costs =
         predictor_.steady(concurrency, std::min(concurrency, static_cast<uint32_t>(islands.size())), Chunks::kEven);
     std::vector<IslandCosts> measured;
     for (const Island& island : islands) measured.push_back(measure(island, costs, tokens, true));
+    const Level level{&costs, tokens, true, false};
+    const bool tight = is_short(all, tokens);
     bool fits = false;
+    CapMap caps;
     for (const std::vector<size_t>& order : orders(measured)) {
-      fits = assemble(islands, spread_cuts(order, measured), costs, tokens, true, false) || fits;
+      const std::vector<size_t> most = layers_max(islands, order, level, &caps);
+      std::vector<std::vector<Cut>> tried = {spread_cuts(order, measured, most)};
+      if (tight) tried.push_back(fast_cuts(order, measured, most));
+      for (std::vector<Cut>& cuts : tried) {
+        const double worth = add(islands, cuts, level);
+        fits = fits || worth > 0;
+        if (tight && worth > kImpossible) starts.push_back({level, std::move(cuts), worth});
+      }
     }
-    if (fits && !is_short(islands, tokens)) return;
+    if (fits && !tight) break;
   }
+  std::stable_sort(starts.begin(), starts.end(), [](const Start& a, const Start& b) { return a.worth > b.worth; });
+  if (starts.size() > kClimbsMax) starts.resize(kClimbsMax);
+  for (Start& start : starts) climb(islands, std::move(start));
 }
 
 }  // namespace motley

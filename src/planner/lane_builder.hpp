@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
+#include <tuple>
 #include <vector>
 
 #include "planner/candidate_pool.hpp"
@@ -31,6 +33,7 @@ class LaneBuilder {
   // An island with layers.
   struct Cut {
     size_t island = 0, begin = 0, end = 0;
+    bool operator==(const Cut&) const = default;
   };
   struct IslandCosts {
     std::vector<double> layer_ns;     // [layer], with the embedding in the first and the head in the last
@@ -39,18 +42,40 @@ class LaneBuilder {
     double total_ns = 0;
     double fixed_ns = 0;  // of a stage, whatever its layers
   };
-  std::vector<uint64_t> kv_levels() const;
-  // Whether one of the devices could not hold the whole model and so much KV.
+  // Numbers of KV positions to plan for, falling; never none.
+  std::vector<uint64_t> kv_levels(const Island& devices) const;
+  // Whether one of the devices could not hold the whole model, so much KV and a step.
   bool is_short(const Island& devices, uint64_t kv_tokens) const;
-  bool is_short(const std::vector<Island>& islands, uint64_t kv_tokens) const;
   IslandCosts measure(const Island& island, const Predictor::Costs& costs, uint64_t kv_tokens, bool crowded) const;
   StagePlan best_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const;
   double stage_ns(const StagePlan& stage, const Predictor::Costs& costs) const;
-  bool assemble(const std::vector<Island>& islands, const std::vector<Cut>& cuts, const Predictor::Costs& costs,
-                uint64_t kv_tokens, bool everybody, bool few);
+  // What the stages of a pipeline are split for.
+  struct Level {
+    const Predictor::Costs* costs = nullptr;
+    uint64_t kv_tokens = 0;
+    bool everybody = false, few = false;
+  };
+  struct Start {
+    Level level;
+    std::vector<Cut> cuts;
+    double worth = 0;
+  };
+  // Adds a lane of these stages, each split anew, to the pool. Its score; of one that does not fit, less than nothing
+  // by the memory that it lacks: stages that share some are cut as if each had all.
+  double add(const std::vector<Island>& islands, const std::vector<Cut>& cuts, const Level& level);
+  // Moves the cuts as long as the lane gets better.
+  void climb(const std::vector<Island>& islands, Start start);
+  using CapMap = std::map<std::tuple<size_t, bool, bool>, size_t>;  // by island, whether first, whether last
+  // Layers that each island of `order` can hold, at most.
+  std::vector<size_t> layers_max(const std::vector<Island>& islands, const std::vector<size_t>& order,
+                                 const Level& level, CapMap* known) const;
   std::vector<Cut> bottleneck_cuts(const std::vector<Island>& islands, const std::vector<IslandCosts>& costs) const;
   std::vector<Cut> fill_cuts(const std::vector<Island>& islands, const std::vector<IslandCosts>& costs) const;
-  std::vector<Cut> spread_cuts(const std::vector<size_t>& order, const std::vector<IslandCosts>& costs) const;
+  static std::vector<Cut> cuts_of(const std::vector<size_t>& order, std::span<const int64_t> layers);
+  std::vector<Cut> spread_cuts(const std::vector<size_t>& order, const std::vector<IslandCosts>& costs,
+                               const std::vector<size_t>& layers_max) const;
+  std::vector<Cut> fast_cuts(const std::vector<size_t>& order, const std::vector<IslandCosts>& costs,
+                             const std::vector<size_t>& layers_max) const;
   std::vector<std::vector<size_t>> orders(const std::vector<IslandCosts>& costs) const;
 
   const StageSplitter& splitter(const Predictor::Costs& costs) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 
 #include "planner/plan.hpp"
@@ -117,6 +118,28 @@ LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const Pl
     memory.kv_tokens = 0;
   }
   return memory;
+}
+
+bool memory_holds(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                  std::span<const size_t> devices, double kv_tokens) {
+  constexpr double kSlack = 1 + 1e-9;  // what rounding makes of it
+  std::map<std::string_view, double> groups;
+  double memory = 0, ratio = std::numeric_limits<double>::max();
+  for (const size_t d : devices) {
+    const DeviceProfile& device = input.devices[d];
+    const auto usable = static_cast<double>(usable_bytes(input, d));
+    ratio = std::min(ratio, device.packed_ratio);
+    if (device.memory_group.empty()) {
+      memory += usable;
+    } else {
+      groups[device.memory_group] = std::max(groups[device.memory_group], usable);
+    }
+  }
+  for (const auto& [name, usable] : groups) memory += usable;
+  const double kv = kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) *
+                    static_cast<double>(shape.layers.size()) * kv_tokens;
+  if (request.kv.bytes > 0 && kv > static_cast<double>(request.kv.bytes) * kSlack) return false;
+  return static_cast<double>(shape.weight_bytes()) * ratio + kv <= memory * kSlack;
 }
 
 }  // namespace motley

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "planner/lane_plan.hpp"
@@ -35,6 +36,10 @@ struct LaneMemory {
 
 LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                        const LanePlan& plan);
+
+// Whether all memory of these devices can hold the weights and KV of so many positions, however they are parted.
+bool memory_holds(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                  std::span<const size_t> devices, double kv_tokens);
 
 // Bytes of KV of one layer for one position and KV head.
 double kv_head_bytes(const ModelShape& shape, const PlanRequest& request);

@@ -3,10 +3,11 @@
 //
 // For a time T, device d can take u_d(T) = the most units that it finishes by T. The sum of them grows with T, so the
 // least T whose sum reaches all units is found by bisection; no divisibility is asked for, and a device whose first
-// unit takes longer than T drops out by itself.
+// unit takes longer than T drops out by itself. What a pool of devices may take caps the sum of its members' u_d(T).
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -17,7 +18,14 @@ namespace motley {
 struct SplitDevice {
   // [u] = nanoseconds for u units, u = 0 ... the most that it can hold. Never falling; [0] is what it costs idle.
   std::vector<int64_t> time_ns;
-  int64_t units_min = 0;  // which it must take
+  int64_t units_min = 0;                                    // which it must take
+  int64_t units_max = std::numeric_limits<int64_t>::max();  // beside what the table ends at
+};
+
+// Devices that take no more than so many units together: they share memory. No device is in two.
+struct SplitPool {
+  std::vector<size_t> devices;
+  int64_t units_max = 0;
 };
 
 struct Split {
@@ -27,7 +35,7 @@ struct Split {
 
 // Among the best, units that could lie anywhere are taken from the devices that would be last. INVALID_ARGUMENT for a
 // table that is empty or falls, or for devices that must take more than there is; RESOURCE_EXHAUSTED where they cannot
-// hold all units, with the number missing.
-Result<Split> split_units(int64_t units, std::span<const SplitDevice> devices);
+// hold all units, with the number missing, or a pool not what its devices must take.
+Result<Split> split_units(int64_t units, std::span<const SplitDevice> devices, std::span<const SplitPool> pools = {});
 
 }  // namespace motley

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 
 namespace motley {
@@ -20,13 +21,18 @@ int64_t slowest(const std::vector<SplitDevice>& devices, const std::vector<int64
   return time;
 }
 
-// The best time over every way to give `left` units to the devices from `d` on; max if there is none.
-int64_t brute_force(const std::vector<SplitDevice>& devices, size_t d, int64_t left, int64_t so_far) {
+// The best time over every way to give `left` units to the devices from `d` on; max if there is none. Devices of the
+// pool come first.
+int64_t brute_force(const std::vector<SplitDevice>& devices, const SplitPool& pool, size_t d, int64_t left,
+                    int64_t pool_left, int64_t so_far) {
   if (d == devices.size()) return left == 0 ? so_far : std::numeric_limits<int64_t>::max();
   int64_t best = std::numeric_limits<int64_t>::max();
-  for (int64_t u = devices[d].units_min; u <= left && u < static_cast<int64_t>(devices[d].time_ns.size()); ++u) {
-    best = std::min(
-        best, brute_force(devices, d + 1, left - u, std::max(so_far, devices[d].time_ns[static_cast<size_t>(u)])));
+  const bool pooled = d < pool.devices.size();
+  const int64_t most = std::min(
+      {left, devices[d].units_max, static_cast<int64_t>(devices[d].time_ns.size()) - 1, pooled ? pool_left : left});
+  for (int64_t u = devices[d].units_min; u <= most; ++u) {
+    best = std::min(best, brute_force(devices, pool, d + 1, left - u, pooled ? pool_left - u : pool_left,
+                                      std::max(so_far, devices[d].time_ns[static_cast<size_t>(u)])));
   }
   return best;
 }
@@ -84,9 +90,13 @@ TEST(Split, RandomCases_EqualBruteForce) {
         device.time_ns.push_back(time);
       }
       if (below(4) == 0) device.units_min = below(static_cast<int64_t>(device.time_ns.size()));
+      if (below(4) == 0) device.units_max = device.units_min + below(4);
     }
-    const int64_t best = brute_force(devices, 0, units, std::numeric_limits<int64_t>::min());
-    const auto split = split_units(units, devices);
+    SplitPool pool{{}, below(8)};
+    if (below(2) == 0) pool.devices.resize(static_cast<size_t>(below(static_cast<int64_t>(devices.size()) + 1)));
+    std::iota(pool.devices.begin(), pool.devices.end(), size_t{0});
+    const int64_t best = brute_force(devices, pool, 0, units, pool.units_max, std::numeric_limits<int64_t>::min());
+    const auto split = split_units(units, devices, {&pool, 1});
     ASSERT_EQ(split.ok(), best != std::numeric_limits<int64_t>::max()) << "round " << round;
     if (!split.ok()) continue;
     ++possible;
@@ -98,6 +108,9 @@ TEST(Split, RandomCases_EqualBruteForce) {
       sum += split->units[d];
     }
     ASSERT_EQ(sum, units);
+    int64_t pooled = 0;
+    for (const size_t d : pool.devices) pooled += split->units[d];
+    ASSERT_LE(pooled, pool.units_max);
   }
   EXPECT_GE(possible, 1000);
 }

@@ -9,7 +9,8 @@ namespace motley {
 namespace {
 
 constexpr double kF32 = 4;
-constexpr size_t kWholeAxesDevicesMax = 3;
+constexpr size_t kTightDevicesMax = 4;
+constexpr double kTightWaysMax = 200;
 constexpr int64_t kVocabularyUnits = 256;  // about so many pieces
 
 // Of any size: rows of the head are no part of a quantised block.
@@ -178,23 +179,25 @@ bool StageSplitter::split_axis(Axis axis, std::span<const size_t> devices, const
   }
   const auto split = split_units(units, times);
   if (!split.ok()) return false;
-  const int64_t group = predictor_.shape().query_heads_per_kv();
   for (size_t i = 0; i < devices.size(); ++i) {
     const int64_t u = split->units[i];
     budget->bytes[i] -= static_cast<double>(u) * bytes[i];
-    ShardPlan& shard = stage->shards[i];
-    switch (axis) {
-      case Axis::kHeads: shard.query_heads = u * group; break;
-      case Axis::kQueryHeads: shard.query_heads = u; break;
-      case Axis::kFfn: shard.ffn_columns = u * predictor_.shape().ffn_unit; break;
-      case Axis::kExperts: shard.experts = u; break;
-    }
+    set_units(axis, u, &stage->shards[i]);
   }
   return true;
 }
 
+void StageSplitter::set_units(Axis axis, int64_t units, ShardPlan* shard) const {
+  switch (axis) {
+    case Axis::kHeads: shard->query_heads = units * predictor_.shape().query_heads_per_kv(); break;
+    case Axis::kQueryHeads: shard->query_heads = units; break;
+    case Axis::kFfn: shard->ffn_columns = units * predictor_.shape().ffn_unit; break;
+    case Axis::kExperts: shard->experts = units; break;
+  }
+}
+
 StageSplitter::Budget StageSplitter::budget_of(std::span<const size_t> devices, const SplitNeed& need,
-                                               bool limited) const {
+                                               bool shared) const {
   const ModelShape& shape = predictor_.shape();
   const PlanRequest& request = predictor_.request();
   Budget budget;
@@ -205,10 +208,10 @@ StageSplitter::Budget StageSplitter::budget_of(std::span<const size_t> devices, 
   const double step = request.step_bytes > 0 ? static_cast<double>(request.step_bytes)
                                              : kF32 * rows * static_cast<double>(3 * shape.hidden);
   for (const size_t d : devices) {
-    const double share = static_cast<double>(active(devices, d));
+    const double share = shared ? static_cast<double>(active(devices, d)) : 1;
     const double usable = static_cast<double>(usable_bytes(predictor_.input(), d)) / share;
     const double left = usable - step - replicated * predictor_.input().devices[d].packed_ratio - 64;
-    budget.bytes.push_back(limited ? std::max(left, 0.0) : 1e18);
+    budget.bytes.push_back(std::max(left, 0.0));
   }
   return budget;
 }
@@ -257,7 +260,8 @@ bool StageSplitter::split_layers(std::span<const size_t> devices, const SplitNee
                                  bool replicate, Memory memory, StagePlan* stage, Budget* budget) const {
   *stage = {need.begin, need.end, {}};
   for (const size_t d : devices) stage->shards.push_back({d, 0, 0, 0, 0, 0});
-  *budget = budget_of(devices, need, memory != Memory::kEnough);
+  *budget =
+      memory == Memory::kEnough ? Budget{std::vector<double>(devices.size(), 1e18)} : budget_of(devices, need, true);
   const Axis heads = replicate ? Axis::kQueryHeads : Axis::kHeads;
   std::vector<Axis> order = {heads, Axis::kExperts, Axis::kFfn};
   if (memory == Memory::kFfnFirst) order = {Axis::kExperts, Axis::kFfn, heads};
@@ -285,17 +289,21 @@ bool StageSplitter::split_layers(std::span<const size_t> devices, const SplitNee
   return true;
 }
 
+std::vector<StageSplitter::Weights> StageSplitter::loads_of(const SplitNeed& need, size_t devices) const {
+  const double q = costs_.load.chunk_share;
+  std::vector<Weights> loads = {{1 - q, q}, {1, 0}, {0, 1}};
+  if (need.few || devices == 1) loads.resize(1);
+  return loads;
+}
+
 void StageSplitter::add_all(std::span<const size_t> devices, const SplitNeed& need, Memory memory,
                             std::vector<StagePlan>* plans) const {
   const ModelShape& shape = predictor_.shape();
-  const double q = costs_.load.chunk_share;
-  std::vector<Weights> loads = {{1 - q, q}, {1, 0}, {0, 1}};
-  if (need.few || devices.size() == 1) loads.resize(1);
   // Attention pairs queries and KV heads evenly, so only a head that all share can be divided freely.
   const bool may_replicate = devices.size() > 1 && shape.query_heads_per_kv() > 1 && shape.kv_heads == 1 &&
                              shape.kv_heads < 4 * static_cast<int64_t>(devices.size()) &&
                              !(need.few && shape.kv_heads >= static_cast<int64_t>(devices.size()));
-  for (const Weights& weights : loads) {
+  for (const Weights& weights : loads_of(need, devices.size())) {
     for (int replicate = 0; replicate <= (may_replicate ? 1 : 0); ++replicate) {
       for (int shared = 0; shared <= (devices.size() > 1 ? 1 : 0); ++shared) {
         StagePlan stage;
@@ -311,23 +319,194 @@ void StageSplitter::add_all(std::span<const size_t> devices, const SplitNeed& ne
   }
 }
 
-// Each axis whole on one device: where memory is short, no even mix comes near it.
-void StageSplitter::add_whole_axes(std::span<const size_t> devices, const SplitNeed& need,
-                                   std::vector<StagePlan>* plans) const {
+StageSplitter::Room StageSplitter::room_of(std::span<const size_t> devices, const SplitNeed& need) const {
+  const ModelShape& shape = predictor_.shape();
+  const PlanInput& input = predictor_.input();
+  const PlanRequest& request = predictor_.request();
+  // A device with experts has the buffers of one.
+  const double rows = request.step_bytes > 0 ? 0 : double{1} * request.chunk_rows + request.concurrency;
+  const double expert =
+      axis_units(Axis::kExperts, need) > 0 ? 4 * kF32 * rows * static_cast<double>(shape.expert_ffn) : 0;
+  Room room;
+  std::map<std::string_view, size_t> pools;
+  const Budget budget = budget_of(devices, need, false);
+  for (size_t i = 0; i < devices.size(); ++i) {
+    room.bytes.push_back(std::max(budget.bytes[i] - expert, 0.0));
+    const std::string& name = input.devices[devices[i]].memory_group;
+    if (name.empty()) continue;
+    const auto [at, is_new] = pools.emplace(name, room.pools.size());
+    if (is_new) room.pools.emplace_back(), room.pool_bytes.push_back(0);
+    room.pools[at->second].devices.push_back(i);
+  }
+  for (size_t p = 0; p < room.pools.size(); ++p) {
+    double most = 0, fixed = 0;
+    for (const size_t i : room.pools[p].devices) {
+      const auto usable = static_cast<double>(usable_bytes(input, devices[i]));
+      most = std::max(most, usable), fixed += usable - room.bytes[i];
+    }
+    room.pool_bytes[p] = std::max(most - fixed, 0.0);
+  }
+  return room;
+}
+
+StageSplitter::AxisTable StageSplitter::axis_table(Axis axis, std::span<const size_t> devices, const SplitNeed& need,
+                                                   Weights weights) const {
+  std::vector<double> of_kind(predictor_.shape().kinds(), 0);
+  for (size_t l = need.begin; l < need.end; ++l) of_kind[predictor_.shape().layers[l].kind] += 1;
+  AxisTable table{axis, axis_units(axis, need), {}, {}};
+  for (const size_t d : devices) {
+    SplitDevice device;
+    device.time_ns = stage_times(axis, d, table.units, table.units, active(devices, d), weights, of_kind);
+    table.devices.push_back(std::move(device));
+    table.unit_bytes.push_back(unit_bytes(axis, d, need));
+  }
+  return table;
+}
+
+bool StageSplitter::take(size_t device, double bytes, Room* room) {
+  bool enough = (room->bytes[device] -= bytes) >= 0;
+  for (size_t p = 0; p < room->pools.size(); ++p) {
+    const std::vector<size_t>& members = room->pools[p].devices;
+    if (std::find(members.begin(), members.end(), device) == members.end()) continue;
+    enough = (room->pool_bytes[p] -= bytes) >= 0 && enough;
+  }
+  return enough;
+}
+
+// The split of the axis into what room there is, and takes it.
+std::optional<Split> StageSplitter::fill(AxisTable* table, Room* room) {
+  const auto units_in = [&](double bytes, double unit) {
+    return unit > 0 ? static_cast<int64_t>(std::min(std::max(bytes, 0.0) / unit, 1e15)) : table->units;
+  };
+  for (size_t i = 0; i < table->devices.size(); ++i) {
+    SplitDevice& device = table->devices[i];
+    device.units_max = units_in(room->bytes[i], table->unit_bytes[i]);
+    if (device.units_max < device.units_min) return std::nullopt;
+  }
+  for (size_t p = 0; p < room->pools.size(); ++p) {
+    double unit = 0;  // of who packs least
+    for (const size_t i : room->pools[p].devices) unit = std::max(unit, table->unit_bytes[i]);
+    room->pools[p].units_max = units_in(room->pool_bytes[p], unit);
+  }
+  const auto split = split_units(table->units, table->devices, room->pools);
+  if (!split.ok()) return std::nullopt;
+  for (size_t i = 0; i < table->devices.size(); ++i) {
+    take(i, static_cast<double>(split->units[i]) * table->unit_bytes[i], room);
+  }
+  return *split;
+}
+
+namespace {
+
+// Every way to give `units` to devices from the `next` on, in steps of `step`; the last takes what is left.
+template <typename Found>
+void each_way(int64_t units, int64_t step, size_t next, std::vector<int64_t>* ways, const Found& found) {
+  if (next + 1 == ways->size()) {
+    (*ways)[next] = units;
+    return found();
+  }
+  for (int64_t u = 0;; u = std::min(u + step, units)) {
+    (*ways)[next] = u;
+    each_way(units - u, step, next + 1, ways, found);
+    if (u == units) return;
+  }
+}
+
+// So that there are at most about kTightWaysMax.
+int64_t step_of_ways(int64_t units, size_t devices) {
+  for (int64_t step = 1;; ++step) {
+    double ways = 1;
+    for (size_t i = 1; i < devices; ++i)
+      ways *= static_cast<double>(units / step + static_cast<int64_t>(i)) / static_cast<double>(i);
+    if (ways <= kTightWaysMax || step >= units) return step;
+  }
+}
+
+}  // namespace
+
+// [who holds the vocabulary: each, or all], of the least time; without shards where there is none.
+std::vector<StageSplitter::Tight> StageSplitter::tight_splits(std::span<const size_t> devices, const SplitNeed& need,
+                                                              Weights weights) const {
   const ModelShape& shape = predictor_.shape();
   const size_t n = devices.size();
   const bool outer = need.begin == 0 || need.end == shape.layers.size();
-  for (size_t choice = 0; choice < n * n * n; ++choice) {
-    StagePlan stage{need.begin, need.end, {}};
-    for (const size_t d : devices) stage.shards.push_back({d, 0, 0, 0, 0, 0});
-    stage.shards[choice % n].query_heads = shape.heads;
-    stage.shards[choice / n % n].ffn_columns = shape.ffn_columns;
-    stage.shards[choice / n % n].experts = shape.experts;
-    if (outer) stage.shards[choice / n / n].vocab_rows = shape.vocab;
-    std::erase_if(stage.shards, [](const ShardPlan& shard) { return shard.empty(); });
-    settle_heads(shape, &stage);
-    plans->push_back(std::move(stage));
+  const AxisTable heads = axis_table(Axis::kHeads, devices, need, weights);
+  std::vector<AxisTable> rest;
+  double rest_ns = 0;  // at least
+  for (const Axis axis : {Axis::kExperts, Axis::kFfn}) {
+    if (axis_units(axis, need) == 0) continue;
+    rest.push_back(axis_table(axis, devices, need, weights));
+    const auto split = split_units(rest.back().units, rest.back().devices);
+    rest_ns += split.ok() ? static_cast<double>(split->time_ns) : 0;
   }
+  const Room whole = room_of(devices, need);
+  std::vector<Tight> best(outer ? n + 1 : 1);
+  std::vector<int64_t> ways(n);
+  each_way(heads.units, step_of_ways(heads.units, n), 0, &ways, [&] {
+    Room room = whole;
+    double heads_ns = 0;
+    for (size_t i = 0; i < n; ++i) {
+      if (!take(i, static_cast<double>(ways[i]) * heads.unit_bytes[i], &room)) return;
+      heads_ns = std::max(heads_ns, static_cast<double>(heads.devices[i].time_ns[static_cast<size_t>(ways[i])]));
+    }
+    for (size_t holder = 0; holder < best.size(); ++holder) {
+      if (!best[holder].stage.shards.empty() && heads_ns + rest_ns >= best[holder].ns) continue;
+      const bool one = outer && holder < n;
+      Room left = room;
+      const double rows = static_cast<double>(shape.vocab);
+      if (one && !take(holder, rows * vocabulary_row_bytes(devices[holder], need), &left)) continue;
+      Tight tight{{need.begin, need.end, {}}, heads_ns};
+      for (size_t i = 0; i < n; ++i) {
+        tight.stage.shards.push_back({devices[i], 0, 0, 0, 0, one && i == holder ? shape.vocab : 0});
+        set_units(Axis::kHeads, ways[i], &tight.stage.shards[i]);
+      }
+      bool fits = true;
+      for (AxisTable& table : rest) {
+        for (size_t i = 0; i < n; ++i) {
+          table.devices[i].units_min = need.everybody && &table == &rest.back() && tight.stage.shards[i].empty();
+        }
+        const auto split = fill(&table, &left);
+        fits = split.has_value();
+        if (!fits) break;
+        tight.ns += static_cast<double>(split->time_ns);
+        for (size_t i = 0; i < n; ++i) set_units(table.axis, split->units[i], &tight.stage.shards[i]);
+      }
+      if (!fits || (!best[holder].stage.shards.empty() && tight.ns >= best[holder].ns)) continue;
+      Budget budget{left.bytes};
+      if (outer && !one && !place_vocabulary(devices, need, true, &budget, &tight.stage)) continue;
+      best[holder] = std::move(tight);
+    }
+  });
+  return best;
+}
+
+void StageSplitter::add_tight(std::span<const size_t> devices, const SplitNeed& need,
+                              std::vector<StagePlan>* plans) const {
+  for (const Weights& weights : loads_of(need, devices.size())) {
+    for (Tight& tight : tight_splits(devices, need, weights)) {
+      std::erase_if(tight.stage.shards, [](const ShardPlan& shard) { return shard.empty(); });
+      if (tight.stage.shards.empty()) continue;
+      settle_heads(predictor_.shape(), &tight.stage);
+      if (std::none_of(plans->begin(), plans->end(), [&](const StagePlan& plan) { return same(plan, tight.stage); })) {
+        plans->push_back(std::move(tight.stage));
+      }
+    }
+  }
+}
+
+bool StageSplitter::holds(const StagePlan& stage, uint64_t kv_tokens) const {
+  LanePlan lane;  // a stage at the same end of the model
+  const size_t last = predictor_.shape().layers.size();
+  if (stage.begin > 0) lane.stages.push_back({0, stage.begin, {}});
+  lane.stages.push_back(stage);
+  if (stage.end < last) lane.stages.push_back({stage.end, last, {}});
+  const size_t at = stage.begin > 0 ? 1 : 0;
+  return std::all_of(stage.shards.begin(), stage.shards.end(), [&](const ShardPlan& shard) {
+    const ShardMemory memory =
+        shard_memory(predictor_.shape(), predictor_.input(), predictor_.request(), lane, at, shard);
+    const uint64_t bytes = memory.weight_bytes + memory.step_bytes + memory.kv_bytes_per_token * kv_tokens;
+    return bytes <= usable_bytes(predictor_.input(), shard.device);
+  });
 }
 
 std::vector<StagePlan> StageSplitter::split(std::span<const size_t> devices, const SplitNeed& need) const {
@@ -335,21 +514,7 @@ std::vector<StagePlan> StageSplitter::split(std::span<const size_t> devices, con
   if (devices.empty()) return plans;
   add_all(devices, need, Memory::kEnough, &plans);
   if (need.unlimited) return plans;
-  const auto holds = [&](const StagePlan& stage) {
-    LanePlan lane;  // a stage at the same end of the model
-    const size_t last = predictor_.shape().layers.size();
-    if (stage.begin > 0) lane.stages.push_back({0, stage.begin, {}});
-    lane.stages.push_back(stage);
-    if (stage.end < last) lane.stages.push_back({stage.end, last, {}});
-    const size_t at = stage.begin > 0 ? 1 : 0;
-    for (const ShardPlan& shard : stage.shards) {
-      const ShardMemory memory =
-          shard_memory(predictor_.shape(), predictor_.input(), predictor_.request(), lane, at, shard);
-      const uint64_t bytes = memory.weight_bytes + memory.step_bytes + memory.kv_bytes_per_token * need.kv_tokens;
-      if (bytes > usable_bytes(predictor_.input(), shard.device)) return false;
-    }
-    return true;
-  };
+  const auto holds = [&](const StagePlan& stage) { return this->holds(stage, need.kv_tokens); };
   if (std::all_of(plans.begin(), plans.end(), holds) && !plans.empty()) {
     // Groups that share memory are checked by whoever puts the stages together.
     bool grouped = false;
@@ -357,12 +522,14 @@ std::vector<StagePlan> StageSplitter::split(std::span<const size_t> devices, con
     if (!grouped) return plans;  // memory is no matter
   }
   std::erase_if(plans, [&](const StagePlan& stage) { return !holds(stage); });
-  for (const Memory memory : {Memory::kHeadsFirst, Memory::kFfnFirst, Memory::kEven}) {
-    add_all(devices, need, memory, &plans);
+  const bool tight = devices.size() > 1 && devices.size() <= kTightDevicesMax;
+  if (tight) add_tight(devices, need, &plans);
+  if (!tight || predictor_.shape().kv_heads == 1) {  // replicated heads are not among the tight ones
+    for (const Memory memory : {Memory::kHeadsFirst, Memory::kFfnFirst, Memory::kEven}) {
+      add_all(devices, need, memory, &plans);
+    }
   }
-  if (!need.few && devices.size() > 1 && devices.size() <= kWholeAxesDevicesMax) {
-    add_whole_axes(devices, need, &plans);
-  }
+  std::erase_if(plans, [&](const StagePlan& stage) { return !holds(stage); });
   return plans;
 }
 

@@ -2,16 +2,20 @@
 //
 // The best split of decode and of prefill differ, so several are given: for the mean of both, and for each alone; with
 // KV heads whole and, where there are few, replicated; the vocabulary on one device or on all. Whoever asks compares
-// them by their prediction. Not thread-safe.
+// them by their prediction. Where memory is short the axes compete for it: few devices then get the best split for each
+// way to give away the vocabulary, over every way to give away the KV heads (exact by the times of the axes, as what is
+// left takes the rest: split.hpp); more devices, the axes one after another. Not thread-safe.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <tuple>
 #include <vector>
 
 #include "planner/prediction.hpp"
+#include "planner/split.hpp"
 
 namespace motley {
 
@@ -28,9 +32,12 @@ class StageSplitter {
   // Both outlive this; the times are those of `costs`. Keep it: times once computed are remembered.
   StageSplitter(const Predictor& predictor, const Predictor::Costs& costs) : predictor_(predictor), costs_(costs) {}
 
-  // Empty where the devices cannot hold it; where memory is short, also plans that may hold less KV than asked for. The
-  // order of devices is the shards' order.
+  // Empty where the devices cannot hold it. Of several devices that share memory some plans may ask for too much of it.
+  // The order of devices is the shards' order.
   std::vector<StagePlan> split(std::span<const size_t> devices, const SplitNeed& need) const;
+
+  // Whether each device holds its shard and so much KV.
+  bool holds(const StagePlan& stage, uint64_t kv_tokens) const;
 
   // The two parts of a layer of the kind in the mean step, without all-reduces: no split over these devices takes less,
   // whatever memory there is.
@@ -60,7 +67,9 @@ class StageSplitter {
   const std::vector<int64_t>& vocabulary_times(size_t device, bool first, bool last, bool shared) const;
   bool split_axis(Axis axis, std::span<const size_t> devices, const SplitNeed& need, Weights weights, int64_t least,
                   Budget* budget, StagePlan* stage) const;
-  Budget budget_of(std::span<const size_t> devices, const SplitNeed& need, bool limited) const;
+  // `shared`: devices of one memory get an equal part of it each.
+  Budget budget_of(std::span<const size_t> devices, const SplitNeed& need, bool shared) const;
+  std::vector<Weights> loads_of(const SplitNeed& need, size_t devices) const;
   bool split_layers(std::span<const size_t> devices, const SplitNeed& need, Weights weights, bool replicate,
                     Memory memory, StagePlan* stage, Budget* budget) const;
   bool place_vocabulary(std::span<const size_t> devices, const SplitNeed& need, bool shared, Budget* budget,
@@ -68,7 +77,30 @@ class StageSplitter {
   double vocabulary_row_bytes(size_t device, const SplitNeed& need) const;
   void add_all(std::span<const size_t> devices, const SplitNeed& need, Memory memory,
                std::vector<StagePlan>* plans) const;
-  void add_whole_axes(std::span<const size_t> devices, const SplitNeed& need, std::vector<StagePlan>* plans) const;
+  // Memory left to each device, and to those that share it.
+  struct Room {
+    std::vector<double> bytes;     // [device]
+    std::vector<SplitPool> pools;  // units_max is set as an axis is split
+    std::vector<double> pool_bytes;
+  };
+  // One axis of a stage: times without regard to memory.
+  struct AxisTable {
+    Axis axis = Axis::kHeads;
+    int64_t units = 0;
+    std::vector<SplitDevice> devices;
+    std::vector<double> unit_bytes;  // [device]
+  };
+  struct Tight {
+    StagePlan stage;
+    double ns = 0;
+  };
+  Room room_of(std::span<const size_t> devices, const SplitNeed& need) const;
+  AxisTable axis_table(Axis axis, std::span<const size_t> devices, const SplitNeed& need, Weights weights) const;
+  static bool take(size_t device, double bytes, Room* room);
+  static std::optional<Split> fill(AxisTable* table, Room* room);
+  void set_units(Axis axis, int64_t units, ShardPlan* shard) const;
+  std::vector<Tight> tight_splits(std::span<const size_t> devices, const SplitNeed& need, Weights weights) const;
+  void add_tight(std::span<const size_t> devices, const SplitNeed& need, std::vector<StagePlan>* plans) const;
   size_t active(std::span<const size_t> devices, size_t device) const;
 
   const Predictor& predictor_;
