@@ -71,7 +71,15 @@ double LaneBuilder::stage_ns(const StagePlan& stage, const Predictor::Costs& cos
   return costs.load.mean(stage_cost(costs.decode, lane, at, false).ns, stage_cost(costs.mixed, lane, at, false).ns);
 }
 
-StagePlan LaneBuilder::best_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const {
+const StagePlan& LaneBuilder::best_stage(const Island& island, const Predictor::Costs& costs,
+                                         const SplitNeed& need) const {
+  const auto [at, is_new] = stages_.try_emplace(
+      {&costs, island, need.begin, need.end, need.kv_tokens, need.everybody, need.unlimited, need.few});
+  if (is_new) at->second = find_stage(island, costs, need);
+  return at->second;
+}
+
+StagePlan LaneBuilder::find_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const {
   if (island.size() == 1) {
     StagePlan whole = whole_stage(predictor_.shape(), island[0], need.begin, need.end);
     return need.unlimited || splitter(costs).holds(whole, need.kv_tokens) ? whole : StagePlan();
@@ -245,8 +253,7 @@ std::vector<size_t> LaneBuilder::layers_max(const std::vector<Island>& islands, 
   for (size_t i = 0; i < order.size(); ++i) {
     const auto [at, is_new] = known->try_emplace({order[i], i == 0, i == last}, 0);
     size_t low = 0, high = is_new ? layers - last : 0;
-    while (low < high) {
-      const size_t count = (low + high + 1) / 2;
+    for (size_t count = high; low < high; count = (low + high + 1) / 2) {  // mostly it holds them all
       const size_t begin = i == 0 ? 0 : i == last ? layers - count : 1;
       const SplitNeed need{begin, begin + count, level.kv_tokens, level.everybody, false, true};
       if (best_stage(islands[order[i]], *level.costs, need).shards.empty()) {

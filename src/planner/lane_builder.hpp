@@ -47,7 +47,9 @@ class LaneBuilder {
   // Whether one of the devices could not hold the whole model, so much KV and a step.
   bool is_short(const Island& devices, uint64_t kv_tokens) const;
   IslandCosts measure(const Island& island, const Predictor::Costs& costs, uint64_t kv_tokens, bool crowded) const;
-  StagePlan best_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const;
+  // The fastest that the island can hold; without shards where there is none. Lives as long as this.
+  const StagePlan& best_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const;
+  StagePlan find_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const;
   double stage_ns(const StagePlan& stage, const Predictor::Costs& costs) const;
   // What the stages of a pipeline are split for.
   struct Level {
@@ -84,6 +86,8 @@ class LaneBuilder {
   const DeviceTypes& types_;
   CandidatePool& pool_;
   mutable std::map<const Predictor::Costs*, StageSplitter> splitters_;  // looked up by address alone
+  using StageKey = std::tuple<const Predictor::Costs*, Island, size_t, size_t, uint64_t, bool, bool, bool>;
+  mutable std::map<StageKey, StagePlan> stages_;  // likewise; best_stage's
 };
 
 }  // namespace motley
