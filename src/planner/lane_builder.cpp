@@ -11,10 +11,11 @@
 namespace motley {
 namespace {
 
-constexpr size_t kShortDevicesMax = 4;  // so many are tried at every number of sequences where memory is short
-constexpr size_t kClimbsMax = 4;        // starts of a grouping whose cuts are moved
-constexpr double kImpossible = -1e30;   // less than any lane is worth
-constexpr size_t kOrdersAllMax = 4;     // so many islands are tried in every order
+constexpr size_t kShortDevicesMax = 4;  // so many are tried with fewer sequences, too, where memory is short
+constexpr size_t kClosestDevicesMax = 8;
+constexpr size_t kClimbsMax = 4;       // starts of a grouping whose cuts are moved
+constexpr double kImpossible = -1e30;  // less than any lane is worth
+constexpr size_t kOrdersAllMax = 4;    // so many islands are tried in every order
 
 Island devices_in(const std::vector<Island>& islands) {
   Island all;
@@ -26,14 +27,14 @@ int64_t rounded(double value) { return static_cast<int64_t>(std::llround(std::cl
 
 }  // namespace
 
-// Of the load, then less by an eighth (of many devices by half) and so on, down to what one sequence needs: those that
-// all memory could hold.
-std::vector<uint64_t> LaneBuilder::kv_levels(const Island& devices) const {
+// Of the load, then less by half (or, fine, by an eighth) and so on, down to what one sequence needs: those that all
+// memory could hold.
+std::vector<uint64_t> LaneBuilder::kv_levels(const Island& devices, bool fine) const {
   const ModelShape& shape = predictor_.shape();
   const PlanRequest& request = predictor_.request();
   const uint64_t least = least_kv_tokens(shape, request);
   const uint64_t load = load_kv_tokens(shape, request);
-  const uint32_t part = devices.size() > kShortDevicesMax ? 2 : 8;
+  const uint32_t part = fine ? 8 : 2;
   std::vector<uint64_t> levels;
   for (uint32_t held = request.concurrency; held > 0; held -= std::max(1u, held / part)) {
     const uint64_t tokens = load / request.concurrency * held;
@@ -45,8 +46,8 @@ std::vector<uint64_t> LaneBuilder::kv_levels(const Island& devices) const {
 }
 
 // Then memory forms the split, and a plan of fewer sequences may be the faster one.
-bool LaneBuilder::is_short(const Island& devices, uint64_t kv_tokens) const {
-  if (devices.size() > kShortDevicesMax) return false;
+bool LaneBuilder::is_short(const Island& devices, uint64_t kv_tokens, size_t devices_max) const {
+  if (devices.size() > devices_max) return false;
   const ModelShape& shape = predictor_.shape();
   return std::any_of(devices.begin(), devices.end(), [&](size_t d) {
     const LanePlan lane{{whole_stage(shape, d, 0, shape.layers.size())}};
@@ -74,7 +75,7 @@ double LaneBuilder::stage_ns(const StagePlan& stage, const Predictor::Costs& cos
 const StagePlan& LaneBuilder::best_stage(const Island& island, const Predictor::Costs& costs,
                                          const SplitNeed& need) const {
   const auto [at, is_new] = stages_.try_emplace(
-      {&costs, island, need.begin, need.end, need.kv_tokens, need.everybody, need.unlimited, need.few});
+      {&costs, island, need.begin, need.end, need.kv_tokens, need.everybody, need.unlimited, need.few, need.close});
   if (is_new) at->second = find_stage(island, costs, need);
   return at->second;
 }
@@ -93,24 +94,38 @@ StagePlan LaneBuilder::find_stage(const Island& island, const Predictor::Costs& 
   return best;
 }
 
-void LaneBuilder::try_stage(const Island& island, bool everybody) {
+double LaneBuilder::add(LanePlan lane) {
+  Candidate candidate = predictor_.evaluate(std::move(lane));
+  const double worth =
+      candidate.fits() ? predictor_.score(candidate.predicted) : -static_cast<double>(candidate.memory.missing_bytes);
+  pool_.add(std::move(candidate));
+  return worth;
+}
+
+double LaneBuilder::stage_at(const Island& island, uint64_t kv_tokens, bool everybody, bool close) {
   const ModelShape& shape = predictor_.shape();
-  if (island.size() == 1) {
-    pool_.add(predictor_.evaluate({{whole_stage(shape, island[0], 0, shape.layers.size())}}));
-    return;
-  }
-  for (const uint64_t tokens : kv_levels(island)) {
-    bool fits = false;
-    const SplitNeed need{.begin = 0, .end = shape.layers.size(), .kv_tokens = tokens, .everybody = everybody};
-    for (const Chunks chunks : {Chunks::kWhole, Chunks::kEven}) {
-      const auto& costs = predictor_.steady(held_concurrency(shape, predictor_.request(), tokens), 1, chunks);
-      for (StagePlan& stage : splitter(costs).split(island, need)) {
-        if (everybody && stage.shards.size() != island.size()) continue;
-        fits = pool_.add(predictor_.evaluate({{std::move(stage)}})) || fits;
-      }
+  double worth = kImpossible;
+  const SplitNeed need{
+      .begin = 0, .end = shape.layers.size(), .kv_tokens = kv_tokens, .everybody = everybody, .close = close};
+  for (const Chunks chunks : {Chunks::kWhole, Chunks::kEven}) {
+    const auto& costs = predictor_.steady(held_concurrency(shape, predictor_.request(), kv_tokens), 1, chunks);
+    for (StagePlan& stage : splitter(costs).split(island, need)) {
+      if (!everybody || stage.shards.size() == island.size()) worth = std::max(worth, add({{std::move(stage)}}));
     }
-    if (fits && !is_short(island, tokens)) return;
   }
+  return worth;
+}
+
+double LaneBuilder::try_stage(const Island& island, bool everybody) {
+  const ModelShape& shape = predictor_.shape();
+  if (island.size() == 1) return add({{whole_stage(shape, island[0], 0, shape.layers.size())}});
+  double worth = kImpossible;
+  for (const uint64_t tokens : kv_levels(island, false)) {
+    const double now = stage_at(island, tokens, everybody, false);
+    worth = std::max(worth, now);
+    if (now > 0 && !is_short(island, tokens, kShortDevicesMax)) break;
+  }
+  return worth;
 }
 
 LaneBuilder::IslandCosts LaneBuilder::measure(const Island& island, const Predictor::Costs& costs, uint64_t kv_tokens,
@@ -255,7 +270,8 @@ std::vector<size_t> LaneBuilder::layers_max(const std::vector<Island>& islands, 
     size_t low = 0, high = is_new ? layers - last : 0;
     for (size_t count = high; low < high; count = (low + high + 1) / 2) {  // mostly it holds them all
       const size_t begin = i == 0 ? 0 : i == last ? layers - count : 1;
-      const SplitNeed need{begin, begin + count, level.kv_tokens, level.everybody, false, true};
+      SplitNeed need = level.need(begin, begin + count);
+      need.few = true;
       if (best_stage(islands[order[i]], *level.costs, need).shards.empty()) {
         high = count - 1;
       } else {
@@ -332,8 +348,7 @@ double LaneBuilder::add(const std::vector<Island>& islands, const std::vector<Cu
   LanePlan lane;
   for (const Cut& cut : cuts) {
     const Island& island = islands[cut.island];
-    const SplitNeed need{cut.begin, cut.end, level.kv_tokens, level.everybody, false, level.few};
-    StagePlan stage = best_stage(island, *level.costs, need);
+    StagePlan stage = best_stage(island, *level.costs, level.need(cut.begin, cut.end));
     if (stage.shards.empty() || (level.everybody && stage.shards.size() != island.size())) return kImpossible;
     lane.stages.push_back(std::move(stage));
   }
@@ -364,12 +379,13 @@ void LaneBuilder::climb(const std::vector<Island>& islands, Start start) {
   }
 }
 
-void LaneBuilder::try_pipeline(const std::vector<Island>& islands, bool few) {
+double LaneBuilder::try_pipeline(const std::vector<Island>& islands, bool few) {
   const ModelShape& shape = predictor_.shape();
   const Island all = devices_in(islands);
-  for (const uint64_t tokens : kv_levels(all)) {
+  double worth = kImpossible;
+  for (const uint64_t tokens : kv_levels(all, false)) {
     const uint32_t concurrency = held_concurrency(shape, predictor_.request(), tokens);
-    bool fits = false;
+    double best = kImpossible;
     std::vector<uint32_t> in_flight = {std::min(concurrency, static_cast<uint32_t>(islands.size()))};
     if (in_flight[0] > 1) in_flight.push_back(1);
     for (const uint32_t parts : in_flight) {
@@ -384,42 +400,67 @@ void LaneBuilder::try_pipeline(const std::vector<Island>& islands, bool few) {
         measured.push_back(at->second);
       }
       const std::vector<Cut> cuts = parts > 1 ? bottleneck_cuts(islands, measured) : fill_cuts(islands, measured);
-      fits = add(islands, cuts, {&costs, tokens, false, few}) > 0 || fits;
+      best = std::max(best, add(islands, cuts, {&costs, tokens, false, few}));
     }
-    if (fits && (few || !is_short(all, tokens))) return;
+    worth = std::max(worth, best);
+    if (best > 0 && (few || !is_short(all, tokens, kShortDevicesMax))) break;
   }
+  return worth;
 }
 
-void LaneBuilder::try_whole_pipeline(const std::vector<Island>& islands) {
-  const ModelShape& shape = predictor_.shape();
-  if (islands.size() > shape.layers.size()) return;
-  const Island all = devices_in(islands);
-  std::vector<Start> starts;  // where memory is short
-  for (const uint64_t tokens : kv_levels(all)) {
-    const uint32_t concurrency = held_concurrency(shape, predictor_.request(), tokens);
-    const Predictor::Costs& costs =
-        predictor_.steady(concurrency, std::min(concurrency, static_cast<uint32_t>(islands.size())), Chunks::kEven);
-    std::vector<IslandCosts> measured;
-    for (const Island& island : islands) measured.push_back(measure(island, costs, tokens, true));
-    const Level level{&costs, tokens, true, false};
-    const bool tight = is_short(all, tokens);
-    bool fits = false;
-    CapMap caps;
-    for (const std::vector<size_t>& order : orders(measured)) {
-      const std::vector<size_t> most = layers_max(islands, order, level, &caps);
-      std::vector<std::vector<Cut>> tried = {spread_cuts(order, measured, most)};
-      if (tight) tried.push_back(fast_cuts(order, measured, most));
-      for (std::vector<Cut>& cuts : tried) {
-        const double worth = add(islands, cuts, level);
-        fits = fits || worth > 0;
-        if (tight && worth > kImpossible) starts.push_back({level, std::move(cuts), worth});
-      }
+double LaneBuilder::whole_pipeline_at(const std::vector<Island>& islands, uint64_t kv_tokens,
+                                      std::vector<Start>* starts) {
+  const uint32_t concurrency = held_concurrency(predictor_.shape(), predictor_.request(), kv_tokens);
+  const Predictor::Costs& costs =
+      predictor_.steady(concurrency, std::min(concurrency, static_cast<uint32_t>(islands.size())), Chunks::kEven);
+  std::vector<IslandCosts> measured;
+  for (const Island& island : islands) measured.push_back(measure(island, costs, kv_tokens, true));
+  const Level level{&costs, kv_tokens, true, starts != nullptr, starts != nullptr};
+  double best = kImpossible;
+  CapMap caps;
+  for (const std::vector<size_t>& order : orders(measured)) {
+    const std::vector<size_t> most = layers_max(islands, order, level, &caps);
+    std::vector<std::vector<Cut>> tried = {spread_cuts(order, measured, most)};
+    if (starts != nullptr) tried.push_back(fast_cuts(order, measured, most));
+    for (std::vector<Cut>& cuts : tried) {
+      const double worth = add(islands, cuts, level);
+      best = std::max(best, worth);
+      if (starts != nullptr && worth > kImpossible) starts->push_back({level, std::move(cuts), worth});
     }
-    if (fits && !tight) break;
+  }
+  return best;
+}
+
+double LaneBuilder::try_whole_pipeline(const std::vector<Island>& islands) {
+  if (islands.size() > predictor_.shape().layers.size()) return kImpossible;
+  const Island all = devices_in(islands);
+  double worth = kImpossible;
+  for (const uint64_t tokens : kv_levels(all, false)) {
+    const double now = whole_pipeline_at(islands, tokens, nullptr);
+    worth = std::max(worth, now);
+    if (now > 0 && !is_short(all, tokens, kShortDevicesMax)) break;
+  }
+  return worth;
+}
+
+void LaneBuilder::try_closely(const std::vector<Island>& islands, bool everybody) {
+  const Island all = devices_in(islands);
+  if (all.size() == 1 || islands.size() > predictor_.shape().layers.size()) return;
+  std::vector<Start> starts;
+  for (const uint64_t tokens : kv_levels(all, true)) {
+    if (!is_short(all, tokens, kClosestDevicesMax)) break;
+    if (islands.size() == 1) {
+      stage_at(all, tokens, everybody, true);
+    } else {
+      whole_pipeline_at(islands, tokens, &starts);
+    }
   }
   std::stable_sort(starts.begin(), starts.end(), [](const Start& a, const Start& b) { return a.worth > b.worth; });
   if (starts.size() > kClimbsMax) starts.resize(kClimbsMax);
-  for (Start& start : starts) climb(islands, std::move(start));
+  for (Start& start : starts) {
+    start.level.few = false;
+    climb(islands, std::move(start));
+  }
 }
 
 }  // namespace motley

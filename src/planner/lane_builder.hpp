@@ -22,12 +22,16 @@ class LaneBuilder {
   LaneBuilder(Predictor* predictor, const DeviceTypes& types, CandidatePool* pool)
       : predictor_(*predictor), types_(types), pool_(*pool) {}
 
+  // Each returns what the best lane is worth: its score, less than nothing where it does not fit.
+
   // One stage. `everybody`: each device takes at least one unit.
-  void try_stage(const Island& island, bool everybody);
+  double try_stage(const Island& island, bool everybody);
   // Stages of any of the islands in any order, as many as pay: the least bottleneck, and the least sum.
-  void try_pipeline(const std::vector<Island>& islands, bool few);
+  double try_pipeline(const std::vector<Island>& islands, bool few);
   // One stage of each island; every device takes part.
-  void try_whole_pipeline(const std::vector<Island>& islands);
+  double try_whole_pipeline(const std::vector<Island>& islands);
+  // Where the memory of few devices is short, again with more numbers of sequences and other cuts.
+  void try_closely(const std::vector<Island>& islands, bool everybody);
 
  private:
   // An island with layers.
@@ -43,9 +47,9 @@ class LaneBuilder {
     double fixed_ns = 0;  // of a stage, whatever its layers
   };
   // Numbers of KV positions to plan for, falling; never none.
-  std::vector<uint64_t> kv_levels(const Island& devices) const;
+  std::vector<uint64_t> kv_levels(const Island& devices, bool fine) const;
   // Whether one of the devices could not hold the whole model, so much KV and a step.
-  bool is_short(const Island& devices, uint64_t kv_tokens) const;
+  bool is_short(const Island& devices, uint64_t kv_tokens, size_t devices_max) const;
   IslandCosts measure(const Island& island, const Predictor::Costs& costs, uint64_t kv_tokens, bool crowded) const;
   // The fastest that the island can hold; without shards where there is none. Lives as long as this.
   const StagePlan& best_stage(const Island& island, const Predictor::Costs& costs, const SplitNeed& need) const;
@@ -55,16 +59,21 @@ class LaneBuilder {
   struct Level {
     const Predictor::Costs* costs = nullptr;
     uint64_t kv_tokens = 0;
-    bool everybody = false, few = false;
+    bool everybody = false, few = false, close = false;
+    SplitNeed need(size_t begin, size_t end) const { return {begin, end, kv_tokens, everybody, false, few, close}; }
   };
   struct Start {
     Level level;
     std::vector<Cut> cuts;
     double worth = 0;
   };
+  double add(LanePlan lane);
   // Adds a lane of these stages, each split anew, to the pool. Its score; of one that does not fit, less than nothing
   // by the memory that it lacks: stages that share some are cut as if each had all.
   double add(const std::vector<Island>& islands, const std::vector<Cut>& cuts, const Level& level);
+  double stage_at(const Island& island, uint64_t kv_tokens, bool everybody, bool close);
+  // Adds lanes of the islands in each order; those to climb from go to `starts`, if not null.
+  double whole_pipeline_at(const std::vector<Island>& islands, uint64_t kv_tokens, std::vector<Start>* starts);
   // Moves the cuts as long as the lane gets better.
   void climb(const std::vector<Island>& islands, Start start);
   using CapMap = std::map<std::tuple<size_t, bool, bool>, size_t>;  // by island, whether first, whether last
@@ -86,7 +95,7 @@ class LaneBuilder {
   const DeviceTypes& types_;
   CandidatePool& pool_;
   mutable std::map<const Predictor::Costs*, StageSplitter> splitters_;  // looked up by address alone
-  using StageKey = std::tuple<const Predictor::Costs*, Island, size_t, size_t, uint64_t, bool, bool, bool>;
+  using StageKey = std::tuple<const Predictor::Costs*, Island, size_t, size_t, uint64_t, bool, bool, bool, bool>;
   mutable std::map<StageKey, StagePlan> stages_;  // likewise; best_stage's
 };
 

@@ -1,6 +1,7 @@
 #include "planner/search.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "planner/bound.hpp"
 #include "planner/groupings.hpp"
@@ -13,6 +14,7 @@ namespace {
 constexpr size_t kAlternativesMax = 3;
 constexpr double kWorthSeveral = 1.01;  // of the best single device: predictions are off by some percent
 constexpr size_t kOrderedStagesMax = 3;
+constexpr size_t kTriedClosely = 12;            // groupings
 constexpr size_t kRefined = 6;                  // of the best plans
 constexpr uint64_t kRefineShardSteps = 60'000;  // shards looked at in all while one plan is refined
 
@@ -45,15 +47,18 @@ class Search {
   void try_free() {
     const std::vector<Grouping> groupings = free_groupings(predictor_.input(), types_);
     const bool few = predictor_.input().devices.size() > kGroupingsAllDevicesMax;
+    std::vector<double> worths;
     for (const Grouping& grouping : groupings) {
       if (grouping.size() == 1) {
-        builder_.try_stage(grouping[0], false);
-      } else {
-        builder_.try_pipeline(grouping, few);
-        // Where there are few, every order too: the bottleneck does not see hops and ends.
-        if (!few && grouping.size() <= kOrderedStagesMax) builder_.try_whole_pipeline(grouping);
+        worths.push_back(builder_.try_stage(grouping[0], false));
+        continue;
       }
+      worths.push_back(builder_.try_pipeline(grouping, few));
+      // Where there are few, every order too: the bottleneck does not see hops and ends.
+      if (few || grouping.size() > kOrderedStagesMax) continue;
+      worths.back() = std::max(worths.back(), builder_.try_whole_pipeline(grouping));
     }
+    try_closely(groupings, worths, false);
     refine_best(false);
   }
 
@@ -68,13 +73,12 @@ class Search {
                                                                 : std::to_string(request.tensor_parallel_size),
                               request.use_all_devices ? " with every device in use" : "");
     }
+    std::vector<double> worths;
     for (const Grouping& grouping : groupings) {
-      if (grouping.size() == 1) {
-        builder_.try_stage(grouping[0], true);
-      } else {
-        builder_.try_whole_pipeline(grouping);
-      }
+      worths.push_back(grouping.size() == 1 ? builder_.try_stage(grouping[0], true)
+                                            : builder_.try_whole_pipeline(grouping));
     }
+    try_closely(groupings, worths, true);
     refine_best(true);
     return ok_status();
   }
@@ -105,6 +109,15 @@ class Search {
   const DeviceTypes& types() const { return types_; }
 
  private:
+  // Those that are worth most so far.
+  void try_closely(const std::vector<Grouping>& groupings, const std::vector<double>& worths, bool everybody) {
+    std::vector<size_t> order(groupings.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return worths[a] > worths[b]; });
+    if (order.size() > kTriedClosely) order.resize(kTriedClosely);
+    for (const size_t i : order) builder_.try_closely(groupings[i], everybody);
+  }
+
   void refine_best(bool keep_shards) {
     std::vector<Candidate> starts;
     for (const Candidate* candidate : pool_.ranked()) {

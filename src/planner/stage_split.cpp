@@ -522,7 +522,7 @@ std::vector<StagePlan> StageSplitter::split(std::span<const size_t> devices, con
     if (!grouped) return plans;  // memory is no matter
   }
   std::erase_if(plans, [&](const StagePlan& stage) { return !holds(stage); });
-  const bool tight = devices.size() > 1 && devices.size() <= kTightDevicesMax;
+  const bool tight = need.close && devices.size() > 1 && devices.size() <= kTightDevicesMax;
   if (tight) add_tight(devices, need, &plans);
   if (!tight || predictor_.shape().kv_heads == 1) {  // replicated heads are not among the tight ones
     for (const Memory memory : {Memory::kHeadsFirst, Memory::kFfnFirst, Memory::kEven}) {

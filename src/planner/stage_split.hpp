@@ -2,9 +2,9 @@
 //
 // The best split of decode and of prefill differ, so several are given: for the mean of both, and for each alone; with
 // KV heads whole and, where there are few, replicated; the vocabulary on one device or on all. Whoever asks compares
-// them by their prediction. Where memory is short the axes compete for it: few devices then get the best split for each
-// way to give away the vocabulary, over every way to give away the KV heads (exact by the times of the axes, as what is
-// left takes the rest: split.hpp); more devices, the axes one after another. Not thread-safe.
+// them by their prediction. Where memory is short the axes compete for it: they are split one after another in some
+// orders; or, closely, few devices get the best split for each way to give away the vocabulary, over every way to give
+// away the KV heads (exact by the times of the axes, as what is left takes the rest: split.hpp). Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,7 @@ struct SplitNeed {
   bool everybody = false;     // each device takes at least one unit
   bool unlimited = false;     // whatever memory there is: for times alone
   bool few = false;           // only the split for the mean load: one or two plans
+  bool close = false;         // where memory is short, the axes of few devices together: takes time
 };
 
 class StageSplitter {
