@@ -101,7 +101,7 @@ std::string take_device_memory(const std::string& value, std::map<std::string, u
   if (at == std::string::npos || at == 0) return fmt::format("{} is not DEVICE=BYTES", value);
   const auto [stop, failure] = std::from_chars(value.data() + at + 1, end, bytes);
   if (failure != std::errc() || stop != end || bytes == 0) return fmt::format("{} is not DEVICE=BYTES", value);
-  (*caps)[value.substr(0, at)] = bytes;
+  if (!caps->emplace(value.substr(0, at), bytes).second) return fmt::format("{} is given twice", value.substr(0, at));
   return "";
 }
 

@@ -12,8 +12,6 @@
 namespace motley::apps {
 namespace {
 
-constexpr uint32_t kRowsMax = 2048;  // of one step, as serve has it by default
-
 // The list with what is to be added ("+NAME") and left away ("-NAME").
 Result<std::vector<ListedDevice>> devices_of(const DeviceRegistry& registry, const PlanCommand& command) {
   std::string list = command.instance.devices;
@@ -62,6 +60,8 @@ Status plan(const PlanCommand& command) {
   ASSIGN_OR_RETURN(auto listed, devices_of(registry, command));
   DeviceSetOptions open;
   open.threads = options.threads;
+  open.deterministic = options.deterministic;
+  open.isolate = options.isolate;
   open.memory_caps = options.device_memory;
   ASSIGN_OR_RETURN(const DeviceSet devices, DeviceSet::open(std::move(listed), open));
   KvSettings kv;
@@ -69,8 +69,9 @@ Status plan(const PlanCommand& command) {
   kv.block_size = options.block_size;
   kv.bytes = options.kv_cache_memory_bytes;
   kv.max_model_len = options.engine.max_model_len;
-  ASSIGN_OR_RETURN(const PlannedModel planned, plan_model(*model, devices, options.planning, kv, kRowsMax, false,
-                                                          [](const std::string& what) { log_info("{}", what); }));
+  ASSIGN_OR_RETURN(const PlannedModel planned,
+                   plan_model(*model, devices, options.planning, kv, runtime_options(options, model->config()),
+                              [](const std::string& what) { log_info("{}", what); }));
   if (!command.svg_file.empty()) RETURN_IF_ERROR(write_svg(command.svg_file, plan_svg(planned.report, planned.shape)));
   if (command.json) {
     std::printf("%s\n", to_json(planned.report, planned.shape, planned.identity).c_str());

@@ -13,7 +13,8 @@
 namespace motley {
 namespace {
 
-constexpr int kVersion = 3;  // of what is measured and how
+constexpr uint64_t kSpecBytesMax = 1u << 20;
+constexpr int kVersion = 4;  // of what is measured and how
 
 std::string hex_digest(std::string_view text) { return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())); }
 
@@ -37,6 +38,8 @@ std::string machine_digest(std::span<const ListedDevice> devices) {
     const motley_device_desc& d = device.description.desc;
     text += fmt::format("{} {} {} {} {} {} {}\n", device.description.name, d.vendor, d.model, d.variant, d.memory_total,
                         device.plugin->api().name, device.plugin->api().version);
+    const auto file = read_file(device.spec.substr(device.spec.find(':') + 1), kSpecBytesMax);
+    if (file.ok()) text += *file;  // a preset is no file
   }
   return hex_digest(text);
 }

@@ -20,7 +20,7 @@ namespace motley {
 // 16 hexadecimal digits that change with anything that decides how long the model's parts take: names, shapes and types
 // of its weights, and its sizes.
 std::string model_digest(const Model& model);
-// The same of the devices: names, models, kernel variants, memory, plugin versions.
+// The same of the devices: names, models, kernel variants, memory, plugin versions; what a described one's file says.
 std::string machine_digest(std::span<const ListedDevice> devices);
 
 class CostCache {

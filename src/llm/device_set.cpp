@@ -1,5 +1,7 @@
 #include "llm/device_set.hpp"
 
+#include <strings.h>
+
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -61,10 +63,27 @@ Result<DeviceSet> DeviceSet::open(std::vector<ListedDevice> listed, const Device
     ASSIGN_OR_RETURN(auto opened, open_one(std::move(each), options));
     set.devices_.push_back(std::move(opened));
   }
-  for (const auto& [name, bytes] : options.memory_caps) {
-    if (!set.find(name)) return invalid_argument("--device-memory {}: the device is not listed in --devices", name);
-  }
+  RETURN_IF_ERROR(set.take_caps(options.memory_caps));
   return set;
+}
+
+// Names in any case, as in --devices.
+Status DeviceSet::take_caps(const std::map<std::string, uint64_t>& caps) {
+  options_.memory_caps.clear();
+  for (const auto& [name, bytes] : caps) {
+    const auto found = std::find_if(devices_.begin(), devices_.end(), [&](const auto& device) {
+      const std::string& listed = device->listed.description.name;
+      return listed.size() == name.size() && strncasecmp(listed.data(), name.data(), name.size()) == 0;
+    });
+    if (found == devices_.end())
+      return invalid_argument("--device-memory {}: the device is not listed in --devices", name);
+    const DeviceDescription& device = (*found)->listed.description;
+    if (bytes > device.desc.memory_total)
+      return invalid_argument("--device-memory {}={}: it has {} bytes", name, bytes, device.desc.memory_total);
+    if (!options_.memory_caps.emplace(device.name, bytes).second)
+      return invalid_argument("--device-memory {}: given twice", device.name);
+  }
+  return ok_status();
 }
 
 Result<DeviceSet> DeviceSet::with(std::vector<ListedDevice> more) const {

@@ -57,6 +57,7 @@ class DeviceSet {
   size_t size() const { return devices_.size(); }
   const ListedDevice& listed(size_t i) const { return devices_[i]->listed; }
   const Device& device(size_t i) const { return devices_[i]->device; }
+  const DeviceSetOptions& options() const { return options_; }
   const std::map<std::string, uint64_t>& memory_caps() const { return options_.memory_caps; }
   std::optional<size_t> find(std::string_view name) const;
   // Those that are not lost.
@@ -86,6 +87,8 @@ class DeviceSet {
   static Result<std::shared_ptr<Opened>> open_one(ListedDevice listed, const DeviceSetOptions& options);
 
   std::vector<std::shared_ptr<Opened>> devices_;  // shared by the copies of the set
+  Status take_caps(const std::map<std::string, uint64_t>& caps);
+
   DeviceSetOptions options_;
 };
 

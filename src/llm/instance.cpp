@@ -56,6 +56,24 @@ Result<int32_t> parse_kv_dtype(std::string_view name) {
   return invalid_argument("--kv-cache-dtype {} is unknown; there are auto, float32, float16, bfloat16, int8", name);
 }
 
+RuntimeOptions runtime_options(const InstanceOptions& options, const ModelConfig& model) {
+  const EngineOptions& engine = options.engine;
+  RuntimeOptions runtime;
+  runtime.rows_max = engine.max_num_batched_tokens;
+  if (runtime.rows_max == 0) {
+    runtime.rows_max = std::max(kRowsMaxDefault, engine.max_num_seqs);
+    // Unchunked, the longest prompt is one step.
+    if (!engine.enable_chunked_prefill) {
+      runtime.rows_max =
+          std::max(runtime.rows_max, engine.max_model_len == 0 ? model.context_length : engine.max_model_len);
+    }
+  }
+  runtime.logit_rows_max = engine.max_num_seqs;
+  runtime.positions_max = model.context_length;
+  runtime.trace = options.trace;
+  return runtime;
+}
+
 Instance::Instance(TextModel text, DeviceRegistry registry) : text_(std::move(text)), registry_(std::move(registry)) {}
 Instance::~Instance() = default;
 
@@ -106,7 +124,7 @@ Status Instance::open_devices(const InstanceOptions& options) {
 
 Status Instance::place(const InstanceOptions& options) {
   settings_ = options.planning;
-  runtime_options_ = runtime_options(options);
+  runtime_options_ = runtime_options(options, model().config());
   ASSIGN_OR_RETURN(kv_.dtype, parse_kv_dtype(options.kv_cache_dtype));
   kv_.block_size = options.block_size;
   kv_.bytes = options.kv_cache_memory_bytes;
@@ -120,7 +138,7 @@ Status Instance::place(const InstanceOptions& options) {
     ASSIGN_OR_RETURN(placement_, alone_on(devices_, 0));
     return ok_status();
   }
-  const bool known = known_input(model(), devices_, runtime_options_.virtual_time).has_value();
+  const bool known = known_input(model(), devices_, kv_.dtype, runtime_options_.virtual_time).has_value();
   return options.serve_first && !known && !settings_.forced() ? place_first() : place_together();
 }
 
@@ -156,9 +174,8 @@ Status Instance::place_first() {
 }
 
 Status Instance::place_together() {
-  ASSIGN_OR_RETURN(PlannedModel planned,
-                   plan_model(model(), devices_, settings_, kv_, runtime_options_.rows_max,
-                              runtime_options_.virtual_time, [](const std::string& what) { log_info("{}", what); }));
+  ASSIGN_OR_RETURN(PlannedModel planned, plan_model(model(), devices_, settings_, kv_, runtime_options_,
+                                                    [](const std::string& what) { log_info("{}", what); }));
   placement_ = planned.report.placement;
   tell(planned.report);
   std::lock_guard lock(mutex_);
@@ -178,24 +195,6 @@ void Instance::tell(const PlanReport& report) {
 std::shared_ptr<const PlannedModel> Instance::planned() const {
   std::lock_guard lock(mutex_);
   return planned_;
-}
-
-RuntimeOptions Instance::runtime_options(const InstanceOptions& options) const {
-  const EngineOptions& engine = options.engine;
-  const uint32_t context = model().config().context_length;
-  RuntimeOptions runtime;
-  runtime.rows_max = engine.max_num_batched_tokens;
-  if (runtime.rows_max == 0) {
-    runtime.rows_max = std::max(kRowsMaxDefault, engine.max_num_seqs);
-    // Unchunked, the longest prompt is one step.
-    if (!engine.enable_chunked_prefill) {
-      runtime.rows_max = std::max(runtime.rows_max, engine.max_model_len == 0 ? context : engine.max_model_len);
-    }
-  }
-  runtime.logit_rows_max = engine.max_num_seqs;
-  runtime.positions_max = context;
-  runtime.trace = options.trace;
-  return runtime;
 }
 
 Status Instance::start(const InstanceOptions& options) {

@@ -55,6 +55,9 @@ struct InstanceOptions {
   EngineOptions engine;            // max_model_len 0 = the model's context, lowered to what the pool holds
 };
 
+// What the runtime of such an instance is made for, but for what its placement decides.
+RuntimeOptions runtime_options(const InstanceOptions& options, const ModelConfig& model);
+
 // Owns everything a model needs to run. Its parts are as thread-safe as each says.
 class Instance {
  public:
@@ -115,7 +118,6 @@ class Instance {
   Status serve_on_what_is_left(const Status& why);
   Status put_in_force(PlanReport report);
   Status start(const InstanceOptions& options);
-  RuntimeOptions runtime_options(const InstanceOptions& options) const;
 
   TextModel text_;
   DeviceRegistry registry_;

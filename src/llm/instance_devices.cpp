@@ -99,8 +99,8 @@ Status Instance::pause_between(const std::stop_token& stop, double spent_ns) con
 void Instance::plan_later(const std::stop_token& stop) {
   const Claim claim(changing_, true);
   const DeviceSet devices = this->devices();
-  auto planned = plan_model(model(), devices, settings_, kv_, runtime_options_.rows_max, runtime_options_.virtual_time,
-                            log_progress, [&](double spent_ns) { return pause_between(stop, spent_ns); });
+  auto planned = plan_model(model(), devices, settings_, kv_, runtime_options_, log_progress,
+                            [&](double spent_ns) { return pause_between(stop, spent_ns); });
   if (stop.stop_requested()) return;
   Status status = planned.error();
   if (status.ok()) {
@@ -160,8 +160,8 @@ Result<PlannedModel> Instance::plan_over(const DeviceSet& devices, std::string* 
   const auto known = planned();
   const Pace pace = [this](double spent_ns) { return pause_between(changes_.get_token(), spent_ns); };
   const auto plan_with = [&](const PlanSettings& settings) {
-    return plan_model(model(), devices, settings, kv_, runtime_options_.rows_max, runtime_options_.virtual_time,
-                      log_progress, pace, known == nullptr ? nullptr : &known->input);
+    return plan_model(model(), devices, settings, kv_, runtime_options_, log_progress, pace,
+                      known == nullptr ? nullptr : &known->input);
   };
   const std::string forced = forced_text(settings_);
   auto planned = plan_with(settings_);
@@ -304,7 +304,8 @@ Status Instance::serve_on_what_is_left(const Status& why) {
   PlanSettings settings = settings_;  // what was forced cannot be any more
   settings.tensor_parallel_size = settings.pipeline_parallel_size = 0;
   settings.use_all_devices = false;
-  const PlanRequest request = plan_request(settings, kv_, model().config(), runtime_options_.rows_max);
+  const PlanRequest request =
+      plan_request(settings, kv_, model().config(), runtime_options_.rows_max, known->request.step_bytes);
   const PlanInput left = without_lost(known->input, devices);
   const int64_t began_ns = system_clock().now_ns();
   const Effort effort = left.devices.size() <= kDevicesPlannedFully ? Effort::kFull : Effort::kFirst;

@@ -8,7 +8,7 @@
 namespace motley {
 
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
-                                const KvSettings& kv, uint32_t rows_max, bool virtual_time, const Progress& progress,
+                                const KvSettings& kv, const RuntimeOptions& runtime, const Progress& progress,
                                 const Pace& pace, const PlanInput* have) {
   PlannedModel planned;
   planned.identity = {model_digest(model), machine_of(devices)};
@@ -19,10 +19,11 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   }
   MeasureOptions measure;
   measure.kv_dtype = kv.dtype;
-  measure.virtual_time = virtual_time;
+  measure.virtual_time = runtime.virtual_time;
   measure.pace = pace;
   ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, measure, progress, have));
-  planned.request = plan_request(settings, kv, model.config(), rows_max);
+  planned.request =
+      plan_request(settings, kv, model.config(), runtime.rows_max, most_step_bytes(model, devices, runtime));
   if (settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));
     return planned;

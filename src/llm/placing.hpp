@@ -23,7 +23,7 @@ struct PlannedModel {
 // Measures the devices that are not lost (or finds them measured, in `have` too) and searches, or takes the settings'
 // plan file and reports on it.
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
-                                const KvSettings& kv, uint32_t rows_max, bool virtual_time, const Progress& progress,
+                                const KvSettings& kv, const RuntimeOptions& runtime, const Progress& progress,
                                 const Pace& pace = nullptr, const PlanInput* have = nullptr);
 
 }  // namespace motley

@@ -41,8 +41,9 @@ Status measure_groups(const Model& model, const std::vector<MeasuredDevice>& dev
 }  // namespace
 
 PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, const ModelConfig& config,
-                         uint32_t rows_max) {
+                         uint32_t rows_max, uint64_t step_bytes) {
   PlanRequest request;
+  request.step_bytes = step_bytes;
   request.objective = settings.objective;
   request.ttft_ms_max = settings.ttft_ms_max;
   request.tpot_ms_max = settings.tpot_ms_max;
@@ -61,6 +62,16 @@ PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, con
   return request;
 }
 
+uint64_t most_step_bytes(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime) {
+  uint64_t most = 0;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    if (devices.lost(i)) continue;
+    const auto bytes = step_bytes(model, devices.device(i), runtime);
+    if (bytes.ok()) most = std::max(most, *bytes);
+  }
+  return most;
+}
+
 std::string machine_of(const DeviceSet& devices) {
   std::vector<ListedDevice> listed;
   for (size_t i = 0; i < devices.size(); ++i) {
@@ -73,12 +84,20 @@ namespace {
 
 CostCache cost_cache() { return CostCache(cache_directory() / "costs"); }
 
+// Of the model on devices opened as these are: what changes times beside who they are.
+std::string cost_key(const Model& model, const DeviceSet& devices, int64_t kv_dtype) {
+  const DeviceSetOptions& options = devices.options();
+  return fmt::format("{}-kv{}-threads{}{}{}", model_digest(model), kv_dtype, options.threads,
+                     options.deterministic ? "-deterministic" : "", options.isolate ? "-isolated" : "");
+}
+
 }  // namespace
 
-std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, bool virtual_time) {
+std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype,
+                                     bool virtual_time) {
   if (virtual_time) return std::nullopt;
   const std::vector<MeasuredDevice> measured = devices.measured();
-  std::optional<PlanInput> known = cost_cache().read(machine_of(devices), model_digest(model));
+  std::optional<PlanInput> known = cost_cache().read(machine_of(devices), cost_key(model, devices, kv_dtype));
   if (!known || known->devices.size() != measured.size()) return std::nullopt;
   for (size_t i = 0; i < measured.size(); ++i)
     known->devices[i].memory_free = measured[i].description.desc.memory_free;  // changes from start to start
@@ -127,12 +146,13 @@ Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, co
 
 Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
                                  const Progress& progress, const PlanInput* have) {
-  if (auto known = known_input(model, devices, options.virtual_time)) return *std::move(known);
+  if (auto known = known_input(model, devices, static_cast<int32_t>(options.kv_dtype), options.virtual_time))
+    return *std::move(known);
   auto input = measure_input(model, devices, options, progress, have);
   if (!input.ok() || options.virtual_time) return input;
   PlanInput kept = *input;
   kept.memory_caps.clear();  // the caller's, not the machine's
-  cost_cache().write(machine_of(devices), model_digest(model), kept);
+  cost_cache().write(machine_of(devices), cost_key(model, devices, options.kv_dtype), kept);
   return input;
 }
 

@@ -33,8 +33,13 @@ struct KvSettings {
   uint32_t max_model_len = 0;  // 0 = the model's context, lowered to what the pools hold
 };
 
+// `step_bytes`: of most_step_bytes().
 PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, const ModelConfig& config,
-                         uint32_t rows_max);
+                         uint32_t rows_max, uint64_t step_bytes);
+
+// The most that a step of the whole model needs on any of the devices that are not lost, beside weights and KV; 0 if
+// none can tell. A part of the model needs no more.
+uint64_t most_step_bytes(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime);
 
 // Hears what is being measured, for people who wait.
 using Progress = std::function<void(const std::string&)>;
@@ -54,7 +59,7 @@ Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, c
 std::string machine_of(const DeviceSet& devices);
 
 // The same if it is known already.
-std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, bool virtual_time);
+std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time);
 
 // What is left of the input without the devices that are lost.
 PlanInput without_lost(const PlanInput& input, const DeviceSet& devices);
