@@ -46,10 +46,12 @@ Result<Placement> plan_single_device(const Model& model, const PlanDevice& devic
   const uint64_t weights = weight_bytes(model);
   const uint64_t fixed = weights + device.step_bytes;
   if (fixed >= device.memory_free) {
-    return error(MOTLEY_RESOURCE_EXHAUSTED,
-                 "{} needs {} for its weights and a step; {} has {} free: {} missing. A smaller quantisation would fit",
-                 model.config().name, bytes_text(fixed), device.name, bytes_text(device.memory_free),
-                 bytes_text(fixed - device.memory_free));
+    return error(
+        MOTLEY_RESOURCE_EXHAUSTED,
+        "{} needs {} for its weights and {} a step; {} has {} free: {} missing. A smaller quantisation would fit, or "
+        "smaller steps (--max-num-batched-tokens, --max-num-seqs)",
+        model.config().name, bytes_text(weights), bytes_text(device.step_bytes), device.name,
+        bytes_text(device.memory_free), bytes_text(fixed - device.memory_free));
   }
   const uint64_t left = device.memory_free - fixed;
   uint64_t pool = options.kv_bytes;

@@ -1,7 +1,11 @@
 #include "planner/refusal.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
+#include <string>
+#include <vector>
 
 #include "planner/plan.hpp"
 
@@ -98,41 +102,55 @@ std::string left_out_reason(Predictor* predictor, const DeviceTypes& types, cons
                      times, devices, with->predicted.tokens_per_s, std::max(loss, 0.0), best.predicted.tokens_per_s);
 }
 
+namespace {
+
+// What would make up for the missing bytes: fewer tokens of KV or smaller ones, smaller steps, smaller weights.
+std::string remedies(const ModelShape& shape, const PlanRequest& request, double missing, double kv_bytes,
+                     double per_token) {
+  std::vector<std::string> ways;
+  if (missing < kv_bytes) {
+    const auto tokens =
+        static_cast<uint64_t>((kv_bytes - missing) / per_token) / request.kv.block_size * request.kv.block_size;
+    if (tokens > 0) ways.push_back(fmt::format("a context of {} tokens (--max-model-len) would fit", tokens));
+    if (request.kv.element_bytes > 1.1 && missing < kv_bytes * 0.45) ways.push_back("--kv-cache-dtype int8");
+  }
+  if (missing < 0.9 * static_cast<double>(request.step_bytes))
+    ways.push_back("smaller steps (--max-num-batched-tokens, --max-num-seqs)");
+  const double keep = 1 - missing / static_cast<double>(std::max<uint64_t>(shape.weight_bytes(), 1));
+  if (keep > 0.1)
+    ways.push_back(fmt::format("a quantisation of at most {:.0f} % of this one's size", std::floor(100 * keep)));
+  if (ways.empty()) ways.push_back("more or larger devices");
+  return fmt::format("{}", fmt::join(ways, ", or "));
+}
+
+}  // namespace
+
 Status fits_nowhere(const Predictor& predictor, const CandidatePool& pool) {
   const ModelShape& shape = predictor.shape();
   const PlanRequest& request = predictor.request();
   const Candidate* miss = pool.nearest_miss();
+  const uint64_t least = least_kv_tokens(shape, request);
+  const double per_token =
+      kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) * static_cast<double>(shape.layers.size());
+  const double kv = per_token * static_cast<double>(least);
+  if (request.kv.bytes > 0 && static_cast<double>(request.kv.bytes) < kv) {
+    return error(MOTLEY_RESOURCE_EXHAUSTED,
+                 "--kv-cache-memory-bytes {} holds less than one sequence of {} tokens, which takes {}",
+                 request.kv.bytes, least, bytes_text(static_cast<uint64_t>(kv)));
+  }
   uint64_t usable = 0;
   for (size_t d = 0; d < predictor.input().devices.size(); ++d)
     usable = std::max(usable, usable_bytes(predictor.input(), d));
-  const uint64_t weights = shape.weight_bytes(), least = least_kv_tokens(shape, request);
-  const double per_token =
-      kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) * static_cast<double>(shape.layers.size());
-  const auto kv = static_cast<uint64_t>(per_token * static_cast<double>(least));
-  std::string remedy;
-  if (miss != nullptr) {
-    const uint64_t missing = miss->memory.missing_bytes;
-    if (missing < kv) {
-      const auto tokens = static_cast<uint64_t>(static_cast<double>(kv - missing) / per_token) / request.kv.block_size *
-                          request.kv.block_size;
-      if (tokens > 0) remedy += fmt::format("a context of {} tokens (--max-model-len) would fit, ", tokens);
-      if (request.kv.element_bytes > 1.1 && static_cast<double>(missing) < static_cast<double>(kv) * 0.45) {
-        remedy += "or --kv-cache-dtype int8, ";
-      }
-      remedy += "or ";
-    }
-    const double keep = 1 - static_cast<double>(missing) / static_cast<double>(std::max<uint64_t>(weights, 1));
-    remedy += keep > 0.1 ? fmt::format("a quantisation of at most {:.0f} % of this one's size", std::floor(100 * keep))
-                         : "more or larger devices";
-  } else {
-    remedy = "free memory, or take a smaller quantisation";
-  }
-  return error(MOTLEY_RESOURCE_EXHAUSTED,
-               "{} fits on no choice of these devices: weights {}, KV of {} tokens {}, the largest device has {}; {} "
-               "missing{}; {}",
-               shape.name, bytes_text(weights), least, bytes_text(kv), bytes_text(usable),
-               miss == nullptr ? "some memory" : bytes_text(miss->memory.missing_bytes),
-               miss == nullptr ? "" : " on " + predictor.input().devices[miss->memory.short_device].name, remedy);
+  const std::string needs = fmt::format(
+      "{} fits on no choice of these devices: weights {}, KV of {} tokens {}{}, the largest device has {}", shape.name,
+      bytes_text(shape.weight_bytes()), least, bytes_text(static_cast<uint64_t>(kv)),
+      request.step_bytes > 0 ? fmt::format(", {} a step", bytes_text(request.step_bytes)) : "", bytes_text(usable));
+  if (miss == nullptr)
+    return error(MOTLEY_RESOURCE_EXHAUSTED, "{}; free memory, or take a smaller quantisation", needs);
+  const uint64_t missing = miss->memory.missing_bytes;
+  return error(MOTLEY_RESOURCE_EXHAUSTED, "{}; {} missing on {}: {}", needs, bytes_text(missing),
+               predictor.input().devices[miss->memory.short_device].name,
+               remedies(shape, request, static_cast<double>(missing), kv, per_token));
 }
 
 }  // namespace motley

@@ -12,6 +12,7 @@ namespace {
 
 constexpr uint64_t kWaitNs = 120ull * 1'000'000'000;
 constexpr uint32_t kSequencesMax = 512;
+constexpr uint32_t kLogitRowsMax = 64;
 
 // The share as the first shard of a stage; a second one, which nobody runs, holds the rest.
 Stage stage_of(const ModelAxes& axes, const ProbeShare& share, uint32_t begin, uint32_t end) {
@@ -72,7 +73,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   DriverOptions options;
   options.name = "probe";
   options.rows_max = rows_max;
-  options.logit_rows_max = std::min(rows_max, kSequencesMax);
+  options.logit_rows_max = std::min(rows_max, kLogitRowsMax);
   options.slots = 1;
   options.block_size = kBlockSize;
   options.kv_blocks = std::min(rows_max, kSequencesMax) + 4096 / kBlockSize;
@@ -114,7 +115,7 @@ void Probe::fill_batch(const ProbeLoad& load) {
     block_begin_.push_back(static_cast<uint32_t>(blocks_.size()));
   }
   for (uint32_t r = 0; load.one_sequence && r < rows; ++r) positions_[r] = last - static_cast<int32_t>(rows - 1 - r);
-  head_rows_.resize(std::min(rows, kSequencesMax));
+  head_rows_.resize(std::min(rows, kLogitRowsMax));
   std::iota(head_rows_.begin(), head_rows_.end(), 0);
   motley_sample_row greedy{};
   greedy.top_p = greedy.repetition_penalty = 1;

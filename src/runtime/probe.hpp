@@ -20,7 +20,7 @@ struct ProbeShare {
   int64_t kv_heads = 0, ffn_columns = 0, experts = 0, vocab_rows = 0;
 };
 
-// What a part runs on.
+// What a part runs on. Logits are asked for the first 64 rows at most.
 struct ProbeLoad {
   uint32_t rows = 1;
   uint32_t context = 1;       // positions that the last row sees
