@@ -13,7 +13,7 @@ class DeviceTime {
  public:
   // A step begins that meets other devices.
   void begin() { waited_ns_ = 0; }
-  // It waited so long for them.
+  // It waited so long for them, or was let compute so much longer.
   void waited(int64_t ns) { waited_ns_ += ns; }
   // The device has ended a step, and is free for the next.
   void end(int64_t now_ns) {

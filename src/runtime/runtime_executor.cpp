@@ -215,7 +215,7 @@ void RuntimeExecutor::watch(const std::stop_token& stop) {
     const int64_t late_ns = system_clock().now_ns() - kGraceNs;
     for (const auto& driver : drivers_) {
       if (driver->due_ns() > late_ns) continue;
-      lost(*driver, error(MOTLEY_DEADLINE_EXCEEDED, "device {} did not come back from a call in time", driver->name()));
+      lost(*driver, error(MOTLEY_DEADLINE_EXCEEDED, "it did not come back from a call in time"));
     }
     lock.lock();
   }

@@ -1,16 +1,13 @@
 // The real models that tests read: where they lie, what transformers says of them, and what counts as a tie.
 #pragma once
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 
 #include "base/check.hpp"
-#include "base/config.hpp"
 #include "base/status.hpp"
 
 namespace motley::testing {
@@ -38,15 +35,7 @@ T value_of(Result<T> result) {
 
 class RealModelTest : public ::testing::TestWithParam<RealModel> {
  protected:
-  void SetUp() override {
-    const RealModel& known = GetParam();
-    path_ = environment(known.variable).value_or("");
-    const auto missing = fmt::format("{} is not set; `{}` prints the model's path", known.variable, known.get);
-    if (path_.empty() && known.is_optional) GTEST_SKIP() << missing;
-    ASSERT_FALSE(path_.empty()) << missing;
-    std::ifstream file(fmt::format("{}/tests/golden/{}_logits.json", MOTLEY_SOURCE_DIR, known.name));
-    golden_ = nlohmann::json::parse(file);
-  }
+  void SetUp() override;
 
   std::string path_;       // of the model
   nlohmann::json golden_;  // made by tools/golden/logits.py

@@ -180,6 +180,7 @@ void WorkerProcess::reap() {
   if (waitid(P_PIDFD, static_cast<id_t>(pidfd_.get()), &facts, WEXITED) == 0) how = end_of(pid_, facts);
   {
     std::lock_guard lock(mutex_);
+    if (killed_) how = fmt::format("process {} was given up and ended", pid_);
     how_ = how;
   }
   if (watch_.ended) watch_.ended(how);  // before kill() returns
@@ -215,7 +216,12 @@ bool WorkerProcess::at_work() const {
 void WorkerProcess::kill() {
   std::unique_lock lock(mutex_);
   // Under the lock: an ended child is not signalled, and until it is reaped its descriptor means it and nobody else.
-  if (!ended_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+  if (!ended_) {
+    siginfo_t facts{};  // pid 0 while it lives
+    waitid(P_PIDFD, static_cast<id_t>(pidfd_.get()), &facts, WEXITED | WNOHANG | WNOWAIT);
+    killed_ = facts.si_pid == 0;
+    syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+  }
   changed_.wait(lock, [this] { return ended_; });
 }
 

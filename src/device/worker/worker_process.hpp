@@ -67,7 +67,7 @@ class WorkerProcess {
   std::string line_;  // what the child printed since its last line end
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
-  bool ended_ = false;
+  bool ended_ = false, killed_ = false;  // killed_: by kill()
   std::string how_;
   std::thread watcher_;
 };
