@@ -50,7 +50,9 @@ def test_a_device_is_added_lost_and_added_again_under_64_streams(start, undistur
     for answer in answers:
         assert answer.status == 200, answer.body
         assert answer.json()["added"] == ["CPU:0/cores=1"]
-    assert states(server) == {"CPU:0/cores=0": "serving", "CPU:0/cores=1": "serving"}
+    after = states(server)  # which of them the plan takes, it decides by what it measured
+    assert set(after) == {"CPU:0/cores=0", "CPU:0/cores=1"} and set(after.values()) <= {"serving", "idle"}, after
+    assert "serving" in after.values()
     assert len(workers(server)) == 2 and victims[0] not in workers(server)
     before = {device["name"]: device["programs"] for device in server.get("/v1/devices").json()["data"]}
     server.complete(prompt="Once upon a time", max_tokens=4, ignore_eos=True)
