@@ -7,6 +7,7 @@
 #include <latch>
 #include <limits>
 
+#include "base/config.hpp"
 #include "engine/engine.hpp"
 #include "model/real_models.hpp"
 #include "planning/placements.hpp"
