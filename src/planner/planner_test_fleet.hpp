@@ -107,7 +107,7 @@ inline DeviceProfile make_device(const std::string& name, const std::string& kin
   Speed lookup = speed;
   lookup.gflops = 1e9;
   device.embed = make_table(lookup, 1e-3, few_units(shape.vocab));
-  device.context_ns = 4 * dim / speed.gb_per_s;
+  device.context = {{1}, {4 * dim / speed.gb_per_s}};
   device.sample_ns = 2000;
   for (CostTable* table : {&device.attention, &device.ffn, &device.experts, &device.head, &device.embed}) {
     table->make_monotone();

@@ -15,16 +15,17 @@ constexpr double kLinkNsMax = 1e12;
 
 bool within(double value, double low, double high) { return std::isfinite(value) && value >= low && value <= high; }
 
-Status check_slowdown(const Slowdown& together) {
-  if (together.rows.size() != together.factors.size() || together.rows.size() > kCostPointsMax) {
-    return invalid_argument("together: {} rows, {} factors", together.rows.size(), together.factors.size());
+Status check_curve(const char* name, const RowCurve& curve, double low, double high) {
+  const auto& [rows, values] = curve;
+  if (rows.size() != values.size() || rows.size() > kCostPointsMax) {
+    return invalid_argument("{}: {} rows, {} values", name, rows.size(), values.size());
   }
-  for (size_t i = 0; i < together.rows.size(); ++i) {
-    if (together.rows[i] < 1 || (i > 0 && together.rows[i] <= together.rows[i - 1])) {
-      return invalid_argument("together.rows[{}] = {}: must ascend, from 1", i, together.rows[i]);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] < 1 || (i > 0 && rows[i] <= rows[i - 1])) {
+      return invalid_argument("{}.rows[{}] = {}: must ascend, from 1", name, i, rows[i]);
     }
-    if (!within(together.factors[i], 1, kSlowdownMax)) {
-      return invalid_argument("together.factors[{}] = {}: 1 to {}", i, together.factors[i], kSlowdownMax);
+    if (!within(values[i], low, high)) {
+      return invalid_argument("{}: {} at {} rows: {} to {}", name, values[i], rows[i], low, high);
     }
   }
   return ok_status();
@@ -34,17 +35,13 @@ Status check_device(const DeviceProfile& device) {
   if (device.memory_free > static_cast<uint64_t>(INT64_MAX) || device.memory_total > static_cast<uint64_t>(INT64_MAX)) {
     return invalid_argument("memory: more bytes than there are");
   }
-  const std::pair<const char*, const CostTable*> tables[] = {{"attention", &device.attention},
-                                                             {"ffn", &device.ffn},
-                                                             {"experts", &device.experts},
-                                                             {"head", &device.head},
-                                                             {"embed", &device.embed}};
+  const std::pair<const char*, const CostTable*> tables[] = {
+      {"attention", &device.attention}, {"ffn", &device.ffn},   {"experts", &device.experts},
+      {"layer", &device.layer},         {"head", &device.head}, {"embed", &device.embed}};
   for (const auto& [name, table] : tables) {
     if (Status status = table->check(); !status.ok()) return status.annotate(name);
   }
-  if (!within(device.context_ns, 0, kCostNsMax)) return invalid_argument("context_ns {}", device.context_ns);
   if (!within(device.wake_ns, 0, kCostNsMax)) return invalid_argument("wake_ns {}", device.wake_ns);
-  if (!within(device.sequence_ns, 0, kCostNsMax)) return invalid_argument("sequence_ns {}", device.sequence_ns);
   if (!within(device.chunk_context_ns, 0, kCostNsMax)) {
     return invalid_argument("chunk_context_ns {}", device.chunk_context_ns);
   }
@@ -58,7 +55,9 @@ Status check_device(const DeviceProfile& device) {
   if (!within(device.packed_ratio, 1e-3, kRatioMax)) {
     return invalid_argument("packed_ratio {}: 0.001 to {}", device.packed_ratio, kRatioMax);
   }
-  return check_slowdown(device.together);
+  RETURN_IF_ERROR(check_curve("context", device.context, 0, kCostNsMax));
+  RETURN_IF_ERROR(check_curve("sequences", device.sequences, 0, kCostNsMax));
+  return check_curve("together", device.together, 1, kSlowdownMax);
 }
 
 Status check_link(const LinkProfile& link) {
@@ -81,6 +80,8 @@ bool near(const CostTable& a, const CostTable& b) {
                     [](const auto& x, const auto& y) { return near(x, y); });
 }
 
+bool near(const RowCurve& a, const RowCurve& b) { return a.rows == b.rows && near(a.values, b.values); }
+
 bool near(const LinkProfile& a, const LinkProfile& b) {
   return near(a.latency_ns, b.latency_ns) && near(a.ns_per_byte, b.ns_per_byte);
 }
@@ -93,16 +94,16 @@ bool alone_in_group(const PlanInput& input, size_t device) {
 
 }  // namespace
 
-double Slowdown::at(double count) const {
-  if (rows.empty()) return 1;
+double RowCurve::at(double count, double otherwise) const {
+  if (rows.empty()) return otherwise;
   const auto above =
       static_cast<size_t>(std::upper_bound(rows.begin(), rows.end(), count,
                                            [](double x, int64_t r) { return x < static_cast<double>(r); }) -
                           rows.begin());
-  if (above == 0) return factors.front();
-  if (above == rows.size()) return factors.back();
+  if (above == 0) return values.front();
+  if (above == rows.size()) return values.back();
   const auto low = static_cast<double>(rows[above - 1]), high = static_cast<double>(rows[above]);
-  return factors[above - 1] + (factors[above] - factors[above - 1]) * (count - low) / (high - low);
+  return values[above - 1] + (values[above] - values[above - 1]) * (count - low) / (high - low);
 }
 
 Status check_plan_input(const PlanInput& input) {
@@ -142,8 +143,8 @@ LinkTable::LinkTable(const PlanInput& input)
 
 std::vector<size_t> find_twins(const PlanInput& input) {
   const auto figures = [](const DeviceProfile& d) {
-    return std::tie(d.attention, d.ffn, d.experts, d.head, d.embed, d.context_ns, d.chunk_context_ns, d.sample_ns,
-                    d.copy, d.packed_ratio, d.together);
+    return std::tie(d.attention, d.ffn, d.experts, d.layer, d.head, d.embed, d.context, d.chunk_context_ns, d.sequences,
+                    d.sample_ns, d.wake_ns, d.copy, d.packed_ratio, d.together);
   };
   std::vector<size_t> twins, distinct;
   for (size_t d = 0; d < input.devices.size(); ++d) {
@@ -170,11 +171,11 @@ bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
                           (alone_in_group(input, a) && alone_in_group(input, b));
   if (x.kind != y.kind || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
       !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
-      !near(x.context_ns, y.context_ns) || !near(x.sequence_ns, y.sequence_ns) || !near(x.wake_ns, y.wake_ns) ||
-      !near(x.chunk_context_ns, y.chunk_context_ns) || !near(x.copy.latency_ns, y.copy.latency_ns) ||
-      !near(x.copy.ns_per_byte, y.copy.ns_per_byte) || !near(x.packed_ratio, y.packed_ratio) ||
-      !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || x.together.rows != y.together.rows ||
-      !near(x.together.factors, y.together.factors)) {
+      !near(x.layer, y.layer) || !near(x.context, y.context) || !near(x.sequences, y.sequences) ||
+      !near(x.wake_ns, y.wake_ns) || !near(x.chunk_context_ns, y.chunk_context_ns) ||
+      !near(x.copy.latency_ns, y.copy.latency_ns) || !near(x.copy.ns_per_byte, y.copy.ns_per_byte) ||
+      !near(x.packed_ratio, y.packed_ratio) ||
+      !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || !near(x.together, y.together)) {
     return false;
   }
   for (size_t other = 0; other < input.devices.size(); ++other) {

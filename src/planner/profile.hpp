@@ -15,12 +15,13 @@ namespace motley {
 
 inline constexpr size_t kPlanDevicesMax = 256;
 
-// Time while every other device of the memory group runs the same, divided by the time alone; at least 1.
-struct Slowdown {
-  std::vector<int64_t> rows;    // ascending; empty: never slower
-  std::vector<double> factors;  // [row]; linear between, constant beyond
-  double at(double rows) const;
-  bool operator==(const Slowdown&) const = default;
+// A figure by rows.
+struct RowCurve {
+  std::vector<int64_t> rows;   // ascending, from 1; at most kCostPointsMax
+  std::vector<double> values;  // [row]
+  // Linear between points, constant beyond them; `otherwise` where there are none.
+  double at(double count, double otherwise = 0) const;
+  bool operator==(const RowCurve&) const = default;
 };
 
 // One way of a value of a step that others need; nothing where the host sees the device's memory.
@@ -42,14 +43,19 @@ struct DeviceProfile {
   CostTable experts;            // one layer's routed experts; units = experts held; empty if the model is dense
   CostTable head;               // norm and logits; units = vocabulary rows; rows = rows whose logits are asked for
   CostTable embed;              // units = vocabulary rows held
-  double context_ns = 0;        // per row, KV head and position read, of one layer; rows of sequences of their own
-  double chunk_context_ns = 0;  // the same where the rows are one sequence's; 0 = as context_ns
-  double sequence_ns = 0;       // per KV head of one layer, for each sequence of a step but the first
+  CostTable layer;              // one whole layer (as the middle one) among others of one program; units = 1; empty:
+                                // what its parts take, less a program each
+  RowCurve context;             // ns per KV head and position read, of one layer; rows = so many, each of a sequence of
+                                // its own
+  double chunk_context_ns = 0;  // the same where the rows are one sequence's; 0 = as one row's
+  RowCurve sequences;           // ns per KV head of one layer, of rows of sequences of their own, beside what as many
+                                // rows of one take
   int64_t sample_ns = 0;        // of one row, beside the program's own time
   double wake_ns = 0;           // of a program after a pause, beside its time behind another
   CopyCost copy;                // between the device's memory and the host's
   double packed_ratio = 1;      // bytes that weights take here / bytes in the file
-  Slowdown together;
+  RowCurve together;            // time while every other device of the memory group runs the same, divided by the time
+                                // alone; at least 1; empty: 1
 };
 
 // A sum over two devices of what lies in the host's memory already: for no data, and per byte.

@@ -22,6 +22,10 @@ ordered_json table_json(const CostTable& table) {
   return {{"rows", table.rows}, {"units", table.units}, {"ns", table.ns}};
 }
 
+ordered_json curve_json(const RowCurve& curve, const char* values) {
+  return {{"rows", curve.rows}, {values, curve.values}};
+}
+
 // No time a byte is a rate without bound; the file says 0.
 template <typename Cost>
 ordered_json rates_json(const Cost& cost) {
@@ -44,24 +48,20 @@ ordered_json device_json(const DeviceProfile& device) {
   if (!device.memory_group.empty()) json["memory_group"] = device.memory_group;
   if (!device.format.empty()) json["format"] = device.format;
   json["memory_bytes"] = {{"total", device.memory_total}, {"free", device.memory_free}};
-  const std::pair<const char*, const CostTable*> tables[] = {{"attention", &device.attention},
-                                                             {"ffn", &device.ffn},
-                                                             {"experts", &device.experts},
-                                                             {"head", &device.head},
-                                                             {"embed", &device.embed}};
+  const std::pair<const char*, const CostTable*> tables[] = {
+      {"attention", &device.attention}, {"ffn", &device.ffn},   {"experts", &device.experts},
+      {"layer", &device.layer},         {"head", &device.head}, {"embed", &device.embed}};
   for (const auto& [name, table] : tables) {
     if (!table->empty()) json[name] = table_json(*table);
   }
-  json["context_ns"] = device.context_ns;
+  json["context"] = curve_json(device.context, "ns");
   if (device.chunk_context_ns > 0) json["chunk_context_ns"] = device.chunk_context_ns;
-  if (device.sequence_ns > 0) json["sequence_ns"] = device.sequence_ns;
+  if (!device.sequences.rows.empty()) json["sequences"] = curve_json(device.sequences, "ns");
   if (device.wake_ns > 0) json["wake_ns"] = device.wake_ns;
   if (device.copy.latency_ns > 0 || device.copy.ns_per_byte > 0) json["copy"] = rates_json(device.copy);
   json["sample_ns"] = device.sample_ns;
   json["packed_ratio"] = device.packed_ratio;
-  if (!device.together.rows.empty()) {
-    json["together"] = {{"rows", device.together.rows}, {"factors", device.together.factors}};
-  }
+  if (!device.together.rows.empty()) json["together"] = curve_json(device.together, "factors");
   return json;
 }
 
@@ -88,30 +88,36 @@ Status read_table(const JsonFields& device, const char* name, CostTable* table) 
   return ok_status();
 }
 
+Status read_curve(const JsonFields& device, const char* name, const char* values, RowCurve* curve) {
+  const hf::JsonValue* field = device.find(name);
+  if (field == nullptr) return ok_status();
+  const JsonFields fields(*field, device.where() + "." + name);
+  RETURN_IF_ERROR(fields.check_names({"rows", values}));
+  RETURN_IF_ERROR(fields.whole_numbers("rows", &curve->rows, kCostPointsMax));
+  return fields.numbers(values, &curve->values, kCostPointsMax);
+}
+
 Status read_parts(const JsonFields& fields, DeviceProfile* device) {
-  const std::pair<const char*, CostTable*> tables[] = {{"attention", &device->attention},
-                                                       {"ffn", &device->ffn},
-                                                       {"experts", &device->experts},
-                                                       {"head", &device->head},
-                                                       {"embed", &device->embed}};
+  const std::pair<const char*, CostTable*> tables[] = {{"attention", &device->attention}, {"ffn", &device->ffn},
+                                                       {"experts", &device->experts},     {"layer", &device->layer},
+                                                       {"head", &device->head},           {"embed", &device->embed}};
   for (const auto& [name, table] : tables) RETURN_IF_ERROR(read_table(fields, name, table));
   if (device->attention.empty()) return fields.wrong("attention", "is missing");
   if (device->head.empty()) return fields.wrong("head", "is missing");
   if (device->embed.empty()) return fields.wrong("embed", "is missing");
   if (device->ffn.empty() && device->experts.empty()) return fields.wrong("ffn", "is missing");
-  const hf::JsonValue* together = fields.find("together");
-  if (together == nullptr) return ok_status();
-  const JsonFields slowdown(*together, fields.where() + ".together");
-  RETURN_IF_ERROR(slowdown.check_names({"rows", "factors"}));
-  RETURN_IF_ERROR(slowdown.whole_numbers("rows", &device->together.rows, kCostPointsMax));
-  return slowdown.numbers("factors", &device->together.factors, kCostPointsMax);
+  if (fields.find("context") == nullptr) return fields.wrong("context", "is missing");
+  RETURN_IF_ERROR(read_curve(fields, "context", "ns", &device->context));
+  RETURN_IF_ERROR(read_curve(fields, "sequences", "ns", &device->sequences));
+  return read_curve(fields, "together", "factors", &device->together);
 }
 
 Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) {
   const JsonFields fields(json, std::move(where));
-  RETURN_IF_ERROR(fields.check_names({"name", "kind", "memory_group", "format", "memory_bytes", "attention", "ffn",
-                                      "experts", "head", "embed", "context_ns", "chunk_context_ns", "sequence_ns",
-                                      "wake_ns", "sample_ns", "copy", "packed_ratio", "together", "copies"}));
+  RETURN_IF_ERROR(fields.check_names({"name",      "kind",    "memory_group",     "format",    "memory_bytes",
+                                      "attention", "ffn",     "experts",          "layer",     "head",
+                                      "embed",     "context", "chunk_context_ns", "sequences", "wake_ns",
+                                      "sample_ns", "copy",    "packed_ratio",     "together",  "copies"}));
   DeviceProfile device;
   RETURN_IF_ERROR(fields.text("name", &device.name));
   RETURN_IF_ERROR(fields.text("kind", &device.kind));
@@ -122,9 +128,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(memory.check_names({"total", "free"}));
   RETURN_IF_ERROR(memory.whole("total", &device.memory_total, 0, INT64_MAX));
   RETURN_IF_ERROR(memory.whole("free", &device.memory_free, 0, INT64_MAX));
-  RETURN_IF_ERROR(fields.number("context_ns", &device.context_ns, 0, kCostNsMax));
   RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns, 0, kCostNsMax, false));
-  RETURN_IF_ERROR(fields.number("sequence_ns", &device.sequence_ns, 0, kCostNsMax, false));
   RETURN_IF_ERROR(fields.number("wake_ns", &device.wake_ns, 0, kCostNsMax, false));
   if (const hf::JsonValue* copy = fields.find("copy")) {
     const JsonFields rates(*copy, fields.where() + ".copy");

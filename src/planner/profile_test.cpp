@@ -87,7 +87,7 @@ TEST(ProfileJson, Nonsense_IsRefusedWithTheField) {
   expect("\"GPU:0\"", "\"CPU:0\"", "there twice");
   expect("\"packed_ratio\": 1.0", "\"packed_ratio\": 0", "packed_ratio");
   expect("\"packed_ratio\": 1.0", "\"packed_ratio\": 1e400", "");
-  expect("\"context_ns\": ", "\"context_ns\": -", "context_ns");
+  expect("\"context\"", "\"contexts\"", "'contexts' is no field");
   expect("\"sample_ns\": 2000", "\"sample_ns\": 2.5", "sample_ns");
   expect("\"total\": ", "\"total\": -", "total");
   expect("\"kind\": \"gpu\"", "\"kind\": 3", "kind");

@@ -37,13 +37,7 @@ StepCosts::StepCosts(const ModelShape& shape, const PlanInput& input, const Link
     ++group_sizes_[group];
     groups_.push_back(group);
     if (twins[d] != d) continue;
-    curves_[d] = {device.attention.at_rows(load.rows()),
-                  device.ffn.at_rows(load.rows()),
-                  device.experts.at_rows(load.rows()),
-                  device.head.at_rows(load.head_rows),
-                  device.embed.at_rows(load.rows()),
-                  std::max(1.0, device.together.at(load.rows())),
-                  least_program_ns(device)};
+    curves_[d] = curves_of(device);
   }
   kinds_.assign(shape.kinds(), nullptr);
   decode_positions_.assign(shape.kinds(), 0);
@@ -53,6 +47,36 @@ StepCosts::StepCosts(const ModelShape& shape, const PlanInput& input, const Link
     decode_positions_[layer.kind] = load.decode_positions(layer.window);
     chunk_positions_[layer.kind] = load.chunk_positions(layer.window);
   }
+}
+
+StepCosts::Curves StepCosts::curves_of(const DeviceProfile& device) const {
+  const double rows = load_.rows();
+  Curves curves{device.attention.at_rows(rows),
+                device.ffn.at_rows(rows),
+                device.experts.at_rows(rows),
+                device.head.at_rows(load_.head_rows),
+                device.embed.at_rows(rows),
+                std::max(1.0, device.together.at(rows, 1)),
+                least_program_ns(device),
+                device.context.at(load_.decode_rows),
+                device.sequences.at(load_.decode_rows)};
+  if (shape_.layers.empty()) return curves;
+  const LayerShape& middle = shape_.layers[shape_.layers.size() / 2];  // was measured
+  const double attention = curves.attention.at(count(shape_.kv_heads));
+  const double ffn = fused_ffn_ns(curves, middle, shape_.ffn_columns, shape_.experts);
+  curves.joined_ns = device.layer.empty() ? std::min(attention, curves.program_ns) + std::min(ffn, curves.program_ns)
+                                          : attention + ffn - device.layer.at(rows, 1);
+  return curves;
+}
+
+double StepCosts::fused_ffn_ns(const Curves& curves, const LayerShape& layer, int64_t columns, int64_t experts) {
+  double ns = 0;
+  if (layer.has_ffn) ns += curves.ffn.at(count(columns));
+  if (layer.has_experts) {
+    const double routed = curves.experts.at(count(experts));
+    ns += routed - (ns > 0 ? std::min(routed, curves.program_ns) : 0);  // one program of both
+  }
+  return ns;
 }
 
 double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads, int64_t kv_heads) const {
@@ -68,19 +92,13 @@ double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads
     weights = fixed + (curve.ns[0] - fixed) * heads / curve.units[0];
   }
   const DeviceProfile& profile = input_.devices[device];
-  const double chunk_ns = profile.chunk_context_ns > 0 ? profile.chunk_context_ns : profile.context_ns;
-  return weights + count(kv_heads) * (profile.context_ns * decode_positions_[kind] + chunk_ns * chunk_positions_[kind] +
-                                      profile.sequence_ns * load_.more_sequences());
+  const double chunk_ns = profile.chunk_context_ns > 0 ? profile.chunk_context_ns : profile.context.at(1);
+  return weights + count(kv_heads) * (curves(device).context_ns * decode_positions_[kind] +
+                                      chunk_ns * chunk_positions_[kind] + curves(device).sequences_ns);
 }
 
 double StepCosts::ffn_ns(size_t device, uint32_t kind, int64_t columns, int64_t experts) const {
-  double ns = 0;
-  if (kinds_[kind]->has_ffn) ns += curves(device).ffn.at(count(columns));
-  if (kinds_[kind]->has_experts) {
-    const double routed = curves(device).experts.at(count(experts));
-    ns += routed - (ns > 0 ? std::min(routed, program_ns(device)) : 0);  // one program of both
-  }
-  return ns;
+  return fused_ffn_ns(curves(device), *kinds_[kind], columns, experts);
 }
 
 double StepCosts::program_ns(size_t device) const { return curves(device).program_ns; }
@@ -102,7 +120,7 @@ double StepCosts::sample_ns(size_t device) const {
 double StepCosts::layer_ns(size_t device, uint32_t kind) const {
   const double attention = attention_ns(device, kind, shape_.heads, shape_.kv_heads);
   const double ffn = ffn_ns(device, kind, shape_.ffn_columns, shape_.experts);
-  return attention - std::min(attention, program_ns(device)) + ffn - std::min(ffn, program_ns(device));
+  return std::max(0.0, attention + ffn - curves(device).joined_ns);
 }
 
 double StepCosts::all_reduce_ns(const LinkProfile& link, size_t members) const {

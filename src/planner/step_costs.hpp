@@ -1,6 +1,7 @@
 // StepCosts: what each part of the model costs on each device, for one step's load; and what a lane's stages cost.
 //
-// A device alone in its stage runs all its layers as one program. Shards run, for each layer, the attention part and
+// A device alone in its stage runs all its layers as one program: a layer in it costs what was measured of one, where
+// layers differ, with the parts that it has instead. Shards run, for each layer, the attention part and
 // the FFN part as a program each, and after either an all-reduce: the slowest shard's program with its copies counts,
 // from its device's memory to the host's before, and back after. Embedding before the first layer; head, gathering of
 // logits and sampling after the last. A program costs something whatever it computes: as much as a look-up of one row.
@@ -58,7 +59,12 @@ class StepCosts {
     UnitCurve attention, ffn, experts, head, embed;
     double slowdown = 1;  // with the whole group
     double program_ns = 0;
+    double context_ns = 0;    // per KV head and position read by a row that decodes
+    double sequences_ns = 0;  // per KV head: of rows that decode, beside what as many of one sequence take
+    double joined_ns = 0;     // what a whole layer's parts take less in one program with other layers
   };
+  Curves curves_of(const DeviceProfile& device) const;
+  static double fused_ffn_ns(const Curves& curves, const LayerShape& layer, int64_t columns, int64_t experts);
   double copy_ns(size_t device, double bytes) const { return input_.devices[device].copy.at(bytes); }
   double residual_row_bytes() const;
   const ModelShape& shape_;

@@ -48,7 +48,6 @@ struct StepLoad {
   double head_rows = 1;                      // whose logits are asked for
 
   double rows() const { return decode_rows + chunk_rows; }
-  double more_sequences() const { return std::max(0.0, decode_rows + (chunk_rows > 0 ? 1 : 0) - 1); }  // than one
   // Positions read by the rows that decode, and by those of a chunk, in a layer that sees `window` of them (0: all).
   double decode_positions(uint32_t window) const { return decode_rows * std::min(context, limit(window)); }
   double chunk_positions(uint32_t window) const { return chunk_rows * std::min(chunk_context, limit(window)); }

@@ -1,6 +1,8 @@
 #include "runtime/measure.hpp"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <functional>
@@ -20,16 +22,23 @@ namespace {
 constexpr int kSamples = 5;      // of which the median counts
 constexpr int kSlowSamples = 3;  // where one takes longer than kSlowNs
 constexpr int kVirtualSamples = 3;
+// Rounds before a sample, so that it is as a part among its like: what ran before has taken the caches, and it takes
+// two rounds to have them back. A slow one has no time to notice.
+constexpr int kWarmUps = 3;
 constexpr double kSlowNs = 4e6;
 constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence; beyond, time grows with the rows
-constexpr double kSampleNs = 300'000;  // a sample has as many runs as this takes, at most kRunsMax
+constexpr double kSampleNs = 500'000;  // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kRunsMax = 8;       // fewer where the queue is shallower
 constexpr uint32_t kContext = 512;     // positions at which the reading of KV is measured
-constexpr uint32_t kContextRows = 16;  // of sequences of their own; enough for every core of a device to have some
-constexpr uint32_t kChunkRows = 64;    // of one sequence, where their reading is measured
-constexpr uint32_t kManySequences = 32;
+constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
+constexpr uint32_t kChunkRows = 64;                  // of one sequence, where their reading is measured
+constexpr uint32_t kNear = 16;                       // positions where little is read
+// Layers are measured in turn until they hold this much, at most so many: more than the caches next to the cores keep.
+constexpr uint64_t kLayersBytes = 64u << 20;
+constexpr uint32_t kLayersMax = 8;
 constexpr uint32_t kCopiedRows = 256;  // at which what a byte costs is measured; beside one
 constexpr int kCopyRounds = 8;
+constexpr int kTogetherRounds = 3;
 constexpr int64_t kColumnGrain = 64;
 constexpr int kWakeSamples = 9;
 constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits for more before it sleeps
@@ -54,6 +63,48 @@ std::vector<int64_t> unit_points(int64_t units, int64_t grain) {
     if (rounded > 0 && (points.empty() || points.back() < rounded)) points.push_back(rounded);
   }
   return points;
+}
+
+ProbeLoad prompt_of(uint32_t rows) { return {.rows = rows, .context = rows, .one_sequence = true}; }
+
+// Positions that a layer sees; 0 = all.
+uint32_t window_of(const Model& model, size_t layer) {
+  return layer < model.kv_layers().size() ? model.kv_layers()[layer].window : 0;
+}
+
+// Rows, columns and experts of a layer's weights, and their bytes.
+struct LayerWeights {
+  std::vector<std::array<int64_t, 3>> sizes;
+  uint64_t bytes = 0;
+};
+
+std::vector<LayerWeights> layer_weights(const Model& model) {
+  std::vector<LayerWeights> layers(model.config().layers);
+  const std::vector<GraphWeight>& weights = model.graph().weights;
+  for (size_t w = 0; w < weights.size(); ++w) {
+    if (weights[w].layer < 0 || static_cast<size_t>(weights[w].layer) >= layers.size()) continue;
+    LayerWeights& layer = layers[static_cast<size_t>(weights[w].layer)];
+    layer.sizes.push_back({weights[w].rows, weights[w].cols, weights[w].experts});
+    layer.bytes += model.weight(w).bytes;
+  }
+  return layers;
+}
+
+// Layers from the middle one on that are measured in turn: they do the same, as far as it is measured.
+uint32_t layers_of(const Model& model) {
+  const std::vector<LayerWeights> layers = layer_weights(model);
+  const auto seen = [&](size_t layer) {
+    const uint32_t window = window_of(model, layer);
+    return window == 0 ? kContext : std::min(window, kContext);
+  };
+  const size_t middle = layers.size() / 2;
+  uint64_t bytes = 0;
+  uint32_t count = 0;
+  for (size_t l = middle; l < layers.size() && count < kLayersMax && bytes < kLayersBytes; ++l, ++count) {
+    if (layers[l].sizes != layers[middle].sizes || seen(l) != seen(middle)) break;
+    bytes += layers[l].bytes;
+  }
+  return count;
 }
 
 // Moves a value to the host and back, as a driver does between two programs.
@@ -106,7 +157,8 @@ class DeviceMeasurer {
         axes_(axes_of(model)),
         device_(device),
         options_(options),
-        depth_(std::max(1u, device.description.desc.queue_depth)) {}
+        depth_(std::max(1u, device.description.desc.queue_depth)),
+        layers_(layers_of(model)) {}
 
   // A part to be timed.
   struct Timing {
@@ -129,6 +181,7 @@ class DeviceMeasurer {
                          options_.virtual_time);
   }
   const ModelAxes& axes() const { return axes_; }
+  uint32_t layers() const { return layers_; }  // to measure in turn
 
  private:
   struct Part {
@@ -145,6 +198,8 @@ class DeviceMeasurer {
   // Positions that the load's rows read in the probed layer.
   double reads_of(const ProbeLoad& load) const;
   Status measure_context(DeviceProfile* profile);
+  Status measure_sequences(DeviceProfile* profile);
+  Status measure_layer(DeviceProfile* profile);
   Status measure_sampling(DeviceProfile* profile);
   Status measure_wake(DeviceProfile* profile);
   Status measure_copies(DeviceProfile* profile);
@@ -153,27 +208,32 @@ class DeviceMeasurer {
   const ModelAxes axes_;
   const MeasuredDevice& device_;
   const MeasureOptions& options_;
-  const uint32_t depth_;
+  const uint32_t depth_, layers_;
   double source_bytes_ = 0, packed_bytes_ = 0;
 };
 
 Result<std::vector<double>> DeviceMeasurer::times_ns(std::span<const Timing> timings) {
-  std::vector<uint32_t> runs(timings.size(), 1);
+  std::vector<uint32_t> turns(timings.size(), 1), runs(timings.size(), 1);
   std::vector<int> counts(timings.size(), kVirtualSamples);  // there all runs are alike, but for jitter
   for (size_t i = 0; i < timings.size() && !options_.virtual_time; ++i) {
-    ASSIGN_OR_RETURN(const double first,
-                     timings[i].probe->time_ns(timings[i].cut, timings[i].load, 1));  // warms up too
-    const double wanted = std::clamp(kSampleNs / std::max(first, 1.0), 1.0, double{kRunsMax});
-    runs[i] = std::min(static_cast<uint32_t>(wanted), depth_);
+    const auto& [part, cut, load] = timings[i];
+    ASSIGN_OR_RETURN(double first, part->time_ns(cut, load, 1));  // warms up too
+    if (first < kSlowNs) {
+      turns[i] = std::min(static_cast<uint32_t>(std::max<size_t>(part->programs(cut), 1)), depth_);
+      ASSIGN_OR_RETURN(first, part->time_ns(cut, load, turns[i]));
+    }
+    const double rounds = std::clamp(kSampleNs / std::max(first * turns[i], 1.0), 1.0, double{kRunsMax});
+    runs[i] = std::min(static_cast<uint32_t>(rounds) * turns[i], depth_);
     counts[i] = first > kSlowNs ? kSlowSamples : kSamples;
   }
   std::vector<std::vector<double>> samples(timings.size());
   for (int round = 0; round < std::max(kSamples, kVirtualSamples); ++round) {
     for (size_t i = 0; i < timings.size(); ++i) {
       if (round >= counts[i]) continue;
-      // What runs once more is as a part among its like; a long one has no time to notice who ran before it.
-      if (runs[i] > 1) RETURN_IF_ERROR(timings[i].probe->time_ns(timings[i].cut, timings[i].load, 1).error());
-      ASSIGN_OR_RETURN(const double ns, timings[i].probe->time_ns(timings[i].cut, timings[i].load, runs[i]));
+      const auto& [part, cut, load] = timings[i];
+      for (int again = 0; again < kWarmUps && counts[i] == kSamples; ++again)
+        RETURN_IF_ERROR(part->time_ns(cut, load, turns[i]).error());
+      ASSIGN_OR_RETURN(const double ns, part->time_ns(cut, load, runs[i]));
       samples[i].push_back(ns);
       if (options_.pace) RETURN_IF_ERROR(options_.pace(ns * runs[i]));
     }
@@ -209,8 +269,7 @@ Status DeviceMeasurer::measure(const Part& part) {
 }
 
 double DeviceMeasurer::reads_of(const ProbeLoad& load) const {
-  const size_t middle = model_.config().layers / 2;
-  const uint32_t window = middle < model_.kv_layers().size() ? model_.kv_layers()[middle].window : 0;
+  const uint32_t window = window_of(model_, model_.config().layers / 2);
   const auto seen = [&](uint32_t context) { return double{1} * (window > 0 ? std::min(context, window) : context); };
   if (!load.one_sequence) return load.rows * seen(load.context);
   double reads = 0;
@@ -218,37 +277,75 @@ double DeviceMeasurer::reads_of(const ProbeLoad& load) const {
   return reads;
 }
 
-// What reading the KV pool costs, of rows of sequences of their own and of one; and what a sequence of its own does.
+// What reading the KV pool costs: of rows of sequences of their own, by how many there are, and of one's.
 Status DeviceMeasurer::measure_context(DeviceProfile* profile) {
-  ASSIGN_OR_RETURN(const auto made, probe({.kv_heads = axes_.kv_heads}));
-  const auto heads = static_cast<double>(axes_.kv_heads);
-  const uint32_t rows = std::min(kContextRows, options_.rows_max), chunk = std::min(kChunkRows, options_.rows_max);
-  const uint32_t many = std::min(kManySequences, options_.rows_max);
-  const ProbeLoad loads[] = {{.rows = rows},
-                             {.rows = rows, .context = kContext},
-                             {.rows = chunk, .context = chunk, .one_sequence = true},
-                             {.rows = chunk, .context = kContext, .one_sequence = true},
-                             {.rows = many},
-                             {.rows = many, .context = many, .one_sequence = true}};
+  ASSIGN_OR_RETURN(const auto made, probe({.layers = layers_, .kv_heads = axes_.kv_heads}));
+  std::vector<ProbeLoad> loads;
+  const uint32_t chunk = std::min(kChunkRows, options_.rows_max);
+  for (const uint32_t context : {chunk, kContext}) loads.push_back({chunk, context, true});
+  for (const uint32_t rows : kContextRows) {
+    if (rows > options_.rows_max) break;
+    profile->context.rows.push_back(rows);
+    for (const uint32_t context : {kNear, kContext}) loads.push_back({rows, context, false});
+  }
   std::vector<Timing> timings;
   for (const ProbeLoad& load : loads) timings.push_back({made.get(), MOTLEY_CUT_ATTN_PART, load});
   ASSIGN_OR_RETURN(const std::vector<double> ns, times_ns(timings));
-  const auto per_read = [&](size_t near, size_t far) {
-    const double more = std::max(1.0, reads_of(loads[far]) - reads_of(loads[near]));
-    return std::max(0.0, ns[far] - ns[near]) / (more * heads);
+  const auto per_read = [&](size_t near) {
+    const double more = std::max(1.0, reads_of(loads[near + 1]) - reads_of(loads[near]));
+    return std::max(0.0, ns[near + 1] - ns[near]) / (more * static_cast<double>(axes_.kv_heads));
   };
-  profile->context_ns = per_read(0, 1);
-  profile->chunk_context_ns = per_read(2, 3);
-  const double own = ns[4] - profile->context_ns * heads * reads_of(loads[4]);
-  const double shared = ns[5] - profile->chunk_context_ns * heads * reads_of(loads[5]);
-  profile->sequence_ns = std::max(0.0, own - shared) / (heads * std::max(1.0, many - 1.0));
+  profile->chunk_context_ns = per_read(0);
+  for (size_t i = 2; i < loads.size(); i += 2) profile->context.values.push_back(per_read(i));
+  return ok_status();
+}
+
+// What rows of sequences of their own take beside what as many of a prompt do, which the table has.
+Status DeviceMeasurer::measure_sequences(DeviceProfile* profile) {
+  ASSIGN_OR_RETURN(const auto made, probe({.layers = layers_, .kv_heads = axes_.kv_heads}));
+  const auto heads = static_cast<double>(axes_.kv_heads);
+  std::vector<Timing> timings;
+  for (const int64_t rows : profile->context.rows) {
+    const auto count = static_cast<uint32_t>(rows);
+    timings.push_back({made.get(), MOTLEY_CUT_ATTN_PART, {.rows = count, .context = kNear}});
+    timings.push_back({made.get(), MOTLEY_CUT_ATTN_PART, prompt_of(count)});
+  }
+  ASSIGN_OR_RETURN(const std::vector<double> ns, times_ns(timings));
+  for (size_t i = 0; i < profile->context.rows.size(); ++i) {
+    const Timing &own = timings[2 * i], &shared = timings[2 * i + 1];
+    const double more = ns[2 * i] - heads * profile->context.values[i] * reads_of(own.load) - ns[2 * i + 1] +
+                        heads * profile->chunk_context_ns * reads_of(shared.load);
+    profile->sequences.rows.push_back(profile->context.rows[i]);
+    profile->sequences.values.push_back(std::max(0.0, more) / heads);
+  }
+  return ok_status();
+}
+
+// A layer among others, on rows of a prompt: the whole program of several, less what any program costs.
+Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
+  const ProbeShare share{.layers = layers_, .whole = true};
+  ASSIGN_OR_RETURN(const auto made, probe(share));
+  const std::vector<uint32_t> rows = row_points(options_.rows_max);
+  std::vector<Timing> timings;
+  for (const uint32_t r : rows) timings.push_back({made.get(), MOTLEY_CUT_STAGE, prompt_of(r)});
+  ASSIGN_OR_RETURN(const std::vector<double> times, times_ns(timings));
+  const double program = profile->embed.ns.back().front();
+  CostTable& table = profile->layer;
+  table.rows.assign(rows.begin(), rows.end());
+  table.units = {1};
+  table.ns.emplace_back();
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const double read = profile->chunk_context_ns * static_cast<double>(axes_.kv_heads) * reads_of(prompt_of(rows[r]));
+    table.ns[0].push_back(std::max(0.0, (times[r] - program) / layers_ - read));
+  }
+  table.make_monotone();
   return ok_status();
 }
 
 // What a row adds: the program's own time is that of any.
 Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
-  ASSIGN_OR_RETURN(const auto made, probe({.layer = false, .vocab_rows = axes_.vocab}));
-  if (!made->has(MOTLEY_CUT_SAMPLE)) return ok_status();
+  ASSIGN_OR_RETURN(const auto made, probe({.layers = 0, .vocab_rows = axes_.vocab}));
+  if (!made->programs(MOTLEY_CUT_SAMPLE) > 0) return ok_status();
   const uint32_t rows = std::min(kHeadRowsMax, options_.rows_max);
   ASSIGN_OR_RETURN(const double one, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = 1}));
   ASSIGN_OR_RETURN(const double many, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = rows}));
@@ -259,8 +356,8 @@ Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
 // What the smallest program takes after a pause, beside what it takes behind another.
 Status DeviceMeasurer::measure_wake(DeviceProfile* profile) {
   if (options_.virtual_time) return ok_status();  // there nothing falls asleep
-  ASSIGN_OR_RETURN(const auto made, probe({.layer = false, .vocab_rows = axes_.vocab}));
-  if (!made->has(MOTLEY_CUT_EMBED)) return ok_status();
+  ASSIGN_OR_RETURN(const auto made, probe({.layers = 0, .vocab_rows = axes_.vocab}));
+  if (!made->programs(MOTLEY_CUT_EMBED) > 0) return ok_status();
   ASSIGN_OR_RETURN(const double busy, time_ns(*made, MOTLEY_CUT_EMBED, {}));
   std::vector<double> samples;
   for (int i = 0; i < kWakeSamples; ++i) {
@@ -296,23 +393,24 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   if (desc.memory_group != 0) profile.memory_group = fmt::format("memory {}", desc.memory_group);
   profile.memory_total = desc.memory_total;
   profile.memory_free = desc.memory_free;
-  const auto heads = [](int64_t n) { return ProbeShare{.kv_heads = n}; };
-  const auto columns = [](int64_t n) { return ProbeShare{.ffn_columns = n}; };
-  const auto experts = [](int64_t n) { return ProbeShare{.experts = n}; };
-  const auto rows = [](int64_t n) { return ProbeShare{.layer = false, .vocab_rows = n}; };
+  const auto heads = [&](int64_t n) { return ProbeShare{.layers = layers_, .kv_heads = n}; };
+  const auto columns = [&](int64_t n) { return ProbeShare{.layers = layers_, .ffn_columns = n}; };
+  const auto experts = [&](int64_t n) { return ProbeShare{.layers = layers_, .experts = n}; };
+  const auto rows = [](int64_t n) { return ProbeShare{.layers = 0, .vocab_rows = n}; };
   RETURN_IF_ERROR(measure_context(&profile));
-  const auto prompt = [](uint32_t r) { return ProbeLoad{.rows = r, .context = r, .one_sequence = true}; };
   const auto read_ns = [&](int64_t units, uint32_t r) {
-    return profile.chunk_context_ns * static_cast<double>(units) * reads_of(prompt(r));
+    return profile.chunk_context_ns * static_cast<double>(units) * reads_of(prompt_of(r));
   };
   const std::vector<Part> parts = {
-      {MOTLEY_CUT_ATTN_PART, &profile.attention, options_.rows_max, unit_points(axes_.kv_heads, 1), heads, prompt,
+      {MOTLEY_CUT_ATTN_PART, &profile.attention, options_.rows_max, unit_points(axes_.kv_heads, 1), heads, prompt_of,
        read_ns},
       {MOTLEY_CUT_FFN_PART, &profile.ffn, options_.rows_max, unit_points(axes_.ffn_columns, kColumnGrain), columns},
       {MOTLEY_CUT_FFN_PART, &profile.experts, options_.rows_max, unit_points(axes_.experts, 1), experts},
       {MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1), rows},
       {MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}, rows}};
   for (const Part& part : parts) RETURN_IF_ERROR(measure(part));
+  RETURN_IF_ERROR(measure_sequences(&profile));
+  RETURN_IF_ERROR(measure_layer(&profile));
   RETURN_IF_ERROR(measure_sampling(&profile));
   RETURN_IF_ERROR(measure_wake(&profile));
   RETURN_IF_ERROR(measure_copies(&profile));
@@ -334,70 +432,89 @@ namespace {
 class Group {
  public:
   Group(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options)
-      : options_(options), probes_(devices.size()) {
+      : options_(options), rows_(rows_of(options.rows_max)), probes_(devices.size()), working_(devices.size()) {
     for (const MeasuredDevice& device : devices)
       measurers_.push_back(std::make_unique<DeviceMeasurer>(model, device, options));
   }
 
+  // Alone and together by turns: what else slows the machine for a while slows both. More rows to each byte that is
+  // read cannot make the others' reading weigh more, so the factors are made to fall.
   Status measure(std::span<DeviceProfile> profiles) {
-    const std::vector<uint32_t> rows = row_points(options_.rows_max);
-    std::vector<std::vector<double>> alone(probes_.size()), together(probes_.size());
-    // In virtual time a device counts as running while it has a queue.
-    for (size_t i = 0; i < probes_.size(); ++i) {
-      RETURN_IF_ERROR(open(i));
-      RETURN_IF_ERROR(time(i, rows, &alone[i]));
-      probes_[i].reset();
+    std::vector<std::vector<std::vector<double>>> factors(probes_.size(),
+                                                          std::vector<std::vector<double>>(rows_.size()));
+    for (int round = 0; round < (options_.virtual_time ? 1 : kTogetherRounds); ++round) {
+      std::vector<std::vector<double>> alone(probes_.size()), together(probes_.size());
+      // In virtual time a device counts as running while it has a queue.
+      for (size_t i = 0; i < probes_.size(); ++i) {
+        RETURN_IF_ERROR(open(i));
+        for (const uint32_t rows : rows_) RETURN_IF_ERROR(time(i, rows, &alone[i]));
+        probes_[i].reset();
+      }
+      for (size_t i = 0; i < probes_.size(); ++i) RETURN_IF_ERROR(open(i));
+      for (const uint32_t rows : rows_) RETURN_IF_ERROR(time_all(rows, &together));
+      for (size_t i = 0; i < probes_.size(); ++i) {
+        probes_[i].reset();
+        for (size_t r = 0; r < rows_.size(); ++r) factors[i][r].push_back(together[i][r] / std::max(alone[i][r], 1.0));
+      }
     }
-    for (size_t i = 0; i < probes_.size(); ++i) RETURN_IF_ERROR(open(i));
-    for (const uint32_t r : rows) RETURN_IF_ERROR(time_all(r, &together));
     for (size_t i = 0; i < probes_.size(); ++i) {
-      Slowdown& slowdown = profiles[i].together;
-      slowdown = {};
-      slowdown.rows.assign(rows.begin(), rows.end());
-      for (size_t r = 0; r < rows.size(); ++r)
-        slowdown.factors.push_back(std::max(1.0, together[i][r] / std::max(alone[i][r], 1.0)));
+      std::vector<double> rising;  // from many rows to one
+      for (size_t r = rows_.size(); r-- > 0;) rising.push_back(std::max(1.0, median(std::move(factors[i][r]))));
+      rising = isotonic_fit(rising);
+      profiles[i].together = {{rows_.begin(), rows_.end()}, {rising.rbegin(), rising.rend()}};
     }
     return ok_status();
   }
 
  private:
+  static std::vector<uint32_t> rows_of(uint32_t rows_max) {
+    std::vector<uint32_t> rows;
+    for (uint32_t r = 1; r <= rows_max; r *= 4) rows.push_back(r);
+    return rows;
+  }
   Status open(size_t i) {
     const ModelAxes& axes = measurers_[i]->axes();
     const auto narrow = [](int64_t units, int64_t grain) {
       const std::vector<int64_t> points = unit_points(units, grain);
       return points.empty() ? 0 : points.front();
     };
-    const ProbeShare share{.kv_heads = narrow(axes.kv_heads, 1),
+    const ProbeShare share{.layers = measurers_[i]->layers(),
+                           .kv_heads = narrow(axes.kv_heads, 1),
                            .ffn_columns = narrow(axes.ffn_columns, kColumnGrain),
                            .experts = narrow(axes.experts, 1)};
     ASSIGN_OR_RETURN(probes_[i], measurers_[i]->probe(share));
     return ok_status();
   }
-  Status time(size_t i, std::span<const uint32_t> rows, std::vector<double>* out) {
-    for (const uint32_t r : rows) {
-      double sum = 0;
-      for (const motley_cut cut : {MOTLEY_CUT_ATTN_PART, MOTLEY_CUT_FFN_PART}) {
-        ASSIGN_OR_RETURN(const double ns, measurers_[i]->time_ns(*probes_[i], cut, {.rows = r}));
-        sum += ns;
-      }
-      out->push_back(sum);
-    }
+  Status time(size_t i, uint32_t rows, std::vector<double>* out) {
+    const DeviceMeasurer::Timing parts[] = {{probes_[i].get(), MOTLEY_CUT_ATTN_PART, {.rows = rows}},
+                                            {probes_[i].get(), MOTLEY_CUT_FFN_PART, {.rows = rows}}};
+    ASSIGN_OR_RETURN(const std::vector<double> ns, measurers_[i]->times_ns(parts));
+    out->push_back(ns[0] + ns[1]);
     return ok_status();
   }
-  // All at the same time.
+  // All at the same time: who is done goes on until all are.
   Status time_all(uint32_t rows, std::vector<std::vector<double>>* out) {
     std::vector<Status> ended(probes_.size());
     std::vector<std::thread> threads;
-    for (size_t i = 0; i < probes_.size(); ++i)
-      threads.emplace_back([&, i] { ended[i] = time(i, std::span(&rows, 1), &(*out)[i]); });
+    working_ = probes_.size();
+    for (size_t i = 0; i < probes_.size(); ++i) {
+      threads.emplace_back([&, i] {
+        ended[i] = time(i, rows, &(*out)[i]);
+        --working_;
+        std::vector<double> ignored;
+        while (!options_.virtual_time && working_ > 0 && ended[i].ok()) ended[i] = time(i, rows, &ignored);
+      });
+    }
     for (std::thread& thread : threads) thread.join();
     for (const Status& status : ended) RETURN_IF_ERROR(status);
     return ok_status();
   }
 
   const MeasureOptions& options_;
+  const std::vector<uint32_t> rows_;
   std::vector<std::unique_ptr<DeviceMeasurer>> measurers_;
   std::vector<std::unique_ptr<Probe>> probes_;
+  std::atomic<size_t> working_;  // devices that are still being timed
 };
 
 }  // namespace
@@ -417,7 +534,7 @@ class LinkSide {
   static Result<LinkSide> create(const Model& model, const MeasuredDevice& device, uint64_t bytes_max,
                                  bool virtual_time) {
     ASSIGN_OR_RETURN(CopySide copies, CopySide::create(*device.device, bytes_max, virtual_time));
-    const ProbeShare share{.layer = false, .vocab_rows = 1};
+    const ProbeShare share{.layers = 0, .vocab_rows = 1};
     ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, 1, MOTLEY_F32, virtual_time));
     LinkSide side(std::move(copies), std::move(probe));
     side.runs_ = std::clamp(device.description.desc.queue_depth, 1u, kRunsMax);

@@ -15,7 +15,12 @@ constexpr uint32_t kSequencesMax = 512;
 constexpr uint32_t kLogitRowsMax = 64;
 
 // The share as the first shard of a stage; a second one, which nobody runs, holds the rest.
-Stage stage_of(const ModelAxes& axes, const ProbeShare& share, uint32_t begin, uint32_t end) {
+Stage stage_of(const ModelAxes& axes, const ProbeShare& asked, uint32_t begin, uint32_t end) {
+  ProbeShare share = asked;
+  if (share.whole) {
+    share.kv_heads = axes.kv_heads, share.ffn_columns = axes.ffn_columns;
+    share.experts = axes.experts, share.vocab_rows = axes.vocab;
+  }
   const auto parts = [](int64_t take, int64_t count) {
     std::pair<std::vector<UnitRange>, std::vector<UnitRange>> both;
     take = std::clamp<int64_t>(take, 0, count);
@@ -32,6 +37,7 @@ Stage stage_of(const ModelAxes& axes, const ProbeShare& share, uint32_t begin, u
   std::tie(stage.shards[0].vocab_rows, stage.shards[1].vocab_rows) = parts(share.vocab_rows, axes.vocab);
   for (int64_t e = 0; e < axes.experts; ++e)
     stage.shards[e < share.experts ? 0 : 1].experts.push_back(static_cast<int32_t>(e));
+  if (share.whole) stage.shards.resize(1);
   return stage;
 }
 
@@ -40,15 +46,16 @@ std::pair<Lane, size_t> lane_of(const Model& model, const ProbeShare& share) {
   const ModelAxes axes = axes_of(model);
   const uint32_t layers = model.config().layers, middle = layers / 2;
   Lane lane;
-  if (!share.layer || layers < 3) {
+  if (share.layers == 0 || (layers < 3 && !share.whole)) {
     // Embedding and head, with all layers between; or a model of so few layers that there is no middle one.
     lane.stages.push_back(stage_of(axes, share, 0, layers));
     return {lane, 0};
   }
-  lane.stages.push_back(stage_of(axes, share, 0, middle));
-  lane.stages.push_back(stage_of(axes, share, middle, middle + 1));
-  lane.stages.push_back(stage_of(axes, share, middle + 1, layers));
-  return {lane, 1};
+  const uint32_t end = std::min(middle + share.layers, layers);
+  for (const auto& [from, to] : {std::pair{0u, middle}, std::pair{middle, end}, std::pair{end, layers}}) {
+    if (from < to) lane.stages.push_back(stage_of(axes, share, from, to));
+  }
+  return {lane, middle > 0 ? 1 : 0};
 }
 
 }  // namespace
@@ -89,11 +96,14 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   return probe;
 }
 
-const TapeProgram* Probe::find(motley_cut cut) const {
+std::vector<const TapeProgram*> Probe::find(motley_cut cut) const {
+  std::vector<const TapeProgram*> found;
   for (const TapeEntry& entry : driver_->tape()) {
-    if (entry.op == TapeOp::kProgram && entry.program.cut == cut) return &entry.program;
+    if (entry.op != TapeOp::kProgram || entry.program.cut != cut) continue;
+    // Behind a layer's part that only adds the last sum is no part of its own.
+    if (found.empty() || found.back()->layer_end != entry.program.layer_end) found.push_back(&entry.program);
   }
-  return nullptr;
+  return found;
 }
 
 void Probe::fill_batch(const ProbeLoad& load) {
@@ -142,19 +152,20 @@ void Probe::fill_batch(const ProbeLoad& load) {
 }
 
 Result<double> Probe::time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs) {
-  const TapeProgram* program = find(cut);
-  if (program == nullptr) return error(MOTLEY_NOT_FOUND, "the probe has no such part");
+  const std::vector<const TapeProgram*> programs = find(cut);
+  if (programs.empty()) return error(MOTLEY_NOT_FOUND, "the probe has no such part");
   fill_batch(load);
   const VirtualTimeScope time(&virtual_ns_);
   const int64_t began_ns = virtual_time_ ? virtual_ns_ : system_clock().now_ns();
   std::vector<EventHandle> events;
   for (uint32_t run = 0; run < runs; ++run) {
-    ASSIGN_OR_RETURN(EventHandle event, program->enqueue(batch_, 0));
+    ASSIGN_OR_RETURN(EventHandle event, programs[next_layer_++ % programs.size()]->enqueue(batch_, 0));
     events.push_back(std::move(event));
   }
   Status status;
-  for (const EventHandle& event : events) {  // all, so that the batch may go
-    const Status ended = device_.wait(event, kWaitNs);
+  // All, so that the batch may go; the last first, so that nobody is woken for each.
+  for (auto event = events.rbegin(); event != events.rend(); ++event) {
+    const Status ended = device_.wait(*event, kWaitNs);
     if (status.ok()) status = ended;
   }
   RETURN_IF_ERROR(status);

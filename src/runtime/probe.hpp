@@ -14,10 +14,11 @@
 
 namespace motley {
 
-// Which share of one layer, or of the first and last stage, a probe holds.
+// Which share of some layers, or of the first and last stage, a probe holds.
 struct ProbeShare {
-  bool layer = true;  // one layer in the middle; else embedding and head
+  uint32_t layers = 1;  // from the middle on, as many as there are; 0: embedding and head instead
   int64_t kv_heads = 0, ffn_columns = 0, experts = 0, vocab_rows = 0;
+  bool whole = false;  // instead all of each layer, and all layers in one program (cut STAGE)
 };
 
 // What a part runs on. Logits are asked for the first 64 rows at most.
@@ -33,21 +34,24 @@ class Probe {
   static Result<std::unique_ptr<Probe>> create(const Model& model, const Device& device, const ProbeShare& share,
                                                uint32_t rows_max, int32_t kv_dtype, bool virtual_time);
 
-  bool has(motley_cut cut) const { return find(cut) != nullptr; }
-  // Nanoseconds of one run of the part, the mean of `runs` behind one another. context >= rows of one sequence.
+  // Programs of the part, a layer each, that time_ns() runs in turn; 0 = the probe has no such part.
+  size_t programs(motley_cut cut) const { return find(cut).size(); }
+  // Nanoseconds of one run of the part, the mean of `runs` behind one another: of each layer in turn, so that a layer's
+  // weights lie no nearer than in a model. context >= rows of one sequence.
   Result<double> time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs);
   uint64_t weight_bytes() const { return driver_->weight_bytes(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
 
  private:
   Probe(const Device& device, std::unique_ptr<Driver> driver) : device_(device), driver_(std::move(driver)) {}
-  const TapeProgram* find(motley_cut cut) const;
+  std::vector<const TapeProgram*> find(motley_cut cut) const;
   void fill_batch(const ProbeLoad& load);
 
   static constexpr uint32_t kBlockSize = 16;
   const Device& device_;
   std::unique_ptr<Driver> driver_;
   uint64_t source_bytes_ = 0;
+  size_t next_layer_ = 0;
   bool virtual_time_ = false;
   int64_t virtual_ns_ = 0;
   motley_batch batch_{};

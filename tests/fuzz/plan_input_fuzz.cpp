@@ -32,7 +32,7 @@ void check_device(const DeviceProfile& device) {
   for (const CostTable* table : {&device.attention, &device.ffn, &device.experts, &device.head, &device.embed}) {
     check_table(*table);
   }
-  CHECK(device.context_ns >= 0 && device.packed_ratio > 0 && device.together.at(1) >= 1);
+  CHECK(device.context.at(1) >= 0 && device.packed_ratio > 0 && device.together.at(1, 1) >= 1);
 }
 
 void check_plans(const PlanInput& input) {
