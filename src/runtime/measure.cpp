@@ -31,6 +31,7 @@ constexpr double kSampleNs = 500'000;  // a sample has as many runs as this take
 constexpr uint32_t kRunsMax = 8;       // fewer where the queue is shallower
 constexpr uint32_t kContext = 512;     // positions at which the reading of KV is measured
 constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
+constexpr uint32_t kContextReads = 8192;             // of all of them, at most: so many blocks a probe has
 constexpr uint32_t kChunkRows = 64;                  // of one sequence, where their reading is measured
 constexpr uint32_t kNear = 16;                       // positions where little is read
 // Layers are measured in turn until they hold this much, at most so many: more than the caches next to the cores keep.
@@ -286,7 +287,8 @@ Status DeviceMeasurer::measure_context(DeviceProfile* profile) {
   for (const uint32_t rows : kContextRows) {
     if (rows > options_.rows_max) break;
     profile->context.rows.push_back(rows);
-    for (const uint32_t context : {kNear, kContext}) loads.push_back({rows, context, false});
+    for (const uint32_t context : {kNear, std::min(kContext, kContextReads / rows)})
+      loads.push_back({rows, context, false});
   }
   std::vector<Timing> timings;
   for (const ProbeLoad& load : loads) timings.push_back({made.get(), MOTLEY_CUT_ATTN_PART, load});

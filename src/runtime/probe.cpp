@@ -11,7 +11,7 @@ namespace motley {
 namespace {
 
 constexpr uint64_t kWaitNs = 120ull * 1'000'000'000;
-constexpr uint32_t kSequencesMax = 512;
+constexpr uint32_t kSequencesMax = 512, kPositionsMax = 4096;
 constexpr uint32_t kLogitRowsMax = 64;
 
 // The share as the first shard of a stage; a second one, which nobody runs, holds the rest.
@@ -39,6 +39,10 @@ Stage stage_of(const ModelAxes& axes, const ProbeShare& asked, uint32_t begin, u
     stage.shards[e < share.experts ? 0 : 1].experts.push_back(static_cast<int32_t>(e));
   if (share.whole) stage.shards.resize(1);
   return stage;
+}
+
+uint32_t kv_blocks_of(uint32_t rows_max) {
+  return std::min(rows_max, kSequencesMax) + kPositionsMax / Probe::kBlockSize;
 }
 
 // A lane in which one stage is what is asked for; the others are never made.
@@ -83,7 +87,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   options.logit_rows_max = std::min(rows_max, kLogitRowsMax);
   options.slots = 1;
   options.block_size = kBlockSize;
-  options.kv_blocks = std::min(rows_max, kSequencesMax) + 4096 / kBlockSize;
+  options.kv_blocks = kv_blocks_of(rows_max);
   options.kv_dtype = kv_dtype;
   options.steps_ahead = 0;
   options.virtual_time = virtual_time;
@@ -91,6 +95,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   ASSIGN_OR_RETURN(auto driver, Driver::create(model, device, std::move(shard), {}, options, system_clock()));
   std::unique_ptr<Probe> probe(new Probe(device, std::move(driver)));
   probe->source_bytes_ = source_bytes;
+  probe->kv_blocks_ = kv_blocks_of(rows_max);
   probe->virtual_time_ = virtual_time;
   if (virtual_time) probe->virtual_ns_ = virtual_start_ns();
   return probe;
@@ -120,7 +125,8 @@ void Probe::fill_batch(const ProbeLoad& load) {
   const uint32_t sequences = load.one_sequence ? 1 : rows;
   contexts_.assign(sequences, static_cast<int32_t>(load.context));
   for (uint32_t s = 0; s < sequences; ++s) {
-    for (uint32_t b = 0; b < span; ++b) blocks_.push_back(static_cast<int32_t>(span == 1 ? s % kSequencesMax : b));
+    for (uint32_t b = 0; b < span; ++b)  // of their own, as far as there are any
+      blocks_.push_back(static_cast<int32_t>((s * span + b) % kv_blocks_));
     row_begin_.push_back(load.one_sequence ? rows : s + 1);
     block_begin_.push_back(static_cast<uint32_t>(blocks_.size()));
   }

@@ -30,6 +30,7 @@ struct ProbeLoad {
 
 class Probe {
  public:
+  static constexpr uint32_t kBlockSize = 16;
   // `clock` as of Driver. The device must not run anything else meanwhile if times are to mean something.
   static Result<std::unique_ptr<Probe>> create(const Model& model, const Device& device, const ProbeShare& share,
                                                uint32_t rows_max, int32_t kv_dtype, bool virtual_time);
@@ -47,10 +48,10 @@ class Probe {
   std::vector<const TapeProgram*> find(motley_cut cut) const;
   void fill_batch(const ProbeLoad& load);
 
-  static constexpr uint32_t kBlockSize = 16;
   const Device& device_;
   std::unique_ptr<Driver> driver_;
   uint64_t source_bytes_ = 0;
+  uint32_t kv_blocks_ = 1;
   size_t next_layer_ = 0;
   bool virtual_time_ = false;
   int64_t virtual_ns_ = 0;
