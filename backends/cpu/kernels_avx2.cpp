@@ -2,6 +2,8 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "cpu/kernels.hpp"
 #include "motley/types.h"

@@ -6,6 +6,8 @@
 #include <simde/x86/fma.h>
 
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "cpu/kernels.hpp"
 #include "motley/types.h"

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "cpu/kernels.hpp"
 #include "kit/kit.hpp"

@@ -123,6 +123,13 @@ struct ActBlock {
 };
 static_assert(sizeof(ActBlock) == 48);
 
+// The block of each of M activation rows.
+template <int M>
+struct ActRows {
+  const ActBlock* row[M];
+  const ActBlock& operator[](int i) const { return *row[i]; }
+};
+
 inline int64_t act_blocks(int64_t cols) { return (cols + kBlockColumns - 1) / kBlockColumns; }
 
 }  // namespace motley::cpu
