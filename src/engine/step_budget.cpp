@@ -64,7 +64,9 @@ uint32_t StepBudget::rows_beside(double rows, double reads, uint32_t position) c
     const bool in_time = pessimistic_ns(rows + n, reads + positions_read(n, position + n)) <= target;
     (in_time ? low : high) = n;
   }
-  return std::min(room, std::max(low, kBudgetRowsMin));
+  const uint32_t chosen = std::min(room, std::max(low, kBudgetRowsMin));
+  const uint32_t rest = (static_cast<uint32_t>(rows) + chosen) % kBudgetRowsGrain;
+  return chosen < kBudgetRowsMin + rest ? chosen : chosen - rest;
 }
 
 // A Kalman filter over the three costs, which drift slowly. The estimate moves only along what a step measured, so that

@@ -18,6 +18,9 @@ inline constexpr double kStepAimNs = 120e6;
 inline constexpr uint32_t kBudgetRowsUnknown = 64;  // of the first step, and of steps until one has had more than half
 inline constexpr uint32_t kBudgetRowsMax = 2048;    // chosen rows; more gives no more throughput, only latency
 inline constexpr uint32_t kBudgetRowsMin = 16;      // prompts move on by at least so many rows a step
+// A step's rows are a multiple of this where a chosen budget ends them: kernels take rows by tiles, and the rest of a
+// tile costs more a row.
+inline constexpr uint32_t kBudgetRowsGrain = 16;
 
 class StepBudget {
  public:
