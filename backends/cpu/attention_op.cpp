@@ -67,15 +67,16 @@ class Attention {
   AttentionArgs item(uint32_t seq, int64_t row, int32_t rows, int32_t kv_head) const {
     const kit::KvPool& pool = *call_.kv;
     AttentionArgs g;
-    const int64_t at = layer_.offset(0, 0, kv_head), scale_at = layer_.scale_offset(0, 0, kv_head);
+    const int64_t at = layer_.offset(0, 0, kv_head), key_at = layer_.key_offset(0, 0, kv_head),
+                  scale_at = layer_.scale_offset(0, 0, kv_head);
     g.kv.dtype = pool.dtype;
-    g.kv.k = layer_.k + at * pool.element_bytes;
+    g.kv.k = layer_.k + key_at * pool.element_bytes;
     g.kv.v = layer_.v + at * pool.element_bytes;
     g.kv.k_scale = layer_.k_scale ? layer_.k_scale + scale_at : nullptr;
     g.kv.v_scale = layer_.v_scale ? layer_.v_scale + scale_at : nullptr;
     g.kv.block_stride = layer_.block_stride;
-    g.kv.k_position_stride = layer_.position_stride;
-    g.kv.k_dim_stride = 1;
+    g.kv.k_position_stride = layer_.key_position_stride;
+    g.kv.k_dim_stride = layer_.key_dim_stride;
     g.kv.v_position_stride = layer_.position_stride;
     g.kv.scale_block_stride = layer_.scale_block_stride;
     g.kv.scale_position_stride = layer_.scale_position_stride;

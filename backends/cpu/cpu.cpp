@@ -27,7 +27,7 @@ class CpuKernels final : public kit::Kernels {
     return nullptr;
   }
   void fuse(kit::Plan& plan) const override { cpu::fuse(plan, set_); }
-  kit::KvOrder kv_order() const override { return kit::KvOrder::kHeadMajor; }
+  kit::KvOrder kv_order() const override { return kit::KvOrder::kKeysByDim; }
 
  private:
   const KernelSet& set_;

@@ -128,15 +128,18 @@ void turn_head(const KernelSet& set, const decltype(motley_attr::rope)& a, const
 void store_kv(const KernelSet& set, const kit::KvPool& pool, const kit::KvLayer& layer, bool key, int64_t slot,
               int64_t head, const float* x) {
   const int64_t block = slot / pool.block_size, position = slot % pool.block_size;
-  std::byte* base = key ? layer.k : layer.v;
   float* scales = key ? layer.k_scale : layer.v_scale;
   float* scale = scales ? scales + layer.scale_offset(block, position, head) : nullptr;
-  std::byte* to = base + layer.offset(block, position, head) * pool.element_bytes;
+  alignas(64) std::byte line[kit::kHeadDimMax * 4];
+  std::byte* to = key ? line : layer.v + layer.offset(block, position, head) * pool.element_bytes;
   if (pool.dtype == MOTLEY_F16) {
     set.to_f16(x, layer.head_dim, reinterpret_cast<uint16_t*>(to));
   } else {
     kit::kv_store(pool.dtype, x, layer.head_dim, to, scale);
   }
+  if (!key) return;
+  std::byte* at = layer.k + layer.key_offset(block, position, head) * pool.element_bytes;
+  kit::kv_scatter(pool.element_bytes, line, layer.head_dim, at, layer.key_dim_stride);
 }
 
 }  // namespace

@@ -16,7 +16,6 @@ constexpr int64_t kBlockElementsMax = 256;           // of a quantised block
 constexpr uint32_t kKvBlockSizeMax = 4096;           // positions
 constexpr uint32_t kLayersMax = 4096;
 constexpr int32_t kHeadsMax = 4096;
-constexpr int32_t kHeadDimMax = 4096;
 constexpr int64_t kChoicesMax = 1024;      // experts of a row; with kRowsMax, (row, choice) pairs fit an int32
 constexpr uint32_t kValuesMax = 1u << 20;  // of a segment
 constexpr uint32_t kOpsMax = 1u << 20;

@@ -148,21 +148,29 @@ std::unique_ptr<Weight> pack_reference(const WeightSource& source);
 
 // ---- KV (kv.cpp) ----
 
+inline constexpr int32_t kHeadDimMax = 4096;
+
 enum class KvOrder {
   kPositionMajor,  // [block][position][kv_head][dim]
-  kHeadMajor       // [block][kv_head][position][dim]: the positions of a head lie together
+  kKeysByDim       // k [block][kv_head][dim][position], v [block][kv_head][position][dim]: scores of several positions
+                   // are one vector
 };
 
-// One layer of a pool. The element of (block, position in the block, head) begins at k/v + offset(...) elements.
-// I8: value = element * scale; scales lie beside, f32, at scale_offset(...).
+// One layer of a pool. The values of (block, position in the block, head) begin at v + offset(...) elements, its keys
+// at k + key_offset(...), where those of one position lie key_dim_stride apart. I8: value = element * scale; scales lie
+// beside, f32, at scale_offset(...).
 struct KvLayer {
   int32_t kv_heads = 0, head_dim = 0, window = 0;
   std::byte *k = nullptr, *v = nullptr;
   float *k_scale = nullptr, *v_scale = nullptr;                    // null unless I8
   int64_t block_stride = 0, position_stride = 0, head_stride = 0;  // elements
+  int64_t key_position_stride = 0, key_dim_stride = 1;
   int64_t scale_block_stride = 0, scale_position_stride = 0, scale_head_stride = 0;
   int64_t offset(int64_t block, int64_t position, int64_t head) const {
     return block * block_stride + position * position_stride + head * head_stride;
+  }
+  int64_t key_offset(int64_t block, int64_t position, int64_t head) const {
+    return block * block_stride + position * key_position_stride + head * head_stride;
   }
   int64_t scale_offset(int64_t block, int64_t position, int64_t head) const {
     return block * scale_block_stride + position * scale_position_stride + head * scale_head_stride;
@@ -180,6 +188,9 @@ struct KvPool {
 // plugin go through this rule (docs/formats/kv.md), so that pools can be exchanged.
 void kv_store(int32_t dtype, const float* from, int64_t count, std::byte* to, float* scale);
 void kv_load(int32_t dtype, const std::byte* from, int64_t count, float scale, float* to);
+// Elements that lie together to others `stride` elements apart, and back.
+void kv_scatter(int32_t element_bytes, const std::byte* from, int64_t count, std::byte* to, int64_t stride);
+void kv_gather(int32_t element_bytes, const std::byte* from, int64_t stride, int64_t count, std::byte* to);
 
 // ---- plans: a checked segment, ready to be rewritten (program.cpp) ----
 

@@ -52,6 +52,38 @@ void kv_load(int32_t dtype, const std::byte* from, int64_t count, float scale, f
   }
 }
 
+namespace {
+
+template <typename T>
+void copy_apart(const std::byte* from, int64_t from_stride, std::byte* to, int64_t to_stride, int64_t count) {
+  const T* in = reinterpret_cast<const T*>(from);
+  T* out = reinterpret_cast<T*>(to);
+  for (int64_t i = 0; i < count; ++i) out[i * to_stride] = in[i * from_stride];
+}
+
+void copy_apart(int32_t element_bytes, const std::byte* from, int64_t from_stride, std::byte* to, int64_t to_stride,
+                int64_t count) {
+  if (from_stride == 1 && to_stride == 1) {
+    std::memcpy(to, from, static_cast<size_t>(count * element_bytes));
+    return;
+  }
+  switch (element_bytes) {
+    case 1: return copy_apart<uint8_t>(from, from_stride, to, to_stride, count);
+    case 2: return copy_apart<uint16_t>(from, from_stride, to, to_stride, count);
+    default: return copy_apart<uint32_t>(from, from_stride, to, to_stride, count);
+  }
+}
+
+}  // namespace
+
+void kv_scatter(int32_t element_bytes, const std::byte* from, int64_t count, std::byte* to, int64_t stride) {
+  copy_apart(element_bytes, from, 1, to, stride, count);
+}
+
+void kv_gather(int32_t element_bytes, const std::byte* from, int64_t stride, int64_t count, std::byte* to) {
+  copy_apart(element_bytes, from, stride, to, 1, count);
+}
+
 KvShape check_kv(const motley_kv_desc& desc) {
   KvShape shape;
   shape.dtype = desc.dtype;
@@ -132,11 +164,13 @@ KvMemory::KvMemory(const KvShape& shape, KvOrder order) : shape_(shape), memory_
       layer.v_scale = reinterpret_cast<float*>(take(from.scale_bytes * shape.blocks));
     }
     layer.block_stride = size * from.heads * from.dim, layer.scale_block_stride = size * from.heads;
-    const bool by_head = order == KvOrder::kHeadMajor;
-    layer.scale_position_stride = by_head ? 1 : from.heads;
-    layer.scale_head_stride = by_head ? size : 1;
+    const bool by_dim = order == KvOrder::kKeysByDim;
+    layer.scale_position_stride = by_dim ? 1 : from.heads;
+    layer.scale_head_stride = by_dim ? size : 1;
     layer.position_stride = layer.scale_position_stride * from.dim;
     layer.head_stride = layer.scale_head_stride * from.dim;
+    layer.key_position_stride = by_dim ? 1 : layer.position_stride;
+    layer.key_dim_stride = by_dim ? size : 1;
     pool_.layers.push_back(layer);
   }
 }
@@ -146,22 +180,27 @@ namespace {
 enum class Way { kOut, kIn };
 
 // Moves one plane (and its scales) of one layer between pool and canonical bytes; returns the next canonical byte.
-std::byte* move_plane(const KvPool& pool, const KvLayer& layer, std::byte* plane, float* scales,
-                      std::span<const int32_t> blocks, Way way, std::byte* at) {
-  const size_t run = static_cast<size_t>(layer.head_dim) * static_cast<size_t>(pool.element_bytes);
+std::byte* move_plane(const KvPool& pool, const KvLayer& layer, bool keys, std::span<const int32_t> blocks, Way way,
+                      std::byte* at) {
+  std::byte* plane = keys ? layer.k : layer.v;
+  float* scales = keys ? layer.k_scale : layer.v_scale;
+  const int64_t stride = keys ? layer.key_dim_stride : 1;
   const auto each = [&](auto&& copy) {
     for (const int32_t block : blocks)
       for (int64_t p = 0; p < pool.block_size; ++p)
         for (int64_t h = 0; h < layer.kv_heads; ++h) copy(block, p, h);
   };
-  const auto exchange = [&](std::byte* here, size_t bytes) {
-    way == Way::kOut ? std::memcpy(at, here, bytes) : std::memcpy(here, at, bytes);
-    at += bytes;
+  const auto exchange = [&](int32_t bytes, std::byte* here, int64_t apart, int64_t count) {
+    way == Way::kOut ? kv_gather(bytes, here, apart, count, at) : kv_scatter(bytes, at, count, here, apart);
+    at += bytes * count;
   };
-  each([&](int64_t b, int64_t p, int64_t h) { exchange(plane + layer.offset(b, p, h) * pool.element_bytes, run); });
+  each([&](int64_t b, int64_t p, int64_t h) {
+    const int64_t first = keys ? layer.key_offset(b, p, h) : layer.offset(b, p, h);
+    exchange(pool.element_bytes, plane + first * pool.element_bytes, stride, layer.head_dim);
+  });
   if (scales)
     each([&](int64_t b, int64_t p, int64_t h) {
-      exchange(reinterpret_cast<std::byte*>(scales + layer.scale_offset(b, p, h)), sizeof(float));
+      exchange(sizeof(float), reinterpret_cast<std::byte*>(scales + layer.scale_offset(b, p, h)), 1, 1);
     });
   return at;
 }
@@ -170,8 +209,8 @@ void move_blocks(const KvPool& pool, std::span<const int32_t> blocks, uint32_t b
                  std::byte* at) {
   for (uint32_t l = begin; l < end; ++l) {
     const KvLayer& layer = pool.layers[l];
-    at = move_plane(pool, layer, layer.k, layer.k_scale, blocks, way, at);
-    at = move_plane(pool, layer, layer.v, layer.v_scale, blocks, way, at);
+    at = move_plane(pool, layer, true, blocks, way, at);
+    at = move_plane(pool, layer, false, blocks, way, at);
   }
 }
 

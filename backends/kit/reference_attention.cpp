@@ -20,9 +20,11 @@ void kv_write(const OpCall& call) {
     const int64_t block = slot / pool.block_size, position = slot % pool.block_size;
     for (int64_t h = 0; h < layer.kv_heads; ++h) {
       const int64_t at = layer.offset(block, position, h) * pool.element_bytes;
+      const int64_t key_at = layer.key_offset(block, position, h) * pool.element_bytes;
       const int64_t scale_at = layer.scale_offset(block, position, h);
-      kv_store(pool.dtype, call.in[0].f32(r) + h * dim, dim, layer.k + at,
-               layer.k_scale ? layer.k_scale + scale_at : nullptr);
+      std::byte key[kHeadDimMax * 4];
+      kv_store(pool.dtype, call.in[0].f32(r) + h * dim, dim, key, layer.k_scale ? layer.k_scale + scale_at : nullptr);
+      kv_scatter(pool.element_bytes, key, dim, layer.k + key_at, layer.key_dim_stride);
       kv_store(pool.dtype, call.in[1].f32(r) + h * dim, dim, layer.v + at,
                layer.v_scale ? layer.v_scale + scale_at : nullptr);
     }
@@ -79,8 +81,11 @@ void attend(const OpCall& call, int64_t row, int32_t head, double* sum, float* e
   for (int64_t p = first; p <= position; ++p) {
     const int64_t block = blocks[p / pool.block_size], within = p % pool.block_size;
     const int64_t at = layer.offset(block, within, kv_head) * pool.element_bytes;
+    const int64_t key_at = layer.key_offset(block, within, kv_head) * pool.element_bytes;
     const int64_t scale_at = layer.scale_offset(block, within, kv_head);
-    kv_load(pool.dtype, layer.k + at, dim, layer.k_scale ? layer.k_scale[scale_at] : 1.0f, element);
+    std::byte key[kHeadDimMax * 4];
+    kv_gather(pool.element_bytes, layer.k + key_at, layer.key_dim_stride, dim, key);
+    kv_load(pool.dtype, key, dim, layer.k_scale ? layer.k_scale[scale_at] : 1.0f, element);
     double score = 0;
     for (int64_t i = 0; i < dim; ++i) score += static_cast<double>(q[i]) * element[i];
     score *= a.scale;
