@@ -41,8 +41,11 @@ void print_json(const std::vector<DeviceDescription>& devices, const std::vector
     out["devices"].push_back(device_json(devices[i], figures == nullptr ? nullptr : &figures->devices[i]));
   if (figures != nullptr) {
     for (const LinkFigures& link : figures->links)
-      out["links"].push_back(
-          {{"a", link.a}, {"b", link.b}, {"latency_us", link.latency_us}, {"gb_per_s", link.gb_per_s}});
+      out["links"].push_back({{"a", link.a},
+                              {"b", link.b},
+                              {"latency_us", link.latency_us},
+                              {"gb_per_s", link.gb_per_s},
+                              {"route", route_name(link.route)}});
   }
   for (const AbsentDevice& each : absent) out["absent"].push_back({{"kind", each.kind}, {"reason", each.reason}});
   std::printf("%s\n", out.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
@@ -79,7 +82,8 @@ Status devices(const DevicesCommand& command) {
     print_device(described[i], known == nullptr ? nullptr : &known->devices[i]);
   if (known != nullptr) {
     for (const LinkFigures& link : known->links)
-      std::printf("%s - %s: %.1f us, %.1f GB/s\n", link.a.c_str(), link.b.c_str(), link.latency_us, link.gb_per_s);
+      std::printf("%s - %s: %.1f us, %.1f GB/s over %s\n", link.a.c_str(), link.b.c_str(), link.latency_us,
+                  link.gb_per_s, std::string(route_name(link.route)).c_str());
   }
   for (const auto& absent : registry.absent()) {
     std::printf("absent   %s: %s\n", absent.kind.c_str(), absent.reason.c_str());

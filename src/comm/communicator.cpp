@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/log.hpp"
 #include "comm/sum.hpp"
 #include "comm/transport.hpp"
 
@@ -66,6 +67,7 @@ class TransportCommunicator final : public Communicator {
 
   uint32_t rank() const override { return transport_->rank(); }
   uint32_t size() const override { return transport_->size(); }
+  Route route() const override { return transport_->route(); }
 
   Status all_reduce(std::span<float> data, bool contributes, const CommCall& call) override {
     CallSignature signature = signature_of(CommOp::kAllReduce, data.size(), call);
@@ -313,6 +315,27 @@ Status check_group_options(const GroupOptions& options) {
 
 std::unique_ptr<Communicator> make_communicator(std::unique_ptr<Transport> transport, const GroupOptions& options) {
   return std::make_unique<TransportCommunicator>(std::move(transport), options);
+}
+
+Result<CommGroup> make_group(Route route, const GroupOptions& options) {
+  switch (route) {
+    case Route::kSharedMemory: return make_shared_memory_group(options);
+    case Route::kGloo: return make_gloo_group(options);
+  }
+  return invalid_argument("route {}: there is none", static_cast<int>(route));
+}
+
+std::vector<Route> available_routes() {
+  std::vector<Route> routes;
+  for (const Route route : kRoutes) {
+    const auto group = make_group(route, {.size = 2});
+    if (group.ok()) {
+      routes.push_back(route);
+    } else {
+      log_info("the route {} is not taken here: {}", route_name(route), group.error().message());
+    }
+  }
+  return routes;
 }
 
 }  // namespace motley

@@ -19,6 +19,7 @@
 #include <span>
 #include <vector>
 
+#include "base/route.hpp"
 #include "base/status.hpp"
 
 namespace motley {
@@ -53,6 +54,7 @@ class Communicator {
   virtual ~Communicator() = default;  // a rank that leaves breaks the group for the others
   virtual uint32_t rank() const = 0;
   virtual uint32_t size() const = 0;
+  virtual Route route() const = 0;
 
   // data becomes the sum over the contributing ranks, added in rank order in f32, so the same bits on every rank and by
   // every implementation. A rank that does not contribute only receives; with no contributor the sum is 0.
@@ -86,5 +88,12 @@ Result<CommGroup> make_shared_memory_group(const GroupOptions& options);
 
 // Over Gloo, TCP on the loopback interface: the path for ranks that share no memory, under the same contract.
 Result<CommGroup> make_gloo_group(const GroupOptions& options);
+
+// Over that route.
+Result<CommGroup> make_group(Route route, const GroupOptions& options);
+
+// Those over which two ranks meet on this machine, in the order of kRoutes: each is tried, and one that fails is
+// logged. Takes some 10 ms; 10 s where connections to the loopback interface are swallowed.
+std::vector<Route> available_routes();
 
 }  // namespace motley

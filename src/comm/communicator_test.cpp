@@ -495,6 +495,31 @@ INSTANTIATE_TEST_SUITE_P(Over, CommunicatorTest,
                                          Implementation{"Gloo", make_gloo_group}),
                          [](const auto& test) { return test.param.name; });
 
+TEST(Route, Names_AreThoseOfFiles) {
+  EXPECT_EQ(route_name(Route::kSharedMemory), "shared-memory");
+  EXPECT_EQ(route_name(Route::kGloo), "gloo");
+  for (const Route route : kRoutes) EXPECT_EQ(find_route(route_name(route)), route);
+  for (const char* none : {"", "Gloo", "shared memory"}) EXPECT_EQ(find_route(none), std::nullopt);
+}
+
+TEST(Route, EachThatIsAvailable_MakesAGroupThatSaysSo) {
+  const std::vector<Route> routes = available_routes();
+  EXPECT_THAT(routes, testing::ElementsAreArray(kRoutes));  // the tests have a loopback interface
+  for (const Route route : routes) {
+    auto group = motley::make_group(route, {.size = 2});
+    ASSERT_TRUE(group.ok()) << group.error().to_string();
+    for (const auto& rank : *group) EXPECT_EQ(rank->route(), route);
+    expect_all(on_ranks(*group,
+                        [](Communicator& rank) {
+                          float one = 1;
+                          const Status status = rank.all_reduce({&one, 1}, true, patient());
+                          EXPECT_EQ(one, 2);
+                          return status;
+                        }),
+               MOTLEY_OK);
+  }
+}
+
 TEST(SharedMemoryGroup_Test, RanksOfTwoProcesses_GetTheSameSum) {
   CommGroup group = make_group({"", make_shared_memory_group}, 2);
   const std::vector<float> expected = expected_sum({0, 1}, 100'000);

@@ -189,6 +189,7 @@ class GlooTransport final : public Transport {
 
   uint32_t rank() const override { return static_cast<uint32_t>(context_->rank); }
   uint32_t size() const override { return static_cast<uint32_t>(context_->size); }
+  Route route() const override { return Route::kGloo; }
   Status begin(int64_t deadline_ns) override { return group_->begin(rank(), deadline_ns); }
   void end() override { group_->end(rank()); }
   Status fail(const Status& why) override { return group_->fail(why); }

@@ -158,6 +158,7 @@ class SharedMemoryTransport final : public Transport {
 
   uint32_t rank() const override { return rank_; }
   uint32_t size() const override { return mapping_->size(); }
+  Route route() const override { return Route::kSharedMemory; }
 
   Status begin(int64_t deadline_ns) override {
     deadline_ns_ = deadline_ns;

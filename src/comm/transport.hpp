@@ -52,6 +52,7 @@ class Transport {
   virtual ~Transport() = default;
   virtual uint32_t rank() const = 0;
   virtual uint32_t size() const = 0;
+  virtual Route route() const = 0;
 
   // Around every call of the rank. begin() answers the group's failure, if there is one.
   virtual Status begin(int64_t deadline_ns) = 0;

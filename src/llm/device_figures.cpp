@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/config.hpp"
+#include "comm/communicator.hpp"
 #include "llm/cost_cache.hpp"
 #include "model/dtype.hpp"
 
@@ -19,8 +20,11 @@ nlohmann::json to_json(const MachineFigures& figures) {
     out["devices"].push_back(
         {{"gb_per_s", device.gb_per_s}, {"dispatch_us", device.dispatch_us}, {"gflops", device.gflops}});
   for (const LinkFigures& link : figures.links)
-    out["links"].push_back(
-        {{"a", link.a}, {"b", link.b}, {"latency_us", link.latency_us}, {"gb_per_s", link.gb_per_s}});
+    out["links"].push_back({{"a", link.a},
+                            {"b", link.b},
+                            {"latency_us", link.latency_us},
+                            {"gb_per_s", link.gb_per_s},
+                            {"route", route_name(link.route)}});
   return out;
 }
 
@@ -40,6 +44,9 @@ std::optional<MachineFigures> from_json(const std::string& text, size_t devices)
       each.at("b").get_to(link.b);
       each.at("latency_us").get_to(link.latency_us);
       each.at("gb_per_s").get_to(link.gb_per_s);
+      const auto route = find_route(each.at("route").get<std::string>());
+      if (!route) return std::nullopt;
+      link.route = *route;
     }
   } catch (const nlohmann::json::exception&) {
     return std::nullopt;  // not what was written: measured again
@@ -60,9 +67,11 @@ Result<MachineFigures> measure(const DeviceRegistry& registry, const Progress& p
     figures.devices.push_back(*std::move(measured));
     if (desc.simulated == 0) opened.emplace_back(entry.description.name, std::move(device));
   }
+  std::vector<Route> routes;
+  if (opened.size() > 1) routes = available_routes();
   for (size_t i = 0; i < opened.size(); ++i) {
     for (size_t j = i + 1; j < opened.size(); ++j) {
-      ASSIGN_OR_RETURN(LinkFigures link, measure_link_figures(opened[i].second, opened[j].second));
+      ASSIGN_OR_RETURN(LinkFigures link, measure_link_figures(opened[i].second, opened[j].second, routes));
       link.a = opened[i].first, link.b = opened[j].first;
       figures.links.push_back(std::move(link));
     }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/config.hpp"
+#include "comm/communicator.hpp"
 #include "llm/cost_cache.hpp"
 
 namespace motley {
@@ -126,6 +127,8 @@ Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, co
   }
   progress("measuring what the devices have in common");
   RETURN_IF_ERROR(measure_groups(model, measured, options, fresh, &input.devices));
+  MeasureOptions between = options;
+  if (measured.size() > 1 && !options.virtual_time) between.routes = available_routes();
   for (size_t a = 0; a < measured.size(); ++a) {
     for (size_t b = a + 1; b < measured.size(); ++b) {
       const std::string &from = measured[a].description.name, &to = measured[b].description.name;
@@ -136,7 +139,7 @@ Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, co
         input.links.push_back(*known);
         continue;
       }
-      ASSIGN_OR_RETURN(LinkProfile link, measure_link(model, measured[a], measured[b], options));
+      ASSIGN_OR_RETURN(LinkProfile link, measure_link(model, measured[a], measured[b], between));
       input.links.push_back(std::move(link));
     }
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/quote.hpp"
+#include "base/route.hpp"
 #include "base/status.hpp"
 #include "model/hf/json.hpp"
 
@@ -44,6 +45,18 @@ class JsonFields {
     if (field == nullptr) return required ? wrong(name, "is missing") : ok_status();
     if (field->text() == nullptr) return wrong(name, fmt::format("is {}, not a text", field->kind_name()));
     *out = *field->text();
+    return ok_status();
+  }
+  // Shared memory where it is absent.
+  Status route(std::string_view name, Route* out) const {
+    const hf::JsonValue* field = find(name);
+    if (field == nullptr) return ok_status();
+    const auto known = field->text() == nullptr ? std::nullopt : find_route(*field->text());
+    if (!known) {
+      return wrong(name, fmt::format("must be \"{}\" or \"{}\"; leave it out for shared memory",
+                                     route_name(Route::kSharedMemory), route_name(Route::kGloo)));
+    }
+    *out = *known;
     return ok_status();
   }
   // A finite number within [low, high].

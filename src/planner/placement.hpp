@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/ids.hpp"
+#include "base/route.hpp"
 
 namespace motley {
 
@@ -33,10 +34,18 @@ struct Stage {
   std::vector<std::string> kv_owners;
 };
 
+// Over what two devices meet, whichever is first.
+struct PairRoute {
+  std::string a, b;
+  Route route = Route::kSharedMemory;
+  bool operator==(const PairRoute&) const = default;
+};
+
 struct Lane {
   std::vector<Stage> stages;
   uint32_t kv_blocks = 0;
-  uint32_t micro_batches = 0;  // steps of disjoint sequences under way together; 0 = as many as stages
+  uint32_t micro_batches = 0;     // steps of disjoint sequences under way together; 0 = as many as stages
+  std::vector<PairRoute> routes;  // each pair at most once; who is not here meets over shared memory
 };
 
 struct Placement {

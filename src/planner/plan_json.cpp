@@ -51,17 +51,40 @@ class PlanReader {
     return check_lane(shape_, input_, plan_);
   }
 
+  Result<std::vector<PairRoute>> read_routes(const JsonFields& file) const {
+    const hf::JsonValue::Array* pairs = nullptr;
+    RETURN_IF_ERROR(file.list("routes", &pairs, kPlanDevicesMax * kPlanDevicesMax, false));
+    std::vector<PairRoute> routes;
+    std::set<std::pair<size_t, size_t>> seen;
+    for (size_t i = 0; pairs != nullptr && i < pairs->size(); ++i) {
+      const JsonFields fields((*pairs)[i], fmt::format("routes[{}]", i));
+      RETURN_IF_ERROR(fields.check_names({"a", "b", "route"}));
+      ASSIGN_OR_RETURN(const size_t a, read_device(fields, "a"));
+      ASSIGN_OR_RETURN(const size_t b, read_device(fields, "b"));
+      PairRoute& pair = routes.emplace_back();
+      pair.a = input_.devices[a].name, pair.b = input_.devices[b].name;
+      RETURN_IF_ERROR(fields.route("route", &pair.route));
+      if (a == b) return fields.wrong("b", "is the same device as a; a route is of two");
+      if (!seen.insert(std::minmax(a, b)).second)
+        return fields.wrong("", fmt::format("is of {} and {}, which are there before; leave one out", in_quotes(pair.a),
+                                            in_quotes(pair.b)));
+    }
+    return routes;
+  }
+
   const LanePlan& plan() const { return plan_; }
 
  private:
-  Result<size_t> find_device(const JsonFields& fields, const std::string& name) const {
+  Result<size_t> read_device(const JsonFields& fields, std::string_view key) const {
+    std::string name;
+    RETURN_IF_ERROR(fields.text(key, &name));
     for (size_t d = 0; d < input_.devices.size(); ++d) {
       if (same_name(input_.devices[d].name, name)) return d;
     }
     std::string known;
     for (size_t d = 0; d < input_.devices.size() && d < 8; ++d) known += (d > 0 ? ", " : "") + input_.devices[d].name;
     if (input_.devices.size() > 8) known += ", ...";
-    return fields.wrong("device", fmt::format("is {}, which is not listed (there are: {})", in_quotes(name), known));
+    return fields.wrong(key, fmt::format("is {}, which is not listed (there are: {})", in_quotes(name), known));
   }
 
   Status read_experts(const JsonFields& fields, ShardPlan* shard) {
@@ -85,10 +108,9 @@ class PlanReader {
     const JsonFields fields(json, where);
     RETURN_IF_ERROR(fields.check_names(
         {"device", "kv_heads", "query_heads", "ffn_columns", "vocab_rows", "experts", "weight_bytes", "format"}));
-    std::string name, format;
+    std::string format;
     uint64_t bytes = 0;
-    RETURN_IF_ERROR(fields.text("device", &name));
-    ASSIGN_OR_RETURN(shard->device, find_device(fields, name));
+    ASSIGN_OR_RETURN(shard->device, read_device(fields, "device"));
     if (only) {
       const StagePlan whole = whole_stage(shape_, shard->device, 0, shape_.layers.size());
       *shard = whole.shards[0];
@@ -214,6 +236,8 @@ std::string to_json(const PlanReport& report, const ModelShape& shape, const Pla
     json["stages"].push_back(std::move(one));
   }
   if (const Lane& lane = report.placement.lanes[0]; lane.micro_batches > 0) json["micro_batches"] = lane.micro_batches;
+  for (const PairRoute& pair : report.placement.lanes[0].routes)
+    json["routes"].push_back({{"a", pair.a}, {"b", pair.b}, {"route", route_name(pair.route)}});
   json["predicted"] = {{"tokens_per_s", report.predicted.tokens_per_s},
                        {"ttft_ms", report.predicted.ttft_ms},
                        {"tpot_ms", report.predicted.tpot_ms}};
@@ -238,8 +262,8 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   RETURN_IF_ERROR(check_request(request));
   ASSIGN_OR_RETURN(const hf::JsonValue json, hf::parse_json(text));
   const JsonFields file(json, "");
-  RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "micro_batches", "predicted", "bound_tokens_per_s",
-                                    "gap", "kv_capacity_tokens", "left_out", "alternatives"}));
+  RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "micro_batches", "routes", "predicted",
+                                    "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out", "alternatives"}));
   RETURN_IF_ERROR(check_identity(file, shape, identity));
   uint64_t tokens = 0;
   RETURN_IF_ERROR(file.whole("kv_capacity_tokens", &tokens, 0, INT32_MAX, false));
@@ -252,7 +276,10 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   if (micro_batches > 1 && stages->size() == 1) {
     return file.wrong("micro_batches", fmt::format("is {}, and a single stage has one", micro_batches));
   }
-  return to_placement(shape, input, request, reader.plan(), tokens, micro_batches);
+  ASSIGN_OR_RETURN(std::vector<PairRoute> routes, reader.read_routes(file));
+  Placement placement = to_placement(shape, input, request, reader.plan(), tokens, micro_batches);
+  placement.lanes[0].routes = std::move(routes);
+  return placement;
 }
 
 }  // namespace motley

@@ -84,6 +84,42 @@ TEST(PlanJson, MicroBatchesAndCapacity_AreThoseOfTheFile) {
   EXPECT_GE(report_of(R"(, "kv_capacity_tokens": 16)").kv_capacity_tokens, least_kv_tokens(world.shape, {}));
 }
 
+// The file's routes count, not the measured ones.
+TEST(PlanJson, Routes_ComeBackEqualAndAreSharedMemoryWithoutThem) {
+  World world;
+  world.input.links = {{"GPU:1", "GPU:0", 1000, 0.1, Route::kGloo}};
+  const std::string stages = R"({"stages": [{"layers": [0, 2], "shards": [{"device": "GPU:0"}]},
+    {"layers": [2, 4], "shards": [{"device": "GPU:1"}]}])";
+  const auto placement = world.read(stages + R"(, "routes": [{"a": "gpu:1", "b": "GPU:0", "route": "gloo"}]})");
+  ASSERT_TRUE(placement.ok()) << placement.error().message();
+  EXPECT_EQ(placement->lanes[0].routes, (std::vector<PairRoute>{{"GPU:1", "GPU:0", Route::kGloo}}));
+  const auto report = report_on(world.shape, world.input, {}, *placement);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  const std::string text = to_json(*report, world.shape, kIdentity);
+  EXPECT_EQ(world.read(text)->lanes[0].routes, placement->lanes[0].routes) << text;
+  for (const char* none : {"}", R"(, "routes": []})"}) {
+    const auto plain = world.read(stages + none);
+    ASSERT_TRUE(plain.ok()) << plain.error().message();
+    EXPECT_TRUE(report_on(world.shape, world.input, {}, *plain)->placement.lanes[0].routes.empty());
+  }
+}
+
+TEST(PlanJson, BadRoutes_AreRefusedWithTheKey) {
+  const World world;
+  const auto expect = [&](const std::string& routes, const char* part) {
+    const std::string refused =
+        world.refusal(R"({"stages": [{"layers": [0, 4], "shards": [{"device": "GPU:0"}]}], "routes": )" + routes + "}");
+    EXPECT_NE(refused.find(part), std::string::npos) << refused;
+  };
+  expect(R"({"a": "GPU:0"})", "routes is an object, not a list");
+  expect(R"([{"a": "GPU:0", "b": "GPU:9", "route": "gloo"}])", "routes[0].b is 'GPU:9', which is not listed");
+  expect(R"([{"b": "GPU:0"}])", "routes[0].a is missing");
+  expect(R"([{"a": "GPU:0", "b": "gpu:0"}])", "routes[0].b is the same device");
+  expect(R"([{"a": "GPU:0", "b": "GPU:1", "route": "tcp"}])", "routes[0].route must be");
+  expect(R"([{"a": "GPU:0", "b": "GPU:1", "over": "gloo"}])", "'over' is no field");
+  expect(R"([{"a": "GPU:0", "b": "GPU:1"}, {"a": "GPU:1", "b": "GPU:0"}])", "routes[1] is of 'GPU:1' and 'GPU:0'");
+}
+
 TEST(PlanJson, ReplicatedKvHeads_ComeBackEqual) {
   World world;
   world.shape =

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/route.hpp"
 #include "base/status.hpp"
 #include "planner/cost_table.hpp"
 
@@ -62,6 +63,7 @@ struct DeviceProfile {
 struct LinkProfile {
   std::string a, b;
   double latency_ns = 0, ns_per_byte = 0;
+  Route route = Route::kSharedMemory;  // that the figures are of, and that the two take
 };
 
 struct PlanInput {

@@ -156,11 +156,12 @@ Status read_links(const JsonFields& file, PlanInput* input) {
   RETURN_IF_ERROR(file.list("links", &links, kLinksMax, false));
   for (size_t i = 0; links != nullptr && i < links->size(); ++i) {
     const JsonFields fields((*links)[i], fmt::format("links[{}]", i));
-    RETURN_IF_ERROR(fields.check_names({"a", "b", "latency_us", "gb_per_s"}));
+    RETURN_IF_ERROR(fields.check_names({"a", "b", "latency_us", "gb_per_s", "route"}));
     LinkProfile link;
     RETURN_IF_ERROR(fields.text("a", &link.a));
     RETURN_IF_ERROR(fields.text("b", &link.b));
     RETURN_IF_ERROR(read_rates(fields, &link));
+    RETURN_IF_ERROR(fields.route("route", &link.route));
     input->links.push_back(std::move(link));
   }
   if (const hf::JsonValue* host = file.find("host_memory")) {
@@ -189,6 +190,7 @@ std::string to_json(const PlanInput& input) {
   for (const LinkProfile& link : input.links) {
     ordered_json one = {{"a", link.a}, {"b", link.b}};
     one.update(rates_json(link));
+    one["route"] = route_name(link.route);
     json["links"].push_back(std::move(one));
   }
   json["host_memory"] = rates_json(input.host_memory);

@@ -4,7 +4,7 @@
 //   "ffn"?, "experts"?, "layer"?, "head": TABLE, "embed": TABLE, "context": {"rows", "ns"}, "chunk_context_ns"?,
 //   "sequences"?: {"rows", "ns"}, "wake_ns"?, "sample_ns", "packed_ratio", "together"?: {"rows", "factors"},
 //   "copies"?: N (then NAME/0 ... NAME/N-1)}],
-//  "links": [{"a", "b", "latency_us", "gb_per_s"}],
+//  "links": [{"a", "b", "latency_us", "gb_per_s", "route"?: "shared-memory" or "gloo"}],
 //  "host_memory"?: {"latency_us", "gb_per_s"}, "memory_caps"?: {NAME: BYTES}}, TABLE = {"rows", "units", "ns": [[...]]}
 #pragma once
 

@@ -73,6 +73,23 @@ TEST(ProfileJson, ComesBackEqual) {
   EXPECT_EQ(to_json(*device), to_json(input.devices[1]));
 }
 
+TEST(ProfileJson, Route_IsSharedMemoryWhereItIsMissing) {
+  PlanInput input = small_input();
+  for (const Route route : kRoutes) {
+    input.links[0].route = route;
+    const auto again = read_plan_input(to_json(input));
+    ASSERT_TRUE(again.ok()) << again.error().message();
+    EXPECT_EQ(again->links[0].route, route);
+  }
+  std::string text = to_json(input);
+  const std::string field = ",\n   \"route\": \"gloo\"";
+  ASSERT_NE(text.find(field), std::string::npos) << text;
+  text.erase(text.find(field), field.size());
+  const auto without = read_plan_input(text);
+  ASSERT_TRUE(without.ok()) << without.error().message();
+  EXPECT_EQ(without->links[0].route, Route::kSharedMemory);
+}
+
 TEST(ProfileJson, Nonsense_IsRefusedWithTheField) {
   const std::string good = to_json(small_input());
   const auto expect = [&](const std::string& from, const std::string& to, const char* part) {
@@ -93,6 +110,10 @@ TEST(ProfileJson, Nonsense_IsRefusedWithTheField) {
   expect("\"kind\": \"gpu\"", "\"kind\": 3", "kind");
   expect("\"rows\"", "\"row\"", "'row' is no field");
   expect("\"b\": \"CPU:0\"", "\"b\": \"CPU:7\"", "not two of the devices");
+  for (const char* route : {"\"Gloo\"", "\"\"", "1", "null"}) {
+    const char* remedy = "links[0].route must be \"shared-memory\" or \"gloo\"; leave it out";
+    expect("\"route\": \"shared-memory\"", std::string("\"route\": ") + route, remedy);
+  }
   expect("\"GPU:0\": 1073741824", "\"GPU:7\": 1073741824", "not listed");
   EXPECT_FALSE(read_plan_input("{\"devices\": []}").ok());
   EXPECT_FALSE(read_plan_input("").ok());

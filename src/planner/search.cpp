@@ -7,6 +7,7 @@
 #include "planner/groupings.hpp"
 #include "planner/refine.hpp"
 #include "planner/refusal.hpp"
+#include "planner/routes.hpp"
 
 namespace motley {
 namespace {
@@ -143,6 +144,8 @@ PlanReport describe(Predictor* predictor, const Candidate& candidate) {
   PlanReport report;
   report.placement = to_placement(shape, input, predictor->request(), candidate.plan, candidate.memory.kv_tokens,
                                   candidate.predicted.micro_batches);
+  report.placement.lanes[0].routes =
+      lane_routes(input, predictor->links(), candidate.plan, sizeof(float) * static_cast<double>(shape.hidden));
   report.predicted = candidate.predicted;
   report.keeps_limits = predictor->keeps_limits(candidate.predicted);
   report.kv_capacity_tokens = candidate.memory.kv_tokens;
@@ -273,6 +276,7 @@ Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, co
                  candidate.memory.missing_bytes, input.devices[candidate.memory.short_device].name);
   }
   PlanReport report = describe(&predictor, candidate);
+  report.placement.lanes[0].routes = given.routes;
   if (candidate.plan.stages.size() > 1 && given.micro_batches > 0) {
     report.placement.lanes[0].micro_batches = given.micro_batches;
   }

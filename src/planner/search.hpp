@@ -57,8 +57,9 @@ enum class Effort { kFull, kFirst };  // kFirst: one device, one pipeline and on
 Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                         Effort effort = Effort::kFull);
 
-// What is reported of a given placement: a plan that somebody wrote. Its micro_batches and kv_blocks are kept where
-// they are given: as much KV as fits, and no less than one sequence needs.
+// What is reported of a given placement: a plan that somebody wrote. Its routes are kept, its micro_batches and
+// kv_blocks where they are given: as much KV as fits, and no less than one sequence needs. The prediction counts each
+// pair's measured link, whatever its route.
 Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                              const Placement& placement);
 

@@ -8,6 +8,7 @@
 #include "comm/communicator.hpp"
 #include "model/dtype.hpp"
 #include "runtime/host_buffer.hpp"
+#include "runtime/measure.hpp"
 
 namespace motley {
 namespace {
@@ -162,8 +163,8 @@ Status meet(const Device& device, Communicator& communicator, size_t floats, int
   return ok_status();
 }
 
-Result<double> meeting_ns(const Device& a, const Device& b, size_t floats, int rounds) {
-  ASSIGN_OR_RETURN(CommGroup group, make_shared_memory_group({.size = 2, .message_bytes_max = 1u << 20}));
+Result<double> meeting_ns(const Device& a, const Device& b, Route route, size_t floats, int rounds) {
+  ASSIGN_OR_RETURN(CommGroup group, make_group(route, {.size = 2, .message_bytes_max = 1u << 20}));
   double first_ns = 0, second_ns = 0;
   Status first, second;
   const auto run = [&](const Device& device, size_t rank, double* ns, Status* status) {
@@ -180,13 +181,19 @@ Result<double> meeting_ns(const Device& a, const Device& b, size_t floats, int r
 
 }  // namespace
 
-Result<LinkFigures> measure_link_figures(const Device& a, const Device& b) {
+Result<LinkFigures> measure_link_figures(const Device& a, const Device& b, std::span<const Route> routes) {
   constexpr size_t kFew = 16, kMany = 1u << 20;
+  std::vector<RouteTimes> times;
+  for (const Route route : routes) {
+    ASSIGN_OR_RETURN(const double few_ns, meeting_ns(a, b, route, kFew, 50));
+    ASSIGN_OR_RETURN(const double many_ns, meeting_ns(a, b, route, kMany, 5));
+    times.push_back({route, few_ns, many_ns});
+  }
+  const RouteTimes best = cheapest(times);
   LinkFigures figures;
-  ASSIGN_OR_RETURN(const double few_ns, meeting_ns(a, b, kFew, 50));
-  ASSIGN_OR_RETURN(const double many_ns, meeting_ns(a, b, kMany, 5));
-  figures.latency_us = few_ns / 1e3;
-  figures.gb_per_s = static_cast<double>((kMany - kFew) * sizeof(float)) / std::max(1.0, many_ns - few_ns);
+  figures.route = best.route;
+  figures.latency_us = best.row_ns / 1e3;
+  figures.gb_per_s = static_cast<double>((kMany - kFew) * sizeof(float)) / std::max(1.0, best.chunk_ns - best.row_ns);
   return figures;
 }
 

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/route.hpp"
 #include "base/status.hpp"
 #include "device/handles.hpp"
 
@@ -24,10 +26,12 @@ Result<DeviceFigures> measure_figures(const Device& device, uint64_t weight_dtyp
 
 struct LinkFigures {
   std::string a, b;
-  double latency_us = 0;  // of a sum over both of a few bytes, from and to their memory
-  double gb_per_s = 0;    // of a large one
+  double latency_us = 0;               // of a sum over both of a few bytes, from and to their memory
+  double gb_per_s = 0;                 // of a large one
+  Route route = Route::kSharedMemory;  // over which both are
 };
 
-Result<LinkFigures> measure_link_figures(const Device& a, const Device& b);
+// Over the cheapest (runtime/measure.hpp) of `routes`, of which there must be one, over which they meet.
+Result<LinkFigures> measure_link_figures(const Device& a, const Device& b, std::span<const Route> routes);
 
 }  // namespace motley

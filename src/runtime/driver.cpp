@@ -188,7 +188,7 @@ Status Driver::add_program(const ShardPiece& piece) {
 }
 
 Status Driver::compile() {
-  if (!links_.receive_from.empty()) add(TapeOp::kReceive);
+  if (links_.receive_from) add(TapeOp::kReceive);
   for (const ShardPiece& piece : shard_.pieces) {
     switch (piece.kind) {
       case ShardPiece::Kind::kProgram: RETURN_IF_ERROR(add_program(piece)); break;

@@ -35,14 +35,17 @@
 
 namespace motley {
 
-// The ends of a driver's ways to the others. Ranks count the shards of a stage, or the drivers of a lane, from 0.
+// Of a way from one stage to the next, which is a group of two.
+inline constexpr uint32_t kWaySender = 0, kWayReceiver = 1;
+
+// The ends of a driver's ways to the others. Ranks count the shards of a stage from 0.
 struct DriverLinks {
-  std::unique_ptr<Communicator> stage, lane;  // null: nobody else is there
-  std::vector<uint32_t> receive_from,
-      send_to;                                // lane ranks: whose residual stream comes in (one or none), and goes out
-  uint32_t sampler = 0;                       // stage rank that samples (of the last stage)
-  std::vector<uint32_t> embedders;            // stage ranks beside the sampler that need the sampled tokens
-  std::vector<std::vector<UnitRange>> vocab;  // by stage rank: the columns of its logits
+  std::unique_ptr<Communicator> stage;                 // null: nobody else is there
+  std::unique_ptr<Communicator> receive_from;          // a way: the residual stream comes in; null: it does not
+  std::vector<std::unique_ptr<Communicator>> send_to;  // ways: it goes out
+  uint32_t sampler = 0;                                // stage rank that samples (of the last stage)
+  std::vector<uint32_t> embedders;                     // stage ranks beside the sampler that need the sampled tokens
+  std::vector<std::vector<UnitRange>> vocab;           // by stage rank: the columns of its logits
 };
 
 struct DriverOptions {

@@ -59,7 +59,8 @@ void Driver::push(std::shared_ptr<Flight> flight) {
 
 void Driver::abort(const Status& why) {
   if (links_.stage) links_.stage->abort(why);
-  if (links_.lane) links_.lane->abort(why);
+  if (links_.receive_from) links_.receive_from->abort(why);
+  for (const auto& way : links_.send_to) way->abort(why);
 }
 
 // The next step, if it may begin now. False once there will be none.
@@ -278,8 +279,7 @@ Status Driver::receive(Flight& flight) {
   const size_t step = rows_at_once(row_bytes) * row_bytes;
   for (size_t at = 0; at < bytes; at += step) {
     const std::span<std::byte> part = all.subspan(at, std::min(step, bytes - at));
-    RETURN_IF_ERROR(
-        with_others(flight, [&] { return links_.lane->recv(links_.receive_from.front(), part, call(flight)); }));
+    RETURN_IF_ERROR(with_others(flight, [&] { return links_.receive_from->recv(kWaySender, part, call(flight)); }));
   }
   bytes_moved_ += bytes;
   return residual_->push(queue_, bytes);
@@ -290,10 +290,10 @@ Status Driver::send(Flight& flight) {
   RETURN_IF_ERROR(residual_->pull(queue_, bytes, device_timeout_ns(flight), &virtual_ns_));
   const std::span<std::byte> all = residual_->view<std::byte>(bytes);
   const size_t step = rows_at_once(row_bytes) * row_bytes;
-  for (const uint32_t to : links_.send_to) {
+  for (const auto& way : links_.send_to) {
     for (size_t at = 0; at < bytes; at += step) {
       const std::span<std::byte> part = all.subspan(at, std::min(step, bytes - at));
-      RETURN_IF_ERROR(with_others(flight, [&] { return links_.lane->send(to, part, call(flight)); }));
+      RETURN_IF_ERROR(with_others(flight, [&] { return way->send(kWayReceiver, part, call(flight)); }));
     }
     bytes_moved_ += bytes;
   }

@@ -23,38 +23,52 @@ void link_tokens(const Stage& stage, bool embeds_here, size_t first_rank, std::v
   }
 }
 
+Route route_between(const Lane& lane, const Shard& a, const Shard& b) {
+  for (const PairRoute& pair : lane.routes) {
+    if ((pair.a == a.device && pair.b == b.device) || (pair.a == b.device && pair.b == a.device)) return pair.route;
+  }
+  return Route::kSharedMemory;
+}
+
+Route stage_route(const Lane& lane, const Stage& stage) {
+  const Route route = route_between(lane, stage.shards[0], stage.shards[1]);
+  for (size_t i = 0; i < stage.shards.size(); ++i) {
+    for (size_t j = i + 1; j < stage.shards.size(); ++j) {
+      if (route_between(lane, stage.shards[i], stage.shards[j]) != route) return Route::kSharedMemory;
+    }
+  }
+  return route;
+}
+
 }  // namespace
 
 Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config, const VirtualLink& link) {
-  size_t ranks = 0;
-  for (const Stage& stage : lane.stages) ranks += stage.shards.size();
-  std::vector<DriverLinks> links(ranks);
+  std::vector<DriverLinks> links;
   GroupOptions group;
   group.link_latency_ns = link.latency_ns;
   group.link_ns_per_byte = link.ns_per_byte;
   group.message_bytes_max =
       std::max<uint64_t>(kMessageBytesMin, uint64_t{std::max(config.hidden, config.vocab_size)} * sizeof(float));
-  if (ranks > 1 && lane.stages.size() > 1) {
-    group.size = static_cast<uint32_t>(ranks);
-    ASSIGN_OR_RETURN(CommGroup made, make_shared_memory_group(group));
-    for (size_t rank = 0; rank < ranks; ++rank) links[rank].lane = std::move(made[rank]);
-  }
-  size_t first = 0, before = 0;  // ranks of this stage's and the last one's first shard
+  size_t before = 0;  // rank of the last stage's first shard
   for (size_t s = 0; s < lane.stages.size(); ++s) {
-    const size_t size = lane.stages[s].shards.size();
+    const Stage& stage = lane.stages[s];
+    const size_t first = links.size(), size = stage.shards.size();
+    links.resize(first + size);
     if (size > 1) {
       group.size = static_cast<uint32_t>(size);
-      ASSIGN_OR_RETURN(CommGroup made, make_shared_memory_group(group));
+      ASSIGN_OR_RETURN(CommGroup made, make_group(stage_route(lane, stage), group));
       for (size_t i = 0; i < size; ++i) links[first + i].stage = std::move(made[i]);
     }
     for (size_t i = 0; s > 0 && i < size; ++i) {
-      const size_t from = before + i % (first - before);
-      links[first + i].receive_from.push_back(static_cast<uint32_t>(from));
-      links[from].send_to.push_back(static_cast<uint32_t>(first + i));
+      const size_t from = i % (first - before);
+      group.size = 2;
+      ASSIGN_OR_RETURN(CommGroup way,
+                       make_group(route_between(lane, lane.stages[s - 1].shards[from], stage.shards[i]), group));
+      links[before + from].send_to.push_back(std::move(way[kWaySender]));
+      links[first + i].receive_from = std::move(way[kWayReceiver]);
     }
-    if (s + 1 == lane.stages.size()) link_tokens(lane.stages[s], lane.stages.size() == 1, first, &links);
+    if (s + 1 == lane.stages.size()) link_tokens(stage, lane.stages.size() == 1, first, &links);
     before = first;
-    first += size;
   }
   return links;
 }

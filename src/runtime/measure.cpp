@@ -10,6 +10,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/log.hpp"
 #include "comm/communicator.hpp"
 #include "device/virtual_time.hpp"
 #include "model/axes.hpp"
@@ -545,15 +546,16 @@ class LinkSide {
   // The first round is not counted.
   void run(Communicator& communicator, size_t count, int rounds) {
     const uint64_t bytes = count * sizeof(float);
-    const auto round = [&]() -> Status {
-      RETURN_IF_ERROR(communicator.all_reduce(copies_.view(count), true, copies_.call()));
+    const auto between = [&]() -> Status {
       RETURN_IF_ERROR(copies_.push(bytes));
       RETURN_IF_ERROR(probe_->time_ns(MOTLEY_CUT_EMBED, {}, 1).error());
       return copies_.pull(bytes);
     };
+    met_ = status_ = ok_status();
     int64_t began_ns = 0;
-    for (int i = 0; i <= rounds && status_.ok(); ++i) {
-      status_ = round();
+    for (int i = 0; i <= rounds && met_.ok() && status_.ok(); ++i) {
+      met_ = communicator.all_reduce(copies_.view(count), true, copies_.call());
+      if (met_.ok()) status_ = between();
       if (i == 0) began_ns = copies_.now_ns();
     }
     if (!status_.ok()) communicator.abort(status_);
@@ -566,7 +568,8 @@ class LinkSide {
     ASSIGN_OR_RETURN(const double program, probe_->time_ns(MOTLEY_CUT_EMBED, {}, runs_));
     return copies + program;
   }
-  const Status& status() const { return status_; }
+  const Status& status() const { return status_; }  // of the device
+  const Status& met() const { return met_; }        // of the meetings
   double ns() const { return ns_; }
 
  private:
@@ -574,34 +577,78 @@ class LinkSide {
   CopySide copies_;
   std::unique_ptr<Probe> probe_;
   uint32_t runs_ = 1;
-  Status status_;
+  Status status_, met_;
   double ns_ = 0;
 };
 
-// What the two sides' meetings take beside their copies.
-class Meeting {
+// What the two sides' meetings take beside their copies, over each of some routes.
+class Meetings {
  public:
-  Meeting(LinkSide left, LinkSide right, const GroupOptions& group)
-      : left_(std::move(left)), right_(std::move(right)), group_(group) {}
+  Meetings(LinkSide left, LinkSide right, std::span<const Route> routes, const GroupOptions& group)
+      : left_(std::move(left)), right_(std::move(right)), group_(group) {
+    for (const Route route : routes) samples_.push_back({route, {}, {}});
+  }
 
-  Result<double> time_ns(size_t count, int rounds) {
-    ASSIGN_OR_RETURN(CommGroup group, make_shared_memory_group(group_));
-    std::thread other([&] { right_.run(*group[1], count, rounds); });
-    left_.run(*group[0], count, rounds);
-    other.join();
-    RETURN_IF_ERROR(left_.status());
-    RETURN_IF_ERROR(right_.status());
-    ASSIGN_OR_RETURN(const double left, left_.alone_ns(count, rounds));
-    ASSIGN_OR_RETURN(const double right, right_.alone_ns(count, rounds));
-    return std::max(0.0, left_.ns() - std::max(left, right));
+  // Routes take turns, so that what disturbs the machine disturbs all of them. A route that fails is left out.
+  Status sample(size_t row, size_t rows, int row_rounds, int rows_rounds) {
+    ASSIGN_OR_RETURN(const double row_alone, alone_ns(row, row_rounds));
+    ASSIGN_OR_RETURN(const double rows_alone, alone_ns(row * rows, rows_rounds));
+    for (size_t i = 0; i < samples_.size();) {
+      Samples& of = samples_[i];
+      Status status = time(of.route, row, row_rounds, row_alone, &of.row_ns);
+      if (status.ok()) status = time(of.route, row * rows, rows_rounds, rows_alone, &of.chunk_ns);
+      if (status.ok()) {
+        ++i;
+        continue;
+      }
+      if (!left_.status().ok() || !right_.status().ok() || samples_.size() == 1) return status;
+      log_info("two devices do not meet over {}: {}", route_name(of.route), status.message());
+      samples_.erase(samples_.begin() + static_cast<ptrdiff_t>(i));
+    }
+    return ok_status();
+  }
+
+  RouteTimes cheapest() const {
+    std::vector<RouteTimes> times;
+    for (const Samples& of : samples_) times.push_back({of.route, median(of.row_ns), median(of.chunk_ns)});
+    return motley::cheapest(times);
   }
 
  private:
+  struct Samples {
+    Route route;
+    std::vector<double> row_ns, chunk_ns;
+  };
+
+  Result<double> alone_ns(size_t count, int rounds) {
+    ASSIGN_OR_RETURN(const double left, left_.alone_ns(count, rounds));
+    ASSIGN_OR_RETURN(const double right, right_.alone_ns(count, rounds));
+    return std::max(left, right);
+  }
+  Status time(Route route, size_t count, int rounds, double alone_ns, std::vector<double>* out) {
+    ASSIGN_OR_RETURN(CommGroup group, make_group(route, group_));
+    std::thread other([&] { right_.run(*group[1], count, rounds); });
+    left_.run(*group[0], count, rounds);
+    other.join();
+    for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->status());
+    for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->met());
+    out->push_back(std::max(0.0, left_.ns() - alone_ns));
+    return ok_status();
+  }
+
   LinkSide left_, right_;
   const GroupOptions group_;
+  std::vector<Samples> samples_;
 };
 
 }  // namespace
+
+const RouteTimes& cheapest(std::span<const RouteTimes> times) {
+  return *std::min_element(times.begin(), times.end(), [](const RouteTimes& a, const RouteTimes& b) {
+    const double a_ns = a.row_ns + a.chunk_ns, b_ns = b.row_ns + b.chunk_ns;
+    return a_ns < b_ns || (a_ns == b_ns && a.route < b.route);
+  });
+}
 
 Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, const MeasuredDevice& b,
                                  const MeasureOptions& options) {
@@ -612,17 +659,14 @@ Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, co
   GroupOptions group{.size = 2, .message_bytes_max = 1u << 20};
   group.link_latency_ns = options.virtual_link.latency_ns;
   group.link_ns_per_byte = options.virtual_link.ns_per_byte;
-  Meeting meeting(std::move(left), std::move(right), group);
-  std::vector<double> small, large;
-  for (int i = 0; i < (options.virtual_time ? 1 : kSamples); ++i) {
-    ASSIGN_OR_RETURN(const double one, meeting.time_ns(hidden, options.virtual_time ? kCopyRounds : 50));
-    ASSIGN_OR_RETURN(const double many, meeting.time_ns(size_t{kCopiedRows} * hidden, kCopyRounds));
-    small.push_back(one);
-    large.push_back(many);
-  }
-  LinkProfile link{a.description.name, b.description.name, median(small), 0};
+  const std::vector<Route> routes = options.virtual_time ? std::vector{Route::kSharedMemory} : options.routes;
+  Meetings meetings(std::move(left), std::move(right), routes, group);
+  for (int i = 0; i < (options.virtual_time ? 1 : kSamples); ++i)
+    RETURN_IF_ERROR(meetings.sample(hidden, kCopiedRows, options.virtual_time ? kCopyRounds : 50, kCopyRounds));
+  const RouteTimes best = meetings.cheapest();
+  LinkProfile link{a.description.name, b.description.name, best.row_ns, 0, best.route};
   const double bytes = double{kCopiedRows - 1} * hidden * sizeof(float);
-  link.ns_per_byte = std::max(0.0, median(large) - link.latency_ns) / bytes;
+  link.ns_per_byte = std::max(0.0, best.chunk_ns - link.latency_ns) / bytes;
   return link;
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "base/route.hpp"
 #include "base/status.hpp"
 #include "device/description.hpp"
 #include "device/handles.hpp"
@@ -29,6 +30,8 @@ struct MeasureOptions {
   int64_t kv_dtype = 0;
   bool virtual_time = false;  // the devices are simulated: their own times count
   VirtualLink virtual_link;   // between drivers, with virtual_time
+  // Over which links are timed (comm's available_routes(), say); with virtual_time shared memory alone is.
+  std::vector<Route> routes = {Route::kSharedMemory};
   // Hears after each timing how long it kept the device, and may take its time to come back: so that a device which
   // serves meanwhile is not kept from it. An error ends the measuring. Null = no pause.
   std::function<Status(double spent_ns)> pace;
@@ -48,7 +51,18 @@ Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& d
 Status measure_together(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options,
                         std::span<DeviceProfile> profiles);
 
-// What a sum over the two costs beside their programs and copies, of which the profiles tell.
+// What two devices' sums take over a route, beside their programs and copies.
+struct RouteTimes {
+  Route route = Route::kSharedMemory;
+  double row_ns = 0, chunk_ns = 0;  // of one row of the residual stream; of a chunk of rows
+};
+
+// The cheaper route is that whose sum of one row and sum of one chunk take less time together; of equals, the first of
+// kRoutes. `times`: one or more.
+const RouteTimes& cheapest(std::span<const RouteTimes> times);
+
+// What a sum over the two costs beside their programs and copies, of which the profiles tell: over the cheapest of
+// options.routes. One over which they do not come together is logged and passed over, unless it was the last.
 Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, const MeasuredDevice& b,
                                  const MeasureOptions& options);
 

@@ -40,8 +40,14 @@ Device open_worker() {
   return *std::move(device);
 }
 
+struct Way {
+  bool stages = false;
+  Route route = Route::kSharedMemory;
+};
+
 // The model over the devices: in halves of every layer, or in stages of half the layers, or on one.
-Placement place(const Model& model, const std::vector<std::string>& names, bool stages) {
+Placement place(const Model& model, const std::vector<std::string>& names, const Way& way) {
+  const bool stages = way.stages;
   const ModelAxes axes = axes_of(model);
   const auto half = [&](int64_t count, size_t i, size_t of) {
     return std::vector<UnitRange>{{count * static_cast<int64_t>(i) / static_cast<int64_t>(of),
@@ -66,6 +72,7 @@ Placement place(const Model& model, const std::vector<std::string>& names, bool 
     stage.layer_begin = stages ? layers * static_cast<uint32_t>(i) / static_cast<uint32_t>(names.size()) : 0;
     stage.layer_end = stages ? layers * static_cast<uint32_t>(i + 1) / static_cast<uint32_t>(names.size()) : layers;
     stage.shards.push_back(std::move(shard));
+    for (size_t j = 0; j < i; ++j) lane.routes.push_back({names[j], names[i], way.route});
   }
   return placement;
 }
@@ -92,7 +99,7 @@ StepPlan prompt(StepId step) {
   return plan;
 }
 
-class Loss : public ::testing::TestWithParam<bool> {
+class Loss : public ::testing::TestWithParam<Way> {
  protected:
   void SetUp() override {
     open(2);
@@ -180,7 +187,7 @@ TEST_P(Loss, BothStopped_EveryStepEndsAndSoDoesTheExecutor) {
   EXPECT_EQ(run().code(), MOTLEY_UNAVAILABLE);
   const auto lost = executor_->lost_devices();
   ASSERT_GE(lost.size(), 1u);
-  EXPECT_EQ(lost[0].name, GetParam() ? "D0" : lost[0].name);             // in a pipeline the first has something to do
+  EXPECT_EQ(lost[0].name, GetParam().stages ? "D0" : lost[0].name);      // in a pipeline the first has something to do
   for (const size_t device : {0, 1}) devices_[device].worker()->kill();  // as the owner does with what it gives up
   executor_.reset();
 }
@@ -215,8 +222,13 @@ TEST_P(Loss, OneOfThreeStopped_IsTheOnlyOneNamed) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Loss, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "pipeline" : "tensor"; });
+INSTANTIATE_TEST_SUITE_P(All, Loss,
+                         ::testing::Values(Way{false, Route::kSharedMemory}, Way{true, Route::kSharedMemory},
+                                           Way{false, Route::kGloo}, Way{true, Route::kGloo}),
+                         [](const auto& info) {
+                           return fmt::format("{}{}", info.param.stages ? "pipeline" : "tensor",
+                                              info.param.route == Route::kGloo ? "_over_gloo" : "");
+                         });
 
 }  // namespace
 }  // namespace motley

@@ -1,10 +1,12 @@
 // One model over several devices: every way of cutting it gives what one device gives.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <array>
 #include <cmath>
 #include <numeric>
 #include <random>
+#include <string_view>
 
 #include "base/config.hpp"
 #include "device/registry.hpp"
@@ -265,6 +267,49 @@ TEST_P(Placements, EveryCut_SaysWhatOneDeviceSays) {
         ASSERT_EQ(got[s][i].id, want[s][i].id) << "sequence " << s << " token " << i;
         for (size_t k = 0; k < want[s][i].top.size(); ++k)
           ASSERT_NEAR(got[s][i].top[k].logprob, want[s][i].top[k].logprob, 2e-4) << "token " << i << " rank " << k;
+      }
+    }
+  }
+}
+
+// All pairs over Gloo, or only those of different stages, or only those of one.
+enum class OverGloo { kAll, kHops, kStages };
+
+Placement over_gloo(Placement placement, OverGloo which) {
+  Lane& lane = placement.lanes[0];
+  std::vector<std::pair<size_t, const Shard*>> shards;  // with their stage
+  for (size_t s = 0; s < lane.stages.size(); ++s)
+    for (const Shard& shard : lane.stages[s].shards) shards.emplace_back(s, &shard);
+  for (size_t i = 0; i < shards.size(); ++i) {
+    for (size_t j = i + 1; j < shards.size(); ++j) {
+      const bool same = shards[i].first == shards[j].first;
+      if (which == (same ? OverGloo::kHops : OverGloo::kStages)) continue;
+      lane.routes.push_back({shards[i].second->device, shards[j].second->device, Route::kGloo});
+    }
+  }
+  return placement;
+}
+
+// Sums have one order whatever they go over, so every bit is the same.
+TEST(PlacementRoutes, OverGloo_SaysWhatSharedMemorySays) {
+  const RandomModel random(spec_of("llama", 3));
+  const Model& model = random.model();
+  for (const PlacementCase& c : cases()) {
+    if (c.name != std::string_view("uneven_three") && c.name != std::string_view("wide_then_narrow") &&
+        c.name != std::string_view("narrow_then_wide"))
+      continue;
+    const Placement placement = place(model, c);
+    const auto want = run(model, placement, "REF:0");
+    for (const OverGloo which : {OverGloo::kAll, OverGloo::kHops, OverGloo::kStages}) {
+      SCOPED_TRACE(fmt::format("{} {}", c.name, static_cast<int>(which)));
+      const Placement routed = over_gloo(placement, which);
+      const auto got = run(model, routed, "REF:0");
+      for (size_t s = 0; s < 2; ++s) {
+        for (size_t i = 0; i < want[s].size(); ++i) {
+          ASSERT_EQ(got[s][i].id, want[s][i].id) << "sequence " << s << " token " << i;
+          for (size_t k = 0; k < want[s][i].top.size(); ++k)
+            ASSERT_EQ(got[s][i].top[k].logprob, want[s][i].top[k].logprob) << "token " << i << " rank " << k;
+        }
       }
     }
   }
