@@ -1,6 +1,7 @@
 // Devices in workers that die or hang while steps run: which one is named, and that nobody waits for it afterwards.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
 #include <csignal>
 #include <random>
@@ -134,6 +135,13 @@ class Loss : public ::testing::TestWithParam<Way> {
     return failed;
   }
   void signal(size_t device, int number) { ASSERT_EQ(kill(devices_[device].worker()->pid(), number), 0); }
+  // Returns once it has stopped: a signal that was sent alone may find a step computed first.
+  void stop(size_t device) {
+    signal(device, SIGSTOP);
+    siginfo_t info{};
+    ASSERT_EQ(waitid(P_PID, static_cast<id_t>(devices_[device].worker()->pid()), &info, WSTOPPED | WNOWAIT), 0);
+    ASSERT_EQ(info.si_code, CLD_STOPPED);
+  }
   bool ended(size_t device) const { return devices_[device].worker()->wait_ended(0); }
 
   const testing::RandomModel model_{spec()};
@@ -183,7 +191,7 @@ TEST_P(Loss, Stopped_IsNamedByItsDeadlineAndKilled) {
 }
 
 TEST_P(Loss, BothStopped_EveryStepEndsAndSoDoesTheExecutor) {
-  for (const size_t device : {0, 1}) signal(device, SIGSTOP);
+  for (const size_t device : {0, 1}) stop(device);
   EXPECT_EQ(run().code(), MOTLEY_UNAVAILABLE);
   const auto lost = executor_->lost_devices();
   ASSERT_GE(lost.size(), 1u);
