@@ -40,6 +40,12 @@ Route stage_route(const Lane& lane, const Stage& stage) {
   return route;
 }
 
+Result<CommGroup> make_route(Route route, const GroupOptions& options) {
+  auto group = make_group(route, options);
+  if (group.ok() || route == Route::kSharedMemory) return group;
+  return Status(group.error().code(), group.error().message() + "; a plan without routes takes shared memory");
+}
+
 }  // namespace
 
 Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config, const VirtualLink& link) {
@@ -56,14 +62,14 @@ Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelCo
     links.resize(first + size);
     if (size > 1) {
       group.size = static_cast<uint32_t>(size);
-      ASSIGN_OR_RETURN(CommGroup made, make_group(stage_route(lane, stage), group));
+      ASSIGN_OR_RETURN(CommGroup made, make_route(stage_route(lane, stage), group));
       for (size_t i = 0; i < size; ++i) links[first + i].stage = std::move(made[i]);
     }
     for (size_t i = 0; s > 0 && i < size; ++i) {
       const size_t from = i % (first - before);
       group.size = 2;
       ASSIGN_OR_RETURN(CommGroup way,
-                       make_group(route_between(lane, lane.stages[s - 1].shards[from], stage.shards[i]), group));
+                       make_route(route_between(lane, lane.stages[s - 1].shards[from], stage.shards[i]), group));
       links[before + from].send_to.push_back(std::move(way[kWaySender]));
       links[first + i].receive_from = std::move(way[kWayReceiver]);
     }

@@ -608,10 +608,10 @@ class Meetings {
     return ok_status();
   }
 
-  RouteTimes cheapest() const {
+  std::vector<RouteTimes> times() const {
     std::vector<RouteTimes> times;
     for (const Samples& of : samples_) times.push_back({of.route, median(of.row_ns), median(of.chunk_ns)});
-    return motley::cheapest(times);
+    return times;
   }
 
  private:
@@ -663,7 +663,11 @@ Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, co
   Meetings meetings(std::move(left), std::move(right), routes, group);
   for (int i = 0; i < (options.virtual_time ? 1 : kSamples); ++i)
     RETURN_IF_ERROR(meetings.sample(hidden, kCopiedRows, options.virtual_time ? kCopyRounds : 50, kCopyRounds));
-  const RouteTimes best = meetings.cheapest();
+  const std::vector<RouteTimes> times = meetings.times();
+  for (const RouteTimes& of : times)
+    log(LogLevel::kDebug, "{} and {} over {}: a row in {:.1f} us, a chunk in {:.1f} us", a.description.name,
+        b.description.name, route_name(of.route), of.row_ns / 1e3, of.chunk_ns / 1e3);
+  const RouteTimes best = cheapest(times);
   LinkProfile link{a.description.name, b.description.name, best.row_ns, 0, best.route};
   const double bytes = double{kCopiedRows - 1} * hidden * sizeof(float);
   link.ns_per_byte = std::max(0.0, best.chunk_ns - link.latency_ns) / bytes;
