@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <set>
@@ -14,6 +15,7 @@ namespace motley {
 namespace {
 
 constexpr std::string_view kCores = "/cores=";
+constexpr std::string_view kDeviceFile = ".toml";
 constexpr size_t kDevicesMax = 64;
 constexpr int kCoreMax = 4095;
 
@@ -47,6 +49,20 @@ std::optional<Span> parse_span(std::string_view text) {
   }
   if (span.last < span.first || span.last > kCoreMax) return std::nullopt;
   return span;
+}
+
+struct Numbered {
+  std::string name;
+  std::optional<int> number;
+};
+
+// "gpu-like/1" to "gpu-like" and 1; any other text stays whole.
+Numbered split_number(const std::string& text) {
+  const size_t at = text.rfind('/');
+  if (at == std::string::npos || at == 0) return {text, std::nullopt};
+  const auto span = parse_span(std::string_view(text).substr(at + 1));
+  if (!span || text.find('-', at) != std::string::npos) return {text, std::nullopt};
+  return {text.substr(0, at), span->first};
 }
 
 std::optional<std::set<int>> parse_cores(std::string_view text) {
@@ -97,15 +113,28 @@ class ListParser {
     return ok_status();
   }
 
-  // Several of one simulated name are numbered; nothing is doubled.
-  Result<std::vector<ListedDevice>> finish() {
-    std::map<std::string, int> count, number;
-    for (const ListedDevice& device : devices_) ++count[device.description.name];
-    for (ListedDevice& device : devices_) {
-      std::string& name = device.description.name;
-      if (count[name] == 1) continue;
-      if (device.description.desc.simulated == 0) return invalid_argument("device {} is listed twice", name);
-      name += "/" + std::to_string(number[name]++);
+  // Several of one simulated name are numbered, as they say or by the first numbers that are free; nothing is doubled.
+  Result<std::vector<ListedDevice>> finish(const std::vector<std::string>& present) {
+    std::map<std::string, std::map<int, std::string>> taken;  // numbers of a name, and who has them
+    for (const std::string& name : present) {
+      const Numbered one = split_number(name);
+      taken[one.name][one.number.value_or(0)] = name;
+    }
+    std::map<std::string, int> count;
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      const std::string& name = devices_[i].description.name;
+      ++count[name];
+      if (const auto number = numbers_.find(i); number != numbers_.end())
+        RETURN_IF_ERROR(take_number(name, number->second, &taken[name]));
+    }
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      std::string& name = devices_[i].description.name;
+      const bool simulated = devices_[i].description.desc.simulated != 0, numbered = numbers_.contains(i);
+      if (!simulated && count[name] > 1) return invalid_argument("device {} is listed twice", name);
+      if (!simulated || (!numbered && count[name] == 1 && !taken.contains(name))) continue;
+      int number = numbered ? numbers_[i] : 0;
+      while (!numbered && !taken[name].emplace(number, name).second) ++number;
+      name += "/" + std::to_string(number);
     }
     RETURN_IF_ERROR(check_parts());
     if (devices_.size() > kDevicesMax)
@@ -114,6 +143,15 @@ class ListParser {
   }
 
  private:
+  static Status take_number(const std::string& name, int number, std::map<int, std::string>* taken) {
+    const std::string numbered = fmt::format("{}/{}", name, number);
+    const auto [holder, free] = taken->emplace(number, "");
+    if (free) return ok_status();
+    if (holder->second.empty()) return invalid_argument("device {} is listed twice", numbered);
+    return error(MOTLEY_ALREADY_EXISTS, "device {} is in use already{}", numbered,
+                 holder->second == numbered ? "" : ", as " + holder->second);
+  }
+
   Status add_all() {
     const size_t before = devices_.size();
     for (const auto& entry : registry_.devices()) {
@@ -147,19 +185,26 @@ class ListParser {
     return ok_status();
   }
 
+  // A preset or a file, which may have a number behind it.
   Status add_simulated(const std::string& spec) {
+    const Numbered one = split_number(spec);
+    const std::string wanted = lower(one.name);
     for (const auto& entry : registry_.devices()) {
       const motley_device_desc& desc = entry.description.desc;
-      const std::string wanted = lower(spec), label = lower(desc.label);
-      const bool numbered = wanted.starts_with(label + "/") && parse_span(wanted.substr(label.size() + 1));
-      if (desc.simulated != 0 && (label == wanted || numbered)) {
-        devices_.push_back({entry.description, entry.plugin, {}, {}});
-        return ok_status();
-      }
+      if (desc.simulated == 0 || lower(desc.label) != wanted) continue;
+      add_numbered({entry.description, entry.plugin, {}, {}}, one.number);
+      return ok_status();
     }
-    ASSIGN_OR_RETURN(const auto described, registry_.describe("SIM", spec));
-    devices_.push_back({described.description, described.plugin, {}, "SIM:" + spec});
+    const bool numbered = one.number && wanted.ends_with(kDeviceFile);
+    const std::string file = numbered ? one.name : spec;
+    ASSIGN_OR_RETURN(const auto described, registry_.describe("SIM", file));
+    add_numbered({described.description, described.plugin, {}, "SIM:" + file}, numbered ? one.number : std::nullopt);
     return ok_status();
+  }
+
+  void add_numbered(ListedDevice device, std::optional<int> number) {
+    if (number) numbers_[devices_.size()] = *number;
+    devices_.push_back(std::move(device));
   }
 
   // Parts of one device may not share a core with one another or with the whole.
@@ -172,17 +217,37 @@ class ListParser {
 
   const DeviceRegistry& registry_;
   std::vector<ListedDevice> devices_;
+  std::map<size_t, int> numbers_;  // that devices have been given, by their place in the list
 };
+
+// Two spellings of one device file.
+bool same_file(const std::string& a, const std::string& b) {
+  std::error_code failed;
+  return a != b && !a.empty() && !b.empty() &&
+         std::filesystem::equivalent(a.substr(a.find(':') + 1), b.substr(b.find(':') + 1), failed);
+}
 
 }  // namespace
 
 Result<std::vector<ListedDevice>> parse_device_list(const DeviceRegistry& registry, std::string_view list) {
+  return parse_device_lists(registry, {std::string(list)}, {});
+}
+
+Result<std::vector<ListedDevice>> parse_device_lists(const DeviceRegistry& registry,
+                                                     const std::vector<std::string>& lists,
+                                                     const std::vector<std::string>& present) {
   ListParser parser(registry);
-  for (const std::string& item : items_of(list)) RETURN_IF_ERROR(parser.add(item));
-  return parser.finish();
+  for (const std::string& list : lists) {
+    for (const std::string& item : items_of(list)) RETURN_IF_ERROR(parser.add(item));
+  }
+  return parser.finish(present);
 }
 
 Status check_apart(const ListedDevice& a, const ListedDevice& b) {
+  if (same_file(a.spec, b.spec)) {
+    return invalid_argument("devices {} and {} are one file; write it alike where several are meant",
+                            a.description.name, b.description.name);
+  }
   if (a.plugin != b.plugin || a.description.desc.index != b.description.desc.index) return ok_status();
   if (a.description.desc.simulated != 0) return ok_status();
   const auto first = parse_cores(a.cores), second = parse_cores(b.cores);  // none: all of them

@@ -25,11 +25,20 @@ struct ListedDevice {
 //   CPU:0/cores=0-3,8    a part of a host device; parts may not share a core
 //   all, auto            every device that is not simulated and not a reference
 //   SIM:gpu-like         a simulated device; several of one name are SIM:gpu-like/0, SIM:gpu-like/1, ...
-//   SIM:FILE.toml        one that a file describes
-// INVALID_ARGUMENT for an empty list, a doubled device or parts that overlap; NOT_FOUND says what there is.
+//   SIM:gpu-like/1       the same with a number of its own
+//   SIM:FILE.toml        one that a file describes; several are numbered in the same way
+// INVALID_ARGUMENT for an empty list, a doubled device, two spellings of a file or parts that overlap; NOT_FOUND says
+// what there is.
 Result<std::vector<ListedDevice>> parse_device_list(const DeviceRegistry& registry, std::string_view list);
 
-// INVALID_ARGUMENT for two parts of one device, or a part and the whole, that share cores.
+// Several lists as one, beside devices that are there under the names `present`: a simulated one of a name that is
+// taken gets the next number that is free (one without a number counts as 0). ALREADY_EXISTS for a number that is
+// taken.
+Result<std::vector<ListedDevice>> parse_device_lists(const DeviceRegistry& registry,
+                                                     const std::vector<std::string>& lists,
+                                                     const std::vector<std::string>& present);
+
+// INVALID_ARGUMENT for two parts of one device, or a part and the whole, that share cores; for one file spelled twice.
 Status check_apart(const ListedDevice& a, const ListedDevice& b);
 
 // The numbers of "0-3,8"; empty for any other text.

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "base/config.hpp"
 
 namespace motley {
@@ -35,6 +38,38 @@ TEST_F(DeviceList, PartsOfTheCpu_KeepTheirCoresTogether) {
   ASSERT_TRUE(parts.ok());
   EXPECT_EQ((*parts)[0].cores, "0,2-3");
   EXPECT_EQ((*parts)[0].description.desc.threads, 3u);
+}
+
+TEST_F(DeviceList, SimulatedOnesOfOneName_AreNumbered) {
+  EXPECT_EQ(names("sim:GPU-like"), "SIM:gpu-like");
+  EXPECT_EQ(names("SIM:gpu-like,sim:GPU-LIKE,SIM:igpu-like"), "SIM:gpu-like/0 SIM:gpu-like/1 SIM:igpu-like");
+  EXPECT_EQ(names("SIM:gpu-like/1"), "SIM:gpu-like/1");
+  EXPECT_EQ(names("SIM:gpu-like,SIM:gpu-like/0"), "SIM:gpu-like/1 SIM:gpu-like/0");
+  EXPECT_EQ(names("SIM:gpu-like/0,sim:gpu-like/0"), "device SIM:gpu-like/0 is listed twice");
+  EXPECT_EQ(code("SIM:gpu-like/0-1"), MOTLEY_NOT_FOUND);
+}
+
+TEST_F(DeviceList, DeviceFiles_AreOneHoweverSpelled) {
+  const std::filesystem::path folder = ::testing::TempDir();
+  const std::string file = folder / "a.toml", other = folder / "." / "a.toml";
+  std::ofstream(file) << "memory_bytes = 1073741824\nbandwidth_gb_s = 40\ngflops = {f32 = 50}\n";
+  EXPECT_EQ(names("SIM:" + file + ",SIM:" + file), "SIM:" + file + "/0 SIM:" + file + "/1");
+  EXPECT_EQ(names("SIM:" + file + "/3"), "SIM:" + file + "/3");
+  EXPECT_EQ(names("SIM:" + file + "/0,SIM:" + file + "/0"), "device SIM:" + file + "/0 is listed twice");
+  EXPECT_EQ(names("SIM:" + file + ",SIM:" + other),
+            "devices SIM:" + file + " and SIM:" + other + " are one file; write it alike where several are meant");
+}
+
+TEST_F(DeviceList, BesideWhatIsThere_NumbersGoOn) {
+  const std::vector<std::string> present = {"CPU:0", "SIM:gpu-like"};
+  const auto more = parse_device_lists(registry_, {"SIM:gpu-like", "sim:gpu-like,SIM:igpu-like"}, present);
+  ASSERT_TRUE(more.ok()) << more.error().message();
+  EXPECT_EQ((*more)[0].description.name, "SIM:gpu-like/1");
+  EXPECT_EQ((*more)[1].description.name, "SIM:gpu-like/2");
+  EXPECT_EQ((*more)[2].description.name, "SIM:igpu-like");
+  const auto taken = parse_device_lists(registry_, {"SIM:gpu-like/0"}, present);
+  EXPECT_EQ(taken.error().code(), MOTLEY_ALREADY_EXISTS);
+  EXPECT_EQ(taken.error().message(), "device SIM:gpu-like/0 is in use already, as SIM:gpu-like");
 }
 
 TEST_F(DeviceList, WhatContradictsItself_IsRefusedInOneLine) {

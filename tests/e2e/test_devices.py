@@ -109,7 +109,8 @@ def test_plans_that_cannot_be(model, cache, tmp_path):
 def test_devices_that_cannot_be(model, cache):
     for devices, says in [("CPU:0,CPU:0", "listed twice"), ("CPU:0,CPU:0/cores=1", "share cores"),
                           ("GPU:0", "GPU:0 is not there"), ("CPU:0/cores=x", "cores"), ("SIM:none.toml", "none.toml"),
-                          ("", "device"), ("CPU:0/cores=4000", "4000")]:
+                          ("", "device"), ("CPU:0/cores=4000", "4000"),
+                          ("SIM:gpu-like/0,SIM:gpu-like/0", "SIM:gpu-like/0 is listed twice")]:
         refuse("complete", model, *PROMPT, "--devices", devices, environment=cache, says=says)
     refuse("complete", model, *PROMPT, "--tensor-parallel-size", 3, environment=cache, says="3 devices")
     refuse("complete", model, *PROMPT, "--devices", PARTS, "--tensor-parallel-size", 3, environment=cache, says="3")
