@@ -142,16 +142,23 @@ Result<Executor*> Instance::take_over(const DeviceSet& devices, const std::share
 Result<std::vector<ListedDevice>> Instance::listed_anew(const std::vector<std::string>& names) const {
   const DeviceSet devices = this->devices();
   std::vector<ListedDevice> listed;
+  std::vector<std::string> present, others;
+  for (size_t i = 0; i < devices.size(); ++i) present.push_back(devices.listed(i).description.name);
   for (const std::string& name : names) {
     size_t i = 0;
-    while (i < devices.size() && !(devices.lost(i) && same_name(devices.listed(i).description.name, name))) ++i;
-    if (i < devices.size()) {
+    while (i < devices.size() && !(devices.lost(i) && same_name(present[i], name))) ++i;
+    const bool back = i < devices.size() && std::none_of(listed.begin(), listed.end(), [&](const ListedDevice& each) {
+                        return each.description.name == present[i];
+                      });
+    if (back) {
       listed.push_back(devices.listed(i));
-      continue;
+    } else {
+      others.push_back(name);
     }
-    ASSIGN_OR_RETURN(auto parsed, parse_device_list(registry_, name));
-    std::move(parsed.begin(), parsed.end(), std::back_inserter(listed));
   }
+  if (others.empty()) return listed;
+  ASSIGN_OR_RETURN(auto parsed, parse_device_lists(registry_, others, present));
+  std::move(parsed.begin(), parsed.end(), std::back_inserter(listed));
   return listed;
 }
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from support import Server, motley
+from support import Server, motley, wait_until
 from test_loss import assert_same, tell, workers
 
 pytestmark = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs cores 0 and 1")
@@ -19,6 +19,11 @@ def undisturbed(server):
 
 def add(server, names):
     return server.post("/v1/devices", {"add": names})
+
+
+def wait_measured(server):
+    """Until the first measuring is over: no change is possible before."""
+    wait_until(lambda: add(server, "CPU:0/cores=0").status == 409, 60, "the devices are still being measured")
 
 
 def states(server):
@@ -85,6 +90,20 @@ def test_what_was_forced_is_kept_or_given_up_and_told(start):
     assert answer.status == 200, answer.body
     assert answer.json()["note"] == "--tensor-parallel-size 2 is kept"
     assert states(server) == {"CPU:0/cores=0": "serving", "SIM:gpu-like": "serving"}
+
+
+def test_simulated_devices_of_one_name_get_further_numbers(start):
+    server = start("--isolate", "--devices", "CPU:0/cores=0,SIM:gpu-like")
+    names = [device["name"] for device in server.get("/v1/devices").json()["data"]]
+    assert names == ["CPU:0/cores=0", "SIM:gpu-like"]
+    wait_measured(server)
+    answer = add(server, "sim:gpu-like")
+    assert answer.status == 200, answer.body
+    assert answer.json()["added"] == ["SIM:gpu-like/1"]
+    assert add(server, "SIM:gpu-like/1").status == 409
+    answer = add(server, "SIM:gpu-like/0")
+    assert answer.status == 409 and "as SIM:gpu-like" in answer.error()["message"]
+    assert list(states(server)) == ["CPU:0/cores=0", "SIM:gpu-like", "SIM:gpu-like/1"]
 
 
 @pytest.mark.parametrize("names, status, says", [
