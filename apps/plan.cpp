@@ -55,6 +55,8 @@ Status write_svg(const std::string& path, const std::string& svg) {
 
 Status plan(const PlanCommand& command) {
   const InstanceOptions& options = command.instance;
+  if (!options.planning.plan_file.empty() && options.planning.objective == Objective::kLatency)
+    return invalid_argument("--objective latency and --plan: a plan is taken as it is; leave one of them out");
   ASSIGN_OR_RETURN(const auto model, Model::load(options.model, {options.engine.max_model_len}));
   const DeviceRegistry registry = DeviceRegistry::scan(plugin_directory());
   ASSIGN_OR_RETURN(auto listed, devices_of(registry, command));

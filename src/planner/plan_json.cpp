@@ -223,6 +223,28 @@ Status check_identity(const JsonFields& file, const ModelShape& shape, const Pla
   return ok_status();
 }
 
+// What is forced beside the file must hold in it.
+Status check_keeps(const LanePlan& plan, const PlanInput& input, const PlanRequest& request) {
+  const uint32_t width = request.tensor_parallel_size, stages = request.pipeline_parallel_size;
+  if (stages > 0 && plan.stages.size() != stages) {
+    return invalid_argument("the plan has {} stages, and --pipeline-parallel-size asks for {}; leave one of them out",
+                            plan.stages.size(), stages);
+  }
+  for (size_t s = 0; s < plan.stages.size() && width > 0; ++s) {
+    if (plan.stages[s].shards.size() == width) continue;
+    return invalid_argument("stages[{}] has {} devices, and --tensor-parallel-size asks for {}; leave one of them out",
+                            s, plan.stages[s].shards.size(), width);
+  }
+  const std::vector<size_t> used = devices_of(plan);
+  for (size_t d = 0; d < input.devices.size() && request.use_all_devices; ++d) {
+    if (std::binary_search(used.begin(), used.end(), d)) continue;
+    return invalid_argument(
+        "the plan leaves out {}, and --use-all-devices asks for every device; leave one of them out",
+        input.devices[d].name);
+  }
+  return ok_status();
+}
+
 }  // namespace
 
 std::string to_json(const PlanReport& report, const ModelShape& shape, const PlanIdentity& identity) {
@@ -276,6 +298,7 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   if (micro_batches > 1 && stages->size() == 1) {
     return file.wrong("micro_batches", fmt::format("is {}, and a single stage has one", micro_batches));
   }
+  RETURN_IF_ERROR(check_keeps(reader.plan(), input, request));
   ASSIGN_OR_RETURN(std::vector<PairRoute> routes, reader.read_routes(file));
   Placement placement = to_placement(shape, input, request, reader.plan(), tokens, micro_batches);
   placement.lanes[0].routes = std::move(routes);

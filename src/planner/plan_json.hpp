@@ -29,8 +29,8 @@ std::string to_json(const PlanReport& report, const ModelShape& shape, const Pla
 
 // The placement of one lane, with the devices' names as `input` spells them and weight_bytes as they come out here.
 // kv_blocks is what the file's capacity says and micro_batches its number, 0 where it says none. INVALID_ARGUMENT, one
-// line: what is no plan, not of this model or machine, names devices that are not there, or does not cover each layer
-// and axis once.
+// line: what is no plan, not of this model or machine, names devices that are not there, does not cover each layer and
+// axis once, or is not what `request` forces. Of `input`, the devices' names decide that; their figures, weight_bytes.
 Result<Placement> read_plan(std::string_view json, const ModelShape& shape, const PlanInput& input,
                             const PlanRequest& request, const PlanIdentity& identity);
 

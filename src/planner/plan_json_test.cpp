@@ -143,6 +143,30 @@ TEST(PlanJson, HandWritten_StagesAloneWillDo) {
   EXPECT_GT(placement->lanes[0].stages[0].shards[0].weight_bytes, 0u);
 }
 
+// What a plan file says needs no figures: names of devices alone will do to check it.
+TEST(PlanJson, WhatIsForcedBesideIt_HoldsInItOrIsRefused) {
+  const World world;
+  PlanInput named;
+  for (const DeviceProfile& device : world.input.devices) named.devices.emplace_back().name = device.name;
+  const std::string text = R"({"stages": [{"layers": [0, 1], "shards": [{"device": "CPU:0"}]},
+                                          {"layers": [1, 4], "shards": [{"device": "GPU:0"}]}]})";
+  struct Case {
+    uint32_t tensor, pipeline;
+    bool all;
+    const char* says;  // "" = kept
+  };
+  for (const Case& c : {Case{1, 2, false, ""}, Case{0, 3, false, "2 stages, and --pipeline-parallel-size asks for 3"},
+                        Case{2, 0, false, "stages[0] has 1 devices, and --tensor-parallel-size asks for 2"},
+                        Case{0, 0, true, "leaves out GPU:1, and --use-all-devices"}}) {
+    PlanRequest request;
+    request.tensor_parallel_size = c.tensor, request.pipeline_parallel_size = c.pipeline;
+    request.use_all_devices = c.all;
+    const auto placement = read_plan(text, world.shape, named, request, kIdentity);
+    EXPECT_EQ(placement.ok(), *c.says == '\0');
+    EXPECT_NE(placement.error().message().find(c.says), std::string::npos) << placement.error().message();
+  }
+}
+
 TEST(PlanJson, WhatIsNoPlanOfThisModelAndMachine_IsRefusedInOneLine) {
   const World world;
   const auto expect = [&](const char* text, const char* part) {

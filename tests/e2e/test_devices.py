@@ -103,6 +103,14 @@ def test_plans_that_cannot_be(model, cache, tmp_path):
     refused({"stages": [{**stage, "layers": [0, 29]}]}, "plan.json")
     refused({"stages": [{**stage, "shards": [{"device": "GPU:0"}]}]}, "GPU:0")
     refused({"stages": [stage], "model": {"name": "other", "digest": "0" * 16}}, "model")
+    pipeline = {"stages": [{**stage, "layers": [0, 7]}, {"layers": [7, 30], "shards": [{"device": "CPU:0/cores=1"}]}]}
+    file.write_text(json.dumps(pipeline))
+    plan = ("plan", model, "--devices", PARTS, "--plan", file)
+    refuse(*plan, "--pipeline-parallel-size", 3, environment=cache, says="has 2 stages")
+    refuse(*plan, "--tensor-parallel-size", 2, environment=cache, says="stages[0] has 1 devices")
+    refuse(*plan, "--objective", "latency", environment=cache, says="--objective latency and --plan")
+    kept = motley(*plan, "--pipeline-parallel-size", 2, "--use-all-devices", environment=cache)
+    assert kept.returncode == 0, kept.stderr
     refuse("complete", model, *PROMPT, "--plan", tmp_path / "none.json", environment=cache, says="none.json")
 
 
