@@ -6,6 +6,21 @@
 #include "llm/cost_cache.hpp"
 
 namespace motley {
+namespace {
+
+// What can be refused before anything is measured: `text` is the plan file's.
+Status check_unmeasured(const PlannedModel& planned, const DeviceSet& devices, const PlanSettings& settings,
+                        const std::string& text) {
+  std::vector<std::string> names;
+  for (const MeasuredDevice& device : devices.measured()) names.push_back(device.description.name);
+  if (settings.plan_file.empty()) return check_forced(planned.request, names, planned.shape.layers.size());
+  PlanInput named;
+  for (const std::string& name : names) named.devices.emplace_back().name = name;
+  const auto placement = read_plan(text, planned.shape, named, planned.request, planned.identity);
+  return placement.ok() ? ok_status() : placement.error().annotate(settings.plan_file);
+}
+
+}  // namespace
 
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
                                 const KvSettings& kv, const RuntimeOptions& runtime, const Progress& progress,
@@ -13,17 +28,18 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   PlannedModel planned;
   planned.identity = {model_digest(model), machine_of(devices)};
   ASSIGN_OR_RETURN(planned.shape, shape_of(model));
-  std::string text;  // read first: a file that is not there should not cost a measurement
+  planned.request =
+      plan_request(settings, kv, model.config(), runtime.rows_max, most_step_bytes(model, devices, runtime));
+  std::string text;
   if (!settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(text, read_file(settings.plan_file, kPlanFileBytesMax));
   }
+  RETURN_IF_ERROR(check_unmeasured(planned, devices, settings, text));
   MeasureOptions measure;
   measure.kv_dtype = kv.dtype;
   measure.virtual_time = runtime.virtual_time;
   measure.pace = pace;
   ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, measure, progress, have));
-  planned.request =
-      plan_request(settings, kv, model.config(), runtime.rows_max, most_step_bytes(model, devices, runtime));
   if (settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));
     return planned;

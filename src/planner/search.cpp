@@ -23,6 +23,17 @@ bool is_forced(const PlanRequest& request) {
   return request.tensor_parallel_size > 0 || request.pipeline_parallel_size > 0 || request.use_all_devices;
 }
 
+// As the command line says it.
+std::string forced_text(const PlanRequest& request) {
+  std::string text;
+  const auto add = [&text](const std::string& option) { text += (text.empty() ? "" : " and ") + option; };
+  if (request.tensor_parallel_size > 0) add(fmt::format("--tensor-parallel-size {}", request.tensor_parallel_size));
+  if (request.pipeline_parallel_size > 0)
+    add(fmt::format("--pipeline-parallel-size {}", request.pipeline_parallel_size));
+  if (request.use_all_devices) add("--use-all-devices");
+  return text;
+}
+
 std::vector<std::string> names_of(const PlanInput& input, const std::vector<size_t>& devices) {
   std::vector<std::string> names;
   for (const size_t d : devices) names.push_back(input.devices[d].name);
@@ -67,12 +78,8 @@ class Search {
     const PlanRequest& request = predictor_.request();
     const std::vector<Grouping> groupings = forced_groupings(predictor_.input(), types_, request);
     if (groupings.empty()) {
-      return invalid_argument("{} devices cannot be {} stages of {} devices{}", predictor_.input().devices.size(),
-                              request.pipeline_parallel_size == 0 ? std::string("any number of")
-                                                                  : std::to_string(request.pipeline_parallel_size),
-                              request.tensor_parallel_size == 0 ? std::string("any number of")
-                                                                : std::to_string(request.tensor_parallel_size),
-                              request.use_all_devices ? " with every device in use" : "");
+      return invalid_argument("{}: no way to share {} devices so was found", forced_text(request),
+                              predictor_.input().devices.size());
     }
     std::vector<double> worths;
     for (const Grouping& grouping : groupings) {
@@ -207,6 +214,12 @@ void add_left_out(Search* search, const Candidate& best, PlanReport* report) {
   }
 }
 
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
 Status check_all(const ModelShape& shape, const PlanInput& input, const PlanRequest& request) {
   RETURN_IF_ERROR(check_shape(shape));
   RETURN_IF_ERROR(check_plan_input(input));
@@ -221,6 +234,9 @@ Status check_all(const ModelShape& shape, const PlanInput& input, const PlanRequ
 }
 
 Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, const PlanRequest& request) {
+  std::vector<std::string> names;
+  for (const DeviceProfile& device : input.devices) names.push_back(device.name);
+  RETURN_IF_ERROR(check_forced(request, names, shape.layers.size()));
   Search search(shape, input, request);
   RETURN_IF_ERROR(search.try_forced());
   const Candidate* best = search.pool().best();
@@ -246,6 +262,24 @@ Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, 
 }
 
 }  // namespace
+
+Status check_forced(const PlanRequest& request, const std::vector<std::string>& devices, size_t layers) {
+  const uint64_t width = std::max(1u, request.tensor_parallel_size), there = devices.size();
+  const uint64_t needed = width * std::max(1u, request.pipeline_parallel_size);
+  if (request.pipeline_parallel_size > layers) {
+    return invalid_argument("--pipeline-parallel-size {}: the model has {} layers, and a stage at least one",
+                            request.pipeline_parallel_size, layers);
+  }
+  if (needed > there) {
+    return invalid_argument("{}: {} devices are asked for, and --devices lists {}: {}", forced_text(request), needed,
+                            there == 1 ? "one" : std::to_string(there), joined(devices));
+  }
+  if (!request.use_all_devices || request.tensor_parallel_size == 0) return ok_status();
+  const uint64_t used = request.pipeline_parallel_size > 0 ? needed : there / width * width;
+  if (used == there) return ok_status();
+  return invalid_argument("{}: stages of {} take {} of the {} devices, not every one of {}", forced_text(request),
+                          width, used, there, joined(devices));
+}
 
 Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, Effort effort) {
   RETURN_IF_ERROR(check_all(shape, input, request));

@@ -52,6 +52,9 @@ struct PlanReport {
 
 enum class Effort { kFull, kFirst };  // kFirst: one device, one pipeline and one tensor-parallel set; no bound
 
+// INVALID_ARGUMENT for forced sizes that so many devices and layers cannot give, with what is asked and what is there.
+Status check_forced(const PlanRequest& request, const std::vector<std::string>& devices, size_t layers);
+
 // RESOURCE_EXHAUSTED where the model fits nowhere: how much is missing, and what would fit. INVALID_ARGUMENT for input
 // that contradicts itself, or sizes that the devices cannot give.
 Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,

@@ -220,9 +220,39 @@ TEST(Search, ForcedSizes_AreObeyedAndTheLossIsTold) {
     EXPECT_TRUE(report->forced);
     if (c.devices > 1) EXPECT_GT(report->forced_loss.loss, 0.1);
   }
+}
+
+TEST(Search, ForcedSizesThatCannotBe_SayWhatIsAskedAndWhatIsThere) {
+  struct Case {
+    uint32_t tensor, pipeline;
+    bool all;
+    const char* says;
+  };
+  const std::vector<std::string> three = {"GPU:0", "CPU:0", "CPU:1"};
+  for (const Case& c :
+       {Case{4, 0, false,
+             "--tensor-parallel-size 4: 4 devices are asked for, and --devices lists 3: GPU:0, CPU:0, CPU:1"},
+        Case{2, 2, false,
+             "--tensor-parallel-size 2 and --pipeline-parallel-size 2: 4 devices are asked for, and --devices lists 3: "
+             "GPU:0, CPU:0, CPU:1"},
+        Case{2, 0, true,
+             "--tensor-parallel-size 2 and --use-all-devices: stages of 2 take 2 of the 3 devices, not every one of "
+             "GPU:0, CPU:0, CPU:1"},
+        Case{0, 9, false, "--pipeline-parallel-size 9: the model has 8 layers, and a stage at least one"}}) {
+    PlanRequest request;
+    request.tensor_parallel_size = c.tensor, request.pipeline_parallel_size = c.pipeline;
+    request.use_all_devices = c.all;
+    const Status status = check_forced(request, three, 8);
+    EXPECT_EQ(status.code(), MOTLEY_INVALID_ARGUMENT);
+    EXPECT_EQ(status.message(), c.says);
+  }
+  const ModelShape shape = make_shape({});
+  PlanInput input;
+  input.devices = {make_device("GPU:0", "gpu", {2000, 100000, 2000}, shape)};
   PlanRequest request;
-  request.tensor_parallel_size = 4;
-  EXPECT_EQ(plan_of(shape, input, request).error().code(), MOTLEY_INVALID_ARGUMENT);
+  request.tensor_parallel_size = 2;
+  EXPECT_EQ(plan_of(shape, input, request).error().message(),
+            "--tensor-parallel-size 2: 2 devices are asked for, and --devices lists one: GPU:0");
 }
 
 TEST(Search, Latency_TakesTheFastestForOneRequest) {

@@ -114,6 +114,17 @@ def test_plans_that_cannot_be(model, cache, tmp_path):
     refuse("complete", model, *PROMPT, "--plan", tmp_path / "none.json", environment=cache, says="none.json")
 
 
+def test_what_cannot_be_is_refused_before_anything_is_measured(model, tmp_path):
+    cache = {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}
+    plan = ("plan", model, "--devices", PARTS)
+    refuse(*plan, "--tensor-parallel-size", 3, environment=cache, says=["3 devices are asked for", "lists 2: CPU:0/cores=0"])
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"stages": [{"layers": [0, 30], "shards": [{"device": "CPU:0/cores=0"}]}],
+                                "machine": "0" * 16}))
+    refuse(*plan, "--plan", file, environment=cache, says="another machine")
+    assert not (tmp_path / "cache/costs").exists()
+
+
 def test_devices_that_cannot_be(model, cache):
     for devices, says in [("CPU:0,CPU:0", "listed twice"), ("CPU:0,CPU:0/cores=1", "share cores"),
                           ("GPU:0", "GPU:0 is not there"), ("CPU:0/cores=x", "cores"), ("SIM:none.toml", "none.toml"),
