@@ -263,6 +263,7 @@ std::string to_json(const PlanReport& report, const ModelShape& shape, const Pla
   json["predicted"] = {{"tokens_per_s", report.predicted.tokens_per_s},
                        {"ttft_ms", report.predicted.ttft_ms},
                        {"tpot_ms", report.predicted.tpot_ms}};
+  if (report.ttft_ms_max > 0 || report.tpot_ms_max > 0) json["predicted"]["keeps_slo"] = report.keeps_slo;
   json["bound_tokens_per_s"] = report.bound_tokens_per_s;
   json["gap"] = report.gap;
   json["kv_capacity_tokens"] = report.kv_capacity_tokens;

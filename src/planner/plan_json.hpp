@@ -3,11 +3,12 @@
 // {"model": {"name", "digest"}, "machine", "stages": [{"layers": [first, end], "shards": [{"device", "kv_heads",
 //   "query_heads"?, "ffn_columns", "vocab_rows", "experts": [ids], "weight_bytes", "format"}], "kv_owners": [names]}],
 //  "micro_batches"?, "routes"?: [{"a", "b", "route"?: "shared-memory" or "gloo"}], "predicted": {"tokens_per_s",
-//  "ttft_ms", "tpot_ms"}, "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out": [{"device", "reason"}],
-//  "alternatives": [{"devices", "tokens_per_s"}]}
+//  "ttft_ms", "tpot_ms", "keeps_slo"?}, "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out": [{"device",
+//  "reason"}], "alternatives": [{"devices", "tokens_per_s"}]}
 // Counts; ranges follow the order of the shards. query_heads stands only where KV heads are replicated, micro_batches
 // (in flight together) only with several stages, routes only of pairs that do not meet over shared memory: who is not
-// there does. By hand, "stages" alone will do; a stage's only shard may leave its counts out: it takes everything.
+// there does, keeps_slo only where limits were asked for. By hand, "stages" alone will do; a stage's only shard may
+// leave its counts out: it takes everything.
 #pragma once
 
 #include <string>

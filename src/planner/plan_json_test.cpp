@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "planner/plan_picture.hpp"
 #include "planner/planner_test_fleet.hpp"
 
 namespace motley {
@@ -164,6 +165,23 @@ TEST(PlanJson, WhatIsForcedBesideIt_HoldsInItOrIsRefused) {
     const auto placement = read_plan(text, world.shape, named, request, kIdentity);
     EXPECT_EQ(placement.ok(), *c.says == '\0');
     EXPECT_NE(placement.error().message().find(c.says), std::string::npos) << placement.error().message();
+  }
+}
+
+TEST(PlanJson, LimitsAskedFor_AreSaidToBeKeptOrNot) {
+  const World world;
+  for (const double ttft_ms : {0.0, 1e-6, 1e8}) {
+    PlanRequest request;
+    request.ttft_ms_max = ttft_ms;
+    const auto report = plan(world.shape, world.input, request);
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    const auto predicted = nlohmann::json::parse(to_json(*report, world.shape, kIdentity))["predicted"];
+    EXPECT_EQ(predicted.contains("keeps_slo"), ttft_ms > 0);
+    if (ttft_ms > 0) EXPECT_EQ(predicted["keeps_slo"], ttft_ms > 1);
+    const std::string picture = plan_text(*report, world.shape);
+    EXPECT_EQ(picture.find("slo        kept; TTFT") != std::string::npos, ttft_ms > 1);
+    EXPECT_EQ(picture.find("slo        NOT KEPT; TTFT") != std::string::npos, ttft_ms > 0 && ttft_ms < 1);
+    EXPECT_EQ(picture.find("slo ") != std::string::npos, ttft_ms > 0);
   }
 }
 

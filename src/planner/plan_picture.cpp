@@ -104,13 +104,26 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
+void add_slo(const PlanReport& report, std::string* out) {
+  const std::pair<const char*, std::pair<double, double>> limits[] = {
+      {"TTFT", {report.predicted.ttft_ms, report.ttft_ms_max}},
+      {"TPOT", {report.predicted.tpot_ms, report.tpot_ms_max}}};
+  std::string asked;
+  for (const auto& [name, times] : limits) {
+    const auto [ms, most] = times;
+    if (most > 0) asked += fmt::format("{}{} {:.4g} ms of at most {:.4g}", asked.empty() ? "" : ", ", name, ms, most);
+  }
+  if (!asked.empty()) *out += fmt::format("slo        {}; {}\n", report.keeps_slo ? "kept" : "NOT KEPT", asked);
+}
+
 void add_figures(const PlanReport& report, std::string* out) {
   const Prediction& p = report.predicted;
   *out += fmt::format(
       "predicted  {:.4g} tokens/s, TTFT {:.4g} ms, TPOT {:.4g} ms, with {} sequences in {} micro-batch{}, prompts by "
-      "{} rows{}\n",
+      "{} rows\n",
       p.tokens_per_s, p.ttft_ms, p.tpot_ms, p.concurrency, p.micro_batches, p.micro_batches == 1 ? "" : "es",
-      p.chunk_rows, report.keeps_limits ? "" : " (BREAKS THE LIMITS ASKED FOR)");
+      p.chunk_rows);
+  add_slo(report, out);
   if (report.bound_tokens_per_s > 0) {
     *out += fmt::format("bound      {:.4g} tokens/s for any plan of these devices: at most {:.1f} % is left to gain\n",
                         report.bound_tokens_per_s, 100 * report.gap);

@@ -154,7 +154,9 @@ PlanReport describe(Predictor* predictor, const Candidate& candidate) {
   report.placement.lanes[0].routes =
       lane_routes(input, predictor->links(), candidate.plan, sizeof(float) * static_cast<double>(shape.hidden));
   report.predicted = candidate.predicted;
-  report.keeps_limits = predictor->keeps_limits(candidate.predicted);
+  report.keeps_slo = predictor->keeps_limits(candidate.predicted);
+  report.ttft_ms_max = predictor->request().ttft_ms_max;
+  report.tpot_ms_max = predictor->request().tpot_ms_max;
   report.kv_capacity_tokens = candidate.memory.kv_tokens;
   report.layers = static_cast<uint32_t>(shape.layers.size());
   const Prediction& predicted = candidate.predicted;

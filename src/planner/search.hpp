@@ -38,8 +38,9 @@ struct ForcedLoss {
 struct PlanReport {
   Placement placement;
   Prediction predicted;
-  bool keeps_limits = true;                // of PlanRequest
-  double bound_tokens_per_s = 0, gap = 0;  // 1 - predicted / bound
+  bool keeps_slo = true;                    // by the prediction; true where none is asked for
+  double ttft_ms_max = 0, tpot_ms_max = 0;  // what is asked for; 0 = nothing
+  double bound_tokens_per_s = 0, gap = 0;   // 1 - predicted / bound
   uint64_t kv_capacity_tokens = 0;
   uint32_t layers = 0;
   std::vector<DeviceShare> devices;  // used, in the input's order

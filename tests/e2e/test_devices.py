@@ -109,8 +109,10 @@ def test_plans_that_cannot_be(model, cache, tmp_path):
     refuse(*plan, "--pipeline-parallel-size", 3, environment=cache, says="has 2 stages")
     refuse(*plan, "--tensor-parallel-size", 2, environment=cache, says="stages[0] has 1 devices")
     refuse(*plan, "--objective", "latency", environment=cache, says="--objective latency and --plan")
-    kept = motley(*plan, "--pipeline-parallel-size", 2, "--use-all-devices", environment=cache)
+    kept = motley(*plan, "--pipeline-parallel-size", 2, "--use-all-devices", "--slo", "tpot=0.001", "--json",
+                  environment=cache)
     assert kept.returncode == 0, kept.stderr
+    assert json.loads(kept.stdout)["predicted"]["keeps_slo"] is False
     refuse("complete", model, *PROMPT, "--plan", tmp_path / "none.json", environment=cache, says="none.json")
 
 
