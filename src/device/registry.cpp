@@ -113,7 +113,11 @@ Result<DeviceRegistry::Entry> DeviceRegistry::describe(std::string_view family, 
     desc.struct_size = sizeof desc;
     motley_error failure{};
     const std::string text(spec);
-    RETURN_IF_ERROR(to_status(api.describe(text.c_str(), &desc, &failure), failure, text));
+    const Status status = to_status(api.describe(text.c_str(), &desc, &failure), failure, text);
+    if (!status.ok()) {  // which the plugin may have named already
+      const bool twice = status.message().starts_with(fmt::format("{0}: {0}", text));
+      return Status(status.code(), fmt::format("{}:{}", family, status.message().substr(twice ? text.size() + 2 : 0)));
+    }
     desc.label[sizeof desc.label - 1] = '\0';
     return Entry{{fmt::format("{}:{}", family, spec), desc}, entry.plugin};
   }

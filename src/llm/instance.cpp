@@ -19,6 +19,7 @@ constexpr size_t kTemplateBytesMax = 1u << 20;
 constexpr uint32_t kSequencesMax = 4096;  // two token slots each
 constexpr uint32_t kBlockSizeMax = 1024;
 constexpr uint32_t kBatchedTokensMax = 1u << 17;
+constexpr double kLossTold = 0.005;  // less shows as 0 %
 
 Status check_options(const InstanceOptions& options) {
   const EngineOptions& engine = options.engine;
@@ -186,7 +187,7 @@ Status Instance::place_together() {
 
 void Instance::tell(const PlanReport& report) {
   for (const LeftOut& left : report.left_out) log_info("{} is left out: {}", left.device, left.reason);
-  if (report.forced && report.forced_loss.loss > 0) {
+  if (report.forced && report.forced_loss.loss >= kLossTold) {
     log_warning("forced: {:.0f} tokens/s predicted, {:.0f} % less than the {:.0f} of the best plan",
                 report.predicted.tokens_per_s, 100 * report.forced_loss.loss, report.forced_loss.best_tokens_per_s);
   }

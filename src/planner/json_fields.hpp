@@ -22,12 +22,13 @@ class JsonFields {
 
   const std::string& where() const { return where_; }
   Status wrong(std::string_view name, std::string_view what) const {
+    if (where_.empty() && name.empty()) return invalid_argument("the file {}", what);
     return invalid_argument("{}{}{} {}", where_, where_.empty() || name.empty() ? "" : ".", name, what);
   }
 
   // An object whose names are all among these.
   Status check_names(std::initializer_list<std::string_view> known) const {
-    if (value_.object() == nullptr) return wrong("", "is not an object");
+    if (value_.object() == nullptr) return wrong("", fmt::format("is {}, not an object", value_.kind_name()));
     for (const auto& [name, unused] : *value_.object()) {
       bool found = false;
       for (const std::string_view one : known) found = found || one == name;

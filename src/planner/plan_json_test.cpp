@@ -185,6 +185,21 @@ TEST(PlanJson, LimitsAskedFor_AreSaidToBeKeptOrNot) {
   }
 }
 
+// A forced size that the best plan has anyhow costs nothing, and nothing is said of it.
+TEST(PlanPicture, Forced_IsToldWhereItCosts) {
+  const World world;
+  const auto free = plan(world.shape, world.input, {});
+  ASSERT_TRUE(free.ok());
+  PlanRequest request;
+  request.pipeline_parallel_size = static_cast<uint32_t>(free->placement.lanes[0].stages.size());
+  auto report = plan(world.shape, world.input, request);
+  ASSERT_TRUE(report.ok());
+  EXPECT_EQ(report->forced_loss.loss, 0);
+  EXPECT_EQ(plan_text(*report, world.shape).find("forced "), std::string::npos);
+  report->forced_loss.loss = 0.25;
+  EXPECT_NE(plan_text(*report, world.shape).find("forced     loses 25.0 %"), std::string::npos);
+}
+
 TEST(PlanJson, WhatIsNoPlanOfThisModelAndMachine_IsRefusedInOneLine) {
   const World world;
   const auto expect = [&](const char* text, const char* part) {
@@ -193,7 +208,7 @@ TEST(PlanJson, WhatIsNoPlanOfThisModelAndMachine_IsRefusedInOneLine) {
   const std::string whole = R"({"layers": [0, 4], "shards": [{"device": "GPU:0"}]})";
   const auto stages = [&](const std::string& inner) { return "{\"stages\": [" + inner + "]}"; };
   expect("", "JSON");
-  expect("[]", "not an object");
+  expect("[]", "the file is a list, not an object");
   expect("{}", "stages is missing");
   expect(R"({"stages": []})", "no stages");
   expect(stages(R"({"layers": [0, 4], "shards": [{"device": "GPU:9"}]})").c_str(), "'GPU:9', which is not listed");

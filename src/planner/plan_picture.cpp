@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kBarCells = 32;  // all layers
 constexpr size_t kNameWidthMax = 24;
+constexpr double kLossTold = 0.0005;  // less shows as 0.0 %
 
 int64_t total(const std::vector<UnitRange>& ranges) {
   int64_t sum = 0;
@@ -129,7 +130,7 @@ void add_figures(const PlanReport& report, std::string* out) {
                         report.bound_tokens_per_s, 100 * report.gap);
   }
   *out += fmt::format("KV         {} tokens\n", report.kv_capacity_tokens);
-  if (report.forced) {
+  if (report.forced && report.forced_loss.loss >= kLossTold) {
     *out += fmt::format("forced     loses {:.1f} % against {} at {:.4g} tokens/s\n", 100 * report.forced_loss.loss,
                         joined(report.forced_loss.best_devices), report.forced_loss.best_tokens_per_s);
   }

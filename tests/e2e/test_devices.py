@@ -103,6 +103,7 @@ def test_plans_that_cannot_be(model, cache, tmp_path):
     refused({"stages": [{**stage, "layers": [0, 29]}]}, "plan.json")
     refused({"stages": [{**stage, "shards": [{"device": "GPU:0"}]}]}, "GPU:0")
     refused({"stages": [stage], "model": {"name": "other", "digest": "0" * 16}}, "model")
+    refused("[]", "the file is a list")
     pipeline = {"stages": [{**stage, "layers": [0, 7]}, {"layers": [7, 30], "shards": [{"device": "CPU:0/cores=1"}]}]}
     file.write_text(json.dumps(pipeline))
     plan = ("plan", model, "--devices", PARTS, "--plan", file)
@@ -129,7 +130,7 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(model, tmp_path):
 
 def test_devices_that_cannot_be(model, cache):
     for devices, says in [("CPU:0,CPU:0", "listed twice"), ("CPU:0,CPU:0/cores=1", "share cores"),
-                          ("GPU:0", "GPU:0 is not there"), ("CPU:0/cores=x", "cores"), ("SIM:none.toml", "none.toml"),
+                          ("GPU:0", "GPU:0 is not there"), ("CPU:0/cores=x", "cores"), ("SIM:none.toml", "motley: SIM:none.toml: cannot be read"),
                           ("", "device"), ("CPU:0/cores=4000", "4000"),
                           ("SIM:gpu-like/0,SIM:gpu-like/0", "SIM:gpu-like/0 is listed twice")]:
         refuse("complete", model, *PROMPT, "--devices", devices, environment=cache, says=says)
