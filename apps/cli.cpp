@@ -117,6 +117,8 @@ void add_placement_options(CLI::App* app, InstanceOptions& options) {
       ->check(text_fault);
   add_switch(app, "--use-all-devices", planning.use_all_devices,
              "every listed device gets a part, even where the plan would leave it out");
+  add_switch(app, "--measure-again", planning.measure_again,
+             "measure the devices anew, and keep that instead of what was measured before");
   app->add_option_function<std::vector<std::string>>(
          "--device-memory",
          [&options](const std::vector<std::string>& values) {
@@ -426,6 +428,8 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
   devices_command->add_flag("--json", parsed.devices.json, "as JSON");
   devices_command->add_flag("--measure", parsed.devices.measure,
                             "with bandwidth, arithmetic, dispatch and links; measured once and kept");
+  devices_command->add_flag("--measure-again", parsed.devices.measure_again,
+                            "the same, measured anew; kept instead of what was measured before");
   actions[devices_command] = [&] { return devices(parsed.devices); };
   CLI::App* conformance_command = app.add_subcommand("conformance", "judge a device plugin");
   conformance_command->add_option("plugin", parsed.conformance.plugin, "a shared library")->required();

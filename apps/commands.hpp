@@ -61,7 +61,7 @@ Status inspect(const InspectCommand& command);
 
 struct DevicesCommand {
   bool json = false;
-  bool measure = false;
+  bool measure = false, measure_again = false;  // the latter means the former
 };
 Status devices(const DevicesCommand& command);
 

@@ -70,8 +70,9 @@ Status devices(const DevicesCommand& command) {
   std::vector<DeviceDescription> described;
   for (const auto& entry : registry.devices()) described.push_back(entry.description);
   std::optional<MachineFigures> figures;
-  if (command.measure) {
-    ASSIGN_OR_RETURN(figures, machine_figures(registry, [](const std::string& what) { log_info("{}", what); }));
+  if (command.measure || command.measure_again) {
+    const auto progress = [](const std::string& what) { log_info("{}", what); };
+    ASSIGN_OR_RETURN(figures, machine_figures(registry, progress, command.measure_again));
   }
   const MachineFigures* known = figures ? &*figures : nullptr;
   if (command.json) {

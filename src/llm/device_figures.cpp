@@ -81,12 +81,12 @@ Result<MachineFigures> measure(const DeviceRegistry& registry, const Progress& p
 
 }  // namespace
 
-Result<MachineFigures> machine_figures(const DeviceRegistry& registry, const Progress& progress) {
+Result<MachineFigures> machine_figures(const DeviceRegistry& registry, const Progress& progress, bool again) {
   std::vector<ListedDevice> listed;
   for (const auto& entry : registry.devices()) listed.push_back({entry.description, entry.plugin, {}, {}});
   const CostCache cache(cache_directory() / "costs");
   const std::string machine = machine_digest(listed);
-  if (const auto text = cache.read_text(machine, "devices")) {
+  if (const auto text = again ? std::nullopt : cache.read_text(machine, "devices")) {
     if (auto known = from_json(*text, listed.size())) return *std::move(known);
   }
   ASSIGN_OR_RETURN(MachineFigures figures, measure(registry, progress));

@@ -17,8 +17,8 @@ struct MachineFigures {
   std::vector<LinkFigures> links;      // between devices that are not simulated
 };
 
-// From the cache, or measured now: a few seconds a device.
-Result<MachineFigures> machine_figures(const DeviceRegistry& registry, const Progress& progress);
+// From the cache, or measured now and kept (with `again` in any case): a few seconds a device.
+Result<MachineFigures> machine_figures(const DeviceRegistry& registry, const Progress& progress, bool again = false);
 
 std::vector<std::string> dtype_names(uint64_t mask);       // of motley_device_desc.weight_dtypes
 std::vector<std::string> capability_names(uint64_t caps);  // of motley_device_desc.caps

@@ -139,7 +139,8 @@ Status Instance::place(const InstanceOptions& options) {
     ASSIGN_OR_RETURN(placement_, alone_on(devices_, 0));
     return ok_status();
   }
-  const bool known = known_input(model(), devices_, kv_.dtype, runtime_options_.virtual_time).has_value();
+  const bool known =
+      !settings_.measure_again && known_input(model(), devices_, kv_.dtype, runtime_options_.virtual_time).has_value();
   return options.serve_first && !known && !settings_.forced() ? place_first() : place_together();
 }
 

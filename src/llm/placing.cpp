@@ -39,7 +39,7 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   measure.kv_dtype = kv.dtype;
   measure.virtual_time = runtime.virtual_time;
   measure.pace = pace;
-  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, measure, progress, have));
+  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, measure, progress, have, settings.measure_again));
   if (settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));
     return planned;

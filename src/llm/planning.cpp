@@ -148,9 +148,11 @@ Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, co
 }
 
 Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
-                                 const Progress& progress, const PlanInput* have) {
-  if (auto known = known_input(model, devices, static_cast<int32_t>(options.kv_dtype), options.virtual_time))
-    return *std::move(known);
+                                 const Progress& progress, const PlanInput* have, bool again) {
+  if (!again) {
+    if (auto known = known_input(model, devices, static_cast<int32_t>(options.kv_dtype), options.virtual_time))
+      return *std::move(known);
+  }
   auto input = measure_input(model, devices, options, progress, have);
   if (!input.ok() || options.virtual_time) return input;
   PlanInput kept = *input;

@@ -22,7 +22,8 @@ struct PlanSettings {
   uint32_t concurrency = 16, prompt_len = 512, output_len = 128;
   uint32_t tensor_parallel_size = 0, pipeline_parallel_size = 0;  // 0 = free
   bool use_all_devices = false;
-  std::string plan_file;  // a plan to take as it is; "" = search
+  std::string plan_file;       // a plan to take as it is; "" = search
+  bool measure_again = false;  // what was measured before does not count
   bool forced() const { return tensor_parallel_size > 0 || pipeline_parallel_size > 0 || use_all_devices; }
 };
 
@@ -50,10 +51,10 @@ using Pace = std::function<Status(double spent_ns)>;
 Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
                                 const Progress& progress, const PlanInput* have = nullptr);
 
-// The same, from the cache or measured now and kept. In virtual time nothing is kept: the figures hang on a file's
-// contents, and are soon measured.
+// The same, from the cache or measured now and kept; measured in any case with `again`. In virtual time nothing is
+// kept: the figures hang on a file's contents, and are soon measured.
 Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
-                                 const Progress& progress, const PlanInput* have = nullptr);
+                                 const Progress& progress, const PlanInput* have = nullptr, bool again = false);
 
 // The devices that are not lost, for the cost cache and for plans.
 std::string machine_of(const DeviceSet& devices);

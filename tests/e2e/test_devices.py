@@ -159,6 +159,22 @@ def test_devices_lists_all_there_is(cache):
     assert all(link["gb_per_s"] > 0 for link in measured["links"])
 
 
+def test_measuring_again_overwrites_what_was_kept(model, tmp_path):
+    cache = {"MOTLEY_CACHE_DIR": str(tmp_path)}
+
+    def written(*arguments):
+        done = motley(*arguments, environment=cache)
+        assert done.returncode == 0, done.stderr
+        return "measuring CPU" in done.stderr, {file.name: file.stat().st_mtime_ns for file in tmp_path.rglob("costs-*")}
+    plan = ("plan", model, "--devices", PARTS)
+    for command in (plan, ("devices",)):
+        first, before = written(*command, "--measure-again")
+        assert first and before
+        assert command == ("devices",) or written(*command) == (False, before)
+        again, after = written(*command, "--measure-again")
+        assert again and set(after) == set(before) and after != before
+
+
 def test_metrics_say_what_each_device_did(start, cache):
     server = start("--devices", PARTS, "--tensor-parallel-size", 2, environment=cache)
     assert server.post("/v1/completions", {"model": server.model_name(), "prompt": "Hi", "max_tokens": 4}).status == 200
