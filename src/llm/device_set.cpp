@@ -179,28 +179,4 @@ bool DeviceSet::has_worker(std::string_view name) const {
   return found && devices_[*found]->device.worker() != nullptr;
 }
 
-void DeviceSet::count_on_from(const DeviceSet& before) {
-  for (size_t i = 0; i < before.devices_.size(); ++i) {
-    if (devices_[i] != before.devices_[i]) devices_[i]->before = before.devices_[i]->work;
-  }
-}
-
-std::vector<DeviceWork> DeviceSet::work() {
-  std::vector<DeviceWork> all;
-  for (const auto& opened : devices_) {
-    DeviceWork& done = opened->work;
-    done.name = opened->listed.description.name;
-    const auto stats = opened->device.stats();
-    if (stats.ok() && stats->lost != 0 && !opened->lost) mark_lost(done.name);
-    if (stats.ok() && !opened->lost) {
-      done.programs = opened->before.programs + stats->programs;
-      done.rows = opened->before.rows + stats->rows;
-      done.busy_s = opened->before.busy_s + static_cast<double>(stats->busy_ns) / 1e9;
-    }
-    done.lost = opened->lost;
-    all.push_back(done);
-  }
-  return all;
-}
-
 }  // namespace motley

@@ -27,14 +27,6 @@ struct DeviceSetOptions {
   std::map<std::string, uint64_t> memory_caps;  // bytes by listed name
 };
 
-// What a device has done so far. One that was lost and came back counts on.
-struct DeviceWork {
-  std::string name;
-  uint64_t programs = 0, rows = 0, bytes_moved = 0;
-  double busy_s = 0;
-  bool lost = false, in_force = false;  // in_force: the plan uses it (told by Instance)
-};
-
 // The process that a device runs in.
 struct DeviceWorker {
   std::string device;
@@ -42,8 +34,7 @@ struct DeviceWorker {
 };
 
 // A value: which devices there are never changes, and copies share them; the last copy closes a device. One that is
-// lost stays in the set, marked. Thread-safe, but for work(), which one thread at a time may call: it asks the devices,
-// and one that hangs keeps it waiting until its worker is killed.
+// lost stays in the set, marked. Thread-safe.
 class DeviceSet {
  public:
   // UNIMPLEMENTED for a device that lacks what this runtime asks of one, with its name; INVALID_ARGUMENT for a cap on a
@@ -65,24 +56,19 @@ class DeviceSet {
   std::vector<MeasuredDevice> measured() const;
   // Ends its worker, if it has one: what a device in this process still does (`at_work`) cannot be ended.
   void mark_lost(std::string_view name, bool at_work = false);
-  // Marks those that say so themselves, or whose worker has ended; their names.
+  // Marks those that say so themselves, or whose worker has ended; their names. Asks the devices: one that hangs keeps
+  // it waiting until its worker is killed.
   std::vector<std::string> mark_failed();
   bool has_worker(std::string_view name) const;
   // Of those that are not lost and have a worker process.
   std::vector<DeviceWorker> workers() const;
   bool lost(size_t i) const { return devices_[i]->lost.load(); }
-  // Where a device took the place of a lost one: counts on from it. As thread-safe as work().
-  void count_on_from(const DeviceSet& before);
-  // Of a device that is lost: what it last said. One that gives no figures is marked.
-  std::vector<DeviceWork> work();
 
  private:
   struct Opened {
     ListedDevice listed;
     Device device;
-    DeviceWork before = {};  // of those of its name that were lost
     std::atomic<bool> lost{false}, at_work{false};
-    DeviceWork work = {};
   };
   static Result<std::shared_ptr<Opened>> open_one(ListedDevice listed, const DeviceSetOptions& options);
 

@@ -36,6 +36,15 @@ struct AddedDevices {
   std::string note;                // what the plan does with them, and with what was forced; one line
 };
 
+// What a device has done for steps so far, of all executors, as runtime/driver.hpp counts: nothing of what was
+// measured. One that was lost and came back counts on.
+struct DeviceWork {
+  std::string name;
+  uint64_t programs = 0, rows = 0, bytes_moved = 0;
+  double busy_s = 0;
+  bool lost = false, in_force = false;  // in_force: the plan uses it
+};
+
 struct InstanceOptions {
   std::filesystem::path model;
   std::string devices = "auto";
@@ -89,7 +98,8 @@ class Instance {
   Result<AddedDevices> add_devices(const std::vector<std::string>& names);
   // Has add_devices() under way and later ones fail with CANCELLED. Any thread.
   void end_changes() { changes_.request_stop(); }
-  // What each device has done so far, in the order of the list. Thread-safe.
+  // What each device has done so far, in the order of the list. Asks which are lost, as DeviceSet::mark_failed().
+  // Thread-safe.
   std::vector<DeviceWork> device_work();
   // A picture of the plan in force, for a terminal (UTF-8, ends with a newline); "" where there was nothing to choose.
   // Changes when a device is lost. Thread-safe.
@@ -112,7 +122,7 @@ class Instance {
   Result<PlannedModel> plan_over(const DeviceSet& devices, std::string* note);
   Result<Executor*> take_over(const DeviceSet& devices, const std::shared_ptr<const PlannedModel>& planned);
   Status make_runtime(const Placement& placement);
-  void count_moved();
+  void count_work(std::map<std::string, DriverWork>* work) const;
   void drop_runtime();
   Result<Executor*> recover(const Status& why);
   Status serve_on_what_is_left(const Status& why);
@@ -129,15 +139,15 @@ class Instance {
   Placement placement_;
   Epoch epoch_ = 0;
   bool plans_later_ = false;
+  int64_t restart_after_ns_ = 0;       // of system_clock(); the engine's thread of replacements only
   std::atomic<bool> changing_{false};  // one changes the devices, or measures them for the first time
   std::stop_source changes_;
-  std::mutex work_mutex_;     // one asks the devices at a time
   mutable std::mutex mutex_;  // guards what follows, which other threads look at
   DeviceSet devices_;
   std::shared_ptr<const PlannedModel> planned_;
   std::optional<PlanReport> in_force_;
-  std::map<std::string, uint64_t> moved_;  // bytes, by executors that are gone
-  DeviceSet runtime_devices_;              // which runtime_ uses
+  std::map<std::string, DriverWork> work_;  // by executors that are gone
+  DeviceSet runtime_devices_;               // which runtime_ uses
   std::unique_ptr<RuntimeExecutor> runtime_;
 
   std::unique_ptr<Engine> engine_;

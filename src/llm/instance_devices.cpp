@@ -17,7 +17,7 @@ namespace {
 
 constexpr double kServedPerMeasured = 19;     // of the time, measuring takes a twentieth
 constexpr int64_t kPatienceWithTheLast = 10;  // nobody takes over from it, and it may be slow only
-constexpr size_t kDevicesPlannedFully = 4;    // while requests wait: with more, the first good plan is taken
+constexpr size_t kDevicesPlannedFully = 4;  // while requests wait: with more, the first good plan is taken
 
 // True where it was false before, or is this thread's already; false again at the end of the scope.
 class Claim {
@@ -192,12 +192,7 @@ Result<AddedDevices> Instance::add_devices(const std::vector<std::string>& names
   ASSIGN_OR_RETURN(std::vector<ListedDevice> more, listed_anew(names));
   AddedDevices added;
   for (const ListedDevice& each : more) added.names.push_back(each.description.name);
-  const DeviceSet before = devices();
-  ASSIGN_OR_RETURN(DeviceSet next, before.with(std::move(more)));
-  {
-    std::lock_guard one(work_mutex_);
-    next.count_on_from(before);
-  }
+  ASSIGN_OR_RETURN(DeviceSet next, devices().with(std::move(more)));
   ASSIGN_OR_RETURN(PlannedModel made, plan_over(next, &added.note));
   tell(made.report);
   const std::vector<std::string> used = devices_of(made.report.placement);
@@ -238,17 +233,21 @@ Status Instance::make_runtime(const Placement& placement) {
   ASSIGN_OR_RETURN(auto runtime, RuntimeExecutor::create(model(), placement, named, options));
   DeviceSet devices_before = devices;  // outlives the executor that uses it
   std::lock_guard lock(mutex_);
-  count_moved();
+  count_work(&work_);
   std::swap(runtime_devices_, devices_before);
   std::swap(runtime_, runtime);
   epoch_ = placement.epoch;
   return ok_status();
 }
 
-// With the lock: the figures of an executor that goes.
-void Instance::count_moved() {
+// With the lock: adds the figures of the executor that is there.
+void Instance::count_work(std::map<std::string, DriverWork>* work) const {
   if (runtime_ == nullptr) return;
-  for (const DriverReport& report : runtime_->reports()) moved_[report.device] += report.bytes_moved;
+  for (const DriverReport& report : runtime_->reports()) {
+    DriverWork& sum = (*work)[report.device];
+    sum.programs += report.work.programs, sum.rows += report.work.rows;
+    sum.bytes_moved += report.work.bytes_moved, sum.busy_ns += report.work.busy_ns;
+  }
 }
 
 // Ends the executor, which has lost devices; other threads may be reading its figures until then.
@@ -263,7 +262,7 @@ void Instance::drop_runtime() {
   std::unique_ptr<RuntimeExecutor> ended;
   {
     std::lock_guard lock(mutex_);
-    count_moved();
+    count_work(&work_);
     ended = std::move(runtime_);
   }
   if (!at_work) return;
@@ -346,17 +345,22 @@ std::string Instance::plan_picture() const {
 }
 
 std::vector<DeviceWork> Instance::device_work() {
-  std::lock_guard one(work_mutex_);
-  std::vector<DeviceWork> work = devices().work();  // without the other lock: recover() ends a device that hangs
+  DeviceSet devices = this->devices();
+  devices.mark_failed();  // without the lock: recover() ends a device that hangs
   const std::vector<std::string> used = devices_in_force();
-  std::lock_guard lock(mutex_);
-  std::map<std::string, uint64_t> moved = moved_;
-  if (runtime_ != nullptr) {
-    for (const DriverReport& report : runtime_->reports()) moved[report.device] += report.bytes_moved;
+  std::map<std::string, DriverWork> done;
+  {
+    std::lock_guard lock(mutex_);
+    done = work_;
+    count_work(&done);
   }
-  for (DeviceWork& each : work) {
-    each.bytes_moved = moved[each.name];
-    each.in_force = !each.lost && contains(used, each.name);
+  std::vector<DeviceWork> work;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const std::string& name = devices.listed(i).description.name;
+    const DriverWork& of_steps = done[name];
+    work.push_back({name, of_steps.programs, of_steps.rows, of_steps.bytes_moved,
+                    static_cast<double>(of_steps.busy_ns) / 1e9, devices.lost(i),
+                    !devices.lost(i) && contains(used, name)});
   }
   return work;
 }

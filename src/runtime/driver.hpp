@@ -61,6 +61,13 @@ struct DriverOptions {
   Trace* trace = nullptr;  // borrowed; null = none
 };
 
+// What a driver has done for steps so far: programs that it enqueued, the rows of each, bytes to and from other
+// devices, and the time in which its device had programs of a step to run, as the driver saw it.
+struct DriverWork {
+  uint64_t programs = 0, rows = 0, bytes_moved = 0;
+  int64_t busy_ns = 0;
+};
+
 class Driver {
  public:
   // What a driver tells its owner, on its own thread.
@@ -85,8 +92,8 @@ class Driver {
   const std::string& name() const { return options_.name; }
   const Device& device() const { return device_; }
   const Tape& tape() const { return tape_; }
-  uint64_t bytes_moved() const { return bytes_moved_.load(); }  // to and from other devices
-  uint64_t weight_bytes() const { return weight_bytes_; }       // resident
+  uint64_t weight_bytes() const { return weight_bytes_; }  // resident
+  DriverWork work() const { return {programs_, rows_, bytes_moved_, busy_ns_}; }
   // When its device has used up its time, of system_clock(). INT64_MAX where the driver waits for nothing of it just
   // now: idle, in a meeting, or asleep until a step has ended. Any thread.
   int64_t due_ns() const { return due_ns_.load(); }
@@ -144,6 +151,7 @@ class Driver {
   uint64_t device_timeout_ns(const Flight& flight) const;
   CommCall call(const Flight& flight);
   void learn_times(const EventHandle& event);
+  void learn_busy(const ProgramEvents& programs);
   int64_t now_ns() const;  // as time counts for this driver
   void tell_copies();
 
@@ -177,10 +185,12 @@ class Driver {
   ProgramEvents running_;                       // enqueued, not waited for
   size_t next_set_ = 0;
   int64_t virtual_ns_ = 0;
+  int64_t busy_until_ns_ = 0;  // counted
   DeviceTime time_;
   bool others_failed_ = false;  // what failed last was a meeting, not this device
   std::atomic<int64_t> due_ns_{INT64_MAX};
-  std::atomic<uint64_t> bytes_moved_{0};
+  std::atomic<uint64_t> programs_{0}, rows_{0}, bytes_moved_{0};
+  std::atomic<int64_t> busy_ns_{0};
   std::thread thread_;
 };
 

@@ -162,9 +162,11 @@ Status Driver::play(Flight& flight, size_t set) {
       RETURN_IF_ERROR(meet(entry, flight, set));
       continue;
     }
+    const int64_t began_ns = running_ ? 0 : now_ns();
     auto event = entry.program.enqueue(flight.batch, set);
     if (event.ok()) {
-      running_.add(*std::move(event), entry.program, trace_.on());
+      running_.add(*std::move(event), entry.program, trace_.on(), began_ns);
+      programs_ += 1, rows_ += flight.batch.rows;
     } else {
       if (!meets_ || fatal(event.error())) return event.error();
       flight.fail(event.error());
@@ -210,6 +212,7 @@ Status Driver::settle(Flight& flight) {
     return error(MOTLEY_DEADLINE_EXCEEDED, "it did not finish a step in time");
   }
   learn_times(programs.last());
+  learn_busy(programs);
   trace_.programs(programs, flight.plan.step, flight.batch);
   if (status.ok()) return status;
   const Status named = status.annotate(options_.name);
@@ -221,6 +224,13 @@ Status Driver::settle(Flight& flight) {
 void Driver::learn_times(const EventHandle& event) {
   if (!options_.virtual_time) return;
   if (const auto times = device_.times(event); times.ok()) virtual_ns_ = std::max(virtual_ns_, times->end_ns);
+}
+
+// They have ended. What ran beside an earlier step's counts once.
+void Driver::learn_busy(const ProgramEvents& programs) {
+  const int64_t ended_ns = now_ns();
+  busy_ns_ += std::max<int64_t>(0, ended_ns - std::max(programs.began_ns(), busy_until_ns_));
+  busy_until_ns_ = ended_ns;
 }
 
 // Of those nobody has waited for.

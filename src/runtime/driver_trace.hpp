@@ -17,12 +17,13 @@ namespace motley {
 // those of the others too. Move-only; empty once moved from.
 class ProgramEvents {
  public:
-  // `kept`: the event of an earlier program stays.
-  void add(EventHandle event, const TapeProgram& program, bool kept);
+  // `kept`: the event of an earlier program stays. `began_ns`: just before it was enqueued; that of the first counts.
+  void add(EventHandle event, const TapeProgram& program, bool kept, int64_t began_ns);
 
   explicit operator bool() const { return static_cast<bool>(newest_.event); }
   // Of the newest program.
   const EventHandle& last() const { return newest_.event; }
+  int64_t began_ns() const { return began_ns_; }
 
  private:
   friend class DriverTrace;
@@ -32,6 +33,7 @@ class ProgramEvents {
   };
   std::vector<Program> earlier_;
   Program newest_;
+  int64_t began_ns_ = 0;
 };
 
 // One thread, the driver's. Without a Trace every call returns at once.

@@ -114,8 +114,7 @@ std::vector<LostDevice> RuntimeExecutor::lost_devices() const {
 
 std::vector<DriverReport> RuntimeExecutor::reports() const {
   std::vector<DriverReport> reports;
-  for (const auto& driver : drivers_)
-    reports.push_back({driver->name(), driver->bytes_moved(), driver->weight_bytes()});
+  for (const auto& driver : drivers_) reports.push_back({driver->name(), driver->work(), driver->weight_bytes()});
   return reports;
 }
 

@@ -55,7 +55,7 @@ Result<uint64_t> step_bytes(const Model& model, const Device& device, const Runt
 // What a device has done in an executor's life.
 struct DriverReport {
   std::string device;
-  uint64_t bytes_moved = 0;   // to and from other devices
+  DriverWork work;
   uint64_t weight_bytes = 0;  // resident
 };
 

@@ -128,13 +128,13 @@ void add_devices(Page& page, const std::vector<DeviceCounters>& devices) {
     double (*value)(const DeviceCounters&);
   };
   static constexpr Series kSeries[] = {
-      {"device_programs_total", "Programs run.",
+      {"device_programs_total", "Programs run for steps.",
        [](const DeviceCounters& d) { return static_cast<double>(d.programs); }},
-      {"device_rows_total", "Rows of the programs run.",
+      {"device_rows_total", "Rows of those programs.",
        [](const DeviceCounters& d) { return static_cast<double>(d.rows); }},
       {"device_bytes_moved_total", "Bytes to and from other devices.",
        [](const DeviceCounters& d) { return static_cast<double>(d.bytes_moved); }},
-      {"device_busy_seconds_total", "Time in programs.", [](const DeviceCounters& d) { return d.busy_s; }}};
+      {"device_busy_seconds_total", "Time in those programs.", [](const DeviceCounters& d) { return d.busy_s; }}};
   for (const Series& series : kSeries) {
     if (devices.empty()) return;
     page.head(series.name, "counter", series.help);

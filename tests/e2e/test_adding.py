@@ -63,6 +63,7 @@ def test_a_device_is_added_lost_and_added_again_under_64_streams(start, undistur
     server.complete(prompt="Once upon a time", max_tokens=4, ignore_eos=True)
     for device in server.get("/v1/devices").json()["data"]:
         if after[device["name"]] == "idle":
+            assert device["programs"] == before[device["name"]], device
             continue
         assert device["programs"] > before[device["name"]] and device["rows"] > 0, device
         assert device["bytes_moved"] > 0 or "idle" in after.values(), device  # nothing crosses where one serves alone

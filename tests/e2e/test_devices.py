@@ -1,10 +1,12 @@
 """Devices, plans, and one model over several devices, as a user meets them."""
 import json
 import os
+import signal
 
 import pytest
 
 from support import motley, refuse
+from test_loss import workers
 
 PARTS = "CPU:0/cores=0,CPU:0/cores=1"
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2 or not {0, 1} <= os.sched_getaffinity(0),
@@ -184,3 +186,23 @@ def test_metrics_say_what_each_device_did(start, cache):
         for device in PARTS.split(","):
             line = next(x for x in page.splitlines() if x.startswith(f"motley:device_{series}{{") and device in x)
             assert float(line.split()[-1]) > 0, line
+
+
+def test_counters_are_of_steps_alone(model, tmp_path):
+    """A fresh cache: both parts are measured, one of them runs steps, and far fewer programs than measuring takes."""
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"stages": [{"layers": [0, 30], "shards": [{"device": "CPU:0/cores=0"}]}]}))
+    cache = {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}
+    serving, idle = complete(model, cache, "--devices", PARTS, "--plan", file)["devices"]
+    assert idle == {"name": "CPU:0/cores=1", "programs": 0, "rows": 0, "bytes_moved": 0, "busy_s": 0}
+    assert 16 <= serving["programs"] <= 16 * 8 and serving["rows"] >= serving["programs"] and serving["busy_s"] > 0
+
+
+def test_counters_of_a_lost_device_stay_though_nobody_had_asked(start, cache):
+    server = start("--isolate", "--devices", PARTS, "--use-all-devices", environment=cache)
+    server.complete(prompt="Once upon a time", max_tokens=8, ignore_eos=True)
+    os.kill(workers(server)[1], signal.SIGKILL)
+    server.complete(prompt="Once upon a time", max_tokens=8, ignore_eos=True)
+    left, lost = server.get("/v1/devices").json()["data"]
+    assert lost["state"] == "lost" and left["state"] == "serving"
+    assert left["programs"] > lost["programs"] > 0 and lost["rows"] > 0 and lost["busy_s"] > 0

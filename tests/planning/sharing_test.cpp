@@ -102,7 +102,7 @@ TEST_F(Sharing, BytesHeldAndMoved_AreThePlans) {
         EXPECT_NEAR(static_cast<double>(reports[rank].weight_bytes), static_cast<double>(shard.weight_bytes),
                     0.02 * static_cast<double>(shard.weight_bytes))
             << shard.device;
-        EXPECT_EQ(reports[rank].bytes_moved, moved[rank]) << shard.device;
+        EXPECT_EQ(reports[rank].work.bytes_moved, moved[rank]) << shard.device;
         all += reports[rank++].weight_bytes;
       }
     }

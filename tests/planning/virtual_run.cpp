@@ -45,7 +45,7 @@ int64_t VirtualRun::step_ns(const StepShape& shape) {
 std::vector<DeviceUse> VirtualRun::uses() const {
   std::vector<DeviceUse> uses;
   for (const DriverReport& report : executor_->reports()) {
-    DeviceUse use{report.device, 0, 0, report.weight_bytes, report.bytes_moved};
+    DeviceUse use{report.device, 0, 0, report.weight_bytes, report.work.bytes_moved};
     const auto stats = machine_.devices().device(*machine_.devices().find(report.device)).stats();
     CHECK(stats.ok(), "{}", stats.error().message());
     use.busy_ns = static_cast<int64_t>(stats->busy_ns);
