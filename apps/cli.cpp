@@ -119,6 +119,10 @@ void add_placement_options(CLI::App* app, InstanceOptions& options) {
              "every listed device gets a part, even where the plan would leave it out");
   add_switch(app, "--measure-again", planning.measure_again,
              "measure the devices anew, and keep that instead of what was measured before");
+  add_number(
+      app, "--measure-limit", planning.measure_limit_s,
+      "seconds that measuring one device may take before the plan goes without it; 0 = any; what is forced waits")
+      ->capture_default_str();
   app->add_option_function<std::vector<std::string>>(
          "--device-memory",
          [&options](const std::vector<std::string>& values) {

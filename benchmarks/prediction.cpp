@@ -110,7 +110,7 @@ void measure_pair(const Model& model, const ModelShape& shape, const DeviceSet& 
     CHECK(executor.ok(), "{}", executor.error().message());
     StepId step = 0;
     for (const StepShape& shape_of_step : steps) {
-      const auto predicted = predict_step_ns(shape, *input, named.placement, shape_of_step.load());
+      const auto predicted = predict_step_ns(shape, input->input, named.placement, shape_of_step.load());
       CHECK(predicted.ok(), "{}", predicted.error().message());
       const double took = step_ms(executor->get(), named, shape_of_step, &step);
       Configuration& configuration = (*all)[{named.name, text_of(shape_of_step)}];

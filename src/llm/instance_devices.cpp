@@ -222,7 +222,9 @@ Status Instance::make_runtime(const Placement& placement) {
   const DeviceSet devices = this->devices();
   if (const auto known = planned()) {
     const PlanInput left = without_lost(known->input, devices);
-    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(known->shape, left, placement, options.rows_max));
+    if (!left.devices.empty()) {  // else one serves that took too long to measure, however long its steps take
+      ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(known->shape, left, placement, options.rows_max));
+    }
     if (left.devices.size() == 1) {
       options.step_limit_ns = [limit = options.step_limit_ns](double rows, double reads) {
         return kPatienceWithTheLast * limit(rows, reads);
@@ -296,7 +298,8 @@ Result<Executor*> Instance::recover(const Status& why) {
 Status Instance::serve_on_what_is_left(const Status& why) {
   const DeviceSet devices = this->devices();
   const auto known = planned();
-  if (known == nullptr) {  // not measured yet: any that the model fits
+  if (known == nullptr ||
+      without_lost(known->input, devices).devices.empty()) {  // not measured: any that the model fits
     for (size_t i = 0; i < devices.size(); ++i) {
       if (devices.lost(i)) continue;
       auto placement = alone_on(devices, i);

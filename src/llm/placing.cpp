@@ -39,9 +39,13 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   measure.kv_dtype = kv.dtype;
   measure.virtual_time = runtime.virtual_time;
   measure.pace = pace;
-  ASSIGN_OR_RETURN(planned.input, measured_input(model, devices, measure, progress, have, settings.measure_again));
+  const bool waits = settings.forced() || !settings.plan_file.empty();
+  const MeasureScope scope{have, settings.measure_again, waits ? 0 : settings.measure_limit_s};
+  ASSIGN_OR_RETURN(MeasuredInput measured, measured_input(model, devices, measure, progress, scope));
+  planned.input = std::move(measured.input);
   if (settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));
+    for (LeftOut& left : measured.left_out) planned.report.left_out.push_back(std::move(left));
     return planned;
   }
   auto placement = read_plan(text, planned.shape, planned.input, planned.request, planned.identity);

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "base/config.hpp"
 #include "comm/communicator.hpp"
 #include "llm/cost_cache.hpp"
@@ -13,6 +14,29 @@ namespace {
 
 constexpr double kStepLimitNsMin = 1e9;
 constexpr double kStepLimitFactor = 5;
+
+const DeviceProfile* find_profile(const PlanInput& input, const std::string& name) {
+  const auto found = std::find_if(input.devices.begin(), input.devices.end(),
+                                  [&](const DeviceProfile& each) { return each.name == name; });
+  return found == input.devices.end() ? nullptr : &*found;
+}
+
+LeftOut too_long(const std::string& device, const std::string& what) {
+  return {device, what + "; --use-all-devices waits for it, --measure-again tries anew"};
+}
+
+// The pace with an end, from now on: of the time that is not paused.
+Pace limited(const Pace& pace, uint32_t limit_s) {
+  const int64_t end_ns = system_clock().now_ns() + limit_s * int64_t{1'000'000'000};
+  return [pace, end_ns, paused_ns = int64_t{0}](double spent_ns) mutable -> Status {
+    const int64_t now_ns = system_clock().now_ns();
+    if (now_ns - paused_ns > end_ns) return error(MOTLEY_DEADLINE_EXCEEDED, "measuring takes too long");
+    if (!pace) return ok_status();
+    Status status = pace(spent_ns);
+    paused_ns += system_clock().now_ns() - now_ns;
+    return status;
+  };
+}
 
 double kv_element_bytes(int32_t dtype, uint32_t head_dim) {
   switch (dtype) {
@@ -99,34 +123,21 @@ std::optional<PlanInput> known_input(const Model& model, const DeviceSet& device
   if (virtual_time) return std::nullopt;
   const std::vector<MeasuredDevice> measured = devices.measured();
   std::optional<PlanInput> known = cost_cache().read(machine_of(devices), cost_key(model, devices, kv_dtype));
-  if (!known || known->devices.size() != measured.size()) return std::nullopt;
-  for (size_t i = 0; i < measured.size(); ++i)
-    known->devices[i].memory_free = measured[i].description.desc.memory_free;  // changes from start to start
+  if (!known || known->devices.empty()) return std::nullopt;
+  for (DeviceProfile& profile : known->devices) {
+    const auto device = std::find_if(measured.begin(), measured.end(),
+                                     [&](const MeasuredDevice& each) { return each.description.name == profile.name; });
+    if (device == measured.end()) return std::nullopt;
+    profile.memory_free = device->description.desc.memory_free;  // changes from start to start
+  }
   known->memory_caps = devices.memory_caps();
   return known;
 }
 
-Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
-                                const Progress& progress, const PlanInput* have) {
-  const std::vector<MeasuredDevice> measured = devices.measured();
-  const PlanInput nothing;
-  const PlanInput& given = have != nullptr ? *have : nothing;
-  PlanInput input;
-  std::vector<bool> fresh;
-  for (const MeasuredDevice& device : measured) {
-    const auto known = std::find_if(given.devices.begin(), given.devices.end(),
-                                    [&](const DeviceProfile& each) { return each.name == device.description.name; });
-    fresh.push_back(known == given.devices.end());
-    if (!fresh.back()) {
-      input.devices.push_back(*known);
-      continue;
-    }
-    progress(fmt::format("measuring {}", device.description.name));
-    ASSIGN_OR_RETURN(DeviceProfile profile, measure_device(model, device, options));
-    input.devices.push_back(std::move(profile));
-  }
-  progress("measuring what the devices have in common");
-  RETURN_IF_ERROR(measure_groups(model, measured, options, fresh, &input.devices));
+namespace {
+
+Status measure_links(const Model& model, const std::vector<MeasuredDevice>& measured, const MeasureOptions& options,
+                     const PlanInput& given, PlanInput* input) {
   MeasureOptions between = options;
   if (measured.size() > 1 && !options.virtual_time) between.routes = available_routes();
   for (size_t a = 0; a < measured.size(); ++a) {
@@ -136,29 +147,79 @@ Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, co
         return (link.a == from && link.b == to) || (link.a == to && link.b == from);
       });
       if (known != given.links.end()) {
-        input.links.push_back(*known);
+        input->links.push_back(*known);
         continue;
       }
       ASSIGN_OR_RETURN(LinkProfile link, measure_link(model, measured[a], measured[b], between));
-      input.links.push_back(std::move(link));
+      input->links.push_back(std::move(link));
     }
   }
-  input.memory_caps = devices.memory_caps();
-  return input;
+  return ok_status();
 }
 
-Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
-                                 const Progress& progress, const PlanInput* have, bool again) {
-  if (!again) {
-    if (auto known = known_input(model, devices, static_cast<int32_t>(options.kv_dtype), options.virtual_time))
-      return *std::move(known);
+}  // namespace
+
+Result<MeasuredInput> measure_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
+                                    const Progress& progress, const MeasureScope& scope) {
+  const std::vector<MeasuredDevice> all = devices.measured();
+  const PlanInput nothing;
+  const PlanInput& given = scope.have != nullptr ? *scope.have : nothing;
+  MeasuredInput made;
+  std::vector<MeasuredDevice> measured;
+  std::vector<bool> fresh;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const std::string& name = all[i].description.name;
+    const DeviceProfile* known = find_profile(given, name);
+    if (known == nullptr) {
+      progress(fmt::format("measuring {}", name));
+      MeasureOptions own = options;
+      const bool others = !measured.empty() || i + 1 < all.size();
+      if (scope.limit_s > 0 && others && !options.virtual_time) own.pace = limited(options.pace, scope.limit_s);
+      auto profile = measure_device(model, all[i], own);
+      if (profile.error().code() == MOTLEY_DEADLINE_EXCEEDED && own.pace && others && scope.limit_s > 0) {
+        made.left_out.push_back(
+            too_long(name, fmt::format("takes longer than {} s to measure (--measure-limit)", scope.limit_s)));
+        continue;
+      }
+      RETURN_IF_ERROR(profile.error());
+      made.input.devices.push_back(*std::move(profile));
+    } else {
+      made.input.devices.push_back(*known);
+    }
+    measured.push_back(all[i]);
+    fresh.push_back(known == nullptr);
   }
-  auto input = measure_input(model, devices, options, progress, have);
-  if (!input.ok() || options.virtual_time) return input;
-  PlanInput kept = *input;
+  progress("measuring what the devices have in common");
+  RETURN_IF_ERROR(measure_groups(model, measured, options, fresh, &made.input.devices));
+  RETURN_IF_ERROR(measure_links(model, measured, options, given, &made.input));
+  made.input.memory_caps = devices.memory_caps();
+  return made;
+}
+
+Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
+                                     const Progress& progress, const MeasureScope& scope) {
+  MeasureScope rest = scope;
+  std::optional<PlanInput> known;
+  if (!scope.again) known = known_input(model, devices, static_cast<int32_t>(options.kv_dtype), options.virtual_time);
+  if (known) {
+    MeasuredInput made;
+    for (const MeasuredDevice& device : devices.measured()) {
+      const std::string& name = device.description.name;
+      if (find_profile(*known, name) == nullptr)
+        made.left_out.push_back(too_long(name, "took longer to measure than --measure-limit allowed"));
+    }
+    rest.have = &*known;
+    if (made.left_out.empty() || scope.limit_s > 0) {
+      made.input = *std::move(known);
+      return made;
+    }
+  }
+  auto made = measure_input(model, devices, options, progress, rest);
+  if (!made.ok() || options.virtual_time) return made;
+  PlanInput kept = made->input;
   kept.memory_caps.clear();  // the caller's, not the machine's
   cost_cache().write(machine_of(devices), cost_key(model, devices, options.kv_dtype), kept);
-  return input;
+  return made;
 }
 
 PlanInput without_lost(const PlanInput& input, const DeviceSet& devices) {

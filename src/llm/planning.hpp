@@ -24,6 +24,8 @@ struct PlanSettings {
   bool use_all_devices = false;
   std::string plan_file;       // a plan to take as it is; "" = search
   bool measure_again = false;  // what was measured before does not count
+  // Seconds that measuring a device may take before the plan goes without it; 0 = any. Forced plans wait.
+  uint32_t measure_limit_s = 60;
   bool forced() const { return tensor_parallel_size > 0 || pipeline_parallel_size > 0 || use_all_devices; }
 };
 
@@ -46,20 +48,33 @@ uint64_t most_step_bytes(const Model& model, const DeviceSet& devices, const Run
 using Progress = std::function<void(const std::string&)>;
 using Pace = std::function<Status(double spent_ns)>;
 
-// The devices' figures for this model, measured now: a second or so a device. Lost devices are left out. `have`: of
-// what it tells nothing is measured; null = nothing.
-Result<PlanInput> measure_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
-                                const Progress& progress, const PlanInput* have = nullptr);
+// How far measuring goes.
+struct MeasureScope {
+  const PlanInput* have = nullptr;  // of what it tells nothing is measured; null = nothing
+  bool again = false;               // what is in the cache does not count
+  uint32_t limit_s = 0;             // of one device, pauses not counted; 0 = none
+};
 
-// The same, from the cache or measured now and kept; measured in any case with `again`. In virtual time nothing is
-// kept: the figures hang on a file's contents, and are soon measured.
-Result<PlanInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
-                                 const Progress& progress, const PlanInput* have = nullptr, bool again = false);
+struct MeasuredInput {
+  PlanInput input;
+  std::vector<LeftOut> left_out;  // took longer than the limit
+};
+
+// The devices' figures for this model, measured now: a second or so a device. Lost devices are left out, and those that
+// take longer than the limit: a program under way is waited for. The last device that might be left has no limit.
+Result<MeasuredInput> measure_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
+                                    const Progress& progress, const MeasureScope& scope = {});
+
+// The same, from the cache or measured now and kept. A device that took too long is not tried anew unless the scope
+// says `again` or has no limit. In virtual time nothing is kept: the figures hang on a file's contents, and are soon
+// measured.
+Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
+                                     const Progress& progress, const MeasureScope& scope = {});
 
 // The devices that are not lost, for the cost cache and for plans.
 std::string machine_of(const DeviceSet& devices);
 
-// The same if it is known already.
+// The same if it is known already; devices that took too long to measure are missing.
 std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time);
 
 // What is left of the input without the devices that are lost.

@@ -227,6 +227,7 @@ Result<std::vector<double>> DeviceMeasurer::times_ns(std::span<const Timing> tim
     const double rounds = std::clamp(kSampleNs / std::max(first * turns[i], 1.0), 1.0, double{kRunsMax});
     runs[i] = std::min(static_cast<uint32_t>(rounds) * turns[i], depth_);
     counts[i] = first > kSlowNs ? kSlowSamples : kSamples;
+    if (options_.pace) RETURN_IF_ERROR(options_.pace(first));
   }
   std::vector<std::vector<double>> samples(timings.size());
   for (int round = 0; round < std::max(kSamples, kVirtualSamples); ++round) {

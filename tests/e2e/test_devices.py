@@ -177,6 +177,20 @@ def test_measuring_again_overwrites_what_was_kept(model, tmp_path):
         assert again and set(after) == set(before) and after != before
 
 
+def test_a_device_that_takes_too_long_to_measure_is_left_out(model, alone, tmp_path):
+    file = tmp_path / "slow.toml"
+    file.write_text("memory_bytes = 1073741824\nbandwidth_gb_s = 40\ngflops = {f32 = 0.2}\n")
+    devices = ("--devices", f"SIM:{file},CPU:0/cores=0", "--measure-limit", 1)
+    cache = {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}
+    says = f"SIM:{file} is left out: takes longer than 1 s to measure"
+    first = motley("complete", model, *PROMPT, "--json", *devices, environment=cache)
+    assert first.returncode == 0 and says in first.stderr, first.stderr
+    same_but_for_ties(json.loads(first.stdout)["token_ids"], alone)
+    again = motley("plan", model, *devices, "--json", environment=cache)  # not tried again
+    assert again.returncode == 0 and "measuring" not in again.stderr, again.stderr
+    assert [left["device"] for left in json.loads(again.stdout)["left_out"]] == [f"SIM:{file}"]
+
+
 def test_metrics_say_what_each_device_did(start, cache):
     server = start("--devices", PARTS, "--tensor-parallel-size", 2, environment=cache)
     assert server.post("/v1/completions", {"model": server.model_name(), "prompt": "Hi", "max_tokens": 4}).status == 200

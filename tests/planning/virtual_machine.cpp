@@ -63,7 +63,7 @@ PlanInput VirtualMachine::measure(const Model& model, uint32_t rows_max) const {
   options.virtual_link = link_;
   auto input = measured_input(model, *devices_, options, [](const std::string&) {});
   CHECK(input.ok(), "{}", input.error().message());
-  return *std::move(input);
+  return std::move(input->input);
 }
 
 }  // namespace motley::testing
