@@ -112,7 +112,7 @@ Api::Api(Engine& engine, const Tokenizer& tokenizer, const ChatTemplate* chat_te
          std::shared_ptr<Mailbox> mailbox)
     : engine_(engine),
       options_(options),
-      encoder_(tokenizer, chat_template, options.chat_unavailable, engine.max_model_len(), options.max_tokens),
+      encoder_(tokenizer, chat_template, options.chat_unavailable, options.max_tokens),
       limits_{tokenizer.size(), engine.max_model_len(), engine.options().policy == SchedulingPolicy::kPriority,
               &options.sampling},
       context_{engine, tokenizer, std::move(mailbox)},
@@ -245,9 +245,12 @@ Prepared Api::prepare(const Route& route, std::string_view method, std::string_v
 
 Prepared Api::prepare_generation(CallKind kind, std::string_view body) const {
   PreparedGeneration prepared;
-  if (MaybeError error = parse_generation_call(kind, body, limits_, prepared.call)) return error_response(*error);
+  CallLimits limits = limits_;
+  limits.max_model_len = engine_.max_model_len();  // changes with the devices
+  if (MaybeError error = parse_generation_call(kind, body, limits, prepared.call)) return error_response(*error);
   if (MaybeError error = check_model(prepared.call.model)) return error_response(*error);
-  if (MaybeError error = encoder_.encode(prepared.call, prepared.prompts)) return error_response(*error);
+  if (MaybeError error = encoder_.encode(prepared.call, limits.max_model_len, prepared.prompts))
+    return error_response(*error);
   GenerationCall& call = prepared.call;
   if (call.echo) prepared.echoes = take_echoes(call, prepared.prompts, encoder_.tokenizer());
   // The call lives as long as its answer is being made: what may be as large as a body goes, and what every choice
@@ -297,7 +300,7 @@ Prepared Api::prepare_tokenize(std::string_view body) const {
   // ends the program.
   HttpResponse response;
   response.body = fmt::format("{{\"count\":{},\"max_model_len\":{},\"tokens\":[{}],\"token_strs\":", tokens.size(),
-                              encoder_.max_model_len(), fmt::join(tokens, ","));
+                              engine_.max_model_len(), fmt::join(tokens, ","));
   if (call.return_token_strs) {
     char before = '[';
     for (const TokenId id : tokens) {

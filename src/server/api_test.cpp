@@ -9,7 +9,11 @@ namespace motley {
 namespace {
 
 using Json = nlohmann::json;
+using testing::ByteTokenizer;
 using testing::HttpReply;
+using testing::ScriptedExecutor;
+using testing::ScriptedOptions;
+using testing::spell;
 using testing::Stack;
 using testing::StackOptions;
 
@@ -255,6 +259,27 @@ TEST(Operations, Routes_Answer) {
   EXPECT_EQ(Json::parse(stack.get("/v1/models/org/alias").body)["id"], "org/alias");
   EXPECT_EQ(Json::parse(stack.get("/v1/models/org%2Falias").body)["id"], "org/alias");
   EXPECT_EQ(stack.get("/v1/models/x").status, 404);
+}
+
+// Less KV after a loss, more once a device is back: what is told and checked is what is in force.
+TEST(Operations, ContextAfterAReplacement_IsTheOneInForce) {
+  ScriptedOptions smaller;
+  smaller.epoch = 2;
+  smaller.block_size = 16, smaller.blocks = 4;
+  smaller.vocab_size = ByteTokenizer().size();
+  smaller.positions_max = 512;
+  smaller.choice = spell;
+  ScriptedExecutor executor(smaller);
+  Stack stack;
+  ASSERT_TRUE(stack.engine().replace([&]() -> Result<Executor*> { return &executor; }).take().ok());
+  EXPECT_EQ(Json::parse(stack.get("/v1/models").body)["data"][0]["max_model_len"], 64);
+  EXPECT_EQ(stack.post_json("/tokenize", R"({"prompt":"abc"})")["max_model_len"], 64);
+  const Json error =
+      stack.post_json("/v1/completions", R"({"prompt":")" + std::string(64, 'a') + R"("})", 400)["error"];
+  EXPECT_EQ(error["code"], "context_length_exceeded");
+  EXPECT_NE(error["message"].get<std::string>().find("context is 64 tokens"), std::string::npos);
+  const Json chat = stack.post_json("/v1/chat/completions", R"({"messages":[{"role":"user","content":"Z"}]})");
+  EXPECT_LE(chat["usage"]["total_tokens"], 64);
 }
 
 StackOptions with_devices(std::function<Result<DevicesAdded>(const std::vector<std::string>&)> add) {

@@ -22,6 +22,21 @@ ApiError too_long(const std::string& field, uint32_t max_model_len, const std::s
   return error;
 }
 
+MaybeError check_length(const GenerationCall& call, size_t tokens, uint32_t max_model_len) {
+  if (tokens == 0) return bad_request(prompt_field(call), "the prompt is empty: it must come to at least one token");
+  if (tokens >= max_model_len) return too_long(prompt_field(call), max_model_len, std::to_string(tokens));
+  if (call.has_max_tokens && tokens + call.params.max_tokens > max_model_len) {
+    ApiError error =
+        bad_request("max_tokens",
+                    "this model's context is {} tokens; the prompt has {} and max_tokens asks for {}: lower "
+                    "either",
+                    max_model_len, tokens, call.params.max_tokens);
+    error.code = "context_length_exceeded";
+    return error;
+  }
+  return std::nullopt;
+}
+
 size_t bytes_of(const std::vector<TextSpan>& spans) {
   size_t bytes = 0;
   for (const TextSpan& span : spans) bytes += span.text.size();
@@ -31,12 +46,11 @@ size_t bytes_of(const std::vector<TextSpan>& spans) {
 }  // namespace
 
 PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template,
-                             std::string chat_unavailable, uint32_t max_model_len, uint32_t max_tokens)
+                             std::string chat_unavailable, uint32_t max_tokens)
     : tokenizer_(tokenizer),
       chat_template_(chat_template),
       chat_unavailable_(std::move(chat_unavailable)),
-      max_model_len_(max_model_len),
-      max_tokens_(max_tokens == 0 ? max_model_len : max_tokens),
+      max_tokens_(max_tokens),
       token_bytes_max_(1) {
   for (uint32_t id = 0; id < tokenizer.size(); ++id) {
     token_bytes_max_ = std::max(token_bytes_max_, tokenizer.token_bytes(static_cast<TokenId>(id), true).size());
@@ -44,33 +58,18 @@ PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* cha
 }
 
 // Text of more bytes cannot fit, however it is cut: it is not worth encoding.
-size_t PromptEncoder::context_bytes_max() const { return size_t{max_model_len_} * token_bytes_max_; }
-
-ApiError PromptEncoder::too_long_bytes(const std::string& field, size_t bytes) const {
-  return too_long(field, max_model_len_, fmt::format("{} bytes, more than they can hold", bytes));
+MaybeError PromptEncoder::check_bytes(const std::string& field, size_t bytes, uint32_t max_model_len) const {
+  if (bytes <= size_t{max_model_len} * token_bytes_max_) return std::nullopt;
+  return too_long(field, max_model_len, fmt::format("{} bytes, more than they can hold", bytes));
 }
 
-MaybeError PromptEncoder::check_length(const GenerationCall& call, size_t tokens) const {
-  if (tokens == 0) return bad_request(prompt_field(call), "the prompt is empty: it must come to at least one token");
-  if (tokens >= max_model_len_) return too_long(prompt_field(call), max_model_len_, std::to_string(tokens));
-  if (call.has_max_tokens && tokens + call.params.max_tokens > max_model_len_) {
-    ApiError error =
-        bad_request("max_tokens",
-                    "this model's context is {} tokens; the prompt has {} and max_tokens asks for {}: lower "
-                    "either",
-                    max_model_len_, tokens, call.params.max_tokens);
-    error.code = "context_length_exceeded";
-    return error;
-  }
-  return std::nullopt;
-}
-
-MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<TokenId>>& out) const {
+MaybeError PromptEncoder::encode(GenerationCall& call, uint32_t max_model_len,
+                                 std::vector<std::vector<TokenId>>& out) const {
   out.clear();
   if (call.kind == CallKind::kChat) {
     std::vector<TextSpan> spans;
     if (MaybeError error = render(call.chat, spans)) return error;
-    if (bytes_of(spans) > context_bytes_max()) return too_long_bytes("messages", bytes_of(spans));
+    if (MaybeError error = check_bytes("messages", bytes_of(spans), max_model_len)) return error;
     out.push_back(ChatTemplate::encode(spans, tokenizer_));
   }
   for (const PromptInput& prompt : call.prompts) {
@@ -79,19 +78,19 @@ MaybeError PromptEncoder::encode(GenerationCall& call, std::vector<std::vector<T
       continue;
     }
     const std::string& text = std::get<std::string>(prompt);
-    if (text.size() > context_bytes_max()) return too_long_bytes("prompt", text.size());
+    if (MaybeError error = check_bytes("prompt", text.size(), max_model_len)) return error;
     out.push_back(tokenizer_.encode(text, call.add_special_tokens, true));
   }
   size_t longest = 0;
   for (const std::vector<TokenId>& tokens : out) {
-    if (MaybeError error = check_length(call, tokens.size())) return error;
+    if (MaybeError error = check_length(call, tokens.size(), max_model_len)) return error;
     longest = std::max(longest, tokens.size());
   }
   if (!call.has_max_tokens) {
-    const auto room = static_cast<uint32_t>(max_model_len_ - longest);
+    const auto room = static_cast<uint32_t>(max_model_len - longest);
     call.params.max_tokens = call.kind == CallKind::kChat ? room : std::min(room, kCompletionMaxTokens);
   }
-  call.params.max_tokens = std::min(call.params.max_tokens, max_tokens_);
+  if (max_tokens_ > 0) call.params.max_tokens = std::min(call.params.max_tokens, max_tokens_);
   return check_min_tokens(call.params);
 }
 

@@ -19,28 +19,25 @@ class PromptEncoder {
   // `chat_unavailable`: where chat_template is null, why and what to do; told to clients.
   // `max_tokens`: of one answer, whatever its call asks for; 0 = what the context holds.
   PromptEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, std::string chat_unavailable,
-                uint32_t max_model_len, uint32_t max_tokens);
+                uint32_t max_tokens);
 
-  // One list of ids per prompt (chat: one). Also settles call.params.max_tokens: where the call gave none, and where it
-  // asks for more than the server's own limit.
-  MaybeError encode(GenerationCall& call, std::vector<std::vector<TokenId>>& out) const;
+  // One list of ids per prompt (chat: one), within a context of so many tokens. Also settles call.params.max_tokens:
+  // where the call gave none, and where it asks for more than the server's own limit.
+  MaybeError encode(GenerationCall& call, uint32_t max_model_len, std::vector<std::vector<TokenId>>& out) const;
   // Without regard to the context, but within limits of their own.
   MaybeError encode(const TokenizeCall& call, std::vector<TokenId>& out) const;
   MaybeError decode(const std::vector<TokenId>& tokens, std::string& out) const;
 
   const Tokenizer& tokenizer() const { return tokenizer_; }
-  uint32_t max_model_len() const { return max_model_len_; }
 
  private:
   MaybeError render(const ChatCall& chat, std::vector<TextSpan>& out) const;
-  size_t context_bytes_max() const;
-  ApiError too_long_bytes(const std::string& field, size_t bytes) const;
-  MaybeError check_length(const GenerationCall& call, size_t tokens) const;
+  MaybeError check_bytes(const std::string& field, size_t bytes, uint32_t max_model_len) const;
 
   const Tokenizer& tokenizer_;
   const ChatTemplate* chat_template_;
   const std::string chat_unavailable_;
-  uint32_t max_model_len_, max_tokens_;
+  uint32_t max_tokens_;     // 0 = what the context holds
   size_t token_bytes_max_;  // no token stands for more
 };
 
