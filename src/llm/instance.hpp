@@ -124,6 +124,7 @@ class Instance {
   Status make_runtime(const Placement& placement);
   void count_work(std::map<std::string, DriverWork>* work) const;
   void drop_runtime();
+  bool restart_workers();
   Result<Executor*> recover(const Status& why);
   Status serve_on_what_is_left(const Status& why);
   Status put_in_force(PlanReport report);

@@ -17,6 +17,7 @@ namespace {
 
 constexpr double kServedPerMeasured = 19;     // of the time, measuring takes a twentieth
 constexpr int64_t kPatienceWithTheLast = 10;  // nobody takes over from it, and it may be slow only
+constexpr int64_t kRestartEveryNs = 60'000'000'000;
 constexpr size_t kDevicesPlannedFully = 4;  // while requests wait: with more, the first good plan is taken
 
 // True where it was false before, or is this thread's already; false again at the end of the scope.
@@ -272,6 +273,30 @@ void Instance::drop_runtime() {
   static_cast<void>(new DeviceSet(runtime_devices_));
 }
 
+// Where no device is left: opens anew those that had a worker, as add_devices() does. False where none came back, where
+// that was tried a short while ago (what they are given to do may be what ends them), or while a change is under way.
+bool Instance::restart_workers() {
+  const Claim claim(changing_);
+  const int64_t now_ns = system_clock().now_ns();
+  if (!claim.held() || changes_.stop_requested() || now_ns < restart_after_ns_) return false;
+  restart_after_ns_ = now_ns + kRestartEveryNs;
+  DeviceSet next = devices();
+  for (size_t i = 0; i < next.size(); ++i) {
+    const ListedDevice lost = next.listed(i);
+    if (!next.has_worker(lost.description.name)) continue;
+    auto opened = next.with({lost});
+    if (opened.ok()) {
+      next = *std::move(opened);
+      log_warning("no device is left: {} is started anew", lost.description.name);
+    } else {
+      log_warning("no device is left, and {}", opened.error().message());
+    }
+  }
+  std::lock_guard lock(mutex_);
+  devices_ = next;
+  return !next.named().empty();
+}
+
 // On a thread of the engine's, while no step is under way: the same model over what is left.
 Result<Executor*> Instance::recover(const Status& why) {
   const bool blamed = !runtime_->lost_devices().empty();
@@ -280,7 +305,7 @@ Result<Executor*> Instance::recover(const Status& why) {
   drop_runtime();
   const int64_t dropped_ns = system_clock().now_ns();
   for (;;) {
-    if (devices().named().empty()) return why.annotate("no device is left");
+    if (devices().named().empty() && !restart_workers()) return why.annotate("no device is left");
     const Status status = serve_on_what_is_left(why);
     if (status.ok()) break;
     // A device that fails while it is loaded is lost too. Each turn has one less.

@@ -227,7 +227,14 @@ def test_down_to_no_device(isolated):
     stream = Stream(server, prompt="Count:", max_tokens=2000, ignore_eos=True)
     events = iter(stream)
     next(events)
-    os.kill(first, signal.SIGKILL)
+    os.kill(first, signal.SIGKILL)  # the last one: both are started anew, once, and the stream goes on
+    wait_until(lambda: server.metrics()["motley:recoveries_total"] == 2, 60, "no worker came back")
+    anew = workers(server)
+    assert len(anew) == 2 and not {first, second} & set(anew)
+    assert "is started anew" in Path(server.log).read_text()
+    assert next(events)["choices"][0]["text"] is not None
+    for victim in anew:
+        os.kill(victim, signal.SIGKILL)
     last = list(events)[-1]
     assert "no device is left" in last["error"]["message"], last
     assert server.get("/health").status == 503
