@@ -8,6 +8,7 @@
 #include <numeric>
 #include <random>
 
+#include "client/metrics.hpp"
 #include "commands.hpp"
 #include "trace_signals.hpp"
 
@@ -94,13 +95,6 @@ Status bench_throughput(const BenchCommand& command, Instance& instance) {
                                           {"seed", command.seed}});
 }
 
-double percentile(const std::vector<double>& sorted, double percent) {
-  const double at = percent / 100 * static_cast<double>(sorted.size() - 1);
-  const auto below = static_cast<size_t>(at);
-  const size_t above = std::min(below + 1, sorted.size() - 1);
-  return sorted[below] + (at - static_cast<double>(below)) * (sorted[above] - sorted[below]);
-}
-
 Status bench_latency(const BenchCommand& command, Instance& instance) {
   if (command.num_iters == 0) return invalid_argument("--num-iters must be at least 1");
   const auto prompts = random_prompts(instance, command.batch_size, command.input_len, command.seed);
@@ -116,8 +110,8 @@ Status bench_latency(const BenchCommand& command, Instance& instance) {
   nlohmann::ordered_json percentiles;
   std::printf("Avg latency: %.6f seconds\n", average);
   for (const int percent : {10, 25, 50, 75, 90, 99}) {
-    percentiles[std::to_string(percent)] = percentile(sorted, percent);
-    std::printf("%d%% percentile latency: %.6f seconds\n", percent, percentile(sorted, percent));
+    percentiles[std::to_string(percent)] = client::percentile(sorted, percent);
+    std::printf("%d%% percentile latency: %.6f seconds\n", percent, client::percentile(sorted, percent));
   }
   return write_json(
       command.output_json,

@@ -30,6 +30,7 @@ struct Parsed {
   PlanCommand plan;
   DemoCommand demo;
   BenchCommand bench_latency, bench_throughput;
+  BenchServeCommand bench_serve;
   ConformanceCommand conformance;
   WorkerCommand worker;
   std::string policy = "fcfs", config_file, trace_file;
@@ -310,9 +311,138 @@ CLI::App* add_demo(CLI::App& app, Parsed& parsed) {
   return command;
 }
 
+// A rate, of which there is no limit but infinity.
+CLI::Option* add_rate(CLI::App* app, const char* name, double& field, const char* text) {
+  const auto read = [](const std::string& value) -> std::string {
+    double number = 0;
+    const char* end = value.data() + value.size();
+    const auto [stop, failure] = std::from_chars(value.data(), end, number);
+    return failure == std::errc() && stop == end && number > 0 ? "" : fmt::format("{} is not above 0, or inf", value);
+  };
+  return app->add_option(name, field, text)->check(read);
+}
+
+void add_server_options(CLI::App* app, BenchServeCommand& bench) {
+  app->add_option("--host", bench.host, "where the server is")->check(text_fault)->capture_default_str();
+  add_number(app, "--port", bench.port, "its port", uint16_t{1})->capture_default_str();
+  app->add_option("--base-url", bench.base_url, "http://HOST:PORT/PREFIX instead of both")->check(text_fault);
+  app->add_option("--backend", bench.backend, "what the server speaks: openai, vllm (the same) or openai-chat")
+      ->check(CLI::IsMember({"openai", "vllm", "openai-chat"}))
+      ->capture_default_str();
+  app->add_option("--endpoint", bench.endpoint,
+                  "path of the requests; default: /v1/completions, of openai-chat /v1/chat/completions. One that ends "
+                  "with chat/completions is a chat's")
+      ->check(text_fault);
+  app->add_option("--header", bench.headers,
+                  "KEY=VALUE: a header of every request; OPENAI_API_KEY, where it is set, is sent as the bearer's");
+  app->add_option("--model", bench.model,
+                  "name of the model, or a local GGUF file or folder for its tokenizer; default: the server's first")
+      ->check(text_fault);
+  app->add_option("--served-model-name", bench.served_model_name, "its name in the API; default: as --model")
+      ->check(text_fault);
+  app->add_option("--tokenizer", bench.tokenizer,
+                  "a local GGUF file or folder; default: of --model, else the server's /tokenize is asked")
+      ->check(text_fault);
+  add_number(app, "--ready-check-timeout-sec", bench.ready_check_timeout_s, "seconds to wait for the server")
+      ->capture_default_str();
+}
+
+void add_dataset_options(CLI::App* app, BenchServeCommand& bench) {
+  app->add_option("--dataset-name", bench.dataset_name,
+                  "random, sharegpt (ShareGPT's JSON) or custom (lines of {\"prompt\", \"output_tokens\"})")
+      ->check(CLI::IsMember({"random", "sharegpt", "custom"}))
+      ->capture_default_str();
+  app->add_option("--dataset-path", bench.dataset_path, "the file of sharegpt or custom")->check(text_fault);
+  add_number(app, "--num-prompts", bench.num_prompts, "requests", 1u)->capture_default_str();
+  add_number(app, "--seed", bench.seed, "seed of the prompts and the arrivals")->capture_default_str();
+  add_number(app, "--input-len", bench.input_len, "= --random-input-len", 1u);
+  add_number(app, "--output-len", bench.output_len, "tokens of every answer, of any dataset", 1u);
+  add_number(app, "--random-input-len", bench.random.input_len, "prompt tokens", 1u)->capture_default_str();
+  add_number(app, "--random-output-len", bench.random.output_len, "tokens of an answer", 1u)->capture_default_str();
+  add_number(app, "--random-range-ratio", bench.random.range_ratio,
+             "both lengths vary by this part of them, 0 to below 1")
+      ->capture_default_str();
+  add_number(app, "--random-prefix-len", bench.random.prefix_len, "further prompt tokens, the same for all")
+      ->capture_default_str();
+  add_number(app, "--sharegpt-output-len", bench.sharegpt_output_len,
+             "tokens of an answer; default: as many as the file's", 1u);
+  add_number(app, "--custom-output-len", bench.custom_output_len,
+             "tokens of an answer; default: the line's output_tokens, else 256", 1u);
+  add_switch(app, "--disable-shuffle", bench.disable_shuffle, "prompts in the order of the file");
+  add_switch(app, "--no-oversample", bench.no_oversample, "a file with too few prompts gives fewer requests");
+}
+
+void add_traffic_options(CLI::App* app, BenchServeCommand& bench) {
+  static const std::map<std::string, client::RampUp> kRampUps = {{"linear", client::RampUp::kLinear},
+                                                                 {"exponential", client::RampUp::kExponential}};
+  add_rate(app, "--request-rate", bench.arrivals.request_rate, "requests/s that arrive; inf: all at once")
+      ->default_str("inf");
+  add_rate(app, "--burstiness", bench.arrivals.burstiness,
+           "1: a Poisson process; below: in bursts, above: evenly (gamma-distributed gaps)")
+      ->capture_default_str();
+  app->add_option_function<std::string>(
+         "--ramp-up-strategy", [&bench](const std::string& name) { bench.arrivals.ramp_up = kRampUps.at(name); },
+         "the rate grows from the first request to the last: linear or exponential")
+      ->check(CLI::IsMember({"linear", "exponential"}));
+  add_number(app, "--ramp-up-start-rps", bench.arrivals.ramp_up_start_rps, "requests/s of the first");
+  add_number(app, "--ramp-up-end-rps", bench.arrivals.ramp_up_end_rps, "requests/s of the last");
+  add_number(app, "--max-concurrency", bench.max_concurrency,
+             "requests under way at once; others wait in the client; default: no bound", 1u);
+  add_number(app, "--num-warmups", bench.num_warmups, "requests sent before, not counted")->capture_default_str();
+}
+
+void add_request_options(CLI::App* app, BenchServeCommand& bench) {
+  add_switch(app, "--ignore-eos", bench.ignore_eos, "answers go on after end tokens; of random they always do");
+  add_number(app, "--temperature", bench.temperature, "as the API's field; default: the server's");
+  add_number(app, "--top-p", bench.top_p, "as the API's field");
+  add_number(app, "--top-k", bench.top_k, "as the API's field");
+  add_number(app, "--min-p", bench.min_p, "as the API's field");
+  add_number(app, "--frequency-penalty", bench.frequency_penalty, "as the API's field");
+  add_number(app, "--presence-penalty", bench.presence_penalty, "as the API's field");
+  add_number(app, "--repetition-penalty", bench.repetition_penalty, "as the API's field");
+  add_number(app, "--logprobs", bench.logprobs, "as the API's field", 0);
+  app->add_option("--extra-body", bench.extra_body, "a JSON object of further fields of every request")
+      ->check(text_fault);
+}
+
+void add_result_options(CLI::App* app, BenchServeCommand& bench) {
+  app->add_option("--percentile-metrics", bench.percentile_metrics,
+                  "what is reported with its distribution, of ttft, tpot, itl, e2el, client_queue_time")
+      ->capture_default_str();
+  app->add_option("--metric-percentiles", bench.metric_percentiles, "which percentiles, e.g. 50,90,99")
+      ->capture_default_str();
+  app->add_option("--goodput", bench.goodput,
+                  "ms that a good request keeps, of ttft, tpot, e2el: ttft:500,tpot:50 or with spaces");
+  add_switch(app, "--save-result", bench.save_result, "write a JSON file of the results");
+  add_switch(app, "--save-detailed", bench.save_detailed, "with the times and texts of every request");
+  add_switch(app, "--append-result", bench.append_result, "append them to the file");
+  app->add_option("--result-dir", bench.result_dir, "folder of that file; default: this one")->check(text_fault);
+  app->add_option("--result-filename", bench.result_filename,
+                  "its name; default: LABEL-RATEqps[-concurrencyN]-MODEL-DATE.json")
+      ->check(text_fault);
+  app->add_option("--label", bench.label, "how the file's name begins; default: the backend")->check(text_fault);
+  app->add_option("--metadata", bench.metadata, "KEY=VALUE: further members of the JSON");
+  add_switch(app, "--disable-tqdm", bench.disable_tqdm, "no line of progress, on a terminal neither");
+}
+
+CLI::App* add_bench_serve(CLI::App* group, Parsed& parsed) {
+  CLI::App* command = group->add_subcommand("serve", "load a running server as its clients would");
+  BenchServeCommand& bench = parsed.bench_serve;
+  add_server_options(command, bench);
+  add_dataset_options(command, bench);
+  add_traffic_options(command, bench);
+  add_request_options(command, bench);
+  add_result_options(command, bench);
+  command->add_option("--config", parsed.config_file, "a TOML file of these options; the command line wins")
+      ->check(text_fault);
+  command->footer("Definitions of what is printed: docs/benchmarks.md.");
+  return command;
+}
+
 CLI::App* add_bench(CLI::App& app, Parsed& parsed, std::map<CLI::App*, std::function<Status()>>& actions) {
-  CLI::App* command = app.add_subcommand("bench", "measure a model without a server");
+  CLI::App* command = app.add_subcommand("bench", "measure a model, or a running server");
   command->require_subcommand(1);
+  actions[add_bench_serve(command, parsed)] = [&parsed] { return apps::bench_serve(parsed.bench_serve); };
   for (const bool throughput : {false, true}) {
     BenchCommand& bench = throughput ? parsed.bench_throughput : parsed.bench_latency;
     bench.throughput = throughput;

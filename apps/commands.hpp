@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "base/status.hpp"
+#include "client/arrivals.hpp"
+#include "client/prompts.hpp"
 #include "llm/instance.hpp"
 
 namespace motley::apps {
@@ -90,6 +92,32 @@ struct BenchCommand {
   std::string output_json;
 };
 Status bench(const BenchCommand& command);
+
+// Load on a running server, whoever made it; the options are those of `vllm bench serve`.
+struct BenchServeCommand {
+  std::string host = "127.0.0.1", base_url, endpoint, backend = "openai", label;
+  uint16_t port = 8000;
+  std::string model, served_model_name, tokenizer;
+  std::vector<std::string> headers, metadata;  // KEY=VALUE
+  std::string dataset_name = "random", dataset_path;
+  client::RandomOptions random;
+  std::optional<uint32_t> input_len, output_len;  // of any dataset
+  std::optional<uint32_t> sharegpt_output_len, custom_output_len;
+  bool disable_shuffle = false, no_oversample = false;
+  uint32_t num_prompts = 1000, max_concurrency = 0, num_warmups = 0, ready_check_timeout_s = 0;
+  uint64_t seed = 0;
+  client::ArrivalOptions arrivals;
+  bool ignore_eos = false;
+  std::optional<double> temperature, top_p, min_p, frequency_penalty, presence_penalty, repetition_penalty;
+  std::optional<int32_t> top_k, logprobs;
+  std::string extra_body;  // a JSON object
+  std::string percentile_metrics = "ttft,tpot,itl", metric_percentiles = "99";
+  std::vector<std::string> goodput;  // METRIC:MS, several with commas between them
+  bool save_result = false, save_detailed = false, append_result = false, disable_tqdm = false;
+  std::string result_dir, result_filename;
+};
+// What fails of a request is counted and told; an error where none succeeds.
+Status bench_serve(const BenchServeCommand& command);
 
 struct ConformanceCommand {
   std::string plugin;
