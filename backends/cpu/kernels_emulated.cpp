@@ -66,6 +66,8 @@ static simde__m512 emulated_cvtepi32_ps(simde__m512i x) {
 #define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
 #define _mm512_cvtepi8_epi32 emulated_cvtepi8_epi32
 #define _mm512_cvtepu8_epi32 emulated_cvtepu8_epi32
+#undef _mm512_madd_epi16  // SIMDe's name calls nothing
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
 
 namespace motley::cpu {
 namespace {
