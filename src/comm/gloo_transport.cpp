@@ -9,11 +9,13 @@
 #include <gloo/rendezvous/hash_store.h>
 #include <gloo/transport/tcp/device.h>
 #include <gloo/transport/unbound_buffer.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -42,6 +44,32 @@ constexpr uint64_t kFrameBytes = sizeof(FrameHeader) + kOneShotBytes;
 struct MessageHeader {
   uint64_t size = 0;
   int64_t virtual_ns = 0;
+};
+
+// Keeps the calling thread, and those that it starts, from the signal of a connection whose other end has gone: Gloo
+// writes without asking to be spared it, and it would end the program.
+class BrokenPipeIgnored {
+ public:
+  BrokenPipeIgnored() {
+    sigemptyset(&pipe_);
+    sigaddset(&pipe_, SIGPIPE);
+    sigset_t pending;
+    sigpending(&pending);
+    was_pending_ = sigismember(&pending, SIGPIPE) == 1;
+    pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+  }
+  BrokenPipeIgnored(const BrokenPipeIgnored&) = delete;
+  BrokenPipeIgnored& operator=(const BrokenPipeIgnored&) = delete;
+  ~BrokenPipeIgnored() {
+    constexpr timespec kNow{};
+    while (!was_pending_ && sigtimedwait(&pipe_, nullptr, &kNow) == SIGPIPE) {
+    }
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+
+ private:
+  sigset_t pipe_, before_;
+  bool was_pending_ = false;
 };
 
 // What the ranks of a group share: the failure that broke it, the buffers to wake then, and the calls' deadlines.
@@ -291,6 +319,7 @@ class GlooTransport final : public Transport {
   // Runs what calls Gloo: false or an exception mean that the group is broken, and an exception breaks it.
   template <typename Body>
   Status guarded(Body body) {
+    const BrokenPipeIgnored ignored;
     try {
       if (body()) return {};
     } catch (const std::exception& lost) {
@@ -333,6 +362,7 @@ class GlooTransport final : public Transport {
 
 // Every rank's context must come at once: they connect to one another.
 std::vector<std::unique_ptr<gloo::rendezvous::Context>> connect_all(uint32_t size) {
+  const BrokenPipeIgnored ignored;  // for Gloo's own thread as long as it lives
   gloo::transport::tcp::attr loopback("127.0.0.1");
   loopback.ai_family = AF_INET;
   std::shared_ptr<gloo::transport::Device> device = gloo::transport::tcp::CreateDevice(loopback);
