@@ -31,10 +31,10 @@ constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence;
 constexpr double kSampleNs = 500'000;  // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kRunsMax = 8;       // fewer where the queue is shallower
 constexpr uint32_t kContext = 512;     // positions at which the reading of KV is measured
-constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
-constexpr uint32_t kContextReads = 8192;             // of all of them, at most: so many blocks a probe has
-constexpr uint32_t kChunkRows = 64;                  // of one sequence, where their reading is measured
-constexpr uint32_t kNear = 16;                       // positions where little is read
+constexpr uint32_t kContextRows[] = {1, 4, 16, 64};                       // of sequences of their own
+constexpr uint32_t kContextReads = Probe::kKvBlocks * Probe::kBlockSize;  // of all of them, at most
+constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
+constexpr uint32_t kNear = 16;       // positions where little is read
 // Layers are measured in turn until they hold this much, at most so many: more than the caches next to the cores keep.
 constexpr uint64_t kLayersBytes = 64u << 20;
 constexpr uint32_t kLayersMax = 8;
@@ -199,8 +199,8 @@ class DeviceMeasurer {
   Status measure(const Part& part);
   // Positions that the load's rows read in the probed layer.
   double reads_of(const ProbeLoad& load) const;
-  Status measure_context(DeviceProfile* profile);
-  Status measure_sequences(DeviceProfile* profile);
+  Status measure_context(Probe* made, DeviceProfile* profile);
+  Status measure_sequences(Probe* made, DeviceProfile* profile);
   Status measure_layer(DeviceProfile* profile);
   Status measure_sampling(DeviceProfile* profile);
   Status measure_wake(DeviceProfile* profile);
@@ -281,8 +281,7 @@ double DeviceMeasurer::reads_of(const ProbeLoad& load) const {
 }
 
 // What reading the KV pool costs: of rows of sequences of their own, by how many there are, and of one's.
-Status DeviceMeasurer::measure_context(DeviceProfile* profile) {
-  ASSIGN_OR_RETURN(const auto made, probe({.layers = layers_, .kv_heads = axes_.kv_heads}));
+Status DeviceMeasurer::measure_context(Probe* made, DeviceProfile* profile) {
   std::vector<ProbeLoad> loads;
   const uint32_t chunk = std::min(kChunkRows, options_.rows_max);
   for (const uint32_t context : {chunk, kContext}) loads.push_back({chunk, context, true});
@@ -293,7 +292,7 @@ Status DeviceMeasurer::measure_context(DeviceProfile* profile) {
       loads.push_back({rows, context, false});
   }
   std::vector<Timing> timings;
-  for (const ProbeLoad& load : loads) timings.push_back({made.get(), MOTLEY_CUT_ATTN_PART, load});
+  for (const ProbeLoad& load : loads) timings.push_back({made, MOTLEY_CUT_ATTN_PART, load});
   ASSIGN_OR_RETURN(const std::vector<double> ns, times_ns(timings));
   const auto per_read = [&](size_t near) {
     const double more = std::max(1.0, reads_of(loads[near + 1]) - reads_of(loads[near]));
@@ -305,14 +304,13 @@ Status DeviceMeasurer::measure_context(DeviceProfile* profile) {
 }
 
 // What rows of sequences of their own take beside what as many of a prompt do, which the table has.
-Status DeviceMeasurer::measure_sequences(DeviceProfile* profile) {
-  ASSIGN_OR_RETURN(const auto made, probe({.layers = layers_, .kv_heads = axes_.kv_heads}));
+Status DeviceMeasurer::measure_sequences(Probe* made, DeviceProfile* profile) {
   const auto heads = static_cast<double>(axes_.kv_heads);
   std::vector<Timing> timings;
   for (const int64_t rows : profile->context.rows) {
     const auto count = static_cast<uint32_t>(rows);
-    timings.push_back({made.get(), MOTLEY_CUT_ATTN_PART, {.rows = count, .context = kNear}});
-    timings.push_back({made.get(), MOTLEY_CUT_ATTN_PART, prompt_of(count)});
+    timings.push_back({made, MOTLEY_CUT_ATTN_PART, {.rows = count, .context = kNear}});
+    timings.push_back({made, MOTLEY_CUT_ATTN_PART, prompt_of(count)});
   }
   ASSIGN_OR_RETURN(const std::vector<double> ns, times_ns(timings));
   for (size_t i = 0; i < profile->context.rows.size(); ++i) {
@@ -401,7 +399,9 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   const auto columns = [&](int64_t n) { return ProbeShare{.layers = layers_, .ffn_columns = n}; };
   const auto experts = [&](int64_t n) { return ProbeShare{.layers = layers_, .experts = n}; };
   const auto rows = [](int64_t n) { return ProbeShare{.layers = 0, .vocab_rows = n}; };
-  RETURN_IF_ERROR(measure_context(&profile));
+  ASSIGN_OR_RETURN(const auto reader, probe({.layers = layers_, .kv_heads = axes_.kv_heads}));
+  RETURN_IF_ERROR(reader->write_kv());
+  RETURN_IF_ERROR(measure_context(reader.get(), &profile));
   const auto read_ns = [&](int64_t units, uint32_t r) {
     return profile.chunk_context_ns * static_cast<double>(units) * reads_of(prompt_of(r));
   };
@@ -413,7 +413,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
       {MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1), rows},
       {MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}, rows}};
   for (const Part& part : parts) RETURN_IF_ERROR(measure(part));
-  RETURN_IF_ERROR(measure_sequences(&profile));
+  RETURN_IF_ERROR(measure_sequences(reader.get(), &profile));
   RETURN_IF_ERROR(measure_layer(&profile));
   RETURN_IF_ERROR(measure_sampling(&profile));
   RETURN_IF_ERROR(measure_wake(&profile));

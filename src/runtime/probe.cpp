@@ -11,7 +11,6 @@ namespace motley {
 namespace {
 
 constexpr uint64_t kWaitNs = 120ull * 1'000'000'000;
-constexpr uint32_t kSequencesMax = 512, kPositionsMax = 4096;
 constexpr uint32_t kLogitRowsMax = 64;
 
 // The share as the first shard of a stage; a second one, which nobody runs, holds the rest.
@@ -39,10 +38,6 @@ Stage stage_of(const ModelAxes& axes, const ProbeShare& asked, uint32_t begin, u
     stage.shards[e < share.experts ? 0 : 1].experts.push_back(static_cast<int32_t>(e));
   if (share.whole) stage.shards.resize(1);
   return stage;
-}
-
-uint32_t kv_blocks_of(uint32_t rows_max) {
-  return std::min(rows_max, kSequencesMax) + kPositionsMax / Probe::kBlockSize;
 }
 
 // A lane in which one stage is what is asked for; the others are never made.
@@ -87,7 +82,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   options.logit_rows_max = std::min(rows_max, kLogitRowsMax);
   options.slots = 1;
   options.block_size = kBlockSize;
-  options.kv_blocks = kv_blocks_of(rows_max);
+  options.kv_blocks = kKvBlocks;
   options.kv_dtype = kv_dtype;
   options.steps_ahead = 0;
   options.virtual_time = virtual_time;
@@ -95,7 +90,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   ASSIGN_OR_RETURN(auto driver, Driver::create(model, device, std::move(shard), {}, options, system_clock()));
   std::unique_ptr<Probe> probe(new Probe(device, std::move(driver)));
   probe->source_bytes_ = source_bytes;
-  probe->kv_blocks_ = kv_blocks_of(rows_max);
+  probe->rows_max_ = rows_max;
   probe->virtual_time_ = virtual_time;
   if (virtual_time) probe->virtual_ns_ = virtual_start_ns();
   return probe;
@@ -126,7 +121,7 @@ void Probe::fill_batch(const ProbeLoad& load) {
   contexts_.assign(sequences, static_cast<int32_t>(load.context));
   for (uint32_t s = 0; s < sequences; ++s) {
     for (uint32_t b = 0; b < span; ++b)  // of their own, as far as there are any
-      blocks_.push_back(static_cast<int32_t>((s * span + b) % kv_blocks_));
+      blocks_.push_back(static_cast<int32_t>((s * span + b) % kKvBlocks));
     row_begin_.push_back(load.one_sequence ? rows : s + 1);
     block_begin_.push_back(static_cast<uint32_t>(blocks_.size()));
   }
@@ -155,6 +150,19 @@ void Probe::fill_batch(const ProbeLoad& load) {
   batch_.head_rows = head_rows_.data();
   batch_.samples = samples_.data();
   batch_.slot_count = 1;
+}
+
+Status Probe::write_kv() {
+  const std::vector<const TapeProgram*> programs = find(MOTLEY_CUT_ATTN_PART);
+  for (uint32_t begin = 0; begin < kKvBlocks * kBlockSize && !virtual_time_; begin += rows_max_) {
+    fill_batch({.rows = std::min(rows_max_, kKvBlocks * kBlockSize - begin)});
+    std::iota(kv_slots_.begin(), kv_slots_.end(), static_cast<int32_t>(begin));
+    for (const TapeProgram* program : programs) {
+      ASSIGN_OR_RETURN(const EventHandle event, program->enqueue(batch_, 0));
+      RETURN_IF_ERROR(device_.wait(event, kWaitNs));
+    }
+  }
+  return ok_status();
 }
 
 Result<double> Probe::time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs) {

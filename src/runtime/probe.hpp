@@ -30,7 +30,7 @@ struct ProbeLoad {
 
 class Probe {
  public:
-  static constexpr uint32_t kBlockSize = 16;
+  static constexpr uint32_t kBlockSize = 16, kKvBlocks = 512;
   // `clock` as of Driver. The device must not run anything else meanwhile if times are to mean something.
   static Result<std::unique_ptr<Probe>> create(const Model& model, const Device& device, const ProbeShare& share,
                                                uint32_t rows_max, int32_t kv_dtype, bool virtual_time);
@@ -40,6 +40,9 @@ class Probe {
   // Nanoseconds of one run of the part, the mean of `runs` behind one another: of each layer in turn, so that a layer's
   // weights lie no nearer than in a model. context >= rows of one sequence.
   Result<double> time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs);
+  // Writes every position of the pool, by the attention part. What was never written may lie nowhere, and is read
+  // faster than memory is.
+  Status write_kv();
   uint64_t weight_bytes() const { return driver_->weight_bytes(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
 
@@ -51,7 +54,7 @@ class Probe {
   const Device& device_;
   std::unique_ptr<Driver> driver_;
   uint64_t source_bytes_ = 0;
-  uint32_t kv_blocks_ = 1;
+  uint32_t rows_max_ = 1;
   size_t next_layer_ = 0;
   bool virtual_time_ = false;
   int64_t virtual_ns_ = 0;
