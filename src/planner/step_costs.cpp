@@ -62,10 +62,15 @@ StepCosts::Curves StepCosts::curves_of(const DeviceProfile& device) const {
                 device.sequences.at(load_.decode_rows)};
   if (shape_.layers.empty()) return curves;
   const LayerShape& middle = shape_.layers[shape_.layers.size() / 2];  // was measured
-  const double attention = curves.attention.at(count(shape_.kv_heads));
-  const double ffn = fused_ffn_ns(curves, middle, shape_.ffn_columns, shape_.experts);
+  // Beyond the rows that whole layers were measured at, joining saves as much as there.
+  const double known = device.layer.empty() ? rows : std::min(rows, static_cast<double>(device.layer.rows.back()));
+  Curves parts;
+  parts.ffn = device.ffn.at_rows(known), parts.experts = device.experts.at_rows(known);
+  parts.program_ns = curves.program_ns;
+  const double attention = device.attention.at(known, count(shape_.kv_heads));
+  const double ffn = fused_ffn_ns(parts, middle, shape_.ffn_columns, shape_.experts);
   curves.joined_ns = device.layer.empty() ? std::min(attention, curves.program_ns) + std::min(ffn, curves.program_ns)
-                                          : attention + ffn - device.layer.at(rows, 1);
+                                          : attention + ffn - device.layer.at(known, 1);
   return curves;
 }
 

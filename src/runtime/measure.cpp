@@ -20,18 +20,16 @@
 namespace motley {
 namespace {
 
-constexpr int kSamples = 5;      // of which the median counts
-constexpr int kSlowSamples = 3;  // where one takes longer than kSlowNs
+constexpr int kSamples = 5;  // of copies and links, of which the median counts
 constexpr int kVirtualSamples = 3;
-// Rounds before a sample, so that it is as a part among its like: what ran before has taken the caches, and it takes
-// two rounds to have them back. A slow one has no time to notice.
-constexpr int kWarmUps = 3;
-constexpr double kSlowNs = 4e6;
+constexpr int kVisits = 2;                           // to each part, which is sampled as Sampling says
+constexpr double kShortNs = 600'000, kSlowNs = 4e6;  // of the first run, whose layer is in no cache
 constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence; beyond, time grows with the rows
 constexpr double kSampleNs = 500'000;  // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kRunsMax = 8;       // fewer where the queue is shallower
 constexpr uint32_t kContext = 512;     // positions at which the reading of KV is measured
-constexpr uint32_t kContextRows[] = {1, 4, 16, 64};                       // of sequences of their own
+constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
+constexpr uint32_t kJoinedRowsMax = 64;              // of whole layers; beyond, a program's own cost is nothing
 constexpr uint32_t kContextReads = Probe::kKvBlocks * Probe::kBlockSize;  // of all of them, at most
 constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
 constexpr uint32_t kNear = 16;       // positions where little is read
@@ -40,19 +38,20 @@ constexpr uint64_t kLayersBytes = 64u << 20;
 constexpr uint32_t kLayersMax = 8;
 constexpr uint32_t kCopiedRows = 256;  // at which what a byte costs is measured; beside one
 constexpr int kCopyRounds = 8;
-constexpr int kTogetherRounds = 3;
+constexpr int kTogetherRounds = 2;
 constexpr int64_t kColumnGrain = 64;
 constexpr int kWakeSamples = 9;
 constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits for more before it sleeps
 
+// The lower one of an even number: what disturbs a time only adds to it.
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+  return values[(values.size() - 1) / 2];
 }
 
 std::vector<uint32_t> row_points(uint32_t rows_max) {
   std::vector<uint32_t> rows;
-  for (uint32_t r = 1; r < rows_max; r *= 2) rows.push_back(r);
+  for (uint32_t r = 1; r < rows_max; r *= r == 16 || r == 64 ? 4 : 2) rows.push_back(r);  // no 32, no 128
   rows.push_back(rows_max);
   return rows;
 }
@@ -196,6 +195,16 @@ class DeviceMeasurer {
     // What of the time is not the table's.
     std::function<double(int64_t units, uint32_t rows)> read_ns = [](int64_t, uint32_t) { return 0.0; };
   };
+  // How a part is sampled at each visit. A short one takes the layers in turn, and first runs twice: what ran before
+  // has taken the caches, and it takes two rounds to have them back. A slow one has no time to notice.
+  struct Sampling {
+    uint32_t turns = 1;  // programs of a round
+    int warm_ups = 0;    // rounds
+    uint32_t runs = 1;   // of a sample
+    int samples = 1;
+    double first_ns = 0;  // counts as a sample; 0 = none
+  };
+  Result<Sampling> sampling_of(const Timing& timing);
   Status measure(const Part& part);
   // Positions that the load's rows read in the probed layer.
   double reads_of(const ProbeLoad& load) const;
@@ -214,31 +223,41 @@ class DeviceMeasurer {
   double source_bytes_ = 0, packed_bytes_ = 0;
 };
 
+Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timing) {
+  if (options_.virtual_time) return Sampling{1, 0, 1, kVirtualSamples, 0};  // there all runs are alike, but for jitter
+  ASSIGN_OR_RETURN(const double once, timing.probe->time_ns(timing.cut, timing.load, 1));
+  if (options_.pace) RETURN_IF_ERROR(options_.pace(once));
+  if (once > kSlowNs) return Sampling{1, 0, 1, 1, once};
+  const uint32_t rounds = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(once, 1.0), 1.0, double{kRunsMax}));
+  if (once > kShortNs) return Sampling{1, 2, std::min(rounds, depth_), 1, 0};
+  const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
+  const uint32_t turns = std::clamp(programs, 1u, depth_);
+  return Sampling{turns, 2, std::min(std::max(rounds / turns, 1u) * turns, depth_), 2, 0};
+}
+
 Result<std::vector<double>> DeviceMeasurer::times_ns(std::span<const Timing> timings) {
-  std::vector<uint32_t> turns(timings.size(), 1), runs(timings.size(), 1);
-  std::vector<int> counts(timings.size(), kVirtualSamples);  // there all runs are alike, but for jitter
-  for (size_t i = 0; i < timings.size() && !options_.virtual_time; ++i) {
-    const auto& [part, cut, load] = timings[i];
-    ASSIGN_OR_RETURN(double first, part->time_ns(cut, load, 1));  // warms up too
-    if (first < kSlowNs) {
-      turns[i] = std::min(static_cast<uint32_t>(std::max<size_t>(part->programs(cut), 1)), depth_);
-      ASSIGN_OR_RETURN(first, part->time_ns(cut, load, turns[i]));
-    }
-    const double rounds = std::clamp(kSampleNs / std::max(first * turns[i], 1.0), 1.0, double{kRunsMax});
-    runs[i] = std::min(static_cast<uint32_t>(rounds) * turns[i], depth_);
-    counts[i] = first > kSlowNs ? kSlowSamples : kSamples;
-    if (options_.pace) RETURN_IF_ERROR(options_.pace(first));
-  }
+  std::vector<Sampling> plans;
   std::vector<std::vector<double>> samples(timings.size());
-  for (int round = 0; round < std::max(kSamples, kVirtualSamples); ++round) {
+  for (size_t i = 0; i < timings.size(); ++i) {
+    ASSIGN_OR_RETURN(const Sampling plan, sampling_of(timings[i]));
+    plans.push_back(plan);
+    if (plan.first_ns > 0) samples[i].push_back(plan.first_ns);
+  }
+  for (int visit = 0; visit < (options_.virtual_time ? 1 : kVisits); ++visit) {
     for (size_t i = 0; i < timings.size(); ++i) {
-      if (round >= counts[i]) continue;
       const auto& [part, cut, load] = timings[i];
-      for (int again = 0; again < kWarmUps && counts[i] == kSamples; ++again)
-        RETURN_IF_ERROR(part->time_ns(cut, load, turns[i]).error());
-      ASSIGN_OR_RETURN(const double ns, part->time_ns(cut, load, runs[i]));
-      samples[i].push_back(ns);
-      if (options_.pace) RETURN_IF_ERROR(options_.pace(ns * runs[i]));
+      const Sampling& plan = plans[i];
+      double spent_ns = 0;
+      for (int again = 0; again < plan.warm_ups; ++again) {
+        ASSIGN_OR_RETURN(const double ns, part->time_ns(cut, load, plan.turns));
+        spent_ns += ns * plan.turns;
+      }
+      for (int sample = 0; sample < plan.samples; ++sample) {
+        ASSIGN_OR_RETURN(const double ns, part->time_ns(cut, load, plan.runs));
+        samples[i].push_back(ns);
+        spent_ns += ns * plan.runs;
+      }
+      if (options_.pace) RETURN_IF_ERROR(options_.pace(spent_ns));
     }
   }
   std::vector<double> times;
@@ -327,7 +346,7 @@ Status DeviceMeasurer::measure_sequences(Probe* made, DeviceProfile* profile) {
 Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
   const ProbeShare share{.layers = layers_, .whole = true};
   ASSIGN_OR_RETURN(const auto made, probe(share));
-  const std::vector<uint32_t> rows = row_points(options_.rows_max);
+  const std::vector<uint32_t> rows = row_points(std::min(kJoinedRowsMax, options_.rows_max));
   std::vector<Timing> timings;
   for (const uint32_t r : rows) timings.push_back({made.get(), MOTLEY_CUT_STAGE, prompt_of(r)});
   ASSIGN_OR_RETURN(const std::vector<double> times, times_ns(timings));
@@ -399,7 +418,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   const auto columns = [&](int64_t n) { return ProbeShare{.layers = layers_, .ffn_columns = n}; };
   const auto experts = [&](int64_t n) { return ProbeShare{.layers = layers_, .experts = n}; };
   const auto rows = [](int64_t n) { return ProbeShare{.layers = 0, .vocab_rows = n}; };
-  ASSIGN_OR_RETURN(const auto reader, probe({.layers = layers_, .kv_heads = axes_.kv_heads}));
+  ASSIGN_OR_RETURN(const auto reader, probe({.kv_heads = axes_.kv_heads}));
   RETURN_IF_ERROR(reader->write_kv());
   RETURN_IF_ERROR(measure_context(reader.get(), &profile));
   const auto read_ns = [&](int64_t units, uint32_t r) {
@@ -473,7 +492,7 @@ class Group {
  private:
   static std::vector<uint32_t> rows_of(uint32_t rows_max) {
     std::vector<uint32_t> rows;
-    for (uint32_t r = 1; r <= rows_max; r *= 4) rows.push_back(r);
+    for (uint32_t r = 1; r <= rows_max; r *= 16) rows.push_back(r);
     return rows;
   }
   Status open(size_t i) {
