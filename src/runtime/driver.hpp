@@ -140,6 +140,8 @@ class Driver {
   Status exchange_logits(Flight& flight);
   Status exchange_tokens(Flight& flight, size_t set);
   void put_columns(std::span<const float> from, uint32_t rank, size_t row_begin, size_t rows);
+  // The buffers that the step's results are read from, with their bytes.
+  std::vector<std::pair<HostBuffer*, uint64_t>> results_of(const Flight& flight, size_t set) const;
   Status read_results(Flight& flight, size_t set);
   void finish(Pending& pending);
   void leave(Flight& flight);

@@ -115,6 +115,8 @@ void Driver::begin(std::shared_ptr<Flight> flight) {
     finish(pending);
     return;
   }
+  // Their copies go before the next step's programs, not behind them.
+  for (const auto& [buffer, bytes] : results_of(*pending.flight, pending.set)) buffer->start_pull(queue_, bytes);
   if (pending.programs) pending.watched = waiter_.watch({&device_.api(), pending.programs.last().get()}).ok();
   pending_.push_back(std::move(pending));
   due_ns_ = INT64_MAX;
@@ -388,19 +390,28 @@ Status Driver::exchange_tokens(Flight& flight, size_t set) {
   return slots_->push(queue_, slots_->bytes());
 }
 
+std::vector<std::pair<HostBuffer*, uint64_t>> Driver::results_of(const Flight& flight, size_t set) const {
+  std::vector<std::pair<HostBuffer*, uint64_t>> read;
+  const size_t rows = flight.batch.head_row_count;
+  if (!shard_.samples || rows == 0) return read;
+  const ResultSet& results = results_[set];
+  read.emplace_back(results.ids.get(), rows * sizeof(int32_t));
+  const auto& samples = flight.plan.samples;
+  if (std::any_of(samples.begin(), samples.end(), [](const auto& s) { return s.top_logprobs >= 0; })) {
+    read.emplace_back(results.logprobs.get(), rows * sizeof(float));
+    for (HostBuffer* top : {results.top_ids.get(), results.top_logprobs.get()})
+      read.emplace_back(top, rows * MOTLEY_TOP_MAX * sizeof(int32_t));
+  }
+  return read;
+}
+
 Status Driver::read_results(Flight& flight, size_t set) {
   if (!shard_.samples) return ok_status();
   ResultSet& results = results_[set];
   const size_t rows = flight.batch.head_row_count;
   const auto& samples = flight.plan.samples;
-  const bool wanted = std::any_of(samples.begin(), samples.end(), [](const auto& s) { return s.top_logprobs >= 0; });
-  const uint64_t timeout = device_timeout_ns(flight);
-  RETURN_IF_ERROR(results.ids->pull(queue_, rows * sizeof(int32_t), timeout, &virtual_ns_));
-  if (wanted) {
-    RETURN_IF_ERROR(results.logprobs->pull(queue_, rows * sizeof(float), timeout, &virtual_ns_));
-    for (HostBuffer* top : {results.top_ids.get(), results.top_logprobs.get()})
-      RETURN_IF_ERROR(top->pull(queue_, rows * MOTLEY_TOP_MAX * sizeof(int32_t), timeout, &virtual_ns_));
-  }
+  for (const auto& [buffer, bytes] : results_of(flight, set))
+    RETURN_IF_ERROR(buffer->pull(queue_, bytes, device_timeout_ns(flight), &virtual_ns_));
   const auto ids = results.ids->view<int32_t>(rows);
   flight.tokens.resize(rows);
   for (size_t h = 0; h < rows; ++h) {

@@ -16,10 +16,20 @@ Result<HostBuffer> HostBuffer::create(const Device& device, uint64_t bytes) {
   return buffer;
 }
 
+void HostBuffer::start_pull(const QueueHandle& queue, uint64_t bytes) {
+  pulled_.reset();
+  if (mapped_ != nullptr || bytes == 0 || pushed_) return;
+  if (auto started = device_->copy_to_host(queue, std::span(copy_).first(bytes), buffer_); started.ok())
+    pulled_ = *std::move(started);
+}
+
 Status HostBuffer::pull(const QueueHandle& queue, uint64_t bytes, uint64_t timeout_ns, int64_t* ended_ns) {
   if (mapped_ != nullptr || bytes == 0) return ok_status();
-  RETURN_IF_ERROR(acquire(timeout_ns));
-  ASSIGN_OR_RETURN(const EventHandle done, device_->copy_to_host(queue, std::span(copy_).first(bytes), buffer_));
+  if (!pulled_) {
+    RETURN_IF_ERROR(acquire(timeout_ns));
+    ASSIGN_OR_RETURN(pulled_, device_->copy_to_host(queue, std::span(copy_).first(bytes), buffer_));
+  }
+  const EventHandle done = std::exchange(pulled_, {});
   RETURN_IF_ERROR(device_->wait(done, timeout_ns));
   if (const auto times = device_->times(done); times.ok()) {
     *ended_ns = std::max(*ended_ns, times->end_ns);

@@ -31,7 +31,10 @@ class HostBuffer {
   std::span<T> view(size_t count) {
     return {reinterpret_cast<T*>(mapped_ != nullptr ? mapped_ : copy_.data()), count};
   }
-  // All work that writes the buffer has ended: the first `bytes` become visible.
+  // Enqueues the copy that the next pull() of as many bytes waits for: behind the work that writes the buffer, and
+  // before what is enqueued later. A device that cannot take it now is asked again then.
+  void start_pull(const QueueHandle& queue, uint64_t bytes);
+  // All work that writes the buffer has ended, or the copy was started behind it: the first `bytes` become visible.
   Status pull(const QueueHandle& queue, uint64_t bytes, uint64_t timeout_ns, int64_t* ended_ns);
   // The host may write: an earlier push() has been read.
   Status acquire(uint64_t timeout_ns);
@@ -51,7 +54,7 @@ class HostBuffer {
   uint64_t bytes_;
   std::byte* mapped_ = nullptr;
   std::vector<std::byte> copy_;
-  EventHandle pushed_;
+  EventHandle pushed_, pulled_;
   uint64_t pushed_bytes_ = 0;
   CopyObserver* observer_ = nullptr;
 };

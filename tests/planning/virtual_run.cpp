@@ -42,6 +42,15 @@ int64_t VirtualRun::step_ns(const StepShape& shape) {
   return result.busy_ns;
 }
 
+std::pair<int64_t, int64_t> VirtualRun::two_steps_ns(const StepShape& shape) {
+  auto first = executor_->submit(step_plan(shape, placement_.epoch, ++last_step_));
+  auto second = executor_->submit(step_plan(shape, placement_.epoch, ++last_step_));
+  const StepResult one = first.take(), two = second.take();
+  for (const StepResult* result : {&one, &two}) CHECK(result->status.ok(), "{}", result->status.message());
+  now_.ns += one.busy_ns + two.busy_ns;
+  return {one.busy_ns, two.busy_ns};
+}
+
 std::vector<DeviceUse> VirtualRun::uses() const {
   std::vector<DeviceUse> uses;
   for (const DriverReport& report : executor_->reports()) {

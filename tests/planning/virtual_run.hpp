@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "device/virtual_time.hpp"
@@ -43,6 +44,8 @@ class VirtualRun {
 
   // One step, with nothing else under way: from its submission to its last device's end.
   int64_t step_ns(const StepShape& shape);
+  // Two like it behind one another, the second submitted before the first ends: each from the end of the one before.
+  std::pair<int64_t, int64_t> two_steps_ns(const StepShape& shape);
   Served serve(const Load& load);
   std::vector<DriverReport> reports() const { return executor_->reports(); }
 
