@@ -42,6 +42,9 @@ struct GroupOptions {
   uint64_t message_bytes_max = 0;  // of one send; collectives may be of any size
   double link_latency_ns = 0;      // virtual time only
   double link_ns_per_byte = 0;     // virtual time only
+  // Each rank's thread has cores to itself while it waits, and spins on them for a moment before it sleeps. Else it
+  // does so only where the process has more cores than the group has ranks.
+  bool own_cores = false;
 };
 
 // Virtual time of one operation on `bytes` (all ranks' data together, as in `data`) among options.size ranks:

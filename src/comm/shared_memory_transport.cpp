@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <cstring>
 #include <new>
@@ -25,7 +26,8 @@ namespace {
 
 constexpr uint64_t kMappingBytesMax = uint64_t{1} << 38;  // address space; pages are taken when touched
 constexpr uint64_t kRingChunkBytes = 256u << 10;          // of a message: the receiver copies out behind the sender
-constexpr int kSpins = 4000;                              // some 10 us
+constexpr std::chrono::nanoseconds kSpin{50'000};         // as long as it takes to be woken, or longer
+constexpr int kPausesPerLook = 32;                        // between two looks at the clock
 constexpr size_t kMessageBytes = 256;                     // of a failure
 constexpr int kYields = 10'000;                           // while another rank writes those few bytes
 
@@ -138,11 +140,12 @@ class Mapping {
 };
 
 // Spinning pays only where the others have cores of their own to come on.
-int spins_for(uint32_t ranks) {
+bool spins(const GroupOptions& options) {
+  if (options.own_cores) return true;
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 0;
-  return CPU_COUNT(&allowed) > static_cast<int>(ranks) ? kSpins : 0;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return false;
+  return CPU_COUNT(&allowed) > static_cast<int>(options.size);
 }
 
 void pause_briefly() {
@@ -153,8 +156,8 @@ void pause_briefly() {
 
 class SharedMemoryTransport final : public Transport {
  public:
-  SharedMemoryTransport(std::shared_ptr<Mapping> mapping, uint32_t rank)
-      : mapping_(std::move(mapping)), rank_(rank), spins_(spins_for(mapping_->size())) {}
+  SharedMemoryTransport(std::shared_ptr<Mapping> mapping, uint32_t rank, const GroupOptions& options)
+      : mapping_(std::move(mapping)), rank_(rank), spins_(spins(options)) {}
 
   uint32_t rank() const override { return rank_; }
   uint32_t size() const override { return mapping_->size(); }
@@ -235,9 +238,14 @@ class SharedMemoryTransport final : public Transport {
   // consistent, so either it sees this one or this one sees done().
   template <typename Done>
   Status wait_until(Word& bell, Word& sleepers, Done done) {
-    for (int spin = 0; spin < spins_; ++spin) {
-      if (done()) return {};
-      pause_briefly();
+    if (spins_) {
+      const auto end = std::chrono::steady_clock::now() + kSpin;
+      do {
+        for (int i = 0; i < kPausesPerLook; ++i) {
+          if (done()) return {};
+          pause_briefly();
+        }
+      } while (std::chrono::steady_clock::now() < end);
     }
     while (!done()) {
       const uint32_t value = bell.load();
@@ -291,7 +299,7 @@ class SharedMemoryTransport final : public Transport {
 
   const std::shared_ptr<Mapping> mapping_;  // shared by the ranks of this process
   const uint32_t rank_;
-  const int spins_;
+  const bool spins_;
   uint64_t posted_ = 0;  // rounds
   int64_t deadline_ns_ = INT64_MAX;
 };
@@ -303,7 +311,7 @@ Result<CommGroup> make_shared_memory_group(const GroupOptions& options) {
   ASSIGN_OR_RETURN(const std::shared_ptr<Mapping> mapping, Mapping::create(options));
   CommGroup group;
   for (uint32_t r = 0; r < options.size; ++r)
-    group.push_back(make_communicator(std::make_unique<SharedMemoryTransport>(mapping, r), options));
+    group.push_back(make_communicator(std::make_unique<SharedMemoryTransport>(mapping, r, options), options));
   return group;
 }
 

@@ -48,11 +48,13 @@ Result<CommGroup> make_route(Route route, const GroupOptions& options) {
 
 }  // namespace
 
-Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config, const VirtualLink& link) {
+Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config, const VirtualLink& link,
+                                                 bool own_cores) {
   std::vector<DriverLinks> links;
   GroupOptions group;
   group.link_latency_ns = link.latency_ns;
   group.link_ns_per_byte = link.ns_per_byte;
+  group.own_cores = own_cores;
   group.message_bytes_max =
       std::max<uint64_t>(kMessageBytesMin, uint64_t{std::max(config.hidden, config.vocab_size)} * sizeof(float));
   size_t before = 0;  // rank of the last stage's first shard

@@ -60,10 +60,26 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
   description_.lanes.push_back(lane);
 }
 
+namespace {
+
+// Each has some, and no two the same one.
+bool have_own_cores(std::span<const NamedDevice> devices) {
+  std::vector<int> all;
+  for (const NamedDevice& device : devices) {
+    if (device.cores.empty()) return false;
+    all.insert(all.end(), device.cores.begin(), device.cores.end());
+  }
+  std::sort(all.begin(), all.end());
+  return std::adjacent_find(all.begin(), all.end()) == all.end();
+}
+
+}  // namespace
+
 Status RuntimeExecutor::make_drivers(const Model& model, const Placement& placement,
                                      std::span<const NamedDevice> devices) {
   const Lane& lane = placement.lanes[0];
-  ASSIGN_OR_RETURN(std::vector<DriverLinks> links, make_lane_links(lane, model.config(), options_.virtual_link));
+  ASSIGN_OR_RETURN(std::vector<DriverLinks> links,
+                   make_lane_links(lane, model.config(), options_.virtual_link, have_own_cores(devices)));
   size_t rank = 0;
   for (size_t s = 0; s < lane.stages.size(); ++s) {
     for (size_t i = 0; i < lane.stages[s].shards.size(); ++i, ++rank) {
