@@ -140,7 +140,8 @@ std::vector<NamedDevice> DeviceSet::named() const {
 std::vector<MeasuredDevice> DeviceSet::measured() const {
   std::vector<MeasuredDevice> measured;
   for (const auto& opened : devices_) {
-    if (!opened->lost) measured.push_back({opened->listed.description, &opened->device});
+    if (opened->lost) continue;
+    measured.push_back({opened->listed.description, &opened->device, cores_of(opened->listed.cores)});
   }
   return measured;
 }

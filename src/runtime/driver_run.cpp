@@ -1,10 +1,9 @@
 // How a driver runs steps.
-#include <sched.h>
-
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
+#include "base/affinity.hpp"
 #include "base/memory_patience.hpp"
 #include "device/virtual_time.hpp"
 #include "device/worker/worker_process.hpp"
@@ -15,17 +14,6 @@ namespace {
 
 // Of one message between drivers; larger arrays go in runs of rows.
 constexpr uint64_t kMessageBytes = 1u << 20;
-
-// A driver sleeps while its device works and the other way round: on the device's own core it takes nobody else's, and
-// is not kept waiting by another device's work. Best effort.
-void run_on(const std::vector<int>& cores) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  for (const int core : cores) {
-    if (core >= 0 && core < CPU_SETSIZE) CPU_SET(static_cast<size_t>(core), &set);
-  }
-  if (CPU_COUNT(&set) > 0) sched_setaffinity(0, sizeof set, &set);
-}
 
 size_t rows_at_once(size_t row_bytes) { return std::max<size_t>(1, kMessageBytes / std::max<size_t>(row_bytes, 1)); }
 
@@ -76,6 +64,8 @@ bool Driver::next(std::shared_ptr<Flight>* flight) {
 
 void Driver::loop() {
   const MemoryPatience patience;  // a result that is there must reach the engine
+  // A driver sleeps while its device works and the other way round: on the device's own core it takes nobody else's,
+  // and is not kept waiting by another device's work.
   run_on(options_.cores);
   const VirtualTimeScope time(&virtual_ns_);
   std::shared_ptr<Flight> flight;

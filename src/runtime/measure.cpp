@@ -10,44 +10,31 @@
 #include <thread>
 #include <utility>
 
+#include "base/affinity.hpp"
 #include "base/log.hpp"
-#include "comm/communicator.hpp"
 #include "device/virtual_time.hpp"
 #include "model/axes.hpp"
-#include "runtime/host_buffer.hpp"
+#include "runtime/copy_side.hpp"
+#include "runtime/measured_layers.hpp"
 #include "runtime/probe.hpp"
 
 namespace motley {
 namespace {
 
-constexpr int kSamples = 5;  // of copies and links, of which the median counts
 constexpr int kVirtualSamples = 3;
 constexpr int kVisits = 2;                           // to each part, which is sampled as Sampling says
 constexpr double kShortNs = 600'000, kSlowNs = 4e6;  // of the first run, whose layer is in no cache
 constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence; beyond, time grows with the rows
 constexpr double kSampleNs = 500'000;  // a sample has as many runs as this takes, at most kRunsMax
-constexpr uint32_t kRunsMax = 8;       // fewer where the queue is shallower
-constexpr uint32_t kContext = 512;     // positions at which the reading of KV is measured
 constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
-constexpr uint32_t kJoinedRowsMax = 64;              // of whole layers; beyond, a program's own cost is nothing
+constexpr uint32_t kTurnRowsMax = 64;                // that take layers in turn; beyond, they share each weight enough
 constexpr uint32_t kContextReads = Probe::kKvBlocks * Probe::kBlockSize;  // of all of them, at most
 constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
 constexpr uint32_t kNear = 16;       // positions where little is read
-// Layers are measured in turn until they hold this much, at most so many: more than the caches next to the cores keep.
-constexpr uint64_t kLayersBytes = 64u << 20;
-constexpr uint32_t kLayersMax = 8;
-constexpr uint32_t kCopiedRows = 256;  // at which what a byte costs is measured; beside one
-constexpr int kCopyRounds = 8;
 constexpr int kTogetherRounds = 2;
 constexpr int64_t kColumnGrain = 64;
 constexpr int kWakeSamples = 9;
 constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits for more before it sleeps
-
-// The lower one of an even number: what disturbs a time only adds to it.
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[(values.size() - 1) / 2];
-}
 
 std::vector<uint32_t> row_points(uint32_t rows_max) {
   std::vector<uint32_t> rows;
@@ -68,89 +55,6 @@ std::vector<int64_t> unit_points(int64_t units, int64_t grain) {
 
 ProbeLoad prompt_of(uint32_t rows) { return {.rows = rows, .context = rows, .one_sequence = true}; }
 
-// Positions that a layer sees; 0 = all.
-uint32_t window_of(const Model& model, size_t layer) {
-  return layer < model.kv_layers().size() ? model.kv_layers()[layer].window : 0;
-}
-
-// Rows, columns and experts of a layer's weights, and their bytes.
-struct LayerWeights {
-  std::vector<std::array<int64_t, 3>> sizes;
-  uint64_t bytes = 0;
-};
-
-std::vector<LayerWeights> layer_weights(const Model& model) {
-  std::vector<LayerWeights> layers(model.config().layers);
-  const std::vector<GraphWeight>& weights = model.graph().weights;
-  for (size_t w = 0; w < weights.size(); ++w) {
-    if (weights[w].layer < 0 || static_cast<size_t>(weights[w].layer) >= layers.size()) continue;
-    LayerWeights& layer = layers[static_cast<size_t>(weights[w].layer)];
-    layer.sizes.push_back({weights[w].rows, weights[w].cols, weights[w].experts});
-    layer.bytes += model.weight(w).bytes;
-  }
-  return layers;
-}
-
-// Layers from the middle one on that are measured in turn: they do the same, as far as it is measured.
-uint32_t layers_of(const Model& model) {
-  const std::vector<LayerWeights> layers = layer_weights(model);
-  const auto seen = [&](size_t layer) {
-    const uint32_t window = window_of(model, layer);
-    return window == 0 ? kContext : std::min(window, kContext);
-  };
-  const size_t middle = layers.size() / 2;
-  uint64_t bytes = 0;
-  uint32_t count = 0;
-  for (size_t l = middle; l < layers.size() && count < kLayersMax && bytes < kLayersBytes; ++l, ++count) {
-    if (layers[l].sizes != layers[middle].sizes || seen(l) != seen(middle)) break;
-    bytes += layers[l].bytes;
-  }
-  return count;
-}
-
-// Moves a value to the host and back, as a driver does between two programs.
-class CopySide {
- public:
-  static Result<CopySide> create(const Device& device, uint64_t bytes_max, bool virtual_time) {
-    ASSIGN_OR_RETURN(QueueHandle queue, device.create_queue());
-    ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::create(device, bytes_max));
-    return CopySide(std::move(queue), std::move(buffer), virtual_time);
-  }
-  Status push(uint64_t bytes) {
-    const VirtualTimeScope scope(&virtual_ns_);
-    return buffer_.push(queue_, bytes);
-  }
-  // Once what was pushed has arrived.
-  Status pull(uint64_t bytes) {
-    const VirtualTimeScope scope(&virtual_ns_);
-    return buffer_.pull(queue_, bytes, UINT64_MAX, &virtual_ns_);
-  }
-  Result<double> there_and_back_ns(uint64_t bytes, int rounds) {
-    int64_t began_ns = 0;
-    for (int i = 0; i <= rounds; ++i) {
-      RETURN_IF_ERROR(push(bytes));
-      RETURN_IF_ERROR(pull(bytes));
-      if (i == 0) began_ns = now_ns();
-    }
-    return static_cast<double>(now_ns() - began_ns) / rounds;
-  }
-  std::span<float> view(size_t count) { return buffer_.view<float>(count); }
-  int64_t now_ns() const { return virtual_time_ ? virtual_ns_ : system_clock().now_ns(); }
-  bool virtual_time() const { return virtual_time_; }
-  CommCall call() { return virtual_time_ ? CommCall{.virtual_ns = &virtual_ns_} : CommCall{}; }
-
- private:
-  CopySide(QueueHandle queue, HostBuffer buffer, bool virtual_time)
-      : queue_(std::move(queue)),
-        buffer_(std::move(buffer)),
-        virtual_time_(virtual_time),
-        virtual_ns_(virtual_time ? virtual_start_ns() : 0) {}
-  QueueHandle queue_;
-  HostBuffer buffer_;
-  bool virtual_time_;
-  int64_t virtual_ns_;
-};
-
 class DeviceMeasurer {
  public:
   DeviceMeasurer(const Model& model, const MeasuredDevice& device, const MeasureOptions& options)
@@ -159,7 +63,7 @@ class DeviceMeasurer {
         device_(device),
         options_(options),
         depth_(std::max(1u, device.description.desc.queue_depth)),
-        layers_(layers_of(model)) {}
+        layers_(measured_layers(model)) {}
 
   // A part to be timed.
   struct Timing {
@@ -181,8 +85,9 @@ class DeviceMeasurer {
     return Probe::create(model_, *device_.device, share, options_.rows_max, static_cast<int32_t>(options_.kv_dtype),
                          options_.virtual_time);
   }
+  const MeasuredDevice& device() const { return device_; }
   const ModelAxes& axes() const { return axes_; }
-  uint32_t layers() const { return layers_; }  // to measure in turn
+  LayerRange layers() const { return layers_; }  // to measure in turn
 
  private:
   struct Part {
@@ -208,8 +113,6 @@ class DeviceMeasurer {
   Status measure(const Part& part);
   // Positions that the load's rows read in the probed layer.
   double reads_of(const ProbeLoad& load) const;
-  Status measure_context(Probe* made, DeviceProfile* profile);
-  Status measure_sequences(Probe* made, DeviceProfile* profile);
   Status measure_layer(DeviceProfile* profile);
   Status measure_sampling(DeviceProfile* profile);
   Status measure_wake(DeviceProfile* profile);
@@ -219,7 +122,8 @@ class DeviceMeasurer {
   const ModelAxes axes_;
   const MeasuredDevice& device_;
   const MeasureOptions& options_;
-  const uint32_t depth_, layers_;
+  const uint32_t depth_;
+  const LayerRange layers_;
   double source_bytes_ = 0, packed_bytes_ = 0;
 };
 
@@ -261,7 +165,7 @@ Result<std::vector<double>> DeviceMeasurer::times_ns(std::span<const Timing> tim
     }
   }
   std::vector<double> times;
-  for (std::vector<double>& of_one : samples) times.push_back(median(std::move(of_one)));
+  for (std::vector<double>& of_one : samples) times.push_back(lower_median(std::move(of_one)));
   return times;
 }
 
@@ -299,73 +203,62 @@ double DeviceMeasurer::reads_of(const ProbeLoad& load) const {
   return reads;
 }
 
-// What reading the KV pool costs: of rows of sequences of their own, by how many there are, and of one's.
-Status DeviceMeasurer::measure_context(Probe* made, DeviceProfile* profile) {
-  std::vector<ProbeLoad> loads;
-  const uint32_t chunk = std::min(kChunkRows, options_.rows_max);
-  for (const uint32_t context : {chunk, kContext}) loads.push_back({chunk, context, true});
-  for (const uint32_t rows : kContextRows) {
-    if (rows > options_.rows_max) break;
-    profile->context.rows.push_back(rows);
-    for (const uint32_t context : {kNear, std::min(kContext, kContextReads / rows)})
-      loads.push_back({rows, context, false});
-  }
+// A layer among others, as whole programs of several: on rows of a prompt; and what reading the KV pool adds, of one
+// sequence's rows and of rows of sequences of their own, by how many there are, and what these take beside as many of a
+// prompt.
+Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
+  ASSIGN_OR_RETURN(const auto several, probe({.layers = layers_, .whole = true}));
+  ASSIGN_OR_RETURN(const auto single, probe({.layers = {layers_.first, 1}, .whole = true}));
+  RETURN_IF_ERROR(several->write_kv());
   std::vector<Timing> timings;
-  for (const ProbeLoad& load : loads) timings.push_back({made, MOTLEY_CUT_ATTN_PART, load});
-  ASSIGN_OR_RETURN(const std::vector<double> ns, times_ns(timings));
-  const auto per_read = [&](size_t near) {
-    const double more = std::max(1.0, reads_of(loads[near + 1]) - reads_of(loads[near]));
-    return std::max(0.0, ns[near + 1] - ns[near]) / (more * static_cast<double>(axes_.kv_heads));
+  const auto timing = [&](const ProbeLoad& load) {
+    Probe* const of = load.rows > kTurnRowsMax ? single.get() : several.get();
+    timings.push_back({of, MOTLEY_CUT_STAGE, load});
+    return timings.size() - 1;
   };
-  profile->chunk_context_ns = per_read(0);
-  for (size_t i = 2; i < loads.size(); i += 2) profile->context.values.push_back(per_read(i));
-  return ok_status();
-}
-
-// What rows of sequences of their own take beside what as many of a prompt do, which the table has.
-Status DeviceMeasurer::measure_sequences(Probe* made, DeviceProfile* profile) {
-  const auto heads = static_cast<double>(axes_.kv_heads);
-  std::vector<Timing> timings;
-  for (const int64_t rows : profile->context.rows) {
-    const auto count = static_cast<uint32_t>(rows);
-    timings.push_back({made, MOTLEY_CUT_ATTN_PART, {.rows = count, .context = kNear}});
-    timings.push_back({made, MOTLEY_CUT_ATTN_PART, prompt_of(count)});
+  const std::vector<uint32_t> rows = row_points(options_.rows_max);
+  for (const uint32_t r : rows) timing(prompt_of(r));
+  const uint32_t chunk = std::min(kChunkRows, options_.rows_max);
+  const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing({chunk, kMeasuredContext, true});
+  std::vector<std::pair<size_t, size_t>> sequences;  // that see little, and much
+  for (const uint32_t r : kContextRows) {
+    if (r > options_.rows_max) break;
+    profile->context.rows.push_back(r);
+    profile->sequences.rows.push_back(r);
+    const size_t near = timing({r, kNear, false}),
+                 far = timing({r, std::min(kMeasuredContext, kContextReads / r), false});
+    sequences.emplace_back(near, far);
   }
-  ASSIGN_OR_RETURN(const std::vector<double> ns, times_ns(timings));
-  for (size_t i = 0; i < profile->context.rows.size(); ++i) {
-    const Timing &own = timings[2 * i], &shared = timings[2 * i + 1];
-    const double more = ns[2 * i] - heads * profile->context.values[i] * reads_of(own.load) - ns[2 * i + 1] +
-                        heads * profile->chunk_context_ns * reads_of(shared.load);
-    profile->sequences.rows.push_back(profile->context.rows[i]);
+  ASSIGN_OR_RETURN(std::vector<double> ns, times_ns(timings));
+  const double program = profile->embed.ns.back().front(), heads = static_cast<double>(axes_.kv_heads);
+  for (size_t i = 0; i < ns.size(); ++i)
+    ns[i] = std::max(0.0, ns[i] - program) / (timings[i].probe == single.get() ? 1 : layers_.count);
+  const auto per_read = [&](size_t near, size_t far) {
+    const double more = std::max(1.0, reads_of(timings[far].load) - reads_of(timings[near].load));
+    return std::max(0.0, ns[far] - ns[near]) / (more * heads);
+  };
+  profile->chunk_context_ns = per_read(chunk_near, chunk_far);
+  CostTable& table = profile->layer;
+  table.rows.assign(rows.begin(), rows.end());
+  table.units = {1};
+  table.ns.emplace_back();
+  for (size_t i = 0; i < rows.size(); ++i)
+    table.ns[0].push_back(std::max(0.0, ns[i] - profile->chunk_context_ns * heads * reads_of(timings[i].load)));
+  table.make_monotone();
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const auto [near, far] = sequences[i];
+    const double read = per_read(near, far);
+    const double more = ns[near] - heads * read * reads_of(timings[near].load) -
+                        table.at(static_cast<double>(profile->context.rows[i]), 1);
+    profile->context.values.push_back(read);
     profile->sequences.values.push_back(std::max(0.0, more) / heads);
   }
   return ok_status();
 }
 
-// A layer among others, on rows of a prompt: the whole program of several, less what any program costs.
-Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
-  const ProbeShare share{.layers = layers_, .whole = true};
-  ASSIGN_OR_RETURN(const auto made, probe(share));
-  const std::vector<uint32_t> rows = row_points(std::min(kJoinedRowsMax, options_.rows_max));
-  std::vector<Timing> timings;
-  for (const uint32_t r : rows) timings.push_back({made.get(), MOTLEY_CUT_STAGE, prompt_of(r)});
-  ASSIGN_OR_RETURN(const std::vector<double> times, times_ns(timings));
-  const double program = profile->embed.ns.back().front();
-  CostTable& table = profile->layer;
-  table.rows.assign(rows.begin(), rows.end());
-  table.units = {1};
-  table.ns.emplace_back();
-  for (size_t r = 0; r < rows.size(); ++r) {
-    const double read = profile->chunk_context_ns * static_cast<double>(axes_.kv_heads) * reads_of(prompt_of(rows[r]));
-    table.ns[0].push_back(std::max(0.0, (times[r] - program) / layers_ - read));
-  }
-  table.make_monotone();
-  return ok_status();
-}
-
 // What a row adds: the program's own time is that of any.
 Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
-  ASSIGN_OR_RETURN(const auto made, probe({.layers = 0, .vocab_rows = axes_.vocab}));
+  ASSIGN_OR_RETURN(const auto made, probe({.vocab_rows = axes_.vocab}));
   if (!made->programs(MOTLEY_CUT_SAMPLE) > 0) return ok_status();
   const uint32_t rows = std::min(kHeadRowsMax, options_.rows_max);
   ASSIGN_OR_RETURN(const double one, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = 1}));
@@ -377,7 +270,7 @@ Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
 // What the smallest program takes after a pause, beside what it takes behind another.
 Status DeviceMeasurer::measure_wake(DeviceProfile* profile) {
   if (options_.virtual_time) return ok_status();  // there nothing falls asleep
-  ASSIGN_OR_RETURN(const auto made, probe({.layers = 0, .vocab_rows = axes_.vocab}));
+  ASSIGN_OR_RETURN(const auto made, probe({.vocab_rows = axes_.vocab}));
   if (!made->programs(MOTLEY_CUT_EMBED) > 0) return ok_status();
   ASSIGN_OR_RETURN(const double busy, time_ns(*made, MOTLEY_CUT_EMBED, {}));
   std::vector<double> samples;
@@ -386,7 +279,7 @@ Status DeviceMeasurer::measure_wake(DeviceProfile* profile) {
     ASSIGN_OR_RETURN(const double idle, made->time_ns(MOTLEY_CUT_EMBED, {}, 1));
     samples.push_back(idle);
   }
-  profile->wake_ns = std::max(0.0, median(std::move(samples)) - busy);
+  profile->wake_ns = std::max(0.0, lower_median(std::move(samples)) - busy);
   return ok_status();
 }
 
@@ -394,13 +287,13 @@ Status DeviceMeasurer::measure_copies(DeviceProfile* profile) {
   const uint64_t row_bytes = uint64_t{model_.config().hidden} * sizeof(float), most = kCopiedRows * row_bytes;
   ASSIGN_OR_RETURN(CopySide side, CopySide::create(*device_.device, most, options_.virtual_time));
   std::vector<double> small, large;
-  for (int i = 0; i < (options_.virtual_time ? kVirtualSamples : kSamples); ++i) {
+  for (int i = 0; i < (options_.virtual_time ? kVirtualSamples : kCopySamples); ++i) {
     ASSIGN_OR_RETURN(const double one, side.there_and_back_ns(row_bytes, kCopyRounds));
     ASSIGN_OR_RETURN(const double many, side.there_and_back_ns(most, kCopyRounds));
     small.push_back(one / 2);
     large.push_back(many / 2);
   }
-  const double one = median(std::move(small)), many = median(std::move(large));
+  const double one = lower_median(std::move(small)), many = lower_median(std::move(large));
   profile->copy.ns_per_byte = std::max(0.0, many - one) / static_cast<double>(most - row_bytes);
   profile->copy.latency_ns = std::max(0.0, one - static_cast<double>(row_bytes) * profile->copy.ns_per_byte);
   return ok_status();
@@ -417,23 +310,19 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   const auto heads = [&](int64_t n) { return ProbeShare{.layers = layers_, .kv_heads = n}; };
   const auto columns = [&](int64_t n) { return ProbeShare{.layers = layers_, .ffn_columns = n}; };
   const auto experts = [&](int64_t n) { return ProbeShare{.layers = layers_, .experts = n}; };
-  const auto rows = [](int64_t n) { return ProbeShare{.layers = 0, .vocab_rows = n}; };
-  ASSIGN_OR_RETURN(const auto reader, probe({.kv_heads = axes_.kv_heads}));
-  RETURN_IF_ERROR(reader->write_kv());
-  RETURN_IF_ERROR(measure_context(reader.get(), &profile));
+  const auto rows = [](int64_t n) { return ProbeShare{.vocab_rows = n}; };
   const auto read_ns = [&](int64_t units, uint32_t r) {
     return profile.chunk_context_ns * static_cast<double>(units) * reads_of(prompt_of(r));
   };
+  RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}, rows}));
+  RETURN_IF_ERROR(measure_layer(&profile));
   const std::vector<Part> parts = {
       {MOTLEY_CUT_ATTN_PART, &profile.attention, options_.rows_max, unit_points(axes_.kv_heads, 1), heads, prompt_of,
        read_ns},
       {MOTLEY_CUT_FFN_PART, &profile.ffn, options_.rows_max, unit_points(axes_.ffn_columns, kColumnGrain), columns},
       {MOTLEY_CUT_FFN_PART, &profile.experts, options_.rows_max, unit_points(axes_.experts, 1), experts},
-      {MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1), rows},
-      {MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}, rows}};
+      {MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1), rows}};
   for (const Part& part : parts) RETURN_IF_ERROR(measure(part));
-  RETURN_IF_ERROR(measure_sequences(reader.get(), &profile));
-  RETURN_IF_ERROR(measure_layer(&profile));
   RETURN_IF_ERROR(measure_sampling(&profile));
   RETURN_IF_ERROR(measure_wake(&profile));
   RETURN_IF_ERROR(measure_copies(&profile));
@@ -444,7 +333,12 @@ Result<DeviceProfile> DeviceMeasurer::run() {
 }  // namespace
 
 Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& device, const MeasureOptions& options) {
-  auto profile = DeviceMeasurer(model, device, options).run();
+  Result<DeviceProfile> profile = DeviceProfile{};
+  std::thread driver([&] {
+    run_on(device.cores);
+    profile = DeviceMeasurer(model, device, options).run();
+  });
+  driver.join();
   if (!profile.ok()) return profile.error().annotate(device.description.name);
   return profile;
 }
@@ -460,8 +354,8 @@ class Group {
       measurers_.push_back(std::make_unique<DeviceMeasurer>(model, device, options));
   }
 
-  // Alone and together by turns: what else slows the machine for a while slows both. More rows to each byte that is
-  // read cannot make the others' reading weigh more, so the factors are made to fall.
+  // Alone and together by turns: what else slows the machine for a while slows both. Few rows share the memory's rate,
+  // many the cores' clock, or the cores themselves where two are one's threads: the factors may rise or fall.
   Status measure(std::span<DeviceProfile> profiles) {
     std::vector<std::vector<std::vector<double>>> factors(probes_.size(),
                                                           std::vector<std::vector<double>>(rows_.size()));
@@ -481,10 +375,13 @@ class Group {
       }
     }
     for (size_t i = 0; i < probes_.size(); ++i) {
-      std::vector<double> rising;  // from many rows to one
-      for (size_t r = rows_.size(); r-- > 0;) rising.push_back(std::max(1.0, median(std::move(factors[i][r]))));
-      rising = isotonic_fit(rising);
-      profiles[i].together = {{rows_.begin(), rows_.end()}, {rising.rbegin(), rising.rend()}};
+      RowCurve& curve = profiles[i].together;
+      curve = {{rows_.begin(), rows_.end()}, {}};
+      for (std::vector<double>& of_rows : factors[i]) {
+        curve.values.push_back(std::max(1.0, lower_median(std::move(of_rows))));
+        log(LogLevel::kDebug, "{} beside the others of its memory, {} rows: {:.2f} times as long", profiles[i].name,
+            rows_[curve.values.size() - 1], curve.values.back());
+      }
     }
     return ok_status();
   }
@@ -522,6 +419,7 @@ class Group {
     working_ = probes_.size();
     for (size_t i = 0; i < probes_.size(); ++i) {
       threads.emplace_back([&, i] {
+        run_on(measurers_[i]->device().cores);
         ended[i] = time(i, rows, &(*out)[i]);
         --working_;
         std::vector<double> ignored;
@@ -546,152 +444,6 @@ Status measure_together(const Model& model, std::span<const MeasuredDevice> devi
                         std::span<DeviceProfile> profiles) {
   if (devices.size() < 2) return ok_status();
   return Group(model, devices, options).measure(profiles);
-}
-
-namespace {
-
-// One side of a link: does many times what a driver does between two programs. It waits for the smallest program there
-// is, and sums with the other from and to its device's memory.
-class LinkSide {
- public:
-  static Result<LinkSide> create(const Model& model, const MeasuredDevice& device, uint64_t bytes_max,
-                                 bool virtual_time) {
-    ASSIGN_OR_RETURN(CopySide copies, CopySide::create(*device.device, bytes_max, virtual_time));
-    const ProbeShare share{.layers = 0, .vocab_rows = 1};
-    ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, 1, MOTLEY_F32, virtual_time));
-    LinkSide side(std::move(copies), std::move(probe));
-    side.runs_ = std::clamp(device.description.desc.queue_depth, 1u, kRunsMax);
-    return side;
-  }
-  // The first round is not counted.
-  void run(Communicator& communicator, size_t count, int rounds) {
-    const uint64_t bytes = count * sizeof(float);
-    const auto between = [&]() -> Status {
-      RETURN_IF_ERROR(copies_.push(bytes));
-      RETURN_IF_ERROR(probe_->time_ns(MOTLEY_CUT_EMBED, {}, 1).error());
-      return copies_.pull(bytes);
-    };
-    met_ = status_ = ok_status();
-    int64_t began_ns = 0;
-    for (int i = 0; i <= rounds && met_.ok() && status_.ok(); ++i) {
-      met_ = communicator.all_reduce(copies_.view(count), true, copies_.call());
-      if (met_.ok()) status_ = between();
-      if (i == 0) began_ns = copies_.now_ns();
-    }
-    if (!status_.ok()) communicator.abort(status_);
-    ns_ = static_cast<double>(copies_.now_ns() - began_ns) / rounds;
-  }
-  // What a plan counts of a round already: the copies, and the program as one of several behind one another.
-  Result<double> alone_ns(size_t count, int rounds) {
-    ASSIGN_OR_RETURN(const double copies, copies_.there_and_back_ns(count * sizeof(float), rounds));
-    if (copies_.virtual_time()) return copies;  // the probe keeps a time of its own
-    ASSIGN_OR_RETURN(const double program, probe_->time_ns(MOTLEY_CUT_EMBED, {}, runs_));
-    return copies + program;
-  }
-  const Status& status() const { return status_; }  // of the device
-  const Status& met() const { return met_; }        // of the meetings
-  double ns() const { return ns_; }
-
- private:
-  LinkSide(CopySide copies, std::unique_ptr<Probe> probe) : copies_(std::move(copies)), probe_(std::move(probe)) {}
-  CopySide copies_;
-  std::unique_ptr<Probe> probe_;
-  uint32_t runs_ = 1;
-  Status status_, met_;
-  double ns_ = 0;
-};
-
-// What the two sides' meetings take beside their copies, over each of some routes.
-class Meetings {
- public:
-  Meetings(LinkSide left, LinkSide right, std::span<const Route> routes, const GroupOptions& group)
-      : left_(std::move(left)), right_(std::move(right)), group_(group) {
-    for (const Route route : routes) samples_.push_back({route, {}, {}});
-  }
-
-  // Routes take turns, so that what disturbs the machine disturbs all of them. A route that fails is left out.
-  Status sample(size_t row, size_t rows, int row_rounds, int rows_rounds) {
-    ASSIGN_OR_RETURN(const double row_alone, alone_ns(row, row_rounds));
-    ASSIGN_OR_RETURN(const double rows_alone, alone_ns(row * rows, rows_rounds));
-    for (size_t i = 0; i < samples_.size();) {
-      Samples& of = samples_[i];
-      Status status = time(of.route, row, row_rounds, row_alone, &of.row_ns);
-      if (status.ok()) status = time(of.route, row * rows, rows_rounds, rows_alone, &of.chunk_ns);
-      if (status.ok()) {
-        ++i;
-        continue;
-      }
-      if (!left_.status().ok() || !right_.status().ok() || samples_.size() == 1) return status;
-      log_info("two devices do not meet over {}: {}", route_name(of.route), status.message());
-      samples_.erase(samples_.begin() + static_cast<ptrdiff_t>(i));
-    }
-    return ok_status();
-  }
-
-  std::vector<RouteTimes> times() const {
-    std::vector<RouteTimes> times;
-    for (const Samples& of : samples_) times.push_back({of.route, median(of.row_ns), median(of.chunk_ns)});
-    return times;
-  }
-
- private:
-  struct Samples {
-    Route route;
-    std::vector<double> row_ns, chunk_ns;
-  };
-
-  Result<double> alone_ns(size_t count, int rounds) {
-    ASSIGN_OR_RETURN(const double left, left_.alone_ns(count, rounds));
-    ASSIGN_OR_RETURN(const double right, right_.alone_ns(count, rounds));
-    return std::max(left, right);
-  }
-  Status time(Route route, size_t count, int rounds, double alone_ns, std::vector<double>* out) {
-    ASSIGN_OR_RETURN(CommGroup group, make_group(route, group_));
-    std::thread other([&] { right_.run(*group[1], count, rounds); });
-    left_.run(*group[0], count, rounds);
-    other.join();
-    for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->status());
-    for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->met());
-    out->push_back(std::max(0.0, left_.ns() - alone_ns));
-    return ok_status();
-  }
-
-  LinkSide left_, right_;
-  const GroupOptions group_;
-  std::vector<Samples> samples_;
-};
-
-}  // namespace
-
-const RouteTimes& cheapest(std::span<const RouteTimes> times) {
-  return *std::min_element(times.begin(), times.end(), [](const RouteTimes& a, const RouteTimes& b) {
-    const double a_ns = a.row_ns + a.chunk_ns, b_ns = b.row_ns + b.chunk_ns;
-    return a_ns < b_ns || (a_ns == b_ns && a.route < b.route);
-  });
-}
-
-Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, const MeasuredDevice& b,
-                                 const MeasureOptions& options) {
-  const uint32_t hidden = model.config().hidden;
-  const uint64_t bytes_max = uint64_t{kCopiedRows} * hidden * sizeof(float);
-  ASSIGN_OR_RETURN(LinkSide left, LinkSide::create(model, a, bytes_max, options.virtual_time));
-  ASSIGN_OR_RETURN(LinkSide right, LinkSide::create(model, b, bytes_max, options.virtual_time));
-  GroupOptions group{.size = 2, .message_bytes_max = 1u << 20};
-  group.link_latency_ns = options.virtual_link.latency_ns;
-  group.link_ns_per_byte = options.virtual_link.ns_per_byte;
-  const std::vector<Route> routes = options.virtual_time ? std::vector{Route::kSharedMemory} : options.routes;
-  Meetings meetings(std::move(left), std::move(right), routes, group);
-  for (int i = 0; i < (options.virtual_time ? 1 : kSamples); ++i)
-    RETURN_IF_ERROR(meetings.sample(hidden, kCopiedRows, options.virtual_time ? kCopyRounds : 50, kCopyRounds));
-  const std::vector<RouteTimes> times = meetings.times();
-  for (const RouteTimes& of : times)
-    log(LogLevel::kDebug, "{} and {} over {}: a row in {:.1f} us, a chunk in {:.1f} us", a.description.name,
-        b.description.name, route_name(of.route), of.row_ns / 1e3, of.chunk_ns / 1e3);
-  const RouteTimes best = cheapest(times);
-  LinkProfile link{a.description.name, b.description.name, best.row_ns, 0, best.route};
-  const double bytes = double{kCopiedRows - 1} * hidden * sizeof(float);
-  link.ns_per_byte = std::max(0.0, best.chunk_ns - link.latency_ns) / bytes;
-  return link;
 }
 
 }  // namespace motley

@@ -40,6 +40,7 @@ struct MeasureOptions {
 struct MeasuredDevice {
   DeviceDescription description;  // as listed
   const Device* device = nullptr;
+  std::vector<int> cores = {};  // where its driver's thread would run; empty = anywhere
 };
 
 // One layer's attention and FFN or experts, the head and the embedding, at several numbers of units and rows; copies.

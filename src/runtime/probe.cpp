@@ -43,18 +43,19 @@ Stage stage_of(const ModelAxes& axes, const ProbeShare& asked, uint32_t begin, u
 // A lane in which one stage is what is asked for; the others are never made.
 std::pair<Lane, size_t> lane_of(const Model& model, const ProbeShare& share) {
   const ModelAxes axes = axes_of(model);
-  const uint32_t layers = model.config().layers, middle = layers / 2;
+  const uint32_t layers = model.config().layers;
   Lane lane;
-  if (share.layers == 0 || (layers < 3 && !share.whole)) {
+  if (share.layers.count == 0 || (layers < 3 && !share.whole)) {
     // Embedding and head, with all layers between; or a model of so few layers that there is no middle one.
     lane.stages.push_back(stage_of(axes, share, 0, layers));
     return {lane, 0};
   }
-  const uint32_t end = std::min(middle + share.layers, layers);
-  for (const auto& [from, to] : {std::pair{0u, middle}, std::pair{middle, end}, std::pair{end, layers}}) {
+  const uint32_t begin = std::min(share.layers.first, layers - 1),
+                 end = begin + std::min(share.layers.count, layers - begin);
+  for (const auto& [from, to] : {std::pair{0u, begin}, std::pair{begin, end}, std::pair{end, layers}}) {
     if (from < to) lane.stages.push_back(stage_of(axes, share, from, to));
   }
-  return {lane, middle > 0 ? 1 : 0};
+  return {lane, begin > 0 ? 1 : 0};
 }
 
 }  // namespace
@@ -153,7 +154,8 @@ void Probe::fill_batch(const ProbeLoad& load) {
 }
 
 Status Probe::write_kv() {
-  const std::vector<const TapeProgram*> programs = find(MOTLEY_CUT_ATTN_PART);
+  std::vector<const TapeProgram*> programs = find(MOTLEY_CUT_ATTN_PART);
+  if (programs.empty()) programs = find(MOTLEY_CUT_STAGE);
   for (uint32_t begin = 0; begin < kKvBlocks * kBlockSize && !virtual_time_; begin += rows_max_) {
     fill_batch({.rows = std::min(rows_max_, kKvBlocks * kBlockSize - begin)});
     std::iota(kv_slots_.begin(), kv_slots_.end(), static_cast<int32_t>(begin));

@@ -14,9 +14,13 @@
 
 namespace motley {
 
+struct LayerRange {
+  uint32_t first = 0, count = 0;
+};
+
 // Which share of some layers, or of the first and last stage, a probe holds.
 struct ProbeShare {
-  uint32_t layers = 1;  // from the middle on, as many as there are; 0: embedding and head instead
+  LayerRange layers;  // as many as there are; of none: embedding and head instead
   int64_t kv_heads = 0, ffn_columns = 0, experts = 0, vocab_rows = 0;
   bool whole = false;  // instead all of each layer, and all layers in one program (cut STAGE)
 };
@@ -40,8 +44,8 @@ class Probe {
   // Nanoseconds of one run of the part, the mean of `runs` behind one another: of each layer in turn, so that a layer's
   // weights lie no nearer than in a model. context >= rows of one sequence.
   Result<double> time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs);
-  // Writes every position of the pool, by the attention part. What was never written may lie nowhere, and is read
-  // faster than memory is.
+  // Writes every position of the pool, by the attention part or whole layers. What was never written may lie nowhere,
+  // and is read faster than memory is.
   Status write_kv();
   uint64_t weight_bytes() const { return driver_->weight_bytes(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file

@@ -1,0 +1,55 @@
+#include "runtime/measured_layers.hpp"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+namespace motley {
+namespace {
+
+// Layers are measured in turn until they hold this much, at most so many: more than the caches next to the cores keep.
+constexpr uint64_t kLayersBytes = 64u << 20;
+constexpr uint32_t kLayersMax = 8;
+
+// Rows, columns and experts of a layer's weights, and their bytes.
+struct LayerWeights {
+  std::vector<std::array<int64_t, 3>> sizes;
+  uint64_t bytes = 0;
+};
+
+std::vector<LayerWeights> layer_weights(const Model& model) {
+  std::vector<LayerWeights> layers(model.config().layers);
+  const std::vector<GraphWeight>& weights = model.graph().weights;
+  for (size_t w = 0; w < weights.size(); ++w) {
+    if (weights[w].layer < 0 || static_cast<size_t>(weights[w].layer) >= layers.size()) continue;
+    LayerWeights& layer = layers[static_cast<size_t>(weights[w].layer)];
+    layer.sizes.push_back({weights[w].rows, weights[w].cols, weights[w].experts});
+    layer.bytes += model.weight(w).bytes;
+  }
+  return layers;
+}
+
+}  // namespace
+
+uint32_t window_of(const Model& model, size_t layer) {
+  return layer < model.kv_layers().size() ? model.kv_layers()[layer].window : 0;
+}
+
+LayerRange measured_layers(const Model& model) {
+  const std::vector<LayerWeights> layers = layer_weights(model);
+  const auto seen = [&](size_t layer) {
+    const uint32_t window = window_of(model, layer);
+    return window == 0 ? kMeasuredContext : std::min(window, kMeasuredContext);
+  };
+  const size_t middle = layers.size() / 2;
+  const auto alike = [&](size_t layer) {
+    return layer + 1 < layers.size() && layers[layer].sizes == layers[middle].sizes && seen(layer) == seen(middle);
+  };
+  size_t begin = middle, end = middle + 1;
+  const auto enough = [&] { return end - begin >= kLayersMax || (end - begin) * layers[middle].bytes >= kLayersBytes; };
+  while (!enough() && alike(end)) ++end;
+  while (!enough() && begin > 1 && alike(begin - 1)) --begin;
+  return {static_cast<uint32_t>(begin), static_cast<uint32_t>(end - begin)};
+}
+
+}  // namespace motley

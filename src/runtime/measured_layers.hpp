@@ -1,0 +1,21 @@
+// Which layers of a model are measured.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "model/model.hpp"
+#include "runtime/probe.hpp"
+
+namespace motley {
+
+inline constexpr uint32_t kMeasuredContext = 512;  // positions at which the reading of KV is measured
+
+// Positions that a layer sees; 0 = all.
+uint32_t window_of(const Model& model, size_t layer);
+
+// Layers about the middle one that are measured in turn: they do the same, as far as it is measured. Neither the first
+// nor the last one, which share their programs with embedding and head, where there are three or more.
+LayerRange measured_layers(const Model& model);
+
+}  // namespace motley
