@@ -27,7 +27,8 @@
 namespace motley::testing {
 namespace {
 
-constexpr int kRuns = 6;
+constexpr int kRuns = 6, kRunsMax = 40;  // of a step; many of a short one
+constexpr double kRunsMs = 40;
 constexpr uint32_t kRowsMax = 512;
 
 struct Named {
@@ -76,15 +77,20 @@ double step_ms(RuntimeExecutor* executor, const Named& named, const StepShape& s
     flying.pop_front();
     CHECK(result.status.ok(), "{}", result.status.message());
   };
-  std::chrono::steady_clock::time_point began;
-  for (int run = 0; run <= kRuns; ++run) {  // the first is not counted
+  const auto now_ms = [] {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
+  std::vector<double> took;
+  double began = now_ms(), spent = 0;
+  for (int run = 0; run <= kRuns || (spent < kRunsMs && run <= kRunsMax); ++run) {  // the first is not counted
     while (flying.size() < ahead) flying.push_back(executor->submit(step_plan(shape, 1, ++*step)));
     take();
-    if (run == 0) began = std::chrono::steady_clock::now();
+    const double ended = now_ms();
+    if (run > 0) took.push_back(ended - began), spent += ended - began;
+    began = ended;
   }
-  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - began;
   while (!flying.empty()) take();
-  return took.count() / kRuns;
+  return median(std::move(took));
 }
 
 // Prompts over the blocks that the steps read: memory that was never written lies nowhere, and is read too fast.
