@@ -1,6 +1,6 @@
 // Perplexity of a model on a text, on one device; benchmarks/perplexity compares devices with it:
 //   perplexity MODEL TEXT [DEVICE [VARIANT [KV [WINDOWS [WINDOW]]]]]
-// e.g. `perplexity model.gguf kjv.txt CPU:0 avx2 f16 98 512`; VARIANT "" is the best kernels of the machine, KV one of
+// e.g. `perplexity model.gguf kjv.txt CPU:0 avx2 f16 100 512`; VARIANT "" is the best kernels of the machine, KV one of
 // f32, f16, bf16, int8. The text's tokens are cut into WINDOW tokens at WINDOWS places, evenly spread from its first
 // token to its last; a window begins with what the model wants before a text (BOS), and each of its other tokens counts
 // but the first, predicted from those before it. Prints one JSON object: what ran, tokens counted, nll (mean, nats),
@@ -26,7 +26,7 @@ namespace {
 
 struct Arguments {
   std::string model, text, device = "CPU:0", variant, kv = "f16";
-  uint32_t windows = 98, window = 512;
+  uint32_t windows = 100, window = 512;
 };
 
 // A whole number from 2 up, or the end with a message.
@@ -110,33 +110,44 @@ double nll_sum_of(const std::vector<float>& logits, size_t vocab, const std::vec
   return sum;
 }
 
-Status run(const Arguments& arguments) {
-  ASSIGN_OR_RETURN(const TextModel text, TextModel::load(arguments.model));
-  ASSIGN_OR_RETURN(const auto windows, windows_of(*text.tokenizer, arguments));
+using Windows = std::vector<std::vector<TokenId>>;
+
+// Adds what the device makes of them to what is printed.
+Status measure(const Model& model, const Arguments& arguments, const Windows& windows, size_t first,
+               nlohmann::ordered_json* seen) {
   ForwardOptions options;
   options.device = arguments.device;
   options.variant = arguments.variant;
   options.threads = std::thread::hardware_concurrency();
   options.positions_max = arguments.window;
   ASSIGN_OR_RETURN(options.kv_dtype, parse_kv_dtype(arguments.kv));
-  ASSIGN_OR_RETURN(const auto forward, Forward::create(*text.model, options));
-  const size_t vocab = text.model->config().vocab_size;
-  const size_t first = text.tokenizer->encode("", true, false).size() + 1;
+  ASSIGN_OR_RETURN(const auto forward, Forward::create(model, options));
   std::vector<double> sums;
   double total = 0;
   for (const auto& ids : windows) {
     ASSIGN_OR_RETURN(const std::vector<float> logits, forward->logits(ids));
-    sums.push_back(nll_sum_of(logits, vocab, ids, first));
+    sums.push_back(nll_sum_of(logits, model.config().vocab_size, ids, first));
     total += sums.back();
     std::fprintf(stderr, "\rperplexity: window %zu of %zu", sums.size(), windows.size());
   }
   std::fprintf(stderr, "\n");
   const size_t counted = windows.size() * (arguments.window - first);
-  const double mean = total / static_cast<double>(counted);
-  const nlohmann::ordered_json seen = {
-      {"device", arguments.device}, {"kernels", forward->kernels()}, {"kv", arguments.kv},
-      {"tokens", counted},          {"nll", mean},                   {"perplexity", std::exp(mean)},
-      {"nll_sums", sums}};
+  (*seen)["kernels"] = forward->kernels();
+  (*seen)["kv"] = arguments.kv;
+  (*seen)["perplexity"] = std::exp(total / static_cast<double>(counted));
+  (*seen)["nll_sums"] = sums;
+  return ok_status();
+}
+
+Status run(const Arguments& arguments) {
+  ASSIGN_OR_RETURN(const TextModel text, TextModel::load(arguments.model));
+  ASSIGN_OR_RETURN(const Windows windows, windows_of(*text.tokenizer, arguments));
+  const size_t first = text.tokenizer->encode("", true, false).size() + 1;
+  nlohmann::ordered_json seen = {{"device", arguments.device},
+                                 {"counted", windows.size() * (arguments.window - first)},
+                                 {"first", first},
+                                 {"ids", windows}};
+  if (arguments.device != "-") RETURN_IF_ERROR(measure(*text.model, arguments, windows, first, &seen));
   std::printf("%s\n", seen.dump().c_str());
   return ok_status();
 }
