@@ -1,4 +1,4 @@
-"""Makes a Hugging Face folder in bfloat16 of a GGUF file, for servers that read no GGUF: gguf_to_hf.py MODEL.gguf FOLDER
+"""Makes a Hugging Face folder in bfloat16 of a GGUF file, for servers that read none: gguf_to_hf.py MODEL.gguf FOLDER
 
 Weights are de-quantised to float32 and rounded to bfloat16; the tokenizer is what transformers makes of the file's.
 Needs torch, transformers, accelerate and gguf from PyPI. SPDX-License-Identifier: Apache-2.0

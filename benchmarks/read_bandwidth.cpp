@@ -1,7 +1,7 @@
 // What this machine can do at most, for the bounds of cpu_vs_peers:
 //   read_bandwidth BYTES THREADS
 // prints one JSON object: bytes/s read from a buffer of BYTES by THREADS pinned threads (one sequential stream of the
-// widest loads each), and int8 multiply-add operations/s of a loop that never leaves the registers. Best of five.
+// widest loads each), and int8 and f32 multiply-add operations/s of loops that never leave the registers. Best of five.
 // SPDX-License-Identifier: Apache-2.0
 #include <immintrin.h>
 #include <sched.h>
@@ -119,6 +119,34 @@ void round_of(Vector* sums, Vector& left, const Vector& right) {
 }
 #endif
 
+// The same of f32, with fused multiply-adds where there are any.
+#if defined(__AVX512F__)
+using Floats = __m512;
+Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm512_fmadd_ps(a, b, sum); }
+#elif defined(__FMA__)
+using Floats = __m256;
+Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm256_fmadd_ps(a, b, sum); }
+#else
+using Floats = __m128;
+Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm_add_ps(_mm_mul_ps(a, b), sum); }
+#endif
+constexpr int kFloatSums = 12;
+constexpr double kFloatRoundOps = kFloatSums * sizeof(Floats) / sizeof(float) * 2.0;
+
+void multiply_floats() {
+  Floats sums[kFloatSums] = {};
+  Floats left = {}, right = {};
+  hide(right);
+  for (int round = 0; round < kRounds; ++round) {
+    hide(left);
+#pragma GCC unroll 16
+    for (Floats& sum : sums) {
+      sum = multiply_add(left, right, sum);
+      hide(sum);
+    }
+  }
+}
+
 void multiply_all() {
   Vector sums[kSums] = {};
   Vector left = {}, right = {};
@@ -154,7 +182,7 @@ void pin(const std::vector<int>& cpus, size_t thread) {
 }
 
 struct Best {
-  double read_s = 1e30, multiply_s = 1e30;
+  double read_s = 1e30, multiply_s = 1e30, float_s = 1e30;
 };
 
 // Every thread works on its own share; a pass lasts until the last has done.
@@ -178,6 +206,7 @@ Best measure(const std::byte* data, size_t share, size_t count) {
       pin(cpus, thread);
       timed(thread, best.read_s, [&] { read_all(data + thread * share, share); });
       timed(thread, best.multiply_s, multiply_all);
+      timed(thread, best.float_s, multiply_floats);
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -203,7 +232,12 @@ int main(int argc, char** argv) {
   }
   std::fill_n(data.get(), total, std::byte{1});  // pages of their own, not the one page of zeros
   const Best best = measure(data.get(), share, static_cast<size_t>(count));
-  std::printf("{\"read_bytes_per_s\": %.0f, \"int8_ops_per_s\": %.0f, \"isa\": \"%s\", \"load_bytes\": %zu}\n",
-              static_cast<double>(total) / best.read_s,
-              kRoundOps * kRounds * static_cast<double>(count) / best.multiply_s, kIsa, kLoadBytes);
+  const auto rate = [count](double round_ops, double seconds) {
+    return round_ops * kRounds * static_cast<double>(count) / seconds;
+  };
+  std::printf(
+      "{\"read_bytes_per_s\": %.0f, \"int8_ops_per_s\": %.0f, \"f32_ops_per_s\": %.0f, \"isa\": \"%s\", "
+      "\"load_bytes\": %zu}\n",
+      static_cast<double>(total) / best.read_s, rate(kRoundOps, best.multiply_s), rate(kFloatRoundOps, best.float_s),
+      kIsa, kLoadBytes);
 }
