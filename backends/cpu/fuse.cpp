@@ -246,7 +246,7 @@ class Fuser {
     data->eps = norm >= 0 ? op(norm).attr.norm.eps : 0;
     made.in = {x, residual};
     const int64_t rows = value(x).rows, width = value(x).width;
-    data->fine = data->quantised && needs_fine(rows, outs);
+    data->fine = data->quantised && (needs_fine(rows, outs) || producer(x, MOTLEY_OP_PAGED_ATTENTION) >= 0);
     const int64_t act_bytes = prepared_blocks(width, data->fine) * static_cast<int64_t>(sizeof(ActBlock));
     const int32_t act = data->quantised ? plan_.add_value(MOTLEY_I8, rows, act_bytes, act_bytes) : MOTLEY_NONE;
     const int32_t normed =
@@ -300,7 +300,7 @@ class Fuser {
   }
 
   // Logits, and what becomes queries, keys, values and routes: rounding there moves the result most (README.md has
-  // figures).
+  // figures). So does what attention hands on, beside what it costs: less than a tenth of a layer.
   bool needs_fine(int64_t rows, const std::vector<int32_t>& results) const {
     if (rows == MOTLEY_DIM_HEAD_ROWS) return true;
     for (const int32_t id : results) {
