@@ -1,17 +1,27 @@
-// How fast the CPU backend packs each weight format and multiplies by it, on one thread:
-//   ninja -C build cpu_kernels_benchmark && build/bin/cpu_kernels_benchmark [VARIANT [FORMAT]]
-// prints a Markdown table for each instruction set of this machine: packing in GB of the file's bytes a second;
-// products with 1, 8 and 64 rows of activations in billions of operations (multiply, add) a second. The best of several
-// passes over a matrix of 1024 x 4096. SPDX-License-Identifier: Apache-2.0
+// How fast the CPU backend packs each weight format and multiplies by it:
+//   ninja -C build cpu_kernels_benchmark
+//   build/bin/cpu_kernels_benchmark [--rows 1,8,64] [--shape 1024x4096] [--threads 1] [--copies 1] [VARIANT [FORMAT]]
+// prints a Markdown table for each instruction set of this machine: packing on one thread in GB of the file's bytes a
+// second; products of matrices of that shape (outputs x inputs) with so many rows of activations, in billions of
+// operations (multiply, add) a second and in parentheses GB of packed weights read a second. The panels are shared by
+// the threads as in a step. copies: as many equal matrices in turn, so that none stays in a cache. The best of several
+// passes. SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <barrier>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <random>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "cpu/kernels.hpp"
+#include "cpu/ops.hpp"
 #include "cpu/variants.hpp"
 #include "cpu/weight.hpp"
 #include "kit/kit.hpp"
@@ -19,15 +29,22 @@
 namespace motley::cpu {
 namespace {
 
-constexpr int64_t kRows = 1024, kCols = 4096, kActRowsMax = 64;
-constexpr double kSecondsPerFigure = 0.08;
+constexpr double kSecondsPerFigure = 0.1;
+constexpr int kPassesMin = 3;
+
+struct Options {
+  std::vector<int64_t> rows = {1, 8, 64};
+  int64_t outputs = 1024, inputs = 4096;
+  int threads = 1, copies = 1;
+  const char *variant = nullptr, *format = nullptr;
+};
 
 // The shortest of the passes that fit into the time.
 template <class F>
 double shortest(F&& pass) {
   using Clock = std::chrono::steady_clock;
   double best = 1e9, total = 0;
-  while (total < kSecondsPerFigure) {
+  for (int i = 0; i < kPassesMin || total < kSecondsPerFigure; ++i) {
     const auto start = Clock::now();
     pass();
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -46,63 +63,159 @@ std::vector<uint8_t> random_bytes(size_t count) {
   return bytes;
 }
 
-void measure(const KernelSet& set, int32_t dtype) {
+// Threads that run a job together, the caller among them.
+class Team {
+ public:
+  explicit Team(int size) : size_(size), meet_(size) {
+    for (int i = 1; i < size; ++i) {
+      helpers_.emplace_back([this, i] {
+        while (meet_.arrive_and_wait(), job_) (*job_)(i), meet_.arrive_and_wait();
+      });
+    }
+  }
+  ~Team() {
+    job_ = nullptr;
+    meet_.arrive_and_wait();
+  }
+  template <class F>
+  void run(F&& f) {
+    const std::function<void(int)> job = f;
+    job_ = &job;
+    meet_.arrive_and_wait();
+    f(0);
+    meet_.arrive_and_wait();
+  }
+  int size() const { return size_; }
+
+ private:
+  const int size_;
+  std::barrier<> meet_;
+  const std::function<void(int)>* job_ = nullptr;
+  std::vector<std::jthread> helpers_;
+};
+
+void measure(const KernelSet& set, int32_t dtype, const Options& options, Team& team) {
   const kit::Format& format = *kit::find_format(dtype);
-  const std::vector<uint8_t> data = random_bytes(static_cast<size_t>(kRows * format.row_bytes(kCols)));
+  const int64_t outputs = options.outputs, inputs = options.inputs;
+  const std::vector<uint8_t> data = random_bytes(static_cast<size_t>(outputs * format.row_bytes(inputs)));
   motley_weight_desc desc{};
   desc.struct_size = sizeof desc;
   desc.name = format.name;
   desc.dtype = desc.format = dtype;
   desc.uses = MOTLEY_WEIGHT_MATMUL;
   desc.experts = 1;
-  desc.rows = kRows;
-  desc.cols = kCols;
+  desc.rows = outputs;
+  desc.cols = inputs;
   desc.data = data.data();
   desc.bytes = data.size();
   const kit::WeightSource source(desc);
   SlabAllocator allocator;  // small pieces share a slab: most passes touch its memory for the first time
-  const double pack = shortest([&] { const PackedWeight packed(source, allocator, 1); });
-  const PackedWeight w(source, allocator, 1);
+  const bool pairs = set.narrow != nullptr;
+  const double pack = shortest([&] { const PackedWeight packed(source, allocator, 1, pairs); });
+  std::vector<std::unique_ptr<PackedWeight>> copies;
+  for (int i = 0; i < options.copies; ++i) {
+    copies.push_back(std::make_unique<PackedWeight>(source, allocator, static_cast<uint32_t>(team.size()), pairs));
+  }
   std::printf("| %s | %.2f |", format.name, static_cast<double>(data.size()) / pack * 1e-9);
 
+  const int64_t most = *std::max_element(options.rows.begin(), options.rows.end());
   std::mt19937 random(2);
   std::normal_distribution<float> normal;
-  std::vector<float> x(kActRowsMax * kCols), y(kActRowsMax * kRows);
+  std::vector<float> x(static_cast<size_t>(most * inputs)), y(static_cast<size_t>(most * outputs));
   for (float& v : x) v = normal(random);
-  const int64_t blocks = act_blocks(kCols);
-  std::vector<ActBlock> act(static_cast<size_t>(kActRowsMax * blocks));
-  for (int64_t r = 0; r < kActRowsMax; ++r) set.quantise(x.data() + r * kCols, kCols, act.data() + r * blocks, nullptr);
-  MatmulArgs g;
-  g.w = w.matrix();
-  g.act = act.data();
-  g.act_stride = blocks;
-  g.x = x.data();
-  g.x_stride = kCols;
-  g.y = y.data();
-  g.y_stride = kRows;
-  g.panel_end = g.w.panels();
-  for (const int64_t rows : {1, 8, 64}) {
+  RowForms forms;
+  forms.add(copies[0]->matrix().kind);
+  std::vector<std::byte> prepared(static_cast<size_t>(most * forms.row_bytes(inputs)) + 64);
+  std::byte* at = prepared.data() + (64 - reinterpret_cast<uintptr_t>(prepared.data()) % 64);
+  for (const int64_t rows : options.rows) {
+    MatmulArgs g;
+    for (int64_t r = 0; r < rows; ++r) forms.prepare(set, x.data() + r * inputs, inputs, at, rows, r);
+    forms.point(at, inputs, rows, 0, &g);
+    g.x = x.data();
+    g.x_stride = inputs;
     g.rows = rows;
-    const double seconds = shortest([&] { set.matmul(g); });
-    std::printf(" %.0f |", 2.0 * static_cast<double>(kRows * kCols * rows) / seconds * 1e-9);
+    g.y = y.data();
+    g.y_stride = outputs;
+    const double seconds = shortest([&] {
+      team.run([&](int thread) {
+        MatmulArgs mine = g;
+        for (const auto& w : copies) {
+          mine.w = w->matrix();
+          const kit::Range part =
+              kit::part_of(mine.w.panels(), static_cast<uint32_t>(thread), static_cast<uint32_t>(team.size()));
+          mine.panel_begin = part.begin;
+          mine.panel_end = part.end;
+          set.matmul(mine);
+        }
+      });
+    });
+    std::printf(" %.0f (%.1f) |", 2e-9 * static_cast<double>(outputs * inputs * rows * options.copies) / seconds,
+                1e-9 * static_cast<double>(copies[0]->bytes) * options.copies / seconds);
   }
   std::printf("\n");
   std::fflush(stdout);
+}
+
+// Returns false at what it does not understand.
+bool parse(int count, char** arguments, Options* options) {
+  for (int i = 1; i < count; ++i) {
+    const std::string name = arguments[i];
+    if (name.rfind("--", 0) != 0) {
+      if (options->format != nullptr) return false;
+      (options->variant != nullptr ? options->format : options->variant) = arguments[i];
+      continue;
+    }
+    if (++i == count) return false;
+    const char* text = arguments[i];
+    char* end = nullptr;
+    if (name == "--rows") {
+      options->rows.clear();
+      do options->rows.push_back(std::strtoll(text, &end, 10));
+      while (options->rows.back() > 0 && *end == ',' && *(text = end + 1) != '\0');
+    } else if (name == "--shape") {
+      options->outputs = std::strtoll(text, &end, 10);
+      options->inputs = *end == 'x' ? std::strtoll(end + 1, &end, 10) : 0;
+    } else if (name == "--threads" || name == "--copies") {
+      (name == "--threads" ? options->threads : options->copies) = static_cast<int>(std::strtol(text, &end, 10));
+    } else {
+      return false;
+    }
+    if (*end != '\0') return false;
+  }
+  return *std::min_element(options->rows.begin(), options->rows.end()) > 0 && options->outputs > 0 &&
+         options->inputs > 0 && options->inputs % 256 == 0 && options->threads > 0 && options->copies > 0;
+}
+
+void measure_all(const Options& options) {
+  Team team(options.threads);
+  for (const KernelSet* set : variants()) {
+    if (options.variant != nullptr && std::strcmp(options.variant, set->name) != 0) continue;
+    std::printf("\n%lld x %lld, %d threads, %d copies\n\n| %s | pack GB/s |", static_cast<long long>(options.outputs),
+                static_cast<long long>(options.inputs), options.threads, options.copies, set->name);
+    for (const int64_t rows : options.rows) std::printf(" %lld rows |", static_cast<long long>(rows));
+    std::printf("\n|---|---|");
+    for (size_t i = 0; i < options.rows.size(); ++i) std::printf("---|");
+    std::printf("\n");
+    for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype) {
+      const kit::Format* format = kit::find_format(dtype);
+      if (format == nullptr || (options.format != nullptr && std::strcmp(options.format, format->name) != 0)) continue;
+      measure(*set, dtype, options, team);
+    }
+  }
 }
 
 }  // namespace
 }  // namespace motley::cpu
 
 int main(int count, char** arguments) {
-  using namespace motley;
-  for (const cpu::KernelSet* set : cpu::variants()) {
-    if (count > 1 && std::strcmp(arguments[1], set->name) != 0) continue;
-    std::printf("\n| %s | pack GB/s | 1 row | 8 rows | 64 rows |\n|---|---|---|---|---|\n", set->name);
-    for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype) {
-      const kit::Format* format = kit::find_format(dtype);
-      if (format == nullptr || (count > 2 && std::strcmp(arguments[2], format->name) != 0)) continue;
-      cpu::measure(*set, dtype);
-    }
+  motley::cpu::Options options;
+  if (!motley::cpu::parse(count, arguments, &options)) {
+    std::fprintf(stderr,
+                 "usage: %s [--rows N,...] [--shape OUTPUTSxINPUTS, inputs a multiple of 256] [--threads N] "
+                 "[--copies N] [VARIANT [FORMAT]]\n",
+                 arguments[0]);
+    return 2;
   }
+  motley::cpu::measure_all(options);
   return 0;
 }

@@ -245,6 +245,7 @@ constexpr PackGroup kPackGroup[] = {
     nullptr,
     nullptr,
     nullptr,
+    nullptr,
     pack<PanelKind::kQ8_0, FileQ8_0>,
     pack<PanelKind::kQ4_0, FileQ4_0>,
     pack<PanelKind::kQ4_1, FileQ4_1>,

@@ -17,7 +17,7 @@ class CpuKernels final : public kit::Kernels {
 
   const kit::KernelTable& table() const override { return kernel_table(); }
   std::unique_ptr<kit::Weight> pack(const kit::WeightSource& source) const override {
-    return std::make_unique<PackedWeight>(source, allocator_, threads_);
+    return std::make_unique<PackedWeight>(source, allocator_, threads_, set_.narrow != nullptr);
   }
   const char* refuse(const kit::Plan&, const kit::PlanOp& op) const override {
     if (op.kind == MOTLEY_OP_PAGED_ATTENTION &&

@@ -219,7 +219,7 @@ class Fuser {
     made->weight.push_back(o.weight[1]);
     const auto& w = *static_cast<const PackedWeight*>(plan_.weights[static_cast<size_t>(o.weight[0])]);
     data->rows.push_back(o.data ? *static_cast<const RowsOf*>(o.data.get()) : RowsOf{0, w.rows});
-    (is_float(w.matrix().kind) ? data->floats : data->quantised) = true;
+    data->forms.add(w.matrix().kind);
     done_[static_cast<size_t>(g)] = true;
   }
 
@@ -246,17 +246,20 @@ class Fuser {
     data->eps = norm >= 0 ? op(norm).attr.norm.eps : 0;
     made.in = {x, residual};
     const int64_t rows = value(x).rows, width = value(x).width;
-    data->fine = data->quantised && (needs_fine(rows, outs) || producer(x, MOTLEY_OP_PAGED_ATTENTION) >= 0);
-    const int64_t act_bytes = prepared_blocks(width, data->fine) * static_cast<int64_t>(sizeof(ActBlock));
-    const int32_t act = data->quantised ? plan_.add_value(MOTLEY_I8, rows, act_bytes, act_bytes) : MOTLEY_NONE;
+    data->forms.fine = data->forms.prepared() && (needs_fine(rows, outs) || producer(x, MOTLEY_OP_PAGED_ATTENTION) >= 0);
+    const int32_t prepared = add_prepared(rows, data->forms.row_bytes(width));
     const int32_t normed =
-        data->norm && data->floats ? plan_.add_value(MOTLEY_F32, rows, width, width * 4) : MOTLEY_NONE;
-    made.out = {act, normed};
+        data->norm && data->forms.floats ? plan_.add_value(MOTLEY_F32, rows, width, width * 4) : MOTLEY_NONE;
+    made.out = {prepared, normed};
     made.out.insert(made.out.end(), outs.begin(), outs.end());
     made.scratch_bytes = matmul_scratch_bytes(width, *data);
     made.kernel = run_matmuls;
     made.data = std::move(data);
     push(at, std::move(made));
+  }
+
+  int32_t add_prepared(int64_t rows, int64_t row_bytes) {
+    return row_bytes > 0 ? plan_.add_value(MOTLEY_I8, rows, row_bytes, row_bytes) : MOTLEY_NONE;
   }
 
   void emit_grouped(int32_t at) {
@@ -271,13 +274,11 @@ class Fuser {
     if (last >= 0) data->after = activation(op(last)), done_[static_cast<size_t>(last)] = true;
     for (const int32_t g : group) add_product(g, &made, data.get());
     const kit::PlanValue x = value(made.in[0]), ids = value(made.in[1]);
-    const int64_t act_bytes = ids.width * act_blocks(x.last) * static_cast<int64_t>(sizeof(ActBlock));
     const int64_t width = ids.width * x.last;
-    made.out = {op(last >= 0 ? last : at).out[0],
-                data->quantised ? plan_.add_value(MOTLEY_I8, x.rows, act_bytes, act_bytes) : MOTLEY_NONE,
-                data->floats ? plan_.add_value(MOTLEY_F32, x.rows, width, width * 4) : MOTLEY_NONE};
+    made.out = {op(last >= 0 ? last : at).out[0], add_prepared(x.rows, ids.width * data->forms.row_bytes(x.last)),
+                data->forms.floats ? plan_.add_value(MOTLEY_F32, x.rows, width, width * 4) : MOTLEY_NONE};
     const int64_t experts = plan_.weights[static_cast<size_t>(made.weight[0])]->experts;
-    made.scratch_bytes = grouped_scratch_bytes(plan_.rows_max * ids.width, experts, x.last);
+    made.scratch_bytes = grouped_scratch_bytes(plan_.rows_max * ids.width, experts, x.last, data->forms);
     made.kernel = run_grouped;
     made.data = std::move(data);
     push(at, std::move(made));

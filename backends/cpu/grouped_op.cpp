@@ -16,9 +16,6 @@ namespace {
 // To bring a panel from memory takes about as long as to multiply it with this many rows.
 constexpr int64_t kPanelCost = 4;
 
-int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-int64_t blocks_bytes(int64_t width) { return act_blocks(width) * static_cast<int64_t>(sizeof(ActBlock)); }
-
 class Grouped {
  public:
   explicit Grouped(const kit::OpCall& call)
@@ -30,8 +27,8 @@ class Grouped {
         pairs_(call.in[1].rows * top_k_),
         experts_(call.weight[0]->experts),
         own_(x_.width != width_),
-        line_(reinterpret_cast<ActBlock*>(call.scratch)),
-        room_(reinterpret_cast<float*>(call.scratch + align(blocks_bytes(width_)))),
+        line_(call.scratch),
+        room_(reinterpret_cast<float*>(call.scratch + data_.forms.row_bytes(width_))),
         ends_(reinterpret_cast<int32_t*>(room_ + kGatedRoomFloats)),
         places_(ends_ + experts_),
         order_(places_ + pairs_) {}
@@ -96,28 +93,27 @@ class Grouped {
     std::memset(call_.out[0].f32() + pair * n, 0, static_cast<size_t>(n) * 4);
   }
 
-  ActBlock* act(int64_t place) const {
-    return reinterpret_cast<ActBlock*>(static_cast<std::byte*>(call_.out[1].data) + place * blocks_bytes(width_));
-  }
+  std::byte* prepared() const { return static_cast<std::byte*>(call_.out[1].data); }
   float* floats(int64_t place) const { return call_.out[2].f32() + place * width_; }
-  void put(int64_t place, const float* x, const ActBlock* quantised) const {
-    if (data_.quantised) std::memcpy(act(place), quantised, static_cast<size_t>(blocks_bytes(width_)));
-    if (data_.floats) std::memcpy(floats(place), x, static_cast<size_t>(width_) * 4);
+  // Input x, prepared in line_, to its place.
+  void put(int64_t place, const float* x) const {
+    data_.forms.copy(line_, width_, prepared(), pairs_, place);
+    if (data_.forms.floats) std::memcpy(floats(place), x, static_cast<size_t>(width_) * 4);
   }
 
-  // Inputs in the order of the experts, each quantised once. The input of a single row stays where it is.
+  // Inputs in the order of the experts, each prepared once. The input of a single row stays where it is.
   void prepare() {
     if (one_input()) {
-      if (data_.quantised) data_.set->quantise(x_.f32(), width_, line_, nullptr);
+      data_.forms.prepare(*data_.set, x_.f32(), width_, line_, 1, 0);
       return;
     }
     const int64_t choices = own_ ? 1 : top_k_;  // that share an input
     const kit::Range part = call_.part(pairs_ / choices);
     for (int64_t i = part.begin; i < part.end; ++i) {
       const float* x = input(i * choices);
-      if (data_.quantised) data_.set->quantise(x, width_, line_, nullptr);
+      data_.forms.prepare(*data_.set, x, width_, line_, 1, 0);
       for (int64_t p = i * choices; p < (i + 1) * choices; ++p) {
-        if (places_[p] >= 0) put(places_[p], x, line_);
+        if (places_[p] >= 0) put(places_[p], x);
       }
     }
     call_.barrier();
@@ -128,10 +124,9 @@ class Grouped {
     MatmulArgs g;
     g.w = rows_of(weight.matrix(expert), data_.rows[i]);
     g.bias = bias_of(call_.weight[2 * i + 1], data_.rows[i], expert, weight.rows);
-    g.act_stride = act_blocks(width_);
     g.x_stride = width_;
-    if (data_.quantised) g.act = one_input() ? line_ : act(place);
-    if (data_.floats || one_input()) g.x = one_input() ? x_.f32() : floats(place);
+    one_input() ? data_.forms.point(line_, width_, 1, 0, &g) : data_.forms.point(prepared(), width_, pairs_, place, &g);
+    if (data_.forms.floats || one_input()) g.x = one_input() ? x_.f32() : floats(place);
     g.rows = rows;
     return g;
   }
@@ -163,15 +158,15 @@ class Grouped {
   const kit::Tensor& x_;
   const int64_t width_, top_k_, pairs_, experts_;
   const bool own_;  // each choice has an input of its own
-  ActBlock* const line_;
+  std::byte* const line_;
   float* const room_;
   int32_t *const ends_, *const places_, *const order_;  // [experts], by pair, by place
 };
 
 }  // namespace
 
-int64_t grouped_scratch_bytes(int64_t pairs, int64_t experts, int64_t width) {
-  return align(blocks_bytes(width)) + kGatedRoomFloats * 4 + (experts + 2 * pairs) * 4;
+int64_t grouped_scratch_bytes(int64_t pairs, int64_t experts, int64_t width, const RowForms& forms) {
+  return forms.row_bytes(width) + kGatedRoomFloats * 4 + (experts + 2 * pairs) * 4;
 }
 
 void run_grouped(const kit::OpCall& call) { Grouped(call).run(); }

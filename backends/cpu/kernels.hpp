@@ -19,6 +19,9 @@ struct MatmulArgs {
   const ActBlock* rest = nullptr;
   const float* x = nullptr;  // float formats: [rows][x_stride]
   int64_t x_stride = 0;
+  // BF16 by pairs: x in bf16, and what that left over or null. [rows][narrow_stride]
+  const uint16_t *narrow = nullptr, *narrow_rest = nullptr;
+  int64_t narrow_stride = 0;
   int64_t rows = 0;
   float* y = nullptr;
   int64_t y_stride = 0;
@@ -77,6 +80,9 @@ struct KernelSet {
   void (*matmul)(const MatmulArgs&);
   // rest: null, or receives the remainder of each block.
   void (*quantise)(const float* x, int64_t cols, ActBlock* out, ActBlock* rest);
+  // x in bf16, rounded to nearest even, zeros up to narrow_columns(cols); rest: null, or the remainder, rounded again.
+  // Null: the set multiplies BF16 weights by f32 activations; else it wants them by pairs.
+  void (*narrow)(const float* x, int64_t cols, uint16_t* out, uint16_t* rest);
   // out = x * weight / sqrt(mean(x^2) + eps); out may be x.
   void (*rmsnorm)(const float* x, const float* weight, int64_t n, float eps, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
@@ -105,5 +111,7 @@ struct KernelSet {
 extern const KernelSet kPortableKernels;
 extern const KernelSet kAvx2Kernels;
 extern const KernelSet kAvx512Kernels;
+extern const KernelSet kAvx512Bf16Kernels;
+extern const KernelSet kAmxKernels;
 
 }  // namespace motley::cpu

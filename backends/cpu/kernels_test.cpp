@@ -21,15 +21,17 @@ namespace motley::cpu {
 
 #ifdef MOTLEY_EMULATED_AVX512
 extern const KernelSet kEmulatedAvx512Kernels;  // kernels_emulated.cpp
+extern const KernelSet kEmulatedAmxKernels;     // kernels_emulated_amx.cpp
 #endif
 
 namespace {
 
-// What the machine runs, and the AVX-512 set emulated.
+// What the machine runs, and two sets emulated.
 std::vector<const KernelSet*> tested_sets() {
   std::vector<const KernelSet*> sets = variants();
 #ifdef MOTLEY_EMULATED_AVX512
   sets.push_back(&kEmulatedAvx512Kernels);
+  sets.push_back(&kEmulatedAmxKernels);
 #endif
   return sets;
 }
@@ -135,59 +137,87 @@ std::string name_of(const testing::TestParamInfo<Case>& info) {
   return name;
 }
 
+// All rows of x through the set's kernel in calls of `at_once` rows and panels split at `cut`; fine: with the rests.
+std::vector<float> multiply_by(const KernelSet& set, const PackedWeight& w, const std::vector<float>& x, int64_t rows,
+                               int64_t at_once, int64_t cut, bool fine) {
+  const int64_t blocks = act_blocks(w.cols), columns = narrow_columns(w.cols);
+  const GuardedBlocks act(static_cast<size_t>(rows * blocks)), rest(static_cast<size_t>(rows * blocks));
+  std::vector<uint16_t> narrow(static_cast<size_t>(rows * columns), 0xffff), narrow_rest = narrow;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* from = x.data() + r * w.cols;
+    set.quantise(from, w.cols, act.data() + r * blocks, fine ? rest.data() + r * blocks : nullptr);
+    if (!set.narrow) continue;
+    set.narrow(from, w.cols, narrow.data() + r * columns, fine ? narrow_rest.data() + r * columns : nullptr);
+  }
+  std::vector<float> y(static_cast<size_t>(rows * w.rows), NAN);
+  MatmulArgs g;
+  g.w = w.matrix();
+  g.act_stride = blocks;
+  g.narrow_stride = columns;
+  g.x_stride = w.cols;
+  g.y_stride = w.rows;
+  for (int64_t r = 0; r < rows; r += at_once) {
+    g.act = act.data() + r * blocks;
+    g.rest = fine ? rest.data() + r * blocks : nullptr;
+    g.narrow = narrow.data() + r * columns;
+    g.narrow_rest = fine ? narrow_rest.data() + r * columns : nullptr;
+    g.x = x.data() + r * w.cols;
+    g.y = y.data() + r * w.rows;
+    g.rows = std::min(at_once, rows - r);
+    g.panel_begin = 0;
+    g.panel_end = cut;
+    set.matmul(g);
+    g.panel_begin = cut;
+    g.panel_end = g.w.panels();
+    set.matmul(g);
+  }
+  return y;
+}
+
 class MatmulTest : public testing::TestWithParam<Case> {
  protected:
-  // All rows of x through the kernel in calls of `at_once` rows and panels split at `cut`.
   std::vector<float> multiply(const PackedWeight& w, const std::vector<float>& x, int64_t rows, int64_t at_once,
-                              int64_t cut) {
-    const int64_t blocks = act_blocks(w.cols);
-    const GuardedBlocks act(static_cast<size_t>(rows * blocks));
-    for (int64_t r = 0; r < rows; ++r) set().quantise(x.data() + r * w.cols, w.cols, act.data() + r * blocks, nullptr);
-    std::vector<float> y(static_cast<size_t>(rows * w.rows), NAN);
-    MatmulArgs g;
-    g.w = w.matrix();
-    g.act_stride = blocks;
-    g.x_stride = w.cols;
-    g.y_stride = w.rows;
-    for (int64_t r = 0; r < rows; r += at_once) {
-      g.act = act.data() + r * blocks;
-      g.x = x.data() + r * w.cols;
-      g.y = y.data() + r * w.rows;
-      g.rows = std::min(at_once, rows - r);
-      g.panel_begin = 0;
-      g.panel_end = cut;
-      set().matmul(g);
-      g.panel_begin = cut;
-      g.panel_end = g.w.panels();
-      set().matmul(g);
-    }
-    return y;
+                              int64_t cut, bool fine = false) {
+    return multiply_by(set(), w, x, rows, at_once, cut, fine);
+  }
+  PackedWeight pack(const motley_weight_desc& desc) {
+    return {kit::WeightSource(desc), allocator_, 2, set().narrow != nullptr};
   }
   const KernelSet& set() const { return *GetParam().set; }
+
+ private:
+  SlabAllocator allocator_;
 };
+
+// What rounding the activations may do to a product, as a part of the root of the sum of its squared terms: int8 errs
+// by up to max / 254 a number, bf16 by up to 1 / 512 of it, both random in sign; the rests leave 1 / 200 of that.
+double tolerance_of(PanelKind kind, bool fine) {
+  if (is_float(kind)) return 1e-5;
+  return (is_quantised(kind) ? 0.06 : 8e-3) * (fine ? 0.01 : 1);
+}
 
 TEST_P(MatmulTest, AnyRowsAndPanels_AreCloseToDoubleAndBitIdentical) {
   constexpr int64_t kRows = 83, kCols = 512, kActRows = 23;  // an odd last panel
   const auto data = random_rows(GetParam().dtype, kRows, kCols, 7);
   const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
-  SlabAllocator allocator;
-  const PackedWeight w(kit::WeightSource(desc), allocator, 2);
+  const PackedWeight w = pack(desc);
   const std::vector<float> x = normals(kActRows * kCols, 3);
-  const std::vector<float> one = multiply(w, x, kActRows, 1, 2), all = multiply(w, x, kActRows, kActRows, 5);
-  EXPECT_EQ(0, std::memcmp(one.data(), all.data(), one.size() * 4));
-  std::vector<float> row(kCols);
-  const bool quantised = !is_float(w.matrix().kind);
-  for (int64_t n = 0; n < kRows; ++n) {
-    w.read_row(0, n, row.data());
-    for (int64_t r = 0; r < kActRows; ++r) {
-      double sum = 0, size = 0;
-      for (int64_t c = 0; c < kCols; ++c) {
-        sum += static_cast<double>(row[static_cast<size_t>(c)]) * x[static_cast<size_t>(r * kCols + c)];
-        size += std::pow(row[static_cast<size_t>(c)] * x[static_cast<size_t>(r * kCols + c)], 2);
+  for (const bool fine : {false, true}) {
+    const std::vector<float> one = multiply(w, x, kActRows, 1, 2, fine),
+                             all = multiply(w, x, kActRows, kActRows, 5, fine);
+    EXPECT_EQ(0, std::memcmp(one.data(), all.data(), one.size() * 4));
+    std::vector<float> row(kCols);
+    for (int64_t n = 0; n < kRows; ++n) {
+      w.read_row(0, n, row.data());
+      for (int64_t r = 0; r < kActRows; ++r) {
+        double sum = 0, size = 0;
+        for (int64_t c = 0; c < kCols; ++c) {
+          sum += static_cast<double>(row[static_cast<size_t>(c)]) * x[static_cast<size_t>(r * kCols + c)];
+          size += std::pow(row[static_cast<size_t>(c)] * x[static_cast<size_t>(r * kCols + c)], 2);
+        }
+        EXPECT_NEAR(sum, all[static_cast<size_t>(r * kRows + n)], std::sqrt(size) * tolerance_of(w.matrix().kind, fine))
+            << r << " " << n << " " << fine;
       }
-      // int8 activations: an error of up to max / 254 per number, random in sign.
-      EXPECT_NEAR(sum, all[static_cast<size_t>(r * kRows + n)], std::sqrt(size) * (quantised ? 0.06 : 1e-5))
-          << r << " " << n;
     }
   }
 }
@@ -196,12 +226,30 @@ TEST_P(MatmulTest, AnyNumberOfRowsAtOnce_IsBitIdentical) {
   constexpr int64_t kRows = 33, kCols = 256, kActRows = 17;
   const auto data = random_rows(GetParam().dtype, kRows, kCols, 13);
   const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
-  SlabAllocator allocator;
-  const PackedWeight w(kit::WeightSource(desc), allocator, 1);
+  const PackedWeight w = pack(desc);
   const std::vector<float> x = normals(kActRows * kCols, 4), one = multiply(w, x, kActRows, 1, 0);
   for (int64_t at_once = 2; at_once <= kActRows; ++at_once) {
     const std::vector<float> many = multiply(w, x, kActRows, at_once, 1);
     EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << at_once;
+  }
+}
+
+// More rows than are taken at a time, columns that end inside of what is taken at a time, panels by one to five.
+TEST_P(MatmulTest, ManyRowsAndOddColumns_AreBitIdenticalToOneRow) {
+  constexpr int64_t kRows = 80, kActRows = 275;
+  const int64_t size = kit::find_format(GetParam().dtype)->block, cols = size == 1 ? 301 : size == 32 ? 352 : 768;
+  const auto data = random_rows(GetParam().dtype, kRows, cols, 19);
+  motley_weight_desc desc = describe(GetParam().dtype, kRows, cols, data);
+  const motley_range columns[] = {{0, 32}, {64, 288}};
+  for (const bool cut : {false, true}) {
+    if (cut) desc.col_ranges = columns, desc.col_range_count = 2;
+    const PackedWeight w = pack(desc);
+    const std::vector<float> x = normals(static_cast<size_t>(kActRows * w.cols), 4);
+    const std::vector<float> one = multiply(w, x, kActRows, 1, 0, cut);
+    for (const int64_t panel : {1, 2, 5}) {
+      const std::vector<float> many = multiply(w, x, kActRows, kActRows, panel, cut);
+      EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << panel;
+    }
   }
 }
 
@@ -213,8 +261,7 @@ TEST_P(MatmulTest, WholeNumbers_AreExact) {
   const motley_range columns[] = {{64, 128}, {192, 448}};  // headers of a part of a block
   for (const bool cut : {false, true}) {
     if (cut) desc.col_ranges = columns, desc.col_range_count = 2;
-    SlabAllocator allocator;
-    const PackedWeight w(kit::WeightSource(desc), allocator, 1);
+    const PackedWeight w = pack(desc);
     const auto cols = static_cast<size_t>(w.cols);
     std::vector<float> x(cols);
     for (size_t c = 0; c < cols; ++c)
@@ -242,8 +289,7 @@ TEST_P(MatmulTest, ExtremeElementsAndActivations_DoNotOverflow) {
     std::mt19937 random(17);
     put_scales(dtype, random, data);
     const motley_weight_desc desc = describe(dtype, kRows, kCols, data);
-    SlabAllocator allocator;
-    const PackedWeight w(kit::WeightSource(desc), allocator, 1);
+    const PackedWeight w = pack(desc);
     std::vector<float> row(kCols);
     for (const float x : {3.0f, -3.0f}) {
       const std::vector<float> y = multiply(w, std::vector<float>(kCols, x), 1, 1, 0);
@@ -266,8 +312,7 @@ TEST_P(MatmulTest, ExponentScales_AreExactToTheEnds) {
   for (int e : {0, 1, 2, 3, 127, 128, 230}) {
     for (size_t n = 0; n < kRows; ++n) data[17 * n] = static_cast<uint8_t>(e), data[17 * n + 1] = 0x07;  // 12, then 0
     const motley_weight_desc desc = describe(MOTLEY_MXFP4, kRows, kCols, data);
-    SlabAllocator allocator;
-    const PackedWeight w(kit::WeightSource(desc), allocator, 1);
+    const PackedWeight w = pack(desc);
     std::vector<float> x(kCols, 0.0f);
     x[0] = 127;
     for (const float y : multiply(w, x, 1, 1, 0)) EXPECT_EQ(std::ldexp(12.0f * 127, e - 128), y) << e;
@@ -282,13 +327,34 @@ TEST_P(MatmulTest, ReadRow_IsTheFilesValue) {
   for (const bool cut : {false, true}) {
     if (cut) desc.col_ranges = columns, desc.col_range_count = 2, desc.row_ranges = rows, desc.row_range_count = 2;
     const kit::WeightSource source(desc);
-    SlabAllocator allocator;
-    const PackedWeight w(source, allocator, 1);
+    const PackedWeight w = pack(desc);
     std::vector<float> mine(static_cast<size_t>(w.cols)), theirs(mine.size());
     for (int64_t n = 0; n < w.rows; ++n) {
       w.read_row(0, n, mine.data());
       source.read_row(0, n, theirs.data());
       EXPECT_EQ(mine, theirs) << n;
+    }
+  }
+}
+
+// Sets of one numeric class: those with AVX-512 multiply quantised weights to the same bits.
+TEST_P(MatmulTest, SetsOfAClass_GiveTheSameBits) {
+  constexpr int64_t kRows = 48, kCols = 512, kActRows = 40;
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 23);
+  const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  const auto of_class = [](const KernelSet& s) {
+    const std::string name = s.name;
+    return name.rfind("avx512", 0) == 0 || name.rfind("amx", 0) == 0;
+  };
+  const PackedWeight w = pack(desc);
+  if (!of_class(set()) || !is_quantised(w.matrix().kind)) return;
+  const std::vector<float> x = normals(kActRows * kCols, 5);
+  for (const bool fine : {false, true}) {
+    const std::vector<float> mine = multiply(w, x, kActRows, kActRows, 1, fine);
+    for (const KernelSet* other : tested_sets()) {
+      if (!of_class(*other)) continue;
+      const std::vector<float> theirs = multiply_by(*other, w, x, kActRows, kActRows, 1, fine);
+      EXPECT_EQ(0, std::memcmp(mine.data(), theirs.data(), mine.size() * 4)) << other->name << " " << fine;
     }
   }
 }
@@ -385,6 +451,21 @@ TEST_P(SetTest, Combine_WeighsRowsAndAddsTheResidual) {
     for (size_t j = 0; j < kCount; ++j) sum += static_cast<double>(weights[j]) * rows[j * kStride + i];
     EXPECT_NEAR(sum, plain[i], 2e-6);
     EXPECT_EQ(residual[i] + plain[i], both[i]);
+  }
+}
+
+TEST_P(SetTest, Narrow_RoundsAsKitAndKeepsTheRest) {
+  if (set().narrow == nullptr) return;
+  std::vector<float> x = normals(69, 12);
+  x[0] = 1.0f + 0x1p-8f, x[1] = 1.0f + 3 * 0x1p-8f, x[2] = -0.0f, x[3] = 0x1p-130f, x[4] = NAN;
+  std::vector<uint16_t> out(96, 0xffff), rest(96, 0xffff), alone(96, 0xffff);
+  set().narrow(x.data(), 69, out.data(), rest.data());
+  set().narrow(x.data(), 69, alone.data(), nullptr);
+  EXPECT_EQ(out, alone);
+  for (size_t i = 0; i < 96; ++i) {
+    const uint16_t near = i < 69 ? kit::f32_to_bf16(x[i]) : 0;
+    EXPECT_EQ(near, out[i]) << i;
+    if (i != 4) EXPECT_EQ(i < 69 ? kit::f32_to_bf16(x[i] - kit::bf16_to_f32(near)) : 0, rest[i]) << i;
   }
 }
 

@@ -18,6 +18,7 @@ enum class PanelKind : int32_t {
   kF32,
   kF16,
   kBf16,
+  kBf16Pairs,
   kQ8_0,
   kQ4_0,
   kQ4_1,
@@ -61,7 +62,8 @@ inline constexpr int8_t kCodebooks[][16] = {
 // Q8_0's q is the file's byte with its top bit flipped, so that it is unsigned like the others.
 //
 // offset: for a format with a codebook, what makes its values unsigned in the kernels. Float formats: one column of 16
-// rows.
+// rows; but BF16 by pairs is in blocks of 32 columns, too: 16 pairs of columns of 16 rows, the last block filled with
+// zeros. It is BF16 for instruction sets that multiply pairs of bf16 numbers.
 struct PanelFormat {
   int32_t low_bits, high_bits;
   int32_t scale_bytes, header_bytes;
@@ -76,6 +78,7 @@ inline constexpr PanelFormat kPanelFormats[] = {
     {32, 0, 0, 0},                        // F32
     {16, 0, 0, 0},                        // F16
     {16, 0, 0, 0},                        // BF16
+    {16, 0, 0, 0},                        // BF16 by pairs
     {8, 0, 32, 0, 128},                   // Q8_0
     {4, 0, 32, 0, 8},                     // Q4_0
     {4, 0, 64, 0},                        // Q4_1
@@ -93,10 +96,13 @@ inline constexpr PanelFormat kPanelFormats[] = {
 static_assert(sizeof(kPanelFormats) / sizeof(kPanelFormats[0]) == static_cast<int>(PanelKind::kCount));
 
 inline constexpr const PanelFormat& format_of(PanelKind kind) { return kPanelFormats[static_cast<int>(kind)]; }
+// A float format by columns.
 inline constexpr bool is_float(PanelKind kind) { return kind <= PanelKind::kBf16; }
+inline constexpr bool is_quantised(PanelKind kind) { return kind > PanelKind::kBf16Pairs; }
 // Of 16 rows x 32 columns, or of one column of a float format.
 inline constexpr int32_t block_bytes(PanelKind kind) {
   const PanelFormat& f = format_of(kind);
+  if (kind == PanelKind::kBf16Pairs) return kPanelRows * kBlockColumns * 2;
   return is_float(kind) ? kPanelRows * f.low_bits / 8 : f.plane_bytes() + f.scale_bytes;
 }
 
@@ -113,6 +119,9 @@ struct PanelMatrix {
 inline int64_t panel_bytes_of(PanelKind kind, int64_t blocks, int64_t group) {
   return blocks * block_bytes(kind) + (blocks + group - 1) / group * format_of(kind).header_bytes;
 }
+
+// Where element (column, row) of a panel of BF16 by pairs lies, in elements.
+inline int64_t pair_place(int64_t column, int64_t row) { return column / 2 * 2 * kPanelRows + row * 2 + column % 2; }
 
 // 32 activations: x is close to d * q. sum = d * (sum of q); halves: the sums of q 0-15 and 16-31.
 struct ActBlock {
@@ -131,5 +140,7 @@ struct ActRows {
 };
 
 inline int64_t act_blocks(int64_t cols) { return (cols + kBlockColumns - 1) / kBlockColumns; }
+// A row of activations in bf16, filled with zeros to whole blocks.
+inline int64_t narrow_columns(int64_t cols) { return act_blocks(cols) * kBlockColumns; }
 
 }  // namespace motley::cpu

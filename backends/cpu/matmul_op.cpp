@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cstring>
 
 #include "cpu/ops.hpp"
 #include "cpu/weight.hpp"
@@ -10,45 +11,50 @@ namespace {
 // Up to this many numbers every thread prepares the rows for itself: cheaper than a barrier.
 constexpr int64_t kPrepareAloneMax = 4096;
 
+int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+int64_t blocks_bytes(int64_t width, bool fine) {
+  return act_blocks(width) * (fine ? 2 : 1) * static_cast<int64_t>(sizeof(ActBlock));
+}
+int64_t narrow_bytes(int64_t width, bool fine) { return narrow_columns(width) * (fine ? 2 : 1) * 2; }
+
 struct Prepared {
-  const ActBlock* act = nullptr;
+  const std::byte* at = nullptr;
   const float* x = nullptr;
 };
 
-// Norm and quantisation of row r.
-void prepare_row(const kit::OpCall& call, const MatmulData& data, int64_t r, float* normed, ActBlock* act) {
+// Norm and other forms of row r.
+void prepare_row(const kit::OpCall& call, const MatmulData& data, int64_t r, float* normed, std::byte* to) {
   const kit::Tensor& in = call.in[0];
   const float* x = in.f32(r);
   if (data.norm) {
     data.set->rmsnorm(x, call.weight.back()->vector(), in.width, data.eps, normed);
     x = normed;
   }
-  if (data.quantised) data.set->quantise(x, in.width, act, data.fine ? act + act_blocks(in.width) : nullptr);
+  data.forms.prepare(*data.set, x, in.width, to, in.rows, r);
 }
 
 Prepared prepare(const kit::OpCall& call, const MatmulData& data) {
   const kit::Tensor& in = call.in[0];
-  const int64_t blocks = prepared_blocks(in.width, data.fine);
-  if (!data.quantised && !data.norm) return {nullptr, in.f32()};
+  if (!data.forms.prepared() && !data.norm) return {nullptr, in.f32()};
   auto* line = reinterpret_cast<float*>(call.scratch);
-  const bool alone = in.rows * in.width <= kPrepareAloneMax && !(data.norm && data.floats);
+  const bool alone = in.rows * in.width <= kPrepareAloneMax && !(data.norm && data.forms.floats);
   if (alone) {
-    auto* act = reinterpret_cast<ActBlock*>(call.scratch + (in.width * 4 + 63) / 64 * 64);
-    for (int64_t r = 0; r < in.rows; ++r) prepare_row(call, data, r, line, act + r * blocks);
-    return {act, in.f32()};
+    std::byte* to = call.scratch + align(in.width * 4);
+    for (int64_t r = 0; r < in.rows; ++r) prepare_row(call, data, r, line, to);
+    return {to, in.f32()};
   }
-  auto* act = static_cast<ActBlock*>(call.out[0].data);
+  auto* to = static_cast<std::byte*>(call.out[0].data);
   const kit::Range part = call.part(in.rows);
   for (int64_t r = part.begin; r < part.end; ++r) {
-    prepare_row(call, data, r, data.norm && data.floats ? call.out[1].f32(r) : line, act + r * blocks);
+    prepare_row(call, data, r, data.norm && data.forms.floats ? call.out[1].f32(r) : line, to);
   }
   call.barrier();
-  return {act, data.norm ? call.out[1].f32() : in.f32()};
+  return {to, data.norm ? call.out[1].f32() : in.f32()};
 }
 
 int64_t prepare_bytes(int64_t width) {
   const int64_t rows = kPrepareAloneMax / width;
-  return (width * 4 + 63) / 64 * 64 + rows * prepared_blocks(width, true) * static_cast<int64_t>(sizeof(ActBlock));
+  return align(width * 4) + rows * RowForms{true, true, false, true}.row_bytes(width);
 }
 
 // Product i on all rows; without the result's place and the panels.
@@ -57,9 +63,7 @@ MatmulArgs arguments(const kit::OpCall& call, const MatmulData& data, size_t i, 
   MatmulArgs g;
   g.w = rows_of(weight.matrix(), data.rows[i]);
   g.bias = bias_of(call.weight[2 * i + 1], data.rows[i], 0, weight.rows);
-  g.act = prepared.act;
-  g.act_stride = prepared_blocks(call.in[0].width, data.fine);
-  g.rest = data.fine && prepared.act ? prepared.act + act_blocks(call.in[0].width) : nullptr;
+  if (prepared.at) data.forms.point(prepared.at, call.in[0].width, call.in[0].rows, 0, &g);
   g.x = prepared.x;
   g.x_stride = call.in[0].width;
   g.rows = call.in[0].rows;
@@ -75,6 +79,8 @@ MatmulArgs piece(MatmulArgs g, int64_t begin, int64_t count, int64_t from, int64
   if (g.act) g.act += begin * g.act_stride;
   if (g.rest) g.rest += begin * g.act_stride;
   if (g.x) g.x += begin * g.x_stride;
+  if (g.narrow) g.narrow += begin * g.narrow_stride;
+  if (g.narrow_rest) g.narrow_rest += begin * g.narrow_stride;
   g.rows = count;
   g.panel_begin = from;
   g.panel_end = to;
@@ -99,6 +105,41 @@ void run_one(const kit::OpCall& call, const MatmulData& data, size_t i, const Pr
 
 }  // namespace
 
+int64_t RowForms::row_bytes(int64_t width) const {
+  return (quantised ? align(blocks_bytes(width, fine)) : 0) + (narrow ? narrow_bytes(width, fine) : 0);
+}
+
+void RowForms::point(const std::byte* at, int64_t width, int64_t rows, int64_t r, MatmulArgs* args) const {
+  if (quantised) {
+    args->act_stride = act_blocks(width) * (fine ? 2 : 1);
+    args->act = reinterpret_cast<const ActBlock*>(at) + r * args->act_stride;
+    args->rest = fine ? args->act + act_blocks(width) : nullptr;
+    at += align(rows * blocks_bytes(width, fine));
+  }
+  if (narrow) {
+    args->narrow_stride = narrow_columns(width) * (fine ? 2 : 1);
+    args->narrow = reinterpret_cast<const uint16_t*>(at) + r * args->narrow_stride;
+    args->narrow_rest = fine ? args->narrow + narrow_columns(width) : nullptr;
+  }
+}
+
+void RowForms::prepare(const KernelSet& set, const float* x, int64_t width, std::byte* to, int64_t rows,
+                       int64_t r) const {
+  MatmulArgs at;
+  point(to, width, rows, r, &at);
+  if (quantised) set.quantise(x, width, const_cast<ActBlock*>(at.act), const_cast<ActBlock*>(at.rest));
+  if (narrow) set.narrow(x, width, const_cast<uint16_t*>(at.narrow), const_cast<uint16_t*>(at.narrow_rest));
+}
+
+void RowForms::copy(const std::byte* one, int64_t width, std::byte* to, int64_t rows, int64_t r) const {
+  MatmulArgs from, at;
+  point(one, width, 1, 0, &from);
+  point(to, width, rows, r, &at);
+  if (quantised) std::memcpy(const_cast<ActBlock*>(at.act), from.act, static_cast<size_t>(blocks_bytes(width, fine)));
+  if (narrow)
+    std::memcpy(const_cast<uint16_t*>(at.narrow), from.narrow, static_cast<size_t>(narrow_bytes(width, fine)));
+}
+
 PanelMatrix rows_of(PanelMatrix matrix, const RowsOf& rows) {
   matrix.data += rows.first / kPanelRows * matrix.panel_bytes;
   matrix.rows = rows.count;
@@ -114,18 +155,20 @@ void Activation::join(const KernelSet& set, const float* gate, const float* up, 
 }
 
 void run_gated(const KernelSet& set, const Activation& activation, const GatedProducts& g) {
-  constexpr int64_t kStride = kGatedPanels * kPanelRows;
-  float *gate = g.room, *up = g.room + kGatedRows * kStride;
-  for (int64_t from = g.panels.begin; from < g.panels.end; from += kGatedPanels) {
-    const int64_t to = std::min(from + kGatedPanels, g.panels.end), column = from * kPanelRows;
+  const bool many = g.gate.rows > kGatedRows;
+  const int64_t rows = many ? kGatedManyRows : kGatedRows, panels = many ? kGatedFewPanels : kGatedPanels;
+  const int64_t stride = panels * kPanelRows;
+  float *gate = g.room, *up = g.room + rows * stride;
+  for (int64_t from = g.panels.begin; from < g.panels.end; from += panels) {
+    const int64_t to = std::min(from + panels, g.panels.end), column = from * kPanelRows;
     const int64_t columns = std::min(to * kPanelRows, g.gate.w.rows) - column;
-    for (int64_t begin = 0; begin < g.gate.rows; begin += kGatedRows) {
-      const int64_t count = std::min(kGatedRows, g.gate.rows - begin);
-      set.matmul(piece(g.gate, begin, count, from, to, gate, kStride));
-      set.matmul(piece(g.up, begin, count, from, to, up, kStride));
+    for (int64_t begin = 0; begin < g.gate.rows; begin += rows) {
+      const int64_t count = std::min(rows, g.gate.rows - begin);
+      set.matmul(piece(g.gate, begin, count, from, to, gate, stride));
+      set.matmul(piece(g.up, begin, count, from, to, up, stride));
       for (int64_t i = 0; i < count; ++i) {
         const int64_t row = g.out_rows ? g.out_rows[begin + i] : begin + i;
-        activation.join(set, gate + i * kStride, up + i * kStride, columns, g.out + row * g.out_stride + column);
+        activation.join(set, gate + i * stride, up + i * stride, columns, g.out + row * g.out_stride + column);
       }
     }
   }

@@ -30,17 +30,33 @@ struct Activation {
   void join(const KernelSet& set, const float* gate, const float* up, int64_t n, float* out) const;
 };
 
+// The forms in which products read the rows of their input. Prepared rows lie form by form: the int8 blocks of all
+// rows, then all rows in bf16, from the next multiple of 64 bytes on.
+struct RowForms {
+  bool quantised = false, narrow = false, floats = false;
+  // int8 and bf16 plus their rest: for what one such number alone would blur (logits, queries, keys, routes).
+  bool fine = false;
+
+  void add(PanelKind kind) { (is_float(kind) ? floats : is_quantised(kind) ? quantised : narrow) = true; }
+  bool prepared() const { return quantised || narrow; }
+  // At most; for each of any number of rows.
+  int64_t row_bytes(int64_t width) const;
+  // Row r of `rows` that lie at `to`.
+  void prepare(const KernelSet& set, const float* x, int64_t width, std::byte* to, int64_t rows, int64_t r) const;
+  void copy(const std::byte* one, int64_t width, std::byte* to, int64_t rows, int64_t r) const;  // of one row at `one`
+  // Has `args` read the prepared rows from r on.
+  void point(const std::byte* at, int64_t width, int64_t rows, int64_t r, MatmulArgs* args) const;
+};
+
 // A group of matrix products of the same rows, with what stands before and after them.
 //   in   [0] x; [1] residual or none
-//   out  [0] quantised rows or none, [1] normed rows or none (arena), [2 + i] result of product i; gated: [2] is the
+//   out  [0] prepared rows or none, [1] normed rows or none (arena), [2 + i] result of product i; gated: [2] is the
 //   one
 //        result of two products
 //   weight [2 i] matrix, [2 i + 1] bias or none; last: norm weight or none
 struct MatmulData : OpData {
-  std::vector<RowsOf> rows;                // of each product's matrix
-  bool quantised = false, floats = false;  // which inputs the matrices read
-  bool fine =
-      false;  // int8 activations plus their rest: for what int8 alone would blur (logits, queries, keys, routes)
+  std::vector<RowsOf> rows;  // of each product's matrix
+  RowForms forms;
   bool norm = false;
   float eps = 0;
   Activation after;
@@ -48,11 +64,11 @@ struct MatmulData : OpData {
 
 // GROUPED_MATMUL, or two of the same rows and ids (gate and up) with the activation that joins them.
 //   in   [0] x [R, k] or [R, top_k, k]; [1] ids [R, top_k]
-//   out  [0] result [R, top_k, n]; [1] quantised and [2] float rows in the order of the experts, or none (arena)
+//   out  [0] result [R, top_k, n]; [1] prepared and [2] float rows in the order of the experts, or none (arena)
 //   weight [2 i] matrices, [2 i + 1] biases or none
 struct GroupedData : OpData {
   std::vector<RowsOf> rows;
-  bool quantised = false, floats = false;
+  RowForms forms;
   Activation after;
 };
 
@@ -75,8 +91,10 @@ struct GatedProducts {
   const int32_t* out_rows = nullptr;
   float* room = nullptr;  // kGatedRoomFloats
 };
-inline constexpr int64_t kGatedRows = 64, kGatedPanels = 16;
+// A piece: so many rows x panels of either product. Many rows are multiplied fastest when most of them pass at once.
+inline constexpr int64_t kGatedRows = 64, kGatedPanels = 16, kGatedManyRows = 256, kGatedFewPanels = 4;
 inline constexpr int64_t kGatedRoomFloats = 2 * kGatedRows * kGatedPanels * kPanelRows;
+static_assert(kGatedManyRows * kGatedFewPanels == kGatedRows * kGatedPanels);
 void run_gated(const KernelSet& set, const Activation& activation, const GatedProducts& products);
 
 // The part of a packed matrix, and of the biases of all its experts.
@@ -89,9 +107,7 @@ void run_matmuls(const kit::OpCall& call);
 int64_t matmul_scratch_bytes(int64_t width, const MatmulData& data);
 void run_grouped(const kit::OpCall& call);
 // pairs: most (row, choice) pairs of a step; width: of one input.
-int64_t grouped_scratch_bytes(int64_t pairs, int64_t experts, int64_t width);
-// Of one row: its blocks, and with `fine` as many for the rest.
-inline int64_t prepared_blocks(int64_t width, bool fine) { return act_blocks(width) * (fine ? 2 : 1); }
+int64_t grouped_scratch_bytes(int64_t pairs, int64_t experts, int64_t width, const RowForms& forms);
 void run_attention(const kit::OpCall& call);
 int64_t attention_scratch_bytes(int64_t head_dim);
 inline constexpr int64_t kPartialFloats = 1 << 18;  // width of the attention's room for partial results

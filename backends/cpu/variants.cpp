@@ -2,6 +2,8 @@
 #include "cpu/variants.hpp"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdint>
 
@@ -13,7 +15,10 @@ constexpr uint32_t kFma = 1u << 12, kOsXsave = 1u << 27, kF16c = 1u << 29;  // l
 constexpr uint32_t kAvx2 = 1u << 5;                                         // leaf 7 ebx
 constexpr uint32_t kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;     // F, DQ, BW, VL; ebx
 constexpr uint32_t kVnni = 1u << 11;                                        // leaf 7 ecx
-constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6;
+constexpr uint32_t kTiles = 1u << 22 | 1u << 24 | 1u << 25;                 // AMX-BF16, -TILE, -INT8; leaf 7 edx
+constexpr uint32_t kBf16 = 1u << 5;                                         // leaf 7, part 1, eax
+constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6, kTileState = 0x60000;
+constexpr int kTileData = 18;
 
 bool all(uint64_t bits, uint64_t of) { return (bits & of) == of; }
 
@@ -23,6 +28,12 @@ uint64_t enabled_state() {
   return uint64_t{high} << 32 | low;
 }
 
+// Tiles are large: Linux saves them only for a process that has asked for it, once for all of its threads.
+bool ask_for_tiles() {
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
 std::vector<const KernelSet*> find_variants() {
   std::vector<const KernelSet*> found = {&kPortableKernels};
   uint32_t a, b, c, d;
@@ -30,7 +41,11 @@ std::vector<const KernelSet*> find_variants() {
   const uint64_t state = enabled_state();
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, kAvx2) || !all(state, kYmmState)) return found;
   found.insert(found.begin(), &kAvx2Kernels);
-  if (all(b, kAvx512) && all(c, kVnni) && all(state, kZmmState)) found.insert(found.begin(), &kAvx512Kernels);
+  if (!all(b, kAvx512) || !all(c, kVnni) || !all(state, kZmmState)) return found;
+  found.insert(found.begin(), &kAvx512Kernels);
+  const bool tiles = all(d, kTiles) && all(state, kTileState);
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && all(a, kBf16)) found.insert(found.begin(), &kAvx512Bf16Kernels);
+  if (tiles && ask_for_tiles()) found.insert(found.begin(), &kAmxKernels);
   return found;
 }
 

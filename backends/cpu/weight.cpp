@@ -60,13 +60,14 @@ bool splits_blocks(const kit::WeightSource& source) {
   return false;
 }
 
-PanelKind kind_of(const kit::WeightSource& source) {
+PanelKind kind_of(const kit::WeightSource& source, bool pairs) {
   if (source.wanted_format() != source.format().dtype) {
     kit::fail(MOTLEY_UNIMPLEMENTED, "weight %s: the cpu backend packs a format only as itself", source.name());
   }
   for (const KindOf& k : kKinds) {
     if (k.dtype != source.format().dtype) continue;
-    return !is_float(k.kind) && splits_blocks(source) ? PanelKind::kF32 : k.kind;
+    if (k.kind == PanelKind::kBf16 && pairs) return PanelKind::kBf16Pairs;
+    return is_quantised(k.kind) && splits_blocks(source) ? PanelKind::kF32 : k.kind;
   }
   kit::fail(MOTLEY_UNIMPLEMENTED, "weight %s: the cpu backend has no kernel for format %s", source.name(),
             source.format().name);
@@ -113,21 +114,22 @@ void pack_blocks(const kit::WeightSource& source, const PanelMatrix& m, const st
   }
 }
 
-template <class T>
+int64_t column_place(int64_t column, int64_t row) { return column * kPanelRows + row; }
+
+// kPlace: where element (column, row) of a panel lies, in elements.
+template <class T, int64_t (*kPlace)(int64_t, int64_t)>
 void pack_elements(const kit::WeightSource& source, int64_t expert, int64_t panel, uint8_t* to) {
-  constexpr int64_t kColumns = 64;  // at a time: what is written stays in the first-level cache
+  constexpr int64_t kColumns = 64, kSize = sizeof(T);  // at a time: what is written stays in the first-level cache
   const PanelRows rows(source, expert, panel);
+  int64_t first = 0;  // kept column
   for (const motley_range& range : source.col_ranges()) {
     for (int64_t begin = range.begin; begin < range.end; begin += kColumns) {
       const int64_t count = std::min(kColumns, range.end - begin);
       for (int r = 0; r < rows.count; ++r) {
-        const uint8_t* from = rows.row[r] + begin * static_cast<int64_t>(sizeof(T));
-        for (int64_t c = 0; c < count; ++c) {
-          std::memcpy(to + (c * kPanelRows + r) * static_cast<int64_t>(sizeof(T)),
-                      from + c * static_cast<int64_t>(sizeof(T)), sizeof(T));
-        }
+        const uint8_t* from = rows.row[r] + begin * kSize;
+        for (int64_t c = 0; c < count; ++c) std::memcpy(to + kPlace(first + c, r) * kSize, from + c * kSize, sizeof(T));
       }
-      to += count * kPanelRows * static_cast<int64_t>(sizeof(T));
+      first += count;
     }
   }
 }
@@ -140,11 +142,13 @@ void pack_expanded(const kit::WeightSource& source, const PanelMatrix& m, int64_
   }
 }
 
-float read_element(PanelKind kind, const uint8_t* p) {
+float read_element(PanelKind kind, const uint8_t* panel, int64_t column, int64_t row) {
+  const int64_t at = column_place(column, row);
   switch (kind) {
-    case PanelKind::kF16: return kit::f16_to_f32(load<uint16_t>(p));
-    case PanelKind::kBf16: return kit::bf16_to_f32(load<uint16_t>(p));
-    default: return load<float>(p);
+    case PanelKind::kF16: return kit::f16_to_f32(load<uint16_t>(panel + 2 * at));
+    case PanelKind::kBf16: return kit::bf16_to_f32(load<uint16_t>(panel + 2 * at));
+    case PanelKind::kBf16Pairs: return kit::bf16_to_f32(load<uint16_t>(panel + 2 * pair_place(column, row)));
+    default: return load<float>(panel + 4 * at);
   }
 }
 
@@ -184,15 +188,17 @@ SlabAllocator::Piece SlabAllocator::allocate(uint64_t bytes) {
   return {current_, data};
 }
 
-PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& allocator, uint32_t threads)
+PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& allocator, uint32_t threads, bool pairs)
     : Weight(source) {
   format = source.format().dtype;
-  shape_.kind = kind_of(source);
+  shape_.kind = kind_of(source, pairs);
   shape_.rows = rows;
   shape_.cols = cols;
   shape_.group = header_group(source);
-  const std::vector<int64_t> columns = is_float(shape_.kind) ? std::vector<int64_t>() : block_columns(source);
-  shape_.blocks = is_float(shape_.kind) ? cols : static_cast<int64_t>(columns.size());
+  const std::vector<int64_t> columns = is_quantised(shape_.kind) ? block_columns(source) : std::vector<int64_t>();
+  shape_.blocks = is_float(shape_.kind)       ? cols
+                  : is_quantised(shape_.kind) ? static_cast<int64_t>(columns.size())
+                                              : act_blocks(cols);
   shape_.panel_bytes = panel_bytes_of(shape_.kind, shape_.blocks, shape_.group);
   const int64_t panels = shape_.panels() * experts;
   bytes = static_cast<uint64_t>(panels * shape_.panel_bytes);
@@ -202,14 +208,16 @@ PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& alloc
     for (int64_t p = part.begin; p < part.end; ++p) {
       const int64_t expert = p / shape_.panels(), panel = p % shape_.panels();
       uint8_t* to = piece_.data + p * shape_.panel_bytes;
-      if (!is_float(shape_.kind)) {
+      if (is_quantised(shape_.kind)) {
         pack_blocks(source, shape_, columns, expert, panel, to);
       } else if (source.format().block > 1) {
         pack_expanded(source, shape_, expert, panel, to);
       } else if (shape_.kind == PanelKind::kF32) {
-        pack_elements<float>(source, expert, panel, to);
+        pack_elements<float, column_place>(source, expert, panel, to);
+      } else if (shape_.kind == PanelKind::kBf16Pairs) {
+        pack_elements<uint16_t, pair_place>(source, expert, panel, to);
       } else {
-        pack_elements<uint16_t>(source, expert, panel, to);
+        pack_elements<uint16_t, column_place>(source, expert, panel, to);
       }
     }
   };
@@ -247,9 +255,8 @@ PanelMatrix PackedWeight::matrix(int64_t expert) const {
 void PackedWeight::read_row(int64_t expert, int64_t row, float* out) const {
   const uint8_t* panel = piece_.data + (expert * shape_.panels() + row / kPanelRows) * shape_.panel_bytes;
   const int r = static_cast<int>(row % kPanelRows);
-  if (is_float(shape_.kind)) {
-    const int64_t size = block_bytes(shape_.kind) / kPanelRows;
-    for (int64_t c = 0; c < cols; ++c) out[c] = read_element(shape_.kind, panel + (c * kPanelRows + r) * size);
+  if (!is_quantised(shape_.kind)) {
+    for (int64_t c = 0; c < cols; ++c) out[c] = read_element(shape_.kind, panel, c, r);
     return;
   }
   for (int64_t b = 0; b < shape_.blocks; ++b) {

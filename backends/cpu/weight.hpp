@@ -45,7 +45,8 @@ class SlabAllocator {
 
 class PackedWeight final : public kit::Weight {
  public:
-  PackedWeight(const kit::WeightSource& source, SlabAllocator& allocator, uint32_t threads);
+  // pairs: BF16 is packed by pairs of columns, as KernelSet::narrow wants it.
+  PackedWeight(const kit::WeightSource& source, SlabAllocator& allocator, uint32_t threads, bool pairs = false);
   void read_row(int64_t expert, int64_t row, float* out) const override;
   PanelMatrix matrix(int64_t expert = 0) const;
 
