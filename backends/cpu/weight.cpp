@@ -114,22 +114,35 @@ void pack_blocks(const kit::WeightSource& source, const PanelMatrix& m, const st
   }
 }
 
-int64_t column_place(int64_t column, int64_t row) { return column * kPanelRows + row; }
-
-// kPlace: where element (column, row) of a panel lies, in elements.
-template <class T, int64_t (*kPlace)(int64_t, int64_t)>
+// Copies elements of type T, each of kColumns columns, that lie column by column of elements.
+template <class T, int kColumns>
 void pack_elements(const kit::WeightSource& source, int64_t expert, int64_t panel, uint8_t* to) {
-  constexpr int64_t kColumns = 64, kSize = sizeof(T);  // at a time: what is written stays in the first-level cache
+  constexpr int64_t kAtOnce = 64, kSize = sizeof(T);  // what is written stays in the first-level cache
   const PanelRows rows(source, expert, panel);
-  int64_t first = 0;  // kept column
   for (const motley_range& range : source.col_ranges()) {
-    for (int64_t begin = range.begin; begin < range.end; begin += kColumns) {
-      const int64_t count = std::min(kColumns, range.end - begin);
+    const int64_t last = range.end / kColumns;
+    for (int64_t begin = range.begin / kColumns; begin < last; begin += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, last - begin);
       for (int r = 0; r < rows.count; ++r) {
         const uint8_t* from = rows.row[r] + begin * kSize;
-        for (int64_t c = 0; c < count; ++c) std::memcpy(to + kPlace(first + c, r) * kSize, from + c * kSize, sizeof(T));
+        for (int64_t c = 0; c < count; ++c) std::memcpy(to + (c * kPanelRows + r) * kSize, from + c * kSize, sizeof(T));
       }
-      first += count;
+      to += count * kPanelRows * kSize;
+    }
+  }
+}
+
+// BF16 by pairs. Columns that are kept from an odd one on, or to one, go one by one.
+void pack_pairs(const kit::WeightSource& source, int64_t expert, int64_t panel, uint8_t* to) {
+  const auto ranges = source.col_ranges();
+  if (std::all_of(ranges.begin(), ranges.end(), [](const auto& r) { return r.begin % 2 == 0 && r.end % 2 == 0; })) {
+    return pack_elements<uint32_t, 2>(source, expert, panel, to);
+  }
+  const PanelRows rows(source, expert, panel);
+  int64_t kept = 0;
+  for (const motley_range& range : ranges) {
+    for (int64_t c = range.begin; c < range.end; ++c, ++kept) {
+      for (int r = 0; r < rows.count; ++r) std::memcpy(to + 2 * pair_place(kept, r), rows.row[r] + 2 * c, 2);
     }
   }
 }
@@ -143,7 +156,7 @@ void pack_expanded(const kit::WeightSource& source, const PanelMatrix& m, int64_
 }
 
 float read_element(PanelKind kind, const uint8_t* panel, int64_t column, int64_t row) {
-  const int64_t at = column_place(column, row);
+  const int64_t at = column * kPanelRows + row;
   switch (kind) {
     case PanelKind::kF16: return kit::f16_to_f32(load<uint16_t>(panel + 2 * at));
     case PanelKind::kBf16: return kit::bf16_to_f32(load<uint16_t>(panel + 2 * at));
@@ -213,11 +226,11 @@ PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& alloc
       } else if (source.format().block > 1) {
         pack_expanded(source, shape_, expert, panel, to);
       } else if (shape_.kind == PanelKind::kF32) {
-        pack_elements<float, column_place>(source, expert, panel, to);
+        pack_elements<float, 1>(source, expert, panel, to);
       } else if (shape_.kind == PanelKind::kBf16Pairs) {
-        pack_elements<uint16_t, pair_place>(source, expert, panel, to);
+        pack_pairs(source, expert, panel, to);
       } else {
-        pack_elements<uint16_t, column_place>(source, expert, panel, to);
+        pack_elements<uint16_t, 1>(source, expert, panel, to);
       }
     }
   };
