@@ -14,6 +14,7 @@ namespace avx2 {
 // The order matters.
 // clang-format off
 #include "simd_avx2.inc"
+#include "dot_avx2.inc"
 #include "kernels.inc"
 // clang-format on
 }  // namespace avx2

@@ -17,7 +17,7 @@ constexpr uint32_t kAvx2 = 1u << 5;                                         // l
 constexpr uint32_t kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;     // F, DQ, BW, VL; ebx
 constexpr uint32_t kVnni = 1u << 11;                                        // leaf 7 ecx
 constexpr uint32_t kTiles = 1u << 22 | 1u << 24 | 1u << 25;                 // AMX-BF16, -TILE, -INT8; leaf 7 edx
-constexpr uint32_t kBf16 = 1u << 5;                                         // leaf 7, part 1, eax
+constexpr uint32_t kAvxVnni = 1u << 4, kBf16 = 1u << 5;                     // leaf 7, part 1, eax
 constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6, kTileState = 0x60000;
 constexpr int kTileData = 18;
 
@@ -48,12 +48,12 @@ std::vector<const KernelSet*> find_variants() {
   const uint64_t state = enabled_state();
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, kAvx2) || !all(state, kYmmState)) return found;
   found.insert(found.begin(), &kAvx2Kernels);
-  if (!all(b, kAvx512) || !all(c, kVnni) || !all(state, kZmmState)) return found;
-  found.insert(found.begin(), &kAvx512Kernels);
-  const bool tiles = all(d, kTiles) && all(state, kTileState);
-  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && all(a, kBf16)) {
-    found.insert(found.begin() + (bf16_is_fast() ? 0 : 1), &kAvx512Bf16Kernels);
-  }
+  const bool avx512 = all(b, kAvx512) && all(c, kVnni) && all(state, kZmmState);
+  const bool tiles = avx512 && all(d, kTiles) && all(state, kTileState);
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) a = 0;
+  if (all(a, kAvxVnni)) found.insert(found.begin(), &kAvxVnniKernels);
+  if (avx512) found.insert(found.begin(), &kAvx512Kernels);
+  if (avx512 && all(a, kBf16)) found.insert(found.begin() + (bf16_is_fast() ? 0 : 1), &kAvx512Bf16Kernels);
   if (tiles && ask_for_tiles()) found.insert(found.begin(), &kAmxKernels);
   return found;
 }

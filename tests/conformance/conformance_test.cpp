@@ -51,7 +51,7 @@ TEST_P(Plugin, JudgedVariants_EachPasses) {
   uint32_t count = 0;
   motley_error error{};
   ASSERT_EQ(backend.enumerate(&best, 1, &count, &error), MOTLEY_OK) << error.text;
-  for (const char* variant : {"portable", "avx2", "avx512-vnni", "avx512-bf16", "amx"}) {
+  for (const char* variant : {"portable", "avx2", "avx-vnni", "avx512-vnni", "avx512-bf16", "amx"}) {
     if (count == 0 || std::string(variant) == best.variant) continue;
     motley_open_options open{};
     open.struct_size = sizeof open, open.variant = variant;
