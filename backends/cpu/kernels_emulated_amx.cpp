@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "cpu/kernels.hpp"
-#include "emulated_avx512.hpp"
+#include "cpu/emulated_avx512.hpp"
 #include "motley/types.h"
 
 namespace motley::cpu {
