@@ -12,10 +12,11 @@ namespace {
 constexpr int64_t kPrepareAloneMax = 4096;
 
 int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-int64_t blocks_bytes(int64_t width, bool fine) {
-  return act_blocks(width) * (fine ? 2 : 1) * static_cast<int64_t>(sizeof(ActBlock));
-}
-int64_t narrow_bytes(int64_t width, bool fine) { return narrow_columns(width) * (fine ? 2 : 1) * 2; }
+// Cache lines from one prepared row to the next, in either form: a line for each block of 32 columns, and of its rest.
+// An odd number: the rows of a tile then lie in different sets of the cache.
+int64_t lines(int64_t width, bool fine) { return act_blocks(width) * (fine ? 2 : 1) | 1; }
+constexpr int64_t kLine = sizeof(ActBlock);
+static_assert(kLine == kBlockColumns * sizeof(uint16_t));
 
 struct Prepared {
   const std::byte* at = nullptr;
@@ -106,18 +107,18 @@ void run_one(const kit::OpCall& call, const MatmulData& data, size_t i, const Pr
 }  // namespace
 
 int64_t RowForms::row_bytes(int64_t width) const {
-  return (quantised ? align(blocks_bytes(width, fine)) : 0) + (narrow ? narrow_bytes(width, fine) : 0);
+  return ((quantised ? 1 : 0) + (narrow ? 1 : 0)) * lines(width, fine) * kLine;
 }
 
 void RowForms::point(const std::byte* at, int64_t width, int64_t rows, int64_t r, MatmulArgs* args) const {
   if (quantised) {
-    args->act_stride = act_blocks(width) * (fine ? 2 : 1);
+    args->act_stride = lines(width, fine);
     args->act = reinterpret_cast<const ActBlock*>(at) + r * args->act_stride;
     args->rest = fine ? args->act + act_blocks(width) : nullptr;
-    at += align(rows * blocks_bytes(width, fine));
+    at += rows * lines(width, fine) * kLine;
   }
   if (narrow) {
-    args->narrow_stride = narrow_columns(width) * (fine ? 2 : 1);
+    args->narrow_stride = lines(width, fine) * kBlockColumns;
     args->narrow = reinterpret_cast<const uint16_t*>(at) + r * args->narrow_stride;
     args->narrow_rest = fine ? args->narrow + narrow_columns(width) : nullptr;
   }
@@ -135,9 +136,9 @@ void RowForms::copy(const std::byte* one, int64_t width, std::byte* to, int64_t 
   MatmulArgs from, at;
   point(one, width, 1, 0, &from);
   point(to, width, rows, r, &at);
-  if (quantised) std::memcpy(const_cast<ActBlock*>(at.act), from.act, static_cast<size_t>(blocks_bytes(width, fine)));
-  if (narrow)
-    std::memcpy(const_cast<uint16_t*>(at.narrow), from.narrow, static_cast<size_t>(narrow_bytes(width, fine)));
+  const auto bytes = static_cast<size_t>(act_blocks(width) * (fine ? 2 : 1) * kLine);
+  if (quantised) std::memcpy(const_cast<ActBlock*>(at.act), from.act, bytes);
+  if (narrow) std::memcpy(const_cast<uint16_t*>(at.narrow), from.narrow, bytes);
 }
 
 PanelMatrix rows_of(PanelMatrix matrix, const RowsOf& rows) {

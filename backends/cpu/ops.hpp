@@ -31,7 +31,7 @@ struct Activation {
 };
 
 // The forms in which products read the rows of their input. Prepared rows lie form by form: the int8 blocks of all
-// rows, then all rows in bf16, from the next multiple of 64 bytes on.
+// rows, then all rows in bf16. They lie at multiples of 64 bytes.
 struct RowForms {
   bool quantised = false, narrow = false, floats = false;
   // int8 and bf16 plus their rest: for what one such number alone would blur (logits, queries, keys, routes).
