@@ -339,7 +339,7 @@ TEST_P(MatmulTest, ReadRow_IsTheFilesValue) {
 
 // Sets of one numeric class: those with AVX-512 multiply quantised weights to the same bits.
 TEST_P(MatmulTest, SetsOfAClass_GiveTheSameBits) {
-  constexpr int64_t kRows = 48, kCols = 512, kActRows = 40;
+  constexpr int64_t kRows = 48, kCols = 512, kActRows = 70;
   const auto data = random_rows(GetParam().dtype, kRows, kCols, 23);
   const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
   const auto of_class = [](const KernelSet& s) {
