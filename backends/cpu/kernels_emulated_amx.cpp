@@ -4,8 +4,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "cpu/kernels.hpp"
 #include "cpu/emulated_avx512.hpp"
+#include "cpu/kernels.hpp"
 #include "motley/types.h"
 
 namespace motley::cpu {

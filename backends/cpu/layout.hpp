@@ -123,8 +123,8 @@ inline int64_t panel_bytes_of(PanelKind kind, int64_t blocks, int64_t group) {
 // Where element (column, row) of a panel of BF16 by pairs lies, in elements.
 inline int64_t pair_place(int64_t column, int64_t row) { return column / 2 * 2 * kPanelRows + row * 2 + column % 2; }
 
-// 32 activations: x is close to d * q. sum = d * (sum of q); halves: the sums of q 0-15 and 16-31. A cache line each: of
-// q that crosses lines a tile load waits until earlier stores are in the cache.
+// 32 activations: x is close to d * q. sum = d * (sum of q); halves: the sums of q 0-15 and 16-31. A cache line each:
+// of q that crosses lines a tile load waits until earlier stores are in the cache.
 struct alignas(64) ActBlock {
   int8_t q[kBlockColumns];
   float d, sum;
