@@ -246,7 +246,7 @@ class Fuser {
     data->eps = norm >= 0 ? op(norm).attr.norm.eps : 0;
     made.in = {x, residual};
     const int64_t rows = value(x).rows, width = value(x).width;
-    data->forms.fine = data->forms.prepared() && (needs_fine(rows, outs) || producer(x, MOTLEY_OP_PAGED_ATTENTION) >= 0);
+    data->forms.fine = data->forms.prepared() && needs_fine(rows, outs);
     const int32_t prepared = add_prepared(rows, data->forms.row_bytes(width));
     const int32_t normed =
         data->norm && data->forms.floats ? plan_.add_value(MOTLEY_F32, rows, width, width * 4) : MOTLEY_NONE;
@@ -301,7 +301,7 @@ class Fuser {
   }
 
   // Logits, and what becomes queries, keys, values and routes: rounding there moves the result most (README.md has
-  // figures). So does what attention hands on, beside what it costs: less than a tenth of a layer.
+  // figures).
   bool needs_fine(int64_t rows, const std::vector<int32_t>& results) const {
     if (rows == MOTLEY_DIM_HEAD_ROWS) return true;
     for (const int32_t id : results) {
