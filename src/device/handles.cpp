@@ -144,6 +144,17 @@ Result<EventHandle> Device::copy_from_host(const QueueHandle& queue, const Buffe
   return EventHandle(api_, event);
 }
 
+Result<EventHandle> Device::import_kv(const QueueHandle& queue, const KvHandle& kv, std::span<const int32_t> blocks,
+                                      uint32_t layers, std::span<const std::byte> from) const {
+  if (api_->kv_import == nullptr) return error(MOTLEY_UNIMPLEMENTED, "{} takes no KV", api_->name);
+  motley_event* event = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->kv_import(queue.get(), kv.get(), blocks.data(), static_cast<uint32_t>(blocks.size()),
+                                            0, layers, from.data(), from.size(), &event, &failure),
+                            failure, "kv_import"));
+  return EventHandle(api_, event);
+}
+
 Status Device::wait(const EventHandle& event, uint64_t timeout_ns) const {
   motley_error failure{};
   return to_status(api_->event_wait(event.get(), timeout_ns, &failure), failure, "device");

@@ -89,6 +89,10 @@ class Device {
   Result<PackedWeight> pack(const motley_weight_desc& desc) const;
   Result<KvHandle> create_kv(const motley_kv_desc& desc) const;
   Result<motley_kv_layout> kv_layout(const motley_kv_desc& desc) const;
+  // Of all layers [0, layers) of the pool, from the canonical format (docs/formats/kv.md). The host's memory is
+  // borrowed until the event has fired.
+  Result<EventHandle> import_kv(const QueueHandle& queue, const KvHandle& kv, std::span<const int32_t> blocks,
+                                uint32_t layers, std::span<const std::byte> from) const;
   // The workspace of the largest bucket, in bytes. UNIMPLEMENTED with the plugin's reason unless the segment runs
   // natively.
   Result<uint64_t> query(const motley_segment& segment, std::span<const uint32_t> buckets) const;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <utility>
 
 #include "runtime/kv_request.hpp"
@@ -76,6 +77,24 @@ Status Driver::make_kv() {
   if (shard_.kv_layers.empty()) return ok_status();
   const KvRequest request(shard_.kv_layers, options_.kv_dtype, options_.block_size, options_.kv_blocks);
   ASSIGN_OR_RETURN(kv_, device_.create_kv(request.desc));
+  return ok_status();
+}
+
+Status Driver::clear_kv(uint64_t timeout_ns) {
+  constexpr uint32_t kBlocksAtOnce = 16;
+  if (shard_.kv_layers.empty()) return ok_status();
+  const KvRequest request(shard_.kv_layers, options_.kv_dtype, options_.block_size, options_.kv_blocks);
+  ASSIGN_OR_RETURN(const motley_kv_layout layout, device_.kv_layout(request.desc));
+  const std::vector<std::byte> zeros(layout.canonical_bytes_per_block * kBlocksAtOnce);
+  std::vector<int32_t> blocks;
+  for (uint32_t begin = 0; begin < options_.kv_blocks; begin += kBlocksAtOnce) {
+    blocks.resize(std::min(kBlocksAtOnce, options_.kv_blocks - begin));
+    std::iota(blocks.begin(), blocks.end(), static_cast<int32_t>(begin));
+    const std::span<const std::byte> from = std::span(zeros).first(layout.canonical_bytes_per_block * blocks.size());
+    ASSIGN_OR_RETURN(const EventHandle event,
+                     device_.import_kv(queue_, kv_, blocks, static_cast<uint32_t>(shard_.kv_layers.size()), from));
+    RETURN_IF_ERROR(device_.wait(event, timeout_ns));
+  }
   return ok_status();
 }
 

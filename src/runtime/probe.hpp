@@ -44,8 +44,7 @@ class Probe {
   // Nanoseconds of one run of the part, the mean of `runs` behind one another: of each layer in turn, so that a layer's
   // weights lie no nearer than in a model. context >= rows of one sequence.
   Result<double> time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs);
-  // Writes every position of the pool, by the attention part or whole layers. What was never written may lie nowhere,
-  // and is read faster than memory is.
+  // Writes every position of the pool. What was never written may lie nowhere, and is read faster than memory is.
   Status write_kv();
   uint64_t weight_bytes() const { return driver_->weight_bytes(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
