@@ -17,7 +17,7 @@ struct VirtualLink {
 
 // One per shard, stage by stage. A shard of a later stage gets the residual stream from one of the stage before, which
 // all have the same. Two meet over their route of lane.routes; more over the one that all their pairs take, else over
-// shared memory. UNAVAILABLE where a route cannot be had.
+// shared memory. own_cores: as of GroupOptions, of all of them. UNAVAILABLE where a route cannot be had.
 Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config, const VirtualLink& link,
                                                  bool own_cores = false);
 

@@ -62,10 +62,17 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
 
 namespace {
 
-// Each has some, and no two the same one.
-bool have_own_cores(std::span<const NamedDevice> devices) {
+// Each device of the lane has some, and no two the same one.
+bool have_own_cores(const Lane& lane, std::span<const NamedDevice> devices) {
+  const auto takes_part = [&](const NamedDevice& device) {
+    return std::any_of(lane.stages.begin(), lane.stages.end(), [&](const Stage& stage) {
+      return std::any_of(stage.shards.begin(), stage.shards.end(),
+                         [&](const Shard& shard) { return shard.device == device.name; });
+    });
+  };
   std::vector<int> all;
   for (const NamedDevice& device : devices) {
+    if (!takes_part(device)) continue;
     if (device.cores.empty()) return false;
     all.insert(all.end(), device.cores.begin(), device.cores.end());
   }
@@ -79,7 +86,7 @@ Status RuntimeExecutor::make_drivers(const Model& model, const Placement& placem
                                      std::span<const NamedDevice> devices) {
   const Lane& lane = placement.lanes[0];
   ASSIGN_OR_RETURN(std::vector<DriverLinks> links,
-                   make_lane_links(lane, model.config(), options_.virtual_link, have_own_cores(devices)));
+                   make_lane_links(lane, model.config(), options_.virtual_link, have_own_cores(lane, devices)));
   size_t rank = 0;
   for (size_t s = 0; s < lane.stages.size(); ++s) {
     for (size_t i = 0; i < lane.stages[s].shards.size(); ++i, ++rank) {
