@@ -26,10 +26,12 @@ namespace {
 
 constexpr uint64_t kMappingBytesMax = uint64_t{1} << 38;  // address space; pages are taken when touched
 constexpr uint64_t kRingChunkBytes = 256u << 10;          // of a message: the receiver copies out behind the sender
-constexpr std::chrono::nanoseconds kSpin{50'000};         // as long as it takes to be woken, or longer
-constexpr int kPausesPerLook = 32;                        // between two looks at the clock
-constexpr size_t kMessageBytes = 256;                     // of a failure
-constexpr int kYields = 10'000;                           // while another rank writes those few bytes
+// As long as it takes to be woken, or longer. On cores of one's own so long that being woken is little beside the wait:
+// unlike shares make one side wait for the other in every layer.
+constexpr std::chrono::nanoseconds kSpin{50'000}, kSpinOnOwnCores{1'000'000};
+constexpr int kPausesPerLook = 32;     // between two looks at the clock
+constexpr size_t kMessageBytes = 256;  // of a failure
+constexpr int kYields = 10'000;        // while another rank writes those few bytes
 
 static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free);
 using Word = std::atomic<uint32_t>;
@@ -140,12 +142,12 @@ class Mapping {
 };
 
 // Spinning pays only where the others have cores of their own to come on.
-bool spins(const GroupOptions& options) {
-  if (options.own_cores) return true;
+std::chrono::nanoseconds spin_of(const GroupOptions& options) {
+  if (options.own_cores) return kSpinOnOwnCores;
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return false;
-  return CPU_COUNT(&allowed) > static_cast<int>(options.size);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return {};
+  return CPU_COUNT(&allowed) > static_cast<int>(options.size) ? kSpin : std::chrono::nanoseconds{};
 }
 
 void pause_briefly() {
@@ -157,7 +159,7 @@ void pause_briefly() {
 class SharedMemoryTransport final : public Transport {
  public:
   SharedMemoryTransport(std::shared_ptr<Mapping> mapping, uint32_t rank, const GroupOptions& options)
-      : mapping_(std::move(mapping)), rank_(rank), spins_(spins(options)) {}
+      : mapping_(std::move(mapping)), rank_(rank), spin_(spin_of(options)) {}
 
   uint32_t rank() const override { return rank_; }
   uint32_t size() const override { return mapping_->size(); }
@@ -238,8 +240,8 @@ class SharedMemoryTransport final : public Transport {
   // consistent, so either it sees this one or this one sees done().
   template <typename Done>
   Status wait_until(Word& bell, Word& sleepers, Done done) {
-    if (spins_) {
-      const auto end = std::chrono::steady_clock::now() + kSpin;
+    if (spin_.count() > 0) {
+      const auto end = std::chrono::steady_clock::now() + spin_;
       do {
         for (int i = 0; i < kPausesPerLook; ++i) {
           if (done()) return {};
@@ -299,8 +301,8 @@ class SharedMemoryTransport final : public Transport {
 
   const std::shared_ptr<Mapping> mapping_;  // shared by the ranks of this process
   const uint32_t rank_;
-  const bool spins_;
-  uint64_t posted_ = 0;  // rounds
+  const std::chrono::nanoseconds spin_;  // before it sleeps
+  uint64_t posted_ = 0;                  // rounds
   int64_t deadline_ns_ = INT64_MAX;
 };
 
