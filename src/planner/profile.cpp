@@ -10,7 +10,7 @@
 namespace motley {
 namespace {
 
-constexpr double kRatioMax = 64, kSlowdownMax = 1000;
+constexpr double kRatioMax = 64;
 constexpr double kLinkNsMax = 1e12;
 
 bool within(double value, double low, double high) { return std::isfinite(value) && value >= low && value <= high; }
@@ -41,6 +41,7 @@ Status check_device(const DeviceProfile& device) {
   for (const auto& [name, table] : tables) {
     if (Status status = table->check(); !status.ok()) return status.annotate(name);
   }
+  if (!within(device.wait_ns, 0, kCostNsMax)) return invalid_argument("wait_ns {}", device.wait_ns);
   if (!within(device.wake_ns, 0, kCostNsMax)) return invalid_argument("wake_ns {}", device.wake_ns);
   if (!within(device.chunk_context_ns, 0, kCostNsMax)) {
     return invalid_argument("chunk_context_ns {}", device.chunk_context_ns);
@@ -57,6 +58,8 @@ Status check_device(const DeviceProfile& device) {
   }
   RETURN_IF_ERROR(check_curve("context", device.context, 0, kCostNsMax));
   RETURN_IF_ERROR(check_curve("sequences", device.sequences, 0, kCostNsMax));
+  if (!within(device.context_together, 1, kSlowdownMax))
+    return invalid_argument("context_together {}", device.context_together);
   return check_curve("together", device.together, 1, kSlowdownMax);
 }
 
@@ -144,7 +147,7 @@ LinkTable::LinkTable(const PlanInput& input)
 std::vector<size_t> find_twins(const PlanInput& input) {
   const auto figures = [](const DeviceProfile& d) {
     return std::tie(d.attention, d.ffn, d.experts, d.layer, d.head, d.embed, d.context, d.chunk_context_ns, d.sequences,
-                    d.sample_ns, d.wake_ns, d.copy, d.packed_ratio, d.together);
+                    d.sample_ns, d.wait_ns, d.wake_ns, d.copy, d.packed_ratio, d.together, d.context_together);
   };
   std::vector<size_t> twins, distinct;
   for (size_t d = 0; d < input.devices.size(); ++d) {
@@ -172,10 +175,11 @@ bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
   if (x.kind != y.kind || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
       !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
       !near(x.layer, y.layer) || !near(x.context, y.context) || !near(x.sequences, y.sequences) ||
-      !near(x.wake_ns, y.wake_ns) || !near(x.chunk_context_ns, y.chunk_context_ns) ||
+      !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) || !near(x.chunk_context_ns, y.chunk_context_ns) ||
       !near(x.copy.latency_ns, y.copy.latency_ns) || !near(x.copy.ns_per_byte, y.copy.ns_per_byte) ||
       !near(x.packed_ratio, y.packed_ratio) ||
-      !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || !near(x.together, y.together)) {
+      !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || !near(x.together, y.together) ||
+      !near(x.context_together, y.context_together)) {
     return false;
   }
   for (size_t other = 0; other < input.devices.size(); ++other) {

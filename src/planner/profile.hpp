@@ -15,6 +15,7 @@
 namespace motley {
 
 inline constexpr size_t kPlanDevicesMax = 256;
+inline constexpr double kSlowdownMax = 1000;  // of `together` and `context_together`
 
 // A figure by rows.
 struct RowCurve {
@@ -38,25 +39,27 @@ struct DeviceProfile {
   std::string memory_group;                    // devices of one name share memory and its bus; empty: its own
   std::string format;                          // what it packs weights to, for people; empty: as in the file
   uint64_t memory_total = 0, memory_free = 0;  // bytes; within a group each says what the group has
-  CostTable attention;          // one layer's attention part of one sequence's rows, without what it reads of the KV
-                                // pool; units = KV heads
-  CostTable ffn;                // one layer's dense (or shared) FFN; units = columns
-  CostTable experts;            // one layer's routed experts; units = experts held; empty if the model is dense
-  CostTable head;               // norm and logits; units = vocabulary rows; rows = rows whose logits are asked for
-  CostTable embed;              // units = vocabulary rows held
-  CostTable layer;              // one whole layer (as the middle one) among others of one program; units = 1; empty:
-                                // what its parts take, less a program each
-  RowCurve context;             // ns per KV head and position read, of one layer; rows = so many, each of a sequence of
-                                // its own
+  CostTable attention;  // one layer's attention part of one sequence's rows, without what it reads of the KV
+                        // pool, between two meetings with others: the host waits for it; units = KV heads
+  CostTable ffn;        // one layer's dense (or shared) FFN, likewise; units = columns
+  CostTable experts;    // one layer's routed experts, likewise; units = experts held; empty if the model is dense
+  CostTable head;       // norm and logits; units = vocabulary rows; rows = rows whose logits are asked for
+  CostTable embed;      // units = vocabulary rows held
+  CostTable layer;      // one whole layer (as the middle one) among others of one program; units = 1; empty:
+                        // what its parts take, less a program each
+  RowCurve context;     // ns per KV head and position read, of one layer; rows = so many, each of a sequence of
+                        // its own
   double chunk_context_ns = 0;  // the same where the rows are one sequence's; 0 = as one row's
   RowCurve sequences;           // ns per KV head of one layer, of rows of sequences of their own, beside what as many
                                 // rows of one take
   int64_t sample_ns = 0;        // of one row, beside the program's own time
-  double wake_ns = 0;           // of a program after a pause, beside its time behind another
+  double wait_ns = 0;           // of a program that the host waits for, beside its time behind another
+  double wake_ns = 0;           // the same after a pause
   CopyCost copy;                // between the device's memory and the host's
   double packed_ratio = 1;      // bytes that weights take here / bytes in the file
   RowCurve together;            // time while every other device of the memory group runs the same, divided by the time
                                 // alone; at least 1; empty: 1
+  double context_together = 1;  // the same of what rows that decode read of the KV pool
 };
 
 // A sum over two devices of what lies in the host's memory already: for no data, and per byte.

@@ -57,11 +57,13 @@ ordered_json device_json(const DeviceProfile& device) {
   json["context"] = curve_json(device.context, "ns");
   if (device.chunk_context_ns > 0) json["chunk_context_ns"] = device.chunk_context_ns;
   if (!device.sequences.rows.empty()) json["sequences"] = curve_json(device.sequences, "ns");
+  if (device.wait_ns > 0) json["wait_ns"] = device.wait_ns;
   if (device.wake_ns > 0) json["wake_ns"] = device.wake_ns;
   if (device.copy.latency_ns > 0 || device.copy.ns_per_byte > 0) json["copy"] = rates_json(device.copy);
   json["sample_ns"] = device.sample_ns;
   json["packed_ratio"] = device.packed_ratio;
   if (!device.together.rows.empty()) json["together"] = curve_json(device.together, "factors");
+  if (device.context_together > 1) json["context_together"] = device.context_together;
   return json;
 }
 
@@ -114,10 +116,10 @@ Status read_parts(const JsonFields& fields, DeviceProfile* device) {
 
 Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) {
   const JsonFields fields(json, std::move(where));
-  RETURN_IF_ERROR(fields.check_names({"name",      "kind",    "memory_group",     "format",    "memory_bytes",
-                                      "attention", "ffn",     "experts",          "layer",     "head",
-                                      "embed",     "context", "chunk_context_ns", "sequences", "wake_ns",
-                                      "sample_ns", "copy",    "packed_ratio",     "together",  "copies"}));
+  RETURN_IF_ERROR(fields.check_names(
+      {"name",      "kind", "memory_group", "format",   "memory_bytes",     "attention", "ffn",     "experts",
+       "layer",     "head", "embed",        "context",  "chunk_context_ns", "sequences", "wait_ns", "wake_ns",
+       "sample_ns", "copy", "packed_ratio", "together", "context_together", "copies"}));
   DeviceProfile device;
   RETURN_IF_ERROR(fields.text("name", &device.name));
   RETURN_IF_ERROR(fields.text("kind", &device.kind));
@@ -129,6 +131,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(memory.whole("total", &device.memory_total, 0, INT64_MAX));
   RETURN_IF_ERROR(memory.whole("free", &device.memory_free, 0, INT64_MAX));
   RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns, 0, kCostNsMax, false));
+  RETURN_IF_ERROR(fields.number("wait_ns", &device.wait_ns, 0, kCostNsMax, false));
   RETURN_IF_ERROR(fields.number("wake_ns", &device.wake_ns, 0, kCostNsMax, false));
   if (const hf::JsonValue* copy = fields.find("copy")) {
     const JsonFields rates(*copy, fields.where() + ".copy");
@@ -137,6 +140,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   }
   RETURN_IF_ERROR(fields.whole("sample_ns", &device.sample_ns, 0, static_cast<int64_t>(kCostNsMax)));
   RETURN_IF_ERROR(fields.number("packed_ratio", &device.packed_ratio, 1e-3, 64));
+  RETURN_IF_ERROR(fields.number("context_together", &device.context_together, 1, kSlowdownMax, false));
   RETURN_IF_ERROR(read_parts(fields, &device));
   PlanInput alone;
   alone.devices.push_back(std::move(device));

@@ -93,13 +93,17 @@ double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads
   double weights = curve.at(heads);
   if (curve.units.size() == 1 && heads < curve.units[0]) {
     // Less than was measured: all but what any program costs goes by its part.
-    const double fixed = std::min(curve.ns[0], program_ns(device));
+    const double fixed = std::min(curve.ns[0], program_ns(device) + wait_ns(device));
     weights = fixed + (curve.ns[0] - fixed) * heads / curve.units[0];
   }
   const DeviceProfile& profile = input_.devices[device];
   const double chunk_ns = profile.chunk_context_ns > 0 ? profile.chunk_context_ns : profile.context.at(1);
-  return weights + count(kv_heads) * (curves(device).context_ns * decode_positions_[kind] +
-                                      chunk_ns * chunk_positions_[kind] + curves(device).sequences_ns);
+  return weights + reading_ns(device, kind, kv_heads) +
+         count(kv_heads) * (chunk_ns * chunk_positions_[kind] + curves(device).sequences_ns);
+}
+
+double StepCosts::reading_ns(size_t device, uint32_t kind, int64_t kv_heads) const {
+  return count(kv_heads) * curves(device).context_ns * decode_positions_[kind];
 }
 
 double StepCosts::ffn_ns(size_t device, uint32_t kind, int64_t columns, int64_t experts) const {
@@ -165,10 +169,18 @@ double StepCosts::token_hop_ns(size_t from, size_t to) const {
 }
 
 double StepCosts::slowdown(size_t device, size_t active) const {
+  return shared(device, active, curves(device).slowdown);
+}
+
+double StepCosts::reading_slowdown(size_t device, size_t active) const {
+  return shared(device, active, input_.devices[device].context_together);
+}
+
+double StepCosts::shared(size_t device, size_t active, double factor) const {
   const size_t members = group_sizes_[groups_[device]];
   if (members < 2 || active < 2) return 1;
   const double others = static_cast<double>(std::min(active, members) - 1);
-  return 1 + (curves(device).slowdown - 1) * others / static_cast<double>(members - 1);
+  return 1 + (factor - 1) * others / static_cast<double>(members - 1);
 }
 
 namespace {
@@ -186,13 +198,17 @@ class StageClock {
     cost_.busy_ns.assign(stage_.shards.size(), 0);
     for (const ShardPlan& shard : stage_.shards) {
       devices_.push_back(shard.device);
-      slowdowns_.push_back(costs.slowdown(shard.device, active(plan, stage, shard.device, overlapped)));
+      const size_t running = active(plan, stage, shard.device, overlapped);
+      slowdowns_.push_back(costs.slowdown(shard.device, running));
+      reading_slowdowns_.push_back(costs.reading_slowdown(shard.device, running));
     }
     reduce_ns_ = costs.all_reduce_ns(devices_);
   }
 
   void embed() {
-    part(1, [&](const ShardPlan& s) { return Work{costs_.embed_ns(s.device, s.vocab_rows), pull(s, s.vocab_rows)}; });
+    part(1, [&](const ShardPlan& s) {
+      return Work{costs_.embed_ns(s.device, s.vocab_rows) + wait(s), pull(s, s.vocab_rows)};
+    });
     cost_.ns += reduce_ns_;
   }
 
@@ -202,11 +218,15 @@ class StageClock {
     for (uint32_t kind = 0; kind < of_kind.size(); ++kind) {
       if (of_kind[kind] == 0) continue;
       if (!split_) {
-        part(of_kind[kind], [&](const ShardPlan& s) { return Work{costs_.layer_ns(s.device, kind), 0}; });
+        part(of_kind[kind], [&](const ShardPlan& s) {
+          return Work{costs_.layer_ns(s.device, kind), 0, costs_.reading_ns(s.device, kind, s.kv_heads)};
+        });
         continue;
       }
       part(of_kind[kind], [&](const ShardPlan& s) {
-        return shared(s, costs_.attention_ns(s.device, kind, s.query_heads, s.kv_heads));
+        Work work = shared(s, costs_.attention_ns(s.device, kind, s.query_heads, s.kv_heads));
+        work.reading_ns = s.query_heads > 0 ? costs_.reading_ns(s.device, kind, s.kv_heads) : 0;
+        return work;
       });
       part(of_kind[kind],
            [&](const ShardPlan& s) { return shared(s, costs_.ffn_ns(s.device, kind, s.ffn_columns, s.experts)); });
@@ -228,7 +248,7 @@ class StageClock {
                                              [](const ShardPlan& shard) { return shard.vocab_rows > 0; });
     part(1, [&](const ShardPlan& s) {
       if (s.vocab_rows == 0) return Work{};
-      return Work{costs_.head_ns(s.device, s.vocab_rows),
+      return Work{costs_.head_ns(s.device, s.vocab_rows) + wait(s),
                   holders > 1 ? costs_.copy_logits_ns(s.device, s.vocab_rows) : 0};
     });
     double meet = 0;
@@ -261,7 +281,11 @@ class StageClock {
  private:
   struct Work {
     double program_ns = 0, copies_ns = 0;
+    double reading_ns = 0;  // of the program's
   };
+
+  // Of a program before a meeting.
+  double wait(const ShardPlan& shard) const { return split_ ? costs_.wait_ns(shard.device) : 0; }
 
   double pull(const ShardPlan& shard, int64_t units) const {
     return split_ && units > 0 ? costs_.copy_residual_ns(shard.device) : 0;
@@ -270,7 +294,7 @@ class StageClock {
   // A shard's part between two sums. Without units it still gets the one and adds it.
   Work shared(const ShardPlan& shard, double program_ns) const {
     const double copy = costs_.copy_residual_ns(shard.device);
-    return program_ns > 0 ? Work{program_ns, 2 * copy} : Work{costs_.program_ns(shard.device), copy};
+    return program_ns > 0 ? Work{program_ns, 2 * copy} : Work{costs_.program_ns(shard.device) + wait(shard), copy};
   }
 
   // Devices of its group that run while this one does, itself included.
@@ -289,7 +313,8 @@ class StageClock {
     double latest = 0;
     for (size_t i = 0; i < stage_.shards.size(); ++i) {
       const Work work = work_of(stage_.shards[i]);
-      const double ns = work.program_ns * slowdowns_[i];
+      const double reading = std::min(work.reading_ns, work.program_ns);
+      const double ns = (work.program_ns - reading) * slowdowns_[i] + reading * reading_slowdowns_[i];
       cost_.busy_ns[i] += times * ns;
       latest = std::max(latest, ns + work.copies_ns);
     }
@@ -300,7 +325,7 @@ class StageClock {
   const StagePlan& stage_;
   const bool split_, first_, last_, lone_;
   std::vector<size_t> devices_;
-  std::vector<double> slowdowns_;  // [shard]
+  std::vector<double> slowdowns_, reading_slowdowns_;  // [shard]
   double reduce_ns_ = 0;
   StageCost cost_;
 };

@@ -4,13 +4,13 @@
 // layers differ, with the parts that it has instead. Shards run, for each layer, the attention part and
 // the FFN part as a program each, and after either an all-reduce: the slowest shard's program with its copies counts,
 // from its device's memory to the host's before, and back after. Embedding before the first layer; head, gathering of
-// logits and sampling after the last. A program costs something whatever it computes: as much as a look-up of one row.
-// Shards of one memory group slow one another's programs down by the measured factor, also where one of them is done
-// first: a split must pay without what a partner that idles leaves of the bus. Copies of the residual stream to the
-// next stage take the time of the devices, hops between them do not. All-reduce of v bytes over n shards: for the
-// slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a the latency and b the time of a byte: one
-// shot, or a ring. Hops between stages: a + v b of the slowest receiver, which has
-// waited and wakes.
+// logits and sampling after the last; the host waits for each of them, too. A program costs something whatever it
+// computes: as much as a look-up of one row. Shards of one memory group slow one another's programs down by the
+// measured factor, also where one of them is done first: a split must pay without what a partner that idles leaves of
+// the bus. Copies of the residual stream to the next stage take the time of the devices, hops between them do not.
+// All-reduce of v bytes over n shards: for the slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a
+// the latency and b the time of a byte: one shot, or a ring. Hops between stages: a + v b of the slowest receiver,
+// which has waited and wakes.
 #pragma once
 
 #include <cstddef>
@@ -29,12 +29,15 @@ class StepCosts {
 
   // Nanoseconds of one layer of the kind as a program of its own. 0 for no units.
   double attention_ns(size_t device, uint32_t kind, int64_t query_heads, int64_t kv_heads) const;
+  // Of that, what rows that decode read of the KV pool.
+  double reading_ns(size_t device, uint32_t kind, int64_t kv_heads) const;
   double ffn_ns(size_t device, uint32_t kind, int64_t columns, int64_t experts) const;
   double embed_ns(size_t device, int64_t rows) const;
   double head_ns(size_t device, int64_t rows) const;
   double sample_ns(size_t device) const;
   double layer_ns(size_t device, uint32_t kind) const;  // whole, within a program of several
   double program_ns(size_t device) const;               // of any program, beside what it computes
+  double wait_ns(size_t device) const { return input_.devices[device].wait_ns; }
   // One way: the residual stream; the sampled ids.
   double copy_residual_ns(size_t device) const { return copy_ns(device, load_.rows() * residual_row_bytes()); }
   double copy_ids_ns(size_t device) const;
@@ -49,6 +52,7 @@ class StepCosts {
   double token_hop_ns(size_t from, size_t to) const;                   // sampled ids, to one that embeds
   // With `active` devices of its memory group running: 1 or more.
   double slowdown(size_t device, size_t active) const;
+  double reading_slowdown(size_t device, size_t active) const;
   size_t group_of(size_t device) const { return groups_[device]; }
 
   const ModelShape& shape() const { return shape_; }
@@ -65,6 +69,7 @@ class StepCosts {
   };
   Curves curves_of(const DeviceProfile& device) const;
   static double fused_ffn_ns(const Curves& curves, const LayerShape& layer, int64_t columns, int64_t experts);
+  double shared(size_t device, size_t active, double factor) const;  // that holds with the whole group running
   double copy_ns(size_t device, double bytes) const { return input_.devices[device].copy.at(bytes); }
   double residual_row_bytes() const;
   const ModelShape& shape_;

@@ -19,7 +19,6 @@ namespace motley {
 
 inline constexpr int kCopySamples = 5;  // of copies and links, of which the median counts
 inline constexpr int kCopyRounds = 8;
-inline constexpr uint32_t kRunsMax = 8;       // of a program behind one another; fewer where the queue is shallower
 inline constexpr uint32_t kCopiedRows = 256;  // at which what a byte costs is measured; beside one
 
 // The lower one of an even number: what disturbs a time only adds to it.

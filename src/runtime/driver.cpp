@@ -80,15 +80,16 @@ Status Driver::make_kv() {
   return ok_status();
 }
 
-Status Driver::clear_kv(uint64_t timeout_ns) {
+Status Driver::clear_kv(uint32_t first_blocks, uint64_t timeout_ns) {
   constexpr uint32_t kBlocksAtOnce = 16;
   if (shard_.kv_layers.empty()) return ok_status();
   const KvRequest request(shard_.kv_layers, options_.kv_dtype, options_.block_size, options_.kv_blocks);
   ASSIGN_OR_RETURN(const motley_kv_layout layout, device_.kv_layout(request.desc));
   const std::vector<std::byte> zeros(layout.canonical_bytes_per_block * kBlocksAtOnce);
   std::vector<int32_t> blocks;
-  for (uint32_t begin = 0; begin < options_.kv_blocks; begin += kBlocksAtOnce) {
-    blocks.resize(std::min(kBlocksAtOnce, options_.kv_blocks - begin));
+  const uint32_t end = std::min(first_blocks, options_.kv_blocks);
+  for (uint32_t begin = 0; begin < end; begin += kBlocksAtOnce) {
+    blocks.resize(std::min(kBlocksAtOnce, end - begin));
     std::iota(blocks.begin(), blocks.end(), static_cast<int32_t>(begin));
     const std::span<const std::byte> from = std::span(zeros).first(layout.canonical_bytes_per_block * blocks.size());
     ASSIGN_OR_RETURN(const EventHandle event,

@@ -93,8 +93,8 @@ class Driver {
   const Device& device() const { return device_; }
   const Tape& tape() const { return tape_; }
   uint64_t weight_bytes() const { return weight_bytes_; }  // resident
-  // Zeros to every position of the KV pool, before start(). UNIMPLEMENTED where the device takes no KV from the host.
-  Status clear_kv(uint64_t timeout_ns);
+  // Zeros to the first blocks of the KV pool, before start(). UNIMPLEMENTED where the device takes no KV from the host.
+  Status clear_kv(uint32_t first_blocks, uint64_t timeout_ns);
   DriverWork work() const { return {programs_, rows_, bytes_moved_, busy_ns_}; }
   // When its device has used up its time, of system_clock(). INT64_MAX where the driver waits for nothing of it just
   // now: idle, in a meeting, or asleep until a step has ended. Any thread.

@@ -22,8 +22,12 @@ namespace motley {
 namespace {
 
 constexpr int kVirtualSamples = 3;
-constexpr int kVisits = 2;                           // to each part, which is sampled as Sampling says
-constexpr double kShortNs = 600'000, kSlowNs = 4e6;  // of the first run, whose layer is in no cache
+constexpr int kVisits = 2;                    // to each part, which is sampled as Sampling says
+constexpr uint32_t kRunsMax = 8;              // of a sample; fewer where the device's queue is shallower
+constexpr int kWarmUps = 2, kWarmUpsMax = 8;  // rounds before a sample, while each is faster than the last
+constexpr double kFaster = 0.95;
+constexpr int kShortSamples = 3;                     // of a short part, at each visit
+constexpr double kShortNs = 600'000, kSlowNs = 8e6;  // of the first run, whose layer is in no cache
 constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence; beyond, time grows with the rows
 constexpr double kSampleNs = 500'000;  // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
@@ -32,6 +36,7 @@ constexpr uint32_t kContextReads = Probe::kKvBlocks * Probe::kBlockSize;  // of 
 constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
 constexpr uint32_t kNear = 16;       // positions where little is read
 constexpr int kTogetherRounds = 2;
+constexpr uint32_t kTogetherReaders = 16;  // sequences whose reading is timed then
 constexpr int64_t kColumnGrain = 64;
 constexpr int kWakeSamples = 9;
 constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits for more before it sleeps
@@ -65,26 +70,35 @@ class DeviceMeasurer {
         depth_(std::max(1u, device.description.desc.queue_depth)),
         layers_(measured_layers(model)) {}
 
-  // A part to be timed.
+  // A part to be timed; with `both`, a split layer's attention and FFN by turns.
   struct Timing {
     Probe* probe;
     motley_cut cut;
     ProbeLoad load;
+    bool both = false;
+    bool behind_layers = false;  // a row of the measured layers has gone before, and taken the caches
+  };
+  struct Times {
+    double ns = 0;
+    double ffn_ns = 0;  // of both; then `ns` is the attention's
+    double sum() const { return ns + ffn_ns; }
   };
 
   Result<DeviceProfile> run();
   // Nanoseconds of one run of each, the median of several. They are taken in turns, so that what disturbs the machine
   // for a while hits a sample of each and not all samples of one.
-  Result<std::vector<double>> times_ns(std::span<const Timing> timings);
+  Result<std::vector<Times>> times_of(std::span<const Timing> timings);
   Result<double> time_ns(Probe& probe, motley_cut cut, const ProbeLoad& load) {
     const Timing timing{&probe, cut, load};
-    ASSIGN_OR_RETURN(const std::vector<double> times, times_ns(std::span(&timing, 1)));
-    return times[0];
+    ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(std::span(&timing, 1)));
+    return times[0].ns;
   }
   Result<std::unique_ptr<Probe>> probe(const ProbeShare& share) const {
     return Probe::create(model_, *device_.device, share, options_.rows_max, static_cast<int32_t>(options_.kv_dtype),
                          options_.virtual_time);
   }
+  // Positions that the load's rows read in the probed layer.
+  double reads_of(const ProbeLoad& load) const;
   const MeasuredDevice& device() const { return device_; }
   const ModelAxes& axes() const { return axes_; }
   LayerRange layers() const { return layers_; }  // to measure in turn
@@ -95,24 +109,22 @@ class DeviceMeasurer {
     CostTable* table;
     uint32_t rows_max;
     std::vector<int64_t> units;
-    std::function<ProbeShare(int64_t)> share;
-    std::function<ProbeLoad(uint32_t rows)> load = [](uint32_t r) { return ProbeLoad{.rows = r}; };
-    // What of the time is not the table's.
-    std::function<double(int64_t units, uint32_t rows)> read_ns = [](int64_t, uint32_t) { return 0.0; };
+    bool behind_layers = false;  // as in a step
   };
-  // How a part is sampled at each visit. A short one takes the layers in turn, and first runs twice: what ran before
-  // has taken the caches, and it takes two rounds to have them back. A slow one has no time to notice.
+  // How a part is sampled at each visit. A short one takes the layers in turn, and first runs for some rounds: what ran
+  // before has taken the caches, and it takes two rounds or more to have them back. A slow one has no time to notice.
   struct Sampling {
-    uint32_t turns = 1;  // programs of a round
-    int warm_ups = 0;    // rounds
-    uint32_t runs = 1;   // of a sample
+    uint32_t turns = 1;     // programs of a round
+    bool warms_up = false;  // before its samples
+    uint32_t runs = 1;      // of a sample
     int samples = 1;
-    double first_ns = 0;  // counts as a sample; 0 = none
   };
+  Result<Times> take(const Timing& timing, uint32_t runs);
   Result<Sampling> sampling_of(const Timing& timing);
+  Result<double> warm_up(const Timing& timing, const Sampling& plan);  // ns that it took
   Status measure(const Part& part);
-  // Positions that the load's rows read in the probed layer.
-  double reads_of(const ProbeLoad& load) const;
+  Status measure_parts(DeviceProfile* profile, CostTable DeviceProfile::*other, const std::vector<int64_t>& units,
+                       int64_t ProbeShare::*share);
   Status measure_layer(DeviceProfile* profile);
   Status measure_sampling(DeviceProfile* profile);
   Status measure_wake(DeviceProfile* profile);
@@ -124,48 +136,75 @@ class DeviceMeasurer {
   const MeasureOptions& options_;
   const uint32_t depth_;
   const LayerRange layers_;
+  void count_weights(const Probe& probe) {
+    packed_bytes_ += static_cast<double>(probe.weight_bytes());
+    source_bytes_ += static_cast<double>(probe.source_bytes());
+  }
+  std::unique_ptr<Probe> several_;  // the measured layers, whole, as one program
+  double wait_ns_ = 0;              // as in the profile
   double source_bytes_ = 0, packed_bytes_ = 0;
 };
 
-Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timing) {
-  if (options_.virtual_time) return Sampling{1, 0, 1, kVirtualSamples, 0};  // there all runs are alike, but for jitter
-  ASSIGN_OR_RETURN(const double once, timing.probe->time_ns(timing.cut, timing.load, 1));
-  if (options_.pace) RETURN_IF_ERROR(options_.pace(once));
-  if (once > kSlowNs) return Sampling{1, 0, 1, 1, once};
-  const uint32_t rounds = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(once, 1.0), 1.0, double{kRunsMax}));
-  if (once > kShortNs) return Sampling{1, 2, std::min(rounds, depth_), 1, 0};
-  const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
-  const uint32_t turns = std::clamp(programs, 1u, depth_);
-  return Sampling{turns, 2, std::min(std::max(rounds / turns, 1u) * turns, depth_), 2, 0};
+Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_t runs) {
+  if (timing.both) {
+    ASSIGN_OR_RETURN(const PartTimes parts, timing.probe->parts_ns(timing.load, runs));
+    return Times{parts.attention_ns, parts.ffn_ns};
+  }
+  if (timing.behind_layers) RETURN_IF_ERROR(several_->time_ns(MOTLEY_CUT_STAGE, {}, 1).error());
+  ASSIGN_OR_RETURN(const double ns, timing.probe->time_ns(timing.cut, timing.load, runs));
+  return Times{ns, 0};
 }
 
-Result<std::vector<double>> DeviceMeasurer::times_ns(std::span<const Timing> timings) {
+Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timing) {
+  if (options_.virtual_time) return Sampling{1, false, 1, kVirtualSamples};  // there all are alike, but for jitter
+  ASSIGN_OR_RETURN(const Times first, take(timing, 1));
+  const double once = first.sum();
+  if (options_.pace) RETURN_IF_ERROR(options_.pace(once));
+  if (once > kSlowNs) return Sampling{1, false, 1, 1};
+  if (timing.behind_layers) return Sampling{1, false, 1, kShortSamples};
+  const uint32_t rounds = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(once, 1.0), 1.0, double{kRunsMax}));
+  if (once > kShortNs) return Sampling{1, true, std::min(rounds, depth_), 1};
+  const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
+  const uint32_t turns = std::clamp(programs, 1u, depth_);
+  return Sampling{turns, true, std::min(std::max(rounds / turns, 1u) * turns, depth_), kShortSamples};
+}
+
+Result<double> DeviceMeasurer::warm_up(const Timing& timing, const Sampling& plan) {
+  double spent_ns = 0, last = 0;
+  for (int round = 0; plan.warms_up && round < kWarmUpsMax; ++round) {
+    ASSIGN_OR_RETURN(const Times times, take(timing, plan.turns));
+    spent_ns += times.sum() * plan.turns;
+    if (round >= kWarmUps && times.sum() > kFaster * last) break;
+    last = times.sum();
+  }
+  return spent_ns;
+}
+
+Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of(std::span<const Timing> timings) {
+  struct Samples {
+    std::vector<double> ns, ffn_ns;
+    void add(const Times& times) { ns.push_back(times.ns), ffn_ns.push_back(times.ffn_ns); }
+  };
   std::vector<Sampling> plans;
-  std::vector<std::vector<double>> samples(timings.size());
+  std::vector<Samples> samples(timings.size());
   for (size_t i = 0; i < timings.size(); ++i) {
     ASSIGN_OR_RETURN(const Sampling plan, sampling_of(timings[i]));
     plans.push_back(plan);
-    if (plan.first_ns > 0) samples[i].push_back(plan.first_ns);
   }
   for (int visit = 0; visit < (options_.virtual_time ? 1 : kVisits); ++visit) {
     for (size_t i = 0; i < timings.size(); ++i) {
-      const auto& [part, cut, load] = timings[i];
       const Sampling& plan = plans[i];
-      double spent_ns = 0;
-      for (int again = 0; again < plan.warm_ups; ++again) {
-        ASSIGN_OR_RETURN(const double ns, part->time_ns(cut, load, plan.turns));
-        spent_ns += ns * plan.turns;
-      }
+      ASSIGN_OR_RETURN(double spent_ns, warm_up(timings[i], plan));
       for (int sample = 0; sample < plan.samples; ++sample) {
-        ASSIGN_OR_RETURN(const double ns, part->time_ns(cut, load, plan.runs));
-        samples[i].push_back(ns);
-        spent_ns += ns * plan.runs;
+        ASSIGN_OR_RETURN(const Times times, take(timings[i], plan.runs));
+        samples[i].add(times);
+        spent_ns += times.sum() * plan.runs;
       }
       if (options_.pace) RETURN_IF_ERROR(options_.pace(spent_ns));
     }
   }
-  std::vector<double> times;
-  for (std::vector<double>& of_one : samples) times.push_back(lower_median(std::move(of_one)));
+  std::vector<Times> times;
+  for (Samples& of : samples) times.push_back({lower_median(std::move(of.ns)), lower_median(std::move(of.ffn_ns))});
   return times;
 }
 
@@ -178,19 +217,61 @@ Status DeviceMeasurer::measure(const Part& part) {
   std::vector<std::unique_ptr<Probe>> probes;
   std::vector<Timing> timings;
   for (const int64_t units : part.units) {
-    ASSIGN_OR_RETURN(auto made, probe(part.share(units)));
+    ASSIGN_OR_RETURN(auto made, probe({.vocab_rows = units}));
     probes.push_back(std::move(made));
-    for (const uint32_t r : rows) timings.push_back({probes.back().get(), part.cut, part.load(r)});
+    for (const uint32_t r : rows)
+      timings.push_back({probes.back().get(), part.cut, {.rows = r}, false, part.behind_layers});
   }
-  ASSIGN_OR_RETURN(const std::vector<double> times, times_ns(timings));
+  ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
   for (size_t u = 0; u < part.units.size(); ++u) {
     std::vector<double>& line = table.ns.emplace_back();
-    for (size_t r = 0; r < rows.size(); ++r)
-      line.push_back(std::max(0.0, times[u * rows.size() + r] - part.read_ns(part.units[u], rows[r])));
+    const double waited_ns = part.behind_layers ? wait_ns_ : 0;
+    for (size_t r = 0; r < rows.size(); ++r) line.push_back(std::max(0.0, times[u * rows.size() + r].ns - waited_ns));
   }
-  packed_bytes_ += static_cast<double>(probes.back()->weight_bytes());
-  source_bytes_ += static_cast<double>(probes.back()->source_bytes());
+  count_weights(*probes.back());
   table.make_monotone();
+  return ok_status();
+}
+
+// Both parts of a split layer, of like shares: attention and what `share` says, which goes to the table `other`. The
+// attention's table is filled by the first that is measured with it.
+Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DeviceProfile::*other,
+                                     const std::vector<int64_t>& units, int64_t ProbeShare::*share) {
+  if (units.empty()) return ok_status();  // the model has none
+  const std::vector<int64_t> heads = unit_points(axes_.kv_heads, 1);
+  const std::vector<uint32_t> rows = row_points(options_.rows_max);
+  const size_t shares = std::max(heads.size(), units.size());
+  const auto at = [&](size_t points, size_t i) {
+    return points - std::min(points, shares - i);
+  };  // the last is the whole
+  std::vector<std::unique_ptr<Probe>> probes;
+  std::vector<Timing> timings;
+  for (size_t i = 0; i < shares; ++i) {
+    ProbeShare both{.layers = layers_, .kv_heads = heads[at(heads.size(), i)]};
+    both.*share = units[at(units.size(), i)];
+    ASSIGN_OR_RETURN(auto made, probe(both));
+    RETURN_IF_ERROR(made->write_kv(rows.back()));
+    probes.push_back(std::move(made));
+    for (const uint32_t r : rows) timings.push_back({probes.back().get(), MOTLEY_CUT_FFN_PART, prompt_of(r), true});
+  }
+  ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
+  const auto fill = [&](CostTable* table, const std::vector<int64_t>& points, const auto& ns_of) {
+    if (!table->empty()) return;
+    table->rows.assign(rows.begin(), rows.end());
+    table->units = points;
+    table->ns.assign(points.size(), std::vector<double>(rows.size()));
+    for (size_t i = 0; i < shares; ++i) {  // a larger share overwrites a smaller one of the same units
+      for (size_t r = 0; r < rows.size(); ++r)
+        table->ns[at(points.size(), i)][r] = ns_of(times[i * rows.size() + r], points[at(points.size(), i)], rows[r]);
+    }
+    table->make_monotone();
+  };
+  fill(&profile->attention, heads, [&](const Times& t, int64_t kv_heads, uint32_t r) {
+    const double read = profile->chunk_context_ns * static_cast<double>(kv_heads) * reads_of(prompt_of(r));
+    return std::max(0.0, t.ns - read);
+  });
+  fill(&(profile->*other), units, [](const Times& t, int64_t, uint32_t) { return t.ffn_ns; });
+  count_weights(*probes.back());
   return ok_status();
 }
 
@@ -207,12 +288,13 @@ double DeviceMeasurer::reads_of(const ProbeLoad& load) const {
 // sequence's rows and of rows of sequences of their own, by how many there are, and what these take beside as many of a
 // prompt.
 Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
-  ASSIGN_OR_RETURN(const auto several, probe({.layers = layers_, .whole = true}));
+  ASSIGN_OR_RETURN(several_, probe({.layers = layers_, .whole = true}));
   ASSIGN_OR_RETURN(const auto single, probe({.layers = {layers_.first, 1}, .whole = true}));
-  RETURN_IF_ERROR(several->write_kv());
+  RETURN_IF_ERROR(several_->write_kv(kContextReads));
+  RETURN_IF_ERROR(single->write_kv(options_.rows_max));
   std::vector<Timing> timings;
   const auto timing = [&](const ProbeLoad& load) {
-    Probe* const of = load.rows > kTurnRowsMax ? single.get() : several.get();
+    Probe* const of = load.rows > kTurnRowsMax ? single.get() : several_.get();
     timings.push_back({of, MOTLEY_CUT_STAGE, load});
     return timings.size() - 1;
   };
@@ -229,10 +311,11 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
                  far = timing({r, std::min(kMeasuredContext, kContextReads / r), false});
     sequences.emplace_back(near, far);
   }
-  ASSIGN_OR_RETURN(std::vector<double> ns, times_ns(timings));
+  ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
   const double program = profile->embed.ns.back().front(), heads = static_cast<double>(axes_.kv_heads);
-  for (size_t i = 0; i < ns.size(); ++i)
-    ns[i] = std::max(0.0, ns[i] - program) / (timings[i].probe == single.get() ? 1 : layers_.count);
+  std::vector<double> ns;
+  for (size_t i = 0; i < times.size(); ++i)
+    ns.push_back(std::max(0.0, times[i].ns - program) / (timings[i].probe == single.get() ? 1 : layers_.count));
   const auto per_read = [&](size_t near, size_t far) {
     const double more = std::max(1.0, reads_of(timings[far].load) - reads_of(timings[near].load));
     return std::max(0.0, ns[far] - ns[near]) / (more * heads);
@@ -267,19 +350,24 @@ Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
   return ok_status();
 }
 
-// What the smallest program takes after a pause, beside what it takes behind another.
+// What the smallest program takes where it is waited for, and after a pause, beside what it takes behind another.
 Status DeviceMeasurer::measure_wake(DeviceProfile* profile) {
   if (options_.virtual_time) return ok_status();  // there nothing falls asleep
   ASSIGN_OR_RETURN(const auto made, probe({.vocab_rows = axes_.vocab}));
   if (!made->programs(MOTLEY_CUT_EMBED) > 0) return ok_status();
   ASSIGN_OR_RETURN(const double busy, time_ns(*made, MOTLEY_CUT_EMBED, {}));
-  std::vector<double> samples;
-  for (int i = 0; i < kWakeSamples; ++i) {
-    std::this_thread::sleep_for(kPause);
-    ASSIGN_OR_RETURN(const double idle, made->time_ns(MOTLEY_CUT_EMBED, {}, 1));
-    samples.push_back(idle);
-  }
-  profile->wake_ns = std::max(0.0, lower_median(std::move(samples)) - busy);
+  const auto alone = [&](std::chrono::milliseconds pause) -> Result<double> {
+    std::vector<double> samples;
+    for (int i = 0; i < kWakeSamples; ++i) {
+      std::this_thread::sleep_for(pause);
+      ASSIGN_OR_RETURN(const double ns, made->time_ns(MOTLEY_CUT_EMBED, {}, 1));
+      samples.push_back(ns);
+    }
+    return std::max(0.0, lower_median(std::move(samples)) - busy);
+  };
+  ASSIGN_OR_RETURN(wait_ns_, alone({}));
+  profile->wait_ns = wait_ns_;
+  ASSIGN_OR_RETURN(profile->wake_ns, alone(kPause));
   return ok_status();
 }
 
@@ -307,24 +395,17 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   if (desc.memory_group != 0) profile.memory_group = fmt::format("memory {}", desc.memory_group);
   profile.memory_total = desc.memory_total;
   profile.memory_free = desc.memory_free;
-  const auto heads = [&](int64_t n) { return ProbeShare{.layers = layers_, .kv_heads = n}; };
-  const auto columns = [&](int64_t n) { return ProbeShare{.layers = layers_, .ffn_columns = n}; };
-  const auto experts = [&](int64_t n) { return ProbeShare{.layers = layers_, .experts = n}; };
-  const auto rows = [](int64_t n) { return ProbeShare{.vocab_rows = n}; };
-  const auto read_ns = [&](int64_t units, uint32_t r) {
-    return profile.chunk_context_ns * static_cast<double>(units) * reads_of(prompt_of(r));
-  };
-  RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}, rows}));
-  RETURN_IF_ERROR(measure_layer(&profile));
-  const std::vector<Part> parts = {
-      {MOTLEY_CUT_ATTN_PART, &profile.attention, options_.rows_max, unit_points(axes_.kv_heads, 1), heads, prompt_of,
-       read_ns},
-      {MOTLEY_CUT_FFN_PART, &profile.ffn, options_.rows_max, unit_points(axes_.ffn_columns, kColumnGrain), columns},
-      {MOTLEY_CUT_FFN_PART, &profile.experts, options_.rows_max, unit_points(axes_.experts, 1), experts},
-      {MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1), rows}};
-  for (const Part& part : parts) RETURN_IF_ERROR(measure(part));
-  RETURN_IF_ERROR(measure_sampling(&profile));
+  RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}}));
   RETURN_IF_ERROR(measure_wake(&profile));
+  RETURN_IF_ERROR(measure_layer(&profile));
+  RETURN_IF_ERROR(measure_parts(&profile, &DeviceProfile::ffn, unit_points(axes_.ffn_columns, kColumnGrain),
+                                &ProbeShare::ffn_columns));
+  RETURN_IF_ERROR(
+      measure_parts(&profile, &DeviceProfile::experts, unit_points(axes_.experts, 1), &ProbeShare::experts));
+  RETURN_IF_ERROR(
+      measure({MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1), !options_.virtual_time}));
+  several_.reset();
+  RETURN_IF_ERROR(measure_sampling(&profile));
   RETURN_IF_ERROR(measure_copies(&profile));
   if (source_bytes_ > 0) profile.packed_ratio = packed_bytes_ / source_bytes_;
   return profile;
@@ -345,7 +426,7 @@ Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& d
 
 namespace {
 
-// The devices of one memory, each with a narrow part of a layer: what it moves weighs most beside what it computes.
+// The devices of one memory, each with its part of the layers: as in a step, all of them move all weights.
 class Group {
  public:
   Group(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options)
@@ -357,31 +438,33 @@ class Group {
   // Alone and together by turns: what else slows the machine for a while slows both. Few rows share the memory's rate,
   // many the cores' clock, or the cores themselves where two are one's threads: the factors may rise or fall.
   Status measure(std::span<DeviceProfile> profiles) {
-    std::vector<std::vector<std::vector<double>>> factors(probes_.size(),
-                                                          std::vector<std::vector<double>>(rows_.size()));
+    const size_t loads = rows_.size() + 1;
+    std::vector<std::vector<std::vector<double>>> factors(probes_.size(), std::vector<std::vector<double>>(loads));
     for (int round = 0; round < (options_.virtual_time ? 1 : kTogetherRounds); ++round) {
       std::vector<std::vector<double>> alone(probes_.size()), together(probes_.size());
       // In virtual time a device counts as running while it has a queue.
       for (size_t i = 0; i < probes_.size(); ++i) {
         RETURN_IF_ERROR(open(i));
-        for (const uint32_t rows : rows_) RETURN_IF_ERROR(time(i, rows, &alone[i]));
+        for (size_t load = 0; load < loads; ++load) RETURN_IF_ERROR(time(i, load, &alone[i]));
         probes_[i].reset();
       }
       for (size_t i = 0; i < probes_.size(); ++i) RETURN_IF_ERROR(open(i));
-      for (const uint32_t rows : rows_) RETURN_IF_ERROR(time_all(rows, &together));
+      for (size_t load = 0; load < loads; ++load) RETURN_IF_ERROR(time_all(load, &together));
       for (size_t i = 0; i < probes_.size(); ++i) {
         probes_[i].reset();
-        for (size_t r = 0; r < rows_.size(); ++r) factors[i][r].push_back(together[i][r] / std::max(alone[i][r], 1.0));
+        for (size_t load = 0; load < loads; ++load)
+          factors[i][load].push_back(together[i][load] / std::max(alone[i][load], 1.0));
       }
     }
     for (size_t i = 0; i < probes_.size(); ++i) {
-      RowCurve& curve = profiles[i].together;
-      curve = {{rows_.begin(), rows_.end()}, {}};
-      for (std::vector<double>& of_rows : factors[i]) {
-        curve.values.push_back(std::max(1.0, lower_median(std::move(of_rows))));
-        log(LogLevel::kDebug, "{} beside the others of its memory, {} rows: {:.2f} times as long", profiles[i].name,
-            rows_[curve.values.size() - 1], curve.values.back());
-      }
+      std::vector<double> values;
+      for (std::vector<double>& of_load : factors[i]) values.push_back(std::max(1.0, lower_median(std::move(of_load))));
+      log(LogLevel::kDebug,
+          "{} beside the others of its memory takes, by rows, and to read, so many times as long: {:.2f}",
+          profiles[i].name, fmt::join(values, ", "));
+      profiles[i].context_together = values.back();
+      values.pop_back();
+      profiles[i].together = {{rows_.begin(), rows_.end()}, std::move(values)};
     }
     return ok_status();
   }
@@ -394,36 +477,49 @@ class Group {
   }
   Status open(size_t i) {
     const ModelAxes& axes = measurers_[i]->axes();
-    const auto narrow = [](int64_t units, int64_t grain) {
-      const std::vector<int64_t> points = unit_points(units, grain);
-      return points.empty() ? 0 : points.front();
+    const auto part = [&](int64_t units, int64_t grain) {
+      const auto each = units / static_cast<int64_t>(probes_.size()) / grain * grain;
+      return std::max(each, std::min(units, grain));
     };
     const ProbeShare share{.layers = measurers_[i]->layers(),
-                           .kv_heads = narrow(axes.kv_heads, 1),
-                           .ffn_columns = narrow(axes.ffn_columns, kColumnGrain),
-                           .experts = narrow(axes.experts, 1)};
+                           .kv_heads = part(axes.kv_heads, 1),
+                           .ffn_columns = part(axes.ffn_columns, kColumnGrain),
+                           .experts = part(axes.experts, 1)};
     ASSIGN_OR_RETURN(probes_[i], measurers_[i]->probe(share));
-    return ok_status();
+    return probes_[i]->write_kv(kContextReads);
   }
-  Status time(size_t i, uint32_t rows, std::vector<double>* out) {
-    const DeviceMeasurer::Timing parts[] = {{probes_[i].get(), MOTLEY_CUT_ATTN_PART, {.rows = rows}},
-                                            {probes_[i].get(), MOTLEY_CUT_FFN_PART, {.rows = rows}}};
-    ASSIGN_OR_RETURN(const std::vector<double> ns, measurers_[i]->times_ns(parts));
-    out->push_back(ns[0] + ns[1]);
+  ProbeLoad readers_near() const { return {.rows = readers_, .context = kNear}; }
+  ProbeLoad readers_far() const {
+    return {.rows = readers_, .context = std::min(kMeasuredContext, kContextReads / readers_)};
+  }
+  // Loads are the rows, of a prompt each, and last what sequences of their own read.
+  Status time(size_t i, size_t load, std::vector<double>* out) {
+    const auto timing = [&](const ProbeLoad& of) {
+      return DeviceMeasurer::Timing{probes_[i].get(), MOTLEY_CUT_FFN_PART, of, true};
+    };
+    if (load < rows_.size()) {
+      const auto parts = timing(prompt_of(rows_[load]));
+      ASSIGN_OR_RETURN(const auto times, measurers_[i]->times_of(std::span(&parts, 1)));
+      out->push_back(times[0].sum());
+      return ok_status();
+    }
+    const DeviceMeasurer::Timing ends[] = {timing(readers_near()), timing(readers_far())};
+    ASSIGN_OR_RETURN(const auto times, measurers_[i]->times_of(ends));
+    out->push_back(std::max(1.0, times[1].ns - times[0].ns));
     return ok_status();
   }
   // All at the same time: who is done goes on until all are.
-  Status time_all(uint32_t rows, std::vector<std::vector<double>>* out) {
+  Status time_all(size_t load, std::vector<std::vector<double>>* out) {
     std::vector<Status> ended(probes_.size());
     std::vector<std::thread> threads;
     working_ = probes_.size();
     for (size_t i = 0; i < probes_.size(); ++i) {
       threads.emplace_back([&, i] {
         run_on(measurers_[i]->device().cores);
-        ended[i] = time(i, rows, &(*out)[i]);
+        ended[i] = time(i, load, &(*out)[i]);
         --working_;
         std::vector<double> ignored;
-        while (!options_.virtual_time && working_ > 0 && ended[i].ok()) ended[i] = time(i, rows, &ignored);
+        while (!options_.virtual_time && working_ > 0 && ended[i].ok()) ended[i] = time(i, load, &ignored);
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -433,6 +529,7 @@ class Group {
 
   const MeasureOptions& options_;
   const std::vector<uint32_t> rows_;
+  const uint32_t readers_ = std::min(kTogetherReaders, options_.rows_max);
   std::vector<std::unique_ptr<DeviceMeasurer>> measurers_;
   std::vector<std::unique_ptr<Probe>> probes_;
   std::atomic<size_t> working_;  // devices that are still being timed

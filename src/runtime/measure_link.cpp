@@ -1,5 +1,6 @@
 // What it costs two devices to meet.
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -8,99 +9,106 @@
 #include "base/affinity.hpp"
 #include "base/log.hpp"
 #include "comm/communicator.hpp"
+#include "model/axes.hpp"
 #include "runtime/copy_side.hpp"
 #include "runtime/measure.hpp"
+#include "runtime/measured_layers.hpp"
 #include "runtime/probe.hpp"
 
 namespace motley {
 namespace {
 
-constexpr int kRowRounds = 50;
+constexpr uint32_t kSumsOfLayer = 2;
+constexpr uint32_t kLayersMax = 8;        // of a sample
+constexpr double kSampleNs = 10'000'000;  // that it takes, or one layer
 
-// One side of a link: does many times what a driver does between two programs. It waits for the smallest program there
-// is, and sums with the other from and to its device's memory.
+// One side of a link: runs half of each layer as the driver of a split stage does, and after each part sums with the
+// other, from and to its device's memory.
 class LinkSide {
  public:
   static Result<LinkSide> create(const Model& model, const MeasuredDevice& device, uint64_t bytes_max,
                                  bool virtual_time) {
+    const ModelAxes axes = axes_of(model);
+    const auto half = [](int64_t units) { return (units + 1) / 2; };
+    ProbeShare share{.layers = measured_layers(model), .kv_heads = half(axes.kv_heads)};
+    share.layers.count = std::min(share.layers.count, kLayersMax);
+    share.ffn_columns = half(axes.ffn_columns), share.experts = half(axes.experts);
     ASSIGN_OR_RETURN(CopySide copies, CopySide::create(*device.device, bytes_max, virtual_time));
-    ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, {.vocab_rows = 1}, 1, MOTLEY_F32, virtual_time));
+    ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, kCopiedRows, MOTLEY_F32, virtual_time));
+    RETURN_IF_ERROR(probe->write_kv(kCopiedRows));
     LinkSide side(std::move(copies), std::move(probe));
-    side.runs_ = std::clamp(device.description.desc.queue_depth, 1u, kRunsMax);
+    side.layers_ = share.layers.count;
+    side.row_ = model.config().hidden;
     side.cores_ = device.cores;
     return side;
   }
-  // On a thread that runs where the device's driver does. The first round is not counted.
-  std::thread start(Communicator& communicator, size_t count, int rounds) {
-    return std::thread([this, &communicator, count, rounds] {
+  // On a thread that runs where the device's driver does; without a communicator, what a plan counts already.
+  std::thread start(Communicator* communicator, uint32_t rows, uint32_t layers) {
+    return std::thread([this, communicator, rows, layers] {
       run_on(cores_);
-      run(communicator, count, rounds);
+      run(communicator, rows, layers);
     });
   }
-  // What a plan counts of a round already: the copies, and the program as one of several behind one another.
-  std::thread start_alone(size_t count, int rounds) {
-    return std::thread([this, count, rounds] {
-      run_on(cores_);
-      const Result<double> ns = copies_and_program_ns(count, rounds);
-      met_ = ok_status();
-      status_ = ns.ok() ? ok_status() : ns.error();
-      ns_ = ns.ok() ? *ns : 0;
-    });
-  }
+  uint32_t layers() const { return layers_; }
   const Status& status() const { return status_; }  // of the device
   const Status& met() const { return met_; }        // of the meetings
-  double ns() const { return ns_; }                 // of a round
+  double ns() const { return ns_; }                 // of all layers
 
  private:
   LinkSide(CopySide copies, std::unique_ptr<Probe> probe) : copies_(std::move(copies)), probe_(std::move(probe)) {}
-  void run(Communicator& communicator, size_t count, int rounds) {
-    const uint64_t bytes = count * sizeof(float);
-    const auto between = [&]() -> Status {
-      RETURN_IF_ERROR(copies_.push(bytes));
-      RETURN_IF_ERROR(probe_->time_ns(MOTLEY_CUT_EMBED, {}, 1).error());
-      return copies_.pull(bytes);
-    };
+  void run(Communicator* communicator, uint32_t rows, uint32_t layers) {
+    const size_t count = rows * row_;
     met_ = status_ = ok_status();
-    int64_t began_ns = 0;
-    for (int i = 0; i <= rounds && met_.ok() && status_.ok(); ++i) {
-      met_ = communicator.all_reduce(copies_.view(count), true, copies_.call());
-      if (met_.ok()) status_ = between();
-      if (i == 0) began_ns = copies_.now_ns();
-    }
-    if (!status_.ok()) communicator.abort(status_);
-    ns_ = static_cast<double>(copies_.now_ns() - began_ns) / rounds;
+    const auto meet = [&]() -> Status {
+      RETURN_IF_ERROR(copies_.pull(count * sizeof(float)));
+      if (communicator != nullptr) met_ = communicator->all_reduce(copies_.view(count), true, copies_.call());
+      RETURN_IF_ERROR(met_);
+      return copies_.push(count * sizeof(float));
+    };
+    // Before the clock starts, what was pushed last has arrived, and they come together.
+    status_ = copies_.pull(count * sizeof(float));
+    if (communicator != nullptr) met_ = communicator->all_reduce(copies_.view(count), true, copies_.call());
+    const int64_t began_ns = copies_.now_ns();
+    if (met_.ok() && status_.ok()) status_ = with_parts(rows, layers, meet);
+    if (!met_.ok()) status_ = ok_status();
+    if (!status_.ok() && communicator != nullptr) communicator->abort(status_);
+    ns_ = static_cast<double>(copies_.now_ns() - began_ns);
   }
-  Result<double> copies_and_program_ns(size_t count, int rounds) {
-    ASSIGN_OR_RETURN(const double copies, copies_.there_and_back_ns(count * sizeof(float), rounds));
-    if (copies_.virtual_time()) return copies;  // the probe keeps a time of its own
-    ASSIGN_OR_RETURN(const double program, probe_->time_ns(MOTLEY_CUT_EMBED, {}, runs_));
-    return copies + program;
+
+  Status with_parts(uint32_t rows, uint32_t layers, const std::function<Status()>& meet) {
+    if (!copies_.virtual_time())
+      return probe_->parts_ns({.rows = rows, .context = rows, .one_sequence = true}, layers, meet).error();
+    // The probe keeps a time of its own.
+    for (uint32_t sum = 0; sum < kSumsOfLayer * layers; ++sum) RETURN_IF_ERROR(meet());
+    return ok_status();
   }
 
   CopySide copies_;
   std::unique_ptr<Probe> probe_;
-  uint32_t runs_ = 1;
+  uint32_t layers_ = 1;
+  size_t row_ = 0;  // values
   std::vector<int> cores_;
   Status status_, met_;
   double ns_ = 0;
 };
 
-// What the two sides' meetings take beside their copies, over each of some routes.
+// What a sum adds to the two sides' parts, over each of some routes. With and without by turns: what disturbs the
+// machine for a while disturbs both.
 class Meetings {
  public:
-  Meetings(LinkSide left, LinkSide right, size_t row, std::span<const Route> routes, const GroupOptions& group)
-      : left_(std::move(left)), right_(std::move(right)), row_(row), group_(group) {
+  Meetings(LinkSide left, LinkSide right, std::span<const Route> routes, const GroupOptions& group)
+      : left_(std::move(left)), right_(std::move(right)), group_(group) {
     for (const Route route : routes) samples_.push_back({route, {}, {}});
   }
 
-  // Routes take turns, so that what disturbs the machine disturbs all of them. A route that fails is left out.
-  Status sample(int row_rounds) {
-    ASSIGN_OR_RETURN(const double row_alone, alone_ns(1, row_rounds));
-    ASSIGN_OR_RETURN(const double rows_alone, alone_ns(kCopiedRows, kCopyRounds));
+  // A route that fails is left out.
+  Status sample() {
+    ASSIGN_OR_RETURN(const Alone row, alone(1));
+    ASSIGN_OR_RETURN(const Alone chunk, alone(kCopiedRows));
     for (size_t i = 0; i < samples_.size();) {
       Samples& of = samples_[i];
-      Status status = time(of.route, 1, row_rounds, row_alone, &of.row_ns);
-      if (status.ok()) status = time(of.route, kCopiedRows, kCopyRounds, rows_alone, &of.chunk_ns);
+      Status status = time(of.route, 1, row, &of.row_ns);
+      if (status.ok()) status = time(of.route, kCopiedRows, chunk, &of.chunk_ns);
       if (status.ok()) {
         ++i;
         continue;
@@ -114,38 +122,48 @@ class Meetings {
 
   std::vector<RouteTimes> times() const {
     std::vector<RouteTimes> times;
-    for (const Samples& of : samples_) times.push_back({of.route, lower_median(of.row_ns), lower_median(of.chunk_ns)});
+    for (const Samples& of : samples_) {
+      const double row = std::max(0.0, lower_median(of.row_ns)), chunk = std::max(0.0, lower_median(of.chunk_ns));
+      times.push_back({of.route, row, chunk});
+    }
     return times;
   }
 
  private:
   struct Samples {
     Route route;
-    std::vector<double> row_ns, chunk_ns;
+    std::vector<double> row_ns, chunk_ns;  // may be below 0, by what disturbs the machine
+  };
+  struct Alone {
+    uint32_t layers = 1;
+    double ns = 0;  // of one
   };
 
-  // Side by side, as they run in a round.
-  Result<double> alone_ns(uint32_t rows, int rounds) {
-    std::thread left = left_.start_alone(rows * row_, rounds), right = right_.start_alone(rows * row_, rounds);
-    left.join();
-    right.join();
-    for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->status());
-    return std::max(left_.ns(), right_.ns());
-  }
-  Status time(Route route, uint32_t rows, int rounds, double alone_ns, std::vector<double>* out) {
-    ASSIGN_OR_RETURN(CommGroup group, make_group(route, group_));
-    std::thread left = left_.start(*group[0], rows * row_, rounds);
-    std::thread right = right_.start(*group[1], rows * row_, rounds);
-    left.join();
-    right.join();
+  Status run(Communicator* left, Communicator* right, uint32_t rows, uint32_t layers) {
+    std::thread one = left_.start(left, rows, layers), other = right_.start(right, rows, layers);
+    one.join();
+    other.join();
     for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->status());
     for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->met());
-    out->push_back(std::max(0.0, left_.ns() - alone_ns));
+    return ok_status();
+  }
+  double layer_ns(uint32_t layers) const { return std::max(left_.ns(), right_.ns()) / layers; }
+  // Side by side, as they run with meetings between.
+  Result<Alone> alone(uint32_t rows) {
+    RETURN_IF_ERROR(run(nullptr, nullptr, rows, 1));  // also to have what it needs in the caches
+    const auto most = std::min(left_.layers(), right_.layers());
+    const auto layers = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(layer_ns(1), 1.0), 1.0, double{most}));
+    RETURN_IF_ERROR(run(nullptr, nullptr, rows, layers));
+    return Alone{layers, layer_ns(layers)};
+  }
+  Status time(Route route, uint32_t rows, const Alone& alone, std::vector<double>* out) {
+    ASSIGN_OR_RETURN(CommGroup group, make_group(route, group_));
+    RETURN_IF_ERROR(run(group[0].get(), group[1].get(), rows, alone.layers));
+    out->push_back((layer_ns(alone.layers) - alone.ns) / kSumsOfLayer);
     return ok_status();
   }
 
   LinkSide left_, right_;
-  const size_t row_;  // values
   const GroupOptions group_;
   std::vector<Samples> samples_;
 };
@@ -170,9 +188,8 @@ Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, co
   group.link_ns_per_byte = options.virtual_link.ns_per_byte;
   group.own_cores = !a.cores.empty() && !b.cores.empty();
   const std::vector<Route> routes = options.virtual_time ? std::vector{Route::kSharedMemory} : options.routes;
-  Meetings meetings(std::move(left), std::move(right), hidden, routes, group);
-  for (int i = 0; i < (options.virtual_time ? 1 : kCopySamples); ++i)
-    RETURN_IF_ERROR(meetings.sample(options.virtual_time ? kCopyRounds : kRowRounds));
+  Meetings meetings(std::move(left), std::move(right), routes, group);
+  for (int i = 0; i < kCopySamples; ++i) RETURN_IF_ERROR(meetings.sample());
   const std::vector<RouteTimes> times = meetings.times();
   for (const RouteTimes& of : times)
     log(LogLevel::kDebug, "{} and {} over {}: a row in {:.1f} us, a chunk in {:.1f} us", a.description.name,

@@ -9,7 +9,7 @@ namespace {
 
 // Layers are measured in turn until they hold this much, at most so many: more than the caches next to the cores keep.
 constexpr uint64_t kLayersBytes = 64u << 20;
-constexpr uint32_t kLayersMax = 8;
+constexpr uint32_t kLayersMax = 64;
 
 // Rows, columns and experts of a layer's weights, and their bytes.
 struct LayerWeights {

@@ -153,9 +153,9 @@ void Probe::fill_batch(const ProbeLoad& load) {
   batch_.slot_count = 1;
 }
 
-Status Probe::write_kv() {
+Status Probe::write_kv(uint32_t positions) {
   if (virtual_time_) return ok_status();
-  const Status written = driver_->clear_kv(kWaitNs);
+  const Status written = driver_->clear_kv((positions + kBlockSize - 1) / kBlockSize, kWaitNs);
   return written.code() == MOTLEY_UNIMPLEMENTED ? ok_status() : written;  // then it is read as it lies
 }
 
@@ -163,11 +163,32 @@ Result<double> Probe::time_ns(motley_cut cut, const ProbeLoad& load, uint32_t ru
   const std::vector<const TapeProgram*> programs = find(cut);
   if (programs.empty()) return error(MOTLEY_NOT_FOUND, "the probe has no such part");
   fill_batch(load);
+  ASSIGN_OR_RETURN(const double ns, run_ns(programs, next_layer_, runs));
+  next_layer_ += runs;
+  return ns / runs;
+}
+
+Result<PartTimes> Probe::parts_ns(const ProbeLoad& load, uint32_t layers, const std::function<Status()>& meet) {
+  const std::vector<const TapeProgram*> attention = find(MOTLEY_CUT_ATTN_PART), ffn = find(MOTLEY_CUT_FFN_PART);
+  fill_batch(load);
+  PartTimes times;
+  for (uint32_t layer = 0; layer < layers; ++layer, ++next_layer_) {
+    for (const auto& [programs, ns] : {std::pair{&attention, &times.attention_ns}, std::pair{&ffn, &times.ffn_ns}}) {
+      if (programs->empty()) continue;
+      ASSIGN_OR_RETURN(const double once, run_ns(*programs, next_layer_, 1));
+      *ns += once / layers;
+      if (meet) RETURN_IF_ERROR(meet());
+    }
+  }
+  return times;
+}
+
+Result<double> Probe::run_ns(const std::vector<const TapeProgram*>& programs, size_t first, uint32_t runs) {
   const VirtualTimeScope time(&virtual_ns_);
   const int64_t began_ns = virtual_time_ ? virtual_ns_ : system_clock().now_ns();
   std::vector<EventHandle> events;
   for (uint32_t run = 0; run < runs; ++run) {
-    ASSIGN_OR_RETURN(EventHandle event, programs[next_layer_++ % programs.size()]->enqueue(batch_, 0));
+    ASSIGN_OR_RETURN(EventHandle event, programs[(first + run) % programs.size()]->enqueue(batch_, 0));
     events.push_back(std::move(event));
   }
   Status status;
@@ -182,7 +203,7 @@ Result<double> Probe::time_ns(motley_cut cut, const ProbeLoad& load, uint32_t ru
     ASSIGN_OR_RETURN(const motley_event_times times, device_.times(events.back()));
     ended_ns = virtual_ns_ = times.end_ns;
   }
-  return static_cast<double>(ended_ns - began_ns) / runs;
+  return static_cast<double>(ended_ns - began_ns);
 }
 
 }  // namespace motley

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -25,6 +26,11 @@ struct ProbeShare {
   bool whole = false;  // instead all of each layer, and all layers in one program (cut STAGE)
 };
 
+// Of one layer, each waited for.
+struct PartTimes {
+  double attention_ns = 0, ffn_ns = 0;
+};
+
 // What a part runs on. Logits are asked for the first 64 rows at most.
 struct ProbeLoad {
   uint32_t rows = 1;
@@ -44,8 +50,13 @@ class Probe {
   // Nanoseconds of one run of the part, the mean of `runs` behind one another: of each layer in turn, so that a layer's
   // weights lie no nearer than in a model. context >= rows of one sequence.
   Result<double> time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs);
-  // Writes every position of the pool. What was never written may lie nowhere, and is read faster than memory is.
-  Status write_kv();
+  // The same of both parts of a split layer, by turns and each waited for: as a driver runs them, which meets others
+  // behind each. In between, the other part has taken the caches. 0 for a part that the probe does not have. `meet` is
+  // called after each; its time does not count.
+  Result<PartTimes> parts_ns(const ProbeLoad& load, uint32_t layers, const std::function<Status()>& meet = {});
+  // Writes the positions that these loads see. What was never written may lie nowhere: it is read faster than memory
+  // is, and the first time slower.
+  Status write_kv(uint32_t positions);
   uint64_t weight_bytes() const { return driver_->weight_bytes(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
 
@@ -53,6 +64,8 @@ class Probe {
   Probe(const Device& device, std::unique_ptr<Driver> driver) : device_(device), driver_(std::move(driver)) {}
   std::vector<const TapeProgram*> find(motley_cut cut) const;
   void fill_batch(const ProbeLoad& load);
+  // Of as many runs of these in turn, behind one another.
+  Result<double> run_ns(const std::vector<const TapeProgram*>& programs, size_t first, uint32_t runs);
 
   const Device& device_;
   std::unique_ptr<Driver> driver_;
