@@ -27,7 +27,7 @@
 namespace motley::testing {
 namespace {
 
-constexpr int kRuns = 6, kRunsMax = 40;  // of a step; many of a short one
+constexpr int kRuns = 3, kRunsMax = 40;  // of a step; many of a short one
 constexpr double kRunsMs = 40;
 constexpr uint32_t kRowsMax = 512;
 
@@ -93,11 +93,12 @@ double step_ms(RuntimeExecutor* executor, const Named& named, const StepShape& s
   return median(std::move(took));
 }
 
-// Prompts over the blocks that the steps read: memory that was never written lies nowhere, and is read too fast.
+// A position of each block that the steps read, which is a page or more of each head: memory that was never written
+// lies nowhere, and is read too fast.
 void write_kv(RuntimeExecutor* executor, StepId* step) {
-  constexpr uint32_t kBlocksRead = 512, kAtOnce = kRowsMax / kKvBlockSize;
+  constexpr uint32_t kBlocksRead = 512, kAtOnce = 64;
   for (uint32_t first = 0; first < kBlocksRead; first += kAtOnce) {
-    StepPlan plan = step_plan({.chunk_rows = kRowsMax, .chunk_end = kRowsMax}, 1, ++*step);
+    StepPlan plan = step_plan({.decode_rows = kAtOnce, .context = 1}, 1, ++*step);
     for (BlockId& block : plan.blocks) block += static_cast<BlockId>(first);
     const StepResult result = executor->submit(std::move(plan)).take();
     CHECK(result.status.ok(), "{}", result.status.message());
@@ -134,6 +135,8 @@ void measure_pair(const Model& model, const ModelShape& shape, const DeviceSet& 
       Configuration& configuration = (*all)[{named.name, text_of(shape_of_step)}];
       configuration.took_ms.push_back(took);
       configuration.ratios.push_back(*predicted / 1e6 / took);
+      std::fprintf(stderr, "%s; %s; predicted %.3f ms, took %.3f ms\n", named.name.c_str(),
+                   text_of(shape_of_step).c_str(), *predicted / 1e6, took);
     }
   }
 }
@@ -151,7 +154,10 @@ int run(const char* path, int pairs, const std::vector<std::string>& lists) {
     const auto devices = DeviceSet::open(*std::move(listed), {});
     CHECK(devices.ok(), "{}", devices.error().message());
     std::map<std::pair<std::string, std::string>, Configuration> configurations;
-    for (int pair = 0; pair < pairs; ++pair) measure_pair(**model, *shape, *devices, &configurations);
+    for (int pair = 0; pair < pairs; ++pair) {
+      measure_pair(**model, *shape, *devices, &configurations);
+      std::fprintf(stderr, "%s: pair %d of %d\n", list.c_str(), pair + 1, pairs);
+    }
     std::printf("%s, %d pairs\n%-26s %-34s %9s %9s %s\n", list.c_str(), pairs, "placement", "step", "took ms",
                 "predicted", "quartiles");
     for (auto& [name, configuration] : configurations) {
