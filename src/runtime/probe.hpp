@@ -51,8 +51,8 @@ class Probe {
   // weights lie no nearer than in a model. context >= rows of one sequence.
   Result<double> time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs);
   // The same of both parts of a split layer, by turns and each waited for: as a driver runs them, which meets others
-  // behind each. In between, the other part has taken the caches. 0 for a part that the probe does not have. `meet` is
-  // called after each; its time does not count.
+  // behind each. In between, the other part has taken the caches. A part without units adds the last sum, if that.
+  // `meet` is called after each; its time does not count.
   Result<PartTimes> parts_ns(const ProbeLoad& load, uint32_t layers, const std::function<Status()>& meet = {});
   // Writes the positions that these loads see. What was never written may lie nowhere: it is read faster than memory
   // is, and the first time slower.
