@@ -58,7 +58,7 @@ class Attention {
     return states * stride_ <= call_.out[2].width ? states : 0;
   }
 
-  // Item i belongs to one thread: forth and back, so that items of growing cost spread evenly.
+  // Part i of the contexts belongs to one thread: forth and back, so that parts of growing cost spread evenly.
   bool mine(int64_t i) const {
     const int64_t lap = i / call_.threads, at = i % call_.threads;
     return (lap % 2 == 0 ? at : call_.threads - 1 - at) == call_.thread;
@@ -112,21 +112,32 @@ class Attention {
     if (call_.out[1].data) call_.out[1].f32(row)[head] = lse;
   }
 
-  void run_items() const {
+  // f(sequence, row, rows) for the rows of an item of each KV head.
+  template <class F>
+  void each_item(F f) const {
     const motley_batch& b = *call_.batch;
-    int64_t i = 0;
     for (uint32_t s = 0; s < b.seqs; ++s) {
       int32_t rows = 0;
       for (int64_t row = b.seq_row_begin[s]; row < b.seq_row_begin[s + 1]; row += rows) {
         rows = run_of(row, std::min<int64_t>(row + rows_per_item_, b.seq_row_begin[s + 1]));
-        for (int32_t h = 0; h < a_.kv_heads; ++h) {
-          if (!mine(i++)) continue;
-          set_.attend(item(s, row, rows, h));
-          for (int32_t q = 0; q < rows * group_; ++q)
-            finish(row + q / group_, h * group_ + q % group_, states_ + q * stride_);
-        }
+        f(s, row, rows);
       }
     }
+  }
+
+  void run_items() const {
+    int64_t items = 0, i = 0;
+    each_item([&](uint32_t, int64_t, int32_t) { items += a_.kv_heads; });
+    kit::Range mine = call_.take(items);
+    each_item([&](uint32_t seq, int64_t row, int32_t rows) {
+      for (int32_t h = 0; h < a_.kv_heads; ++h, ++i) {
+        if (i == mine.end && mine.end < items) mine = call_.take(items);
+        if (i < mine.begin || i >= mine.end) continue;
+        set_.attend(item(seq, row, rows, h));
+        for (int32_t q = 0; q < rows * group_; ++q)
+          finish(row + q / group_, h * group_ + q % group_, states_ + q * stride_);
+      }
+    });
   }
 
   // f(sequence, row, split, first state of the split's heads) in the order of the states.

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -263,7 +264,7 @@ class Team;
 class RunState;
 
 // What a kernel gets. Every thread of the team calls the kernel with the same call but its own thread and scratch;
-// it does its static part and returns. What a step reads is complete before it starts (kit puts barriers where needed);
+// it does its part and returns. What a step reads is complete before it starts (kit puts barriers where needed);
 // steps without a dependency between them run without a barrier, so a kernel may write only its outputs.
 struct OpCall {
   const PlanOp* op = nullptr;
@@ -275,8 +276,13 @@ struct OpCall {
   std::byte* scratch = nullptr;           // op->scratch_bytes, 64-byte aligned, not cleared
   uint32_t thread = 0, threads = 1;
   RunState* run = nullptr;
+  std::atomic<int64_t>* taken = nullptr;  // where the part begins that take() gives next
 
   Range part(int64_t count, int64_t grain = 1) const { return part_of(count, thread, threads, grain); }
+  // Work that any thread may do, for threads that are not equally fast: the next part of [0, count) that none has taken
+  // yet, in whole grains; an empty one when all are taken. Parts become smaller towards the end. A step hands out one
+  // range: every call of it names the same count.
+  Range take(int64_t count, int64_t grain = 1) const;
   // All threads of the team meet. Every thread must call it the same number of times.
   void barrier() const;
   // The program's event fires with this code instead of OK (the first one wins); the run goes on. For data that only

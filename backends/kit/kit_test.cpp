@@ -204,6 +204,44 @@ TEST(Parts, AnyTeam_CoversEachItemOnce) {
       }
 }
 
+TEST(OpCall, Take_GivesEveryPartOnceAndSmallOnesAtTheEnd) {
+  for (const uint32_t threads : {1u, 2u, 7u})
+    for (const int64_t count : {0, 1, 6, 100, 1001})
+      for (const int64_t grain : {1, 2, 8}) {
+        std::atomic<int64_t> taken{0};
+        OpCall call;
+        call.taken = &taken, call.threads = threads;
+        int64_t next = 0;
+        for (Range r = call.take(count, grain); r.begin < r.end; r = call.take(count, grain)) {
+          EXPECT_EQ(r.begin, next);
+          EXPECT_TRUE((r.end - r.begin) % grain == 0 || r.end == count);
+          if (threads > 1) EXPECT_LE(r.end - r.begin, std::max(grain, (count - r.begin) / (2 * threads)));
+          next = r.end;
+        }
+        EXPECT_EQ(next, count);
+        EXPECT_EQ(call.take(count, grain).begin, count) << "still nothing left";
+      }
+}
+
+TEST(OpCall, Take_GivesNoPartToTwoThreads) {
+  constexpr int64_t kCount = 20000;
+  Team team(3, allowed_cores());
+  struct Context {
+    std::atomic<int64_t> taken{0};
+    std::vector<std::atomic<int>> seen = std::vector<std::atomic<int>>(kCount);
+  } context;
+  team.run(
+      [](void* opaque, uint32_t thread) {
+        Context& c = *static_cast<Context*>(opaque);
+        OpCall call;
+        call.taken = &c.taken, call.thread = thread, call.threads = 3;
+        for (Range r = call.take(kCount); r.begin < r.end; r = call.take(kCount))
+          for (int64_t i = r.begin; i < r.end; ++i) ++c.seen[static_cast<size_t>(i)];
+      },
+      &context);
+  for (const std::atomic<int>& seen : context.seen) EXPECT_EQ(seen, 1);
+}
+
 TEST(Team, ManyRuns_EveryThreadMeetsAtEveryBarrier) {
   for (const uint32_t threads : {1u, 2u, 5u}) {
     Team team(threads, allowed_cores());

@@ -28,6 +28,16 @@ void each_access(const PlanOp& op, size_t values, Read&& read, Write&& write) {
 void OpCall::barrier() const { run->team().barrier(); }
 void OpCall::fail(motley_code code, const char* text) const { run->fail(code, text); }
 
+Range OpCall::take(int64_t count, int64_t grain) const {
+  int64_t begin = taken->load(std::memory_order_relaxed), end;
+  do {
+    // Half of an equal share of what is left: the last parts are small, and the first cost few calls.
+    const int64_t share = threads == 1 ? count - begin : (count - begin) / (2 * int64_t{threads});
+    end = std::min(count, begin + std::max(grain, share / grain * grain));
+  } while (begin < count && !taken->compare_exchange_weak(begin, end, std::memory_order_relaxed));
+  return begin < count ? Range{begin, end} : Range{count, count};
+}
+
 int32_t Plan::add_value(int32_t dtype, int64_t rows, int64_t width, int64_t row_bytes) {
   values.push_back({dtype, rows, width, row_bytes, false, width});
   return static_cast<int32_t>(values.size()) - 1;
@@ -170,7 +180,7 @@ void Program::run(Team& team, const RunArgs& args, std::byte* workspace) const {
     const std::vector<Tensor>& tensors;
     std::byte* scratch;
     RunState state;
-  } context{*this, args, tensors, scratch, RunState(team)};
+  } context{*this, args, tensors, scratch, RunState(team, steps_.size())};
   team.run(
       [](void* opaque, uint32_t thread) {
         Context& c = *static_cast<Context*>(opaque);
@@ -189,6 +199,7 @@ void Program::run(Team& team, const RunArgs& args, std::byte* workspace) const {
           call.scratch = c.scratch + p.scratch_bytes_ * thread;
           call.thread = thread, call.threads = p.plan().threads;
           call.run = &c.state;
+          call.taken = c.state.taken(i);
           call.op->kernel(call);
         }
       },

@@ -19,11 +19,12 @@ struct RunArgs {
   std::vector<std::byte*> bound;  // by value id; null = not bound
 };
 
-// The team and what the first failing kernel said. One per run.
+// The team, what the steps have handed out and what the first failing kernel said. One per run.
 class RunState {
  public:
-  explicit RunState(Team& team) : team_(team) {}
+  RunState(Team& team, size_t steps) : team_(team), taken_(steps) {}
   Team& team() { return team_; }
+  std::atomic<int64_t>* taken(size_t step) { return &taken_[step].next; }
   void fail(motley_code code, const char* text) {
     int32_t none = MOTLEY_OK;
     if (code_.compare_exchange_strong(none, code)) text_.store(text);
@@ -32,7 +33,11 @@ class RunState {
   const char* text() const { return text_.load() ? text_.load() : ""; }
 
  private:
+  struct alignas(64) Taken {  // a cache line each
+    std::atomic<int64_t> next{0};
+  };
   Team& team_;
+  std::vector<Taken> taken_;
   std::atomic<int32_t> code_{MOTLEY_OK};
   std::atomic<const char*> text_{nullptr};
 };
