@@ -35,6 +35,7 @@ void motley_device::run(const Program& program, const RunArgs& args) {
     workspace_ = Mapping();  // the old one goes before the new one comes
     Share share(budget, page_up(need), "workspace");
     workspace_ = Mapping(need);
+    workspace_.prefer_large_pages();
     workspace_share_ = std::move(share);
   }
   const auto start = std::chrono::steady_clock::now();

@@ -33,6 +33,10 @@ class Mapping {
   ~Mapping() {
     if (data_) munmap(data_, bytes_);
   }
+  // For what is read and written all over, again and again: fewer pages, where the system has large ones.
+  void prefer_large_pages() {
+    if (data_) madvise(data_, bytes_, MADV_HUGEPAGE);
+  }
   std::byte* data() const { return data_; }
   uint64_t bytes() const { return bytes_; }
 
