@@ -13,7 +13,7 @@ namespace {
 class CpuKernels final : public kit::Kernels {
  public:
   CpuKernels(const KernelSet& set, const kit::OpenOptions& options)
-      : set_(set), threads_(kit::Kernels::threads(options)) {}
+      : set_(set), threads_(kit::Kernels::threads(options)), one_class_(options.deterministic) {}
 
   const kit::KernelTable& table() const override { return kernel_table(); }
   std::unique_ptr<kit::Weight> pack(const kit::WeightSource& source) const override {
@@ -26,12 +26,13 @@ class CpuKernels final : public kit::Kernels {
     }
     return nullptr;
   }
-  void fuse(kit::Plan& plan) const override { cpu::fuse(plan, set_); }
+  void fuse(kit::Plan& plan) const override { cpu::fuse(plan, set_, one_class_); }
   kit::KvOrder kv_order() const override { return kit::KvOrder::kKeysByDim; }
 
  private:
   const KernelSet& set_;
   const uint32_t threads_;
+  const bool one_class_;
   mutable SlabAllocator allocator_;
 };
 

@@ -86,7 +86,7 @@ class Cutter {
 
 class Fuser {
  public:
-  Fuser(kit::Plan& plan, const KernelSet& set) : plan_(plan), set_(set) {
+  Fuser(kit::Plan& plan, const KernelSet& set, bool one_class) : plan_(plan), set_(set), one_class_(one_class) {
     producer_.assign(plan.values.size(), -1);
     readers_.resize(plan.values.size());
     for (size_t i = 0; i < plan.ops.size(); ++i) {
@@ -211,15 +211,19 @@ class Fuser {
     return !group.empty() && !value(o.out[0]).bound && o.attr.norm.group == value(o.in[0]).width;
   }
 
+  PanelKind kind_of(int32_t weight) const {
+    return static_cast<const PackedWeight*>(plan_.weights[static_cast<size_t>(weight)])->matrix().kind;
+  }
+
   // Notes matrix and bias of product g in `made`, and what they want for input.
   template <class Data>
   void add_product(int32_t g, kit::PlanOp* made, Data* data) {
     const kit::PlanOp& o = op(g);
     made->weight.push_back(o.weight[0]);
     made->weight.push_back(o.weight[1]);
-    const auto& w = *static_cast<const PackedWeight*>(plan_.weights[static_cast<size_t>(o.weight[0])]);
-    data->rows.push_back(o.data ? *static_cast<const RowsOf*>(o.data.get()) : RowsOf{0, w.rows});
-    data->forms.add(w.matrix().kind);
+    const int64_t rows = plan_.weights[static_cast<size_t>(o.weight[0])]->rows;
+    data->rows.push_back(o.data ? *static_cast<const RowsOf*>(o.data.get()) : RowsOf{0, rows});
+    data->forms.add(kind_of(o.weight[0]));
     done_[static_cast<size_t>(g)] = true;
   }
 
@@ -246,13 +250,18 @@ class Fuser {
     data->eps = norm >= 0 ? op(norm).attr.norm.eps : 0;
     made.in = {x, residual};
     const int64_t rows = value(x).rows, width = value(x).width;
-    data->forms.fine = data->forms.prepared() && needs_fine(rows, outs);
-    const int32_t prepared = add_prepared(rows, data->forms.row_bytes(width));
+    const bool fine = needs_fine(rows, outs);
+    data->forms.fine = data->forms.prepared() && fine;
+    if (set_.takes_tiled && rows == MOTLEY_DIM_ROWS && data->forms.prepared() && !data->forms.floats) {
+      if (!one_class_) data->prompt.tiled = true;
+      if (one_class_ && !data->forms.quantised) data->prompt.tiled = true, data->prompt.fine = fine;
+    }
+    const int32_t prepared = add_prepared(rows, std::max(data->forms.row_bytes(width), data->prompt.row_bytes(width)));
     const int32_t normed =
         data->norm && data->forms.floats ? plan_.add_value(MOTLEY_F32, rows, width, width * 4) : MOTLEY_NONE;
     made.out = {prepared, normed};
     made.out.insert(made.out.end(), outs.begin(), outs.end());
-    made.scratch_bytes = matmul_scratch_bytes(width, *data);
+    made.scratch_bytes = matmul_scratch_bytes(plan_.rows_max, width, *data);
     made.kernel = run_matmuls;
     made.data = std::move(data);
     push(at, std::move(made));
@@ -461,6 +470,7 @@ class Fuser {
 
   kit::Plan& plan_;
   const KernelSet& set_;
+  const bool one_class_;
   std::vector<int32_t> producer_;
   std::vector<std::vector<int32_t>> readers_;
   std::vector<bool> done_;
@@ -471,9 +481,9 @@ class Fuser {
 
 }  // namespace
 
-void fuse(kit::Plan& plan, const KernelSet& set) {
+void fuse(kit::Plan& plan, const KernelSet& set, bool one_class) {
   Cutter(plan).run();
-  Fuser(plan, set).run();
+  Fuser(plan, set, one_class).run();
 }
 
 }  // namespace motley::cpu

@@ -43,16 +43,18 @@ class PlanBuilder {
     return id;
   }
   int32_t vector(int64_t count) { return keep(std::make_unique<VectorWeight>(count)); }
+  void set_dtype(int32_t dtype) { dtype_ = dtype; }  // of the matrices from now on
   int32_t matrix(int64_t rows, int64_t cols, int64_t experts = 1) {
-    const std::vector<float> data(static_cast<size_t>(rows * cols * experts), 0.5f);
+    const std::vector<float> data(static_cast<size_t>(rows * cols * experts), 0.5f);  // enough for any dtype
     motley_weight_desc desc{};
     desc.struct_size = sizeof desc;
     desc.name = "w";
-    desc.dtype = desc.format = MOTLEY_F32;
+    desc.dtype = desc.format = dtype_;
     desc.uses = MOTLEY_WEIGHT_MATMUL;
     desc.experts = experts, desc.rows = rows, desc.cols = cols;
-    desc.data = data.data(), desc.bytes = data.size() * 4;
-    return keep(std::make_unique<PackedWeight>(kit::WeightSource(desc), allocator_, 1));
+    desc.data = data.data();
+    desc.bytes = static_cast<uint64_t>(rows * experts * kit::find_format(dtype_)->row_bytes(cols));
+    return keep(std::make_unique<PackedWeight>(kit::WeightSource(desc), allocator_, 1, true));
   }
   kit::PlanOp& op(int32_t kind, std::vector<int32_t> in, std::vector<int32_t> out, std::vector<int32_t> weight = {}) {
     kit::PlanOp& o = plan_.ops.emplace_back();
@@ -108,8 +110,9 @@ class PlanBuilder {
   }
 
   // The kinds of the steps that fuse() leaves.
-  std::vector<int32_t> fused() {
-    fuse(plan_, *variants().front());
+  std::vector<int32_t> fused() { return fused(*variants().front(), true); }
+  std::vector<int32_t> fused(const KernelSet& set, bool one_class) {
+    fuse(plan_, set, one_class);
     std::vector<int32_t> kinds;
     for (const kit::PlanOp& o : plan_.ops) {
       EXPECT_TRUE(o.data != nullptr);
@@ -117,6 +120,9 @@ class PlanBuilder {
     }
     return kinds;
   }
+
+  // Of step i, a product, after fuse().
+  const MatmulData& product(size_t i) const { return *static_cast<const MatmulData*>(plan_.ops[i].data.get()); }
 
  private:
   int32_t keep(std::unique_ptr<kit::Weight> weight) {
@@ -127,6 +133,7 @@ class PlanBuilder {
   SlabAllocator allocator_;
   std::vector<std::unique_ptr<kit::Weight>> weights_;
   kit::Plan plan_;
+  int32_t dtype_ = MOTLEY_F32;
 };
 
 using Kinds = std::vector<int32_t>;
@@ -209,6 +216,29 @@ TEST(Fuse, ValueReadTwice_IsKept) {
   b.op(MOTLEY_OP_ADD, {residual, y}, {residual});
   b.op(MOTLEY_OP_MUL, {residual, y}, {b.bound(kHidden)});
   EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_RMSNORM, MOTLEY_OP_ADD, MOTLEY_OP_MUL}));
+}
+
+// By a set that takes tiled rows, for steps' rows; in one class only where they have the bits of other rows.
+TEST(Fuse, PromptRows_AreTiledWhereTheirClassLetsThem) {
+  KernelSet tiled = *variants().front(), other = tiled;
+  tiled.takes_tiled = true, other.takes_tiled = false;
+  const auto prompt_of = [](const KernelSet& set, bool one_class, int32_t dtype) {
+    PlanBuilder b;
+    b.set_dtype(dtype);
+    const int32_t v = b.matmul(b.bound(kHidden), kKvHeads * kHeadDim);  // wants to be fine
+    b.attend(b.bound(kHeads * kHeadDim), v, v);
+    b.fused(set, one_class);
+    return b.product(1).prompt;  // after the rotation's table
+  };
+  EXPECT_TRUE(prompt_of(tiled, false, MOTLEY_Q8_0).tiled);
+  EXPECT_FALSE(prompt_of(tiled, false, MOTLEY_Q8_0).fine);
+  EXPECT_FALSE(prompt_of(tiled, true, MOTLEY_Q8_0).prepared());
+  EXPECT_TRUE(prompt_of(tiled, false, MOTLEY_BF16).tiled);
+  EXPECT_FALSE(prompt_of(tiled, false, MOTLEY_BF16).fine);
+  EXPECT_TRUE(prompt_of(tiled, true, MOTLEY_BF16).tiled);
+  EXPECT_TRUE(prompt_of(tiled, true, MOTLEY_BF16).fine);
+  EXPECT_FALSE(prompt_of(tiled, false, MOTLEY_F32).prepared());
+  EXPECT_FALSE(prompt_of(other, false, MOTLEY_Q8_0).prepared());
 }
 
 }  // namespace

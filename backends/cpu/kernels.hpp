@@ -10,6 +10,9 @@
 
 namespace motley::cpu {
 
+// The forms of x that are given choose the numeric class: quantised formats take `tiled`, by which they are multiplied
+// as bf16 numbers, else `act`; BF16 by pairs takes `tiled`, else `narrow`, with the same result.
+//
 // y[i, 16 p ...] = x[i] * W^T (+ bias) (+ residual[i]) for rows i and panels p of [panel_begin, panel_end).
 struct MatmulArgs {
   PanelMatrix w;
@@ -22,10 +25,13 @@ struct MatmulArgs {
   // BF16 by pairs: x in bf16, and what that left over or null. [rows][narrow_stride]
   const uint16_t *narrow = nullptr, *narrow_rest = nullptr;
   int64_t narrow_stride = 0;
+  // The same as they lie in tiles (tiled_place): the first of tiled_rows rows is row 0, or a later multiple of 16.
+  const uint16_t *tiled = nullptr, *tiled_rest = nullptr;
+  int64_t tiled_rows = 0;
   int64_t rows = 0;
   float* y = nullptr;
   int64_t y_stride = 0;
-  const int32_t* y_rows = nullptr;  // row i goes to row y_rows[i] of y; null: to row i
+  const int32_t* y_rows = nullptr;  // row i goes to row y_rows[i] of y, and takes its residual; null: row i
   const float* bias = nullptr;
   const float* residual = nullptr;  // may be y
   int64_t residual_stride = 0;
@@ -83,6 +89,7 @@ struct KernelSet {
   // x in bf16, rounded to nearest even, zeros up to narrow_columns(cols); rest: null, or the remainder, rounded again.
   // Null: the set multiplies BF16 weights by f32 activations; else it wants them by pairs.
   void (*narrow)(const float* x, int64_t cols, uint16_t* out, uint16_t* rest);
+  bool takes_tiled;  // MatmulArgs::tiled
   // out = x * weight / sqrt(mean(x^2) + eps); out may be x.
   void (*rmsnorm)(const float* x, const float* weight, int64_t n, float eps, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);

@@ -17,7 +17,9 @@ namespace amx {
 #include "tiles_amx.inc"
 #include "kernels.inc"
 #include "kernels_strips.inc"
+#include "kernels_affine.inc"
 #include "kernels_tiles.inc"
+#include "kernels_pairs.inc"
 // clang-format on
 }  // namespace amx
 }  // namespace

@@ -17,7 +17,9 @@ namespace amx {
 #include "tiles_emulated.inc"
 #include "cpu/kernels.inc"
 #include "cpu/kernels_strips.inc"
+#include "cpu/kernels_affine.inc"
 #include "cpu/kernels_tiles.inc"
+#include "cpu/kernels_pairs.inc"
 // clang-format on
 }  // namespace amx
 }  // namespace

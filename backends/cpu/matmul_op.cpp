@@ -11,6 +11,8 @@ namespace {
 // Up to this many numbers every thread prepares the rows for itself: cheaper than a barrier.
 constexpr int64_t kPrepareAloneMax = 4096;
 
+constexpr int64_t kGrain = 2;  // panels that a thread takes at least: tiles take two at a time
+
 int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 // Cache lines from one prepared row to the next, in either form: a line for each block of 32 columns, and of its rest.
 // An odd number: the rows of a tile then lie in different sets of the cache.
@@ -18,56 +20,92 @@ int64_t lines(int64_t width, bool fine) { return act_blocks(width) * (fine ? 2 :
 constexpr int64_t kLine = sizeof(ActBlock);
 static_assert(kLine == kBlockColumns * sizeof(uint16_t));
 
+// Of the rows that a thread prepares for itself.
+int64_t alone_bytes(int64_t width) {
+  const RowForms most{.quantised = true, .narrow = true, .fine = true};
+  return kPrepareAloneMax / width * most.row_bytes(width);
+}
+// What comes before the products in a thread's scratch: a row, these rows, and the order of all rows.
+int64_t prepare_bytes(int64_t rows, int64_t width) {
+  return align(width * 4) + alone_bytes(width) + align(rows * static_cast<int64_t>(sizeof(int32_t)));
+}
+
+// The rows of a step that are of one numeric class, prepared.
+struct ClassRows {
+  const RowForms* forms = nullptr;
+  const std::byte* at = nullptr;  // null: nothing is prepared
+  int64_t count = 0;
+  const int32_t* rows = nullptr;  // which of the step's; null: all, in their order
+  int64_t row(int64_t i) const { return rows ? rows[i] : i; }
+};
 struct Prepared {
-  const std::byte* at = nullptr;
+  ClassRows classes[2];  // generated rows, prompt rows
   const float* x = nullptr;
 };
 
-// Norm and other forms of row r.
-void prepare_row(const kit::OpCall& call, const MatmulData& data, int64_t r, float* normed, std::byte* to) {
+// Norm and other forms of row i of a class.
+void prepare_row(const kit::OpCall& call, const MatmulData& data, const ClassRows& rows, int64_t i, float* normed,
+                 std::byte* to) {
   const kit::Tensor& in = call.in[0];
-  const float* x = in.f32(r);
+  const float* x = in.f32(rows.row(i));
   if (data.norm) {
     data.set->rmsnorm(x, call.weight.back()->vector(), in.width, data.eps, normed);
     x = normed;
   }
-  data.forms.prepare(*data.set, x, in.width, to, in.rows, r);
+  rows.forms->prepare(*data.set, x, in.width, to, rows.count, i);
+}
+
+// Which rows are of which class; order: room for all rows.
+void sort_rows(const kit::OpCall& call, const MatmulData& data, int32_t* order, ClassRows (&classes)[2]) {
+  const int64_t rows = call.in[0].rows;
+  classes[0] = {&data.forms, nullptr, rows, nullptr};
+  classes[1] = {&data.prompt, nullptr, 0, nullptr};
+  if (!data.prompt.prepared()) return;
+  const uint8_t* generated = call.batch->generated;
+  classes[0].count = std::count(generated, generated + rows, uint8_t{1});
+  classes[1].count = rows - classes[0].count;
+  if (classes[0].count == 0 || classes[1].count == 0) return;
+  int64_t at[] = {0, classes[0].count};
+  for (int64_t r = 0; r < rows; ++r) order[at[generated[r] ? 0 : 1]++] = static_cast<int32_t>(r);
+  classes[0].rows = order;
+  classes[1].rows = order + classes[0].count;
 }
 
 Prepared prepare(const kit::OpCall& call, const MatmulData& data) {
   const kit::Tensor& in = call.in[0];
-  if (!data.forms.prepared() && !data.norm) return {nullptr, in.f32()};
+  Prepared p;
+  p.x = in.f32();
   auto* line = reinterpret_cast<float*>(call.scratch);
+  auto* const alone_at = call.scratch + align(in.width * 4);
+  sort_rows(call, data, reinterpret_cast<int32_t*>(alone_at + alone_bytes(in.width)), p.classes);
+  if (!data.forms.prepared() && !data.norm) return p;
   const bool alone = in.rows * in.width <= kPrepareAloneMax && !(data.norm && data.forms.floats);
-  if (alone) {
-    std::byte* to = call.scratch + align(in.width * 4);
-    for (int64_t r = 0; r < in.rows; ++r) prepare_row(call, data, r, line, to);
-    return {to, in.f32()};
+  std::byte* to = alone ? alone_at : static_cast<std::byte*>(call.out[0].data);
+  for (ClassRows& rows : p.classes) {
+    rows.at = to;
+    to += rows.count * rows.forms->row_bytes(in.width);
+    const kit::Range part = alone ? kit::Range{0, rows.count} : call.part(rows.count);
+    for (int64_t i = part.begin; i < part.end; ++i) {
+      float* normed = data.norm && data.forms.floats ? call.out[1].f32(i) : line;
+      prepare_row(call, data, rows, i, normed, const_cast<std::byte*>(rows.at));
+    }
   }
-  auto* to = static_cast<std::byte*>(call.out[0].data);
-  const kit::Range part = call.part(in.rows);
-  for (int64_t r = part.begin; r < part.end; ++r) {
-    prepare_row(call, data, r, data.norm && data.forms.floats ? call.out[1].f32(r) : line, to);
-  }
-  call.barrier();
-  return {to, data.norm ? call.out[1].f32() : in.f32()};
+  if (!alone) call.barrier();
+  if (data.norm && !alone) p.x = call.out[1].f32();
+  return p;
 }
 
-int64_t prepare_bytes(int64_t width) {
-  const int64_t rows = kPrepareAloneMax / width;
-  return align(width * 4) + rows * RowForms{true, true, false, true}.row_bytes(width);
-}
-
-// Product i on all rows; without the result's place and the panels.
-MatmulArgs arguments(const kit::OpCall& call, const MatmulData& data, size_t i, const Prepared& prepared) {
+// Product i on the rows of a class; without the result's place and the panels.
+MatmulArgs arguments(const kit::OpCall& call, const MatmulData& data, size_t i, const ClassRows& rows, const float* x) {
   const auto& weight = *static_cast<const PackedWeight*>(call.weight[2 * i]);
   MatmulArgs g;
   g.w = rows_of(weight.matrix(), data.rows[i]);
   g.bias = bias_of(call.weight[2 * i + 1], data.rows[i], 0, weight.rows);
-  if (prepared.at) data.forms.point(prepared.at, call.in[0].width, call.in[0].rows, 0, &g);
-  g.x = prepared.x;
+  if (rows.at) rows.forms->point(rows.at, call.in[0].width, rows.count, 0, &g);
+  g.x = x;
   g.x_stride = call.in[0].width;
-  g.rows = call.in[0].rows;
+  g.rows = rows.count;
+  g.y_rows = rows.rows;
   if (call.in[1].data) {
     g.residual = call.in[1].f32();
     g.residual_stride = call.in[1].width;
@@ -82,32 +120,51 @@ MatmulArgs piece(MatmulArgs g, int64_t begin, int64_t count, int64_t from, int64
   if (g.x) g.x += begin * g.x_stride;
   if (g.narrow) g.narrow += begin * g.narrow_stride;
   if (g.narrow_rest) g.narrow_rest += begin * g.narrow_stride;
+  if (g.tiled) g.tiled += begin * g.w.blocks * kBlockColumns, g.tiled_rows -= begin;  // a multiple of 16
+  if (g.tiled_rest) g.tiled_rest += begin * g.w.blocks * kBlockColumns;
   g.rows = count;
   g.panel_begin = from;
   g.panel_end = to;
   g.y = y - from * kPanelRows;
   g.y_stride = y_stride;
+  g.y_rows = nullptr;
   return g;
 }
 
 void run_one(const kit::OpCall& call, const MatmulData& data, size_t i, const Prepared& prepared, kit::Range panels) {
   const kit::Tensor& out = call.out[2 + i];
-  MatmulArgs g = arguments(call, data, i, prepared);
-  g.panel_begin = panels.begin;
-  g.panel_end = panels.end;
-  g.y = out.f32();
-  g.y_stride = out.width;
-  data.set->matmul(g);
+  for (const ClassRows& rows : prepared.classes) {
+    if (rows.count == 0) continue;
+    MatmulArgs g = arguments(call, data, i, rows, prepared.x);
+    g.panel_begin = panels.begin;
+    g.panel_end = panels.end;
+    g.y = out.f32();
+    g.y_stride = out.width;
+    data.set->matmul(g);
+  }
   if (data.after.kind != Activation::Kind::kSoftcap) return;
   const int64_t from = panels.begin * kPanelRows, to = std::min(panels.end * kPanelRows, out.width);
   for (int64_t r = 0; r < out.rows; ++r)
     data.set->softcap(out.f32(r) + from, to - from, data.after.limit, out.f32(r) + from);
 }
 
+void run_gated(const kit::OpCall& call, const MatmulData& data, const Prepared& prepared, kit::Range panels) {
+  for (const ClassRows& rows : prepared.classes) {
+    if (rows.count == 0) continue;
+    GatedProducts g{arguments(call, data, 0, rows, prepared.x), arguments(call, data, 1, rows, prepared.x), panels};
+    g.out = call.out[2].f32();
+    g.out_stride = call.out[2].width;
+    g.out_rows = rows.rows;
+    g.room = reinterpret_cast<float*>(call.scratch + prepare_bytes(call.in[0].rows, call.in[0].width));
+    run_gated(*data.set, data.after, g);
+  }
+}
+
 }  // namespace
 
 int64_t RowForms::row_bytes(int64_t width) const {
-  return ((quantised ? 1 : 0) + (narrow ? 1 : 0)) * lines(width, fine) * kLine;
+  const int64_t forms = (quantised ? 1 : 0) + (narrow ? 1 : 0);
+  return (forms * lines(width, fine) + (tiled ? act_blocks(width) * (fine ? 2 : 1) : 0)) * kLine;
 }
 
 void RowForms::point(const std::byte* at, int64_t width, int64_t rows, int64_t r, MatmulArgs* args) const {
@@ -121,6 +178,12 @@ void RowForms::point(const std::byte* at, int64_t width, int64_t rows, int64_t r
     args->narrow_stride = lines(width, fine) * kBlockColumns;
     args->narrow = reinterpret_cast<const uint16_t*>(at) + r * args->narrow_stride;
     args->narrow_rest = fine ? args->narrow + narrow_columns(width) : nullptr;
+    at += rows * lines(width, fine) * kLine;
+  }
+  if (tiled) {
+    args->tiled = reinterpret_cast<const uint16_t*>(at) + r * narrow_columns(width);
+    args->tiled_rest = fine ? args->tiled + rows * narrow_columns(width) : nullptr;
+    args->tiled_rows = rows - r;
   }
 }
 
@@ -130,6 +193,13 @@ void RowForms::prepare(const KernelSet& set, const float* x, int64_t width, std:
   point(to, width, rows, r, &at);
   if (quantised) set.quantise(x, width, const_cast<ActBlock*>(at.act), const_cast<ActBlock*>(at.rest));
   if (narrow) set.narrow(x, width, const_cast<uint16_t*>(at.narrow), const_cast<uint16_t*>(at.narrow_rest));
+  if (!tiled) return;
+  point(to, width, rows, 0, &at);
+  for (int64_t b = 0; b < act_blocks(width); ++b) {
+    const int64_t place = tiled_place(r, rows, act_blocks(width), b), c = b * kBlockColumns;
+    set.narrow(x + c, std::min<int64_t>(kBlockColumns, width - c), const_cast<uint16_t*>(at.tiled) + place,
+               fine ? const_cast<uint16_t*>(at.tiled_rest) + place : nullptr);
+  }
 }
 
 void RowForms::copy(const std::byte* one, int64_t width, std::byte* to, int64_t rows, int64_t r) const {
@@ -156,8 +226,9 @@ void Activation::join(const KernelSet& set, const float* gate, const float* up, 
 }
 
 void run_gated(const KernelSet& set, const Activation& activation, const GatedProducts& g) {
-  const bool many = g.gate.rows > kGatedRows;
-  const int64_t rows = many ? kGatedManyRows : kGatedRows, panels = many ? kGatedFewPanels : kGatedPanels;
+  const bool many = g.gate.rows > kGatedRows, tiled = g.gate.tiled != nullptr;
+  const int64_t rows = tiled ? kGatedTiledRows : many ? kGatedManyRows : kGatedRows;
+  const int64_t panels = tiled ? kGatedTiledPanels : many ? kGatedFewPanels : kGatedPanels;
   const int64_t stride = panels * kPanelRows;
   float *gate = g.room, *up = g.room + rows * stride;
   for (int64_t from = g.panels.begin; from < g.panels.end; from += panels) {
@@ -175,29 +246,29 @@ void run_gated(const KernelSet& set, const Activation& activation, const GatedPr
   }
 }
 
-int64_t matmul_scratch_bytes(int64_t width, const MatmulData& data) {
-  return prepare_bytes(width) + (data.after.gated() ? kGatedRoomFloats * 4 : 0);
+int64_t matmul_scratch_bytes(int64_t rows_max, int64_t width, const MatmulData& data) {
+  const int64_t room = data.prompt.tiled ? kGatedTiledRoomFloats : kGatedRoomFloats;
+  return prepare_bytes(rows_max, width) + (data.after.gated() ? room * 4 : 0);
 }
 
 void run_matmuls(const kit::OpCall& call) {
   const auto& data = *static_cast<const MatmulData*>(call.op->data.get());
   const Prepared prepared = prepare(call, data);
   const auto panels_of = [&](size_t i) { return (data.rows[i].count + kPanelRows - 1) / kPanelRows; };
-  if (data.after.gated()) {
-    GatedProducts g{arguments(call, data, 0, prepared), arguments(call, data, 1, prepared), call.part(panels_of(0))};
-    g.out = call.out[2].f32();
-    g.out_stride = call.out[2].width;
-    g.room = reinterpret_cast<float*>(call.scratch + prepare_bytes(call.in[0].width));
-    return run_gated(*data.set, data.after, g);
-  }
   int64_t total = 0;  // panels of all products, one after the other
   for (size_t i = 0; i < data.rows.size(); ++i) total += panels_of(i);
-  const kit::Range part = call.part(total);
-  int64_t first = 0;
-  for (size_t i = 0; i < data.rows.size(); ++i) {
-    const kit::Range mine = {std::max<int64_t>(part.begin - first, 0), std::min(part.end - first, panels_of(i))};
-    if (mine.begin < mine.end) run_one(call, data, i, prepared, mine);
-    first += panels_of(i);
+  if (data.after.gated()) total = panels_of(0);
+  for (kit::Range part = call.take(total, kGrain); part.begin < part.end; part = call.take(total, kGrain)) {
+    if (data.after.gated()) {
+      run_gated(call, data, prepared, part);
+      continue;
+    }
+    int64_t first = 0;
+    for (size_t i = 0; i < data.rows.size(); ++i) {
+      const kit::Range mine = {std::max<int64_t>(part.begin - first, 0), std::min(part.end - first, panels_of(i))};
+      if (mine.begin < mine.end) run_one(call, data, i, prepared, mine);
+      first += panels_of(i);
+    }
   }
 }
 

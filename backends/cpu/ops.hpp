@@ -34,17 +34,19 @@ struct Activation {
 // rows, then all rows in bf16. They lie at multiples of 64 bytes.
 struct RowForms {
   bool quantised = false, narrow = false, floats = false;
+  bool tiled = false;  // bf16 as it lies in tiles
   // int8 and bf16 plus their rest: for what one such number alone would blur (logits, queries, keys, routes).
   bool fine = false;
 
   void add(PanelKind kind) { (is_float(kind) ? floats : is_quantised(kind) ? quantised : narrow) = true; }
-  bool prepared() const { return quantised || narrow; }
+  bool prepared() const { return quantised || narrow || tiled; }
   // At most; for each of any number of rows.
   int64_t row_bytes(int64_t width) const;
   // Row r of `rows` that lie at `to`.
   void prepare(const KernelSet& set, const float* x, int64_t width, std::byte* to, int64_t rows, int64_t r) const;
-  void copy(const std::byte* one, int64_t width, std::byte* to, int64_t rows, int64_t r) const;  // of one row at `one`
-  // Has `args` read the prepared rows from r on.
+  // Of one row at `one`; not tiled.
+  void copy(const std::byte* one, int64_t width, std::byte* to, int64_t rows, int64_t r) const;
+  // Has `args` read the prepared rows from r on; tiled: a multiple of 16.
   void point(const std::byte* at, int64_t width, int64_t rows, int64_t r, MatmulArgs* args) const;
 };
 
@@ -56,7 +58,7 @@ struct RowForms {
 //   weight [2 i] matrix, [2 i + 1] bias or none; last: norm weight or none
 struct MatmulData : OpData {
   std::vector<RowsOf> rows;  // of each product's matrix
-  RowForms forms;
+  RowForms forms, prompt;    // prompt: of prompt rows, where they are read in another form; else nothing
   bool norm = false;
   float eps = 0;
   Activation after;
@@ -89,12 +91,15 @@ struct GatedProducts {
   float* out = nullptr;
   int64_t out_stride = 0;
   const int32_t* out_rows = nullptr;
-  float* room = nullptr;  // kGatedRoomFloats
+  float* room = nullptr;  // kGatedRoomFloats, for tiled rows kGatedTiledRoomFloats
 };
-// A piece: so many rows x panels of either product. Many rows are multiplied fastest when most of them pass at once.
+// A piece: so many rows x panels of either product. Many rows are multiplied fastest when most of them pass at once;
+// tiled rows when panels are unpacked for as many rows, and rows read for as many panels, as the kernels take at once.
 inline constexpr int64_t kGatedRows = 64, kGatedPanels = 16, kGatedManyRows = 256, kGatedFewPanels = 4;
 inline constexpr int64_t kGatedRoomFloats = 2 * kGatedRows * kGatedPanels * kPanelRows;
 static_assert(kGatedManyRows * kGatedFewPanels == kGatedRows * kGatedPanels);
+inline constexpr int64_t kGatedTiledRows = 512, kGatedTiledPanels = 8;
+inline constexpr int64_t kGatedTiledRoomFloats = 2 * kGatedTiledRows * kGatedTiledPanels * kPanelRows;
 void run_gated(const KernelSet& set, const Activation& activation, const GatedProducts& products);
 
 // The part of a packed matrix, and of the biases of all its experts.
@@ -104,7 +109,7 @@ inline const float* bias_of(const kit::Weight* bias, const RowsOf& rows, int64_t
 }
 
 void run_matmuls(const kit::OpCall& call);
-int64_t matmul_scratch_bytes(int64_t width, const MatmulData& data);
+int64_t matmul_scratch_bytes(int64_t rows_max, int64_t width, const MatmulData& data);
 void run_grouped(const kit::OpCall& call);
 // pairs: most (row, choice) pairs of a step; width: of one input.
 int64_t grouped_scratch_bytes(int64_t pairs, int64_t experts, int64_t width, const RowForms& forms);
@@ -121,7 +126,8 @@ void run_combine(const kit::OpCall& call);
 // Kit's reference table with this backend's kernels in it. They need plans that went through fuse().
 const kit::KernelTable& kernel_table();
 
-// Rewrites a checked plan for `set`: every op of the table gets its data, neighbours are joined.
-void fuse(kit::Plan& plan, const KernelSet& set);
+// Rewrites a checked plan for `set`: every op of the table gets its data, neighbours are joined. one_class: prompt rows
+// are computed as generated ones are, also by a set that has a class of its own for them.
+void fuse(kit::Plan& plan, const KernelSet& set, bool one_class);
 
 }  // namespace motley::cpu

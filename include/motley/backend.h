@@ -53,7 +53,7 @@ enum {
   MOTLEY_CAP_HOST_MEMORY = 1 << 3,     /* map() answers for every buffer */
   MOTLEY_CAP_IMPORT_HOST = 1 << 4,     /* alloc() accepts page-aligned host memory */
   MOTLEY_CAP_ROW_INVARIANT = 1 << 5,   /* bit-identical rows for any batch, chunk and thread count within a class */
-  MOTLEY_CAP_ONE_CLASS = 1 << 6,       /* prompt rows and generated rows are of the same numeric class */
+  MOTLEY_CAP_ONE_CLASS = 1 << 6, /* opened as deterministic, prompt rows and generated ones are of one numeric class */
   MOTLEY_CAP_COLLECTIVES = 1 << 7
 };
 

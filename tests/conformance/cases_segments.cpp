@@ -358,8 +358,9 @@ void invariant(Judge& judge, const TinyShape& shape) {
   compare_rows(judge, joined, prompt, say("a prompt in chunks").c_str());
 
   if (one_class) {
-    Session generated(judge.device(), model, shape, {128});
-    compare_rows(judge, generated.logits({{&t, 0, 37, blocks, true}}), prompt,
+    const auto device = judge.open(0, true);
+    Session as_prompt(*device, model, shape, {128}), as_generated(*device, model, shape, {128});
+    compare_rows(judge, as_generated.logits({{&t, 0, 37, blocks, true}}), as_prompt.logits({{&t, 0, 37, blocks}}),
                  say("generated rows as prompt rows").c_str());
   }
   for (const uint32_t threads : {1u, 2u, 3u}) {

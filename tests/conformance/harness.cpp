@@ -393,8 +393,10 @@ Judge::Judge(const motley_backend& backend, const Options& options)
       std::make_unique<Device>(*kit::backend_table<kit::RefBackend>(MOTLEY_BACKEND_ABI, "reference", "0"), plain, 0);
 }
 
-std::unique_ptr<Device> Judge::open(uint32_t threads) const {
-  return std::make_unique<Device>(backend_, options_, threads);
+std::unique_ptr<Device> Judge::open(uint32_t threads, bool deterministic) const {
+  motley_open_options open = with_threads(threads);
+  open.deterministic = deterministic ? 1 : 0;
+  return std::make_unique<Device>(backend_, options_, open);
 }
 
 bool Judge::supports(std::initializer_list<int> kinds) const {

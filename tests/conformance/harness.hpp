@@ -197,7 +197,8 @@ class Judge {
   const Options& options() const { return options_; }
   Device& device() { return *device_; }  // under test, default threads
   Device& reference() { return *reference_; }
-  std::unique_ptr<Device> open(uint32_t threads) const;  // another one of the plugin
+  // Another one of the plugin.
+  std::unique_ptr<Device> open(uint32_t threads, bool deterministic = false) const;
   const motley_backend& api() const { return backend_; }
   bool supports(std::initializer_list<int> kinds) const;
 
