@@ -1,12 +1,15 @@
 // How fast the CPU backend packs each weight format and multiplies by it:
 //   ninja -C build cpu_kernels_benchmark
-//   build/bin/cpu_kernels_benchmark [--rows 1,8,64] [--shape 1024x4096] [--threads 1] [--copies 1] [VARIANT [FORMAT]]
+//   build/bin/cpu_kernels_benchmark [--rows 1,8,64] [--shape 1024x4096] [--threads 1] [--copies 1] [--prompt 1]
+//                             [VARIANT [FORMAT]]
 // prints a Markdown table for each instruction set of this machine: packing on one thread in GB of the file's bytes a
 // second; products of matrices of that shape (outputs x inputs) with so many rows of activations, in billions of
 // operations (multiply, add) a second and in parentheses GB of packed weights read a second. The panels are shared by
-// the threads as in a step. copies: as many equal matrices in turn, so that none stays in a cache. The best of several
-// passes. SPDX-License-Identifier: Apache-2.0
+// the threads as in a step. copies: as many equal matrices in turn, so that none stays in a cache. prompt: the rows are
+// of a prompt, which some sets multiply in another form. The best of several passes.
+// SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <atomic>
 #include <barrier>
 #include <chrono>
 #include <cstdint>
@@ -29,13 +32,14 @@
 namespace motley::cpu {
 namespace {
 
-constexpr double kSecondsPerFigure = 0.1;
+constexpr double kSecondsPerFigure = 0.3;
 constexpr int kPassesMin = 3;
 
 struct Options {
   std::vector<int64_t> rows = {1, 8, 64};
   int64_t outputs = 1024, inputs = 4096;
   int threads = 1, copies = 1;
+  bool prompt = false;
   const char *variant = nullptr, *format = nullptr;
 };
 
@@ -124,9 +128,10 @@ void measure(const KernelSet& set, int32_t dtype, const Options& options, Team& 
   std::vector<float> x(static_cast<size_t>(most * inputs)), y(static_cast<size_t>(most * outputs));
   for (float& v : x) v = normal(random);
   RowForms forms;
-  forms.add(copies[0]->matrix().kind);
-  std::vector<std::byte> prepared(static_cast<size_t>(most * forms.row_bytes(inputs)) + 64);
-  std::byte* at = prepared.data() + (64 - reinterpret_cast<uintptr_t>(prepared.data()) % 64);
+  const PanelKind kind = copies[0]->matrix().kind;
+  options.prompt&& set.takes_tiled && !is_float(kind) ? void(forms.tiled = true) : forms.add(kind);
+  const SlabAllocator::Piece prepared = allocator.allocate(static_cast<uint64_t>(most * forms.row_bytes(inputs)));
+  auto* const at = reinterpret_cast<std::byte*>(prepared.data);  // on large pages, as in a step
   for (const int64_t rows : options.rows) {
     MatmulArgs g;
     for (int64_t r = 0; r < rows; ++r) forms.prepare(set, x.data() + r * inputs, inputs, at, rows, r);
@@ -136,16 +141,21 @@ void measure(const KernelSet& set, int32_t dtype, const Options& options, Team& 
     g.rows = rows;
     g.y = y.data();
     g.y_stride = outputs;
+    const int64_t panels = copies[0]->matrix().panels();
     const double seconds = shortest([&] {
+      std::vector<std::atomic<int64_t>> taken(copies.size());
       team.run([&](int thread) {
         MatmulArgs mine = g;
-        for (const auto& w : copies) {
-          mine.w = w->matrix();
-          const kit::Range part =
-              kit::part_of(mine.w.panels(), static_cast<uint32_t>(thread), static_cast<uint32_t>(team.size()));
-          mine.panel_begin = part.begin;
-          mine.panel_end = part.end;
-          set.matmul(mine);
+        for (size_t i = 0; i < copies.size(); ++i) {
+          mine.w = copies[i]->matrix();
+          kit::OpCall call;
+          call.taken = &taken[i];
+          call.thread = static_cast<uint32_t>(thread), call.threads = static_cast<uint32_t>(team.size());
+          for (kit::Range part = call.take(panels, 2); part.begin < part.end; part = call.take(panels, 2)) {
+            mine.panel_begin = part.begin;
+            mine.panel_end = part.end;
+            set.matmul(mine);
+          }
         }
       });
     });
@@ -175,6 +185,8 @@ bool parse(int count, char** arguments, Options* options) {
     } else if (name == "--shape") {
       options->outputs = std::strtoll(text, &end, 10);
       options->inputs = *end == 'x' ? std::strtoll(end + 1, &end, 10) : 0;
+    } else if (name == "--prompt") {
+      options->prompt = std::strtol(text, &end, 10) != 0;
     } else if (name == "--threads" || name == "--copies") {
       (name == "--threads" ? options->threads : options->copies) = static_cast<int>(std::strtol(text, &end, 10));
     } else {
@@ -212,7 +224,7 @@ int main(int count, char** arguments) {
   if (!motley::cpu::parse(count, arguments, &options)) {
     std::fprintf(stderr,
                  "usage: %s [--rows N,...] [--shape OUTPUTSxINPUTS, inputs a multiple of 256] [--threads N] "
-                 "[--copies N] [VARIANT [FORMAT]]\n",
+                 "[--copies N] [--prompt 0|1] [VARIANT [FORMAT]]\n",
                  arguments[0]);
     return 2;
   }
