@@ -12,6 +12,11 @@ namespace {
 constexpr int64_t kPrepareAloneMax = 4096;
 
 constexpr int64_t kGrain = 2;  // panels that a thread takes at least: tiles take two at a time
+// Of the panels, most are shared out beforehand: a thread finds them where it left them, and reads long runs of them.
+// The rest goes to who is done first, in parts of so many bytes of weights times rows: some microseconds. A few threads
+// seldom wait for one another, and would only lose by it (6 % of a step of one row with two).
+constexpr int64_t kTakenWork = 64 << 10;
+constexpr uint32_t kFewThreads = 4;
 
 int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 // Cache lines from one prepared row to the next, in either form: a line for each block of 32 columns, and of its rest.
@@ -258,18 +263,23 @@ void run_matmuls(const kit::OpCall& call) {
   int64_t total = 0;  // panels of all products, one after the other
   for (size_t i = 0; i < data.rows.size(); ++i) total += panels_of(i);
   if (data.after.gated()) total = panels_of(0);
-  for (kit::Range part = call.take(total, kGrain); part.begin < part.end; part = call.take(total, kGrain)) {
-    if (data.after.gated()) {
-      run_gated(call, data, prepared, part);
-      continue;
-    }
+  const auto run = [&](kit::Range part) {
+    if (data.after.gated()) return run_gated(call, data, prepared, part);
     int64_t first = 0;
     for (size_t i = 0; i < data.rows.size(); ++i) {
       const kit::Range mine = {std::max<int64_t>(part.begin - first, 0), std::min(part.end - first, panels_of(i))};
       if (mine.begin < mine.end) run_one(call, data, i, prepared, mine);
       first += panels_of(i);
     }
-  }
+  };
+  const auto& weight = *static_cast<const PackedWeight*>(call.weight[0]);
+  const int64_t work = std::max<int64_t>(1, weight.matrix().panel_bytes * call.in[0].rows);  // of a panel
+  const int64_t grain = kGrain * std::max<int64_t>(1, kTakenWork / (kGrain * work));
+  const int64_t fixed = call.threads <= kFewThreads ? total : total * 3 / 4 / kGrain * kGrain;
+  run(call.part(fixed, kGrain));
+  if (fixed == total) return;
+  for (kit::Range more = call.take(total - fixed, grain); more.begin < more.end; more = call.take(total - fixed, grain))
+    run({fixed + more.begin, fixed + more.end});
 }
 
 }  // namespace motley::cpu
