@@ -67,7 +67,7 @@ void sort_rows(const kit::OpCall& call, const MatmulData& data, int32_t* order, 
   classes[1] = {&data.prompt, nullptr, 0, nullptr};
   if (!data.prompt.prepared()) return;
   const uint8_t* generated = call.batch->generated;
-  classes[0].count = std::count(generated, generated + rows, uint8_t{1});
+  classes[0].count = std::count_if(generated, generated + rows, [](uint8_t g) { return g != 0; });
   classes[1].count = rows - classes[0].count;
   if (classes[0].count == 0 || classes[1].count == 0) return;
   int64_t at[] = {0, classes[0].count};

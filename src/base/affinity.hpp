@@ -10,4 +10,7 @@ namespace motley {
 // changes.
 void run_on(std::span<const int> cores);
 
+// Each has some, and no two the same one.
+bool distinct_cores(std::span<const std::span<const int>> all);
+
 }  // namespace motley

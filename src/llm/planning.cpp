@@ -58,7 +58,7 @@ Status measure_groups(const Model& model, const std::vector<MeasuredDevice>& dev
     std::vector<DeviceProfile> theirs;
     for (const size_t i : members) some.push_back(devices[i]), theirs.push_back((*profiles)[i]);
     RETURN_IF_ERROR(measure_together(model, some, options, theirs));
-    for (size_t k = 0; k < members.size(); ++k) (*profiles)[members[k]].together = theirs[k].together;
+    for (size_t k = 0; k < members.size(); ++k) (*profiles)[members[k]] = theirs[k];
   }
   return ok_status();
 }

@@ -53,7 +53,8 @@ struct DeviceProfile {
   RowCurve sequences;           // ns per KV head of one layer, of rows of sequences of their own, beside what as many
                                 // rows of one take
   int64_t sample_ns = 0;        // of one row, beside the program's own time
-  double wait_ns = 0;           // of a program that the host waits for, beside its time behind another
+  double wait_ns = 0;           // of a program that the host waits for, beside its time behind another, which is what
+                                // `head` and `embed` say
   double wake_ns = 0;           // the same after a pause
   CopyCost copy;                // between the device's memory and the host's
   double packed_ratio = 1;      // bytes that weights take here / bytes in the file

@@ -57,6 +57,7 @@ PlanInput small_input() {
   input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("CPU:0", "cpu", {}, shape)};
   input.devices[1].memory_group = "host";
   input.devices[1].together = {{1, 16}, {2, 1.5}};
+  input.devices[1].context_together = 1.25, input.devices[1].wait_ns = 4000, input.devices[1].wake_ns = 9000;
   input.links = {{"GPU:0", "CPU:0", 4000, 0.05}};
   input.memory_caps["GPU:0"] = 1 << 30;
   return input;
@@ -71,6 +72,9 @@ TEST(ProfileJson, ComesBackEqual) {
   const auto device = read_device_profile(to_json(input.devices[1]));
   ASSERT_TRUE(device.ok()) << device.error().message();
   EXPECT_EQ(to_json(*device), to_json(input.devices[1]));
+  EXPECT_EQ(device->context_together, 1.25);
+  EXPECT_EQ(device->wait_ns, 4000);
+  EXPECT_EQ(device->wake_ns, 9000);
 }
 
 TEST(ProfileJson, Route_IsSharedMemoryWhereItIsMissing) {
@@ -105,6 +109,8 @@ TEST(ProfileJson, Nonsense_IsRefusedWithTheField) {
   expect("\"packed_ratio\": 1.0", "\"packed_ratio\": 0", "packed_ratio");
   expect("\"packed_ratio\": 1.0", "\"packed_ratio\": 1e400", "");
   expect("\"context\"", "\"contexts\"", "'contexts' is no field");
+  expect("\"context_together\": 1.25", "\"context_together\": 0.5", "context_together");
+  expect("\"wait_ns\": 4000", "\"wait_ns\": -1", "wait_ns");
   expect("\"sample_ns\": 2000", "\"sample_ns\": 2.5", "sample_ns");
   expect("\"total\": ", "\"total\": -", "total");
   expect("\"kind\": \"gpu\"", "\"kind\": 3", "kind");

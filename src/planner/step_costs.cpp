@@ -59,14 +59,16 @@ StepCosts::Curves StepCosts::curves_of(const DeviceProfile& device) const {
                 std::max(1.0, device.together.at(rows, 1)),
                 least_program_ns(device),
                 device.context.at(load_.decode_rows),
-                device.sequences.at(load_.decode_rows)};
+                device.sequences.at(load_.decode_rows),
+                0,
+                device.wait_ns};
   if (shape_.layers.empty()) return curves;
   const LayerShape& middle = shape_.layers[shape_.layers.size() / 2];  // was measured
   // Beyond the rows that whole layers were measured at, joining saves as much as there.
   const double known = device.layer.empty() ? rows : std::min(rows, static_cast<double>(device.layer.rows.back()));
   Curves parts;
   parts.ffn = device.ffn.at_rows(known), parts.experts = device.experts.at_rows(known);
-  parts.program_ns = curves.program_ns;
+  parts.program_ns = curves.program_ns, parts.wait_ns = curves.wait_ns;
   const double attention = device.attention.at(known, count(shape_.kv_heads));
   const double ffn = fused_ffn_ns(parts, middle, shape_.ffn_columns, shape_.experts);
   curves.joined_ns = device.layer.empty() ? std::min(attention, curves.program_ns) + std::min(ffn, curves.program_ns)
@@ -79,7 +81,7 @@ double StepCosts::fused_ffn_ns(const Curves& curves, const LayerShape& layer, in
   if (layer.has_ffn) ns += curves.ffn.at(count(columns));
   if (layer.has_experts) {
     const double routed = curves.experts.at(count(experts));
-    ns += routed - (ns > 0 ? std::min(routed, curves.program_ns) : 0);  // one program of both
+    ns += routed - (ns > 0 ? std::min(routed, curves.program_ns + curves.wait_ns) : 0);  // one program of both
   }
   return ns;
 }

@@ -4,7 +4,7 @@
 // layers differ, with the parts that it has instead. Shards run, for each layer, the attention part and
 // the FFN part as a program each, and after either an all-reduce: the slowest shard's program with its copies counts,
 // from its device's memory to the host's before, and back after. Embedding before the first layer; head, gathering of
-// logits and sampling after the last; the host waits for each of them, too. A program costs something whatever it
+// logits and sampling after the last; the host waits for embedding and head, too. A program costs something whatever it
 // computes: as much as a look-up of one row. Shards of one memory group slow one another's programs down by the
 // measured factor, also where one of them is done first: a split must pay without what a partner that idles leaves of
 // the bus. Copies of the residual stream to the next stage take the time of the devices, hops between them do not.
@@ -66,6 +66,7 @@ class StepCosts {
     double context_ns = 0;    // per KV head and position read by a row that decodes
     double sequences_ns = 0;  // per KV head: of rows that decode, beside what as many of one sequence take
     double joined_ns = 0;     // what a whole layer's parts take less in one program with other layers
+    double wait_ns = 0;       // of a program that is waited for, as the parts of a layer are
   };
   Curves curves_of(const DeviceProfile& device) const;
   static double fused_ffn_ns(const Curves& curves, const LayerShape& layer, int64_t columns, int64_t experts);

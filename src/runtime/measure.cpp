@@ -32,11 +32,12 @@ constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence;
 constexpr double kSampleNs = 500'000;  // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
 constexpr uint32_t kTurnRowsMax = 64;                // that take layers in turn; beyond, they share each weight enough
-constexpr uint32_t kContextReads = Probe::kKvBlocks * Probe::kBlockSize;  // of all of them, at most
+constexpr uint32_t kContextReads = ProbeShare{}.kv_blocks * Probe::kBlockSize;  // of all of them, at most
 constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
 constexpr uint32_t kNear = 16;       // positions where little is read
 constexpr int kTogetherRounds = 2;
 constexpr uint32_t kTogetherReaders = 16;  // sequences whose reading is timed then
+constexpr double kReadingLeast = 0.2;      // of the part's other time
 constexpr int64_t kColumnGrain = 64;
 constexpr int kWakeSamples = 9;
 constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits for more before it sleeps
@@ -58,7 +59,11 @@ std::vector<int64_t> unit_points(int64_t units, int64_t grain) {
   return points;
 }
 
-ProbeLoad prompt_of(uint32_t rows) { return {.rows = rows, .context = rows, .one_sequence = true}; }
+// As many rows of one sequence. What runs few of them decodes, mostly.
+ProbeLoad rows_of_one(uint32_t rows, uint32_t context) {
+  return {.rows = rows, .context = context, .one_sequence = true, .prompt = rows > kTurnRowsMax};
+}
+ProbeLoad prompt_of(uint32_t rows) { return rows_of_one(rows, rows); }
 
 class DeviceMeasurer {
  public:
@@ -68,7 +73,7 @@ class DeviceMeasurer {
         device_(device),
         options_(options),
         depth_(std::max(1u, device.description.desc.queue_depth)),
-        layers_(measured_layers(model)) {}
+        layers_(measured_layers(model, device.description.desc.memory_free)) {}
 
   // A part to be timed; with `both`, a split layer's attention and FFN by turns.
   struct Timing {
@@ -150,7 +155,10 @@ Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_
     ASSIGN_OR_RETURN(const PartTimes parts, timing.probe->parts_ns(timing.load, runs));
     return Times{parts.attention_ns, parts.ffn_ns};
   }
-  if (timing.behind_layers) RETURN_IF_ERROR(several_->time_ns(MOTLEY_CUT_STAGE, {}, 1).error());
+  if (timing.behind_layers) {
+    ASSIGN_OR_RETURN(const double before_ns, several_->time_ns(MOTLEY_CUT_STAGE, {}, 1));
+    if (options_.pace) RETURN_IF_ERROR(options_.pace(before_ns));
+  }
   ASSIGN_OR_RETURN(const double ns, timing.probe->time_ns(timing.cut, timing.load, runs));
   return Times{ns, 0};
 }
@@ -248,6 +256,7 @@ Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DevicePro
   std::vector<Timing> timings;
   for (size_t i = 0; i < shares; ++i) {
     ProbeShare both{.layers = layers_, .kv_heads = heads[at(heads.size(), i)]};
+    both.kv_blocks = rows.back() / Probe::kBlockSize + 1;
     both.*share = units[at(units.size(), i)];
     ASSIGN_OR_RETURN(auto made, probe(both));
     RETURN_IF_ERROR(made->write_kv(rows.back()));
@@ -301,14 +310,13 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
   const std::vector<uint32_t> rows = row_points(options_.rows_max);
   for (const uint32_t r : rows) timing(prompt_of(r));
   const uint32_t chunk = std::min(kChunkRows, options_.rows_max);
-  const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing({chunk, kMeasuredContext, true});
+  const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing(rows_of_one(chunk, kMeasuredContext));
   std::vector<std::pair<size_t, size_t>> sequences;  // that see little, and much
   for (const uint32_t r : kContextRows) {
     if (r > options_.rows_max) break;
     profile->context.rows.push_back(r);
     profile->sequences.rows.push_back(r);
-    const size_t near = timing({r, kNear, false}),
-                 far = timing({r, std::min(kMeasuredContext, kContextReads / r), false});
+    const size_t near = timing({r, kNear}), far = timing({r, std::min(kMeasuredContext, kContextReads / r)});
     sequences.emplace_back(near, far);
   }
   ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
@@ -443,11 +451,7 @@ class Group {
     for (int round = 0; round < (options_.virtual_time ? 1 : kTogetherRounds); ++round) {
       std::vector<std::vector<double>> alone(probes_.size()), together(probes_.size());
       // In virtual time a device counts as running while it has a queue.
-      for (size_t i = 0; i < probes_.size(); ++i) {
-        RETURN_IF_ERROR(open(i));
-        for (size_t load = 0; load < loads; ++load) RETURN_IF_ERROR(time(i, load, &alone[i]));
-        probes_[i].reset();
-      }
+      for (size_t i = 0; i < probes_.size(); ++i) RETURN_IF_ERROR(time_alone(i, loads, &alone[i]));
       for (size_t i = 0; i < probes_.size(); ++i) RETURN_IF_ERROR(open(i));
       for (size_t load = 0; load < loads; ++load) RETURN_IF_ERROR(time_all(load, &together));
       for (size_t i = 0; i < probes_.size(); ++i) {
@@ -458,7 +462,8 @@ class Group {
     }
     for (size_t i = 0; i < probes_.size(); ++i) {
       std::vector<double> values;
-      for (std::vector<double>& of_load : factors[i]) values.push_back(std::max(1.0, lower_median(std::move(of_load))));
+      for (std::vector<double>& of_load : factors[i])
+        values.push_back(std::clamp(lower_median(std::move(of_load)), 1.0, kSlowdownMax));
       log(LogLevel::kDebug,
           "{} beside the others of its memory takes, by rows, and to read, so many times as long: {:.2f}",
           profiles[i].name, fmt::join(values, ", "));
@@ -505,8 +510,21 @@ class Group {
     }
     const DeviceMeasurer::Timing ends[] = {timing(readers_near()), timing(readers_far())};
     ASSIGN_OR_RETURN(const auto times, measurers_[i]->times_of(ends));
-    out->push_back(std::max(1.0, times[1].ns - times[0].ns));
+    // Where reading is little beside the rest, the difference is noise: what is read counts with the rest.
+    const double reading = times[1].ns - times[0].ns;
+    out->push_back(reading > times[0].ns * kReadingLeast ? reading : times[1].ns);
     return ok_status();
+  }
+  Status time_alone(size_t i, size_t loads, std::vector<double>* out) {
+    Status ended;
+    std::thread thread([&] {
+      run_on(measurers_[i]->device().cores);
+      ended = open(i);
+      for (size_t load = 0; load < loads && ended.ok(); ++load) ended = time(i, load, out);
+      probes_[i].reset();
+    });
+    thread.join();
+    return ended;
   }
   // All at the same time: who is done goes on until all are.
   Status time_all(size_t load, std::vector<std::vector<double>>* out) {

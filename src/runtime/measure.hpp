@@ -1,9 +1,9 @@
 // Measure: what a device needs for the parts of this model, on random rows of the model's shapes and its own weights.
 //
-// Programs are timed as a driver runs them, several behind one another, so that what is counted is the part's own time;
-// what a value takes between the device's memory and the host's is counted by itself, and what a meeting of two devices
-// costs besides is the link's (measure_link). Medians of several runs. The planner sees nothing of a device but these
-// figures.
+// Programs are timed as a driver runs them: whole layers, embedding and head behind one another, the parts of split
+// layers by turns and waited for. What a value takes between the device's memory and the host's is counted by itself,
+// and what a meeting of two devices costs besides is the link's (measure_link). Medians of several runs. The planner
+// sees nothing of a device but these figures.
 #pragma once
 
 #include <cstdint>
@@ -44,11 +44,11 @@ struct MeasuredDevice {
 };
 
 // One layer's attention and FFN or experts, the head and the embedding, at several numbers of units and rows; copies.
-// Takes about a second for a small model; what fails on the device is its answer.
+// Takes a few seconds for a small model; what fails on the device is its answer.
 Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& device, const MeasureOptions& options);
 
-// How much slower each runs while all of them run: the devices share one memory. Fills `together` of the profiles,
-// which are in the order of the devices.
+// How much slower each runs while all of them run: the devices share one memory. Fills `together` and
+// `context_together` of the profiles, which are in the order of the devices.
 Status measure_together(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options,
                         std::span<DeviceProfile> profiles);
 

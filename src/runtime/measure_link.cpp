@@ -1,5 +1,6 @@
 // What it costs two devices to meet.
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "base/affinity.hpp"
+#include "base/clock.hpp"
 #include "base/log.hpp"
 #include "comm/communicator.hpp"
 #include "model/axes.hpp"
@@ -19,22 +21,26 @@ namespace motley {
 namespace {
 
 constexpr uint32_t kSumsOfLayer = 2;
-constexpr uint32_t kLayersMax = 8;        // of a sample
-constexpr double kSampleNs = 10'000'000;  // that it takes, or one layer
+constexpr uint32_t kLayersMax = 8;            // of a sample
+constexpr double kSampleNs = 10'000'000;      // that it takes, or one layer
+constexpr int64_t kEnoughNs = 1'000'000'000;  // of all samples, where the devices are slow
 
 // One side of a link: runs half of each layer as the driver of a split stage does, and after each part sums with the
 // other, from and to its device's memory.
 class LinkSide {
  public:
   static Result<LinkSide> create(const Model& model, const MeasuredDevice& device, uint64_t bytes_max,
-                                 bool virtual_time) {
+                                 const MeasureOptions& options) {
     const ModelAxes axes = axes_of(model);
     const auto half = [](int64_t units) { return (units + 1) / 2; };
-    ProbeShare share{.layers = measured_layers(model), .kv_heads = half(axes.kv_heads)};
+    ProbeShare share{.layers = measured_layers(model, device.description.desc.memory_free),
+                     .kv_heads = half(axes.kv_heads)};
     share.layers.count = std::min(share.layers.count, kLayersMax);
     share.ffn_columns = half(axes.ffn_columns), share.experts = half(axes.experts);
-    ASSIGN_OR_RETURN(CopySide copies, CopySide::create(*device.device, bytes_max, virtual_time));
-    ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, kCopiedRows, MOTLEY_F32, virtual_time));
+    share.kv_blocks = kCopiedRows / Probe::kBlockSize;
+    ASSIGN_OR_RETURN(CopySide copies, CopySide::create(*device.device, bytes_max, options.virtual_time));
+    ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, kCopiedRows,
+                                               static_cast<int32_t>(options.kv_dtype), options.virtual_time));
     RETURN_IF_ERROR(probe->write_kv(kCopiedRows));
     LinkSide side(std::move(copies), std::move(probe));
     side.layers_ = share.layers.count;
@@ -69,15 +75,19 @@ class LinkSide {
     status_ = copies_.pull(count * sizeof(float));
     if (communicator != nullptr) met_ = communicator->all_reduce(copies_.view(count), true, copies_.call());
     const int64_t began_ns = copies_.now_ns();
-    if (met_.ok() && status_.ok()) status_ = with_parts(rows, layers, meet);
-    if (!met_.ok()) status_ = ok_status();
+    if (met_.ok() && status_.ok()) {
+      const Status ended = with_parts(rows, layers, meet);
+      if (met_.ok()) status_ = ended;
+    }
     if (!status_.ok() && communicator != nullptr) communicator->abort(status_);
     ns_ = static_cast<double>(copies_.now_ns() - began_ns);
   }
 
   Status with_parts(uint32_t rows, uint32_t layers, const std::function<Status()>& meet) {
-    if (!copies_.virtual_time())
-      return probe_->parts_ns({.rows = rows, .context = rows, .one_sequence = true}, layers, meet).error();
+    if (!copies_.virtual_time()) {
+      const ProbeLoad load{.rows = rows, .context = rows, .one_sequence = true, .prompt = rows > 1};
+      return probe_->parts_ns(load, layers, meet).error();
+    }
     // The probe keeps a time of its own.
     for (uint32_t sum = 0; sum < kSumsOfLayer * layers; ++sum) RETURN_IF_ERROR(meet());
     return ok_status();
@@ -96,8 +106,9 @@ class LinkSide {
 // machine for a while disturbs both.
 class Meetings {
  public:
-  Meetings(LinkSide left, LinkSide right, std::span<const Route> routes, const GroupOptions& group)
-      : left_(std::move(left)), right_(std::move(right)), group_(group) {
+  Meetings(LinkSide left, LinkSide right, std::span<const Route> routes, const GroupOptions& group,
+           const std::function<Status(double)>& pace)
+      : left_(std::move(left)), right_(std::move(right)), group_(group), pace_(pace) {
     for (const Route route : routes) samples_.push_back({route, {}, {}});
   }
 
@@ -145,7 +156,7 @@ class Meetings {
     other.join();
     for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->status());
     for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->met());
-    return ok_status();
+    return pace_ ? pace_(std::max(left_.ns(), right_.ns())) : ok_status();
   }
   double layer_ns(uint32_t layers) const { return std::max(left_.ns(), right_.ns()) / layers; }
   // Side by side, as they run with meetings between.
@@ -165,6 +176,7 @@ class Meetings {
 
   LinkSide left_, right_;
   const GroupOptions group_;
+  const std::function<Status(double)>& pace_;
   std::vector<Samples> samples_;
 };
 
@@ -181,15 +193,19 @@ Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, co
                                  const MeasureOptions& options) {
   const uint32_t hidden = model.config().hidden;
   const uint64_t bytes_max = uint64_t{kCopiedRows} * hidden * sizeof(float);
-  ASSIGN_OR_RETURN(LinkSide left, LinkSide::create(model, a, bytes_max, options.virtual_time));
-  ASSIGN_OR_RETURN(LinkSide right, LinkSide::create(model, b, bytes_max, options.virtual_time));
+  ASSIGN_OR_RETURN(LinkSide left, LinkSide::create(model, a, bytes_max, options));
+  ASSIGN_OR_RETURN(LinkSide right, LinkSide::create(model, b, bytes_max, options));
   GroupOptions group{.size = 2, .message_bytes_max = 1u << 20};
   group.link_latency_ns = options.virtual_link.latency_ns;
   group.link_ns_per_byte = options.virtual_link.ns_per_byte;
-  group.own_cores = !a.cores.empty() && !b.cores.empty();
+  group.own_cores = distinct_cores(std::array{std::span<const int>(a.cores), std::span<const int>(b.cores)});
   const std::vector<Route> routes = options.virtual_time ? std::vector{Route::kSharedMemory} : options.routes;
-  Meetings meetings(std::move(left), std::move(right), routes, group);
-  for (int i = 0; i < kCopySamples; ++i) RETURN_IF_ERROR(meetings.sample());
+  Meetings meetings(std::move(left), std::move(right), routes, group, options.pace);
+  const int64_t began_ns = system_clock().now_ns();
+  for (int i = 0; i < kCopySamples; ++i) {
+    if (i > 0 && !options.virtual_time && system_clock().now_ns() - began_ns > kEnoughNs) break;
+    RETURN_IF_ERROR(meetings.sample());
+  }
   const std::vector<RouteTimes> times = meetings.times();
   for (const RouteTimes& of : times)
     log(LogLevel::kDebug, "{} and {} over {}: a row in {:.1f} us, a chunk in {:.1f} us", a.description.name,

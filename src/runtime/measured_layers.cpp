@@ -10,6 +10,7 @@ namespace {
 // Layers are measured in turn until they hold this much, at most so many: more than the caches next to the cores keep.
 constexpr uint64_t kLayersBytes = 64u << 20;
 constexpr uint32_t kLayersMax = 64;
+constexpr uint64_t kMemoryParts = 4;  // of which they may take one
 
 // Rows, columns and experts of a layer's weights, and their bytes.
 struct LayerWeights {
@@ -29,13 +30,20 @@ std::vector<LayerWeights> layer_weights(const Model& model) {
   return layers;
 }
 
+// Of a layer in the pool of a probe, in f32.
+uint64_t kv_bytes(const Model& model, size_t layer) {
+  if (layer >= model.kv_layers().size()) return 0;
+  const KvLayer& kv = model.kv_layers()[layer];
+  return 2 * sizeof(float) * kv.kv_heads * kv.head_dim * ProbeShare{}.kv_blocks * Probe::kBlockSize;
+}
+
 }  // namespace
 
 uint32_t window_of(const Model& model, size_t layer) {
   return layer < model.kv_layers().size() ? model.kv_layers()[layer].window : 0;
 }
 
-LayerRange measured_layers(const Model& model) {
+LayerRange measured_layers(const Model& model, uint64_t memory_free) {
   const std::vector<LayerWeights> layers = layer_weights(model);
   const auto seen = [&](size_t layer) {
     const uint32_t window = window_of(model, layer);
@@ -45,8 +53,13 @@ LayerRange measured_layers(const Model& model) {
   const auto alike = [&](size_t layer) {
     return layer + 1 < layers.size() && layers[layer].sizes == layers[middle].sizes && seen(layer) == seen(middle);
   };
+  const uint64_t resident = layers[middle].bytes + kv_bytes(model, middle);
   size_t begin = middle, end = middle + 1;
-  const auto enough = [&] { return end - begin >= kLayersMax || (end - begin) * layers[middle].bytes >= kLayersBytes; };
+  const auto enough = [&] {
+    const uint64_t count = end - begin;
+    return count >= kLayersMax || count * layers[middle].bytes >= kLayersBytes ||
+           (count + 1) * resident > memory_free / kMemoryParts;
+  };
   while (!enough() && alike(end)) ++end;
   while (!enough() && begin > 1 && alike(begin - 1)) --begin;
   return {static_cast<uint32_t>(begin), static_cast<uint32_t>(end - begin)};

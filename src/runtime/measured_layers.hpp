@@ -15,7 +15,8 @@ inline constexpr uint32_t kMeasuredContext = 512;  // positions at which the rea
 uint32_t window_of(const Model& model, size_t layer);
 
 // Layers about the middle one that are measured in turn: they do the same, as far as it is measured. Neither the first
-// nor the last one, which share their programs with embedding and head, where there are three or more.
-LayerRange measured_layers(const Model& model);
+// nor the last one, which share their programs with embedding and head, where there are three or more. With the KV that
+// is read they take a quarter of a device's free memory at most, or are one.
+LayerRange measured_layers(const Model& model, uint64_t memory_free);
 
 }  // namespace motley

@@ -83,7 +83,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   options.logit_rows_max = std::min(rows_max, kLogitRowsMax);
   options.slots = 1;
   options.block_size = kBlockSize;
-  options.kv_blocks = kKvBlocks;
+  options.kv_blocks = std::max(share.kv_blocks, 1u);
   options.kv_dtype = kv_dtype;
   options.steps_ahead = 0;
   options.virtual_time = virtual_time;
@@ -92,6 +92,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   std::unique_ptr<Probe> probe(new Probe(device, std::move(driver)));
   probe->source_bytes_ = source_bytes;
   probe->rows_max_ = rows_max;
+  probe->kv_blocks_ = options.kv_blocks;
   probe->virtual_time_ = virtual_time;
   if (virtual_time) probe->virtual_ns_ = virtual_start_ns();
   return probe;
@@ -114,7 +115,7 @@ void Probe::fill_batch(const ProbeLoad& load) {
   slots_.assign(rows, MOTLEY_NONE);
   positions_.assign(rows, last);
   kv_slots_.assign(rows, MOTLEY_NONE);  // what is read lies there already: zeros
-  generated_.assign(rows, load.one_sequence ? 0 : 1);
+  generated_.assign(rows, load.prompt ? 0 : 1);
   blocks_.clear();
   row_begin_.assign(1, 0);
   block_begin_.assign(1, 0);
@@ -122,7 +123,7 @@ void Probe::fill_batch(const ProbeLoad& load) {
   contexts_.assign(sequences, static_cast<int32_t>(load.context));
   for (uint32_t s = 0; s < sequences; ++s) {
     for (uint32_t b = 0; b < span; ++b)  // of their own, as far as there are any
-      blocks_.push_back(static_cast<int32_t>((s * span + b) % kKvBlocks));
+      blocks_.push_back(static_cast<int32_t>((s * span + b) % kv_blocks_));
     row_begin_.push_back(load.one_sequence ? rows : s + 1);
     block_begin_.push_back(static_cast<uint32_t>(blocks_.size()));
   }

@@ -23,7 +23,8 @@ struct LayerRange {
 struct ProbeShare {
   LayerRange layers;  // as many as there are; of none: embedding and head instead
   int64_t kv_heads = 0, ffn_columns = 0, experts = 0, vocab_rows = 0;
-  bool whole = false;  // instead all of each layer, and all layers in one program (cut STAGE)
+  bool whole = false;        // instead all of each layer, and all layers in one program (cut STAGE)
+  uint32_t kv_blocks = 512;  // of its pool; loads that see more share some
 };
 
 // Of one layer, each waited for.
@@ -35,12 +36,13 @@ struct PartTimes {
 struct ProbeLoad {
   uint32_t rows = 1;
   uint32_t context = 1;       // positions that the last row sees
-  bool one_sequence = false;  // the rows are the end of one prompt; else each is a sequence of its own
+  bool one_sequence = false;  // the rows are the end of one; else each is a sequence of its own
+  bool prompt = false;        // a prompt's rows; else generated ones, which may be of another numeric class
 };
 
 class Probe {
  public:
-  static constexpr uint32_t kBlockSize = 16, kKvBlocks = 512;
+  static constexpr uint32_t kBlockSize = 16;
   // `clock` as of Driver. The device must not run anything else meanwhile if times are to mean something.
   static Result<std::unique_ptr<Probe>> create(const Model& model, const Device& device, const ProbeShare& share,
                                                uint32_t rows_max, int32_t kv_dtype, bool virtual_time);
@@ -70,7 +72,7 @@ class Probe {
   const Device& device_;
   std::unique_ptr<Driver> driver_;
   uint64_t source_bytes_ = 0;
-  uint32_t rows_max_ = 1;
+  uint32_t rows_max_ = 1, kv_blocks_ = 1;
   size_t next_layer_ = 0;
   bool virtual_time_ = false;
   int64_t virtual_ns_ = 0;

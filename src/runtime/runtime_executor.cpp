@@ -5,6 +5,7 @@
 #include <chrono>
 #include <utility>
 
+#include "base/affinity.hpp"
 #include "base/log.hpp"
 #include "device/worker/worker_process.hpp"
 #include "runtime/segment.hpp"
@@ -70,14 +71,11 @@ bool have_own_cores(const Lane& lane, std::span<const NamedDevice> devices) {
                          [&](const Shard& shard) { return shard.device == device.name; });
     });
   };
-  std::vector<int> all;
+  std::vector<std::span<const int>> cores;
   for (const NamedDevice& device : devices) {
-    if (!takes_part(device)) continue;
-    if (device.cores.empty()) return false;
-    all.insert(all.end(), device.cores.begin(), device.cores.end());
+    if (takes_part(device)) cores.push_back(device.cores);
   }
-  std::sort(all.begin(), all.end());
-  return std::adjacent_find(all.begin(), all.end()) == all.end();
+  return distinct_cores(cores);
 }
 
 }  // namespace

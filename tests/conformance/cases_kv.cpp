@@ -227,10 +227,10 @@ void attention_chunks(Judge& judge, int32_t dtype, const AttentionCase& c) {
   std::vector<int32_t> each;
   for (int32_t i = 220; i <= kRows; ++i) each.push_back(i);
   const std::string what = std::string("attention ") + dtype_name(dtype) + " window " + std::to_string(c.window) + " ";
-  const Bytes whole = run(judge.device(), {kRows}, false);
-  judge.same(run(judge.device(), {1, 30, 31, 200, 257, kRows}, false), whole, what + "in chunks");
-  judge.same(run(judge.device(), {64, 128, kRows}, true), whole, what + "in chunks beside another sequence");
-  const auto several = judge.open(3);
+  const auto device = judge.open(0, true), several = judge.open(3, true);
+  const Bytes whole = run(*device, {kRows}, false);
+  judge.same(run(*device, {1, 30, 31, 200, 257, kRows}, false), whole, what + "in chunks");
+  judge.same(run(*device, {64, 128, kRows}, true), whole, what + "in chunks beside another sequence");
   judge.same(run(*several, each, false), whole, what + "row by row, other threads");
 }
 

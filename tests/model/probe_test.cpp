@@ -21,9 +21,9 @@ make_model::ModelSpec spec_of(uint32_t layers) {
   return spec;
 }
 
-LayerRange measured(const make_model::ModelSpec& spec) {
+LayerRange measured(const make_model::ModelSpec& spec, uint64_t memory_free = uint64_t{1} << 40) {
   const testing::RandomModel random(spec);
-  return measured_layers(random.model());
+  return measured_layers(random.model(), memory_free);
 }
 
 TEST(MeasuredLayers, AllButTheFirstAndTheLast) {
@@ -38,6 +38,13 @@ TEST(MeasuredLayers, NoMoreThanTheCachesHold) {
   spec.ffn = 1 << 17;  // 100 MB a layer
   EXPECT_EQ(measured(spec).count, 1u);
   EXPECT_EQ(measured(spec).first, 4u);
+}
+
+// 2 MB of KV and 0.1 MB of weights a layer.
+TEST(MeasuredLayers, AQuarterOfTheMemoryAtMost_ButOne) {
+  EXPECT_EQ(measured(spec_of(6), 20u << 20).count, 2u);
+  EXPECT_EQ(measured(spec_of(6), 1u << 20).count, 1u);
+  EXPECT_EQ(measured(spec_of(6), 0).count, 1u);
 }
 
 TEST(MeasuredLayers, AlikeInWhatTheySee) {
@@ -75,7 +82,7 @@ TEST_F(ProbeTest, Parts_RunByTurns_AndMeetAfterEach) {
   ASSERT_NE(both, nullptr);
   ASSERT_TRUE(both->write_kv(16).ok());
   int met = 0;
-  const auto times = both->parts_ns({.rows = 4, .context = 4, .one_sequence = true}, 3, [&] {
+  const auto times = both->parts_ns({.rows = 4, .context = 4, .one_sequence = true, .prompt = true}, 3, [&] {
     ++met;
     return ok_status();
   });

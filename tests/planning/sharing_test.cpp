@@ -68,6 +68,7 @@ TEST_F(Sharing, TwoPartsOfOneBus_AreForeseenToGainNothing) {
   const VirtualMachine machine({part, part}, sharing_link());
   const PlanInput input = machine.measure(model(), 64);
   EXPECT_NEAR(input.devices[0].together.at(4), 2, 0.1);
+  EXPECT_NEAR(input.devices[0].context_together, 2, 0.1);
   const Load load{.requests = 4, .concurrency = 4, .prompt_len = 4, .output_len = 24};
   const auto report = plan(shape_, input, request_of(load));
   ASSERT_TRUE(report.ok()) << report.error().message();
