@@ -84,6 +84,9 @@ class Driver {
   ~Driver();  // ends what is under way
 
   void start(Events events);
+  // Ends the thread once all steps that were pushed have ended. Of drivers that meet, all are stopped before any goes:
+  // one that is still at work may call the others' abort().
+  void stop();
   // Steps run in the order of the calls. Any thread; never blocks.
   void push(std::shared_ptr<Flight> flight);
   // Every pending and later meeting of this driver's groups answers `why`.

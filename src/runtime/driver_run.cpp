@@ -26,13 +26,17 @@ void Driver::start(Events events) {
   thread_ = std::thread([this] { loop(); });
 }
 
-Driver::~Driver() {
+void Driver::stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   waiter_.ring();
   if (thread_.joinable()) thread_.join();
+}
+
+Driver::~Driver() {
+  stop();
   tell_copies();
   queue_.reset();  // waits for what is enqueued, while all that it reads is there
 }

@@ -42,9 +42,9 @@ constexpr int64_t kColumnGrain = 64;
 constexpr int kWakeSamples = 9;
 constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits for more before it sleeps
 
-std::vector<uint32_t> row_points(uint32_t rows_max) {
+std::vector<uint32_t> row_points(uint32_t rows_max, bool brief) {
   std::vector<uint32_t> rows;
-  for (uint32_t r = 1; r < rows_max; r *= r == 16 || r == 64 ? 4 : 2) rows.push_back(r);  // no 32, no 128
+  for (uint32_t r = 1; r < rows_max; r *= brief || r == 16 || r == 64 ? 4 : 2) rows.push_back(r);  // no 32, no 128
   rows.push_back(rows_max);
   return rows;
 }
@@ -179,7 +179,7 @@ Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timin
 
 Result<double> DeviceMeasurer::warm_up(const Timing& timing, const Sampling& plan) {
   double spent_ns = 0, last = 0;
-  for (int round = 0; plan.warms_up && round < kWarmUpsMax; ++round) {
+  for (int round = 0; plan.warms_up && round < (options_.brief() ? kWarmUps : kWarmUpsMax); ++round) {
     ASSIGN_OR_RETURN(const Times times, take(timing, plan.turns));
     spent_ns += times.sum() * plan.turns;
     if (round >= kWarmUps && times.sum() > kFaster * last) break;
@@ -199,7 +199,7 @@ Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of(std::span<co
     ASSIGN_OR_RETURN(const Sampling plan, sampling_of(timings[i]));
     plans.push_back(plan);
   }
-  for (int visit = 0; visit < (options_.virtual_time ? 1 : kVisits); ++visit) {
+  for (int visit = 0; visit < (options_.virtual_time || options_.brief() ? 1 : kVisits); ++visit) {
     for (size_t i = 0; i < timings.size(); ++i) {
       const Sampling& plan = plans[i];
       ASSIGN_OR_RETURN(double spent_ns, warm_up(timings[i], plan));
@@ -219,7 +219,7 @@ Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of(std::span<co
 Status DeviceMeasurer::measure(const Part& part) {
   if (part.units.empty()) return ok_status();  // the model has none
   CostTable& table = *part.table;
-  const std::vector<uint32_t> rows = row_points(std::min(part.rows_max, options_.rows_max));
+  const std::vector<uint32_t> rows = row_points(std::min(part.rows_max, options_.rows_max), options_.brief());
   table.rows.assign(rows.begin(), rows.end());
   table.units = part.units;
   std::vector<std::unique_ptr<Probe>> probes;
@@ -247,7 +247,7 @@ Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DevicePro
                                      const std::vector<int64_t>& units, int64_t ProbeShare::*share) {
   if (units.empty()) return ok_status();  // the model has none
   const std::vector<int64_t> heads = unit_points(axes_.kv_heads, 1);
-  const std::vector<uint32_t> rows = row_points(options_.rows_max);
+  const std::vector<uint32_t> rows = row_points(options_.rows_max, options_.brief());
   const size_t shares = std::max(heads.size(), units.size());
   const auto at = [&](size_t points, size_t i) {
     return points - std::min(points, shares - i);
@@ -307,7 +307,7 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     timings.push_back({of, MOTLEY_CUT_STAGE, load});
     return timings.size() - 1;
   };
-  const std::vector<uint32_t> rows = row_points(options_.rows_max);
+  const std::vector<uint32_t> rows = row_points(options_.rows_max, options_.brief());
   for (const uint32_t r : rows) timing(prompt_of(r));
   const uint32_t chunk = std::min(kChunkRows, options_.rows_max);
   const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing(rows_of_one(chunk, kMeasuredContext));
@@ -448,7 +448,7 @@ class Group {
   Status measure(std::span<DeviceProfile> profiles) {
     const size_t loads = rows_.size() + 1;
     std::vector<std::vector<std::vector<double>>> factors(probes_.size(), std::vector<std::vector<double>>(loads));
-    for (int round = 0; round < (options_.virtual_time ? 1 : kTogetherRounds); ++round) {
+    for (int round = 0; round < (options_.virtual_time || options_.brief() ? 1 : kTogetherRounds); ++round) {
       std::vector<std::vector<double>> alone(probes_.size()), together(probes_.size());
       // In virtual time a device counts as running while it has a queue.
       for (size_t i = 0; i < probes_.size(); ++i) RETURN_IF_ERROR(time_alone(i, loads, &alone[i]));

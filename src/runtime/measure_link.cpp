@@ -202,7 +202,7 @@ Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, co
   const std::vector<Route> routes = options.virtual_time ? std::vector{Route::kSharedMemory} : options.routes;
   Meetings meetings(std::move(left), std::move(right), routes, group, options.pace);
   const int64_t began_ns = system_clock().now_ns();
-  for (int i = 0; i < kCopySamples; ++i) {
+  for (int i = 0; i < (options.brief() ? 1 : kCopySamples); ++i) {
     if (i > 0 && !options.virtual_time && system_clock().now_ns() - began_ns > kEnoughNs) break;
     RETURN_IF_ERROR(meetings.sample());
   }

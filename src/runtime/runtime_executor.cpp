@@ -241,6 +241,8 @@ void RuntimeExecutor::watch(const std::stop_token& stop) {
   }
 }
 
-RuntimeExecutor::~RuntimeExecutor() = default;
+RuntimeExecutor::~RuntimeExecutor() {
+  for (const auto& driver : drivers_) driver->stop();
+}
 
 }  // namespace motley
