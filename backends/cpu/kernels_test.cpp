@@ -43,27 +43,6 @@ class GuardedBlocks {
   ActBlock* blocks_;
 };
 
-struct Case {
-  const KernelSet* set;
-  int32_t dtype;
-};
-std::vector<Case> all_cases() {
-  std::vector<Case> cases;
-  for (const KernelSet* set : tested_sets()) {
-    for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype) {
-      if (kit::find_format(dtype) != nullptr) cases.push_back({set, dtype});
-    }
-  }
-  return cases;
-}
-std::string name_of(const testing::TestParamInfo<Case>& info) {
-  std::string name = std::string(info.param.set->name) + "_" + kit::find_format(info.param.dtype)->name;
-  for (char& c : name) {
-    if (c == '-') c = '_';
-  }
-  return name;
-}
-
 // All rows of x through the set's kernel in calls of `at_once` rows and panels split at `cut`; fine: with the rests.
 std::vector<float> multiply_by(const KernelSet& set, const PackedWeight& w, const std::vector<float>& x, int64_t rows,
                                int64_t at_once, int64_t cut, bool fine) {
@@ -101,7 +80,7 @@ std::vector<float> multiply_by(const KernelSet& set, const PackedWeight& w, cons
   return y;
 }
 
-class MatmulTest : public testing::TestWithParam<Case> {
+class MatmulTest : public testing::TestWithParam<KernelCase> {
  protected:
   std::vector<float> multiply(const PackedWeight& w, const std::vector<float>& x, int64_t rows, int64_t at_once,
                               int64_t cut, bool fine = false) {
@@ -286,7 +265,8 @@ TEST_P(MatmulTest, SetsOfAClass_GiveTheSameBits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Sets, MatmulTest, testing::ValuesIn(all_cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(Sets, MatmulTest, testing::ValuesIn(kernel_cases([](const KernelCase&) { return true; })),
+                         name_of_case);
 
 class SetTest : public testing::TestWithParam<const KernelSet*> {
  protected:

@@ -13,27 +13,12 @@
 namespace motley::cpu {
 namespace {
 
-struct Case {
-  const KernelSet* set;
-  int32_t dtype;
-};
-std::vector<Case> all_cases() {
-  std::vector<Case> cases;
-  for (const KernelSet* set : tested_sets()) {
-    for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT && set->takes_tiled; ++dtype) {
-      const kit::Format* format = kit::find_format(dtype);
-      if (format != nullptr && (format->block > 1 || dtype == MOTLEY_BF16)) cases.push_back({set, dtype});
-    }
-  }
-  return cases;
+bool takes_tiled(const KernelCase& c) {
+  return c.set->takes_tiled && (kit::find_format(c.dtype)->block > 1 || c.dtype == MOTLEY_BF16);
 }
-std::string name_of(const testing::TestParamInfo<Case>& info) {
-  std::string name = std::string(info.param.set->name) + "_" + kit::find_format(info.param.dtype)->name;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-}
+bool takes_tiled_bf16(const KernelCase& c) { return takes_tiled(c) && c.dtype == MOTLEY_BF16; }
 
-class PromptRowsTest : public testing::TestWithParam<Case> {
+class PromptRowsTest : public testing::TestWithParam<KernelCase> {
  protected:
   PackedWeight pack(const motley_weight_desc& desc) { return {kit::WeightSource(desc), allocator_, 2, true}; }
   const KernelSet& set() const { return *GetParam().set; }
@@ -109,10 +94,11 @@ TEST_P(PromptRowsTest, AnyRowsAndPanelsAtOnce_AreBitIdentical) {
   }
 }
 
+class Bf16PromptRowsTest : public PromptRowsTest {};
+
 // For weights that are BF16 it is another way to read the same numbers, with and without their rests.
-TEST_P(PromptRowsTest, Bf16_HasTheBitsOfOtherRows) {
+TEST_P(Bf16PromptRowsTest, HaveTheBitsOfOtherRows) {
   constexpr int64_t kRows = 83, kCols = 2112, kActRows = 37;
-  if (GetParam().dtype != MOTLEY_BF16) return;
   const auto data = random_rows(MOTLEY_BF16, kRows, kCols, 7);
   const motley_weight_desc desc = describe(MOTLEY_BF16, kRows, kCols, data);
   const PackedWeight w = pack(desc);
@@ -156,7 +142,9 @@ TEST_P(PromptRowsTest, RowsAmongOthers_GoWhereTheyBelong) {
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(PromptRowsTest);
-INSTANTIATE_TEST_SUITE_P(Sets, PromptRowsTest, testing::ValuesIn(all_cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(Sets, PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled)), name_of_case);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Bf16PromptRowsTest);
+INSTANTIATE_TEST_SUITE_P(Sets, Bf16PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled_bf16)), name_of_case);
 
 }  // namespace
 }  // namespace motley::cpu

@@ -2,9 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "cpu/variants.hpp"
@@ -25,6 +29,27 @@ inline std::vector<const KernelSet*> tested_sets() {
   sets.push_back(&kEmulatedAmxKernels);
 #endif
   return sets;
+}
+
+struct KernelCase {
+  const KernelSet* set;
+  int32_t dtype;
+};
+// Every set with every format there is, of those that `wanted` says yes to.
+inline std::vector<KernelCase> kernel_cases(bool (*wanted)(const KernelCase&)) {
+  std::vector<KernelCase> cases;
+  for (const KernelSet* set : tested_sets()) {
+    for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype) {
+      const KernelCase one{set, dtype};
+      if (kit::find_format(dtype) != nullptr && wanted(one)) cases.push_back(one);
+    }
+  }
+  return cases;
+}
+inline std::string name_of_case(const testing::TestParamInfo<KernelCase>& info) {
+  std::string name = std::string(info.param.set->name) + "_" + kit::find_format(info.param.dtype)->name;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
 }
 
 inline std::vector<float> normals(size_t count, uint32_t seed) {

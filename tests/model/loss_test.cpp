@@ -200,6 +200,20 @@ TEST_P(Loss, BothStopped_EveryStepEndsAndSoDoesTheExecutor) {
   executor_.reset();
 }
 
+// One driver is done before the other, which meets it no more.
+TEST_P(Loss, DroppedWithStepsUnderWay_EndsThemFirst) {
+  for (int round = 0; round < 50; ++round) {
+    std::vector<Future<StepResult>> under_way;
+    for (StepId step = 1; step <= 2; ++step) under_way.push_back(executor_->submit(prompt(step)));
+    executor_.reset();
+    for (Future<StepResult>& each : under_way) {
+      const StepResult result = each.take();
+      EXPECT_TRUE(result.status.ok()) << result.status.message();
+    }
+    start({"D0", "D1"});
+  }
+}
+
 TEST_P(Loss, DeadBeforeTheExecutorIsMade_IsAnErrorOfItsMaking) {
   executor_.reset();
   devices_[1].worker()->kill();
