@@ -266,7 +266,7 @@ TEST_P(MatmulTest, SetsOfAClass_GiveTheSameBits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sets, MatmulTest, testing::ValuesIn(kernel_cases([](const KernelCase&) { return true; })),
-                         name_of_case);
+                         [](const auto& info) { return name_of(info.param); });
 
 class SetTest : public testing::TestWithParam<const KernelSet*> {
  protected:

@@ -142,9 +142,11 @@ TEST_P(PromptRowsTest, RowsAmongOthers_GoWhereTheyBelong) {
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(PromptRowsTest);
-INSTANTIATE_TEST_SUITE_P(Sets, PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled)), name_of_case);
+INSTANTIATE_TEST_SUITE_P(Sets, PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled)),
+                         [](const auto& info) { return name_of(info.param); });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Bf16PromptRowsTest);
-INSTANTIATE_TEST_SUITE_P(Sets, Bf16PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled_bf16)), name_of_case);
+INSTANTIATE_TEST_SUITE_P(Sets, Bf16PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled_bf16)),
+                         [](const auto& info) { return name_of(info.param); });
 
 }  // namespace
 }  // namespace motley::cpu

@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -46,8 +44,8 @@ inline std::vector<KernelCase> kernel_cases(bool (*wanted)(const KernelCase&)) {
   }
   return cases;
 }
-inline std::string name_of_case(const testing::TestParamInfo<KernelCase>& info) {
-  std::string name = std::string(info.param.set->name) + "_" + kit::find_format(info.param.dtype)->name;
+inline std::string name_of(const KernelCase& one) {
+  std::string name = std::string(one.set->name) + "_" + kit::find_format(one.dtype)->name;
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 }
