@@ -282,7 +282,11 @@ class Engine::Impl {
         }
       });
     } catch (const std::system_error& refused) {
-      die(error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to replace the executor on: {}", refused.what()));
+      const Status why = error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to replace the executor on: {}", refused.what());
+      if (losing()) return die(why);
+      current_->done.set(why);
+      current_.reset();
+      phase_ = Phase::kServing;
     }
   }
 

@@ -410,13 +410,22 @@ TEST(Replace, OfAnIdleEngine_HappensAtOnce) {
 }
 
 TEST(BetweenSteps, WhileServing_NoStepIsUnderWayAndTheExecutorStays) {
-  Devices devices({}, {kForever});
+  ScriptedOptions options;
+  options.manual = true;
+  Devices devices(options, {kForever});
   Inbox inbox;
   auto engine = engine_on(devices);
   const std::vector<Asked> asked = ask(*engine, inbox);
+  std::jthread device([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+      devices.first().run_next();
+    }
+  });
   inbox.wait_tokens(asked[0].id, 1);
   size_t under_way = 0;
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_GT(engine->stats().running, 0u) << "there is nothing to stand between";
     const Status status = engine
                               ->between_steps([&] {
                                 std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -427,6 +436,8 @@ TEST(BetweenSteps, WhileServing_NoStepIsUnderWayAndTheExecutorStays) {
     EXPECT_TRUE(status.ok()) << status.to_string();
   }
   expect_answers(inbox, asked);
+  device.request_stop();
+  device.join();
   EXPECT_EQ(under_way, 0u);
   EXPECT_EQ(engine->stats().replacements, 0u);
   devices.expect_no_violations();

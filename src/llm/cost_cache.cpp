@@ -14,7 +14,7 @@ namespace motley {
 namespace {
 
 constexpr uint64_t kSpecBytesMax = 1u << 20;
-constexpr int kVersion = 9;  // of what is measured and how
+constexpr int kVersion = 10;  // of what is measured and how
 
 std::string hex_digest(std::string_view text) { return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())); }
 

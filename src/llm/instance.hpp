@@ -96,8 +96,11 @@ class Instance {
   // failure leaves everything as it was. Any thread; UNAVAILABLE while another change, or the first measuring, is under
   // way.
   Result<AddedDevices> add_devices(const std::vector<std::string>& names);
-  // Has add_devices() under way and later ones fail with CANCELLED. Any thread.
-  void end_changes() { changes_.request_stop(); }
+  // Has add_devices() under way and later ones fail with CANCELLED, and ends the first measuring. Any thread.
+  void end_changes() {
+    changes_.request_stop();
+    planning_.request_stop();
+  }
   // What each device has done so far, in the order of the list. Asks which are lost, as DeviceSet::mark_failed().
   // Thread-safe.
   std::vector<DeviceWork> device_work();
@@ -119,7 +122,14 @@ class Instance {
   void plan_later(const std::stop_token& stop);
   Result<std::vector<ListedDevice>> listed_anew(const std::vector<std::string>& names) const;
   Result<PlannedModel> plan_over(const DeviceSet& devices, std::string* note);
-  Result<Executor*> take_over(const DeviceSet& devices, const std::shared_ptr<const PlannedModel>& planned);
+  // The devices that a change begins with. It is refused where they were started anew before it is made.
+  struct KnownDevices {
+    DeviceSet devices;
+    uint64_t restarts = 0;
+  };
+  KnownDevices known_devices() const;
+  Status check_known(const KnownDevices& known) const;
+  Result<Executor*> take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned);
   Status make_runtime(const Placement& placement);
   void count_work(std::map<std::string, DriverWork>* work) const;
   void drop_runtime();
@@ -144,6 +154,7 @@ class Instance {
   std::stop_source changes_;
   mutable std::mutex mutex_;  // guards what follows, which other threads look at
   DeviceSet devices_;
+  uint64_t restarts_ = 0;  // of workers, where no device was left
   std::shared_ptr<const PlannedModel> planned_;
   std::optional<PlanReport> in_force_;
   std::map<std::string, DriverWork> work_;  // by executors that are gone

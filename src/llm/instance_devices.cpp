@@ -83,19 +83,22 @@ DeviceSet Instance::devices() const {
 
 // ---- measuring while requests run
 
-// Measures while the first device serves, and then has the best plan take over.
+// Measures while the first device serves, and then has the best plan take over. A device that fails meanwhile is lost,
+// and it is tried without: each turn has one less.
 void Instance::plan_later(const std::stop_token& stop) {
   const Claim claim(changing_, true);
-  const DeviceSet devices = this->devices();
-  ServingGate gate(*engine_, stop);
-  auto planned = plan_model(model(), devices, settings_, kv_, runtime_options_, log_progress, &gate);
-  if (stop.stop_requested()) return;
-  Status status = planned.error();
-  if (status.ok()) {
+  Status status;
+  do {
+    const KnownDevices known = known_devices();
+    ServingGate gate(*engine_, stop);
+    auto planned = plan_model(model(), known.devices, settings_, kv_, runtime_options_, log_progress, &gate);
+    if (stop.stop_requested()) return;
+    status = planned.error();
+    if (!status.ok()) continue;
     tell(planned->report);
     const auto shared = std::make_shared<const PlannedModel>(*std::move(planned));
-    status = engine_->replace([this, devices, shared] { return take_over(devices, shared); }).take();
-  }
+    status = engine_->replace([this, known, shared] { return take_over(known, shared); }).take();
+  } while (!status.ok() && !devices().mark_failed().empty());
   if (status.ok()) {
     log_info("the devices are measured; the plan takes over");
   } else {
@@ -103,14 +106,29 @@ void Instance::plan_later(const std::stop_token& stop) {
   }
 }
 
+Instance::KnownDevices Instance::known_devices() const {
+  std::lock_guard lock(mutex_);
+  return {devices_, restarts_};
+}
+
+// With the lock: whether a change may be made that began with these.
+Status Instance::check_known(const KnownDevices& known) const {
+  if (known.restarts == restarts_) return ok_status();
+  return error(MOTLEY_UNAVAILABLE, "devices were lost and started anew meanwhile; try again");
+}
+
 // On a thread of the engine's, while no step is under way: the devices, and the plan over them. Nothing changes where
 // that fails.
-Result<Executor*> Instance::take_over(const DeviceSet& devices, const std::shared_ptr<const PlannedModel>& planned) {
-  for (const std::string& name : devices_of(planned->report.placement)) {
-    const auto found = devices.find(name);
-    if (!found || devices.lost(*found)) return error(MOTLEY_UNAVAILABLE, "device {} was lost meanwhile", name);
+Result<Executor*> Instance::take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned) {
+  {
+    std::lock_guard lock(mutex_);
+    RETURN_IF_ERROR(check_known(known));
   }
-  DeviceSet devices_before = devices;
+  for (const std::string& name : devices_of(planned->report.placement)) {
+    const auto found = known.devices.find(name);
+    if (!found || known.devices.lost(*found)) return error(MOTLEY_UNAVAILABLE, "device {} was lost meanwhile", name);
+  }
+  DeviceSet devices_before = known.devices;
   auto planned_before = planned;
   const auto exchange = [&] {
     std::lock_guard lock(mutex_);
@@ -176,12 +194,13 @@ Result<AddedDevices> Instance::add_devices(const std::vector<std::string>& names
   if (!claim.held())
     return error(MOTLEY_UNAVAILABLE, "the devices are being measured or changed just now; try again once that is done");
   if (changes_.stop_requested()) return error(MOTLEY_CANCELLED, "the server ends");
-  devices().mark_failed();  // one that has died, and nobody has noticed yet, may be meant
+  KnownDevices known = known_devices();
+  known.devices.mark_failed();  // one that has died, and nobody has noticed yet, may be meant
   ASSIGN_OR_RETURN(std::vector<ListedDevice> more, listed_anew(names));
   AddedDevices added;
   for (const ListedDevice& each : more) added.names.push_back(each.description.name);
-  ASSIGN_OR_RETURN(DeviceSet next, devices().with(std::move(more)));
-  ASSIGN_OR_RETURN(PlannedModel made, plan_over(next, &added.note));
+  ASSIGN_OR_RETURN(known.devices, known.devices.with(std::move(more)));
+  ASSIGN_OR_RETURN(PlannedModel made, plan_over(known.devices, &added.note));
   tell(made.report);
   const std::vector<std::string> used = devices_of(made.report.placement);
   for (const LeftOut& left : made.report.left_out) {
@@ -192,10 +211,11 @@ Result<AddedDevices> Instance::add_devices(const std::vector<std::string>& names
   const bool used_now = std::any_of(added.names.begin(), added.names.end(),
                                     [&](const std::string& name) { return contains(used, name); });
   if (used_now) {
-    RETURN_IF_ERROR(engine_->replace([&] { return take_over(next, planned); }).take());
+    RETURN_IF_ERROR(engine_->replace([&] { return take_over(known, planned); }).take());
   } else {  // the plan in force stays; when a device of it is lost, the new one is there
     std::lock_guard lock(mutex_);
-    devices_ = next;
+    RETURN_IF_ERROR(check_known(known));
+    devices_ = known.devices;
     planned_ = planned;
   }
   log_info("{} added; serving on {}{}{}", fmt::join(added.names, ", "), device_text(), added.note.empty() ? "" : "; ",
@@ -260,12 +280,11 @@ void Instance::drop_runtime() {
   static_cast<void>(new DeviceSet(runtime_devices_));
 }
 
-// Where no device is left: opens anew those that had a worker, as add_devices() does. False where none came back, where
-// that was tried a short while ago (what they are given to do may be what ends them), or while a change is under way.
+// Where no device is left: opens anew those that had a worker, as add_devices() does. False where none came back, or
+// where that was tried a short while ago (what they are given to do may be what ends them).
 bool Instance::restart_workers() {
-  const Claim claim(changing_);
   const int64_t now_ns = system_clock().now_ns();
-  if (!claim.held() || changes_.stop_requested() || now_ns < restart_after_ns_) return false;
+  if (changes_.stop_requested() || now_ns < restart_after_ns_) return false;
   restart_after_ns_ = now_ns + kRestartEveryNs;
   DeviceSet next = devices();
   for (size_t i = 0; i < next.size(); ++i) {
@@ -281,6 +300,7 @@ bool Instance::restart_workers() {
   }
   std::lock_guard lock(mutex_);
   devices_ = next;
+  ++restarts_;
   return !next.named().empty();
 }
 

@@ -1,5 +1,6 @@
 #include "llm/serving_gate.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -11,7 +12,7 @@ namespace motley {
 namespace {
 
 constexpr int64_t kServedPerMeasured = 19;
-constexpr std::chrono::seconds kTurnMax{1};
+constexpr int64_t kTurnMaxNs = 1'000'000'000;
 
 Status cancelled() { return error(MOTLEY_CANCELLED, "the server ends"); }
 
@@ -25,7 +26,7 @@ class ServingGate::Turn {
     std::unique_lock lock(mutex_);
     began_ns_ = system_clock().now_ns();
     changed_.notify_all();
-    changed_.wait_for(lock, kTurnMax, [&] { return ended_; });
+    changed_.wait_for(lock, std::chrono::nanoseconds(kTurnMaxNs), [&] { return ended_; });
   }
   void refuse(const Status& why) {
     std::lock_guard lock(mutex_);
@@ -80,8 +81,8 @@ Status ServingGate::enter() {
 }
 
 Status ServingGate::leave() {
-  const int64_t held_ns = std::exchange(turn_, nullptr)->end();
-  const EngineStats stats = engine_.stats();
+  const EngineStats stats = engine_.stats();  // before: who waited meanwhile counts
+  const int64_t held_ns = std::min<int64_t>(std::exchange(turn_, nullptr)->end(), kTurnMaxNs);
   if (stats.running + stats.waiting > 0) {
     std::mutex mutex;
     std::condition_variable_any stopped;

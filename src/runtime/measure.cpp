@@ -28,7 +28,7 @@ constexpr int kWarmUps = 2, kWarmUpsMax = 8;  // rounds before a sample, while e
 constexpr double kFaster = 0.95;
 constexpr int kShortSamples = 3, kBriefSamples = 2;  // of a short part, at each visit
 constexpr double kShortNs = 600'000, kSlowNs = 8e6;  // of the first run, whose layer is in no cache
-constexpr double kBriefRunNs = 50e6;                 // of a layer, where measuring is brief
+constexpr double kBriefRunNs = 50e6;                 // of a layer and the most rows, where measuring is brief
 constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence; beyond, time grows with the rows
 constexpr double kSampleNs = 500'000;  // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
@@ -158,6 +158,7 @@ class DeviceMeasurer {
     source_bytes_ += static_cast<double>(probe.source_bytes());
   }
   std::unique_ptr<Probe> several_;  // the measured layers, whole, as one program
+  std::unique_ptr<Probe> vocab_;    // all of embedding and head
   double wait_ns_ = 0;              // as in the profile
   double source_bytes_ = 0, packed_bytes_ = 0;
 };
@@ -177,7 +178,7 @@ Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_
 // By a first run, which is a sample itself of what is slow, where there are few.
 Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timing, Samples* samples) {
   if (options_.virtual_time) return Sampling{1, false, 1, kVirtualSamples};  // there all are alike, but for jitter
-  ASSIGN_OR_RETURN(const Times first, through(options_.gate, [&] { return take(timing, 1); }));
+  ASSIGN_OR_RETURN(const Times first, take(timing, 1));
   const double once = first.sum();
   const int samples_of_short = options_.brief ? kBriefSamples : kShortSamples;
   if (once > kSlowNs) {
@@ -186,7 +187,7 @@ Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timin
   }
   if (timing.behind_layers) return Sampling{1, false, 1, samples_of_short};
   const uint32_t rounds = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(once, 1.0), 1.0, double{kRunsMax}));
-  if (once > kShortNs) return Sampling{1, true, std::min(rounds, depth_), 1};
+  if (once > kShortNs) return Sampling{1, true, std::min(rounds, depth_), options_.brief ? kBriefSamples : 1};
   const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
   const uint32_t turns = std::clamp(programs, 1u, depth_);
   return Sampling{turns, true, std::min(std::max(rounds / turns, 1u) * turns, depth_), samples_of_short};
@@ -214,14 +215,17 @@ Status DeviceMeasurer::visit(const Timing& timing, const Sampling& plan, Samples
 Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of(std::span<const Timing> timings) {
   std::vector<Sampling> plans;
   std::vector<Samples> samples(timings.size());
+  const auto visit_to = [&](size_t i) { return visit(timings[i], plans[i], &samples[i]); };
   for (size_t i = 0; i < timings.size(); ++i) {
-    ASSIGN_OR_RETURN(const Sampling plan, sampling_of(timings[i], &samples[i]));
-    plans.push_back(plan);
+    RETURN_IF_ERROR(through(options_.gate, [&]() -> Status {
+      ASSIGN_OR_RETURN(const Sampling plan, sampling_of(timings[i], &samples[i]));
+      plans.push_back(plan);
+      return options_.brief ? visit_to(i) : ok_status();  // at once: passing the gate takes time, too
+    }));
   }
-  for (int round = 0; round < (options_.virtual_time || options_.brief ? 1 : kVisits); ++round) {
-    for (size_t i = 0; i < timings.size(); ++i) {
-      RETURN_IF_ERROR(through(options_.gate, [&] { return visit(timings[i], plans[i], &samples[i]); }));
-    }
+  const int rounds = options_.brief ? 0 : options_.virtual_time ? 1 : kVisits;
+  for (int round = 0; round < rounds; ++round) {
+    for (size_t i = 0; i < timings.size(); ++i) RETURN_IF_ERROR(through(options_.gate, [&] { return visit_to(i); }));
   }
   std::vector<Times> times;
   for (Samples& of : samples) times.push_back({lower_median(std::move(of.ns)), lower_median(std::move(of.ffn_ns))});
@@ -237,10 +241,12 @@ Status DeviceMeasurer::measure(const Part& part) {
   std::vector<std::unique_ptr<Probe>> probes;
   std::vector<Timing> timings;
   for (const int64_t units : part.units) {
-    ASSIGN_OR_RETURN(auto made, probe({.vocab_rows = units}));
-    probes.push_back(std::move(made));
-    for (const uint32_t r : rows)
-      timings.push_back({probes.back().get(), part.cut, {.rows = r}, false, part.behind_layers});
+    Probe* of = vocab_.get();
+    if (units != axes_.vocab) {
+      ASSIGN_OR_RETURN(auto made, probe({.vocab_rows = units}));
+      of = probes.emplace_back(std::move(made)).get();
+    }
+    for (const uint32_t r : rows) timings.push_back({of, part.cut, {.rows = r}, false, part.behind_layers});
   }
   ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
   for (size_t u = 0; u < part.units.size(); ++u) {
@@ -248,7 +254,7 @@ Status DeviceMeasurer::measure(const Part& part) {
     const double waited_ns = part.behind_layers ? wait_ns_ : 0;
     for (size_t r = 0; r < rows.size(); ++r) line.push_back(std::max(0.0, times[u * rows.size() + r].ns - waited_ns));
   }
-  count_weights(*probes.back());
+  count_weights(*timings.back().probe);
   table.make_monotone();
   return ok_status();
 }
@@ -305,15 +311,14 @@ double DeviceMeasurer::reads_of(const ProbeLoad& load) const {
   return reads;
 }
 
-// The most rows of which a layer is soon done: beyond, tables go on as between their last two points.
+// All rows, if a layer is soon done with them, as seen of the lesser of two runs of a few. Else no more than these:
+// beyond, tables go on as between their last two points.
 Result<uint32_t> DeviceMeasurer::brief_rows(Probe& layer) {
-  const std::vector<uint32_t> points = row_points(options_.rows_max, true);
-  for (size_t i = 0; i + 1 < points.size(); ++i) {
-    ASSIGN_OR_RETURN(const double ns,
-                     through(options_.gate, [&] { return layer.time_ns(MOTLEY_CUT_STAGE, prompt_of(points[i]), 1); }));
-    if (ns * points[i + 1] / points[i] > kBriefRunNs) return points[i];
-  }
-  return options_.rows_max;
+  const uint32_t few = std::min(kTurnRowsMax, options_.rows_max);
+  const auto run = [&] { return layer.time_ns(MOTLEY_CUT_STAGE, prompt_of(few), 1); };
+  ASSIGN_OR_RETURN(const double first, through(options_.gate, run));
+  ASSIGN_OR_RETURN(const double second, through(options_.gate, run));
+  return std::min(first, second) * options_.rows_max / few > kBriefRunNs ? few : options_.rows_max;
 }
 
 // A layer among others, as whole programs of several: on rows of a prompt; and what reading the KV pool adds, of one
@@ -377,11 +382,10 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
 
 // What a row adds: the program's own time is that of any.
 Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
-  ASSIGN_OR_RETURN(const auto made, probe({.vocab_rows = axes_.vocab}));
-  if (!made->programs(MOTLEY_CUT_SAMPLE) > 0) return ok_status();
+  if (vocab_->programs(MOTLEY_CUT_SAMPLE) == 0) return ok_status();
   const uint32_t rows = std::min(kHeadRowsMax, rows_max_);
-  ASSIGN_OR_RETURN(const double one, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = 1}));
-  ASSIGN_OR_RETURN(const double many, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = rows}));
+  ASSIGN_OR_RETURN(const double one, time_ns(*vocab_, MOTLEY_CUT_SAMPLE, {.rows = 1}));
+  ASSIGN_OR_RETURN(const double many, time_ns(*vocab_, MOTLEY_CUT_SAMPLE, {.rows = rows}));
   profile->sample_ns = static_cast<int64_t>(std::max(0.0, many - one) / std::max(rows - 1, 1u));
   return ok_status();
 }
@@ -389,14 +393,13 @@ Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
 // What the smallest program takes where it is waited for, and after a pause, beside what it takes behind another.
 Status DeviceMeasurer::measure_wake(DeviceProfile* profile) {
   if (options_.virtual_time) return ok_status();  // there nothing falls asleep
-  ASSIGN_OR_RETURN(const auto made, probe({.vocab_rows = axes_.vocab}));
-  if (!made->programs(MOTLEY_CUT_EMBED) > 0) return ok_status();
-  ASSIGN_OR_RETURN(const double busy, time_ns(*made, MOTLEY_CUT_EMBED, {}));
+  if (vocab_->programs(MOTLEY_CUT_EMBED) == 0) return ok_status();
+  ASSIGN_OR_RETURN(const double busy, time_ns(*vocab_, MOTLEY_CUT_EMBED, {}));
   const auto alone = [&](std::chrono::milliseconds pause) -> Result<double> {
     std::vector<double> samples;
     for (int i = 0; i < kWakeSamples; ++i) {
       std::this_thread::sleep_for(pause);
-      ASSIGN_OR_RETURN(const double ns, made->time_ns(MOTLEY_CUT_EMBED, {}, 1));
+      ASSIGN_OR_RETURN(const double ns, vocab_->time_ns(MOTLEY_CUT_EMBED, {}, 1));
       samples.push_back(ns);
     }
     return std::max(0.0, lower_median(std::move(samples)) - busy);
@@ -431,6 +434,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   if (desc.memory_group != 0) profile.memory_group = fmt::format("memory {}", desc.memory_group);
   profile.memory_total = desc.memory_total;
   profile.memory_free = desc.memory_free;
+  ASSIGN_OR_RETURN(vocab_, probe({.vocab_rows = axes_.vocab}));
   RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}}));
   RETURN_IF_ERROR(measure_wake(&profile));
   RETURN_IF_ERROR(measure_layer(&profile));

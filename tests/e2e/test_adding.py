@@ -2,6 +2,7 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,32 @@ def test_a_device_is_added_lost_and_added_again_under_64_streams(start, undistur
         assert device["bytes_moved"] > 0 or "idle" in after.values(), device  # nothing crosses where one serves alone
     assert server.metrics()["motley:replacements_total"] == 2
     assert server.stop() == 0
+
+
+def test_the_only_device_dies_while_another_is_measured(start, undisturbed, tmp_path):
+    """It is started anew, no request is lost, and the change that began before is refused."""
+    server = start("--isolate", "--no-enable-prefix-caching", *ALONE, environment={"MOTLEY_CACHE_DIR": str(tmp_path)})
+    answers, tasks = [], []
+    victim = workers(server)[0]
+
+    def kill_while_measured():
+        wait_until(lambda: "measuring CPU:0/cores=0" in Path(server.log).read_text(), 60, "nothing is measured")
+        os.kill(victim, signal.SIGKILL)
+
+    def on_tokens(count):
+        if count > 0 and not tasks:
+            for each in (lambda: answers.append(add(server, "CPU:0/cores=1")), kill_while_measured):
+                tasks.append(asyncio.get_running_loop().create_task(asyncio.to_thread(each)))
+
+    async def both():
+        told = await tell(server, on_tokens)
+        await asyncio.gather(*tasks)
+        return told
+
+    assert_same(asyncio.run(both()), undisturbed)
+    assert answers[0].status == 503, answers[0].body
+    assert states(server) == {"CPU:0/cores=0": "serving"} and victim not in workers(server)
+    server.complete(prompt="Once upon a time", max_tokens=2, ignore_eos=True)
 
 
 def test_what_is_measured_first_under_a_request_serves_then(start, tmp_path):
