@@ -26,7 +26,7 @@ constexpr int kVisits = 2;                    // to each part, which is sampled 
 constexpr uint32_t kRunsMax = 8;              // of a sample; fewer where the device's queue is shallower
 constexpr int kWarmUps = 2, kWarmUpsMax = 8;  // rounds before a sample, while each is faster than the last
 constexpr double kFaster = 0.95;
-constexpr int kShortSamples = 3;                     // of a short part, at each visit
+constexpr int kShortSamples = 3, kBriefSamples = 2;  // of a short part, at each visit
 constexpr double kShortNs = 600'000, kSlowNs = 8e6;  // of the first run, whose layer is in no cache
 constexpr double kBriefRunNs = 50e6;                 // of a layer, where measuring is brief
 constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence; beyond, time grows with the rows
@@ -45,15 +45,18 @@ constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits fo
 
 std::vector<uint32_t> row_points(uint32_t rows_max, bool brief) {
   std::vector<uint32_t> rows;
-  for (uint32_t r = 1; r < rows_max; r *= brief || r == 16 || r == 64 ? 4 : 2) rows.push_back(r);  // no 32, no 128
+  const uint32_t last = brief ? kTurnRowsMax : rows_max;
+  for (uint32_t r = 1; r < rows_max && r <= last; r *= brief || r == 16 || r == 64 ? 4 : 2)
+    rows.push_back(r);  // no 32, no 128
   rows.push_back(rows_max);
   return rows;
 }
 
 // A few numbers of units from small to all.
-std::vector<int64_t> unit_points(int64_t units, int64_t grain) {
+std::vector<int64_t> unit_points(int64_t units, int64_t grain, bool brief) {
   std::vector<int64_t> points;
   for (const int64_t part : {units / 4, units / 2, units}) {
+    if (brief && part == units / 2 && units >= 4 * grain) continue;
     const int64_t rounded = part == units ? units : part / grain * grain;
     if (rounded > 0 && (points.empty() || points.back() < rounded)) points.push_back(rounded);
   }
@@ -171,22 +174,22 @@ Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_
   return Times{ns, 0};
 }
 
-// By a first run, which is a sample itself where that is enough.
+// By a first run, which is a sample itself of what is slow, where there are few.
 Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timing, Samples* samples) {
   if (options_.virtual_time) return Sampling{1, false, 1, kVirtualSamples};  // there all are alike, but for jitter
   ASSIGN_OR_RETURN(const Times first, through(options_.gate, [&] { return take(timing, 1); }));
   const double once = first.sum();
-  if (once > kSlowNs && options_.brief) {
-    samples->add(first);
-    return Sampling{1, false, 1, 0};
+  const int samples_of_short = options_.brief ? kBriefSamples : kShortSamples;
+  if (once > kSlowNs) {
+    if (options_.brief) samples->add(first);
+    return Sampling{1, false, 1, 1};
   }
-  if (once > kSlowNs) return Sampling{1, false, 1, 1};
-  if (timing.behind_layers) return Sampling{1, false, 1, kShortSamples};
+  if (timing.behind_layers) return Sampling{1, false, 1, samples_of_short};
   const uint32_t rounds = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(once, 1.0), 1.0, double{kRunsMax}));
   if (once > kShortNs) return Sampling{1, true, std::min(rounds, depth_), 1};
   const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
   const uint32_t turns = std::clamp(programs, 1u, depth_);
-  return Sampling{turns, true, std::min(std::max(rounds / turns, 1u) * turns, depth_), kShortSamples};
+  return Sampling{turns, true, std::min(std::max(rounds / turns, 1u) * turns, depth_), samples_of_short};
 }
 
 Status DeviceMeasurer::warm_up(const Timing& timing, const Sampling& plan) {
@@ -217,7 +220,6 @@ Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of(std::span<co
   }
   for (int round = 0; round < (options_.virtual_time || options_.brief ? 1 : kVisits); ++round) {
     for (size_t i = 0; i < timings.size(); ++i) {
-      if (plans[i].samples == 0) continue;
       RETURN_IF_ERROR(through(options_.gate, [&] { return visit(timings[i], plans[i], &samples[i]); }));
     }
   }
@@ -256,7 +258,7 @@ Status DeviceMeasurer::measure(const Part& part) {
 Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DeviceProfile::*other,
                                      const std::vector<int64_t>& units, int64_t ProbeShare::*share) {
   if (units.empty()) return ok_status();  // the model has none
-  const std::vector<int64_t> heads = unit_points(axes_.kv_heads, 1);
+  const std::vector<int64_t> heads = unit_points(axes_.kv_heads, 1, options_.brief);
   const std::vector<uint32_t> rows = row_points(rows_max_, options_.brief);
   const size_t shares = std::max(heads.size(), units.size());
   const auto at = [&](size_t points, size_t i) {
@@ -269,7 +271,7 @@ Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DevicePro
     both.kv_blocks = rows.back() / Probe::kBlockSize + 1;
     both.*share = units[at(units.size(), i)];
     ASSIGN_OR_RETURN(auto made, probe(both));
-    RETURN_IF_ERROR(made->write_kv(rows.back()));
+    RETURN_IF_ERROR(through(options_.gate, [&] { return made->write_kv(rows.back()); }));
     probes.push_back(std::move(made));
     for (const uint32_t r : rows) timings.push_back({probes.back().get(), MOTLEY_CUT_FFN_PART, prompt_of(r), true});
   }
@@ -432,12 +434,13 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}}));
   RETURN_IF_ERROR(measure_wake(&profile));
   RETURN_IF_ERROR(measure_layer(&profile));
-  RETURN_IF_ERROR(measure_parts(&profile, &DeviceProfile::ffn, unit_points(axes_.ffn_columns, kColumnGrain),
+  RETURN_IF_ERROR(measure_parts(&profile, &DeviceProfile::ffn,
+                                unit_points(axes_.ffn_columns, kColumnGrain, options_.brief),
                                 &ProbeShare::ffn_columns));
-  RETURN_IF_ERROR(
-      measure_parts(&profile, &DeviceProfile::experts, unit_points(axes_.experts, 1), &ProbeShare::experts));
-  RETURN_IF_ERROR(
-      measure({MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1), !options_.virtual_time}));
+  RETURN_IF_ERROR(measure_parts(&profile, &DeviceProfile::experts, unit_points(axes_.experts, 1, options_.brief),
+                                &ProbeShare::experts));
+  RETURN_IF_ERROR(measure({MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1, options_.brief),
+                           !options_.virtual_time}));
   several_.reset();
   RETURN_IF_ERROR(measure_sampling(&profile));
   RETURN_IF_ERROR(through(options_.gate, [&] { return measure_copies(&profile); }));
