@@ -385,17 +385,22 @@ TEST_P(SetTest, HalfConversion_IsKits) {
   for (size_t i = 0; i + 3 < x.size(); ++i) EXPECT_EQ(kit::f32_to_f16(x[i]), out[i]) << x[i];
 }
 
+// Pairs that fill vectors, and some more.
 TEST_P(SetTest, Rope_TurnsPairs) {
-  const std::vector<float> x = normals(20, 4);
-  std::vector<float> table = {0.5f, 0.25f, -1.0f, 0.0f, 0.1f, 0.2f, 0.3f, 1.0f}, out(20);
-  for (const int neox : {0, 1}) {
-    set().rope(x.data(), table.data(), 20, 8, neox, out.data());
-    for (size_t j = 0; j < 4; ++j) {
-      const size_t a = neox ? j : 2 * j, b = neox ? j + 4 : 2 * j + 1;
-      EXPECT_FLOAT_EQ(x[a] * table[j] - x[b] * table[4 + j], out[a]);
-      EXPECT_FLOAT_EQ(x[a] * table[4 + j] + x[b] * table[j], out[b]);
+  for (const int32_t half : {4, 8, 32, 45}) {
+    const int32_t n_rot = 2 * half, dim = n_rot + 12;
+    const std::vector<float> x = normals(static_cast<size_t>(dim), 4), table = normals(static_cast<size_t>(n_rot), 5);
+    for (const int neox : {0, 1}) {
+      std::vector<float> out(x.size());
+      set().rope(x.data(), table.data(), dim, n_rot, neox, out.data());
+      for (int32_t j = 0; j < half; ++j) {
+        const auto a = static_cast<size_t>(neox ? j : 2 * j), b = static_cast<size_t>(neox ? j + half : 2 * j + 1);
+        const float cosine = table[static_cast<size_t>(j)], sine = table[static_cast<size_t>(half + j)];
+        EXPECT_NEAR(x[a] * cosine - x[b] * sine, out[a], 1e-6f) << half << ": " << j;
+        EXPECT_NEAR(x[a] * sine + x[b] * cosine, out[b], 1e-6f) << half << ": " << j;
+      }
+      for (auto i = static_cast<size_t>(n_rot); i < x.size(); ++i) EXPECT_EQ(x[i], out[i]);
     }
-    for (size_t i = 8; i < 20; ++i) EXPECT_EQ(x[i], out[i]);
   }
 }
 

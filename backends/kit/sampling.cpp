@@ -1,5 +1,7 @@
 // SAMPLE: docs/contracts/sampling.md is the specification; section numbers below are its.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cfloat>
 #include <cmath>
@@ -53,11 +55,30 @@ int64_t select_best(const float* values, int64_t count, int64_t k, Candidate* ou
   return k;
 }
 
+// The largest of values[0, count), NaN left out; -infinity if there is none. Lanes compare without waiting for another.
+float largest_of(const float* values, int64_t count) {
+  constexpr int64_t kLanes = 32;
+  std::array<float, kLanes> most;
+  most.fill(kForbidden);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) most[j] = values[i + j] > most[j] ? values[i + j] : most[j];
+  }
+  for (; i < count; ++i) most[0] = values[i] > most[0] ? values[i] : most[0];
+  return *std::max_element(most.begin(), most.end());
+}
+
+// By runs: only one with a larger value than all before is looked at again, for the place.
 Candidate argmax(const float* values, int64_t count) {
+  constexpr int64_t kRun = 1024;
   Candidate best{kForbidden, 0};
-  for (int64_t i = 0; i < count; ++i) {
-    const float x = std::min(values[i], FLT_MAX);
-    if (x > best.value) best = {x, static_cast<int32_t>(i)};  // false for NaN
+  for (int64_t begin = 0; begin < count; begin += kRun) {
+    const int64_t run = std::min(kRun, count - begin);
+    const float largest = std::min(largest_of(values + begin, run), FLT_MAX);
+    if (!(largest > best.value)) continue;
+    int64_t i = begin;
+    while (!(values[i] >= largest)) ++i;
+    best = {largest, static_cast<int32_t>(i)};
   }
   return best;
 }

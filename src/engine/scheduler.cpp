@@ -120,6 +120,7 @@ bool Scheduler::catches_up() {
 }
 
 void Scheduler::fill(Draft& draft, int64_t now_ns) {
+  draft.target_ns = budget_.target_ns(0, 0);
   if (catches_up()) {
     plan_prefills(draft, true, now_ns);
     if (!draft.step.entries.empty()) return;
@@ -129,6 +130,7 @@ void Scheduler::fill(Draft& draft, int64_t now_ns) {
   const bool prompts_first = std::exchange(prompts_first_, false);
   if (prompts_first) plan_prefills(draft, room, now_ns);
   plan_decodes(draft, decodes);
+  if (!prompts_first) draft.target_ns = budget_.target_ns(draft.step.rows, draft.step.reads);
   if (!prompts_first) plan_prefills(draft, room, now_ns);
 }
 
@@ -206,7 +208,7 @@ void Scheduler::preempt(Sequence& victim) {
 }
 
 uint32_t Scheduler::rows_left(const Draft& draft, uint32_t position) const {
-  return budget_.rows_beside(draft.step.rows, draft.step.reads, position);
+  return budget_.rows_beside(draft.step.rows, draft.step.reads, position, draft.target_ns);
 }
 
 void Scheduler::append(Draft& draft, Sequence& s, uint32_t rows) {

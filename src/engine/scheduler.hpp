@@ -101,6 +101,7 @@ class Scheduler {
   struct Draft {
     StepPlan plan;
     Step step;
+    double target_ns = 0;  // what the step may take
   };
   enum class Admission { kAdmitted, kNoRoom, kPassOver };
   struct RankLess {

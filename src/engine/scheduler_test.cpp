@@ -452,6 +452,36 @@ TEST(Scheduler, Decodes_ComeBeforePrompts) {
   bench.expect_all_right();
 }
 
+// A step takes 2 ms and 0.3 ms a row: alone, a prompt gets 100 ms of it, beside a sequence that decodes no more
+// than 33.
+TEST(Scheduler, PromptBesideDecodes_GetsShorterSteps) {
+  ScriptedOptions device{.block_size = 16, .blocks = 4096, .rows_max = 1024, .positions_max = 9000, .lookahead = 0};
+  device.busy_ns = 2'000'000;
+  device.busy_row_ns = 300'000;
+  Bench bench(device, {});
+  const auto longest_ns = [&](RequestId id, int steps) {
+    int64_t most = 0;
+    for (int i = 0; i < steps; ++i) {
+      EXPECT_TRUE(bench.plan());
+      EXPECT_GT(bench.rows_of(id), 0u);
+      most =
+          std::max(most, device.busy_ns + device.busy_row_ns * static_cast<int64_t>(bench.last_plan().tokens.size()));
+      EXPECT_TRUE(bench.result());
+    }
+    return static_cast<double>(most);
+  };
+  const RequestId longer = bench.add(bench.request(text_of(1, 8000, kVocab), 2));
+  EXPECT_GT(longest_ns(longer, 10), 0.7 * kStepAimNs);
+  const RequestId shorter = bench.add(bench.request({1, 2, 3}, 1000));
+  while (bench.stories()[shorter].tokens.empty()) ASSERT_TRUE(bench.plan() && bench.result());
+  const double beside = longest_ns(longer, 10);
+  EXPECT_LE(beside, kStepAimBesideNs);
+  EXPECT_GT(beside, 0.6 * kStepAimBesideNs);
+  for (const RequestId id : {longer, shorter}) bench.scheduler().end(id, FinishReason::kAborted);
+  ASSERT_TRUE(bench.finish(20));
+  bench.expect_all_right();
+}
+
 // Three requests fill the pool; the middle one has least to lose, and comes back before a later one is admitted.
 TEST(Scheduler, Preemption_TakesWhoLosesLeastAndKeepsItsRank) {
   Bench bench({.block_size = 4, .blocks = 16, .positions_max = 64, .lookahead = 0}, {.enable_prefix_caching = false});

@@ -48,20 +48,25 @@ double StepBudget::target_ns() const {
   return std::clamp(2 * fixed, kStepAimNs, kStepLimitNs);
 }
 
-uint32_t StepBudget::rows() const { return rows_beside(0, 0, 0); }
+double StepBudget::target_ns(double rows, double reads) const {
+  const double longest = target_ns();
+  if (rows == 0) return longest;
+  return std::min(longest, std::max(kStepAimBesideTimes * cost_.predict_ns(rows, reads), kStepAimBesideNs));
+}
 
-uint32_t StepBudget::rows_beside(double rows, double reads, uint32_t position) const {
+uint32_t StepBudget::rows() const { return rows_beside(0, 0, 0, target_ns()); }
+
+uint32_t StepBudget::rows_beside(double rows, double reads, uint32_t position, double target_ns) const {
   const auto at_most = [&](double limit) { return static_cast<uint32_t>(std::max(0.0, limit - rows)); };
   if (fixed_rows_ > 0) return at_most(fixed_rows_);
   const uint32_t room = at_most(std::min(rows_max_, kBudgetRowsMax));
   const uint32_t proven = std::max(at_most(std::max<double>(kBudgetRowsUnknown, 2 * rows_seen_)), kBudgetRowsMin);
   uint32_t high = std::min(room, proven) + 1;
   if (rows_seen_ == 0 && cost_.predict_ns(1, 1) <= 0) return high - 1;
-  const double target = target_ns();
   uint32_t low = 0;  // the answer lies in [low, high)
   while (high - low > 1) {
     const uint32_t n = low + (high - low) / 2;
-    const bool in_time = pessimistic_ns(rows + n, reads + positions_read(n, position + n)) <= target;
+    const bool in_time = pessimistic_ns(rows + n, reads + positions_read(n, position + n)) <= target_ns;
     (in_time ? low : high) = n;
   }
   const uint32_t chosen = std::min(room, std::max(low, kBudgetRowsMin));

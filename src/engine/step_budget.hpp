@@ -15,6 +15,11 @@ namespace motley {
 inline constexpr double kStepLimitNs = 200e6;  // a step shall not take longer
 // What a step is predicted to take at most: below the limit by what a machine with other work to do now and then adds.
 inline constexpr double kStepAimNs = 120e6;
+// The same of a step that also carries rows of sequences which decode, and whose next tokens wait for it: 30 tokens a
+// second are more than anybody reads, and smaller parts would only cost throughput; but where the decoding rows alone
+// take long, so many times that, so that prompts get most of the time and the gaps grow by a known factor only.
+inline constexpr double kStepAimBesideNs = 33e6;
+inline constexpr double kStepAimBesideTimes = 3;
 inline constexpr uint32_t kBudgetRowsUnknown = 64;  // of the first step, and of steps until one has had more than half
 inline constexpr uint32_t kBudgetRowsMax = 2048;    // chosen rows; more gives no more throughput, only latency
 inline constexpr uint32_t kBudgetRowsMin = 16;      // prompts move on by at least so many rows a step
@@ -29,9 +34,12 @@ class StepBudget {
 
   // Rows of a step while nothing else is in it.
   uint32_t rows() const;
-  // Prompt rows at positions from `position` on that may join a step already holding `rows` rows and `reads` reads.
-  // May be 0 only where the row limit is reached.
-  uint32_t rows_beside(double rows, double reads, uint32_t position) const;
+  // What a step may take that begins with `rows` rows and `reads` reads of sequences which decode (kStepAimBesideNs);
+  // without any: what every step may.
+  double target_ns(double rows, double reads) const;
+  // Prompt rows at positions from `position` on that may join a step already holding `rows` rows and `reads` reads, for
+  // it to end within `target_ns`. May be 0 only where the row limit is reached.
+  uint32_t rows_beside(double rows, double reads, uint32_t position, double target_ns) const;
   void observe(double rows, double reads, double busy_ns);
   StepCost cost() const { return cost_; }
 

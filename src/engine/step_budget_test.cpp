@@ -112,8 +112,8 @@ TEST(StepBudget, OwnBudget_IsKeptWhateverIsMeasured) {
   StepBudget budget({}, 96, 4096);
   budget.observe(96, 1000, 5e9);
   EXPECT_EQ(budget.rows(), 96u);
-  EXPECT_EQ(budget.rows_beside(90, 0, 0), 6u);
-  EXPECT_EQ(budget.rows_beside(200, 0, 0), 0u);
+  EXPECT_EQ(budget.rows_beside(90, 0, 0, 1), 6u);
+  EXPECT_EQ(budget.rows_beside(200, 0, 0, 1), 0u);
 }
 
 // A device of a hidden cost, steps of all sizes, 10 % of noise: what the budget lets through ends in time.
@@ -128,7 +128,7 @@ TEST(StepBudget, MeasuredSteps_BringThePredictionToTheDevice) {
     for (int step = 0; step < 400; ++step) {
       const double decodes = random() % 32;
       const uint32_t position = random() % 1500;
-      const uint32_t rows = budget.rows_beside(decodes, decodes * 700, position);
+      const uint32_t rows = budget.rows_beside(decodes, decodes * 700, position, budget.target_ns(0, 0));
       const double reads = decodes * 700 + positions_read(rows, position + rows);
       const double time = device.predict_ns(decodes + rows, reads) * (0.95 + 0.1 * (random() % 1000) / 1000.0);
       if (step >= 50) {
@@ -138,6 +138,28 @@ TEST(StepBudget, MeasuredSteps_BringThePredictionToTheDevice) {
       budget.observe(decodes + rows, reads, time);
     }
   }
+}
+
+// What prompts add to a step where sequences decode is bounded by what those wait anyway.
+TEST(StepBudget, DecodingRowsBeside_ShortenTheStep) {
+  const StepCost device{.fixed_ns = 2e6, .per_row_ns = 0.3e6, .per_context_ns = 0};
+  StepBudget budget(device, 0, 4096);
+  for (int step = 0; step < 50; ++step) {
+    for (const uint32_t rows : {8u, 32u, 128u, 300u}) observe(budget, device, rows);
+  }
+  const auto step_ns = [&](double decodes) {
+    const double target = budget.target_ns(decodes, 0);
+    return device.predict_ns(decodes + budget.rows_beside(decodes, 0, 0, target), 0);
+  };
+  EXPECT_GT(step_ns(0), 0.7 * kStepAimNs);
+  EXPECT_LE(step_ns(0), kStepAimNs);
+  EXPECT_GT(step_ns(8), 0.7 * kStepAimBesideNs);  // 8 rows take 4.4 ms
+  EXPECT_LE(step_ns(8), kStepAimBesideNs);
+  const double many = kStepAimBesideTimes * device.predict_ns(64, 0);  // 64 rows take 21 ms
+  EXPECT_GT(step_ns(64), 0.7 * many);
+  EXPECT_LE(step_ns(64), many);
+  EXPECT_LE(step_ns(250), kStepAimNs);  // three times 77 ms is beyond what any step may take
+  EXPECT_GT(step_ns(250), 0.7 * kStepAimNs);
 }
 
 TEST(StepBudget, ManySmallSteps_DoNotForgetWhatAPromptCost) {

@@ -270,6 +270,7 @@ ScriptedExecutor::Cell& ScriptedExecutor::cell(const StepPlan& plan, const PlanS
 
 StepResult ScriptedExecutor::run(const StepPlan& plan) {
   StepResult result{.epoch = plan.epoch, .step = plan.step, .status = {}, .tokens = {}, .busy_ns = options_.busy_ns};
+  result.busy_ns += options_.busy_row_ns * static_cast<int64_t>(plan.tokens.size());
   if (!loss_ && steps_run_ >= options_.steps_max) loss_ = Status(MOTLEY_UNAVAILABLE, "the device is lost");
   if (loss_) {
     result.status = *loss_;

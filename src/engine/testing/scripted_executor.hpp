@@ -34,7 +34,8 @@ struct ScriptedOptions {
   uint32_t slots = 1024;
   uint32_t lookahead = 1, pipeline = 1;
   StepCost cost = {};
-  int64_t busy_ns = 1000;  // said of every step
+  int64_t busy_ns = 1000;   // said of every step,
+  int64_t busy_row_ns = 0;  // and for each of its rows
   Epoch epoch = 1;
   uint64_t steps_max = UINT64_MAX;  // steps that run; then the device is lost: lose()
   bool manual = false;              // steps wait for run_next(); otherwise submit() runs them
