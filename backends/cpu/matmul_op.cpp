@@ -125,8 +125,7 @@ MatmulArgs piece(MatmulArgs g, int64_t begin, int64_t count, int64_t from, int64
   if (g.x) g.x += begin * g.x_stride;
   if (g.narrow) g.narrow += begin * g.narrow_stride;
   if (g.narrow_rest) g.narrow_rest += begin * g.narrow_stride;
-  if (g.tiled) g.tiled += begin * g.w.blocks * kBlockColumns, g.tiled_rows -= begin;  // a multiple of 16
-  if (g.tiled_rest) g.tiled_rest += begin * g.w.blocks * kBlockColumns;
+  g.tiled_first += begin;
   g.rows = count;
   g.panel_begin = from;
   g.panel_end = to;
@@ -186,9 +185,10 @@ void RowForms::point(const std::byte* at, int64_t width, int64_t rows, int64_t r
     at += rows * lines(width, fine) * kLine;
   }
   if (tiled) {
-    args->tiled = reinterpret_cast<const uint16_t*>(at) + r * narrow_columns(width);
+    args->tiled = reinterpret_cast<const uint16_t*>(at);
     args->tiled_rest = fine ? args->tiled + rows * narrow_columns(width) : nullptr;
-    args->tiled_rows = rows - r;
+    args->tiled_rows = rows;
+    args->tiled_first = r;
   }
 }
 

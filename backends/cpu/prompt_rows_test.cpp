@@ -76,14 +76,14 @@ TEST_P(PromptRowsTest, Products_AreCloseToDouble) {
   EXPECT_LE(std::sqrt(error / all), 3e-3);
 }
 
-// Rows of one and two tiles, a chunk and more; columns and panels that end inside of what is taken at a time; headers
-// of a part of a block.
+// Rows of one and two tiles, a chunk and more; columns and panels that end inside of what is taken at a time, more than
+// one strip and one group of panels; headers of a part of a block.
 TEST_P(PromptRowsTest, AnyRowsAndPanelsAtOnce_AreBitIdentical) {
-  constexpr int64_t kRows = 146, kActRows = 530;
-  const int64_t cols = kit::find_format(GetParam().dtype)->block <= 32 ? 352 : 768;
+  constexpr int64_t kRows = 290, kActRows = 530;
+  const int64_t cols = kit::find_format(GetParam().dtype)->block <= 32 ? 736 : 768;
   const auto data = random_rows(GetParam().dtype, kRows, cols, 19);
   motley_weight_desc desc = describe(GetParam().dtype, kRows, cols, data);
-  const motley_range columns[] = {{0, 32}, {64, 288}};
+  const motley_range columns[] = {{0, 32}, {64, 672}};
   desc.col_ranges = columns, desc.col_range_count = 2;
   const PackedWeight w = pack(desc);
   const std::vector<float> x = normals(static_cast<size_t>(kActRows * w.cols), 4);
