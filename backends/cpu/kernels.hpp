@@ -25,9 +25,10 @@ struct MatmulArgs {
   // BF16 by pairs: x in bf16, and what that left over or null. [rows][narrow_stride]
   const uint16_t *narrow = nullptr, *narrow_rest = nullptr;
   int64_t narrow_stride = 0;
-  // The same as they lie in tiles (tiled_place): the first of tiled_rows rows is row 0, or a later multiple of 16.
+  // The same as they lie in tiles (tiled_place), of tiled_rows rows; row 0 is tiled_first of them, a multiple of
+  // kTiledRows.
   const uint16_t *tiled = nullptr, *tiled_rest = nullptr;
-  int64_t tiled_rows = 0;
+  int64_t tiled_rows = 0, tiled_first = 0;
   int64_t rows = 0;
   float* y = nullptr;
   int64_t y_stride = 0;

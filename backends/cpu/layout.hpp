@@ -144,17 +144,19 @@ inline int64_t act_blocks(int64_t cols) { return (cols + kBlockColumns - 1) / kB
 // A row of activations in bf16, filled with zeros to whole blocks.
 inline int64_t narrow_columns(int64_t cols) { return act_blocks(cols) * kBlockColumns; }
 
-// Prompt rows in bf16 lie as tiles read them: 16 rows together, of each block of 32 columns first all their numbers;
-// the last rows are fewer. So what is read lies in one piece.
-inline constexpr int64_t kTiledRows = 16;
+// Prompt rows in bf16 lie as products on tiles read them: strip by strip of kTiledBlocks blocks; in a strip 32 rows
+// together, which are two tiles; of these block by block all their numbers. The last strip and the last rows are fewer.
+// So what is read lies in one piece, and the rows of a strip take all sets of the second-level cache alike.
+inline constexpr int64_t kTiledRows = 32, kTiledBlocks = 16;
 inline int64_t tiled_rows_of(int64_t row, int64_t rows) {
   const int64_t left = rows - row / kTiledRows * kTiledRows;
   return left < kTiledRows ? left : kTiledRows;
 }
 // Where block b of row `row` of `rows` lies, in elements.
 inline int64_t tiled_place(int64_t row, int64_t rows, int64_t blocks, int64_t b) {
-  const int64_t inside = row % kTiledRows;
-  return ((row - inside) * blocks + b * tiled_rows_of(row, rows) + inside) * kBlockColumns;
+  const int64_t strip = b / kTiledBlocks * kTiledBlocks, inside = row % kTiledRows;
+  const int64_t wide = blocks - strip < kTiledBlocks ? blocks - strip : kTiledBlocks;
+  return (strip * rows + (row - inside) * wide + (b - strip) * tiled_rows_of(row, rows) + inside) * kBlockColumns;
 }
 
 }  // namespace motley::cpu

@@ -17,6 +17,9 @@ constexpr int64_t kGrain = 2;  // panels that a thread takes at least: tiles tak
 // seldom wait for one another, and would only lose by it (6 % of a step of one row with two).
 constexpr int64_t kTakenWork = 64 << 10;
 constexpr uint32_t kFewThreads = 4;
+// Of prompt rows as tiles more is left to who is done first, and of the last panels the rows in parts: to wait for a
+// thread with the last two panels of all rows would take up to a tenth of a step.
+constexpr int64_t kRowPart = 128, kRowParts = 4;
 
 int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 // Cache lines from one prepared row to the next, in either form: a line for each block of 32 columns, and of its rest.
@@ -118,16 +121,22 @@ MatmulArgs arguments(const kit::OpCall& call, const MatmulData& data, size_t i, 
   return g;
 }
 
-// Rows [begin, begin + count) and panels [from, to) of a product; its result at y.
-MatmulArgs piece(MatmulArgs g, int64_t begin, int64_t count, int64_t from, int64_t to, float* y, int64_t y_stride) {
+// Rows [begin, begin + count) of a product, without the result's place.
+MatmulArgs rows_from(MatmulArgs g, int64_t begin, int64_t count) {
   if (g.act) g.act += begin * g.act_stride;
   if (g.rest) g.rest += begin * g.act_stride;
   if (g.x) g.x += begin * g.x_stride;
   if (g.narrow) g.narrow += begin * g.narrow_stride;
   if (g.narrow_rest) g.narrow_rest += begin * g.narrow_stride;
-  if (g.tiled) g.tiled += begin * g.w.blocks * kBlockColumns, g.tiled_rows -= begin;  // a multiple of 16
-  if (g.tiled_rest) g.tiled_rest += begin * g.w.blocks * kBlockColumns;
+  g.tiled_first += begin;
   g.rows = count;
+  return g;
+}
+
+// The same and panels [from, to); its result at y.
+MatmulArgs piece(const MatmulArgs& all, int64_t begin, int64_t count, int64_t from, int64_t to, float* y,
+                 int64_t y_stride) {
+  MatmulArgs g = rows_from(all, begin, count);
   g.panel_begin = from;
   g.panel_end = to;
   g.y = y - from * kPanelRows;
@@ -136,34 +145,97 @@ MatmulArgs piece(MatmulArgs g, int64_t begin, int64_t count, int64_t from, int64
   return g;
 }
 
-void run_one(const kit::OpCall& call, const MatmulData& data, size_t i, const Prepared& prepared, kit::Range panels) {
+// What a thread does of a step: panels of the products, one product after the other; of prompt rows part `row_part` of
+// `row_parts`.
+struct Part {
+  kit::Range panels{};
+  int64_t row_part = 0, row_parts = 1;
+  // Of generated rows the first part has all.
+  kit::Range rows(const ClassRows& of) const {
+    if (!of.forms->tiled) return {0, row_part == 0 ? of.count : 0};
+    const int64_t each = (of.count + row_parts * kTiledRows - 1) / (row_parts * kTiledRows) * kTiledRows;
+    return {std::min(of.count, row_part * each), std::min(of.count, (row_part + 1) * each)};
+  }
+};
+
+void run_one(const kit::OpCall& call, const MatmulData& data, size_t i, const Prepared& prepared, const Part& part) {
   const kit::Tensor& out = call.out[2 + i];
-  for (const ClassRows& rows : prepared.classes) {
-    if (rows.count == 0) continue;
-    MatmulArgs g = arguments(call, data, i, rows, prepared.x);
-    g.panel_begin = panels.begin;
-    g.panel_end = panels.end;
+  const bool capped = data.after.kind == Activation::Kind::kSoftcap;
+  const int64_t from = part.panels.begin * kPanelRows, to = std::min(part.panels.end * kPanelRows, out.width);
+  for (const ClassRows& all : prepared.classes) {
+    const kit::Range rows = part.rows(all);
+    if (rows.begin == rows.end) continue;
+    MatmulArgs g = rows_from(arguments(call, data, i, all, prepared.x), rows.begin, rows.end - rows.begin);
+    g.panel_begin = part.panels.begin;
+    g.panel_end = part.panels.end;
     g.y = out.f32();
     g.y_stride = out.width;
+    if (g.y_rows) {
+      g.y_rows += rows.begin;
+    } else {
+      g.y += rows.begin * g.y_stride;
+      if (g.residual) g.residual += rows.begin * g.residual_stride;
+    }
     data.set->matmul(g);
+    for (int64_t r = rows.begin; capped && r < rows.end; ++r) {
+      float* y = out.f32(all.row(r)) + from;
+      data.set->softcap(y, to - from, data.after.limit, y);
+    }
   }
-  if (data.after.kind != Activation::Kind::kSoftcap) return;
-  const int64_t from = panels.begin * kPanelRows, to = std::min(panels.end * kPanelRows, out.width);
-  for (int64_t r = 0; r < out.rows; ++r)
-    data.set->softcap(out.f32(r) + from, to - from, data.after.limit, out.f32(r) + from);
 }
 
-void run_gated(const kit::OpCall& call, const MatmulData& data, const Prepared& prepared, kit::Range panels) {
-  for (const ClassRows& rows : prepared.classes) {
-    if (rows.count == 0) continue;
-    GatedProducts g{arguments(call, data, 0, rows, prepared.x), arguments(call, data, 1, rows, prepared.x), panels};
+void run_gated(const kit::OpCall& call, const MatmulData& data, const Prepared& prepared, const Part& part) {
+  for (const ClassRows& all : prepared.classes) {
+    const kit::Range rows = part.rows(all);
+    if (rows.begin == rows.end) continue;
+    const auto of = [&](size_t i) {
+      return rows_from(arguments(call, data, i, all, prepared.x), rows.begin, rows.end - rows.begin);
+    };
+    GatedProducts g{of(0), of(1), part.panels};
     g.out = call.out[2].f32();
     g.out_stride = call.out[2].width;
-    g.out_rows = rows.rows;
+    g.out_rows = all.rows ? all.rows + rows.begin : nullptr;
+    if (!all.rows) g.out += rows.begin * g.out_stride;
     g.room = reinterpret_cast<float*>(call.scratch + prepare_bytes(call.in[0].rows, call.in[0].width));
     run_gated(*data.set, data.after, g);
   }
 }
+
+// Panels that are shared out beforehand, then whole panels to take, then panels to take in parts of their rows.
+struct Sharing {
+  int64_t fixed = 0, whole = 0, parted = 0, row_parts = 1;
+  int64_t grain = kGrain;  // of the whole ones
+
+  Sharing(const kit::OpCall& call, int64_t panel_bytes, int64_t prompt_rows, int64_t total) {
+    fixed = call.threads <= kFewThreads ? total : total * 3 / 4 / kGrain * kGrain;
+    row_parts = std::min(kRowParts, prompt_rows / kRowPart);
+    if (row_parts > 1 && fixed < total) {
+      fixed = total / 2 / kGrain * kGrain;
+      parted = std::min((total - fixed) / kGrain, int64_t{call.threads}) * kGrain;
+    }
+    whole = total - fixed - parted;
+    const int64_t work = std::max<int64_t>(1, panel_bytes * call.in[0].rows);  // of a panel
+    if (parted == 0) grain = kGrain * std::max<int64_t>(1, kTakenWork / (kGrain * work));
+  }
+  // f(part) for what this thread does.
+  template <class F>
+  void run(const kit::OpCall& call, F&& f) const {
+    f(Part{call.part(fixed, kGrain)});
+    const int64_t groups = (whole + grain - 1) / grain, items = groups + parted / kGrain * row_parts;
+    for (kit::Range i = take(call, items); i.begin < i.end; i = take(call, items)) {
+      if (i.begin < groups) {
+        f(Part{{fixed + i.begin * grain, fixed + std::min(whole, std::min(i.end, groups) * grain)}});
+      }
+      for (int64_t k = std::max(i.begin, groups); k < i.end; ++k) {
+        const int64_t panel = fixed + whole + (k - groups) / row_parts * kGrain;
+        f(Part{{panel, panel + kGrain}, (k - groups) % row_parts, row_parts});
+      }
+    }
+  }
+
+ private:
+  static kit::Range take(const kit::OpCall& call, int64_t items) { return items > 0 ? call.take(items) : kit::Range{}; }
+};
 
 }  // namespace
 
@@ -186,9 +258,10 @@ void RowForms::point(const std::byte* at, int64_t width, int64_t rows, int64_t r
     at += rows * lines(width, fine) * kLine;
   }
   if (tiled) {
-    args->tiled = reinterpret_cast<const uint16_t*>(at) + r * narrow_columns(width);
+    args->tiled = reinterpret_cast<const uint16_t*>(at);
     args->tiled_rest = fine ? args->tiled + rows * narrow_columns(width) : nullptr;
-    args->tiled_rows = rows - r;
+    args->tiled_rows = rows;
+    args->tiled_first = r;
   }
 }
 
@@ -263,23 +336,20 @@ void run_matmuls(const kit::OpCall& call) {
   int64_t total = 0;  // panels of all products, one after the other
   for (size_t i = 0; i < data.rows.size(); ++i) total += panels_of(i);
   if (data.after.gated()) total = panels_of(0);
-  const auto run = [&](kit::Range part) {
+  const auto run = [&](const Part& part) {
+    if (part.panels.begin == part.panels.end) return;
     if (data.after.gated()) return run_gated(call, data, prepared, part);
     int64_t first = 0;
     for (size_t i = 0; i < data.rows.size(); ++i) {
-      const kit::Range mine = {std::max<int64_t>(part.begin - first, 0), std::min(part.end - first, panels_of(i))};
-      if (mine.begin < mine.end) run_one(call, data, i, prepared, mine);
+      Part mine = part;
+      mine.panels = {std::max<int64_t>(part.panels.begin - first, 0), std::min(part.panels.end - first, panels_of(i))};
+      if (mine.panels.begin < mine.panels.end) run_one(call, data, i, prepared, mine);
       first += panels_of(i);
     }
   };
   const auto& weight = *static_cast<const PackedWeight*>(call.weight[0]);
-  const int64_t work = std::max<int64_t>(1, weight.matrix().panel_bytes * call.in[0].rows);  // of a panel
-  const int64_t grain = kGrain * std::max<int64_t>(1, kTakenWork / (kGrain * work));
-  const int64_t fixed = call.threads <= kFewThreads ? total : total * 3 / 4 / kGrain * kGrain;
-  run(call.part(fixed, kGrain));
-  if (fixed == total) return;
-  for (kit::Range more = call.take(total - fixed, grain); more.begin < more.end; more = call.take(total - fixed, grain))
-    run({fixed + more.begin, fixed + more.end});
+  const int64_t prompt_rows = data.prompt.tiled ? prepared.classes[1].count : 0;
+  Sharing(call, weight.matrix().panel_bytes, prompt_rows, total).run(call, run);
 }
 
 }  // namespace motley::cpu

@@ -46,7 +46,7 @@ struct RowForms {
   void prepare(const KernelSet& set, const float* x, int64_t width, std::byte* to, int64_t rows, int64_t r) const;
   // Of one row at `one`; not tiled.
   void copy(const std::byte* one, int64_t width, std::byte* to, int64_t rows, int64_t r) const;
-  // Has `args` read the prepared rows from r on; tiled: a multiple of 16.
+  // Has `args` read the prepared rows from r on; tiled: a multiple of kTiledRows.
   void point(const std::byte* at, int64_t width, int64_t rows, int64_t r, MatmulArgs* args) const;
 };
 

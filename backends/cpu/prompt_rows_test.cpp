@@ -9,6 +9,7 @@
 #include "cpu/ops.hpp"
 #include "cpu/test_data.hpp"
 #include "cpu/weight.hpp"
+#include "kit/program.hpp"
 
 namespace motley::cpu {
 namespace {
@@ -16,6 +17,8 @@ namespace {
 bool takes_tiled(const KernelCase& c) {
   return c.set->takes_tiled && (kit::find_format(c.dtype)->block > 1 || c.dtype == MOTLEY_BF16);
 }
+// One format that is multiplied as it is and one that is unpacked are enough for how steps are shared.
+bool is_shared(const KernelCase& c) { return takes_tiled(c) && (c.dtype == MOTLEY_BF16 || c.dtype == MOTLEY_Q8_0); }
 bool takes_tiled_bf16(const KernelCase& c) { return takes_tiled(c) && c.dtype == MOTLEY_BF16; }
 
 class PromptRowsTest : public testing::TestWithParam<KernelCase> {
@@ -76,14 +79,14 @@ TEST_P(PromptRowsTest, Products_AreCloseToDouble) {
   EXPECT_LE(std::sqrt(error / all), 3e-3);
 }
 
-// Rows of one and two tiles, a chunk and more; columns and panels that end inside of what is taken at a time; headers
-// of a part of a block.
+// Rows of one and two tiles, a chunk and more; columns and panels that end inside of what is taken at a time, more than
+// one strip and one group of panels; headers of a part of a block.
 TEST_P(PromptRowsTest, AnyRowsAndPanelsAtOnce_AreBitIdentical) {
-  constexpr int64_t kRows = 146, kActRows = 530;
-  const int64_t cols = kit::find_format(GetParam().dtype)->block <= 32 ? 352 : 768;
+  constexpr int64_t kRows = 290, kActRows = 530;
+  const int64_t cols = kit::find_format(GetParam().dtype)->block <= 32 ? 736 : 768;
   const auto data = random_rows(GetParam().dtype, kRows, cols, 19);
   motley_weight_desc desc = describe(GetParam().dtype, kRows, cols, data);
-  const motley_range columns[] = {{0, 32}, {64, 288}};
+  const motley_range columns[] = {{0, 32}, {64, 672}};
   desc.col_ranges = columns, desc.col_range_count = 2;
   const PackedWeight w = pack(desc);
   const std::vector<float> x = normals(static_cast<size_t>(kActRows * w.cols), 4);
@@ -141,8 +144,83 @@ TEST_P(PromptRowsTest, RowsAmongOthers_GoWhereTheyBelong) {
   }
 }
 
+class SharedStepTest : public PromptRowsTest {
+ protected:
+  static constexpr int64_t kStepRows = 301, kCols = 64, kOutputs = 650, kGenerated = 2;
+  static constexpr float kMissing = 7e9f;
+
+  // y of one step: gate and up with their activation, or a product with its residual.
+  std::vector<float> run(uint32_t threads, bool gated) {
+    const motley_weight_desc desc = describe(GetParam().dtype, kOutputs, kCols, weights_);
+    const PackedWeight w = pack(desc), other = pack(desc);
+    auto data = std::make_shared<MatmulData>();
+    data->set = &set();
+    data->rows.assign(gated ? 2 : 1, RowsOf{0, kOutputs});
+    data->forms.add(w.matrix().kind);
+    data->prompt.tiled = true;
+    if (gated) data->after.kind = Activation::Kind::kSilu;
+    const int64_t row_bytes = std::max(data->forms.row_bytes(kCols), data->prompt.row_bytes(kCols));
+    const int64_t scratch = (matmul_scratch_bytes(kStepRows, kCols, *data) + 63) / 64 * 64;
+    std::vector<float> y(kStepRows * kOutputs, kMissing);
+    const SlabAllocator::Piece prepared = room_.allocate(static_cast<uint64_t>(kStepRows * row_bytes));
+    const SlabAllocator::Piece own = room_.allocate(static_cast<uint64_t>(scratch * threads));
+    kit::PlanOp op;
+    op.data = data;
+    const kit::Tensor in[] = {tensor(x_.data(), kCols), gated ? kit::Tensor() : tensor(residual_.data(), kOutputs)};
+    const kit::Tensor out[] = {tensor(prepared.data, row_bytes), {}, tensor(y.data(), kOutputs)};
+    const kit::Weight* const all[] = {&w, nullptr, &other, nullptr, nullptr};
+    std::vector<uint8_t> generated(kStepRows, 0);
+    for (size_t i = 0; i < kGenerated; ++i) generated[100 * i + 5] = 1;
+    motley_batch batch{};
+    batch.generated = generated.data();
+    kit::Team team(threads, {});
+    kit::RunState state(team, 1);
+    kit::OpCall call;
+    call.op = &op, call.in = in, call.out = out, call.weight = std::span(all).subspan(gated ? 0 : 2);
+    call.batch = &batch, call.threads = threads, call.run = &state, call.taken = state.taken(0);
+    call.scratch = reinterpret_cast<std::byte*>(own.data);
+    struct Context {
+      kit::OpCall call;
+      int64_t scratch;
+    } context{call, scratch};
+    team.run(
+        [](void* opaque, uint32_t thread) {
+          const auto& c = *static_cast<Context*>(opaque);
+          kit::OpCall mine = c.call;
+          mine.thread = thread;
+          mine.scratch += c.scratch * thread;
+          run_matmuls(mine);
+        },
+        &context);
+    return y;
+  }
+
+ private:
+  static kit::Tensor tensor(void* data, int64_t width) {
+    kit::Tensor t;
+    t.data = data, t.rows = kStepRows, t.width = width, t.row_bytes = width * 4;
+    return t;
+  }
+
+  SlabAllocator room_;
+  std::vector<uint8_t> weights_ = random_rows(GetParam().dtype, kOutputs, kCols, 5);
+  std::vector<float> x_ = normals(kStepRows * kCols, 6), residual_ = normals(kStepRows * kOutputs, 7);
+};
+
+// Threads that take parts, of the last panels parts of their rows, leave nothing out and change no bit.
+TEST_P(SharedStepTest, ManyThreads_HaveTheBitsOfOne) {
+  for (const bool gated : {false, true}) {
+    const std::vector<float> one = run(1, gated);
+    EXPECT_EQ(0, std::count(one.begin(), one.end(), kMissing));
+    for (const uint32_t threads : {5u, 6u}) EXPECT_EQ(one, run(threads, gated)) << threads << (gated ? " gated" : "");
+  }
+}
+
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(PromptRowsTest);
 INSTANTIATE_TEST_SUITE_P(Sets, PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled)),
+                         [](const auto& info) { return name_of(info.param); });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SharedStepTest);
+INSTANTIATE_TEST_SUITE_P(Sets, SharedStepTest, testing::ValuesIn(kernel_cases(is_shared)),
                          [](const auto& info) { return name_of(info.param); });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Bf16PromptRowsTest);
 INSTANTIATE_TEST_SUITE_P(Sets, Bf16PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled_bf16)),
