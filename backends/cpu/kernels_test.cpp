@@ -159,6 +159,19 @@ TEST_P(MatmulTest, ManyRowsAndOddColumns_AreBitIdenticalToOneRow) {
   }
 }
 
+// Columns of more than one strip, rows that end inside of a tile.
+TEST_P(MatmulTest, ManyColumns_AreBitIdenticalToOneRow) {
+  constexpr int64_t kRows = 48, kCols = 3328, kActRows = 37;
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 23);
+  const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  const PackedWeight w = pack(desc);
+  const std::vector<float> x = normals(kActRows * kCols, 6);
+  for (const bool fine : {false, true}) {
+    const std::vector<float> one = multiply(w, x, kActRows, 1, 0, fine), many = multiply(w, x, kActRows, 37, 1, fine);
+    EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << fine;
+  }
+}
+
 // With activations that int8 holds exactly, nothing but float rounding may be lost.
 TEST_P(MatmulTest, WholeNumbers_AreExact) {
   constexpr int64_t kRows = 16, kCols = 512;
@@ -385,17 +398,21 @@ TEST_P(SetTest, HalfConversion_IsKits) {
   for (size_t i = 0; i + 3 < x.size(); ++i) EXPECT_EQ(kit::f32_to_f16(x[i]), out[i]) << x[i];
 }
 
+// Pairs that fill vectors, and some more.
 TEST_P(SetTest, Rope_TurnsPairs) {
-  const std::vector<float> x = normals(20, 4);
-  std::vector<float> table = {0.5f, 0.25f, -1.0f, 0.0f, 0.1f, 0.2f, 0.3f, 1.0f}, out(20);
+  constexpr size_t kHalf = 37, kDim = 2 * kHalf + 5;
+  const std::vector<float> x = normals(kDim, 4), table = normals(2 * kHalf, 5);
   for (const int neox : {0, 1}) {
-    set().rope(x.data(), table.data(), 20, 8, neox, out.data());
-    for (size_t j = 0; j < 4; ++j) {
-      const size_t a = neox ? j : 2 * j, b = neox ? j + 4 : 2 * j + 1;
-      EXPECT_FLOAT_EQ(x[a] * table[j] - x[b] * table[4 + j], out[a]);
-      EXPECT_FLOAT_EQ(x[a] * table[4 + j] + x[b] * table[j], out[b]);
+    std::vector<float> out(kDim), same = x;
+    set().rope(x.data(), table.data(), kDim, 2 * kHalf, neox, out.data());
+    set().rope(same.data(), table.data(), kDim, 2 * kHalf, neox, same.data());
+    EXPECT_EQ(out, same);
+    for (size_t j = 0; j < kHalf; ++j) {
+      const size_t a = neox ? j : 2 * j, b = neox ? j + kHalf : 2 * j + 1;
+      EXPECT_FLOAT_EQ(x[a] * table[j] - x[b] * table[kHalf + j], out[a]);
+      EXPECT_FLOAT_EQ(x[a] * table[kHalf + j] + x[b] * table[j], out[b]);
     }
-    for (size_t i = 8; i < 20; ++i) EXPECT_EQ(x[i], out[i]);
+    for (size_t i = 2 * kHalf; i < kDim; ++i) EXPECT_EQ(x[i], out[i]);
   }
 }
 
