@@ -27,7 +27,8 @@ constexpr uint32_t kLossesInARowMax = 16;  // without a step that succeeded: the
 struct Replacement {
   ReplaceFn make;
   Promise<Status> done;
-  Status loss;  // OK: planned, by replace()
+  Status loss;         // OK: planned, by replace()
+  bool stays = false;  // `make` makes none: the executor in service goes on
 };
 
 // What other threads have to say to the engine's thread. Outlives the engine where a step of it is still under way.
@@ -236,7 +237,8 @@ class Engine::Impl {
       replacements_.push_front(*std::exchange(current_, std::nullopt));  // one by plan, which must wait now
     else
       paused_at_ns_ = clock_.now_ns();
-    current_ = Replacement{.make = [recover = recover_, why] { return recover(why); }, .done = {}, .loss = why};
+    current_ = Replacement{
+        .make = [recover = recover_, why] { return recover(why); }, .done = {}, .loss = why, .stays = false};
     phase_ = Phase::kSettling;
   }
 
@@ -286,7 +288,9 @@ class Engine::Impl {
 
   void take_over(Result<Executor*> made) {
     if (phase_ != Phase::kReplacing) return;  // the engine has ended meanwhile
-    if (!made.ok() && !losing()) {
+    if (current_->stays) {
+      current_->done.set(made.error());
+    } else if (!made.ok() && !losing()) {
       log_warning("the executor was not replaced: {}", made.error().to_string());
       current_->done.set(made.error());
     } else if (const Status status = made.ok() ? restart(**made) : made.error(); !status.ok()) {
@@ -399,7 +403,14 @@ void Engine::abort(RequestId id) { impl_->mailbox().end(id, FinishReason::kAbort
 void Engine::finish(RequestId id) { impl_->mailbox().end(id, FinishReason::kStop); }
 Future<bool> Engine::drain() { return impl_->mailbox().drain(); }
 Future<Status> Engine::replace(ReplaceFn make) {
-  return impl_->mailbox().replace({.make = std::move(make), .done = {}, .loss = {}});
+  return impl_->mailbox().replace({.make = std::move(make), .done = {}, .loss = {}, .stays = false});
+}
+Future<Status> Engine::between_steps(std::function<Status()> work) {
+  const auto make = [work = std::move(work)]() -> Result<Executor*> {
+    RETURN_IF_ERROR(work());
+    return nullptr;
+  };
+  return impl_->mailbox().replace({.make = make, .done = {}, .loss = {}, .stays = true});
 }
 EngineStats Engine::stats() const { return impl_->stats(); }
 Status Engine::health() const { return impl_->mailbox().health(); }

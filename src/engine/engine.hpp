@@ -101,6 +101,10 @@ class Engine {
   // fails, with its failure, and the earlier executor goes on serving. RESOURCE_EXHAUSTED: too many wait; UNAVAILABLE:
   // the engine has ended.
   Future<Status> replace(ReplaceFn make);
+  // Has `work` run while no step is under way, on a thread of its own and after what was asked for earlier; the
+  // executor then goes on where it was, and requests notice nothing but the wait. Ready with what `work` answered.
+  // Errors and duties of `work` as for replace().
+  Future<Status> between_steps(std::function<Status()> work);
   EngineStats stats() const;
   // An error that ended the engine (every later submit answers it), or OK.
   Status health() const;

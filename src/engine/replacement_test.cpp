@@ -409,5 +409,56 @@ TEST(Replace, OfAnIdleEngine_HappensAtOnce) {
   devices.expect_no_violations();
 }
 
+TEST(BetweenSteps, WhileServing_NoStepIsUnderWayAndTheExecutorStays) {
+  Devices devices({}, {kForever});
+  Inbox inbox;
+  auto engine = engine_on(devices);
+  const std::vector<Asked> asked = ask(*engine, inbox);
+  inbox.wait_tokens(asked[0].id, 1);
+  size_t under_way = 0;
+  for (int i = 0; i < 5; ++i) {
+    const Status status = engine
+                              ->between_steps([&] {
+                                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                                under_way += devices.first().pending();
+                                return ok_status();
+                              })
+                              .take();
+    EXPECT_TRUE(status.ok()) << status.to_string();
+  }
+  expect_answers(inbox, asked);
+  EXPECT_EQ(under_way, 0u);
+  EXPECT_EQ(engine->stats().replacements, 0u);
+  devices.expect_no_violations();
+}
+
+TEST(BetweenSteps, WorkFails_IsToldAndTheEngineGoesOn) {
+  Devices devices({}, {kForever});
+  Inbox inbox;
+  auto engine = engine_on(devices);
+  const std::vector<Asked> asked = ask(*engine, inbox);
+  const Status status = engine->between_steps([] { return Status(MOTLEY_CANCELLED, "enough"); }).take();
+  EXPECT_EQ(status.code(), MOTLEY_CANCELLED);
+  expect_answers(inbox, asked);
+  EXPECT_TRUE(engine->health().ok());
+}
+
+TEST(BetweenSteps, TheEngineEnds_WorkThatWaitsIsRefused) {
+  Devices devices({}, {kForever});
+  auto engine = engine_on(devices);
+  Gate gate;
+  Future<Status> first = engine->between_steps([&] {
+    gate.pass();
+    return ok_status();
+  });
+  gate.wait_arrived();
+  Future<Status> second = engine->between_steps([] { return ok_status(); });
+  std::thread ends([&] { engine.reset(); });
+  EXPECT_EQ(second.take().code(), MOTLEY_UNAVAILABLE);
+  gate.open();
+  ends.join();
+  EXPECT_EQ(first.take().code(), MOTLEY_UNAVAILABLE);
+}
+
 }  // namespace
 }  // namespace motley

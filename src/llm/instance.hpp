@@ -116,7 +116,6 @@ class Instance {
   Status place_first();
   Status place_together();
   static void tell(const PlanReport& report);
-  Status pause_between(const std::stop_token& stop, double spent_ns) const;
   void plan_later(const std::stop_token& stop);
   Result<std::vector<ListedDevice>> listed_anew(const std::vector<std::string>& names) const;
   Result<PlannedModel> plan_over(const DeviceSet& devices, std::string* note);

@@ -10,12 +10,12 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "llm/instance.hpp"
+#include "llm/serving_gate.hpp"
 #include "planner/plan_picture.hpp"
 
 namespace motley {
 namespace {
 
-constexpr double kServedPerMeasured = 19;     // of the time, measuring takes a twentieth
 constexpr int64_t kPatienceWithTheLast = 10;  // nobody takes over from it, and it may be slow only
 constexpr int64_t kRestartEveryNs = 60'000'000'000;
 constexpr size_t kDevicesPlannedFully = 4;  // while requests wait: with more, the first good plan is taken
@@ -83,25 +83,12 @@ DeviceSet Instance::devices() const {
 
 // ---- measuring while requests run
 
-// Leaves the devices to the requests for a while, if there are any. CANCELLED where nobody waits for the figures now.
-Status Instance::pause_between(const std::stop_token& stop, double spent_ns) const {
-  const EngineStats stats = engine_->stats();
-  if (stats.running + stats.waiting > 0) {
-    std::mutex mutex;
-    std::condition_variable_any stopped;
-    std::unique_lock lock(mutex);
-    const auto pause = std::chrono::nanoseconds(static_cast<int64_t>(spent_ns * kServedPerMeasured));
-    stopped.wait_for(lock, stop, pause, [] { return false; });
-  }
-  return stop.stop_requested() ? error(MOTLEY_CANCELLED, "the server ends") : ok_status();
-}
-
 // Measures while the first device serves, and then has the best plan take over.
 void Instance::plan_later(const std::stop_token& stop) {
   const Claim claim(changing_, true);
   const DeviceSet devices = this->devices();
-  auto planned = plan_model(model(), devices, settings_, kv_, runtime_options_, log_progress,
-                            [&](double spent_ns) { return pause_between(stop, spent_ns); });
+  ServingGate gate(*engine_, stop);
+  auto planned = plan_model(model(), devices, settings_, kv_, runtime_options_, log_progress, &gate);
   if (stop.stop_requested()) return;
   Status status = planned.error();
   if (status.ok()) {
@@ -166,9 +153,9 @@ Result<std::vector<ListedDevice>> Instance::listed_anew(const std::vector<std::s
 // With what was forced where that is possible, else without; `note` says which.
 Result<PlannedModel> Instance::plan_over(const DeviceSet& devices, std::string* note) {
   const auto known = planned();
-  const Pace pace = [this](double spent_ns) { return pause_between(changes_.get_token(), spent_ns); };
+  ServingGate gate(*engine_, changes_.get_token());
   const auto plan_with = [&](const PlanSettings& settings) {
-    return plan_model(model(), devices, settings, kv_, runtime_options_, log_progress, pace,
+    return plan_model(model(), devices, settings, kv_, runtime_options_, log_progress, &gate,
                       known == nullptr ? nullptr : &known->input);
   };
   const std::string forced = forced_text(settings_);

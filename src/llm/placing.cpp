@@ -24,7 +24,7 @@ Status check_unmeasured(const PlannedModel& planned, const DeviceSet& devices, c
 
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
                                 const KvSettings& kv, const RuntimeOptions& runtime, const Progress& progress,
-                                const Pace& pace, const PlanInput* have) {
+                                MeasureGate* gate, const PlanInput* have) {
   PlannedModel planned;
   planned.identity = {model_digest(model), machine_of(devices)};
   ASSIGN_OR_RETURN(planned.shape, shape_of(model));
@@ -38,7 +38,8 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   MeasureOptions measure;
   measure.kv_dtype = kv.dtype;
   measure.virtual_time = runtime.virtual_time;
-  measure.pace = pace;
+  measure.gate = gate;
+  measure.brief = gate != nullptr;
   const bool waits = settings.forced() || !settings.plan_file.empty();
   const MeasureScope scope{have, settings.measure_again, waits ? 0 : settings.measure_limit_s};
   ASSIGN_OR_RETURN(MeasuredInput measured, measured_input(model, devices, measure, progress, scope));

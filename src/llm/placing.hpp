@@ -22,9 +22,9 @@ struct PlannedModel {
 
 // Refuses what is forced, and the settings' plan file, where they cannot be, before anything is measured. Then measures
 // the devices that are not lost (or finds them measured, in `have` too) and searches, or takes the settings' plan file
-// and reports on it.
+// and reports on it. With a gate, which stands between measuring and requests, it measures briefly.
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
                                 const KvSettings& kv, const RuntimeOptions& runtime, const Progress& progress,
-                                const Pace& pace = nullptr, const PlanInput* have = nullptr);
+                                MeasureGate* gate = nullptr, const PlanInput* have = nullptr);
 
 }  // namespace motley

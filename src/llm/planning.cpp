@@ -25,18 +25,29 @@ LeftOut too_long(const std::string& device, const std::string& what) {
   return {device, what + "; --use-all-devices waits for it, --measure-again tries anew"};
 }
 
-// The pace with an end, from now on: of the time that is not paused.
-Pace limited(const Pace& pace, uint32_t limit_s) {
-  const int64_t end_ns = system_clock().now_ns() + limit_s * int64_t{1'000'000'000};
-  return [pace, end_ns, paused_ns = int64_t{0}](double spent_ns) mutable -> Status {
-    const int64_t now_ns = system_clock().now_ns();
-    if (now_ns - paused_ns > end_ns) return error(MOTLEY_DEADLINE_EXCEEDED, "measuring takes too long");
-    if (!pace) return ok_status();
-    Status status = pace(spent_ns);
-    paused_ns += system_clock().now_ns() - now_ns;
+// Another gate (null: none) that shuts some time from now on, what is waited at it not counted.
+class LimitedGate final : public MeasureGate {
+ public:
+  LimitedGate(MeasureGate* inner, uint32_t limit_s)
+      : inner_(inner), end_ns_(system_clock().now_ns() + limit_s * int64_t{1'000'000'000}) {}
+  Status enter() override {
+    if (system_clock().now_ns() > end_ns_) return error(MOTLEY_DEADLINE_EXCEEDED, "measuring takes too long");
+    return wait(&MeasureGate::enter);
+  }
+  Status leave() override { return wait(&MeasureGate::leave); }
+
+ private:
+  Status wait(Status (MeasureGate::*pass)()) {
+    if (inner_ == nullptr) return ok_status();
+    const int64_t began_ns = system_clock().now_ns();
+    const Status status = (inner_->*pass)();
+    end_ns_ += system_clock().now_ns() - began_ns;
     return status;
-  };
-}
+  }
+
+  MeasureGate* const inner_;
+  int64_t end_ns_;
+};
 
 double kv_element_bytes(int32_t dtype, uint32_t head_dim) {
   switch (dtype) {
@@ -173,10 +184,12 @@ Result<MeasuredInput> measure_input(const Model& model, const DeviceSet& devices
     if (known == nullptr) {
       progress(fmt::format("measuring {}", name));
       MeasureOptions own = options;
+      LimitedGate gate(options.gate, scope.limit_s);
       const bool others = !measured.empty() || i + 1 < all.size();
-      if (scope.limit_s > 0 && others && !options.virtual_time) own.pace = limited(options.pace, scope.limit_s);
+      const bool limited = scope.limit_s > 0 && others && !options.virtual_time;
+      if (limited) own.gate = &gate;
       auto profile = measure_device(model, all[i], own);
-      if (profile.error().code() == MOTLEY_DEADLINE_EXCEEDED && own.pace && others && scope.limit_s > 0) {
+      if (profile.error().code() == MOTLEY_DEADLINE_EXCEEDED && limited) {
         made.left_out.push_back(
             too_long(name, fmt::format("takes longer than {} s to measure (--measure-limit)", scope.limit_s)));
         continue;

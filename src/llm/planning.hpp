@@ -46,7 +46,6 @@ uint64_t most_step_bytes(const Model& model, const DeviceSet& devices, const Run
 
 // Hears what is being measured, for people who wait.
 using Progress = std::function<void(const std::string&)>;
-using Pace = std::function<Status(double spent_ns)>;
 
 // How far measuring goes.
 struct MeasureScope {

@@ -26,8 +26,9 @@ constexpr int kVisits = 2;                    // to each part, which is sampled 
 constexpr uint32_t kRunsMax = 8;              // of a sample; fewer where the device's queue is shallower
 constexpr int kWarmUps = 2, kWarmUpsMax = 8;  // rounds before a sample, while each is faster than the last
 constexpr double kFaster = 0.95;
-constexpr int kShortSamples = 3;                     // of a short part, at each visit
+constexpr int kShortSamples = 3, kBriefSamples = 2;  // of a short part, at each visit
 constexpr double kShortNs = 600'000, kSlowNs = 8e6;  // of the first run, whose layer is in no cache
+constexpr double kBriefRunNs = 50e6;                 // of a layer, where measuring is brief
 constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence; beyond, time grows with the rows
 constexpr double kSampleNs = 500'000;  // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
@@ -44,15 +45,18 @@ constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits fo
 
 std::vector<uint32_t> row_points(uint32_t rows_max, bool brief) {
   std::vector<uint32_t> rows;
-  for (uint32_t r = 1; r < rows_max; r *= brief || r == 16 || r == 64 ? 4 : 2) rows.push_back(r);  // no 32, no 128
+  const uint32_t last = brief ? kTurnRowsMax : rows_max;
+  for (uint32_t r = 1; r < rows_max && r <= last; r *= brief || r == 16 || r == 64 ? 4 : 2)
+    rows.push_back(r);  // no 32, no 128
   rows.push_back(rows_max);
   return rows;
 }
 
 // A few numbers of units from small to all.
-std::vector<int64_t> unit_points(int64_t units, int64_t grain) {
+std::vector<int64_t> unit_points(int64_t units, int64_t grain, bool brief) {
   std::vector<int64_t> points;
   for (const int64_t part : {units / 4, units / 2, units}) {
+    if (brief && part == units / 2 && units >= 4 * grain) continue;
     const int64_t rounded = part == units ? units : part / grain * grain;
     if (rounded > 0 && (points.empty() || points.back() < rounded)) points.push_back(rounded);
   }
@@ -73,7 +77,8 @@ class DeviceMeasurer {
         device_(device),
         options_(options),
         depth_(std::max(1u, device.description.desc.queue_depth)),
-        layers_(measured_layers(model, device.description.desc.memory_free)) {}
+        layers_(measured_layers(model, device.description.desc.memory_free)),
+        rows_max_(options.rows_max) {}
 
   // A part to be timed; with `both`, a split layer's attention and FFN by turns.
   struct Timing {
@@ -125,11 +130,17 @@ class DeviceMeasurer {
     int samples = 1;
   };
   Result<Times> take(const Timing& timing, uint32_t runs);
-  Result<Sampling> sampling_of(const Timing& timing);
-  Result<double> warm_up(const Timing& timing, const Sampling& plan);  // ns that it took
+  struct Samples {
+    std::vector<double> ns, ffn_ns;
+    void add(const Times& times) { ns.push_back(times.ns), ffn_ns.push_back(times.ffn_ns); }
+  };
+  Result<Sampling> sampling_of(const Timing& timing, Samples* samples);
+  Status warm_up(const Timing& timing, const Sampling& plan);
+  Status visit(const Timing& timing, const Sampling& plan, Samples* samples);
   Status measure(const Part& part);
   Status measure_parts(DeviceProfile* profile, CostTable DeviceProfile::*other, const std::vector<int64_t>& units,
                        int64_t ProbeShare::*share);
+  Result<uint32_t> brief_rows(Probe& layer);
   Status measure_layer(DeviceProfile* profile);
   Status measure_sampling(DeviceProfile* profile);
   Status measure_wake(DeviceProfile* profile);
@@ -141,6 +152,7 @@ class DeviceMeasurer {
   const MeasureOptions& options_;
   const uint32_t depth_;
   const LayerRange layers_;
+  uint32_t rows_max_;  // of those asked for, as many as are soon done
   void count_weights(const Probe& probe) {
     packed_bytes_ += static_cast<double>(probe.weight_bytes());
     source_bytes_ += static_cast<double>(probe.source_bytes());
@@ -156,59 +168,59 @@ Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_
     return Times{parts.attention_ns, parts.ffn_ns};
   }
   if (timing.behind_layers) {
-    ASSIGN_OR_RETURN(const double before_ns, several_->time_ns(MOTLEY_CUT_STAGE, {}, 1));
-    if (options_.pace) RETURN_IF_ERROR(options_.pace(before_ns));
+    RETURN_IF_ERROR(several_->time_ns(MOTLEY_CUT_STAGE, {}, 1).error());
   }
   ASSIGN_OR_RETURN(const double ns, timing.probe->time_ns(timing.cut, timing.load, runs));
   return Times{ns, 0};
 }
 
-Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timing) {
+// By a first run, which is a sample itself of what is slow, where there are few.
+Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timing, Samples* samples) {
   if (options_.virtual_time) return Sampling{1, false, 1, kVirtualSamples};  // there all are alike, but for jitter
-  ASSIGN_OR_RETURN(const Times first, take(timing, 1));
+  ASSIGN_OR_RETURN(const Times first, through(options_.gate, [&] { return take(timing, 1); }));
   const double once = first.sum();
-  if (options_.pace) RETURN_IF_ERROR(options_.pace(once));
-  if (once > kSlowNs) return Sampling{1, false, 1, 1};
-  if (timing.behind_layers) return Sampling{1, false, 1, kShortSamples};
+  const int samples_of_short = options_.brief ? kBriefSamples : kShortSamples;
+  if (once > kSlowNs) {
+    if (options_.brief) samples->add(first);
+    return Sampling{1, false, 1, 1};
+  }
+  if (timing.behind_layers) return Sampling{1, false, 1, samples_of_short};
   const uint32_t rounds = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(once, 1.0), 1.0, double{kRunsMax}));
   if (once > kShortNs) return Sampling{1, true, std::min(rounds, depth_), 1};
   const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
   const uint32_t turns = std::clamp(programs, 1u, depth_);
-  return Sampling{turns, true, std::min(std::max(rounds / turns, 1u) * turns, depth_), kShortSamples};
+  return Sampling{turns, true, std::min(std::max(rounds / turns, 1u) * turns, depth_), samples_of_short};
 }
 
-Result<double> DeviceMeasurer::warm_up(const Timing& timing, const Sampling& plan) {
-  double spent_ns = 0, last = 0;
-  for (int round = 0; plan.warms_up && round < (options_.brief() ? kWarmUps : kWarmUpsMax); ++round) {
+Status DeviceMeasurer::warm_up(const Timing& timing, const Sampling& plan) {
+  double last = 0;
+  for (int round = 0; plan.warms_up && round < (options_.brief ? kWarmUps : kWarmUpsMax); ++round) {
     ASSIGN_OR_RETURN(const Times times, take(timing, plan.turns));
-    spent_ns += times.sum() * plan.turns;
     if (round >= kWarmUps && times.sum() > kFaster * last) break;
     last = times.sum();
   }
-  return spent_ns;
+  return ok_status();
+}
+
+Status DeviceMeasurer::visit(const Timing& timing, const Sampling& plan, Samples* samples) {
+  RETURN_IF_ERROR(warm_up(timing, plan));
+  for (int sample = 0; sample < plan.samples; ++sample) {
+    ASSIGN_OR_RETURN(const Times times, take(timing, plan.runs));
+    samples->add(times);
+  }
+  return ok_status();
 }
 
 Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of(std::span<const Timing> timings) {
-  struct Samples {
-    std::vector<double> ns, ffn_ns;
-    void add(const Times& times) { ns.push_back(times.ns), ffn_ns.push_back(times.ffn_ns); }
-  };
   std::vector<Sampling> plans;
   std::vector<Samples> samples(timings.size());
   for (size_t i = 0; i < timings.size(); ++i) {
-    ASSIGN_OR_RETURN(const Sampling plan, sampling_of(timings[i]));
+    ASSIGN_OR_RETURN(const Sampling plan, sampling_of(timings[i], &samples[i]));
     plans.push_back(plan);
   }
-  for (int visit = 0; visit < (options_.virtual_time || options_.brief() ? 1 : kVisits); ++visit) {
+  for (int round = 0; round < (options_.virtual_time || options_.brief ? 1 : kVisits); ++round) {
     for (size_t i = 0; i < timings.size(); ++i) {
-      const Sampling& plan = plans[i];
-      ASSIGN_OR_RETURN(double spent_ns, warm_up(timings[i], plan));
-      for (int sample = 0; sample < plan.samples; ++sample) {
-        ASSIGN_OR_RETURN(const Times times, take(timings[i], plan.runs));
-        samples[i].add(times);
-        spent_ns += times.sum() * plan.runs;
-      }
-      if (options_.pace) RETURN_IF_ERROR(options_.pace(spent_ns));
+      RETURN_IF_ERROR(through(options_.gate, [&] { return visit(timings[i], plans[i], &samples[i]); }));
     }
   }
   std::vector<Times> times;
@@ -219,7 +231,7 @@ Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of(std::span<co
 Status DeviceMeasurer::measure(const Part& part) {
   if (part.units.empty()) return ok_status();  // the model has none
   CostTable& table = *part.table;
-  const std::vector<uint32_t> rows = row_points(std::min(part.rows_max, options_.rows_max), options_.brief());
+  const std::vector<uint32_t> rows = row_points(std::min(part.rows_max, rows_max_), options_.brief);
   table.rows.assign(rows.begin(), rows.end());
   table.units = part.units;
   std::vector<std::unique_ptr<Probe>> probes;
@@ -246,8 +258,8 @@ Status DeviceMeasurer::measure(const Part& part) {
 Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DeviceProfile::*other,
                                      const std::vector<int64_t>& units, int64_t ProbeShare::*share) {
   if (units.empty()) return ok_status();  // the model has none
-  const std::vector<int64_t> heads = unit_points(axes_.kv_heads, 1);
-  const std::vector<uint32_t> rows = row_points(options_.rows_max, options_.brief());
+  const std::vector<int64_t> heads = unit_points(axes_.kv_heads, 1, options_.brief);
+  const std::vector<uint32_t> rows = row_points(rows_max_, options_.brief);
   const size_t shares = std::max(heads.size(), units.size());
   const auto at = [&](size_t points, size_t i) {
     return points - std::min(points, shares - i);
@@ -259,7 +271,7 @@ Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DevicePro
     both.kv_blocks = rows.back() / Probe::kBlockSize + 1;
     both.*share = units[at(units.size(), i)];
     ASSIGN_OR_RETURN(auto made, probe(both));
-    RETURN_IF_ERROR(made->write_kv(rows.back()));
+    RETURN_IF_ERROR(through(options_.gate, [&] { return made->write_kv(rows.back()); }));
     probes.push_back(std::move(made));
     for (const uint32_t r : rows) timings.push_back({probes.back().get(), MOTLEY_CUT_FFN_PART, prompt_of(r), true});
   }
@@ -293,27 +305,43 @@ double DeviceMeasurer::reads_of(const ProbeLoad& load) const {
   return reads;
 }
 
+// The most rows of which a layer is soon done: beyond, tables go on as between their last two points.
+Result<uint32_t> DeviceMeasurer::brief_rows(Probe& layer) {
+  const std::vector<uint32_t> points = row_points(options_.rows_max, true);
+  for (size_t i = 0; i + 1 < points.size(); ++i) {
+    ASSIGN_OR_RETURN(const double ns,
+                     through(options_.gate, [&] { return layer.time_ns(MOTLEY_CUT_STAGE, prompt_of(points[i]), 1); }));
+    if (ns * points[i + 1] / points[i] > kBriefRunNs) return points[i];
+  }
+  return options_.rows_max;
+}
+
 // A layer among others, as whole programs of several: on rows of a prompt; and what reading the KV pool adds, of one
 // sequence's rows and of rows of sequences of their own, by how many there are, and what these take beside as many of a
 // prompt.
 Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
   ASSIGN_OR_RETURN(several_, probe({.layers = layers_, .whole = true}));
   ASSIGN_OR_RETURN(const auto single, probe({.layers = {layers_.first, 1}, .whole = true}));
-  RETURN_IF_ERROR(several_->write_kv(kContextReads));
-  RETURN_IF_ERROR(single->write_kv(options_.rows_max));
+  RETURN_IF_ERROR(through(options_.gate, [&]() -> Status {
+    RETURN_IF_ERROR(several_->write_kv(kContextReads));
+    return single->write_kv(options_.rows_max);
+  }));
+  if (options_.brief && !options_.virtual_time) {
+    ASSIGN_OR_RETURN(rows_max_, brief_rows(*single));
+  }
   std::vector<Timing> timings;
   const auto timing = [&](const ProbeLoad& load) {
     Probe* const of = load.rows > kTurnRowsMax ? single.get() : several_.get();
     timings.push_back({of, MOTLEY_CUT_STAGE, load});
     return timings.size() - 1;
   };
-  const std::vector<uint32_t> rows = row_points(options_.rows_max, options_.brief());
+  const std::vector<uint32_t> rows = row_points(rows_max_, options_.brief);
   for (const uint32_t r : rows) timing(prompt_of(r));
-  const uint32_t chunk = std::min(kChunkRows, options_.rows_max);
+  const uint32_t chunk = std::min(kChunkRows, rows_max_);
   const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing(rows_of_one(chunk, kMeasuredContext));
   std::vector<std::pair<size_t, size_t>> sequences;  // that see little, and much
   for (const uint32_t r : kContextRows) {
-    if (r > options_.rows_max) break;
+    if (r > rows_max_) break;
     profile->context.rows.push_back(r);
     profile->sequences.rows.push_back(r);
     const size_t near = timing({r, kNear}), far = timing({r, std::min(kMeasuredContext, kContextReads / r)});
@@ -351,7 +379,7 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
 Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
   ASSIGN_OR_RETURN(const auto made, probe({.vocab_rows = axes_.vocab}));
   if (!made->programs(MOTLEY_CUT_SAMPLE) > 0) return ok_status();
-  const uint32_t rows = std::min(kHeadRowsMax, options_.rows_max);
+  const uint32_t rows = std::min(kHeadRowsMax, rows_max_);
   ASSIGN_OR_RETURN(const double one, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = 1}));
   ASSIGN_OR_RETURN(const double many, time_ns(*made, MOTLEY_CUT_SAMPLE, {.rows = rows}));
   profile->sample_ns = static_cast<int64_t>(std::max(0.0, many - one) / std::max(rows - 1, 1u));
@@ -373,9 +401,9 @@ Status DeviceMeasurer::measure_wake(DeviceProfile* profile) {
     }
     return std::max(0.0, lower_median(std::move(samples)) - busy);
   };
-  ASSIGN_OR_RETURN(wait_ns_, alone({}));
+  ASSIGN_OR_RETURN(wait_ns_, through(options_.gate, [&] { return alone({}); }));
   profile->wait_ns = wait_ns_;
-  ASSIGN_OR_RETURN(profile->wake_ns, alone(kPause));
+  ASSIGN_OR_RETURN(profile->wake_ns, through(options_.gate, [&] { return alone(kPause); }));
   return ok_status();
 }
 
@@ -406,15 +434,16 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}}));
   RETURN_IF_ERROR(measure_wake(&profile));
   RETURN_IF_ERROR(measure_layer(&profile));
-  RETURN_IF_ERROR(measure_parts(&profile, &DeviceProfile::ffn, unit_points(axes_.ffn_columns, kColumnGrain),
+  RETURN_IF_ERROR(measure_parts(&profile, &DeviceProfile::ffn,
+                                unit_points(axes_.ffn_columns, kColumnGrain, options_.brief),
                                 &ProbeShare::ffn_columns));
-  RETURN_IF_ERROR(
-      measure_parts(&profile, &DeviceProfile::experts, unit_points(axes_.experts, 1), &ProbeShare::experts));
-  RETURN_IF_ERROR(
-      measure({MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1), !options_.virtual_time}));
+  RETURN_IF_ERROR(measure_parts(&profile, &DeviceProfile::experts, unit_points(axes_.experts, 1, options_.brief),
+                                &ProbeShare::experts));
+  RETURN_IF_ERROR(measure({MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1, options_.brief),
+                           !options_.virtual_time}));
   several_.reset();
   RETURN_IF_ERROR(measure_sampling(&profile));
-  RETURN_IF_ERROR(measure_copies(&profile));
+  RETURN_IF_ERROR(through(options_.gate, [&] { return measure_copies(&profile); }));
   if (source_bytes_ > 0) profile.packed_ratio = packed_bytes_ / source_bytes_;
   return profile;
 }
@@ -437,10 +466,17 @@ namespace {
 // The devices of one memory, each with its part of the layers: as in a step, all of them move all weights.
 class Group {
  public:
-  Group(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options)
-      : options_(options), rows_(rows_of(options.rows_max)), probes_(devices.size()), working_(devices.size()) {
+  // `rows_max`: of which each device has been timed.
+  Group(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options, uint32_t rows_max)
+      : options_(options),
+        own_(options),
+        rows_(rows_of(rows_max)),
+        readers_(std::min(kTogetherReaders, rows_max)),
+        probes_(devices.size()),
+        working_(devices.size()) {
+    own_.gate = nullptr;  // they go through it together
     for (const MeasuredDevice& device : devices)
-      measurers_.push_back(std::make_unique<DeviceMeasurer>(model, device, options));
+      measurers_.push_back(std::make_unique<DeviceMeasurer>(model, device, own_));
   }
 
   // Alone and together by turns: what else slows the machine for a while slows both. Few rows share the memory's rate,
@@ -448,12 +484,13 @@ class Group {
   Status measure(std::span<DeviceProfile> profiles) {
     const size_t loads = rows_.size() + 1;
     std::vector<std::vector<std::vector<double>>> factors(probes_.size(), std::vector<std::vector<double>>(loads));
-    for (int round = 0; round < (options_.virtual_time || options_.brief() ? 1 : kTogetherRounds); ++round) {
+    for (int round = 0; round < (options_.virtual_time || options_.brief ? 1 : kTogetherRounds); ++round) {
       std::vector<std::vector<double>> alone(probes_.size()), together(probes_.size());
       // In virtual time a device counts as running while it has a queue.
       for (size_t i = 0; i < probes_.size(); ++i) RETURN_IF_ERROR(time_alone(i, loads, &alone[i]));
       for (size_t i = 0; i < probes_.size(); ++i) RETURN_IF_ERROR(open(i));
-      for (size_t load = 0; load < loads; ++load) RETURN_IF_ERROR(time_all(load, &together));
+      for (size_t load = 0; load < loads; ++load)
+        RETURN_IF_ERROR(through(options_.gate, [&] { return time_all(load, &together); }));
       for (size_t i = 0; i < probes_.size(); ++i) {
         probes_[i].reset();
         for (size_t load = 0; load < loads; ++load)
@@ -491,7 +528,7 @@ class Group {
                            .ffn_columns = part(axes.ffn_columns, kColumnGrain),
                            .experts = part(axes.experts, 1)};
     ASSIGN_OR_RETURN(probes_[i], measurers_[i]->probe(share));
-    return probes_[i]->write_kv(kContextReads);
+    return through(options_.gate, [&] { return probes_[i]->write_kv(kContextReads); });
   }
   ProbeLoad readers_near() const { return {.rows = readers_, .context = kNear}; }
   ProbeLoad readers_far() const {
@@ -520,7 +557,8 @@ class Group {
     std::thread thread([&] {
       run_on(measurers_[i]->device().cores);
       ended = open(i);
-      for (size_t load = 0; load < loads && ended.ok(); ++load) ended = time(i, load, out);
+      for (size_t load = 0; load < loads && ended.ok(); ++load)
+        ended = through(options_.gate, [&] { return time(i, load, out); });
       probes_[i].reset();
     });
     thread.join();
@@ -546,8 +584,9 @@ class Group {
   }
 
   const MeasureOptions& options_;
+  MeasureOptions own_;  // each device's
   const std::vector<uint32_t> rows_;
-  const uint32_t readers_ = std::min(kTogetherReaders, options_.rows_max);
+  const uint32_t readers_;
   std::vector<std::unique_ptr<DeviceMeasurer>> measurers_;
   std::vector<std::unique_ptr<Probe>> probes_;
   std::atomic<size_t> working_;  // devices that are still being timed
@@ -558,7 +597,11 @@ class Group {
 Status measure_together(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options,
                         std::span<DeviceProfile> profiles) {
   if (devices.size() < 2) return ok_status();
-  return Group(model, devices, options).measure(profiles);
+  uint32_t rows_max = options.rows_max;
+  for (const DeviceProfile& profile : profiles) {
+    if (!profile.layer.empty()) rows_max = std::min(rows_max, static_cast<uint32_t>(profile.layer.rows.back()));
+  }
+  return Group(model, devices, options, rows_max).measure(profiles);
 }
 
 }  // namespace motley

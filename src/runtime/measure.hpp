@@ -20,6 +20,7 @@
 #include "model/model.hpp"
 #include "planner/profile.hpp"
 #include "runtime/lane_links.hpp"
+#include "runtime/measure_gate.hpp"
 
 namespace motley {
 
@@ -32,11 +33,8 @@ struct MeasureOptions {
   VirtualLink virtual_link;   // between drivers, with virtual_time
   // Over which links are timed (comm's available_routes(), say); with virtual_time shared memory alone is.
   std::vector<Route> routes = {Route::kSharedMemory};
-  // Hears after each timing how long it kept the device, and may take its time to come back: so that a device which
-  // serves meanwhile is not kept from it. An error ends the measuring. Null = no pause. With it fewer samples are taken
-  // at fewer points: with pauses they last twenty times as long.
-  std::function<Status(double spent_ns)> pace;
-  bool brief() const { return pace != nullptr; }
+  MeasureGate* gate = nullptr;  // borrowed; each timing goes through it. Null = none
+  bool brief = false;           // fewer samples at fewer points: with pauses between they last twenty times as long
 };
 
 struct MeasuredDevice {

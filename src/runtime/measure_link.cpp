@@ -106,9 +106,8 @@ class LinkSide {
 // machine for a while disturbs both.
 class Meetings {
  public:
-  Meetings(LinkSide left, LinkSide right, std::span<const Route> routes, const GroupOptions& group,
-           const std::function<Status(double)>& pace)
-      : left_(std::move(left)), right_(std::move(right)), group_(group), pace_(pace) {
+  Meetings(LinkSide left, LinkSide right, std::span<const Route> routes, const GroupOptions& group, MeasureGate* gate)
+      : left_(std::move(left)), right_(std::move(right)), group_(group), gate_(gate) {
     for (const Route route : routes) samples_.push_back({route, {}, {}});
   }
 
@@ -151,12 +150,15 @@ class Meetings {
   };
 
   Status run(Communicator* left, Communicator* right, uint32_t rows, uint32_t layers) {
+    return through(gate_, [&] { return side_by_side(left, right, rows, layers); });
+  }
+  Status side_by_side(Communicator* left, Communicator* right, uint32_t rows, uint32_t layers) {
     std::thread one = left_.start(left, rows, layers), other = right_.start(right, rows, layers);
     one.join();
     other.join();
     for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->status());
     for (const LinkSide* side : {&left_, &right_}) RETURN_IF_ERROR(side->met());
-    return pace_ ? pace_(std::max(left_.ns(), right_.ns())) : ok_status();
+    return ok_status();
   }
   double layer_ns(uint32_t layers) const { return std::max(left_.ns(), right_.ns()) / layers; }
   // Side by side, as they run with meetings between.
@@ -176,7 +178,7 @@ class Meetings {
 
   LinkSide left_, right_;
   const GroupOptions group_;
-  const std::function<Status(double)>& pace_;
+  MeasureGate* const gate_;
   std::vector<Samples> samples_;
 };
 
@@ -200,9 +202,9 @@ Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, co
   group.link_ns_per_byte = options.virtual_link.ns_per_byte;
   group.own_cores = distinct_cores(std::array{std::span<const int>(a.cores), std::span<const int>(b.cores)});
   const std::vector<Route> routes = options.virtual_time ? std::vector{Route::kSharedMemory} : options.routes;
-  Meetings meetings(std::move(left), std::move(right), routes, group, options.pace);
+  Meetings meetings(std::move(left), std::move(right), routes, group, options.gate);
   const int64_t began_ns = system_clock().now_ns();
-  for (int i = 0; i < (options.brief() ? 1 : kCopySamples); ++i) {
+  for (int i = 0; i < (options.brief ? 1 : kCopySamples); ++i) {
     if (i > 0 && !options.virtual_time && system_clock().now_ns() - began_ns > kEnoughNs) break;
     RETURN_IF_ERROR(meetings.sample());
   }
