@@ -15,10 +15,11 @@ namespace avx512 {
 // clang-format off
 #include "simd_avx512.inc"
 #include "kernels.inc"
+#include "kernels_unpacked.inc"
 // clang-format on
 }  // namespace avx512
 }  // namespace
 
-const KernelSet kAvx512Kernels = avx512::kernel_set("avx512-vnni");
+const KernelSet kAvx512Kernels = avx512::kernel_set<avx512::UnpackedProducts>("avx512-vnni");
 
 }  // namespace motley::cpu

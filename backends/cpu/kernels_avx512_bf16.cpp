@@ -15,6 +15,7 @@ namespace avx512_bf16 {
 // clang-format off
 #include "simd_avx512.inc"
 #include "kernels.inc"
+#include "kernels_unpacked.inc"
 #include "kernels_strips.inc"
 #include "kernels_bf16.inc"
 // clang-format on

@@ -15,11 +15,12 @@ namespace avx512 {
 // clang-format off
 #include "cpu/simd_avx512.inc"
 #include "cpu/kernels.inc"
+#include "cpu/kernels_unpacked.inc"
 // clang-format on
 }  // namespace avx512
 }  // namespace
 
 extern const KernelSet kEmulatedAvx512Kernels;
-const KernelSet kEmulatedAvx512Kernels = avx512::kernel_set("avx512-emulated");
+const KernelSet kEmulatedAvx512Kernels = avx512::kernel_set<avx512::UnpackedProducts>("avx512-emulated");
 
 }  // namespace motley::cpu

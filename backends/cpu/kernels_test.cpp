@@ -159,6 +159,19 @@ TEST_P(MatmulTest, ManyRowsAndOddColumns_AreBitIdenticalToOneRow) {
   }
 }
 
+// Columns of more than one strip, rows that end inside of a tile.
+TEST_P(MatmulTest, ManyColumns_AreBitIdenticalToOneRow) {
+  constexpr int64_t kRows = 48, kCols = 3328, kActRows = 37;
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 23);
+  const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  const PackedWeight w = pack(desc);
+  const std::vector<float> x = normals(kActRows * kCols, 6);
+  for (const bool fine : {false, true}) {
+    const std::vector<float> one = multiply(w, x, kActRows, 1, 0, fine), many = multiply(w, x, kActRows, 37, 1, fine);
+    EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << fine;
+  }
+}
+
 // With activations that int8 holds exactly, nothing but float rounding may be lost.
 TEST_P(MatmulTest, WholeNumbers_AreExact) {
   constexpr int64_t kRows = 16, kCols = 512;
