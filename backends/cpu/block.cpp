@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/block.hpp"
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <iterator>
 
@@ -319,9 +322,57 @@ Scales scales_of(PanelKind kind, const uint8_t* p, const uint8_t* header, int la
   }
 }
 
+constexpr int kPieces = 8;  // the numbers k of layout.hpp
+
+// The elements with number k of a block, 4 of each lane.
+void elements_of(const PanelFormat& f, const uint8_t* block, int k, int16_t (&x)[4 * kPanelRows]) {
+  const int low_at = k * f.low_bits, high_at = k * f.high_bits;
+  const uint8_t *low = block + low_at / 8 * 64, *high = block + 64 * f.low_bits + high_at / 8 * 64;
+  const int low_mask = (1 << f.low_bits) - 1, high_mask = (1 << f.high_bits) - 1;
+  for (int i = 0; i < 4 * kPanelRows; ++i) x[i] = static_cast<int16_t>((low[i] >> low_at % 8) & low_mask);
+  if (f.high_bits > 0) {
+    for (int i = 0; i < 4 * kPanelRows; ++i) {
+      x[i] = static_cast<int16_t>(x[i] | ((high[i] >> high_at % 8) & high_mask) << f.low_bits);
+    }
+  }
+  if (f.has_codebook()) {
+    for (int16_t& e : x) e = static_cast<int16_t>(f.value_of(e));
+  } else {
+    for (int16_t& e : x) e = static_cast<int16_t>(e - f.offset);
+  }
+}
+
+int largest_element(const PanelFormat& f) {
+  if (!f.has_codebook()) return std::max(f.offset, (1 << (f.low_bits + f.high_bits)) - 1 - f.offset);
+  int largest = 0;
+  for (int code = 0; code < 16; ++code) largest = std::max(largest, std::abs(f.value_of(code)));
+  return largest;
+}
+
 }  // namespace
 
 PackGroup pack_group(PanelKind kind) { return kPackGroup[static_cast<int>(kind)]; }
+
+void add_squares(PanelKind kind, const uint8_t* block, const uint8_t* header, LaneSquares* to) {
+  const PanelFormat& f = format_of(kind);
+  int32_t sums[2][4 * kPanelRows] = {}, squares[2][4 * kPanelRows] = {};  // by halves of the columns
+  for (int k = 0; k < kPieces; ++k) {
+    int16_t x[4 * kPanelRows];
+    elements_of(f, block, k, x);
+    for (int i = 0; i < 4 * kPanelRows; ++i) sums[k % 2][i] += x[i], squares[k % 2][i] += int32_t{x[i]} * x[i];
+  }
+  for (int lane = 0; lane < kPanelRows; ++lane) {
+    const Scales s = scales_of(kind, block + f.plane_bytes(), header, lane);
+    for (int half = 0; half < 2; ++half) {
+      const auto all = [&](const int32_t* x) {
+        return x[4 * lane] + x[4 * lane + 1] + x[4 * lane + 2] + x[4 * lane + 3];
+      };
+      const double d = s.scale[half], m = s.minimum[half], term = std::fabs(d) * largest_element(f) + std::fabs(m);
+      to->values[lane] += d * d * all(squares[half]) + 2 * d * m * all(sums[half]) + 16 * m * m;
+      to->terms[lane] += 16 * term * term;
+    }
+  }
+}
 
 void read_block(PanelKind kind, const uint8_t* block, const uint8_t* header, int lane, float* out) {
   const PanelFormat& f = format_of(kind);

@@ -16,6 +16,13 @@ using PackGroup = void (*)(const uint8_t* row, std::span<const int64_t> columns,
                            uint8_t* blocks);
 PackGroup pack_group(PanelKind kind);  // of a quantised format
 
+// Sums over the columns of each lane of a block: of the squares of its values, and of the squares of what kernels add
+// up in their stead, |scale| * (largest element) + |minimum|. Adds to what is there.
+struct LaneSquares {
+  double values[kPanelRows] = {}, terms[kPanelRows] = {};
+};
+void add_squares(PanelKind kind, const uint8_t* block, const uint8_t* header, LaneSquares* to);
+
 // The 32 values of a lane of one block: exactly the file's.
 void read_block(PanelKind kind, const uint8_t* block, const uint8_t* header, int lane, float* out);
 

@@ -261,10 +261,23 @@ class Fuser {
         data->norm && data->forms.floats ? plan_.add_value(MOTLEY_F32, rows, width, width * 4) : MOTLEY_NONE;
     made.out = {prepared, normed};
     made.out.insert(made.out.end(), outs.begin(), outs.end());
+    if (is_head(group) && data->forms.quantised && last < 0) {
+      const kit::Weight& head = *plan_.weights[static_cast<size_t>(made.weight[0])];
+      data->best = std::make_shared<BestBounds>(static_cast<const PackedWeight&>(head), plan_.threads);
+      const int64_t groups = data->best->groups();
+      made.out.push_back(plan_.add_value(MOTLEY_F32, rows, groups, groups * 4));
+    }
     made.scratch_bytes = matmul_scratch_bytes(plan_.rows_max, width, *data);
     made.kernel = run_matmuls;
     made.data = std::move(data);
     push(at, std::move(made));
+  }
+
+  // Is this product the head, whose results go out as they are?
+  bool is_head(const std::vector<int32_t>& group) const {
+    const kit::PlanOp& o = op(group[0]);
+    return plan_.cut == MOTLEY_CUT_HEAD && group.size() == 1 && value(o.out[0]).rows == MOTLEY_DIM_HEAD_ROWS &&
+           value(o.out[0]).bound && readers(o.out[0]).empty() && o.weight[1] == MOTLEY_NONE && !o.data;
   }
 
   int32_t add_prepared(int64_t rows, int64_t row_bytes) {

@@ -44,10 +44,11 @@ struct ClassRows {
   const std::byte* at = nullptr;  // null: nothing is prepared
   int64_t count = 0;
   const int32_t* rows = nullptr;  // which of the step's; null: all, in their order
+  bool only_best = false;         // of their results
   int64_t row(int64_t i) const { return rows ? rows[i] : i; }
 };
 struct Prepared {
-  ClassRows classes[2];  // generated rows, prompt rows
+  ClassRows classes[2];  // generated rows, prompt rows; of a head: all others, those of which only the best counts
   const float* x = nullptr;
 };
 
@@ -68,13 +69,17 @@ void sort_rows(const kit::OpCall& call, const MatmulData& data, int32_t* order, 
   const int64_t rows = call.in[0].rows;
   classes[0] = {&data.forms, nullptr, rows, nullptr};
   classes[1] = {&data.prompt, nullptr, 0, nullptr};
-  if (!data.prompt.prepared()) return;
-  const uint8_t* generated = call.batch->generated;
-  classes[0].count = std::count_if(generated, generated + rows, [](uint8_t g) { return g != 0; });
-  classes[1].count = rows - classes[0].count;
+  const bool head = data.best && call.batch->samples;
+  if (head) classes[1] = {&data.forms, nullptr, 0, nullptr, true};
+  if (!data.prompt.prepared() && !head) return;
+  const auto is_second = [&](int64_t r) {
+    return head ? only_best_counts(call.batch->samples[r]) : call.batch->generated[r] == 0;
+  };
+  for (int64_t r = 0; r < rows; ++r) classes[1].count += is_second(r);
+  classes[0].count = rows - classes[1].count;
   if (classes[0].count == 0 || classes[1].count == 0) return;
   int64_t at[] = {0, classes[0].count};
-  for (int64_t r = 0; r < rows; ++r) order[at[generated[r] ? 0 : 1]++] = static_cast<int32_t>(r);
+  for (int64_t r = 0; r < rows; ++r) order[at[is_second(r)]++] = static_cast<int32_t>(r);
   classes[0].rows = order;
   classes[1].rows = order + classes[0].count;
 }
@@ -158,6 +163,50 @@ struct Part {
   }
 };
 
+// Rows of a class of product i, with the result's place.
+MatmulArgs placed(const kit::OpCall& call, const MatmulData& data, size_t i, const Prepared& prepared,
+                  const ClassRows& all, const kit::Range& rows) {
+  const kit::Tensor& out = call.out[2 + i];
+  MatmulArgs g = rows_from(arguments(call, data, i, all, prepared.x), rows.begin, rows.end - rows.begin);
+  g.y = out.f32();
+  g.y_stride = out.width;
+  if (g.y_rows) {
+    g.y_rows += rows.begin;
+  } else {
+    g.y += rows.begin * g.y_stride;
+    if (g.residual) g.residual += rows.begin * g.residual_stride;
+  }
+  return g;
+}
+
+// Without rests; so many panels at a time that their results are still near when the largest are looked for.
+void run_coarse(const kit::OpCall& call, const MatmulData& data, MatmulArgs g, const kit::Range& panels) {
+  constexpr int64_t kPanels = 32;
+  static_assert(kGrain % kBestPanels == 0 && kPanels % kBestPanels == 0);
+  g.rest = nullptr;
+  for (g.panel_begin = panels.begin; g.panel_begin < panels.end; g.panel_begin = g.panel_end) {
+    g.panel_end = std::min(g.panel_begin + kPanels, panels.end);
+    data.set->matmul(g);
+    note_largest(g, call.out[3].f32());
+  }
+}
+
+// Once all panels are multiplied without rests: those again, with rests, that may hold the best result.
+void run_fine(const kit::OpCall& call, const MatmulData& data, const Prepared& prepared) {
+  const ClassRows& all = prepared.classes[1];
+  const BestSearch search(*data.best, placed(call, data, 0, prepared, all, {0, all.count}), call.out[3].f32(),
+                          reinterpret_cast<float*>(call.scratch + prepare_bytes(call.in[0].rows, call.in[0].width)));
+  const kit::Range groups = call.part(data.best->groups());
+  for (int64_t group = groups.begin; group < groups.end; ++group) {
+    search.each_run(group, [&](int64_t begin, int64_t end) {
+      MatmulArgs g = placed(call, data, 0, prepared, all, {begin, end});
+      g.panel_begin = group * kBestPanels;
+      g.panel_end = std::min(g.panel_begin + kBestPanels, g.w.panels());
+      data.set->matmul(g);
+    });
+  }
+}
+
 void run_one(const kit::OpCall& call, const MatmulData& data, size_t i, const Prepared& prepared, const Part& part) {
   const kit::Tensor& out = call.out[2 + i];
   const bool capped = data.after.kind == Activation::Kind::kSoftcap;
@@ -165,17 +214,13 @@ void run_one(const kit::OpCall& call, const MatmulData& data, size_t i, const Pr
   for (const ClassRows& all : prepared.classes) {
     const kit::Range rows = part.rows(all);
     if (rows.begin == rows.end) continue;
-    MatmulArgs g = rows_from(arguments(call, data, i, all, prepared.x), rows.begin, rows.end - rows.begin);
+    MatmulArgs g = placed(call, data, i, prepared, all, rows);
+    if (all.only_best) {
+      run_coarse(call, data, g, part.panels);
+      continue;
+    }
     g.panel_begin = part.panels.begin;
     g.panel_end = part.panels.end;
-    g.y = out.f32();
-    g.y_stride = out.width;
-    if (g.y_rows) {
-      g.y_rows += rows.begin;
-    } else {
-      g.y += rows.begin * g.y_stride;
-      if (g.residual) g.residual += rows.begin * g.residual_stride;
-    }
     data.set->matmul(g);
     for (int64_t r = rows.begin; capped && r < rows.end; ++r) {
       float* y = out.f32(all.row(r)) + from;
@@ -326,7 +371,8 @@ void run_gated(const KernelSet& set, const Activation& activation, const GatedPr
 
 int64_t matmul_scratch_bytes(int64_t rows_max, int64_t width, const MatmulData& data) {
   const int64_t room = data.prompt.tiled ? kGatedTiledRoomFloats : kGatedRoomFloats;
-  return prepare_bytes(rows_max, width) + (data.after.gated() ? room * 4 : 0);
+  return prepare_bytes(rows_max, width) + (data.after.gated() ? room * 4 : 0) +
+         (data.best ? rows_max * BestSearch::kRoomFloats * 4 : 0);
 }
 
 void run_matmuls(const kit::OpCall& call) {
@@ -350,6 +396,9 @@ void run_matmuls(const kit::OpCall& call) {
   const auto& weight = *static_cast<const PackedWeight*>(call.weight[0]);
   const int64_t prompt_rows = data.prompt.tiled ? prepared.classes[1].count : 0;
   Sharing(call, weight.matrix().panel_bytes, prompt_rows, total).run(call, run);
+  if (!prepared.classes[1].only_best || prepared.classes[1].count == 0) return;
+  call.barrier();
+  run_fine(call, data, prepared);
 }
 
 }  // namespace motley::cpu

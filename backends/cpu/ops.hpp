@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "cpu/best.hpp"
 #include "cpu/kernels.hpp"
 #include "kit/kit.hpp"
 
@@ -55,6 +57,7 @@ struct RowForms {
 //   out  [0] prepared rows or none, [1] normed rows or none (arena), [2 + i] result of product i; gated: [2] is the
 //   one
 //        result of two products
+//        a head: [3] largest results of its groups of panels (arena)
 //   weight [2 i] matrix, [2 i + 1] bias or none; last: norm weight or none
 struct MatmulData : OpData {
   std::vector<RowsOf> rows;  // of each product's matrix
@@ -62,6 +65,7 @@ struct MatmulData : OpData {
   bool norm = false;
   float eps = 0;
   Activation after;
+  std::shared_ptr<const BestBounds> best;  // a head: rows of which only the best result counts need no other
 };
 
 // GROUPED_MATMUL, or two of the same rows and ids (gate and up) with the activation that joins them.

@@ -201,6 +201,30 @@ SlabAllocator::Piece SlabAllocator::allocate(uint64_t bytes) {
   return {current_, data};
 }
 
+void share_out(int64_t count, int64_t grain, uint32_t threads, const std::function<void(kit::Range)>& f) {
+  std::mutex mutex;  // guards failure
+  std::exception_ptr failure;
+  const auto guarded = [&](uint32_t thread) {
+    try {
+      f(kit::part_of(count, thread, threads, grain));
+    } catch (...) {
+      std::lock_guard lock(mutex);
+      failure = std::current_exception();
+    }
+  };
+  std::vector<std::jthread> pool;
+  pool.reserve(threads);
+  uint32_t started = 1;
+  try {
+    for (; started < threads; ++started) pool.emplace_back(guarded, started);
+  } catch (const std::system_error&) {  // no more threads to be had: the rest is done on this one
+    for (uint32_t thread = started; thread < threads; ++thread) guarded(thread);
+  }
+  guarded(0);
+  pool.clear();  // joins
+  if (failure) std::rethrow_exception(failure);
+}
+
 PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& allocator, uint32_t threads, bool pairs)
     : Weight(source) {
   format = source.format().dtype;
@@ -216,8 +240,8 @@ PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& alloc
   const int64_t panels = shape_.panels() * experts;
   bytes = static_cast<uint64_t>(panels * shape_.panel_bytes);
   piece_ = allocator.allocate(bytes);
-  const auto pack_part = [&](uint32_t thread, uint32_t of) {
-    const kit::Range part = kit::part_of(panels, thread, of);
+  const int64_t useful = std::clamp<int64_t>(static_cast<int64_t>(bytes) / kBytesPerPackThread, 1, threads);
+  share_out(panels, 1, static_cast<uint32_t>(useful), [&](kit::Range part) {
     for (int64_t p = part.begin; p < part.end; ++p) {
       const int64_t expert = p / shape_.panels(), panel = p % shape_.panels();
       uint8_t* to = piece_.data + p * shape_.panel_bytes;
@@ -233,36 +257,23 @@ PackedWeight::PackedWeight(const kit::WeightSource& source, SlabAllocator& alloc
         pack_elements<uint16_t, 1>(source, expert, panel, to);
       }
     }
-  };
-  const int64_t useful = static_cast<int64_t>(bytes) / kBytesPerPackThread;
-  const uint32_t helpers = useful < 1 ? 1 : useful < threads ? static_cast<uint32_t>(useful) : threads;
-  std::mutex mutex;  // guards failure
-  std::exception_ptr failure;
-  const auto guarded = [&](uint32_t thread) {
-    try {
-      pack_part(thread, helpers);
-    } catch (...) {
-      std::lock_guard lock(mutex);
-      failure = std::current_exception();
-    }
-  };
-  std::vector<std::jthread> pool;
-  pool.reserve(helpers);
-  uint32_t started = 1;
-  try {
-    for (; started < helpers; ++started) pool.emplace_back(guarded, started);
-  } catch (const std::system_error&) {  // no more threads to be had: the rest is packed on this one
-    for (uint32_t thread = started; thread < helpers; ++thread) guarded(thread);
-  }
-  guarded(0);
-  pool.clear();  // joins
-  if (failure) std::rethrow_exception(failure);
+  });
 }
 
 PanelMatrix PackedWeight::matrix(int64_t expert) const {
   PanelMatrix m = shape_;
   m.data = piece_.data + expert * shape_.panels() * shape_.panel_bytes;
   return m;
+}
+
+LaneSquares PackedWeight::squares(int64_t panel) const {
+  LaneSquares sums;
+  const uint8_t* data = piece_.data + panel * shape_.panel_bytes;
+  for (int64_t b = 0; b < shape_.blocks; ++b) {
+    const BlockPlace at = place(shape_, b);
+    add_squares(shape_.kind, data + at.block, data + at.header, &sums);
+  }
+  return sums;
 }
 
 void PackedWeight::read_row(int64_t expert, int64_t row, float* out) const {

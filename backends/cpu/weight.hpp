@@ -4,9 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 
+#include "cpu/block.hpp"
 #include "cpu/layout.hpp"
 #include "kit/kit.hpp"
 
@@ -43,12 +45,18 @@ class SlabAllocator {
   uint64_t used_ = 0;
 };
 
+// f(part of [0, count) in whole grains) on so many threads, for as long as it takes; throws what one of them has
+// thrown.
+void share_out(int64_t count, int64_t grain, uint32_t threads, const std::function<void(kit::Range)>& f);
+
 class PackedWeight final : public kit::Weight {
  public:
   // pairs: BF16 is packed by pairs of columns, as KernelSet::narrow wants it.
   PackedWeight(const kit::WeightSource& source, SlabAllocator& allocator, uint32_t threads, bool pairs = false);
   void read_row(int64_t expert, int64_t row, float* out) const override;
   PanelMatrix matrix(int64_t expert = 0) const;
+  // Of the rows of a panel of a quantised matrix (of expert 0), over all columns.
+  LaneSquares squares(int64_t panel) const;
 
  private:
   PanelMatrix shape_;

@@ -364,6 +364,7 @@ CheckedSegment check_segment(const motley_segment& segment, uint32_t* bad_op) {
     fail(MOTLEY_INVALID_ARGUMENT, "segment: %u values, %u ops, %u weights", segment.value_count, segment.op_count,
          segment.weight_count);
   CheckedSegment s;
+  s.plan.cut = segment.cut;
   for (uint32_t i = 0; i < segment.value_count; ++i) s.plan.values.push_back(check_value(segment.values[i], i));
   s.inputs = take_bound(segment.inputs, segment.input_count, segment.value_count, "input");
   s.outputs = take_bound(segment.outputs, segment.output_count, segment.value_count, "output");

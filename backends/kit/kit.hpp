@@ -225,6 +225,7 @@ struct PlanOp {
 };
 
 struct Plan {
+  int32_t cut = 0;  // motley_cut
   std::vector<PlanValue> values;
   std::vector<PlanOp> ops;
   std::vector<const Weight*> weights;

@@ -227,8 +227,11 @@ typedef struct motley_batch {
   const uint32_t* seq_block_begin; /* [seqs + 1] into blocks */
   const int32_t* blocks;           /* block ids, concatenated */
   uint32_t head_row_count;
-  const int32_t* head_rows;         /* [head_row_count] row indices */
-  const motley_sample_row* samples; /* [head_row_count] */
+  const int32_t* head_rows; /* [head_row_count] row indices */
+  /* [head_row_count]; a program of MOTLEY_CUT_HEAD that is given them (null: it is not) may leave the logits of a row
+   * of which docs/contracts/sampling.md asks for the best token alone less exact wherever none becomes as large as the
+   * best one, which keeps its bits. */
+  const motley_sample_row* samples;
   const motley_token_count* counts;
   const int32_t* pending;
   const motley_token_bias* biases;
