@@ -211,7 +211,7 @@ TEST_P(BestTest, NumbersThatAreNone_LeaveTheSameBest) {
   std::vector<float> x = towards(w, 8);
   x[3] = kInf, x[kCols + 40] = -kInf, x[2 * kCols + 500] = NAN;
   std::fill_n(x.begin() + 4 * kCols, kCols, 0.0f);   // all results are equal
-  std::fill_n(x.begin() + 5 * kCols, kCols, 1e35f);  // too large to be judged
+  std::fill_n(x.begin() + 5 * kCols, kCols, 2e38f);  // sums overflow
   std::fill_n(x.begin() + 6 * kCols, kCols, 1e-42f);
   expect_same_best(logits(w, x, {}), logits(w, x, std::vector(8, greedy())));
 }

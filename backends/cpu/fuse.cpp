@@ -273,7 +273,8 @@ class Fuser {
     push(at, std::move(made));
   }
 
-  // Is this product the head, whose results go out as they are?
+  // Is this product the head, whose results go out as they are? What is rounded behind it, by a bias or a cap, could
+  // make equals of results that differ.
   bool is_head(const std::vector<int32_t>& group) const {
     const kit::PlanOp& o = op(group[0]);
     return plan_.cut == MOTLEY_CUT_HEAD && group.size() == 1 && value(o.out[0]).rows == MOTLEY_DIM_HEAD_ROWS &&

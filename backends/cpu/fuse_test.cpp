@@ -33,7 +33,7 @@ class PlanBuilder {
   PlanBuilder() { plan_.rows_max = 8; }
 
   int32_t value(int64_t width, int64_t last = 0, int32_t dtype = MOTLEY_F32) {
-    const int32_t id = plan_.add_value(dtype, MOTLEY_DIM_ROWS, width, width * 4);
+    const int32_t id = plan_.add_value(dtype, rows_, width, width * 4);
     if (last > 0) plan_.values.back().last = last;
     return id;
   }
@@ -43,6 +43,7 @@ class PlanBuilder {
     return id;
   }
   int32_t vector(int64_t count) { return keep(std::make_unique<VectorWeight>(count)); }
+  void set_head() { plan_.cut = MOTLEY_CUT_HEAD, rows_ = MOTLEY_DIM_HEAD_ROWS; }
   void set_dtype(int32_t dtype) { dtype_ = dtype; }  // of the matrices from now on
   int32_t matrix(int64_t rows, int64_t cols, int64_t experts = 1) {
     const std::vector<float> data(static_cast<size_t>(rows * cols * experts), 0.5f);  // enough for any dtype
@@ -134,6 +135,7 @@ class PlanBuilder {
   std::vector<std::unique_ptr<kit::Weight>> weights_;
   kit::Plan plan_;
   int32_t dtype_ = MOTLEY_F32;
+  int64_t rows_ = MOTLEY_DIM_ROWS;
 };
 
 using Kinds = std::vector<int32_t>;
@@ -207,6 +209,25 @@ TEST(Fuse, CappedHead_IsOneStep) {
   PlanBuilder b;
   b.op(MOTLEY_OP_SOFTCAP, {b.matmul(b.bound(kHidden), 97)}, {b.bound(97)}).attr.scale.factor = 30;
   EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_MATMUL}));
+}
+
+// Only where logits go out as the product makes them, and only by int8.
+TEST(Fuse, Head_MayLookForTheBestAlone) {
+  const auto looks = [](int32_t dtype, bool head, bool bias, bool capped) {
+    PlanBuilder b;
+    if (head) b.set_head();
+    b.set_dtype(dtype);
+    const int32_t x = b.norm(b.bound(kHidden)), y = capped ? b.value(97) : b.bound(97);
+    b.op(MOTLEY_OP_MATMUL, {x}, {y}, {b.matrix(97, kHidden), bias ? b.vector(97) : MOTLEY_NONE});
+    if (capped) b.op(MOTLEY_OP_SOFTCAP, {y}, {b.bound(97)}).attr.scale.factor = 30;
+    EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_MATMUL}));
+    return b.product(0).best != nullptr;
+  };
+  EXPECT_TRUE(looks(MOTLEY_Q8_0, true, false, false));
+  EXPECT_FALSE(looks(MOTLEY_BF16, true, false, false));
+  EXPECT_FALSE(looks(MOTLEY_Q8_0, false, false, false));
+  EXPECT_FALSE(looks(MOTLEY_Q8_0, true, true, false));
+  EXPECT_FALSE(looks(MOTLEY_Q8_0, true, false, true));
 }
 
 // A norm that something else reads as well must stay.
