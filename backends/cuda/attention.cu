@@ -3,8 +3,8 @@
 #include <cfloat>
 #include <cmath>
 
-#include "cuda/launch.hpp"
-#include "cuda/stored.hpp"
+#include "cuda/launch.cuh"
+#include "cuda/stored.cuh"
 
 namespace motley::cuda {
 

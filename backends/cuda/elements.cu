@@ -1,7 +1,7 @@
 // What goes value by value or row by row.
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/launch.hpp"
-#include "cuda/stored.hpp"
+#include "cuda/launch.cuh"
+#include "cuda/stored.cuh"
 #include "kit/reference.hpp"
 
 namespace motley::cuda {

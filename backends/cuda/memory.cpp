@@ -1,5 +1,7 @@
 #include "cuda/memory.hpp"
 
+#include <cuda_runtime_api.h>
+
 #include <cstring>
 #include <utility>
 
@@ -67,7 +69,8 @@ class Layout {
 
 }  // namespace
 
-void check(cudaError_t code, const char* what) {
+void check(int result, const char* what) {
+  const auto code = static_cast<cudaError_t>(result);
   if (code == cudaSuccess) return;
   cudaGetLastError();
   const motley_code as = code == cudaErrorMemoryAllocation ? MOTLEY_RESOURCE_EXHAUSTED
@@ -75,6 +78,8 @@ void check(cudaError_t code, const char* what) {
                                                            : MOTLEY_INTERNAL;
   kit::fail(as, "%s: %s (%s)", what, cudaGetErrorString(code), cudaGetErrorName(code));
 }
+
+void CudaMemory::use() const { check(cudaSetDevice(ordinal_), "choosing the GPU"); }
 
 std::byte* CudaMemory::allocate(uint64_t bytes) {
   use();

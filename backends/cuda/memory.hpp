@@ -2,14 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include "kit/kit.hpp"
+
+typedef struct CUstream_st* cudaStream_t;  // as the CUDA runtime has it, whose header is not everywhere
 
 namespace motley::cuda {
 
-// Throws Error for a CUDA call that failed; `what` was tried.
-void check(cudaError_t code, const char* what);
+// Throws Error for a CUDA call that failed; `code` is a cudaError_t, `what` was tried.
+void check(int code, const char* what);
 
 class CudaMemory : public kit::Memory {
  public:
@@ -19,7 +19,7 @@ class CudaMemory : public kit::Memory {
   void release(std::byte* at, uint64_t bytes) noexcept override;
   std::unique_ptr<kit::Stream> stream() override;
   // Makes this GPU the calling thread's.
-  void use() const { check(cudaSetDevice(ordinal_), "choosing the GPU"); }
+  void use() const;
 
  private:
   const int ordinal_;

@@ -1,6 +1,6 @@
 // EMBED and the matrix products, for every format of kit's blocks.
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/launch.hpp"
+#include "cuda/launch.cuh"
 #include "cuda/weight.hpp"
 #include "kit/blocks.hpp"
 

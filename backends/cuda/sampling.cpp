@@ -1,5 +1,9 @@
 // SAMPLE on the host: kit's own over a copy of the logits, so that tokens and noise are the reference's.
 // SPDX-License-Identifier: Apache-2.0
+#include <cuda_runtime_api.h>
+
+#include <memory>
+
 #include "cuda/ops.hpp"
 #include "kit/reference.hpp"
 
