@@ -65,6 +65,7 @@ motley_device_desc describe(const Gpu& gpu) {
   std::snprintf(desc.variant, sizeof desc.variant, "sm_%d%d", gpu.major, gpu.minor);
   desc.kind = MOTLEY_KIND_GPU;
   desc.tier = gpu.major == 9 ? MOTLEY_TIER_MEASURED : MOTLEY_TIER_CONTRACT_TESTED;  // ran on an H100 alone
+  desc.alignment = 256;                                                             // cudaMalloc's
   desc.memory_total = gpu.memory_total, desc.memory_free = gpu.memory_free;
   desc.caps = MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS;
   desc.ops = kit::ops_of(kernels());

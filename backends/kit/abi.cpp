@@ -438,7 +438,7 @@ motley_code enumerate(Backend& backend, motley_device_desc* out, uint32_t capaci
     for (uint32_t i = 0; i < devices.size() && i < capacity; ++i) {
       motley_device_desc desc = devices[i];
       desc.index = i;
-      desc.alignment = static_cast<uint32_t>(kPageBytes);
+      if (desc.alignment == 0) desc.alignment = static_cast<uint32_t>(kPageBytes);
       desc.queues_max = kQueuesMax, desc.queue_depth = kQueueDepth;
       put(&out[i], desc);
     }

@@ -169,7 +169,7 @@ class Memory {
  public:
   virtual ~Memory() = default;
   virtual bool in_host() const = 0;                 // the host may read and write it
-  virtual std::byte* allocate(uint64_t bytes) = 0;  // zeroed, aligned to a page; throws Error
+  virtual std::byte* allocate(uint64_t bytes) = 0;  // zeroed, on a border of desc.alignment; throws Error
   virtual void release(std::byte*, uint64_t bytes) noexcept = 0;
   virtual void busy(std::byte*, uint64_t /*bytes*/) noexcept {}  // a hint: read and written all over, again and again
   virtual std::unique_ptr<Stream> stream() = 0;
@@ -368,8 +368,8 @@ class Kernels {
 class Backend {
  public:
   virtual ~Backend() = default;
-  // struct_size, index, alignment, queues_max and queue_depth are filled by kit; ops = ops_of(table). `why` explains an
-  // empty answer.
+  // struct_size, index, queues_max and queue_depth are filled by kit, and alignment with a page if it is 0; ops =
+  // ops_of(table). `why` explains an empty answer.
   virtual std::vector<motley_device_desc> devices(std::string* why) = 0;
   virtual std::unique_ptr<Kernels> open(uint32_t index, const OpenOptions& options) = 0;  // throws Error
 };
