@@ -42,7 +42,7 @@ __device__ void store_int8(const float* from, int64_t dim, int8_t* to, float* sc
   }
   largest = warp_max(largest);
   finite = __all_sync(0xffffffffu, finite);
-  if (lane == 0) *scale = finite ? largest / 127.0f : nanf("");
+  if (lane == 0) *scale = finite ? largest / 127.0f : __int_as_float(0x7fc00000) /* kit's NaN, to the bit */;
   const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
   for (int64_t i = lane; i < dim; i += kWarp) {
     const float q = finite ? rintf(from[i] * inverse) : 0.0f;

@@ -129,7 +129,8 @@ TEST_F(FarDevice, Program_RunsOnTheQueuesStreamBetweenBeginAndFinish) {
   motley_buffer *from = buffer({1, 2}), *to = buffer({0, 0});
   const motley_binding bindings[2] = {{0, from, 0}, {1, to, 0}};
   motley_batch batch{};
-  batch.struct_size = sizeof batch, batch.rows = 1;
+  const uint8_t generated = 0;
+  batch.struct_size = sizeof batch, batch.rows = 1, batch.generated = &generated;
   motley_enqueue_args args{};
   args.struct_size = sizeof args, args.bindings = bindings, args.binding_count = 2, args.batch = &batch;
   begun = finished = 0;
