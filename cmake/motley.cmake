@@ -9,7 +9,8 @@ if(MOTLEY_TESTS)
   find_package(GTest REQUIRED)
 endif()
 
-add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror=return-type -fvisibility=hidden)
+set(motley_warnings -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror=return-type -fvisibility=hidden)
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:${motley_warnings}>")  # nvcc has words of its own
 if(MOTLEY_SANITIZE)
   add_compile_options(-fsanitize=${MOTLEY_SANITIZE} -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${MOTLEY_SANITIZE})

@@ -29,8 +29,9 @@ void submit(motley_queue* queue, Queue::Kind kind, motley_event** event, Work&& 
   }
   queue->queue.push(
       kind,
-      [work = std::forward<Work>(work)]() -> Outcome {
-        work();
+      [stream = queue->stream.get(), work = std::forward<Work>(work)]() -> Outcome {
+        work(*stream);
+        stream->finish();
         return {};
       },
       std::move(state));
@@ -88,11 +89,13 @@ motley_code alloc(motley_device* device, uint64_t bytes, int32_t use, void* impo
     buffer->device = device;
     buffer->bytes = bytes;
     buffer->data = static_cast<std::byte*>(import);
+    if (import && !device->memory.in_host())
+      fail(MOTLEY_UNIMPLEMENTED, "this device has memory of its own: it imports none");
     if (!import) {
       if (bytes > kMappingMax)
         fail(MOTLEY_RESOURCE_EXHAUSTED, "a buffer of %llu bytes is too large", static_cast<unsigned long long>(bytes));
       buffer->share = Share(device->budget, page_up(bytes), "a buffer");
-      buffer->own = Mapping(bytes);
+      buffer->own = Allocation(device->memory, bytes);
       buffer->data = buffer->own.data();
     }
     *out = buffer.release();
@@ -100,7 +103,7 @@ motley_code alloc(motley_device* device, uint64_t bytes, int32_t use, void* impo
 }
 
 void free_buffer(motley_buffer* buffer) { delete buffer; }
-void* map(motley_buffer* buffer) { return buffer ? buffer->data : nullptr; }
+void* map(motley_buffer* buffer) { return buffer && buffer->device->memory.in_host() ? buffer->data : nullptr; }
 
 motley_code copy(motley_queue* queue, motley_buffer* dst, motley_buffer* src, const motley_region* regions,
                  uint32_t count, motley_event** event, motley_error* error) {
@@ -112,12 +115,13 @@ motley_code copy(motley_queue* queue, motley_buffer* dst, motley_buffer* src, co
       inside(dst, r.dst_offset, r.bytes, "copy to");
       inside(src, r.src_offset, r.bytes, "copy from");
     }
-    submit(queue, Queue::Kind::kOther, event, [device = queue->device, dst, src, list = std::move(list)] {
-      for (const motley_region& r : list) {
-        std::memmove(dst->data + r.dst_offset, src->data + r.src_offset, r.bytes);
-        device->bytes_copied += r.bytes;
-      }
-    });
+    submit(queue, Queue::Kind::kOther, event,
+           [device = queue->device, dst, src, list = std::move(list)](Stream& stream) {
+             for (const motley_region& r : list) {
+               stream.copy(dst->data + r.dst_offset, src->data + r.src_offset, r.bytes);
+               device->bytes_copied += r.bytes;
+             }
+           });
   });
 }
 
@@ -126,8 +130,8 @@ motley_code copy_to_host(motley_queue* queue, void* dst, motley_buffer* src, uin
   return guard(error, [&] {
     need(queue, dst, src);
     inside(src, offset, bytes, "copy_to_host");
-    submit(queue, Queue::Kind::kOther, event, [=, device = queue->device] {
-      std::memcpy(dst, src->data + offset, bytes);
+    submit(queue, Queue::Kind::kOther, event, [=, device = queue->device](Stream& stream) {
+      stream.to_host(dst, src->data + offset, bytes);
       device->bytes_copied += bytes;
     });
   });
@@ -138,8 +142,8 @@ motley_code copy_from_host(motley_queue* queue, motley_buffer* dst, uint64_t off
   return guard(error, [&] {
     need(queue, dst, src);
     inside(dst, offset, bytes, "copy_from_host");
-    submit(queue, Queue::Kind::kOther, event, [=, device = queue->device] {
-      std::memcpy(dst->data + offset, src, bytes);
+    submit(queue, Queue::Kind::kOther, event, [=, device = queue->device](Stream& stream) {
+      stream.from_host(dst->data + offset, src, bytes);
       device->bytes_copied += bytes;
     });
   });
@@ -155,7 +159,8 @@ motley_code pack(motley_device* device, const motley_weight_desc* desc, motley_w
     const WeightSource source(*desc);
     auto weight = std::make_unique<motley_weight>();
     weight->device = device;
-    weight->weight = source.uses() == MOTLEY_WEIGHT_VECTOR ? pack_reference(source) : device->kernels->pack(source);
+    const bool of_kit = source.uses() == MOTLEY_WEIGHT_VECTOR && device->memory.in_host();
+    weight->weight = of_kit ? pack_reference(source) : device->kernels->pack(source);
     // An aliased source is the host's memory, not the device's.
     weight->share = Share(device->budget, weight->weight->aliases_source ? 0 : weight->weight->bytes, "a weight");
     if (info) {
@@ -201,8 +206,16 @@ motley_code kv_export(motley_queue* queue, motley_kv* kv, const int32_t* blocks,
   return guard(error, [&] {
     need(queue, kv, dst);
     submit(queue, Queue::Kind::kOther, event,
-           [=, device = queue->device, list = check_kv_move(kv->memory.shape(), blocks, count, begin, end, bytes)] {
-             kv_to_canonical(kv->memory.pool(), list, begin, end, static_cast<std::byte*>(dst));
+           [=, device = queue->device,
+            list = check_kv_move(kv->memory.shape(), blocks, count, begin, end, bytes)](Stream& stream) {
+             auto* to = static_cast<std::byte*>(dst);
+             if (device->memory.in_host())
+               kv_to_canonical(kv->memory.pool(), list, begin, end, to);
+             else
+               each_kv_run(kv->memory.pool(), list, begin, end, [&](const std::byte* run, uint64_t run_bytes) {
+                 stream.to_host(to, run, run_bytes);
+                 to += run_bytes;
+               });
              device->bytes_copied += bytes;
            });
   });
@@ -213,8 +226,16 @@ motley_code kv_import(motley_queue* queue, motley_kv* kv, const int32_t* blocks,
   return guard(error, [&] {
     need(queue, kv, src);
     submit(queue, Queue::Kind::kOther, event,
-           [=, device = queue->device, list = check_kv_move(kv->memory.shape(), blocks, count, begin, end, bytes)] {
-             kv_from_canonical(kv->memory.pool(), list, begin, end, static_cast<const std::byte*>(src));
+           [=, device = queue->device,
+            list = check_kv_move(kv->memory.shape(), blocks, count, begin, end, bytes)](Stream& stream) {
+             const auto* from = static_cast<const std::byte*>(src);
+             if (device->memory.in_host())
+               kv_from_canonical(kv->memory.pool(), list, begin, end, from);
+             else
+               each_kv_run(kv->memory.pool(), list, begin, end, [&](std::byte* run, uint64_t run_bytes) {
+                 stream.from_host(run, from, run_bytes);
+                 from += run_bytes;
+               });
              device->bytes_copied += bytes;
            });
   });
@@ -366,12 +387,13 @@ motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley
     check_pool(programs, args->kv);
     auto run = std::make_shared<RunArgs>();
     run->batch = args->batch;
+    run->stream = queue->stream.get();
     run->kv = args->kv ? &args->kv->memory.pool() : nullptr;
     check_batch(programs->program.segment(), *args->batch, programs->program.plan().rows_max, programs->vocab, run->kv,
                 &run->row_sequence);
     run->bound = check_bindings(programs, *args);
     submit(queue, Queue::Kind::kProgram, event,
-           [device = queue->device, programs, run = std::move(run)] { device->run(programs->program, *run); });
+           [device = queue->device, programs, run = std::move(run)](Stream&) { device->run(programs->program, *run); });
   });
 }
 
@@ -380,7 +402,7 @@ motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley
 motley_code fence(motley_queue* queue, motley_event* event, motley_error* error) {
   return guard(error, [&] {
     need(queue, event);
-    submit(queue, Queue::Kind::kOther, nullptr, [state = event->state] { state->wait(); });
+    submit(queue, Queue::Kind::kOther, nullptr, [state = event->state](Stream&) { state->wait(); });
   });
 }
 
@@ -416,7 +438,7 @@ motley_code enumerate(Backend& backend, motley_device_desc* out, uint32_t capaci
     for (uint32_t i = 0; i < devices.size() && i < capacity; ++i) {
       motley_device_desc desc = devices[i];
       desc.index = i;
-      desc.alignment = static_cast<uint32_t>(kPageBytes);
+      if (desc.alignment == 0) desc.alignment = static_cast<uint32_t>(kPageBytes);
       desc.queues_max = kQueuesMax, desc.queue_depth = kQueueDepth;
       put(&out[i], desc);
     }

@@ -24,7 +24,8 @@ motley_device::motley_device(std::unique_ptr<Kernels> kernels_in, const OpenOpti
     : kernels(std::move(kernels_in)),
       table(kernels->table()),
       budget(options.memory_cap),
-      team(kernels->threads(options), options.cores, options.cores_given) {}
+      memory(kernels->memory()),
+      team(memory.in_host() ? kernels->threads(options) : 1, options.cores, options.cores_given) {}
 
 void motley_device::run(const Program& program, const RunArgs& args) {
   std::lock_guard lock(running_);
@@ -32,14 +33,21 @@ void motley_device::run(const Program& program, const RunArgs& args) {
   const uint64_t need = program.workspace_bytes(batch.rows, batch.head_row_count, batch.slot_count);
   if (need > workspace_.bytes()) {
     workspace_share_ = Share();
-    workspace_ = Mapping();  // the old one goes before the new one comes
+    workspace_ = Allocation();  // the old one goes before the new one comes
     Share share(budget, page_up(need), "workspace");
-    workspace_ = Mapping(need);
-    workspace_.prefer_large_pages();
+    workspace_ = Allocation(memory, need);
+    workspace_.busy();
     workspace_share_ = std::move(share);
   }
   const auto start = std::chrono::steady_clock::now();
-  program.run(team, args, workspace_.data());
+  args.stream->begin(batch, args.row_sequence);
+  try {
+    program.run(team, args, workspace_.data());
+  } catch (...) {
+    args.stream->finish();
+    throw;
+  }
+  args.stream->finish();  // the arena is the next program's
   const auto spent = std::chrono::steady_clock::now() - start;
   busy_ns += static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
   programs += 1;

@@ -20,26 +20,30 @@ struct motley_device {
   std::unique_ptr<motley::kit::Kernels> kernels;
   const motley::kit::KernelTable table;
   motley::kit::Budget budget;
+  motley::kit::Memory& memory;
   motley::kit::Team team;
   std::atomic<uint32_t> queues{0};
   std::atomic<uint64_t> programs{0}, rows{0}, bytes_copied{0}, busy_ns{0};
 
  private:
   std::mutex running_;
-  motley::kit::Mapping workspace_;  // shared by all programs, grown on demand
+  motley::kit::Allocation workspace_;  // shared by all programs, grown on demand
   motley::kit::Share workspace_share_;
 };
 
 struct motley_queue {
   explicit motley_queue(motley_device* owner)
-      : device(owner), queue({owner->team.home_cores().begin(), owner->team.home_cores().end()}) {}
+      : device(owner),
+        stream(owner->memory.stream()),
+        queue({owner->team.home_cores().begin(), owner->team.home_cores().end()}) {}
   motley_device* device;
-  motley::kit::Queue queue;
+  std::unique_ptr<motley::kit::Stream> stream;
+  motley::kit::Queue queue;  // its worker uses the stream
 };
 
 struct motley_buffer {
   motley_device* device = nullptr;
-  motley::kit::Mapping own;
+  motley::kit::Allocation own;
   motley::kit::Share share;
   std::byte* data = nullptr;
   uint64_t bytes = 0;
@@ -55,7 +59,7 @@ struct motley_kv {
   motley_kv(motley_device* owner, const motley::kit::KvShape& shape)
       : device(owner),
         share(owner->budget, shape.bytes_total, "a KV pool"),
-        memory(shape, owner->kernels->kv_order()) {}
+        memory(shape, owner->kernels->kv_order(), owner->memory) {}
   motley_device* device;
   motley::kit::Share share;
   motley::kit::KvMemory memory;

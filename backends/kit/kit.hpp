@@ -1,4 +1,4 @@
-// Kit: what turns a table of per-op kernels into a device plugin for host memory.
+// Kit: what turns a table of per-op kernels into a device plugin, in host memory or in a device's own.
 //
 // A backend supplies a `Backend` (which devices there are) and a `Kernels` object per open device (how to pack weights,
 // one kernel per op kind, an optional rewrite of the op list). Kit supplies everything else of motley_backend: buffers,
@@ -121,9 +121,10 @@ class WeightSource {
 class Weight {
  public:
   virtual ~Weight() = default;
-  // Row `row` of expert `expert`, de-quantised. The contract of EMBED and of the reference kernels.
-  virtual void read_row(int64_t expert, int64_t row, float* out) const = 0;
-  // The whole of a MOTLEY_WEIGHT_VECTOR weight in f32; null for others.
+  // Row `row` of expert `expert`, de-quantised. The contract of EMBED and of the reference kernels; a weight in a
+  // device's own memory has kernels of its own and leaves it out.
+  virtual void read_row(int64_t expert, int64_t row, float* out) const;
+  // The whole of a MOTLEY_WEIGHT_VECTOR weight in f32, where the kernels read it; null for others.
   virtual const float* vector() const { return nullptr; }
 
   int64_t experts = 1, rows = 0, cols = 0;  // held
@@ -146,6 +147,34 @@ class Weight {
 
 // A weight in its file format: aliases the source if all of it is kept, else copies the rows it needs.
 std::unique_ptr<Weight> pack_reference(const WeightSource& source);
+
+// ---- memory and streams (memory.cpp has the host's) ----
+
+// What one queue's work runs on, in order; used by one thread at a time. Everything but finish() may return before it
+// is done. Throws Error.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual void copy(std::byte* to, const std::byte* from, uint64_t bytes) = 0;  // inside the device; may overlap
+  virtual void to_host(void* to, const std::byte* from, uint64_t bytes) = 0;
+  virtual void from_host(std::byte* to, const void* from, uint64_t bytes) = 0;
+  // The steps of a program follow; they read this batch.
+  virtual void begin(const motley_batch& batch, std::span<const int32_t> row_sequence) = 0;
+  // Waits for all of the above; throws what went wrong in it.
+  virtual void finish() = 0;
+};
+
+// Where buffers, KV pools and the arena lie. Thread-safe.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  virtual bool in_host() const = 0;                 // the host may read and write it
+  virtual std::byte* allocate(uint64_t bytes) = 0;  // zeroed, on a border of desc.alignment; throws Error
+  virtual void release(std::byte*, uint64_t bytes) noexcept = 0;
+  virtual void busy(std::byte*, uint64_t /*bytes*/) noexcept {}  // a hint: read and written all over, again and again
+  virtual std::unique_ptr<Stream> stream() = 0;
+};
+Memory& main_memory();
 
 // ---- KV (kv.cpp) ----
 
@@ -277,6 +306,7 @@ struct OpCall {
   std::byte* scratch = nullptr;           // op->scratch_bytes, 64-byte aligned, not cleared
   uint32_t thread = 0, threads = 1;
   RunState* run = nullptr;
+  Stream* stream = nullptr;  // of the queue; a kernel of a device with memory of its own enqueues its work here
   std::atomic<int64_t>* taken = nullptr;  // where the part begins that take() gives next
 
   Range part(int64_t count, int64_t grain = 1) const { return part_of(count, thread, threads, grain); }
@@ -321,13 +351,17 @@ class Kernels {
  public:
   virtual ~Kernels() = default;
   virtual const KernelTable& table() const = 0;
-  // MATMUL and GATHER weights; kit itself keeps VECTOR-only weights in f32. Throws Error for what cannot be packed.
+  // MATMUL and GATHER weights; kit itself keeps VECTOR-only weights in f32 where memory is the host's, elsewhere they
+  // come here too. Throws Error for what cannot be packed.
   virtual std::unique_ptr<Weight> pack(const WeightSource& source) const = 0;
   // May refuse an op that passed the general checks: a literal reason, or null.
   virtual const char* refuse(const Plan&, const PlanOp&) const { return nullptr; }
   // May rewrite the checked op list (merge, annotate, replace kernels, add arena values). Called once per compile.
   virtual void fuse(Plan&) const {}
-  virtual KvOrder kv_order() const { return KvOrder::kPositionMajor; }
+  virtual KvOrder kv_order() const { return KvOrder::kPositionMajor; }  // the only one outside host memory
+  // A device with memory of its own: kernels get its addresses and a batch of the host's (its stream's begin() may copy
+  // it), run on one thread, and enqueue. Outlives what is allocated there.
+  virtual Memory& memory() const { return main_memory(); }
   // Team size; cores may be fewer than threads (then threads share cores).
   virtual uint32_t threads(const OpenOptions& options) const;  // default: as the options say
 };
@@ -335,8 +369,8 @@ class Kernels {
 class Backend {
  public:
   virtual ~Backend() = default;
-  // struct_size, index, alignment, queues_max and queue_depth are filled by kit; ops = ops_of(table). `why` explains an
-  // empty answer.
+  // struct_size, index, queues_max and queue_depth are filled by kit, and alignment with a page if it is 0; ops =
+  // ops_of(table). `why` explains an empty answer.
   virtual std::vector<motley_device_desc> devices(std::string* why) = 0;
   virtual std::unique_ptr<Kernels> open(uint32_t index, const OpenOptions& options) = 0;  // throws Error
 };

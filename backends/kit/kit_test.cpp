@@ -389,7 +389,7 @@ TEST(Program, Chain_ComputesTheSameOnAnyTeam) {
     args.batch = &batch;
     args.bound.assign(6, nullptr);
     args.bound[0] = reinterpret_cast<std::byte*>(in.data()), args.bound[5] = reinterpret_cast<std::byte*>(out.data());
-    Mapping workspace(program.workspace_bytes(1, 0, 0));
+    const Allocation workspace(main_memory(), program.workspace_bytes(1, 0, 0));
     program.run(team, args, workspace.data());
     for (size_t i = 0; i < 8; ++i) EXPECT_EQ(out[i], 8 * x[i] + x[i] * x[i]);
   }
@@ -408,7 +408,7 @@ TEST(Program, KernelThatFails_GivesItsCode) {
   RunArgs args;
   args.batch = &batch;
   args.bound.assign(6, nullptr);
-  Mapping workspace(program.workspace_bytes(1, 0, 0));
+  const Allocation workspace(main_memory(), program.workspace_bytes(1, 0, 0));
   try {
     program.run(team, args, workspace.data());
     FAIL() << "the failure was lost";

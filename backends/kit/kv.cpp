@@ -143,7 +143,8 @@ std::vector<int32_t> check_kv_move(const KvShape& shape, const int32_t* blocks, 
   return {blocks, blocks + count};
 }
 
-KvMemory::KvMemory(const KvShape& shape, KvOrder order) : shape_(shape), memory_(shape.bytes_total) {
+KvMemory::KvMemory(const KvShape& shape, KvOrder order, Memory& memory)
+    : shape_(shape), memory_(memory, shape.bytes_total) {
   pool_.dtype = shape.dtype;
   pool_.element_bytes = static_cast<int32_t>(element_bytes(shape.dtype));
   pool_.block_size = shape.block_size, pool_.blocks = shape.blocks;
@@ -224,6 +225,21 @@ void kv_to_canonical(const KvPool& pool, std::span<const int32_t> blocks, uint32
 void kv_from_canonical(const KvPool& pool, std::span<const int32_t> blocks, uint32_t begin, uint32_t end,
                        const std::byte* from) {
   move_blocks(pool, blocks, begin, end, Way::kIn, const_cast<std::byte*>(from));  // kIn only reads it
+}
+
+void each_kv_run(const KvPool& pool, std::span<const int32_t> blocks, uint32_t begin, uint32_t end,
+                 const std::function<void(std::byte* run, uint64_t bytes)>& each) {
+  const auto plane = [&](std::byte* first, int64_t block_bytes) {
+    for (const int32_t block : blocks) each(first + block * block_bytes, static_cast<uint64_t>(block_bytes));
+  };
+  for (uint32_t l = begin; l < end; ++l) {
+    const KvLayer& layer = pool.layers[l];
+    for (const bool keys : {true, false}) {
+      plane(keys ? layer.k : layer.v, layer.block_stride * pool.element_bytes);
+      if (float* scales = keys ? layer.k_scale : layer.v_scale)
+        plane(reinterpret_cast<std::byte*>(scales), layer.scale_block_stride * int64_t{sizeof(float)});
+    }
+  }
 }
 
 }  // namespace motley::kit

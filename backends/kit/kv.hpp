@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
+
 #include "kit/memory.hpp"
 
 namespace motley::kit {
@@ -27,13 +29,13 @@ std::vector<int32_t> check_kv_move(const KvShape& shape, const int32_t* blocks, 
 
 class KvMemory {
  public:
-  KvMemory(const KvShape& shape, KvOrder order);
+  KvMemory(const KvShape& shape, KvOrder order, Memory& memory);
   const KvShape& shape() const { return shape_; }
   const KvPool& pool() const { return pool_; }
 
  private:
   KvShape shape_;
-  Mapping memory_;
+  Allocation memory_;
   KvPool pool_;
 };
 
@@ -42,5 +44,8 @@ void kv_to_canonical(const KvPool&, std::span<const int32_t> blocks, uint32_t la
                      std::byte* out);
 void kv_from_canonical(const KvPool&, std::span<const int32_t> blocks, uint32_t layer_begin, uint32_t layer_end,
                        const std::byte* from);
+// The runs of a pool in KvOrder::kPositionMajor that make up the canonical bytes, in their order.
+void each_kv_run(const KvPool&, std::span<const int32_t> blocks, uint32_t layer_begin, uint32_t layer_end,
+                 const std::function<void(std::byte* run, uint64_t bytes)>& each);
 
 }  // namespace motley::kit

@@ -1,8 +1,6 @@
-// Zeroed, page-aligned, lazily touched memory.
+// A piece of a device's memory.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-
-#include <sys/mman.h>
 
 #include <utility>
 
@@ -10,37 +8,32 @@
 
 namespace motley::kit {
 
-// Owns one private mapping; empty if made of 0 bytes.
-class Mapping {
+// Owns what it has allocated; empty if made of 0 bytes. The memory outlives it.
+class Allocation {
  public:
-  Mapping() = default;
-  explicit Mapping(uint64_t bytes) : bytes_(page_up(bytes)) {
-    if (bytes > kMappingMax)
-      fail(MOTLEY_RESOURCE_EXHAUSTED, "%llu bytes are too many", static_cast<unsigned long long>(bytes));
-    if (bytes_ == 0) return;
-    void* at = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED)
-      fail(MOTLEY_RESOURCE_EXHAUSTED, "cannot map %llu bytes of memory", static_cast<unsigned long long>(bytes));
-    data_ = static_cast<std::byte*>(at);
-  }
-  Mapping(Mapping&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  Mapping& operator=(Mapping&& other) noexcept {
+  Allocation() = default;
+  Allocation(Memory& memory, uint64_t bytes)
+      : memory_(&memory), data_(bytes ? memory.allocate(bytes) : nullptr), bytes_(bytes) {}
+  Allocation(Allocation&& other) noexcept
+      : memory_(other.memory_), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Allocation& operator=(Allocation&& other) noexcept {
+    std::swap(memory_, other.memory_);
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
     return *this;
   }
-  ~Mapping() {
-    if (data_) munmap(data_, bytes_);
+  ~Allocation() {
+    if (data_) memory_->release(data_, bytes_);
   }
-  // For what is read and written all over, again and again: fewer pages, where the system has large ones.
-  void prefer_large_pages() {
-    if (data_) madvise(data_, bytes_, MADV_HUGEPAGE);
+  // It is read and written all over, again and again.
+  void busy() {
+    if (data_) memory_->busy(data_, bytes_);
   }
   std::byte* data() const { return data_; }
   uint64_t bytes() const { return bytes_; }
 
  private:
+  Memory* memory_ = nullptr;
   std::byte* data_ = nullptr;
   uint64_t bytes_ = 0;
 };

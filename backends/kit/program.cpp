@@ -199,6 +199,7 @@ void Program::run(Team& team, const RunArgs& args, std::byte* workspace) const {
           call.scratch = c.scratch + p.scratch_bytes_ * thread;
           call.thread = thread, call.threads = p.plan().threads;
           call.run = &c.state;
+          call.stream = c.args.stream;
           call.taken = c.state.taken(i);
           call.op->kernel(call);
         }

@@ -15,6 +15,7 @@ namespace motley::kit {
 struct RunArgs {
   const motley_batch* batch = nullptr;
   const KvPool* kv = nullptr;
+  Stream* stream = nullptr;
   std::vector<int32_t> row_sequence;
   std::vector<std::byte*> bound;  // by value id; null = not bound
 };

@@ -193,6 +193,10 @@ void WeightSource::read_row(int64_t expert, int64_t row, float* out) const {
   read_columns(*format_, row_data(expert, row), cols_.ranges(), out);
 }
 
+void Weight::read_row(int64_t, int64_t, float*) const {
+  fail(MOTLEY_INTERNAL, "this weight does not lie in the host's memory");
+}
+
 std::unique_ptr<Weight> pack_reference(const WeightSource& source) {
   if (source.uses() == MOTLEY_WEIGHT_VECTOR) return std::make_unique<VectorWeight>(source);
   if (source.wanted_format() != source.format().dtype)

@@ -28,6 +28,13 @@ TEST_P(Plugin, Judged_EveryGroup_Passes) {
   EXPECT_EQ(entry(MOTLEY_BACKEND_ABI + 1000), nullptr) << "an unknown ABI must be declined";
   const motley_backend* backend = entry(MOTLEY_BACKEND_ABI);
   ASSERT_NE(backend, nullptr);
+  uint32_t count = 0;
+  motley_error error{};
+  ASSERT_EQ(backend->enumerate(nullptr, 0, &count, &error), MOTLEY_OK) << error.text;
+  if (count == 0) {
+    ASSERT_STRNE(error.text, "") << "no device, and no reason";
+    GTEST_SKIP() << error.text;
+  }
   Options options;
   options.line = [](const std::string& line) { std::printf("  %s\n", line.c_str()); };
   const Report report = run_conformance(*backend, options);

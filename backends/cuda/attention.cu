@@ -1,0 +1,211 @@
+// The ops on the KV pool.
+// SPDX-License-Identifier: Apache-2.0
+#include <cfloat>
+#include <cmath>
+
+#include "cuda/launch.cuh"
+#include "cuda/stored.cuh"
+
+namespace motley::cuda {
+
+namespace {
+
+constexpr int kTile = 128;  // positions whose weights are known together; threads of a block
+constexpr int kTileWarps = kTile / kWarp;
+
+// A layer of the pool, kPositionMajor.
+struct Layer {
+  std::byte *k, *v;
+  float *k_scale, *v_scale;
+  int32_t dtype, element_bytes, kv_heads, dim;
+  int64_t block_size;
+  // The first element of a head of a position, counted in heads.
+  __device__ int64_t head_at(int64_t block, int64_t within, int64_t head) const {
+    return (block * block_size + within) * kv_heads + head;
+  }
+};
+
+Layer layer_of(const kit::OpCall& call, int32_t index) {
+  const kit::KvLayer& from = call.kv->layers[static_cast<size_t>(index)];
+  return {from.k,        from.v,        from.k_scale,       from.v_scale, call.kv->dtype, call.kv->element_bytes,
+          from.kv_heads, from.head_dim, call.kv->block_size};
+}
+
+// One head as int8: a warp's part of kit's kv_store.
+__device__ void store_int8(const float* from, int64_t dim, int8_t* to, float* scale) {
+  const int lane = threadIdx.x % kWarp;
+  float largest = 0;
+  bool finite = true;
+  for (int64_t i = lane; i < dim; i += kWarp) {
+    largest = fmaxf(largest, fabsf(from[i]));
+    finite = finite && isfinite(from[i]);
+  }
+  largest = warp_max(largest);
+  finite = __all_sync(0xffffffffu, finite);
+  if (lane == 0) *scale = finite ? largest / 127.0f : __int_as_float(0x7fc00000) /* kit's NaN, to the bit */;
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  for (int64_t i = lane; i < dim; i += kWarp) {
+    const float q = finite ? rintf(from[i] * inverse) : 0.0f;
+    to[i] = static_cast<int8_t>(fminf(127.0f, fmaxf(-127.0f, q)));
+  }
+}
+
+// A warp a head of k or v of a row.
+__global__ void store_heads(Layer layer, const float* k, const float* v, const int32_t* slots, int64_t rows) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t heads = rows * layer.kv_heads;
+  for (int64_t i = first_item() / kWarp; i < 2 * heads; i += item_step() / kWarp) {
+    const bool keys = i < heads;
+    const int64_t at = keys ? i : i - heads, row = at / layer.kv_heads, head = at % layer.kv_heads;
+    const int32_t slot = slots[row];
+    if (slot < 0) continue;
+    const float* from = (keys ? k : v) + at * layer.dim;
+    const int64_t to = layer.head_at(slot / layer.block_size, slot % layer.block_size, head);
+    std::byte* plane = (keys ? layer.k : layer.v) + to * layer.dim * layer.element_bytes;
+    if (layer.dtype == MOTLEY_I8) {
+      store_int8(from, layer.dim, reinterpret_cast<int8_t*>(plane), (keys ? layer.k_scale : layer.v_scale) + to);
+      continue;
+    }
+    for (int64_t e = lane; e < layer.dim; e += kWarp) store_as(layer.dtype, from[e], plane, e);
+  }
+}
+
+struct Attention {
+  Layer layer;
+  DeviceBatch batch;
+  const float *q, *sinks;
+  float *out, *log_sum_exp;
+  int32_t heads, window;
+  float scale, softcap;
+};
+
+// What a head's block of threads shares; dim floats of query and of sum lie behind it.
+struct Shared {
+  float weight[kTile];
+  int64_t at[kTile];  // of each position: its head, as head_at counts
+  float largest, total, shrink;
+};
+
+// The score of one position, by a warp.
+__device__ float score_of(const Attention& a, const float* query, int64_t at) {
+  const std::byte* key = a.layer.k + at * a.layer.dim * a.layer.element_bytes;
+  float sum = 0;
+  for (int64_t i = threadIdx.x % kWarp; i < a.layer.dim; i += kWarp)
+    sum = fmaf(query[i], load_as(a.layer.dtype, key, i), sum);
+  sum = warp_sum(sum) * (a.layer.k_scale ? a.layer.k_scale[at] : 1.0f) * a.scale;
+  return a.softcap > 0 ? a.softcap * tanhf(sum / a.softcap) : sum;
+}
+
+// By one warp: scores of a tile become weights against the largest so far.
+__device__ void weigh(Shared& s, int count) {
+  const int lane = threadIdx.x;
+  float largest = s.largest;
+  for (int i = lane; i < count; i += kWarp) largest = fmaxf(largest, s.weight[i]);
+  largest = warp_max(largest);
+  float total = 0;
+  for (int i = lane; i < count; i += kWarp) {
+    s.weight[i] = largest == -INFINITY ? 0.0f : expf(s.weight[i] - largest);
+    total += s.weight[i];
+  }
+  total = warp_sum(total);
+  if (lane == 0) {
+    s.shrink = s.largest == -INFINITY ? 0.0f : expf(s.largest - largest);
+    s.total = s.total * s.shrink + total;
+    s.largest = largest;
+  }
+}
+
+// A block of threads a head of a row; tiles of positions in ascending order.
+__global__ void attend(Attention a) {
+  extern __shared__ float values[];
+  __shared__ Shared s;
+  const int64_t dim = a.layer.dim, row = blockIdx.x, head = blockIdx.y, here = row * a.heads + head;
+  const int64_t kv_head = head / (a.heads / a.layer.kv_heads);
+  float *query = values, *sum = values + dim;
+  const int32_t* blocks = a.batch.blocks + a.batch.seq_block_begin[a.batch.row_sequence[row]];
+  const int64_t position = a.batch.positions[row];
+  const int64_t first = a.window > 0 ? max(int64_t{0}, position - a.window + 1) : 0;
+  for (int64_t i = threadIdx.x; i < dim; i += kTile) query[i] = a.q[here * dim + i], sum[i] = 0;
+  if (threadIdx.x == 0) {
+    s.largest = a.sinks ? a.sinks[head] : -INFINITY;  // a sink takes weight and adds no value
+    s.total = a.sinks && s.largest > -INFINITY ? 1.0f : 0.0f;
+  }
+  for (int64_t begin = first; begin <= position; begin += kTile) {
+    const int count = static_cast<int>(min(int64_t{kTile}, position + 1 - begin));
+    __syncthreads();
+    if (threadIdx.x < count) {
+      const int64_t p = begin + threadIdx.x;
+      s.at[threadIdx.x] = a.layer.head_at(blocks[p / a.layer.block_size], p % a.layer.block_size, kv_head);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x / kWarp; i < count; i += kTileWarps) {
+      const float score = score_of(a, query, s.at[i]);
+      if (threadIdx.x % kWarp == 0) s.weight[i] = score;
+    }
+    __syncthreads();
+    if (threadIdx.x < kWarp) weigh(s, count);
+    __syncthreads();
+    for (int64_t e = threadIdx.x; e < dim; e += kTile) {
+      float mine = sum[e] * s.shrink;
+      for (int i = 0; i < count; ++i) {
+        const float value = load_as(a.layer.dtype, a.layer.v, s.at[i] * dim + e);
+        mine = fmaf(s.weight[i] * (a.layer.v_scale ? a.layer.v_scale[s.at[i]] : 1.0f), value, mine);
+      }
+      sum[e] = mine;
+    }
+  }
+  __syncthreads();
+  for (int64_t e = threadIdx.x; e < dim; e += kTile) a.out[here * dim + e] = s.total > 0 ? sum[e] / s.total : 0.0f;
+  if (a.log_sum_exp && threadIdx.x == 0) a.log_sum_exp[here] = s.total > 0 ? s.largest + logf(s.total) : -INFINITY;
+}
+
+// A part without positions (log-sum-exp -inf) is not read: its content is undefined.
+__global__ void merge(const float* a, const float* b, const float* lse_a, const float* lse_b, int64_t dim,
+                      int64_t count, float* out, float* lse) {
+  for (int64_t k = first_item(); k < count; k += item_step()) {
+    const int64_t head = k / dim;
+    const float largest = fmaxf(lse_a[head], lse_b[head]);
+    const float wa = lse_a[head] == -INFINITY ? 0.0f : expf(lse_a[head] - largest);
+    const float wb = lse_b[head] == -INFINITY ? 0.0f : expf(lse_b[head] - largest);
+    const float sum = (wa > 0 ? wa * a[k] : 0.0f) + (wb > 0 ? wb * b[k] : 0.0f);
+    out[k] = wa + wb > 0 ? sum / (wa + wb) : 0.0f;
+    if (lse && k % dim == 0) lse[head] = wa + wb > 0 ? largest + logf(wa + wb) : -INFINITY;
+  }
+}
+
+}  // namespace
+
+void kv_write(const kit::OpCall& call) {
+  const int64_t rows = call.in[0].rows;
+  if (rows == 0) return;
+  const CudaStream& stream = stream_of(call);
+  const Layer layer = layer_of(call, call.op->attr.kv.layer);
+  store_heads<<<blocks_for(2 * rows * layer.kv_heads * kWarp), kThreads, 0, stream.raw()>>>(
+      layer, call.in[0].f32(), call.in[1].f32(), stream.batch().kv_slots, rows);
+  launched("KV_WRITE");
+}
+
+void paged_attention(const kit::OpCall& call) {
+  const auto& from = call.op->attr.attention;
+  if (call.in[0].rows == 0) return;
+  const CudaStream& stream = stream_of(call);
+  Attention a;
+  a.layer = layer_of(call, from.layer), a.batch = stream.batch();
+  a.q = call.in[0].f32(), a.sinks = call.weight[0] ? call.weight[0]->vector() : nullptr;
+  a.out = call.out[0].f32(), a.log_sum_exp = static_cast<float*>(call.out[1].data);
+  a.heads = from.heads, a.window = from.window, a.scale = from.scale, a.softcap = from.softcap;
+  const dim3 grid(static_cast<unsigned>(call.in[0].rows), static_cast<unsigned>(from.heads));
+  attend<<<grid, kTile, 2 * static_cast<size_t>(from.head_dim) * sizeof(float), stream.raw()>>>(a);
+  launched("PAGED_ATTENTION");
+}
+
+void attn_merge(const kit::OpCall& call) {
+  const int64_t width = call.in[0].width, count = call.in[0].rows * width, dim = width / call.in[2].width;
+  if (count == 0) return;
+  merge<<<blocks_for(count), kThreads, 0, stream_of(call).raw()>>>(call.in[0].f32(), call.in[1].f32(), call.in[2].f32(),
+                                                                   call.in[3].f32(), dim, count, call.out[0].f32(),
+                                                                   static_cast<float*>(call.out[1].data));
+  launched("ATTN_MERGE");
+}
+
+}  // namespace motley::cuda

@@ -1,0 +1,38 @@
+// For sources that nvcc compiles: launching kernels, and what their threads share.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/ops.hpp"
+
+namespace motley::cuda {
+
+constexpr int kThreads = 256;  // of a block, where nothing else asks for another number
+constexpr int kWarp = 32;
+constexpr int64_t kGridMax = 65535;
+
+// Enough blocks for `count` threads, or as many as take turns.
+inline unsigned blocks_for(int64_t count, int64_t per_block = kThreads) {
+  const int64_t blocks = (count + per_block - 1) / per_block;
+  return static_cast<unsigned>(blocks < kGridMax ? blocks : kGridMax);
+}
+
+inline void launched(const char* what) { check(cudaGetLastError(), what); }
+
+// This thread's first item and the distance to its next one.
+__device__ inline int64_t first_item() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
+__device__ inline int64_t item_step() { return int64_t{gridDim.x} * blockDim.x; }
+
+__device__ inline float warp_sum(float x) {
+  for (int apart = kWarp / 2; apart > 0; apart /= 2) x += __shfl_xor_sync(0xffffffffu, x, apart);
+  return x;
+}
+__device__ inline float warp_max(float x) {
+  for (int apart = kWarp / 2; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, apart));
+  return x;
+}
+
+__device__ inline void report(int32_t* fault, Fault what) { atomicCAS(fault, 0, static_cast<int32_t>(what)); }
+
+}  // namespace motley::cuda

@@ -1,0 +1,39 @@
+// The kernels of kit's table, by op. Each enqueues on the stream of its call.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "cuda/memory.hpp"
+#include "kit/kit.hpp"
+
+namespace motley::cuda {
+
+void embed(const kit::OpCall& call);
+void matmul(const kit::OpCall& call);
+void grouped_matmul(const kit::OpCall& call);
+
+void add(const kit::OpCall& call);
+void mul(const kit::OpCall& call);
+void scale(const kit::OpCall& call);
+void silu_mul(const kit::OpCall& call);
+void gelu_mul(const kit::OpCall& call);
+void softcap(const kit::OpCall& call);
+void sigmoid_mul(const kit::OpCall& call);
+void clamped_swiglu(const kit::OpCall& call);
+void rmsnorm(const kit::OpCall& call);
+void rope(const kit::OpCall& call);
+void split(const kit::OpCall& call);
+void concat(const kit::OpCall& call);
+void cast(const kit::OpCall& call);
+void select_rows(const kit::OpCall& call);
+void topk_router(const kit::OpCall& call);
+void combine_experts(const kit::OpCall& call);
+
+void kv_write(const kit::OpCall& call);
+void paged_attention(const kit::OpCall& call);
+void attn_merge(const kit::OpCall& call);
+
+void sample(const kit::OpCall& call);
+
+inline CudaStream& stream_of(const kit::OpCall& call) { return *static_cast<CudaStream*>(call.stream); }
+
+}  // namespace motley::cuda
