@@ -161,7 +161,7 @@ TEST_P(MatmulTest, ManyRowsAndOddColumns_AreBitIdenticalToOneRow) {
 
 // Columns of more than one strip, rows that end inside of a tile.
 TEST_P(MatmulTest, ManyColumns_AreBitIdenticalToOneRow) {
-  constexpr int64_t kRows = 48, kCols = 3328, kActRows = 37;
+  constexpr int64_t kRows = 48, kCols = 3328, kActRows = 101;
   const auto data = random_rows(GetParam().dtype, kRows, kCols, 23);
   const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
   const PackedWeight w = pack(desc);
