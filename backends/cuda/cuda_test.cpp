@@ -24,8 +24,8 @@ std::string reason(const Sight& sight) {
 
 TEST(Driver, NoUsableGpu_SaysWhy) {
   Sight sight;
-  sight.library_error = "libcuda.so.1: cannot open shared object file";
-  EXPECT_EQ(reason(sight), "no NVIDIA driver: libcuda.so.1: cannot open shared object file");
+  sight.load_error = "the driver library is missing";
+  EXPECT_EQ(reason(sight), "no NVIDIA driver: the driver library is missing");
   sight = Sight{};
   sight.code = cudaErrorInsufficientDriver, sight.driver_version = 12040, sight.runtime_version = 13000;
   EXPECT_EQ(reason(sight), "the NVIDIA driver is too old: it serves CUDA 12.4, the plugin needs 13.0");

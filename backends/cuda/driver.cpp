@@ -63,7 +63,7 @@ Sight look() {
   const Library driver(dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL));
   if (!driver) {
     const char* text = dlerror();
-    sight.library_error = text ? text : "unknown reason";
+    sight.load_error = text ? text : "unknown reason";
     return sight;
   }
   cudaRuntimeGetVersion(&sight.runtime_version);
@@ -94,8 +94,8 @@ Sight look() {
 }  // namespace
 
 std::vector<Gpu> usable(const Sight& sight, std::string* why) {
-  if (!sight.library_error.empty()) {
-    *why = "no NVIDIA driver: " + sight.library_error;
+  if (!sight.load_error.empty()) {
+    *why = "no NVIDIA driver: " + sight.load_error;
     return {};
   }
   if (sight.code == cudaErrorInsufficientDriver) {

@@ -48,6 +48,14 @@ TEST(DeviceRegistry, FileThatIsNoLibrary_IsAbsentAndNamed) {
   EXPECT_NE(missing.message().find("cpu.so"), std::string::npos) << missing.message();
 }
 
+TEST(DeviceRegistry, KindOfAPlugin_IsReadFromItsNameWithOrWithoutPrefix) {
+  for (const char* name : {"cuda.so", "libmotley_cuda.so"}) {
+    TemporaryFolder folder;
+    std::ofstream(folder.path() / name) << "not a library";
+    EXPECT_EQ(DeviceRegistry::scan(folder.path()).absent()[0].kind, "gpu") << name;
+  }
+}
+
 TEST(DeviceRegistry, LibraryCutShort_IsAbsentAndNamed) {
   TemporaryFolder folder;
   // This program itself is as good a library as any: it is an ELF file that says how long it is.

@@ -17,13 +17,17 @@ std::string canonical_name(std::string_view text) {
 }
 
 // Which kind a plugin file of that name would have brought, for the message when it does not load.
+// Of a file `cuda.so` or `libmotley_cuda.so`.
 std::string kind_of_file(const std::filesystem::path& file) {
+  constexpr std::string_view kPrefix = "libmotley_";
   static constexpr std::array<std::pair<std::string_view, std::string_view>, 5> kKinds = {
       {{"cpu", "cpu"}, {"ref", "cpu"}, {"cuda", "gpu"}, {"vulkan", "gpu"}, {"openvino", "npu"}}};
+  std::string name = file.stem().string();
+  if (name.compare(0, kPrefix.size(), kPrefix) == 0) name.erase(0, kPrefix.size());
   for (const auto& [stem, kind] : kKinds) {
-    if (file.stem() == stem) return std::string(kind);
+    if (name == stem) return std::string(kind);
   }
-  return file.stem().string();
+  return name;
 }
 
 }  // namespace
