@@ -17,10 +17,10 @@ struct Gpu {
 
 // What was seen of the driver.
 struct Sight {
-  std::string load_error;  // why libcuda.so.1 could not be opened; empty if it could
-  int driver_version = 0;     // the newest CUDA that the driver serves, 1000 * major + 10 * minor
-  int runtime_version = 0;    // what this plugin was built with
-  int code = 0;               // of the count: a cudaError_t
+  std::string load_error;   // why libcuda.so.1 could not be opened; empty if it could
+  int driver_version = 0;   // the newest CUDA that the driver serves, 1000 * major + 10 * minor
+  int runtime_version = 0;  // what this plugin was built with
+  int code = 0;             // of the count: a cudaError_t
   std::string code_text;
   std::vector<Gpu> gpus;  // all of them, also those too old
 };

@@ -2,10 +2,11 @@
 import json
 import os
 import signal
+import subprocess
 
 import pytest
 
-from support import motley, refuse
+from support import ROOT, motley, refuse
 from test_loss import workers
 
 PARTS = "CPU:0/cores=0,CPU:0/cores=1"
@@ -220,3 +221,14 @@ def test_counters_of_a_lost_device_stay_though_nobody_had_asked(start, cache):
     left, lost = server.get("/v1/devices").json()["data"]
     assert lost["state"] == "lost" and left["state"] == "serving"
     assert left["programs"] > lost["programs"] > 0 and lost["rows"] > 0 and lost["busy_s"] > 0
+
+
+def test_gpu_check_needs_a_gpu():
+    """It examines what is there; here it says what is missing, as `motley devices` does, and which parts it has."""
+    def gpu_check(*arguments):
+        return subprocess.run([ROOT / "tools/gpu_check", *arguments], stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, check=False)
+    no_part = gpu_check("--only", "text,colour")
+    assert no_part.returncode == 2 and "no such part: colour; there are conformance, text" in no_part.stderr
+    absent = gpu_check("--device", "GPU:99", "--only", "text")
+    assert absent.returncode == 1 and absent.stderr.startswith("gpu_check: there is no GPU:99 here: ")
