@@ -149,7 +149,7 @@ void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) 
   add_number(app, "--max-num-batched-tokens", options.engine.max_num_batched_tokens,
              "tokens of one step; default: as many as keep a step within 200 ms");
   add_number(app, "--block-size", options.block_size, "positions of a KV block")->capture_default_str();
-  app->add_option("--kv-cache-dtype", options.kv_cache_dtype, "auto, float32, float16, bfloat16 or int8")
+  app->add_option("--kv-cache-dtype", options.kv_cache_dtype, "auto, float32, float16, bfloat16, fp8 (E4M3) or int8")
       ->capture_default_str();
   add_number(app, "--kv-cache-memory-bytes", options.kv_cache_memory_bytes,
              "size of the KV pool; default: 2 GB or a quarter of the free memory");

@@ -48,8 +48,7 @@ class CpuBackend final : public kit::Backend {
                 MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS;
     desc.ops = kit::ops_of(kernel_table());
     desc.weight_dtypes = kit::weight_formats();
-    desc.kv_dtypes =
-        uint64_t{1} << MOTLEY_F32 | uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_BF16 | uint64_t{1} << MOTLEY_I8;
+    desc.kv_dtypes = kit::kKvDtypes;
     desc.threads = static_cast<uint32_t>(kit::allowed_cores().size());
     return {desc};
   }

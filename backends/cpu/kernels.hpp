@@ -47,7 +47,7 @@ inline constexpr int kAttentionQueries = 64;  // most queries (rows x heads of a
 // k + (b * block_stride + p * k_position_stride + d * k_dim_stride) elements; of V at
 // v + b * block_stride + p * v_position_stride + d.
 struct KvView {
-  int32_t dtype = 0;  // motley_dtype: F32, F16, BF16, I8
+  int32_t dtype = 0;  // motley_dtype: F32, F16, BF16, F8_E4M3, I8
   const void *k = nullptr, *v = nullptr;
   const float *k_scale = nullptr, *v_scale = nullptr;  // I8: + b * scale_block_stride + p * scale_position_stride
   int64_t block_stride = 0, k_position_stride = 0, k_dim_stride = 0, v_position_stride = 0;

@@ -478,8 +478,10 @@ struct AttentionCase {
   bool transposed;
 };
 constexpr AttentionCase kAttentionCases[] = {
-    {MOTLEY_F16, 64, 3, 16, 0, 0, true},    {MOTLEY_F16, 64, 3, 16, 0, 0, false}, {MOTLEY_F32, 24, 1, 8, 0, 0, false},
-    {MOTLEY_BF16, 128, 4, 32, 70, 0, true}, {MOTLEY_I8, 64, 2, 16, 0, 30, true},  {MOTLEY_I8, 80, 5, 16, 100, 0, false},
+    {MOTLEY_F16, 64, 3, 16, 0, 0, true},        {MOTLEY_F16, 64, 3, 16, 0, 0, false},
+    {MOTLEY_F32, 24, 1, 8, 0, 0, false},        {MOTLEY_BF16, 128, 4, 32, 70, 0, true},
+    {MOTLEY_I8, 64, 2, 16, 0, 30, true},        {MOTLEY_F8_E4M3, 64, 3, 16, 0, 0, true},
+    {MOTLEY_F8_E4M3, 80, 4, 32, 60, 30, false}, {MOTLEY_I8, 80, 5, 16, 100, 0, false},
 };
 
 // Results [rows][group][dim + 1 (log-sum-exp)] of the last `rows` positions, `at_once` rows a call, split by split or

@@ -23,6 +23,14 @@ constexpr float f16_value(uint16_t bits) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
 }
 
+// E4M3 of "FP8 formats for deep learning" (arXiv:2209.05433): no infinities, S.1111.111 is no number.
+constexpr float f8_e4m3_value(uint8_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x80u) << 24, exponent = (bits >> 3) & 15u, fraction = bits & 7u;
+  if ((bits & 0x7f) == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000u);
+  if (exponent == 0) return (sign ? -0x1p-9f : 0x1p-9f) * static_cast<float>(fraction);
+  return std::bit_cast<float>(sign | ((exponent + 120) << 23) | (fraction << 20));
+}
+
 constexpr float bf16_value(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
 // 2^(exponent - 128): the two smallest are subnormal numbers of f32.

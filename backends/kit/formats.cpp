@@ -1,5 +1,6 @@
 // The table of number formats. Formulas: docs/formats/gguf.md.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -31,6 +32,20 @@ uint16_t f32_to_bf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+float f8_e4m3_to_f32(uint8_t bits) { return blocks::f8_e4m3_value(bits); }
+
+uint8_t f32_to_f8_e4m3(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 24) & 0x80u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return 0x7f;
+  if (magnitude < 0x3c800000u) {  // below 2^-6: a multiple of 2^-9
+    const float scaled = std::bit_cast<float>(magnitude) * 0x1p9f;
+    return static_cast<uint8_t>(sign | static_cast<uint32_t>(std::nearbyint(scaled)));
+  }
+  const uint32_t rounded = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u);
+  return static_cast<uint8_t>(sign | std::min((rounded - 0x3c000000u) >> 20, 0x7eu));
 }
 
 float e8m0_to_f32(uint8_t exponent) { return blocks::e8m0_value(exponent); }
@@ -82,6 +97,7 @@ int64_t element_bytes(int32_t dtype) {
     case MOTLEY_I32: return 4;
     case MOTLEY_F16:
     case MOTLEY_BF16: return 2;
+    case MOTLEY_F8_E4M3:
     case MOTLEY_I8: return 1;
     default: return 0;
   }

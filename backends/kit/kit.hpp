@@ -52,12 +52,14 @@ struct Format {
 };
 const Format* find_format(int32_t dtype);  // null: not in the table
 uint64_t weight_formats();                 // the mask of all of them
-int64_t element_bytes(int32_t dtype);      // of F32 F16 BF16 I8 I32; 0 for others
+int64_t element_bytes(int32_t dtype);      // of F32 F16 BF16 F8_E4M3 I8 I32; 0 for others
 
 float f16_to_f32(uint16_t bits);
 uint16_t f32_to_f16(float value);  // round to nearest even
 float bf16_to_f32(uint16_t bits);
-uint16_t f32_to_bf16(float value);    // round to nearest even
+uint16_t f32_to_bf16(float value);  // round to nearest even
+float f8_e4m3_to_f32(uint8_t bits);
+uint8_t f32_to_f8_e4m3(float value);  // round to nearest even; what is larger becomes 448, the largest
 float e8m0_to_f32(uint8_t exponent);  // 2^(exponent - 128), half of OCP's value: MXFP4's elements are doubled
 
 // ---- weights (weight.cpp) ----
@@ -213,6 +215,10 @@ struct KvPool {
   uint32_t block_size = 0, blocks = 0;
   std::vector<KvLayer> layers;
 };
+
+// What pools may hold.
+constexpr uint64_t kKvDtypes = uint64_t{1} << MOTLEY_F32 | uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_BF16 |
+                               uint64_t{1} << MOTLEY_F8_E4M3 | uint64_t{1} << MOTLEY_I8;
 
 // Stores `count` floats as dtype at `to`; I8: round to nearest even with *scale = max|x| / 127. All KV_WRITEs of a
 // plugin go through this rule (docs/formats/kv.md), so that pools can be exchanged.

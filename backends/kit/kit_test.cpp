@@ -50,6 +50,32 @@ TEST(HalfFloats, BetweenTwo_RoundsToNearestEven) {
   EXPECT_EQ(f32_to_bf16(1.0f + 3 * 0x1p-8f), 0x3f82);
 }
 
+TEST(EightBitFloats, EveryPattern_RoundTrips) {
+  for (uint32_t bits = 0; bits < 256; ++bits) {
+    const float value = f8_e4m3_to_f32(static_cast<uint8_t>(bits));
+    if (std::isnan(value))
+      EXPECT_EQ(bits & 0x7f, 0x7f);
+    else
+      EXPECT_EQ(f32_to_f8_e4m3(value), bits);
+  }
+  EXPECT_EQ(f8_e4m3_to_f32(0x7e), 448.0f);
+  EXPECT_EQ(f8_e4m3_to_f32(0x01), 0x1p-9f);
+  EXPECT_EQ(f8_e4m3_to_f32(0xb8), -1.0f);
+}
+
+TEST(EightBitFloats, BetweenTwo_RoundsToNearestEvenAndStopsAtTheLargest) {
+  EXPECT_EQ(f32_to_f8_e4m3(1.0625f), 0x38);             // a tie: the even one below
+  EXPECT_EQ(f32_to_f8_e4m3(1.1875f), 0x3a);             // a tie: the even one above
+  EXPECT_EQ(f32_to_f8_e4m3(1.0625f + 0x1p-20f), 0x39);  // just above the tie
+  EXPECT_EQ(f32_to_f8_e4m3(0x1p-10f), 0x00);
+  EXPECT_EQ(f32_to_f8_e4m3(0x1.8p-10f), 0x01);
+  EXPECT_EQ(f32_to_f8_e4m3(0x1.fp-7f), 0x08);  // up to the smallest normal number
+  EXPECT_EQ(f32_to_f8_e4m3(460.0f), 0x7e);
+  EXPECT_EQ(f32_to_f8_e4m3(-1e9f), 0xfe);
+  EXPECT_EQ(f32_to_f8_e4m3(INFINITY), 0x7e);
+  EXPECT_EQ(f32_to_f8_e4m3(-NAN), 0x7f);
+}
+
 struct Block {
   int32_t dtype;
   std::vector<std::pair<int, int>> bytes;     // offset, value; all others are 0

@@ -17,6 +17,9 @@ void kv_store(int32_t dtype, const float* from, int64_t count, std::byte* to, fl
     case MOTLEY_BF16:
       for (int64_t i = 0; i < count; ++i) reinterpret_cast<uint16_t*>(to)[i] = f32_to_bf16(from[i]);
       return;
+    case MOTLEY_F8_E4M3:
+      for (int64_t i = 0; i < count; ++i) reinterpret_cast<uint8_t*>(to)[i] = f32_to_f8_e4m3(from[i]);
+      return;
     default: break;
   }
   float largest = 0;
@@ -46,6 +49,9 @@ void kv_load(int32_t dtype, const std::byte* from, int64_t count, float scale, f
       return;
     case MOTLEY_BF16:
       for (int64_t i = 0; i < count; ++i) to[i] = bf16_to_f32(reinterpret_cast<const uint16_t*>(from)[i]);
+      return;
+    case MOTLEY_F8_E4M3:
+      for (int64_t i = 0; i < count; ++i) to[i] = f8_e4m3_to_f32(reinterpret_cast<const uint8_t*>(from)[i]);
       return;
     default:
       for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(reinterpret_cast<const int8_t*>(from)[i]) * scale;
@@ -87,8 +93,8 @@ void kv_gather(int32_t element_bytes, const std::byte* from, int64_t stride, int
 KvShape check_kv(const motley_kv_desc& desc) {
   KvShape shape;
   shape.dtype = desc.dtype;
-  if (desc.dtype != MOTLEY_F32 && desc.dtype != MOTLEY_F16 && desc.dtype != MOTLEY_BF16 && desc.dtype != MOTLEY_I8)
-    fail(MOTLEY_UNIMPLEMENTED, "KV pool: dtype %d is not one of F32, F16, BF16, I8", desc.dtype);
+  if (desc.dtype < 0 || desc.dtype >= MOTLEY_DTYPE_COUNT || !(kKvDtypes >> desc.dtype & 1))
+    fail(MOTLEY_UNIMPLEMENTED, "KV pool: dtype %d is not one of F32, F16, BF16, F8_E4M3, I8", desc.dtype);
   if (desc.block_size < 1 || desc.block_size > kKvBlockSizeMax)
     fail(MOTLEY_INVALID_ARGUMENT, "KV pool: block size %u is not 1 .. %u", desc.block_size, kKvBlockSizeMax);
   // A slot (block * block_size + offset) is an int32.

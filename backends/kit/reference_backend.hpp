@@ -27,8 +27,7 @@ class RefBackend : public Backend {
                 MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS;
     desc.ops = ops_of(reference_kernels());
     desc.weight_dtypes = weight_formats();
-    desc.kv_dtypes =
-        uint64_t{1} << MOTLEY_F32 | uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_BF16 | uint64_t{1} << MOTLEY_I8;
+    desc.kv_dtypes = kKvDtypes;
     desc.threads = 1;
     return {desc};
   }

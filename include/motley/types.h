@@ -32,8 +32,8 @@ typedef enum motley_code {
   MOTLEY_UNAUTHENTICATED = 16
 } motley_code;
 
-/* Number formats. The values are GGUF's tensor type ids, so a file's type needs no translation.
- * Block layouts: docs/formats/gguf.md. */
+/* Number formats. The values are GGUF's tensor type ids, so a file's type needs no translation; F8_E4M3, which GGUF
+ * lacks, is of KV pools alone (docs/formats/kv.md). Block layouts: docs/formats/gguf.md. */
 typedef enum motley_dtype {
   MOTLEY_F32 = 0,
   MOTLEY_F16 = 1,
@@ -52,7 +52,8 @@ typedef enum motley_dtype {
   MOTLEY_I8 = 24,
   MOTLEY_I32 = 26,
   MOTLEY_BF16 = 30,
-  MOTLEY_MXFP4 = 39
+  MOTLEY_MXFP4 = 39,
+  MOTLEY_F8_E4M3 = 62
 } motley_dtype;
 #define MOTLEY_DTYPE_COUNT 64 /* dtype ids are below this, so a 64-bit mask (1 << id) names a set */
 

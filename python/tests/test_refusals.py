@@ -56,7 +56,7 @@ def test_unknown_and_unbuilt_arguments(model):
     ({"devices": ["CPU:0", "CPU:0/cores=0"]}, InvalidArgumentError, "share cores"),
     ({"devices": "GPU:0"}, NotFoundError, "GPU:0 is not there"),
     ({"max_model_len": 10**6}, InvalidArgumentError, "context"),
-    ({"kv_cache_dtype": "fp8"}, InvalidArgumentError, "fp8"), ({"block_size": 0}, InvalidArgumentError, "block"),
+    ({"kv_cache_dtype": "fp6"}, InvalidArgumentError, "fp6"), ({"block_size": 0}, InvalidArgumentError, "block"),
     ({"chat_template": "/nonexistent"}, NotFoundError, "/nonexistent"), ({"devices": 5}, TypeError, "devices")])
 def test_llm_refuses_options(model, options, kind, text):
     with pytest.raises(kind, match=text):

@@ -43,18 +43,21 @@ Status check_options(const InstanceOptions& options) {
 }  // namespace
 
 Result<int32_t> parse_kv_dtype(std::string_view name) {
-  static constexpr std::array<std::pair<std::string_view, int32_t>, 8> kNames = {{{"auto", MOTLEY_F16},
-                                                                                  {"float32", MOTLEY_F32},
-                                                                                  {"float16", MOTLEY_F16},
-                                                                                  {"bfloat16", MOTLEY_BF16},
-                                                                                  {"int8", MOTLEY_I8},
-                                                                                  {"f32", MOTLEY_F32},
-                                                                                  {"f16", MOTLEY_F16},
-                                                                                  {"bf16", MOTLEY_BF16}}};
+  static constexpr std::array<std::pair<std::string_view, int32_t>, 10> kNames = {{{"auto", MOTLEY_F16},
+                                                                                   {"float32", MOTLEY_F32},
+                                                                                   {"float16", MOTLEY_F16},
+                                                                                   {"bfloat16", MOTLEY_BF16},
+                                                                                   {"fp8", MOTLEY_F8_E4M3},
+                                                                                   {"fp8_e4m3", MOTLEY_F8_E4M3},
+                                                                                   {"int8", MOTLEY_I8},
+                                                                                   {"f32", MOTLEY_F32},
+                                                                                   {"f16", MOTLEY_F16},
+                                                                                   {"bf16", MOTLEY_BF16}}};
   for (const auto& [known, dtype] : kNames) {
     if (known == name) return dtype;
   }
-  return invalid_argument("--kv-cache-dtype {} is unknown; there are auto, float32, float16, bfloat16, int8", name);
+  return invalid_argument("--kv-cache-dtype {} is unknown; there are auto, float32, float16, bfloat16, fp8, int8",
+                          name);
 }
 
 RuntimeOptions runtime_options(const InstanceOptions& options, const ModelConfig& model) {

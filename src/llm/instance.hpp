@@ -54,7 +54,7 @@ struct InstanceOptions {
   // Devices that are not measured yet: serve on the first that the model fits, measure the others between its steps,
   // then move to the best plan. Not where a plan is forced or given.
   bool serve_first = false;
-  std::string kv_cache_dtype = "auto";  // auto (= float16), float32, float16, bfloat16, int8; f32, f16, bf16
+  std::string kv_cache_dtype = "auto";  // auto (= float16), float32, float16, bfloat16, fp8, int8; f32, f16, bf16
   uint64_t kv_cache_memory_bytes = 0;   // 0 = min(2 GB, a quarter of the free memory)
   uint32_t block_size = 16;
   uint32_t threads = 0;  // 0 = the device's default

@@ -52,6 +52,7 @@ class LimitedGate final : public MeasureGate {
 double kv_element_bytes(int32_t dtype, uint32_t head_dim) {
   switch (dtype) {
     case MOTLEY_F32: return 4;
+    case MOTLEY_F8_E4M3: return 1;
     case MOTLEY_I8: return 1 + 4.0 / head_dim;  // a scale per head and position
     default: return 2;
   }

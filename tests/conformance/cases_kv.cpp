@@ -9,9 +9,15 @@ namespace motley::conformance {
 namespace {
 
 constexpr int64_t kR = MOTLEY_DIM_ROWS;
-constexpr int32_t kKvDtypes[] = {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16, MOTLEY_I8};
+constexpr int32_t kKvDtypes[] = {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16, MOTLEY_F8_E4M3, MOTLEY_I8};
 const char* dtype_name(int32_t dtype) {
-  return dtype == MOTLEY_I8 ? "I8" : dtype == MOTLEY_F32 ? "F32" : dtype == MOTLEY_F16 ? "F16" : "BF16";
+  switch (dtype) {
+    case MOTLEY_F32: return "F32";
+    case MOTLEY_F16: return "F16";
+    case MOTLEY_BF16: return "BF16";
+    case MOTLEY_F8_E4M3: return "F8_E4M3";
+    default: return "I8";
+  }
 }
 
 bool skip_kv(Judge& judge, int32_t dtype) {
@@ -37,11 +43,13 @@ Bytes random_canonical(Random& random, const KvShapeSpec& s, uint32_t blocks) {
       for (uint64_t i = 0; i < plane_elements(s, l) * blocks; ++i) {
         const float x = random.normal();
         const uint16_t half = kit::f32_to_f16(x), brain = kit::f32_to_bf16(x);
+        const uint8_t eighth = kit::f32_to_f8_e4m3(x);
         const auto byte = static_cast<int8_t>(static_cast<int>(random.below(255)) - 127);
         switch (s.dtype) {
           case MOTLEY_F32: append(&x, 4); break;
           case MOTLEY_F16: append(&half, 2); break;
           case MOTLEY_BF16: append(&brain, 2); break;
+          case MOTLEY_F8_E4M3: append(&eighth, 1); break;
           default: append(&byte, 1);
         }
       }

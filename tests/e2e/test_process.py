@@ -229,7 +229,7 @@ def test_prompt_beyond_max_model_len_is_400(start):
 
 
 def test_every_kv_dtype_serves(start):
-    for dtype in ("float32", "float16", "bfloat16", "int8"):
+    for dtype in ("float32", "float16", "bfloat16", "fp8", "int8"):
         server = start("--kv-cache-dtype", dtype)
         assert "Paris" in server.complete(prompt="The capital of France is", max_tokens=8)["choices"][0]["text"], dtype
         server.stop()
