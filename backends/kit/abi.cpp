@@ -18,23 +18,43 @@ void inside(const motley_buffer* buffer, uint64_t offset, uint64_t bytes, const 
          static_cast<unsigned long long>(buffer->bytes));
 }
 
-// Pushes work; on success *event (if wanted) is a new handle.
+// guard(), of a device that is not lost; an error that says so loses it.
+template <class Body>
+motley_code guard_alive(motley_device* device, motley_error* error, Body&& body) noexcept {
+  return guard(error, [&] {
+    need(device);
+    device->check_alive();
+    try {
+      body();
+    } catch (const Error& e) {
+      if (e.code() == MOTLEY_UNAVAILABLE) device->lose(e.what());
+      throw;
+    }
+  });
+}
+motley_device* device_of(const motley_queue* queue) { return queue ? queue->device : nullptr; }
+
+// Pushes work; on success *event (if wanted) is a new handle. `rows` is of a program.
 template <class Work>
-void submit(motley_queue* queue, Queue::Kind kind, motley_event** event, Work&& work) {
+void submit(motley_queue* queue, Queue::Kind kind, motley_event** event, Work&& work, uint64_t rows = 0) {
   std::unique_ptr<motley_event> handle;
   std::shared_ptr<Event> state;
   if (event) {
     state = std::make_shared<Event>();
     handle = std::make_unique<motley_event>(motley_event{state});
   }
-  queue->queue.push(
+  queue->queue->push(
       kind,
-      [stream = queue->stream.get(), work = std::forward<Work>(work)]() -> Outcome {
+      [device = queue->device, stream = queue->stream.get(), work = std::forward<Work>(work)] {
+        device->check_alive();
         work(*stream);
-        stream->finish();
-        return {};
+        return stream->mark();
       },
-      std::move(state));
+      std::move(state),
+      [device = queue->device, kind, rows](const Outcome& outcome) {
+        if (outcome.code == MOTLEY_UNAVAILABLE) device->lose(outcome.text.c_str());
+        if (kind == Queue::Kind::kProgram && outcome.code == MOTLEY_OK) device->ran(rows, outcome);
+      });
   if (event) *event = handle.release();
 }
 
@@ -48,12 +68,13 @@ motley_code stats(motley_device* device, motley_device_stats* out, motley_error*
     motley_device_stats s{};
     s.programs = device->programs, s.rows = device->rows, s.padded_rows = device->rows;
     s.bytes_copied = device->bytes_copied, s.busy_ns = device->busy_ns, s.bytes_resident = device->budget.used();
+    s.lost = device->lost;
     put(out, s);
   });
 }
 
 motley_code queue_create(motley_device* device, motley_queue** out, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device, error, [&] {
     need(device, out);
     if (device->queues.fetch_add(1) >= kQueuesMax) {
       device->queues -= 1;
@@ -79,7 +100,7 @@ void queue_destroy(motley_queue* queue) {
 
 motley_code alloc(motley_device* device, uint64_t bytes, int32_t use, void* import, motley_buffer** out,
                   motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device, error, [&] {
     need(device, out);
     if (bytes == 0) fail(MOTLEY_INVALID_ARGUMENT, "a buffer of 0 bytes");
     if (use != MOTLEY_USE_ACTIVATION && use != MOTLEY_USE_STAGING) fail(MOTLEY_INVALID_ARGUMENT, "use %d", use);
@@ -107,7 +128,7 @@ void* map(motley_buffer* buffer) { return buffer && buffer->device->memory.in_ho
 
 motley_code copy(motley_queue* queue, motley_buffer* dst, motley_buffer* src, const motley_region* regions,
                  uint32_t count, motley_event** event, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device_of(queue), error, [&] {
     need(queue, dst, src);
     if (count > kRegionsMax || (count && !regions)) fail(MOTLEY_INVALID_ARGUMENT, "copy: %u regions", count);
     std::vector<motley_region> list(regions, regions + count);
@@ -127,7 +148,7 @@ motley_code copy(motley_queue* queue, motley_buffer* dst, motley_buffer* src, co
 
 motley_code copy_to_host(motley_queue* queue, void* dst, motley_buffer* src, uint64_t offset, uint64_t bytes,
                          motley_event** event, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device_of(queue), error, [&] {
     need(queue, dst, src);
     inside(src, offset, bytes, "copy_to_host");
     submit(queue, Queue::Kind::kOther, event, [=, device = queue->device](Stream& stream) {
@@ -139,7 +160,7 @@ motley_code copy_to_host(motley_queue* queue, void* dst, motley_buffer* src, uin
 
 motley_code copy_from_host(motley_queue* queue, motley_buffer* dst, uint64_t offset, const void* src, uint64_t bytes,
                            motley_event** event, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device_of(queue), error, [&] {
     need(queue, dst, src);
     inside(dst, offset, bytes, "copy_from_host");
     submit(queue, Queue::Kind::kOther, event, [=, device = queue->device](Stream& stream) {
@@ -153,7 +174,7 @@ motley_code copy_from_host(motley_queue* queue, motley_buffer* dst, uint64_t off
 
 motley_code pack(motley_device* device, const motley_weight_desc* desc, motley_weight** out, motley_weight_info* info,
                  motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device, error, [&] {
     need(device, desc, out);
     sized(*desc, "motley_weight_desc");
     const WeightSource source(*desc);
@@ -179,7 +200,7 @@ void weight_free(motley_weight* weight) { delete weight; }
 // ---- KV ----
 
 motley_code kv_create(motley_device* device, const motley_kv_desc* desc, motley_kv** out, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device, error, [&] {
     need(device, desc, out);
     sized(*desc, "motley_kv_desc");
     *out = new motley_kv(device, check_kv(*desc));
@@ -203,7 +224,7 @@ motley_code kv_layout(motley_device* device, const motley_kv_desc* desc, motley_
 
 motley_code kv_export(motley_queue* queue, motley_kv* kv, const int32_t* blocks, uint32_t count, uint32_t begin,
                       uint32_t end, void* dst, uint64_t bytes, motley_event** event, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device_of(queue), error, [&] {
     need(queue, kv, dst);
     submit(queue, Queue::Kind::kOther, event,
            [=, device = queue->device,
@@ -223,7 +244,7 @@ motley_code kv_export(motley_queue* queue, motley_kv* kv, const int32_t* blocks,
 
 motley_code kv_import(motley_queue* queue, motley_kv* kv, const int32_t* blocks, uint32_t count, uint32_t begin,
                       uint32_t end, const void* src, uint64_t bytes, motley_event** event, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device_of(queue), error, [&] {
     need(queue, kv, src);
     submit(queue, Queue::Kind::kOther, event,
            [=, device = queue->device,
@@ -267,7 +288,7 @@ void choose_kernels(const motley_device* device, Plan& plan, uint32_t* bad_op) {
 
 motley_code query(motley_device* device, const motley_segment* segment, const uint32_t* buckets, uint32_t count,
                   motley_query_result* out, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device, error, [&] {
     need(device, segment, out);
     const int64_t rows = check_buckets(buckets, count);
     motley_query_result result{};
@@ -291,7 +312,7 @@ motley_code query(motley_device* device, const motley_segment* segment, const ui
 
 motley_code compile(motley_device* device, const motley_segment* segment, motley_weight* const* weights,
                     const motley_compile_options* options, motley_programs** out, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device, error, [&] {
     need(device, segment, options, out);
     sized(*options, "motley_compile_options");
     if (options->blob) fail(MOTLEY_FAILED_PRECONDITION, "this device makes no blobs; compile without one");
@@ -377,7 +398,7 @@ void check_pool(const motley_programs* programs, const motley_kv* kv) {
 
 motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley_enqueue_args* args,
                     motley_event** event, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device_of(queue), error, [&] {
     need(queue, programs, args);
     sized(*args, "motley_enqueue_args");
     need(args->batch);
@@ -392,15 +413,17 @@ motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley
     check_batch(programs->program.segment(), *args->batch, programs->program.plan().rows_max, programs->vocab, run->kv,
                 &run->row_sequence);
     run->bound = check_bindings(programs, *args);
-    submit(queue, Queue::Kind::kProgram, event,
-           [device = queue->device, programs, run = std::move(run)](Stream&) { device->run(programs->program, *run); });
+    submit(
+        queue, Queue::Kind::kProgram, event,
+        [device = queue->device, programs, run = std::move(run)](Stream&) { device->run(programs->program, *run); },
+        args->batch->rows);
   });
 }
 
 // ---- queues ----
 
 motley_code fence(motley_queue* queue, motley_event* event, motley_error* error) {
-  return guard(error, [&] {
+  return guard_alive(device_of(queue), error, [&] {
     need(queue, event);
     submit(queue, Queue::Kind::kOther, nullptr, [state = event->state](Stream&) { state->wait(); });
   });

@@ -14,8 +14,15 @@
 
 struct motley_device {
   motley_device(std::unique_ptr<motley::kit::Kernels> kernels_in, const motley::kit::OpenOptions& options);
-  // Runs one program on the team; one at a time.
+  // Runs one program on the team; one at a time. A stream that runs ahead is only given it.
   void run(const motley::kit::Program& program, const motley::kit::RunArgs& args);
+  // A program of so many rows has ended.
+  void ran(uint64_t row_count, const motley::kit::Outcome& outcome);
+  // A queue goes; nothing of it is unfinished.
+  void forget(const motley::kit::Stream* stream);
+  // Throws once the device is lost. `lose` is of an error after which nothing works there.
+  void check_alive() const;
+  void lose(const char* text);
 
   std::unique_ptr<motley::kit::Kernels> kernels;
   const motley::kit::KernelTable table;
@@ -24,9 +31,14 @@ struct motley_device {
   motley::kit::Team team;
   std::atomic<uint32_t> queues{0};
   std::atomic<uint64_t> programs{0}, rows{0}, bytes_copied{0}, busy_ns{0};
+  std::atomic<bool> lost{false};
 
  private:
+  void make_room(uint64_t bytes);
   std::mutex running_;
+  motley::kit::Stream* last_stream_ = nullptr;  // that ran a program
+  mutable std::mutex lost_mutex_;
+  std::string lost_text_;
   motley::kit::Allocation workspace_;  // shared by all programs, grown on demand
   motley::kit::Share workspace_share_;
 };
@@ -35,10 +47,16 @@ struct motley_queue {
   explicit motley_queue(motley_device* owner)
       : device(owner),
         stream(owner->memory.stream()),
-        queue({owner->team.home_cores().begin(), owner->team.home_cores().end()}) {}
+        queue(std::make_unique<motley::kit::Queue>(
+            std::vector<int>{owner->team.home_cores().begin(), owner->team.home_cores().end()},
+            owner->memory.runs_ahead())) {}
+  ~motley_queue() {
+    queue.reset();
+    device->forget(stream.get());
+  }
   motley_device* device;
   std::unique_ptr<motley::kit::Stream> stream;
-  motley::kit::Queue queue;  // its worker uses the stream
+  std::unique_ptr<motley::kit::Queue> queue;  // its worker uses the stream
 };
 
 struct motley_buffer {

@@ -152,6 +152,16 @@ std::unique_ptr<Weight> pack_reference(const WeightSource& source);
 
 // ---- memory and streams (memory.cpp has the host's) ----
 
+struct Plan;
+
+// A stream's work up to a point.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  // Waits until it is done; throws what went wrong in it. Called once, by any one thread; a stream's marks in order.
+  virtual void wait() = 0;
+};
+
 // What one queue's work runs on, in order; used by one thread at a time. Everything but finish() may return before it
 // is done. Throws Error.
 class Stream {
@@ -160,21 +170,36 @@ class Stream {
   virtual void copy(std::byte* to, const std::byte* from, uint64_t bytes) = 0;  // inside the device; may overlap
   virtual void to_host(void* to, const std::byte* from, uint64_t bytes) = 0;
   virtual void from_host(std::byte* to, const void* from, uint64_t bytes) = 0;
-  // The steps of a program follow; they read this batch.
-  virtual void begin(const motley_batch& batch, std::span<const int32_t> row_sequence) = 0;
+  // The steps of a program follow; they read this batch. `key` (empty in host memory) is all that the steps depend on
+  // besides the batch's contents: a stream that has recorded steps of an equal key may enqueue its record and answer
+  // false; then the steps are left out.
+  virtual bool begin(const motley_batch& batch, std::span<const int32_t> row_sequence, const Plan& plan,
+                     std::span<const uint64_t> key) = 0;
+  // The steps are enqueued. False: they did not count (a record came to nothing), and have to come again.
+  virtual bool end() { return true; }
+  // What comes waits for the programs that `other`, of the same memory, has been given. No program of it is between
+  // begin and end.
+  virtual void follow(Stream& /*other*/) {}
   // Waits for all of the above; throws what went wrong in it.
   virtual void finish() = 0;
+  // Of all of the above. Null, as here, of a stream that has finished it.
+  virtual std::unique_ptr<Mark> mark() {
+    finish();
+    return nullptr;
+  }
 };
 
 // Where buffers, KV pools and the arena lie. Thread-safe.
 class Memory {
  public:
   virtual ~Memory() = default;
-  virtual bool in_host() const = 0;                 // the host may read and write it
-  virtual std::byte* allocate(uint64_t bytes) = 0;  // zeroed, on a border of desc.alignment; throws Error
-  virtual void release(std::byte*, uint64_t bytes) noexcept = 0;
-  virtual void busy(std::byte*, uint64_t /*bytes*/) noexcept {}  // a hint: read and written all over, again and again
+  virtual bool in_host() const = 0;                               // the host may read and write it
+  virtual std::byte* allocate(uint64_t bytes) = 0;                // zeroed, on a border of desc.alignment; throws Error
+  virtual void release(std::byte*, uint64_t bytes) noexcept = 0;  // once what its streams have been given is done
+  virtual void busy(std::byte*, uint64_t /*bytes*/) noexcept {}   // a hint: read and written all over, again and again
   virtual std::unique_ptr<Stream> stream() = 0;
+  // Its streams' marks may be of work that is not done: kit then goes on to a queue's next work meanwhile.
+  virtual bool runs_ahead() const { return false; }
 };
 Memory& main_memory();
 
@@ -214,6 +239,7 @@ struct KvPool {
   int32_t element_bytes = 4;
   uint32_t block_size = 0, blocks = 0;
   std::vector<KvLayer> layers;
+  uint64_t serial = 0;  // no other pool of the process has it
 };
 
 // What pools may hold.
@@ -266,6 +292,7 @@ struct Plan {
   std::vector<const Weight*> weights;
   int64_t rows_max = 0;  // of the largest bucket
   uint32_t threads = 1;
+  std::shared_ptr<const void> data;  // the backend's own, immutable
   // Adds an arena value and returns its id.
   int32_t add_value(int32_t dtype, int64_t rows, int64_t width, int64_t row_bytes);
 };

@@ -331,9 +331,9 @@ TEST(Queue, WorkThatThrows_FiresItsEventWithTheCodeAndTheNextOneRuns) {
   Queue queue(allowed_cores());
   const auto bad = std::make_shared<Event>(), good = std::make_shared<Event>();
   queue.push(
-      Queue::Kind::kOther, []() -> Outcome { throw Error(MOTLEY_DATA_LOSS, "gone"); }, bad);
+      Queue::Kind::kOther, []() -> std::unique_ptr<Mark> { throw Error(MOTLEY_DATA_LOSS, "gone"); }, bad);
   queue.push(
-      Queue::Kind::kOther, [] { return Outcome{}; }, good);
+      Queue::Kind::kOther, [] { return nullptr; }, good);
   good->wait();
   ASSERT_TRUE(bad->fired());
   EXPECT_EQ(bad->outcome().code, MOTLEY_DATA_LOSS);
@@ -346,12 +346,68 @@ TEST(Queue, Full_RefusesWithoutBlocking) {
   const auto gate = std::make_shared<Event>();
   const auto wait = [gate] {
     gate->wait();
-    return Outcome{};
+    return nullptr;
   };
   for (uint32_t i = 0; i < kQueueDepth; ++i) queue.push(Queue::Kind::kProgram, wait, nullptr);
   EXPECT_THROW(queue.push(Queue::Kind::kProgram, wait, nullptr), Error);
   EXPECT_NO_THROW(queue.push(Queue::Kind::kOther, wait, nullptr));  // copies have room of their own
   gate->fire({});
+}
+
+// A mark that a test lets go.
+class Gate : public Mark {
+ public:
+  Gate(std::shared_ptr<Event> open, const char* fault = nullptr) : open_(std::move(open)), fault_(fault) {}
+  void wait() override {
+    open_->wait();
+    if (fault_) throw Error(MOTLEY_DATA_LOSS, fault_);
+  }
+
+ private:
+  std::shared_ptr<Event> open_;
+  const char* fault_;
+};
+
+TEST(Queue, ThatRunsAhead_StartsTheNextWorkBeforeTheFirstIsDone) {
+  const auto open = std::make_shared<Event>(), first = std::make_shared<Event>(), second = std::make_shared<Event>(),
+             started = std::make_shared<Event>();
+  std::vector<int> done;  // written by one thread of the queue
+  {
+    Queue queue(allowed_cores(), true);
+    const auto note = [&done](int which) { return [&done, which](const Outcome&) { done.push_back(which); }; };
+    queue.push(
+        Queue::Kind::kProgram, [&] { return std::make_unique<Gate>(open, "late"); }, first, note(1));
+    queue.push(
+        Queue::Kind::kProgram,
+        [&]() -> std::unique_ptr<Mark> {
+          started->fire({});
+          return nullptr;
+        },
+        second, note(2));
+    started->wait();
+    EXPECT_FALSE(first->fired());
+    EXPECT_FALSE(second->wait_for(20'000'000)) << "an event fired before those of earlier work";
+    open->fire({});
+    second->wait();
+    EXPECT_EQ(first->outcome().code, MOTLEY_DATA_LOSS);
+    EXPECT_EQ(first->outcome().text, "late");
+    EXPECT_EQ(second->outcome().code, MOTLEY_OK);
+    EXPECT_GE(second->outcome().start_ns, first->outcome().end_ns);
+  }
+  EXPECT_EQ(done, (std::vector<int>{1, 2}));
+}
+
+TEST(Queue, ThatRunsAhead_EndsOnceAllOfItIsDone) {
+  const auto open = std::make_shared<Event>(), last = std::make_shared<Event>();
+  std::thread opener([&] { open->fire({}); });
+  {
+    Queue queue(allowed_cores(), true);
+    for (uint32_t i = 0; i < kQueueDepth; ++i)
+      queue.push(
+          Queue::Kind::kProgram, [&] { return std::make_unique<Gate>(open); }, i + 1 < kQueueDepth ? nullptr : last);
+  }
+  EXPECT_TRUE(last->fired());
+  opener.join();
 }
 
 // ---- plans ----

@@ -154,6 +154,8 @@ KvMemory::KvMemory(const KvShape& shape, KvOrder order, Memory& memory)
   pool_.dtype = shape.dtype;
   pool_.element_bytes = static_cast<int32_t>(element_bytes(shape.dtype));
   pool_.block_size = shape.block_size, pool_.blocks = shape.blocks;
+  static std::atomic<uint64_t> serial{0};
+  pool_.serial = ++serial;
   const int64_t size = shape.block_size;
   std::byte* at = memory_.data();
   const auto take = [&](uint64_t bytes) {

@@ -15,7 +15,9 @@ class HostStream : public Stream {
   void copy(std::byte* to, const std::byte* from, uint64_t bytes) override { std::memmove(to, from, bytes); }
   void to_host(void* to, const std::byte* from, uint64_t bytes) override { std::memcpy(to, from, bytes); }
   void from_host(std::byte* to, const void* from, uint64_t bytes) override { std::memcpy(to, from, bytes); }
-  void begin(const motley_batch&, std::span<const int32_t>) override {}
+  bool begin(const motley_batch&, std::span<const int32_t>, const Plan&, std::span<const uint64_t>) override {
+    return true;
+  }
   void finish() override {}
 };
 

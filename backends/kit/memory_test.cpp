@@ -17,7 +17,9 @@ constexpr uintptr_t kFar = uintptr_t{1} << 62;  // no address of a process is as
 std::byte* near(const std::byte* far) { return reinterpret_cast<std::byte*>(reinterpret_cast<uintptr_t>(far) - kFar); }
 std::byte* far(std::byte* near) { return reinterpret_cast<std::byte*>(reinterpret_cast<uintptr_t>(near) + kFar); }
 
-int begun = 0, finished = 0;
+int begun = 0, ended = 0, finished = 0;
+bool broken = false;
+std::vector<std::vector<uint64_t>> keys;
 
 class FarStream : public Stream {
  public:
@@ -26,9 +28,24 @@ class FarStream : public Stream {
   }
   void to_host(void* to, const std::byte* from, uint64_t bytes) override { std::memcpy(to, near(from), bytes); }
   void from_host(std::byte* to, const void* from, uint64_t bytes) override { std::memcpy(near(to), from, bytes); }
-  void begin(const motley_batch&, std::span<const int32_t>) override { ++begun; }
+  bool begin(const motley_batch&, std::span<const int32_t>, const Plan&, std::span<const uint64_t> key) override {
+    ++begun;
+    keys.emplace_back(key.begin(), key.end());
+    return keys.size() < 2 || keys.back() != keys[keys.size() - 2];
+  }
+  bool end() override { return ++ended > 1; }  // the first record comes to nothing
   void finish() override { ++finished; }
+  std::unique_ptr<Mark> mark() override;
 };
+
+// What the stream has done is known when its mark is waited for.
+class FarMark : public Mark {
+ public:
+  void wait() override {
+    if (broken) fail(MOTLEY_UNAVAILABLE, "the far side is gone");
+  }
+};
+std::unique_ptr<Mark> FarStream::mark() { return std::make_unique<FarMark>(); }
 
 class FarMemory : public Memory {
  public:
@@ -36,6 +53,7 @@ class FarMemory : public Memory {
   std::byte* allocate(uint64_t bytes) override { return far(main_memory().allocate(bytes)); }
   void release(std::byte* at, uint64_t bytes) noexcept override { main_memory().release(near(at), bytes); }
   std::unique_ptr<Stream> stream() override { return std::make_unique<FarStream>(); }
+  bool runs_ahead() const override { return true; }
 };
 
 class FarKernels : public RefKernels {
@@ -110,7 +128,7 @@ TEST_F(FarDevice, Buffers_AreSeenThroughCopiesAlone) {
   munmap(page, 4096);
 }
 
-TEST_F(FarDevice, Program_RunsOnTheQueuesStreamBetweenBeginAndFinish) {
+TEST_F(FarDevice, Program_RunsOnTheQueuesStreamUnlessItHasARecord) {
   const motley_value values[2] = {{MOTLEY_F32, 2, {MOTLEY_DIM_ROWS, 2, 0, 0}},
                                   {MOTLEY_F32, 2, {MOTLEY_DIM_ROWS, 2, 0, 0}}};
   motley_op op;
@@ -127,21 +145,52 @@ TEST_F(FarDevice, Program_RunsOnTheQueuesStreamBetweenBeginAndFinish) {
   motley_programs* programs = nullptr;
   ASSERT_EQ(api.compile(device, &segment, nullptr, &options, &programs, &error), MOTLEY_OK) << error.text;
   motley_buffer *from = buffer({1, 2}), *to = buffer({0, 0});
-  const motley_binding bindings[2] = {{0, from, 0}, {1, to, 0}};
+  motley_binding bindings[2] = {{0, from, 0}, {1, to, 0}};
   motley_batch batch{};
   const uint8_t generated = 0;
   batch.struct_size = sizeof batch, batch.rows = 1, batch.generated = &generated;
   motley_enqueue_args args{};
   args.struct_size = sizeof args, args.bindings = bindings, args.binding_count = 2, args.batch = &batch;
-  begun = finished = 0;
-  motley_event* event = nullptr;
-  ASSERT_EQ(api.enqueue(queue, programs, &args, &event, &error), MOTLEY_OK) << error.text;
-  EXPECT_EQ(wait(event), MOTLEY_OK) << error.text;
+  begun = ended = 0;
+  keys.clear();
+  const auto run = [&] {
+    motley_event* event = nullptr;
+    ASSERT_EQ(api.enqueue(queue, programs, &args, &event, &error), MOTLEY_OK) << error.text;
+    EXPECT_EQ(wait(event), MOTLEY_OK) << error.text;
+  };
+  run();
   EXPECT_EQ(begun, 1);
-  EXPECT_GE(finished, 1);
+  EXPECT_EQ(ended, 2) << "steps that did not count come again";
   EXPECT_EQ(read(to, 2), (std::vector<float>{3, 6}));
+  run();  // the same key: the stream says that it has enqueued the steps, and lies
+  EXPECT_EQ(keys[0], keys[1]);
+  EXPECT_EQ(ended, 2);
+  motley_buffer* elsewhere = buffer({0, 0});
+  bindings[1].buffer = elsewhere;
+  run();
+  EXPECT_NE(keys[2], keys[1]);
+  EXPECT_EQ(read(elsewhere, 2), (std::vector<float>{3, 6}));
+  api.free(elsewhere);
   api.programs_free(programs);
   api.free(from), api.free(to);
+}
+
+TEST_F(FarDevice, ErrorThatLosesIt_IsAnsweredFromThenOn) {
+  motley_buffer* made = buffer({1});
+  float value = 0;
+  motley_event* event = nullptr;
+  broken = true;
+  ASSERT_EQ(api.copy_to_host(queue, &value, made, 0, 4, &event, &error), MOTLEY_OK);
+  EXPECT_EQ(wait(event), MOTLEY_UNAVAILABLE);
+  broken = false;
+  motley_device_stats stats{};
+  ASSERT_EQ(api.stats(device, &stats, &error), MOTLEY_OK);
+  EXPECT_EQ(stats.lost, 1);
+  motley_buffer* more = nullptr;
+  EXPECT_EQ(api.alloc(device, 4, MOTLEY_USE_ACTIVATION, nullptr, &more, &error), MOTLEY_UNAVAILABLE);
+  EXPECT_STREQ(error.text, "the device is lost: the far side is gone");
+  EXPECT_EQ(api.copy_to_host(queue, &value, made, 0, 4, nullptr, &error), MOTLEY_UNAVAILABLE);
+  api.free(made);
 }
 
 TEST(KvRuns, InTheirOrder_AreTheCanonicalBytes) {

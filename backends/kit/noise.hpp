@@ -14,17 +14,17 @@ constexpr uint32_t kNoiseToken = 0;  // purpose: choosing a token
 
 class Noise {
  public:
-  Noise(uint64_t seed, uint32_t choice, uint32_t position, uint32_t purpose)
+  constexpr Noise(uint64_t seed, uint32_t choice, uint32_t position, uint32_t purpose)
       : seed_(seed), choice_(choice), position_(position), purpose_(purpose) {}
 
   // The words of ids 4 * quad .. 4 * quad + 3.
-  std::array<uint32_t, 4> words(uint32_t quad) const {
+  constexpr std::array<uint32_t, 4> words(uint32_t quad) const {
     return philox({quad, position_, choice_, purpose_},
                   {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
   }
-  uint32_t word(uint32_t id) const { return words(id / 4)[id % 4]; }
+  constexpr uint32_t word(uint32_t id) const { return words(id / 4)[id % 4]; }
 
-  static std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, std::array<uint32_t, 2> key) {
+  static constexpr std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, std::array<uint32_t, 2> key) {
     for (int round = 0; round < 10; ++round) {
       const uint64_t a = uint64_t{0xD2511F53u} * c[0], b = uint64_t{0xCD9E8D57u} * c[2];
       c = {static_cast<uint32_t>(b >> 32) ^ c[1] ^ key[0], static_cast<uint32_t>(b),
@@ -41,6 +41,6 @@ class Noise {
 };
 
 // In (0, 1).
-inline double noise_uniform(uint32_t word) { return (static_cast<double>(word) + 0.5) * 0x1p-32; }
+constexpr double noise_uniform(uint32_t word) { return (static_cast<double>(word) + 0.5) * 0x1p-32; }
 
 }  // namespace motley::kit

@@ -23,6 +23,11 @@ void each_access(const PlanOp& op, size_t values, Read&& read, Write&& write) {
   if (op.kv_write >= 0) write(values + static_cast<size_t>(op.kv_write));
 }
 
+uint64_t next_serial() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
 }  // namespace
 
 void OpCall::barrier() const { run->team().barrier(); }
@@ -43,7 +48,7 @@ int32_t Plan::add_value(int32_t dtype, int64_t rows, int64_t width, int64_t row_
   return static_cast<int32_t>(values.size()) - 1;
 }
 
-Program::Program(CheckedSegment segment) : segment_(std::move(segment)) {
+Program::Program(CheckedSegment segment) : serial_(next_serial()), segment_(std::move(segment)) {
   std::vector<int32_t> level_of_op;
   find_levels(&level_of_op);
   place_values(level_of_op);
@@ -150,6 +155,20 @@ uint64_t Program::workspace_bytes(int64_t rows, int64_t head_rows, int64_t slots
 size_t Program::barriers() const {
   return static_cast<size_t>(
       std::count_if(steps_.begin(), steps_.end(), [](const Step& s) { return s.barrier_before; }));
+}
+
+std::vector<uint64_t> Program::key(const RunArgs& args, const std::byte* workspace) const {
+  const motley_batch& b = *args.batch;
+  std::vector<uint64_t> key = {serial_,
+                               args.kv ? args.kv->serial : 0,
+                               reinterpret_cast<uint64_t>(workspace),
+                               b.rows,
+                               b.head_row_count,
+                               b.slot_count,
+                               b.token_slots != nullptr,
+                               b.samples != nullptr};
+  for (const std::byte* at : args.bound) key.push_back(reinterpret_cast<uint64_t>(at));
+  return key;
 }
 
 void Program::run(Team& team, const RunArgs& args, std::byte* workspace) const {

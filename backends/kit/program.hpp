@@ -55,6 +55,8 @@ class Program {
   // Arena and scratch needed.
   uint64_t workspace_bytes(int64_t rows, int64_t head_rows, int64_t slots) const;
   size_t barriers() const;
+  // What its steps depend on besides the batch's contents.
+  std::vector<uint64_t> key(const RunArgs& args, const std::byte* workspace) const;
   // Runs on the team; `workspace` holds at least workspace_bytes. Throws Error with what a kernel reported.
   void run(Team& team, const RunArgs& args, std::byte* workspace) const;
 
@@ -73,6 +75,7 @@ class Program {
   void flatten();
   uint64_t cell_bytes(const Cell& cell, int64_t rows, int64_t head_rows, int64_t slots) const;
 
+  const uint64_t serial_;  // no other program of the process has it
   CheckedSegment segment_;
   std::vector<Step> steps_;
   std::vector<int32_t> cell_of_value_;  // -1: bound or unused
