@@ -1,9 +1,9 @@
-// The ops on the KV pool.
+// PAGED_ATTENTION and ATTN_MERGE. Attention of what has no tensor cores (f32, heads of odd sizes) is here too.
 // SPDX-License-Identifier: Apache-2.0
 #include <cfloat>
 #include <cmath>
 
-#include "cuda/launch.cuh"
+#include "cuda/attention/pool.cuh"
 #include "cuda/stored.cuh"
 
 namespace motley::cuda {
@@ -12,72 +12,6 @@ namespace {
 
 constexpr int kTile = 128;  // positions whose weights are known together; threads of a block
 constexpr int kTileWarps = kTile / kWarp;
-
-// A layer of the pool, kPositionMajor.
-struct Layer {
-  std::byte *k, *v;
-  float *k_scale, *v_scale;
-  int32_t dtype, element_bytes, kv_heads, dim;
-  int64_t block_size;
-  // The first element of a head of a position, counted in heads.
-  __device__ int64_t head_at(int64_t block, int64_t within, int64_t head) const {
-    return (block * block_size + within) * kv_heads + head;
-  }
-};
-
-Layer layer_of(const kit::OpCall& call, int32_t index) {
-  const kit::KvLayer& from = call.kv->layers[static_cast<size_t>(index)];
-  return {from.k,        from.v,        from.k_scale,       from.v_scale, call.kv->dtype, call.kv->element_bytes,
-          from.kv_heads, from.head_dim, call.kv->block_size};
-}
-
-// One head as int8: a warp's part of kit's kv_store.
-__device__ void store_int8(const float* from, int64_t dim, int8_t* to, float* scale) {
-  const int lane = threadIdx.x % kWarp;
-  float largest = 0;
-  bool finite = true;
-  for (int64_t i = lane; i < dim; i += kWarp) {
-    largest = fmaxf(largest, fabsf(from[i]));
-    finite = finite && isfinite(from[i]);
-  }
-  largest = warp_max(largest);
-  finite = __all_sync(0xffffffffu, finite);
-  if (lane == 0) *scale = finite ? largest / 127.0f : __int_as_float(0x7fc00000) /* kit's NaN, to the bit */;
-  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  for (int64_t i = lane; i < dim; i += kWarp) {
-    const float q = finite ? rintf(from[i] * inverse) : 0.0f;
-    to[i] = static_cast<int8_t>(fminf(127.0f, fmaxf(-127.0f, q)));
-  }
-}
-
-// A warp a head of k or v of a row.
-__global__ void store_heads(Layer layer, const float* k, const float* v, const int32_t* slots, int64_t rows) {
-  const int lane = threadIdx.x % kWarp;
-  const int64_t heads = rows * layer.kv_heads;
-  for (int64_t i = first_item() / kWarp; i < 2 * heads; i += item_step() / kWarp) {
-    const bool keys = i < heads;
-    const int64_t at = keys ? i : i - heads, row = at / layer.kv_heads, head = at % layer.kv_heads;
-    const int32_t slot = slots[row];
-    if (slot < 0) continue;
-    const float* from = (keys ? k : v) + at * layer.dim;
-    const int64_t to = layer.head_at(slot / layer.block_size, slot % layer.block_size, head);
-    std::byte* plane = (keys ? layer.k : layer.v) + to * layer.dim * layer.element_bytes;
-    if (layer.dtype == MOTLEY_I8) {
-      store_int8(from, layer.dim, reinterpret_cast<int8_t*>(plane), (keys ? layer.k_scale : layer.v_scale) + to);
-      continue;
-    }
-    for (int64_t e = lane; e < layer.dim; e += kWarp) store_as(layer.dtype, from[e], plane, e);
-  }
-}
-
-struct Attention {
-  Layer layer;
-  DeviceBatch batch;
-  const float *q, *sinks;
-  float *out, *log_sum_exp;
-  int32_t heads, window;
-  float scale, softcap;
-};
 
 // What a head's block of threads shares; dim floats of query and of sum lie behind it.
 struct Shared {
@@ -175,28 +109,30 @@ __global__ void merge(const float* a, const float* b, const float* lse_a, const 
 
 }  // namespace
 
-void kv_write(const kit::OpCall& call) {
-  const int64_t rows = call.in[0].rows;
-  if (rows == 0) return;
-  const CudaStream& stream = stream_of(call);
-  const Layer layer = layer_of(call, call.op->attr.kv.layer);
-  store_heads<<<blocks_for(2 * rows * layer.kv_heads * kWarp), kThreads, 0, stream.raw()>>>(
-      layer, call.in[0].f32(), call.in[1].f32(), stream.batch().kv_slots, rows);
-  launched("KV_WRITE");
-}
-
 void paged_attention(const kit::OpCall& call) {
   const auto& from = call.op->attr.attention;
   if (call.in[0].rows == 0) return;
   const CudaStream& stream = stream_of(call);
-  Attention a;
+  const AttentionShape shape{from.heads, from.kv_heads, from.head_dim};
+  Attention a{};
   a.layer = layer_of(call, from.layer), a.batch = stream.batch();
   a.q = call.in[0].f32(), a.sinks = call.weight[0] ? call.weight[0]->vector() : nullptr;
   a.out = call.out[0].f32(), a.log_sum_exp = static_cast<float*>(call.out[1].data);
   a.heads = from.heads, a.window = from.window, a.scale = from.scale, a.softcap = from.softcap;
-  const dim3 grid(static_cast<unsigned>(call.in[0].rows), static_cast<unsigned>(from.heads));
-  attend<<<grid, kTile, 2 * static_cast<size_t>(from.head_dim) * sizeof(float), stream.raw()>>>(a);
-  launched("PAGED_ATTENTION");
+  a.cap_scale = from.softcap > 0 ? from.scale / from.softcap : 0;
+  a.group = shape.group(), a.heads_of_tile = shape.heads_of_tile(), a.head_tiles = shape.head_tiles();
+  if (!has_tensor_cores(a.layer)) {
+    const dim3 grid(static_cast<unsigned>(call.in[0].rows), static_cast<unsigned>(from.heads));
+    attend<<<grid, kTile, 2 * static_cast<size_t>(from.head_dim) * sizeof(float), stream.raw()>>>(a);
+    launched("PAGED_ATTENTION");
+    return;
+  }
+  const AttentionItems& items = stream.attention(static_cast<const AttentionOp*>(call.op->data.get())->shape);
+  a.chunks = items.chunks, a.chunk_items = items.chunk_items;
+  a.passes = items.passes, a.passes_count = items.passes_count;
+  a.partial = static_cast<float*>(call.out.back().data), a.arrived = stream.counters();
+  if (a.passes_count > 0) attend_passes(a, stream.raw());
+  if (a.chunks) attend_chunks(a, stream);
 }
 
 void attn_merge(const kit::OpCall& call) {

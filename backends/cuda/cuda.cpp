@@ -5,7 +5,6 @@
 #include "cuda/driver.hpp"
 #include "cuda/ops.hpp"
 #include "cuda/weight.hpp"
-#include "kit/reference.hpp"
 
 namespace motley::cuda {
 
@@ -46,17 +45,6 @@ const kit::KernelTable& kernels() {
   return table;
 }
 
-// By how much each pair turns from one position to the next; the angle is linear in the position.
-std::shared_ptr<const void> rope_turns(CudaMemory& memory, const kit::Plan& plan, const kit::PlanOp& op) {
-  const float* divisors = nullptr;
-  if (op.weight[0] != MOTLEY_NONE)
-    divisors = static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[0])])->host_vector().data();
-  std::vector<double> turns(static_cast<size_t>(op.attr.rope.n_rot / 2));
-  for (size_t j = 0; j < turns.size(); ++j)
-    turns[j] = kit::rope_angle(op.attr.rope, 1, static_cast<int32_t>(j), divisors ? divisors[j] : 1.0f);
-  return std::make_shared<DeviceBytes>(memory, turns.data(), turns.size() * sizeof(double));
-}
-
 motley_device_desc describe(const Gpu& gpu) {
   motley_device_desc desc{};
   std::snprintf(desc.family, sizeof desc.family, "GPU");
@@ -64,7 +52,7 @@ motley_device_desc describe(const Gpu& gpu) {
   std::snprintf(desc.model, sizeof desc.model, "%s", gpu.name.c_str());
   std::snprintf(desc.variant, sizeof desc.variant, "sm_%d%d", gpu.major, gpu.minor);
   desc.kind = MOTLEY_KIND_GPU;
-  desc.tier = gpu.major == 9 ? MOTLEY_TIER_MEASURED : MOTLEY_TIER_CONTRACT_TESTED;  // ran on an H100 alone
+  desc.tier = gpu.major == 9 ? MOTLEY_TIER_MEASURED : MOTLEY_TIER_CONTRACT_TESTED;  // ran on H100 and H200
   desc.alignment = 256;                                                             // cudaMalloc's
   desc.memory_total = gpu.memory_total, desc.memory_free = gpu.memory_free;
   desc.caps = MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS;
@@ -83,12 +71,7 @@ std::unique_ptr<kit::Weight> CudaKernels::pack(const kit::WeightSource& source) 
   return std::make_unique<CudaWeight>(memory_, source);
 }
 
-void CudaKernels::fuse(kit::Plan& plan) const {
-  for (kit::PlanOp& op : plan.ops) {
-    if (op.kind == MOTLEY_OP_ROPE) op.data = rope_turns(memory_, plan, op);
-    if (op.kind == MOTLEY_OP_SAMPLE) op.data = std::make_shared<int64_t>(kit::sample_scratch(plan, op));
-  }
-}
+void CudaKernels::fuse(kit::Plan& plan) const { cuda::fuse(plan, memory_); }
 
 std::vector<motley_device_desc> CudaBackend::devices(std::string* why) {
   std::vector<motley_device_desc> found;
@@ -103,7 +86,7 @@ std::unique_ptr<kit::Kernels> CudaBackend::open(uint32_t index, const kit::OpenO
   const std::string variant = describe(gpus[index]).variant;
   if (!options.variant.empty() && options.variant != variant)
     kit::fail(MOTLEY_NOT_FOUND, "this GPU has no variant \"%s\"; it has: %s", options.variant.c_str(), variant.c_str());
-  return std::make_unique<CudaKernels>(gpus[index].ordinal);
+  return std::make_unique<CudaKernels>(gpus[index].ordinal, options.deterministic);
 }
 
 }  // namespace motley::cuda

@@ -2,14 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "cuda/memory.hpp"
+#include "cuda/stream.hpp"
 #include "kit/kit.hpp"
 
 namespace motley::cuda {
 
 class CudaKernels : public kit::Kernels {
  public:
-  explicit CudaKernels(int ordinal) : memory_(ordinal) {}
+  CudaKernels(int ordinal, bool one_class) : memory_(ordinal, one_class) {}
   const kit::KernelTable& table() const override;
   std::unique_ptr<kit::Weight> pack(const kit::WeightSource& source) const override;
   void fuse(kit::Plan& plan) const override;

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include "cuda/attention/plan.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/weight.hpp"
 #include "kit/reference.hpp"
@@ -81,6 +82,90 @@ TEST(CutColumns, SinglesAsBlocks_AreEachOne) {
   const Columns columns = cut_columns(*kit::find_format(MOTLEY_BF16), std::vector<motley_range>{{3, 6}});
   EXPECT_THAT(columns.blocks, ElementsAre(3, 4, 5));
   EXPECT_TRUE(columns.sub_block_of.empty());
+}
+
+// Sequences of rows that end at a position, as a batch.
+struct Rows {
+  motley_batch b{};
+  std::vector<int32_t> positions;
+  std::vector<uint8_t> generated;
+  std::vector<uint32_t> row_begin = {0}, block_begin = {0};
+  void add(int32_t first, int32_t count, bool is_generated) {
+    for (int32_t i = 0; i < count; ++i) positions.push_back(first + i), generated.push_back(is_generated);
+    row_begin.push_back(static_cast<uint32_t>(positions.size()));
+    block_begin.push_back(block_begin.back() + static_cast<uint32_t>(first + count) / 16 + 1);
+  }
+  AttentionPlan plan(const AttentionShape& shape, bool one_class) {
+    b.rows = static_cast<uint32_t>(positions.size()), b.seqs = static_cast<uint32_t>(row_begin.size()) - 1;
+    b.positions = positions.data(), b.generated = generated.data();
+    b.seq_row_begin = row_begin.data(), b.seq_block_begin = block_begin.data();
+    return plan_attention(shape, b, one_class);
+  }
+};
+constexpr AttentionShape kShape{32, 8, 128};  // four heads share a KV head: two rows make a tile
+
+TEST(AttentionPlan, ChunksOfARow_DependOnItsPositionAlone) {
+  EXPECT_EQ(chunk_positions(0), 256);
+  EXPECT_EQ(chunk_count(255), 1);
+  EXPECT_EQ(chunk_count(256), 2);
+  EXPECT_EQ(chunk_positions(8191), 256);
+  EXPECT_EQ(chunk_positions(8192), 512);
+  for (const int32_t position : {8191, 8192, 16383, 131071, 1000000}) EXPECT_LE(chunk_count(position), kChunksMax);
+  Rows alone, among;
+  alone.add(700, 1, true);
+  among.add(0, 40, false), among.add(700, 1, true), among.add(3, 1, true);
+  const AttentionPlan one = alone.plan(kShape, false), of_three = among.plan(kShape, false);
+  ASSERT_EQ(one.chunks.size(), 3u);
+  ASSERT_EQ(of_three.chunks.size(), 4u);
+  for (int32_t c = 0; c < 3; ++c) {
+    EXPECT_EQ(one.chunks[static_cast<size_t>(c)].chunk_begin, c);
+    EXPECT_EQ(of_three.chunks[static_cast<size_t>(c)].chunk_end, c + 1);
+    EXPECT_EQ(of_three.chunks[static_cast<size_t>(c)].row, 40);
+    EXPECT_EQ(of_three.chunks[static_cast<size_t>(c)].tile, 0);
+  }
+  EXPECT_EQ(of_three.chunks[3].partial, -1);  // one chunk is a tile's whole result
+}
+
+TEST(AttentionPlan, PromptRows_GoInOnePassUnlessThereIsOneClass) {
+  Rows rows;
+  rows.add(100, 400, false), rows.add(50, 2, true);
+  const AttentionPlan two = rows.plan(kShape, false);
+  ASSERT_EQ(two.passes.size(), 4u);
+  EXPECT_EQ(two.passes[0].rows, 128);
+  EXPECT_EQ(two.passes[3].rows, 16);
+  EXPECT_EQ(two.chunks.size(), 1u);
+  EXPECT_EQ(two.chunks[0].rows, 2);
+  const AttentionPlan one = rows.plan(kShape, true);
+  EXPECT_TRUE(one.passes.empty());
+  int32_t covered = 0;
+  for (const ChunkItem& item : one.chunks) {
+    EXPECT_EQ(chunk_positions(item.front), chunk_positions(item.last));
+    if (item.chunk_begin == 0) covered += item.rows;
+  }
+  EXPECT_EQ(covered, 402);
+}
+
+TEST(AttentionPlan, RowsWhoseChunksAreLongerThanTheirNeighbours_AreNoTileOfTheirs) {
+  Rows rows;
+  rows.add(8190, 4, true);
+  const AttentionPlan plan = rows.plan({8, 8, 64}, true);  // eight rows a tile
+  int32_t tiles = 0;
+  for (const ChunkItem& item : plan.chunks) {
+    EXPECT_EQ(item.rows, 2);
+    tiles = std::max(tiles, item.tile + 1);
+  }
+  EXPECT_EQ(tiles, 2);
+}
+
+TEST(AttentionPlan, MoreResultsThanHaveRoom_AreNotSplit) {
+  Rows rows;
+  for (int i = 0; i < 300; ++i) rows.add(4000, 1, true);
+  const AttentionPlan plan = rows.plan(kShape, false);
+  ASSERT_EQ(plan.chunks.size(), 300u);
+  for (const ChunkItem& item : plan.chunks) {
+    EXPECT_EQ(item.partial, -1);
+    EXPECT_EQ(item.chunk_end, 16);
+  }
 }
 
 TEST(Rope, AnglesAreLinearInThePosition) {  // what the table of turns rests on

@@ -4,6 +4,8 @@
 
 #include <cuda_runtime.h>
 
+#include <utility>
+
 #include "cuda/ops.hpp"
 
 namespace motley::cuda {
@@ -16,6 +18,31 @@ constexpr int64_t kGridMax = 65535;
 inline unsigned blocks_for(int64_t count, int64_t per_block = kThreads) {
   const int64_t blocks = (count + per_block - 1) / per_block;
   return static_cast<unsigned>(blocks < kGridMax ? blocks : kGridMax);
+}
+
+// For kernels that begin with wait_for_earlier(): their blocks may be set up while the kernel before them ends.
+template <class... Parameter, class... Argument>
+void launch_early(const CudaStream& stream, void (*kernel)(Parameter...), dim3 grid, unsigned threads, size_t shared,
+                  Argument&&... argument) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = shared;
+  config.stream = stream.raw(), config.attrs = &early, config.numAttrs = stream.starts_early() ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, Parameter(std::forward<Argument>(argument))...);
+}
+// What was enqueued before is done, and seen, from here on.
+__device__ inline void wait_for_earlier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The kernel after this one may be set up.
+__device__ inline void let_later_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
 }
 
 inline void launched(const char* what) { check(cudaGetLastError(), what); }

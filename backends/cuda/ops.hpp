@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "cuda/memory.hpp"
+#include "cuda/stream.hpp"
 #include "kit/kit.hpp"
 
 namespace motley::cuda {
@@ -20,7 +20,11 @@ void softcap(const kit::OpCall& call);
 void sigmoid_mul(const kit::OpCall& call);
 void clamped_swiglu(const kit::OpCall& call);
 void rmsnorm(const kit::OpCall& call);
-void rope(const kit::OpCall& call);
+void add_rmsnorm(const kit::OpCall& call);  // in0 + in1 -> out0, its norm -> out1
+void rope_turns(const kit::OpCall& call);   // out0: cosine and sine of each row's pairs
+void rope(const kit::OpCall& call);         // in1: those
+void rope_kv_write(
+    const kit::OpCall& call);  // in: q, k, v, turns; out0: q turned. attr: q's; more_attrs: k's, KV_WRITE's
 void split(const kit::OpCall& call);
 void concat(const kit::OpCall& call);
 void cast(const kit::OpCall& call);
@@ -33,6 +37,14 @@ void paged_attention(const kit::OpCall& call);
 void attn_merge(const kit::OpCall& call);
 
 void sample(const kit::OpCall& call);
+
+// Rewrites a checked plan: ops get their data, neighbours are joined.
+void fuse(kit::Plan& plan, CudaMemory& memory);
+
+// PAGED_ATTENTION's data: which of ProgramNeeds::shapes it is.
+struct AttentionOp {
+  size_t shape = 0;
+};
 
 inline CudaStream& stream_of(const kit::OpCall& call) { return *static_cast<CudaStream*>(call.stream); }
 

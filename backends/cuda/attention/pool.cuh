@@ -1,0 +1,154 @@
+// For attention's kernels: a layer of the KV pool, its numbers as the tensor cores take them, and their instructions.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "cuda/attention/plan.hpp"
+#include "cuda/launch.cuh"
+
+namespace motley::cuda {
+
+constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
+// A layer of the pool, kPositionMajor.
+struct Layer {
+  std::byte *k, *v;
+  float *k_scale, *v_scale;
+  int32_t dtype, element_bytes, kv_heads, dim;
+  int64_t block_size;
+  // The first element of a head of a position, counted in heads.
+  __device__ int64_t head_at(int64_t block, int64_t within, int64_t head) const {
+    return (block * block_size + within) * kv_heads + head;
+  }
+};
+
+inline Layer layer_of(const kit::OpCall& call, int32_t index) {
+  const kit::KvLayer& from = call.kv->layers[static_cast<size_t>(index)];
+  return {from.k,        from.v,        from.k_scale,       from.v_scale, call.kv->dtype, call.kv->element_bytes,
+          from.kv_heads, from.head_dim, call.kv->block_size};
+}
+
+struct Attention {
+  Layer layer;
+  DeviceBatch batch;
+  const float *q, *sinks;
+  float *out, *log_sum_exp;
+  int32_t heads, window;
+  float scale, softcap, cap_scale;  // cap_scale: scale / softcap
+  float* partial;                   // kPartialsMax * dim sums, then as many pairs of largest and total
+  const ChunkItem* chunks;
+  const PassItem* passes;
+  const int32_t* chunk_items;  // how many
+  int32_t* arrived;            // a counter for each tile and its heads; zero between launches
+  int32_t passes_count, group, heads_of_tile, head_tiles;
+};
+
+// Where a position lies, in positions of the pool.
+__device__ inline int32_t slot_of(const Attention& a, const int32_t* blocks, int32_t position) {
+  const auto size = static_cast<uint32_t>(a.layer.block_size), p = static_cast<uint32_t>(position);
+  const uint32_t block = p / size;
+  return blocks[block] * static_cast<int32_t>(size) + static_cast<int32_t>(p - block * size);
+}
+
+__device__ inline float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// 2^(x - largest); 0 where nothing was seen.
+__device__ inline float weight_of(float x, float largest) {
+  return power_of_two(x - (largest == -INFINITY ? 0.0f : largest));
+}
+
+// Scores are kept in powers of two: a product times this, capped first where a cap is.
+template <bool kCapped>
+__device__ float score_factor(const Attention& a) {
+  return (kCapped ? 1.0f : a.scale) * kLog2E;
+}
+__device__ inline float capped(const Attention& a, float product) { return a.softcap * tanhf(product * a.cap_scale); }
+
+// Zeros where `there` is false. In one piece: a load in a branch would be waited for at the branch's end.
+__device__ inline void load_if(uint4& x, const void* from, bool there) {
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %5, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n"
+      " mov.b32 %3, 0;\n @p ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];\n}"
+      : "=&r"(x.x), "=&r"(x.y), "=&r"(x.z), "=&r"(x.w)
+      : "l"(from), "r"(static_cast<int>(there)));
+}
+__device__ inline void load_if(uint2& x, const void* from, bool there) {
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
+      " @p ld.global.nc.v2.b32 {%0, %1}, [%2];\n}"
+      : "=&r"(x.x), "=&r"(x.y)
+      : "l"(from), "r"(static_cast<int>(there)));
+}
+
+// Numbers of a pool, eight at a time: `Raw` as they lie, four registers of two as the tensor cores take them.
+template <class T>
+struct Numbers;
+template <>
+struct Numbers<__half> {
+  using Raw = uint4;
+  static constexpr bool kScaled = false;
+  __device__ static uint32_t pack(float a, float b) {
+    const __half2 both = __floats2half2_rn(a, b);
+    return reinterpret_cast<const uint32_t&>(both);
+  }
+  __device__ static uint4 take(const Raw& raw) { return raw; }
+  __device__ static void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+template <>
+struct Numbers<__nv_bfloat16> {
+  using Raw = uint4;
+  static constexpr bool kScaled = false;
+  __device__ static uint32_t pack(float a, float b) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
+    return reinterpret_cast<const uint32_t&>(both);
+  }
+  __device__ static uint4 take(const Raw& raw) { return raw; }
+  __device__ static void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+// Integers of 8 bits are exact in bf16; a position's scale goes to its score and its weight.
+template <>
+struct Numbers<int8_t> : Numbers<__nv_bfloat16> {
+  using Raw = uint2;
+  static constexpr bool kScaled = true;
+  __device__ static uint32_t two(uint32_t word, int at) {
+    const auto byte = [&](int i) { return static_cast<float>(static_cast<int8_t>(word >> (8 * i))); };
+    return pack(byte(at), byte(at + 1));
+  }
+  __device__ static uint4 take(const Raw& raw) { return {two(raw.x, 0), two(raw.x, 2), two(raw.y, 0), two(raw.y, 2)}; }
+};
+
+// A matrix of 8 x 8 numbers of two bytes, a row's neighbours in a register, the other way round.
+__device__ inline uint32_t transposed(uint32_t x) {
+  uint32_t y;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// The kernels with tensor cores, for the pools that have them.
+bool has_tensor_cores(const Layer& layer);
+void attend_chunks(const Attention& a, const CudaStream& stream);
+void attend_passes(const Attention& a, cudaStream_t stream);
+
+}  // namespace motley::cuda

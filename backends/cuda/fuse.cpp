@@ -1,0 +1,139 @@
+// What a plan's ops need, and which neighbours become one launch.
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "cuda/ops.hpp"
+#include "cuda/weight.hpp"
+#include "kit/reference.hpp"
+
+namespace motley::cuda {
+
+namespace {
+
+using kit::Plan;
+using kit::PlanOp;
+
+// How often each value is read. What the host sees is read by it.
+std::vector<int> readers(const Plan& plan) {
+  std::vector<int> count(plan.values.size());
+  for (size_t i = 0; i < count.size(); ++i) count[i] = plan.values[i].bound;
+  for (const PlanOp& op : plan.ops)
+    for (const int32_t id : op.in)
+      if (id != MOTLEY_NONE) ++count[static_cast<size_t>(id)];
+  return count;
+}
+
+// The tables of turns: a step each, before all others.
+class RopeTables {
+ public:
+  RopeTables(Plan& plan, CudaMemory& memory) : plan_(plan), memory_(memory) {}
+  // The value that holds op's turns.
+  int32_t of(const PlanOp& op) {
+    kit::rope_attr a = op.attr.rope;
+    a.heads = a.style = a.head_dim = 0;  // which have no part in it
+    std::string key(reinterpret_cast<const char*>(&a), sizeof a);
+    key += std::to_string(op.weight[0]);
+    const auto [found, added] = tables_.try_emplace(key, MOTLEY_NONE);
+    if (added) found->second = add(op);
+    return found->second;
+  }
+  void insert() { plan_.ops.insert(plan_.ops.begin(), steps_.begin(), steps_.end()); }
+
+ private:
+  int32_t add(const PlanOp& op) {
+    const kit::rope_attr& a = op.attr.rope;
+    const float* divisors = nullptr;
+    if (op.weight[0] != MOTLEY_NONE)
+      divisors = static_cast<const CudaWeight*>(plan_.weights[static_cast<size_t>(op.weight[0])])->host_vector().data();
+    // By how much each pair turns from one position to the next; the angle is linear in the position.
+    std::vector<double> turns(static_cast<size_t>(a.n_rot / 2));
+    for (size_t j = 0; j < turns.size(); ++j)
+      turns[j] = kit::rope_angle(a, 1, static_cast<int32_t>(j), divisors ? divisors[j] : 1.0f);
+    const int32_t id = plan_.add_value(MOTLEY_F32, MOTLEY_DIM_ROWS, a.n_rot, int64_t{a.n_rot} * 4);
+    PlanOp step;
+    step.kind = MOTLEY_OP_ROPE, step.out = {id}, step.attr = op.attr, step.kernel = rope_turns;
+    step.data = std::make_shared<DeviceBytes>(memory_, turns.data(), turns.size() * sizeof(double));
+    steps_.push_back(std::move(step));
+    return id;
+  }
+
+  Plan& plan_;
+  CudaMemory& memory_;
+  std::map<std::string, int32_t> tables_;
+  std::vector<PlanOp> steps_;
+};
+
+// An op on the KV pool by shape, with room for its partial results.
+void prepare_attention(Plan& plan, PlanOp& op, ProgramNeeds& needs) {
+  const auto& a = op.attr.attention;
+  const AttentionShape shape{a.heads, a.kv_heads, a.head_dim};
+  auto found = std::find(needs.shapes.begin(), needs.shapes.end(), shape);
+  if (found == needs.shapes.end()) found = needs.shapes.insert(found, shape);
+  op.data = std::make_shared<AttentionOp>(AttentionOp{static_cast<size_t>(found - needs.shapes.begin())});
+  const int64_t width = a.head_dim + 2;
+  op.out.push_back(plan.add_value(MOTLEY_F32, kPartialsMax, width, width * static_cast<int64_t>(sizeof(float))));
+}
+
+// ADD, and RMSNORM of whole rows of its sum.
+bool join_norm(PlanOp& add, const PlanOp& norm, const Plan& plan) {
+  if (add.kind != MOTLEY_OP_ADD || add.kernel != cuda::add || norm.kind != MOTLEY_OP_RMSNORM ||
+      norm.in[0] != add.out[0] || norm.out[0] == add.out[0])
+    return false;
+  if (norm.attr.norm.group != plan.values[static_cast<size_t>(add.out[0])].width) return false;
+  add.out = {add.out[0], norm.out[0]};
+  add.weight = norm.weight, add.attr = norm.attr;
+  add.kernel = add_rmsnorm;
+  return true;
+}
+
+// ROPE of q, ROPE of k, KV_WRITE of k: the turned k goes to the pool alone.
+bool join_heads(PlanOp& q, const PlanOp& k, const PlanOp& write, const std::vector<int>& readers) {
+  if (q.kind != MOTLEY_OP_ROPE || q.kernel != rope || k.kind != MOTLEY_OP_ROPE || k.kernel != rope ||
+      write.kind != MOTLEY_OP_KV_WRITE)
+    return false;
+  const auto& a = q.attr.rope;
+  const auto& b = k.attr.rope;
+  if (write.in[0] != k.out[0] || readers[static_cast<size_t>(k.out[0])] != 1 || k.in[0] == q.out[0] ||
+      write.in[1] == q.out[0] || write.in[1] == k.out[0])
+    return false;
+  if (q.in[1] != k.in[1] || a.style != b.style || a.head_dim != b.head_dim || a.n_rot != b.n_rot) return false;
+  q.in = {q.in[0], k.in[0], write.in[1], q.in[1]};
+  q.more_attrs = {k.attr, write.attr};
+  q.kv_write = write.kv_write;
+  q.kernel = rope_kv_write;
+  return true;
+}
+
+void join(Plan& plan) {
+  const std::vector<int> count = readers(plan);
+  std::vector<PlanOp> joined;
+  for (size_t i = 0; i < plan.ops.size();) {
+    PlanOp op = std::move(plan.ops[i]);
+    const size_t left = plan.ops.size() - i;
+    size_t took = 1;
+    if (left > 1 && join_norm(op, plan.ops[i + 1], plan)) took = 2;
+    if (left > 2 && join_heads(op, plan.ops[i + 1], plan.ops[i + 2], count)) took = 3;
+    joined.push_back(std::move(op));
+    i += took;
+  }
+  plan.ops = std::move(joined);
+}
+
+}  // namespace
+
+void fuse(Plan& plan, CudaMemory& memory) {
+  auto needs = std::make_shared<ProgramNeeds>();
+  RopeTables tables(plan, memory);
+  for (PlanOp& op : plan.ops) {
+    if (op.kind == MOTLEY_OP_ROPE) op.in.assign({op.in[0], tables.of(op)});
+    if (op.kind == MOTLEY_OP_PAGED_ATTENTION) prepare_attention(plan, op, *needs);
+    if (op.kind == MOTLEY_OP_SAMPLE) needs->samples = true;
+  }
+  join(plan);
+  tables.insert();
+  plan.data = std::move(needs);
+}
+
+}  // namespace motley::cuda

@@ -1,0 +1,168 @@
+// What goes head by head: ROPE, KV_WRITE, and both at once.
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/attention/pool.cuh"
+#include "cuda/stored.cuh"
+#include "kit/reference.hpp"
+
+namespace motley::cuda {
+
+namespace {
+
+// Cosine and sine of each row's pairs.
+__global__ void fill_turns(const int32_t* positions, const double* turns, int64_t pairs, double magnitude,
+                           int64_t count, float2* out) {
+  for (int64_t k = first_item(); k < count; k += item_step()) {
+    double sine, cosine;
+    sincos(positions[k / pairs] * turns[k % pairs], &sine, &cosine);
+    out[k] = {static_cast<float>(cosine * magnitude), static_cast<float>(sine * magnitude)};
+  }
+}
+
+// Element i of a head that is turned.
+struct Turn {
+  const float2* turns;  // of the first row; null: none
+  int32_t pairs;
+  bool neighbours;  // a pair's elements lie side by side
+  __device__ float operator()(const float* head, int64_t row, int64_t i) const {
+    if (!turns || i >= 2 * pairs) return head[i];
+    const int64_t j = neighbours ? i / 2 : i % pairs;
+    const bool second = neighbours ? i % 2 : i >= pairs;
+    const float2 t = turns[row * pairs + j];
+    const float p = head[neighbours ? 2 * j : j], q = head[neighbours ? 2 * j + 1 : j + pairs];
+    return second ? fmaf(p, t.y, q * t.x) : fmaf(p, t.x, -(q * t.y));
+  }
+};
+
+// A head turned, by a warp: each pair is read once.
+template <class Store>
+__device__ void turn_head(const Turn& turn, const float* head, int64_t row, int32_t dim, Store store) {
+  const int lane = threadIdx.x % kWarp, pairs = turn.turns ? turn.pairs : 0;
+#pragma unroll 4
+  for (int j = lane; j < pairs; j += kWarp) {
+    const int first = turn.neighbours ? 2 * j : j, second = turn.neighbours ? 2 * j + 1 : j + pairs;
+    const float2 t = turn.turns[row * pairs + j];
+    const float p = head[first], q = head[second];
+    store(first, fmaf(p, t.x, -(q * t.y))), store(second, fmaf(p, t.y, q * t.x));
+  }
+  for (int i = 2 * pairs + lane; i < dim; i += kWarp) store(i, head[i]);
+}
+
+// A head into the pool, by a warp: kit's kv_store. value(i) may be asked twice.
+template <class Value>
+__device__ void store_head(const Layer& layer, bool keys, int64_t to, Value value) {
+  const int lane = threadIdx.x % kWarp;
+  std::byte* const plane = (keys ? layer.k : layer.v) + to * layer.dim * layer.element_bytes;
+  if (layer.dtype != MOTLEY_I8) {
+    for (int64_t i = lane; i < layer.dim; i += kWarp) store_as(layer.dtype, value(i), plane, i);
+    return;
+  }
+  float largest = 0;
+  bool finite = true;
+  for (int64_t i = lane; i < layer.dim; i += kWarp) {
+    const float x = value(i);
+    largest = fmaxf(largest, fabsf(x));
+    finite = finite && isfinite(x);
+  }
+  largest = warp_max(largest);
+  finite = __all_sync(0xffffffffu, finite);
+  if (lane == 0)
+    (keys ? layer.k_scale : layer.v_scale)[to] =
+        finite ? largest / 127.0f : __int_as_float(0x7fc00000) /* kit's NaN, to the bit */;
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  for (int64_t i = lane; i < layer.dim; i += kWarp) {
+    const float q = finite ? rintf(value(i) * inverse) : 0.0f;
+    reinterpret_cast<int8_t*>(plane)[i] = static_cast<int8_t>(fminf(127.0f, fmaxf(-127.0f, q)));
+  }
+}
+
+struct Heads {
+  Layer layer;
+  Turn turn;
+  const float *q, *k, *v;  // q null: none
+  float* q_out;
+  const int32_t* slots;  // null: nothing is stored
+  int32_t q_heads, dim;
+  int64_t rows;
+};
+
+// A warp a head of q, k or v.
+__global__ void each_head(const __grid_constant__ Heads a) {
+  wait_for_earlier();
+  let_later_begin();
+  const int32_t kv_heads = a.slots ? a.layer.kv_heads : 0, heads = a.q_heads + 2 * kv_heads;
+  for (int64_t i = first_item() / kWarp; i < a.rows * heads; i += item_step() / kWarp) {
+    const int64_t row = static_cast<uint32_t>(i) / static_cast<uint32_t>(heads);  // fewer than 2^32: see launch()
+    int head = static_cast<int>(i - row * heads);
+    if (head < a.q_heads) {
+      const int64_t at = (row * a.q_heads + head) * a.dim;
+      turn_head(a.turn, a.q + at, row, a.dim, [&](int e, float x) { a.q_out[at + e] = x; });
+      continue;
+    }
+    head -= a.q_heads;
+    const int32_t slot = a.slots[row];
+    if (slot < 0) continue;
+    const bool keys = head < kv_heads;
+    const int64_t at = row * kv_heads + head % kv_heads;
+    const int64_t to = a.layer.head_at(slot / a.layer.block_size, slot % a.layer.block_size, head % kv_heads);
+    const float* from = (keys ? a.k : a.v) + at * a.dim;
+    if (keys && a.layer.dtype != MOTLEY_I8)
+      turn_head(a.turn, from, row, a.dim,
+                [&](int e, float x) { store_as(a.layer.dtype, x, a.layer.k, to * a.dim + e); });
+    else if (keys)
+      store_head(a.layer, true, to, [&](int64_t e) { return a.turn(from, row, e); });
+    else
+      store_head(a.layer, false, to, [&](int64_t e) { return from[e]; });
+  }
+}
+
+void launch(const kit::OpCall& call, const Heads& a, const char* what) {
+  if (a.rows == 0) return;
+  const int64_t heads = a.q_heads + (a.slots ? 2 * a.layer.kv_heads : 0);
+  if (a.rows * heads >= int64_t{1} << 32) kit::fail(MOTLEY_RESOURCE_EXHAUSTED, "%s: too many heads of rows", what);
+  launch_early(stream_of(call), each_head, blocks_for(a.rows * heads * kWarp, 128), 128, 0, a);
+  launched(what);
+}
+
+Turn turn_of(const kit::OpCall& call, const kit::Tensor& turns) {
+  const kit::rope_attr& a = call.op->attr.rope;
+  return {static_cast<const float2*>(turns.data), a.n_rot / 2, a.style == MOTLEY_ROPE_NORM};
+}
+
+}  // namespace
+
+void rope_turns(const kit::OpCall& call) {
+  const kit::rope_attr& a = call.op->attr.rope;
+  const int64_t count = call.out[0].rows * (a.n_rot / 2);
+  if (count == 0) return;
+  const CudaStream& stream = stream_of(call);
+  fill_turns<<<blocks_for(count), kThreads, 0, stream.raw()>>>(
+      stream.batch().positions, static_cast<const DeviceBytes*>(call.op->data.get())->as<double>(), a.n_rot / 2,
+      a.magnitude, count, static_cast<float2*>(call.out[0].data));
+  launched("ROPE");
+}
+
+void rope(const kit::OpCall& call) {
+  Heads a{};
+  a.turn = turn_of(call, call.in[1]);
+  a.q = call.in[0].f32(), a.q_out = call.out[0].f32();
+  a.q_heads = call.op->attr.rope.heads, a.dim = call.op->attr.rope.head_dim, a.rows = call.in[0].rows;
+  launch(call, a, "ROPE");
+}
+
+void kv_write(const kit::OpCall& call) {
+  Heads a{};
+  a.layer = layer_of(call, call.op->attr.kv.layer), a.dim = a.layer.dim, a.rows = call.in[0].rows;
+  a.k = call.in[0].f32(), a.v = call.in[1].f32(), a.slots = stream_of(call).batch().kv_slots;
+  launch(call, a, "KV_WRITE");
+}
+
+void rope_kv_write(const kit::OpCall& call) {
+  Heads a{};
+  a.layer = layer_of(call, call.op->more_attrs[1].kv.layer), a.turn = turn_of(call, call.in[3]);
+  a.q = call.in[0].f32(), a.k = call.in[1].f32(), a.v = call.in[2].f32(), a.q_out = call.out[0].f32();
+  a.slots = stream_of(call).batch().kv_slots;
+  a.q_heads = call.op->attr.rope.heads, a.dim = call.op->attr.rope.head_dim, a.rows = call.in[0].rows;
+  launch(call, a, "ROPE and KV_WRITE");
+}
+
+}  // namespace motley::cuda

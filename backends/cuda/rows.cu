@@ -1,0 +1,117 @@
+// RMSNORM, alone and of a sum.
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/launch.cuh"
+
+namespace motley::cuda {
+
+namespace {
+
+constexpr int kRowThreads = 512;
+constexpr int kQuadsMax = 4;            // of a thread
+constexpr int64_t kWarpGroupMax = 512;  // shorter runs are a warp's
+
+struct Rows {
+  const float *x, *more, *weight;  // more: added first; null: nothing is
+  int64_t group, runs;
+  float eps;
+  float *sum, *out;
+};
+
+// The values that one thread has: quads of four, kRowThreads apart, whatever the addresses are.
+template <bool kAligned>
+__device__ float4 load_quad(const float* from) {
+  if constexpr (kAligned) return *reinterpret_cast<const float4*>(from);
+  return {from[0], from[1], from[2], from[3]};
+}
+template <bool kAligned>
+__device__ void store_quad(float* to, float4 v) {
+  if constexpr (kAligned)
+    *reinterpret_cast<float4*>(to) = v;
+  else
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+
+// A block of threads a run; the run's length is a multiple of four.
+template <bool kAligned>
+__global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_constant__ Rows a) {
+  __shared__ float warps[kRowThreads / kWarp];
+  wait_for_earlier();
+  let_later_begin();
+  const int64_t first = blockIdx.x * a.group;
+  float4 v[kQuadsMax];
+  float squares = 0;
+#pragma unroll
+  for (int k = 0; k < kQuadsMax; ++k) {
+    const int64_t i = 4 * (int64_t{k} * kRowThreads + threadIdx.x);
+    if (i >= a.group) break;
+    v[k] = load_quad<kAligned>(a.x + first + i);
+    if (a.more) {
+      const float4 m = load_quad<kAligned>(a.more + first + i);
+      v[k] = {v[k].x + m.x, v[k].y + m.y, v[k].z + m.z, v[k].w + m.w};
+      store_quad<kAligned>(a.sum + first + i, v[k]);
+    }
+    squares = fmaf(v[k].x, v[k].x, fmaf(v[k].y, v[k].y, fmaf(v[k].z, v[k].z, fmaf(v[k].w, v[k].w, squares))));
+  }
+  squares = warp_sum(squares);
+  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = squares;
+  __syncthreads();
+  float all = 0;
+#pragma unroll
+  for (int w = 0; w < kRowThreads / kWarp; ++w) all += warps[w];
+  const float factor = 1.0f / sqrtf(all / static_cast<float>(a.group) + a.eps);
+#pragma unroll
+  for (int k = 0; k < kQuadsMax; ++k) {
+    const int64_t i = 4 * (int64_t{k} * kRowThreads + threadIdx.x);
+    if (i >= a.group) break;
+    const float4 w = load_quad<false>(a.weight + i);
+    store_quad<kAligned>(a.out + first + i,
+                         {v[k].x * factor * w.x, v[k].y * factor * w.y, v[k].z * factor * w.z, v[k].w * factor * w.w});
+  }
+}
+
+// A warp a run, of any length.
+__global__ void normalise_runs(const __grid_constant__ Rows a) {
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t run = first_item() / kWarp; run < a.runs; run += item_step() / kWarp) {
+    const float* x = a.x + run * a.group;
+    if (a.more) {
+      for (int64_t i = lane; i < a.group; i += kWarp) a.sum[run * a.group + i] = x[i] + a.more[run * a.group + i];
+      x = a.sum + run * a.group;
+    }
+    float squares = 0;
+    for (int64_t i = lane; i < a.group; i += kWarp) squares = fmaf(x[i], x[i], squares);
+    const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.group) + a.eps);
+    for (int64_t i = lane; i < a.group; i += kWarp) a.out[run * a.group + i] = x[i] * factor * a.weight[i];
+  }
+}
+
+void normalise(const Rows& a, const CudaStream& stream) {
+  if (a.runs == 0) return;
+  if (a.group <= kWarpGroupMax || a.group % 4 != 0 || a.group > 4 * kQuadsMax * kRowThreads) {
+    normalise_runs<<<blocks_for(a.runs * kWarp), kThreads, 0, stream.raw()>>>(a);
+  } else {
+    const auto places = reinterpret_cast<uintptr_t>(a.x) | reinterpret_cast<uintptr_t>(a.more) |
+                        reinterpret_cast<uintptr_t>(a.sum) | reinterpret_cast<uintptr_t>(a.out);
+    const auto blocks = static_cast<unsigned>(a.runs);
+    launch_early(stream, places % sizeof(float4) == 0 ? normalise_rows<true> : normalise_rows<false>, blocks,
+                 kRowThreads, 0, a);
+  }
+  launched("RMSNORM");
+}
+
+}  // namespace
+
+void rmsnorm(const kit::OpCall& call) {
+  const int64_t group = call.op->attr.norm.group;
+  normalise({call.in[0].f32(), nullptr, call.weight[0]->vector(), group, call.in[0].rows * (call.in[0].width / group),
+             call.op->attr.norm.eps, nullptr, call.out[0].f32()},
+            stream_of(call));
+}
+
+void add_rmsnorm(const kit::OpCall& call) {
+  normalise({call.in[0].f32(), call.in[1].f32(), call.weight[0]->vector(), call.in[0].width, call.in[0].rows,
+             call.op->attr.norm.eps, call.out[0].f32(), call.out[1].f32()},
+            stream_of(call));
+}
+
+}  // namespace motley::cuda

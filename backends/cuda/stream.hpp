@@ -1,0 +1,137 @@
+// A queue's CUDA stream: the batch of a program on the GPU, records of programs (CUDA graphs), and marks.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <mutex>
+
+#include "cuda/attention/plan.hpp"
+#include "cuda/memory.hpp"
+
+typedef struct CUstream_st* cudaStream_t;  // as the CUDA runtime has them, whose header is not everywhere
+typedef struct CUevent_st* cudaEvent_t;
+typedef struct CUgraphExec_st* cudaGraphExec_t;
+
+namespace motley::cuda {
+
+// What a kernel found wrong in its data; a literal text each (stream.cpp).
+enum class Fault : int32_t { kNone = 0, kToken, kExpert, kPending };
+
+// What a program's steps want of every batch (kit::Plan::data).
+struct ProgramNeeds {
+  std::vector<AttentionShape> shapes;
+  bool samples = false;
+};
+
+// A batch on the GPU, for the steps of one program. Null where the batch has none.
+struct DeviceBatch {
+  int32_t rows = 0;
+  const int32_t *token_ids = nullptr, *token_slots = nullptr, *positions = nullptr, *kv_slots = nullptr;
+  const int32_t *row_sequence = nullptr, *blocks = nullptr, *head_rows = nullptr;
+  const uint32_t* seq_block_begin = nullptr;
+  const motley_sample_row* samples = nullptr;
+  const motley_token_count* counts = nullptr;
+  const int32_t* pending = nullptr;
+  const motley_token_bias* biases = nullptr;
+  float* replaced = nullptr;  // a place for each of biases, counts and pending tokens, in this order
+  uint32_t biases_room = 0, counts_room = 0;
+  int32_t* fault = nullptr;  // a Fault; the first one stays
+};
+
+// How a batch's rows are attended by ops of a shape: on the GPU, where there are such rows.
+struct AttentionItems {
+  const ChunkItem* chunks = nullptr;
+  const int32_t* chunk_items = nullptr;
+  const PassItem* passes = nullptr;
+  int32_t passes_count = 0;
+};
+
+// Pinned memory in pieces that come back, and events. Thread-safe.
+class PinnedPool {
+ public:
+  struct Piece {
+    std::byte* data = nullptr;
+    uint64_t bytes = 0;
+  };
+  ~PinnedPool();
+  Piece take(uint64_t bytes);
+  void give(Piece piece);
+  cudaEvent_t take_event();
+  void give_event(cudaEvent_t event);
+
+ private:
+  std::mutex mutex_;
+  std::vector<Piece> pieces_;
+  std::vector<cudaEvent_t> events_;
+};
+
+class CudaStream : public kit::Stream {
+ public:
+  explicit CudaStream(CudaMemory& memory);
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+  ~CudaStream() override;
+  void copy(std::byte* to, const std::byte* from, uint64_t bytes) override;
+  void to_host(void* to, const std::byte* from, uint64_t bytes) override;
+  void from_host(std::byte* to, const void* from, uint64_t bytes) override;
+  bool begin(const motley_batch& batch, std::span<const int32_t> row_sequence, const kit::Plan& plan,
+             std::span<const uint64_t> key) override;
+  bool end() override;
+  void follow(kit::Stream& other) override;
+  void finish() override;
+  std::unique_ptr<kit::Mark> mark() override;
+
+  cudaStream_t raw() const { return stream_; }
+  const DeviceBatch& batch() const { return batch_; }
+  // Of ProgramNeeds::shapes.
+  const AttentionItems& attention(size_t shape) const { return attention_[shape]; }
+  int32_t* counters() const { return reinterpret_cast<int32_t*>(counters_); }  // kPartialsMax, zero between steps
+  int processors() const { return processors_; }
+  bool starts_early() const { return starts_early_; }  // kernels may be set up while the one before ends
+
+  // A copy to the host that waits in pinned memory.
+  struct Arrival {
+    void* to;
+    const std::byte* from;
+    uint64_t bytes;
+  };
+  // What a mark takes over from the stream.
+  struct Held {
+    std::vector<Arrival> arrivals;
+    std::vector<PinnedPool::Piece> pieces;
+    const int32_t* fault = nullptr;
+  };
+
+ private:
+  class Layout;
+  struct Record {
+    uint32_t uses = 0;
+    bool refused = false;  // it cannot be recorded
+    cudaGraphExec_t graph = nullptr;
+  };
+  void lay_out(const motley_batch& batch, std::span<const int32_t> row_sequence, const ProgramNeeds& needs,
+               Layout& layout);
+  void send(Layout& layout, uint64_t* device_bytes);
+  bool replay(std::vector<uint64_t> key);
+  void drop_records();
+  void stop_recording();
+  std::byte* staged(uint64_t bytes);
+
+  CudaMemory& memory_;
+  PinnedPool pool_;
+  cudaStream_t stream_ = nullptr;
+  std::byte *device_ = nullptr, *counters_ = nullptr;  // the batch on the GPU: the first word is the fault
+  uint64_t room_ = 0;
+  int processors_ = 0;
+  bool starts_early_ = false;
+  Held held_;
+  PinnedPool::Piece staging_;
+  uint64_t staged_ = 0;  // of staging_
+  bool in_program_ = false;
+  std::map<std::vector<uint64_t>, Record> records_;
+  Record* recording_ = nullptr;
+  DeviceBatch batch_;
+  std::vector<AttentionItems> attention_;
+};
+
+}  // namespace motley::cuda
