@@ -48,7 +48,6 @@ __global__ void each_value(F f, const float* a, const float* b, int64_t count, f
 template <class F>
 __global__ void each_four(F f, const float4* a, const float4* b, int64_t count, float4* out) {
   wait_for_earlier();
-  let_later_begin();
   for (int64_t i = first_item(); i < count; i += item_step()) {
     const float4 x = a[i], y = b ? b[i] : float4{};
     out[i] = {f(x.x, y.x), f(x.y, y.y), f(x.z, y.z), f(x.w, y.w)};

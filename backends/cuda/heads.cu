@@ -88,7 +88,6 @@ struct Heads {
 // A warp a head of q, k or v.
 __global__ void each_head(const __grid_constant__ Heads a) {
   wait_for_earlier();
-  let_later_begin();
   const int32_t kv_heads = a.slots ? a.layer.kv_heads : 0, heads = a.q_heads + 2 * kv_heads;
   for (int64_t i = first_item() / kWarp; i < a.rows * heads; i += item_step() / kWarp) {
     const int64_t row = static_cast<uint32_t>(i) / static_cast<uint32_t>(heads);  // fewer than 2^32: see launch()

@@ -38,13 +38,6 @@ __device__ inline void wait_for_earlier() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// The kernel after this one may be set up.
-__device__ inline void let_later_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
 inline void launched(const char* what) { check(cudaGetLastError(), what); }
 
 // This thread's first item and the distance to its next one.

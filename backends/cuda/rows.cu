@@ -36,7 +36,6 @@ template <bool kAligned>
 __global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_constant__ Rows a) {
   __shared__ float warps[kRowThreads / kWarp];
   wait_for_earlier();
-  let_later_begin();
   const int64_t first = blockIdx.x * a.group;
   float4 v[kQuadsMax];
   float squares = 0;

@@ -398,7 +398,6 @@ template <class T, int D, bool kCapped>
 __global__ void __launch_bounds__(kThreadsHere, kBlocksOf<D>) attend_items(const __grid_constant__ Attention a) {
   extern __shared__ __align__(16) std::byte memory[];
   wait_for_earlier();
-  let_later_begin();
   ChunkAttention<T, D, kCapped> attention(a, *reinterpret_cast<Shared<D>*>(memory));
   const int32_t count = *a.chunk_items;
   for (int32_t i = blockIdx.x; i < count; i += gridDim.x) attention.run(a.chunks[i]);
