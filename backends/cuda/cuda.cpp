@@ -4,6 +4,7 @@
 
 #include "cuda/driver.hpp"
 #include "cuda/ops.hpp"
+#include "cuda/products/products.hpp"
 #include "cuda/weight.hpp"
 #include "kit/reference.hpp"
 
@@ -16,7 +17,7 @@ using kit::OpCall;
 kit::KernelTable make_table() {
   kit::KernelTable t{};
   t[MOTLEY_OP_EMBED] = {embed, nullptr};
-  t[MOTLEY_OP_MATMUL] = {matmul, nullptr};
+  t[MOTLEY_OP_MATMUL] = {matmul, product_scratch};
   t[MOTLEY_OP_ADD] = {add, nullptr};
   t[MOTLEY_OP_MUL] = {mul, nullptr};
   t[MOTLEY_OP_SCALE] = {scale, nullptr};
@@ -34,7 +35,7 @@ kit::KernelTable make_table() {
   t[MOTLEY_OP_SELECT_ROWS] = {select_rows, nullptr};
   t[MOTLEY_OP_SAMPLE] = {sample, nullptr};
   t[MOTLEY_OP_TOPK_ROUTER] = {topk_router, nullptr};
-  t[MOTLEY_OP_GROUPED_MATMUL] = {grouped_matmul, nullptr};
+  t[MOTLEY_OP_GROUPED_MATMUL] = {grouped_matmul, product_scratch};
   t[MOTLEY_OP_COMBINE_EXPERTS] = {combine_experts, nullptr};
   t[MOTLEY_OP_SIGMOID_MUL] = {sigmoid_mul, nullptr};
   t[MOTLEY_OP_CLAMPED_SWIGLU] = {clamped_swiglu, nullptr};
@@ -80,10 +81,17 @@ motley_device_desc describe(const Gpu& gpu) {
 const kit::KernelTable& CudaKernels::table() const { return kernels(); }
 
 std::unique_ptr<kit::Weight> CudaKernels::pack(const kit::WeightSource& source) const {
-  return std::make_unique<CudaWeight>(memory_, source);
+  return std::make_unique<CudaWeight>(memory_, source, streaming_);
+}
+
+CudaKernels::CudaKernels(int ordinal, bool one_class, std::string* why_no_library) : memory_(ordinal) {
+  memory_.use();
+  streaming_ = prepare_stream();
+  if (!one_class) library_ = Library::open(why_no_library);
 }
 
 void CudaKernels::fuse(kit::Plan& plan) const {
+  fuse_products(plan, memory_, library_);
   for (kit::PlanOp& op : plan.ops) {
     if (op.kind == MOTLEY_OP_ROPE) op.data = rope_turns(memory_, plan, op);
     if (op.kind == MOTLEY_OP_SAMPLE) op.data = std::make_shared<int64_t>(kit::sample_scratch(plan, op));
@@ -103,7 +111,10 @@ std::unique_ptr<kit::Kernels> CudaBackend::open(uint32_t index, const kit::OpenO
   const std::string variant = describe(gpus[index]).variant;
   if (!options.variant.empty() && options.variant != variant)
     kit::fail(MOTLEY_NOT_FOUND, "this GPU has no variant \"%s\"; it has: %s", options.variant.c_str(), variant.c_str());
-  return std::make_unique<CudaKernels>(gpus[index].ordinal);
+  auto kernels = std::make_unique<CudaKernels>(gpus[index].ordinal, options.deterministic, &why);
+  if (!why.empty() && options.log)
+    options.log(options.log_user, 1, ("prompts go through the plugin's own kernels: " + why).c_str());
+  return kernels;
 }
 
 }  // namespace motley::cuda
