@@ -4,6 +4,7 @@
 
 #include "cuda/driver.hpp"
 #include "cuda/ops.hpp"
+#include "cuda/products/products.hpp"
 #include "cuda/weight.hpp"
 
 namespace motley::cuda {
@@ -15,7 +16,7 @@ using kit::OpCall;
 kit::KernelTable make_table() {
   kit::KernelTable t{};
   t[MOTLEY_OP_EMBED] = {embed, nullptr};
-  t[MOTLEY_OP_MATMUL] = {matmul, nullptr};
+  t[MOTLEY_OP_MATMUL] = {matmul, product_scratch};
   t[MOTLEY_OP_ADD] = {add, nullptr};
   t[MOTLEY_OP_MUL] = {mul, nullptr};
   t[MOTLEY_OP_SCALE] = {scale, nullptr};
@@ -33,7 +34,7 @@ kit::KernelTable make_table() {
   t[MOTLEY_OP_SELECT_ROWS] = {select_rows, nullptr};
   t[MOTLEY_OP_SAMPLE] = {sample, nullptr};
   t[MOTLEY_OP_TOPK_ROUTER] = {topk_router, nullptr};
-  t[MOTLEY_OP_GROUPED_MATMUL] = {grouped_matmul, nullptr};
+  t[MOTLEY_OP_GROUPED_MATMUL] = {grouped_matmul, product_scratch};
   t[MOTLEY_OP_COMBINE_EXPERTS] = {combine_experts, nullptr};
   t[MOTLEY_OP_SIGMOID_MUL] = {sigmoid_mul, nullptr};
   t[MOTLEY_OP_CLAMPED_SWIGLU] = {clamped_swiglu, nullptr};
@@ -58,8 +59,7 @@ motley_device_desc describe(const Gpu& gpu) {
   desc.caps = MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS;
   desc.ops = kit::ops_of(kernels());
   desc.weight_dtypes = kit::weight_formats();
-  desc.kv_dtypes =
-      uint64_t{1} << MOTLEY_F32 | uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_BF16 | uint64_t{1} << MOTLEY_I8;
+  desc.kv_dtypes = kit::kKvDtypes;
   return desc;
 }
 
@@ -68,10 +68,19 @@ motley_device_desc describe(const Gpu& gpu) {
 const kit::KernelTable& CudaKernels::table() const { return kernels(); }
 
 std::unique_ptr<kit::Weight> CudaKernels::pack(const kit::WeightSource& source) const {
-  return std::make_unique<CudaWeight>(memory_, source);
+  return std::make_unique<CudaWeight>(memory_, source, streaming_);
 }
 
-void CudaKernels::fuse(kit::Plan& plan) const { cuda::fuse(plan, memory_); }
+CudaKernels::CudaKernels(int ordinal, bool one_class, std::string* why_no_library) : memory_(ordinal, one_class) {
+  memory_.use();
+  streaming_ = prepare_stream();
+  if (!one_class) library_ = Library::open(why_no_library);
+}
+
+void CudaKernels::fuse(kit::Plan& plan) const {
+  fuse_products(plan, memory_, library_);
+  cuda::fuse(plan, memory_);
+}
 
 std::vector<motley_device_desc> CudaBackend::devices(std::string* why) {
   std::vector<motley_device_desc> found;
@@ -86,7 +95,10 @@ std::unique_ptr<kit::Kernels> CudaBackend::open(uint32_t index, const kit::OpenO
   const std::string variant = describe(gpus[index]).variant;
   if (!options.variant.empty() && options.variant != variant)
     kit::fail(MOTLEY_NOT_FOUND, "this GPU has no variant \"%s\"; it has: %s", options.variant.c_str(), variant.c_str());
-  return std::make_unique<CudaKernels>(gpus[index].ordinal, options.deterministic);
+  auto kernels = std::make_unique<CudaKernels>(gpus[index].ordinal, options.deterministic, &why);
+  if (!why.empty() && options.log)
+    options.log(options.log_user, 1, ("prompts go through the plugin's own kernels: " + why).c_str());
+  return kernels;
 }
 
 }  // namespace motley::cuda

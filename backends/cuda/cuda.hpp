@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "cuda/products/library.hpp"
 #include "cuda/stream.hpp"
 #include "kit/kit.hpp"
 
@@ -9,7 +10,8 @@ namespace motley::cuda {
 
 class CudaKernels : public kit::Kernels {
  public:
-  CudaKernels(int ordinal, bool one_class) : memory_(ordinal, one_class) {}
+  // one_class: prompt rows go the way of generated ones.
+  CudaKernels(int ordinal, bool one_class, std::string* why_no_library);
   const kit::KernelTable& table() const override;
   std::unique_ptr<kit::Weight> pack(const kit::WeightSource& source) const override;
   void fuse(kit::Plan& plan) const override;
@@ -17,6 +19,8 @@ class CudaKernels : public kit::Kernels {
 
  private:
   mutable CudaMemory memory_;
+  bool streaming_ = false;
+  std::shared_ptr<const Library> library_;
 };
 
 class CudaBackend : public kit::Backend {

@@ -4,6 +4,8 @@
 
 #include "kit/kit.hpp"
 
+typedef struct CUstream_st* cudaStream_t;  // as the CUDA runtime has it, whose header is not everywhere
+
 namespace motley::cuda {
 
 // Throws Error for a CUDA call that failed; `code` is a cudaError_t, `what` was tried.

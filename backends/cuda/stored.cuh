@@ -4,6 +4,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include "motley/types.h"
 
@@ -13,6 +14,7 @@ __device__ inline float load_as(int32_t dtype, const void* from, int64_t i) {
   switch (dtype) {
     case MOTLEY_F16: return __half2float(static_cast<const __half*>(from)[i]);
     case MOTLEY_BF16: return __bfloat162float(static_cast<const __nv_bfloat16*>(from)[i]);
+    case MOTLEY_F8_E4M3: return static_cast<float>(static_cast<const __nv_fp8_e4m3*>(from)[i]);
     case MOTLEY_I8: return static_cast<float>(static_cast<const int8_t*>(from)[i]);
     default: return static_cast<const float*>(from)[i];
   }
@@ -22,6 +24,7 @@ __device__ inline void store_as(int32_t dtype, float value, void* to, int64_t i)
   switch (dtype) {
     case MOTLEY_F16: static_cast<__half*>(to)[i] = __float2half_rn(value); return;
     case MOTLEY_BF16: static_cast<__nv_bfloat16*>(to)[i] = __float2bfloat16_rn(value); return;
+    case MOTLEY_F8_E4M3: static_cast<__nv_fp8_e4m3*>(to)[i] = __nv_fp8_e4m3(value); return;
     default: static_cast<float*>(to)[i] = value;
   }
 }

@@ -32,6 +32,16 @@ const char* text_of(Fault fault) {
 // The least power of two that holds `count`; records then fit the batches that follow.
 uint64_t room_for(uint64_t count, uint64_t least) { return count == 0 ? 0 : std::bit_ceil(std::max(count, least)); }
 
+// Which rows are generated: prompt rows may go through other kernels.
+void add_classes(const motley_batch& b, std::vector<uint64_t>* key) {
+  const uint64_t rows = std::min<uint64_t>(b.rows, kRecordRowsMax);
+  for (uint64_t r = 0; r < rows; r += 64) {
+    uint64_t bits = 0;
+    for (uint64_t i = r; i < std::min(rows, r + 64); ++i) bits |= uint64_t{b.generated[i] != 0} << (i - r);
+    key->push_back(bits);
+  }
+}
+
 class CudaMark : public kit::Mark {
  public:
   CudaMark(CudaMemory& memory, PinnedPool& pool, CudaStream::Held held, cudaEvent_t event)
@@ -295,6 +305,7 @@ bool CudaStream::begin(const motley_batch& b, std::span<const int32_t> row_seque
   layout.write(piece.data, device_, &all);
   for (const AttentionItems& items : attention_) all.push_back(static_cast<uint64_t>(items.passes_count));
   all.push_back(batch_.counts_room), all.push_back(batch_.biases_room);
+  if (!memory_.one_class()) add_classes(b, &all);
   batch_.fault = reinterpret_cast<int32_t*>(device_);
   check(cudaMemcpyAsync(device_, piece.data, layout.used(), cudaMemcpyHostToDevice, stream_), "copying a batch");
   held_.fault = reinterpret_cast<const int32_t*>(piece.data);

@@ -8,8 +8,7 @@
 #include "cuda/attention/plan.hpp"
 #include "cuda/memory.hpp"
 
-typedef struct CUstream_st* cudaStream_t;  // as the CUDA runtime has them, whose header is not everywhere
-typedef struct CUevent_st* cudaEvent_t;
+typedef struct CUevent_st* cudaEvent_t;  // as memory.hpp has cudaStream_t
 typedef struct CUgraphExec_st* cudaGraphExec_t;
 
 namespace motley::cuda {

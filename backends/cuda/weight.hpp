@@ -1,8 +1,9 @@
-// Weights on the GPU: the file's blocks as they are.
+// Weights on the GPU: tiles of the formats that have them (products/tiles.cuh), else the file's blocks as they are.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include "cuda/memory.hpp"
+#include "kit/memory.hpp"
 
 namespace motley::cuda {
 
@@ -17,7 +18,10 @@ Columns cut_columns(const kit::Format& format, std::span<const motley_range> ran
 // A weight as kernels see it.
 struct WeightView {
   const uint8_t* data = nullptr;
-  int64_t row_bytes = 0, rows = 0, cols = 0;
+  int64_t row_bytes = 0, rows = 0, cols = 0;  // row_bytes: of 16 rows if tiled
+  bool tiled = false;
+  bool streams = false;  // products/stream.hpp serves it
+  int64_t expert_bytes = 0;
   const int32_t* sub_block_of = nullptr;
   // By the file's id: the held row or expert, -1 for one that is another shard's; null: all are held.
   const int32_t *row_of = nullptr, *expert_of = nullptr;
@@ -26,13 +30,17 @@ struct WeightView {
 
 class CudaWeight : public kit::Weight {
  public:
-  CudaWeight(CudaMemory& memory, const kit::WeightSource& source);
+  // streaming: this GPU runs the kernels of products/stream.hpp.
+  CudaWeight(CudaMemory& memory, const kit::WeightSource& source, bool streaming);
   const float* vector() const override { return host_vector_.empty() ? nullptr : data_.as<float>(); }
   // A VECTOR weight as it was before it went to the GPU.
   const std::vector<float>& host_vector() const { return host_vector_; }
   const WeightView& view() const { return view_; }
 
  private:
+  void hold(CudaMemory& memory, const kit::WeightSource& source);
+  void make_tiles(CudaMemory& memory);
+  kit::Allocation tiles_;
   DeviceBytes data_, sub_block_of_, row_of_, expert_of_;
   std::vector<float> host_vector_;
   WeightView view_;

@@ -435,6 +435,7 @@ void attend_chunks(const Attention& a, const CudaStream& stream) {
   switch (a.layer.dtype) {
     case MOTLEY_F16: launch_for<__half>(a, stream); break;
     case MOTLEY_BF16: launch_for<__nv_bfloat16>(a, stream); break;
+    case MOTLEY_F8_E4M3: launch_for<__nv_fp8_e4m3>(a, stream); break;
     default: launch_for<int8_t>(a, stream);
   }
   launched("PAGED_ATTENTION");

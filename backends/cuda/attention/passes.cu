@@ -175,7 +175,7 @@ class PassAttention {
       const bool there = slot >= 0 && held;
       const uint64_t from = uint64_t{step} * static_cast<uint32_t>(max(slot, 0)) + at;
       const uint32_t to = piece_at<D>(row, piece);
-      if constexpr (N::kScaled) {
+      if constexpr (sizeof(typename N::Raw) < sizeof(uint4)) {
         convert(keys + to, a_.layer.k + from, there), convert(values + to, a_.layer.v + from, there);
       } else {
         copy_later(keys + to, a_.layer.k + from, there), copy_later(values + to, a_.layer.v + from, there);
@@ -376,6 +376,7 @@ void attend_passes(const Attention& a, cudaStream_t stream) {
   switch (a.layer.dtype) {
     case MOTLEY_F16: launch_for<__half>(a, stream); break;
     case MOTLEY_BF16: launch_for<__nv_bfloat16>(a, stream); break;
+    case MOTLEY_F8_E4M3: launch_for<__nv_fp8_e4m3>(a, stream); break;
     default: launch_for<int8_t>(a, stream);
   }
   launched("PAGED_ATTENTION");

@@ -4,6 +4,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include "cuda/attention/plan.hpp"
 #include "cuda/launch.cuh"
@@ -117,6 +118,17 @@ struct Numbers<__nv_bfloat16> {
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
+};
+// Exact in f16.
+template <>
+struct Numbers<__nv_fp8_e4m3> : Numbers<__half> {
+  using Raw = uint2;
+  __device__ static uint32_t two(uint32_t word, int at) {
+    const auto pair = static_cast<__nv_fp8x2_storage_t>(word >> (8 * at));
+    const __half2_raw both = __nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3);
+    return both.x | static_cast<uint32_t>(both.y) << 16;
+  }
+  __device__ static uint4 take(const Raw& raw) { return {two(raw.x, 0), two(raw.x, 2), two(raw.y, 0), two(raw.y, 2)}; }
 };
 // Integers of 8 bits are exact in bf16; a position's scale goes to its score and its weight.
 template <>

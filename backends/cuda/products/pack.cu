@@ -1,0 +1,106 @@
+#include "cuda/launch.cuh"
+#include "cuda/products/element.cuh"
+#include "cuda/products/pack.hpp"
+#include "cuda/products/tiles.cuh"
+
+namespace motley::cuda {
+
+namespace {
+
+// A block of threads a tile: words of codes, then scales.
+template <class Kind>
+__global__ void fill_tiles(const uint8_t* blocks, int64_t row_bytes, int64_t rows, int64_t cols, uint8_t* tiles) {
+  using Block = typename Kind::Block;
+  const int64_t across = gridDim.x, down = gridDim.y, expert = blockIdx.z;
+  const int64_t first_row = int64_t{blockIdx.y} * kTileRows, first_column = int64_t{blockIdx.x} * Kind::kColumns;
+  uint8_t* const tile = tiles + ((expert * down + blockIdx.y) * across + blockIdx.x) * Kind::kTileBytes;
+  const int64_t columns = min(int64_t{Kind::kColumns}, cols - first_column);
+  const int row = threadIdx.x % kTileRows;
+  if (first_row + row >= rows) return;
+  const uint8_t* const from = blocks + (expert * rows + first_row + row) * row_bytes;
+  for (int i = threadIdx.x / kTileRows; i < columns; i += blockDim.x / kTileRows) {
+    const int64_t column = first_column + i;
+    const uint8_t* const block = from + column / Block::kBlock * Block::kBytes;
+    const int e = static_cast<int>(column % Block::kBlock);
+    const auto code = static_cast<uint32_t>(Kind::file_code(block, e));
+    auto* const words = reinterpret_cast<uint32_t*>(tile);
+    const auto p = Kind::place(row, i);
+    atomicOr(words + p.word, (code & (Kind::kCodeLoads == 8 ? 255u : 15u)) << p.shift);
+    if (Kind::kMoreLoads > 0) {
+      const auto q = Kind::more_place(row, i);
+      atomicOr(words + q.word, code >> 4 << q.shift);
+    }
+    if (e % Block::kSubBlock == 0) Kind::file_scales(block, row, i / Block::kSubBlock, tile);
+  }
+}
+
+constexpr int kTilesAtOnce = 4;
+
+// A warp a tile, which it turns in shared memory so that it writes whole lines.
+template <class Kind>
+__global__ void tiles_to_bf16(WeightView w, int first_tile, int64_t first, int64_t count, __nv_bfloat16* out) {
+  constexpr int kPad = 8;
+  __shared__ __align__(16) __nv_bfloat16 turned[kTilesAtOnce][kTileRows][Kind::kColumns + kPad];
+  const Lane lane;
+  const int warp = threadIdx.x / kWarp, chunk = blockIdx.x * kTilesAtOnce + warp, tile = first_tile + blockIdx.y;
+  if (int64_t{chunk} * Kind::kColumns >= w.cols) return;
+  typename Kind::Chunk c;
+  Kind::load(c, w.data + tile * w.row_bytes + int64_t{chunk} * Kind::kTileBytes, lane);
+  const auto put = [&](int s, const Operand& a) {
+    const int column = 64 * lane.part + 8 * s;  // Kind::unit
+    *reinterpret_cast<uint4*>(&turned[warp][lane.row][column]) = a.low;
+    *reinterpret_cast<uint4*>(&turned[warp][lane.row + 8][column]) = a.high;
+  };
+  [&]<int... s>(std::integer_sequence<int, s...>) { (put(s, Kind::template step<s>(c, lane)), ...); }
+  (std::make_integer_sequence<int, Kind::kSteps>());
+  __syncwarp();
+  const int64_t column = int64_t{chunk} * Kind::kColumns + 8 * lane.index;
+  for (int r = 0; r < kTileRows; ++r) {
+    const int64_t row = int64_t{tile} * kTileRows + r - first;
+    if (row < count && column < w.cols)
+      *reinterpret_cast<uint4*>(out + row * w.cols + column) = load16(&turned[warp][r][8 * lane.index]);
+  }
+}
+
+template <class Block>
+__global__ void blocks_to_bf16(WeightView w, int64_t first, int64_t count, __nv_bfloat16* out) {
+  for (int64_t i = first_item(); i < count * w.cols; i += item_step())
+    out[i] = __float2bfloat16_rn(element<Block>(w, w.data + (first + i / w.cols) * w.row_bytes, i % w.cols));
+}
+
+}  // namespace
+
+int64_t tile_bytes(int32_t dtype) {
+  int64_t bytes = 0;
+  visit_packed(dtype, [&]<class Kind>(Kind) { bytes = Kind::kTileBytes; });
+  return bytes;
+}
+
+void make_tiles(int32_t dtype, const uint8_t* blocks, int64_t row_bytes, int64_t rows, int64_t cols, int64_t experts,
+                uint8_t* tiles) {
+  const dim3 grid(static_cast<unsigned>(tiles_across(cols)), static_cast<unsigned>(tiles_down(rows)),
+                  static_cast<unsigned>(experts));
+  visit_packed(dtype,
+               [&]<class Kind>(Kind) { fill_tiles<Kind><<<grid, kThreads>>>(blocks, row_bytes, rows, cols, tiles); });
+  launched("re-laying a weight");
+  check(cudaStreamSynchronize(nullptr), "re-laying a weight");
+}
+
+void to_bf16(int32_t dtype, const WeightView& w, int64_t first, int64_t count, void* out, cudaStream_t stream) {
+  auto* const to = static_cast<__nv_bfloat16*>(out);
+  if (w.tiled) {
+    const dim3 grid(static_cast<unsigned>((tiles_across(w.cols) + kTilesAtOnce - 1) / kTilesAtOnce),
+                    static_cast<unsigned>(tiles_down(count)));
+    visit_packed(dtype, [&]<class Kind>(Kind) {
+      tiles_to_bf16<Kind>
+          <<<grid, kTilesAtOnce * kWarp, 0, stream>>>(w, static_cast<int>(first / kTileRows), first, count, to);
+    });
+  } else {
+    kit::blocks::visit(dtype, [&]<class Block>(Block) {
+      blocks_to_bf16<Block><<<blocks_for(count * w.cols), kThreads, 0, stream>>>(w, first, count, to);
+    });
+  }
+  launched("a weight as bf16");
+}
+
+}  // namespace motley::cuda

@@ -1,0 +1,242 @@
+// EMBED and the matrix products: which kernels take which rows. Formats without tiles have a kernel of kit's formulas.
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "cuda/launch.cuh"
+#include "cuda/products/element.cuh"
+#include "cuda/products/pack.hpp"
+#include "cuda/products/products.hpp"
+#include "cuda/products/tiles.cuh"
+
+namespace motley::cuda {
+
+namespace {
+
+constexpr int kBlockRows = 8;  // activation rows that share a de-quantised weight
+constexpr int kWarps = 8;      // of a block
+
+const CudaWeight& weight_of(const kit::OpCall& call, size_t i) {
+  return *static_cast<const CudaWeight*>(call.weight[2 * i]);
+}
+const float* bias_of(const kit::OpCall& call, size_t i) {
+  return call.weight[2 * i + 1] ? call.weight[2 * i + 1]->vector() : nullptr;
+}
+
+struct Numbering {
+  const int32_t* slots;
+  float factor;
+};
+
+// The held row of this block's token, -1 for none.
+__device__ int64_t token_row(const WeightView& w, const DeviceBatch& batch, const int32_t* slots, int64_t r) {
+  const int32_t slot = batch.token_slots ? batch.token_slots[r] : -1;
+  const bool from_slot = slot >= 0 && slots;
+  const int32_t token = from_slot ? slots[slot] : batch.token_ids[r];
+  const bool known = token >= 0 && token < w.source_rows && (slot < 0 || from_slot);
+  if (!known && threadIdx.x == 0) report(batch.fault, Fault::kToken);
+  return !known ? -1 : w.row_of ? w.row_of[token] : token;
+}
+
+// A block of threads a row.
+template <class Block>
+__global__ void embed_rows(WeightView w, DeviceBatch batch, Numbering n, float* out) {
+  const int64_t r = blockIdx.x, row = token_row(w, batch, n.slots, r);
+  for (int64_t i = threadIdx.x; i < w.cols; i += blockDim.x)
+    out[r * w.cols + i] = row < 0 ? 0.0f : element<Block>(w, w.data + row * w.row_bytes, i) * n.factor;
+}
+
+template <class Kind>
+__global__ void embed_tiles(WeightView w, DeviceBatch batch, Numbering n, float* out) {
+  const int64_t r = blockIdx.x, row = token_row(w, batch, n.slots, r);
+  const uint8_t* const tiles = w.data + row / kTileRows * w.row_bytes;
+  for (int64_t i = threadIdx.x; i < w.cols; i += blockDim.x) {
+    const uint8_t* const tile = tiles + i / Kind::kColumns * Kind::kTileBytes;
+    const float value =
+        row < 0 ? 0.0f : Kind::value(tile, static_cast<int>(row % kTileRows), static_cast<int>(i % Kind::kColumns));
+    out[r * w.cols + i] = value * n.factor;
+  }
+}
+
+// A warp a weight row; each lane adds every 32nd product.
+template <class Block>
+__global__ void multiply(WeightView w, const float* bias, const float* x, int64_t rows, float* out) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t n = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  const int64_t first = int64_t{blockIdx.y} * kBlockRows;
+  if (n >= w.rows) return;
+  const int64_t count = min(int64_t{kBlockRows}, rows - first);
+  const uint8_t* row = w.data + n * w.row_bytes;
+  float sum[kBlockRows] = {};
+  for (int64_t i = lane; i < w.cols; i += kWarp) {
+    const float value = element<Block>(w, row, i);
+#pragma unroll
+    for (int r = 0; r < kBlockRows; ++r)
+      if (r < count) sum[r] = fmaf(value, x[(first + r) * w.cols + i], sum[r]);
+  }
+#pragma unroll
+  for (int r = 0; r < kBlockRows; ++r) {
+    const float total = warp_sum(sum[r]);
+    if (lane == 0 && r < count) out[(first + r) * w.rows + n] = total + (bias ? bias[n] : 0.0f);
+  }
+}
+
+// A warp for each (row, choice) and weight row.
+template <class Block>
+__global__ void multiply_choices(WeightView w, const float* bias, const float* x, Choice choice, float* out) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t n = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp, pair = blockIdx.x;
+  if (n >= w.rows) return;
+  const int32_t expert = choice.ids[pair];
+  const bool known = expert >= 0 && expert < choice.source_experts;
+  if (!known && lane == 0) report(choice.fault, Fault::kExpert);
+  const int64_t held = !known ? -1 : choice.expert_of ? choice.expert_of[expert] : expert;
+  float sum = 0;
+  if (held >= 0) {
+    const uint8_t* row = w.data + (held * w.rows + n) * w.row_bytes;
+    const float* mine = x + (choice.own_inputs ? pair : pair / choice.top_k) * w.cols;
+    for (int64_t i = lane; i < w.cols; i += kWarp) sum = fmaf(element<Block>(w, row, i), mine[i], sum);
+    sum = warp_sum(sum) + (bias ? bias[held * w.rows + n] : 0.0f);
+  }
+  if (lane == 0) out[pair * w.rows + n] = sum;
+}
+
+unsigned row_blocks(const WeightView& w) { return static_cast<unsigned>((w.rows + kWarps - 1) / kWarps); }
+
+// Rows [first, first + rows) of a call, of one numeric class.
+struct Rows {
+  int64_t first, count;
+};
+
+Job job_of(const kit::OpCall& call, Rows rows) {
+  const CudaWeight& w = weight_of(call, 0);
+  Job job{};
+  job.dtype = w.format;
+  job.cols = static_cast<int32_t>(w.cols);
+  job.row_bytes = w.view().row_bytes, job.expert_bytes = w.view().expert_bytes;
+  job.x = call.in[0].f32(rows.first), job.rows = rows.count;
+  const bool add = call.in.size() > 1 && call.op->kind == MOTLEY_OP_MATMUL && call.in[1].data;
+  for (size_t i = 0; i < call.out.size(); ++i) {
+    const WeightView& view = weight_of(call, i).view();
+    job.products[i] = {view.data,
+                       bias_of(call, i),
+                       add ? call.in[1].f32(rows.first) : nullptr,
+                       call.out[i].f32(rows.first),
+                       static_cast<int32_t>(view.rows),
+                       job.tiles};
+    job.tiles += tiles_of(view.rows);
+    ++job.count;
+  }
+  return job;
+}
+
+bool aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
+
+bool fits_library(const Job& job) {
+  for (int i = 0; i < job.count; ++i) {
+    const Product& p = job.products[i];
+    if (!Library::takes(p.width, job.cols) || !aligned(p.out) || !aligned(p.residual) || !aligned(p.bias)) return false;
+  }
+  return true;
+}
+
+void multiply_by_library(const kit::OpCall& call, const Job& job, const Library& library) {
+  const cudaStream_t stream = stream_of(call).raw();
+  const LibraryScratch at = library_scratch(job.rows, job.cols);
+  std::byte* const x = call.scratch;
+  const int64_t stride = bf16_stride(job.cols);
+  rows_to_bf16(job.x, job.rows, job.cols, x, stride, stream);
+  for (int i = 0; i < job.count; ++i) {
+    const Product& p = job.products[i];
+    const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
+    const bool direct = w.format == MOTLEY_BF16 && !w.view().sub_block_of;
+    const int64_t step = direct ? p.width : slab_rows(p.width, job.cols);
+    for (int64_t first = 0; first < p.width; first += step) {
+      LibraryCall one{};
+      one.width = std::min(step, p.width - first), one.cols = job.cols, one.rows = job.rows, one.stride = stride;
+      one.w = direct ? static_cast<const void*>(p.data) : call.scratch + at.slab;
+      if (!direct) to_bf16(w.format, w.view(), first, one.width, call.scratch + at.slab, stream);
+      one.x = x, one.out = p.out + first, one.out_stride = p.width;
+      one.bias = p.bias ? p.bias + first : nullptr, one.add = p.residual ? p.residual + first : nullptr;
+      library.multiply(one, call.scratch + at.workspace, stream);
+    }
+  }
+}
+
+void multiply_by_formulas(const kit::OpCall& call, Rows rows) {
+  const WeightView& w = weight_of(call, 0).view();
+  const dim3 grid(row_blocks(w), static_cast<unsigned>((rows.count + kBlockRows - 1) / kBlockRows));
+  kit::blocks::visit(weight_of(call, 0).format, [&]<class Block>(Block) {
+    multiply<Block><<<grid, kWarps * kWarp, 0, stream_of(call).raw()>>>(w, bias_of(call, 0), call.in[0].f32(rows.first),
+                                                                        rows.count, call.out[0].f32(rows.first));
+  });
+  launched("MATMUL");
+}
+
+void multiply_class(const kit::OpCall& call, const ProductData& data, Rows rows, bool prompt) {
+  const CudaWeight& w = weight_of(call, 0);
+  const Job job = job_of(call, rows);
+  if (prompt && data.library && w.format != MOTLEY_F32 && w.format != MOTLEY_F16 && fits_library(job))
+    return multiply_by_library(call, job, *data.library);
+  if (w.view().streams)
+    multiply_rows(job, call.scratch, reinterpret_cast<uint32_t*>(data.counters.data()), stream_of(call).raw());
+  else
+    multiply_by_formulas(call, rows);
+}
+
+}  // namespace
+
+void embed(const kit::OpCall& call) {
+  if (call.out[0].rows == 0) return;
+  const CudaStream& stream = stream_of(call);
+  const auto& weight = *static_cast<const CudaWeight*>(call.weight[0]);
+  const auto blocks = static_cast<unsigned>(call.out[0].rows);
+  const Numbering numbering{static_cast<const int32_t*>(call.in[0].data), call.op->attr.embed.scale};
+  if (weight.view().tiled) {
+    visit_packed(weight.format, [&]<class Kind>(Kind) {
+      embed_tiles<Kind>
+          <<<blocks, kThreads, 0, stream.raw()>>>(weight.view(), stream.batch(), numbering, call.out[0].f32());
+    });
+  } else {
+    kit::blocks::visit(weight.format, [&]<class Block>(Block) {
+      embed_rows<Block>
+          <<<blocks, kThreads, 0, stream.raw()>>>(weight.view(), stream.batch(), numbering, call.out[0].f32());
+    });
+  }
+  launched("EMBED");
+}
+
+// Prompt rows may be of another class than the others: runs of equal rows are products of their own.
+void matmul(const kit::OpCall& call) {
+  const auto& data = *static_cast<const ProductData*>(call.op->data.get());
+  const int64_t rows = call.in[0].rows;
+  const auto is_prompt = [&](int64_t r) { return data.library && !data.head && call.batch->generated[r] == 0; };
+  for (int64_t first = 0; first < rows;) {
+    int64_t end = first + 1;
+    while (end < rows && is_prompt(end) == is_prompt(first)) ++end;
+    multiply_class(call, data, {first, end - first}, is_prompt(first));
+    first = end;
+  }
+}
+
+void grouped_matmul(const kit::OpCall& call) {
+  const int64_t rows = call.in[0].rows, top_k = call.in[1].width, pairs = rows * top_k;
+  if (pairs == 0) return;
+  const CudaWeight& weight = weight_of(call, 0);
+  const WeightView& w = weight.view();
+  const CudaStream& stream = stream_of(call);
+  const Choice choice{call.in[1].i32(),
+                      w.expert_of,
+                      static_cast<int32_t>(w.source_experts),
+                      static_cast<int32_t>(top_k),
+                      call.in[0].width != w.cols,
+                      stream.batch().fault};
+  if (w.streams) return multiply_chosen(job_of(call, {0, rows}), choice, weight.experts, call.scratch, stream.raw());
+  const dim3 grid(static_cast<unsigned>(pairs), row_blocks(w));
+  kit::blocks::visit(weight.format, [&]<class Block>(Block) {
+    multiply_choices<Block>
+        <<<grid, kWarps * kWarp, 0, stream.raw()>>>(w, bias_of(call, 0), call.in[0].f32(), choice, call.out[0].f32());
+  });
+  launched("GROUPED_MATMUL");
+}
+
+}  // namespace motley::cuda

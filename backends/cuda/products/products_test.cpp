@@ -1,0 +1,202 @@
+// The streaming kernels against sums in double, and against themselves: a row's bits are the same in any company. Needs
+// a GPU; without one every test here is skipped.
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "cuda/driver.hpp"
+#include "cuda/products/library.hpp"
+#include "cuda/products/pack.hpp"
+#include "cuda/products/stream.hpp"
+
+namespace motley::cuda {
+namespace {
+
+constexpr int32_t kFormats[] = {MOTLEY_BF16, MOTLEY_Q4_0, MOTLEY_Q4_1, MOTLEY_Q8_0, MOTLEY_Q4_K, MOTLEY_Q6_K};
+
+class Streaming : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string why;
+    if (find_gpus(&why).empty()) GTEST_SKIP() << why;
+    memory_ = std::make_unique<CudaMemory>(0);
+    memory_->use();
+    if (!prepare_stream()) GTEST_SKIP() << "this GPU has too little shared memory";
+  }
+
+  std::vector<float> normals(int64_t count) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float& x : values) x = normal(random_);
+    return values;
+  }
+
+  // Random codes; scales of about 0.01.
+  std::vector<uint8_t> random_blocks(const kit::Format& format, int64_t count) {
+    std::vector<uint8_t> bytes(static_cast<size_t>(count / format.block * format.bytes));
+    if (format.dtype == MOTLEY_BF16) {
+      for (size_t i = 0; i < bytes.size(); i += 2) put(bytes, i, kit::f32_to_bf16(normals(1)[0]));
+      return bytes;
+    }
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_());
+    for (size_t i = 0; i < bytes.size(); i += static_cast<size_t>(format.bytes)) {
+      const auto scale = [&] { return kit::f32_to_f16(0.01f + 0.001f * normals(1)[0]); };
+      if (format.dtype == MOTLEY_Q6_K) {
+        put(bytes, i + 208, scale());
+      } else {
+        put(bytes, i, scale());
+        if (format.dtype == MOTLEY_Q4_1 || format.dtype == MOTLEY_Q4_K) put(bytes, i + 2, scale());
+      }
+    }
+    return bytes;
+  }
+  static void put(std::vector<uint8_t>& bytes, size_t at, uint16_t word) {
+    bytes[at] = static_cast<uint8_t>(word), bytes[at + 1] = static_cast<uint8_t>(word >> 8);
+  }
+
+  CudaWeight weight(int32_t dtype, int64_t experts, int64_t rows, int64_t cols) {
+    blocks_ = random_blocks(*kit::find_format(dtype), experts * rows * cols);
+    motley_weight_desc desc{};
+    desc.struct_size = sizeof desc, desc.name = "w", desc.dtype = desc.format = dtype;
+    desc.uses = MOTLEY_WEIGHT_MATMUL;
+    desc.experts = experts, desc.rows = rows, desc.cols = cols;
+    desc.data = blocks_.data(), desc.bytes = blocks_.size();
+    const kit::WeightSource source(desc);
+    file_.assign(static_cast<size_t>(experts * rows * cols), 0);
+    for (int64_t r = 0; r < experts * rows; ++r) source.read_row(r / rows, r % rows, file_.data() + r * cols);
+    return CudaWeight(*memory_, source, true);
+  }
+
+  kit::Allocation room(int64_t bytes) { return kit::Allocation(*memory_, static_cast<uint64_t>(bytes)); }
+  std::vector<float> read(const kit::Allocation& from, int64_t count) {
+    std::vector<float> values(static_cast<size_t>(count));
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_EQ(cudaMemcpy(values.data(), from.data(), values.size() * 4, cudaMemcpyDeviceToHost), cudaSuccess);
+    return values;
+  }
+  static Job job_of(const CudaWeight& w) {
+    Job job{};
+    job.dtype = w.format, job.cols = static_cast<int32_t>(w.cols), job.count = 1, job.tiles = tiles_of(w.rows);
+    job.row_bytes = w.view().row_bytes, job.expert_bytes = w.view().expert_bytes;
+    job.products[0] = {w.view().data, nullptr, nullptr, nullptr, static_cast<int32_t>(w.rows), 0};
+    return job;
+  }
+
+  std::vector<float> product(Job job, const std::vector<float>& x, int64_t few_rows_max = kFewRowsBest) {
+    const int64_t width = job.products[0].width;
+    job.rows = static_cast<int64_t>(x.size()) / job.cols;
+    const DeviceBytes in(*memory_, x.data(), x.size() * 4);
+    const kit::Allocation out = room(job.rows * width * 4), scratch = room(stream_scratch(job, job.rows));
+    const kit::Allocation counters = room(stream_counters(job, job.rows) * 4);
+    job.x = in.as<float>(), job.products[0].out = reinterpret_cast<float*>(out.data());
+    multiply_rows(job, scratch.data(), reinterpret_cast<uint32_t*>(counters.data()), nullptr, few_rows_max);
+    multiply_rows(job, scratch.data(), reinterpret_cast<uint32_t*>(counters.data()), nullptr,
+                  few_rows_max);  // counters are zero
+    return read(out, job.rows * width);
+  }
+
+  // Of a sample of results: the norm of the difference to sums in double, over that of the sums.
+  double error(const std::vector<float>& x, const std::vector<float>& got, int64_t width, int64_t cols) {
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < got.size(); i += 1 + got.size() / 500) {
+      const auto row = static_cast<int64_t>(i) / width, n = static_cast<int64_t>(i) % width;
+      double sum = 0;
+      for (int64_t k = 0; k < cols; ++k)
+        sum += double{x[static_cast<size_t>(row * cols + k)]} * file_[static_cast<size_t>(n * cols + k)];
+      difference += (got[i] - sum) * (got[i] - sum), size += sum * sum;
+    }
+    return std::sqrt(difference / size);
+  }
+
+  std::mt19937 random_{7};
+  std::unique_ptr<CudaMemory> memory_;
+  std::vector<uint8_t> blocks_;
+  std::vector<float> file_;
+};
+
+TEST_F(Streaming, RowsAreRight_AndTheSameInAnyCompany) {
+  for (const int32_t dtype : kFormats) {
+    for (const auto& [width, cols] : {std::pair{400, 2816}, {56, 256}, {2100, 5120}, {20500, 1024}}) {
+      const CudaWeight w = weight(dtype, 1, width, cols);
+      const std::vector<float> x = normals(int64_t{150} * cols);
+      const std::vector<float> all = product(job_of(w), x);
+      EXPECT_LT(error(x, all, width, cols), 4e-3) << kit::find_format(dtype)->name << " " << width << " x " << cols;
+      for (const int rows : {1, 3, 8, 9, 16, 31, 64, 70}) {
+        const std::vector<float> some(x.end() - int64_t{rows} * cols, x.end());
+        for (const int64_t few_rows_max : {int64_t{0}, int64_t{kFewRows}}) {
+          const std::vector<float> got = product(job_of(w), some, few_rows_max);
+          EXPECT_TRUE(std::equal(got.begin(), got.end(), all.end() - int64_t{rows} * width))
+              << kit::find_format(dtype)->name << " " << width << " x " << cols << ", rows " << rows;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(Streaming, ChosenExperts_AreTheirProducts) {
+  constexpr int64_t kExperts = 6, kWidth = 200, kCols = 1280, kRows = 90, kChoices = 2;
+  for (const int32_t dtype : kFormats) {
+    const CudaWeight w = weight(dtype, kExperts, kWidth, kCols);
+    const std::vector<float> x = normals(kRows * kCols);
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < kRows * kChoices; ++i) ids.push_back(static_cast<int32_t>(random_() % kExperts));
+    std::vector<std::vector<float>> of_expert;
+    for (int64_t e = 0; e < kExperts; ++e) {
+      Job job = job_of(w);
+      job.products[0].data += e * job.expert_bytes;
+      of_expert.push_back(product(job, x));
+    }
+    for (const int64_t rows : {int64_t{1}, int64_t{4}, kRows}) {
+      const DeviceBytes in(*memory_, x.data(), static_cast<uint64_t>(rows * kCols) * 4);
+      const DeviceBytes on_gpu(*memory_, ids.data(), static_cast<uint64_t>(rows * kChoices) * 4);
+      const kit::Allocation out = room(rows * kChoices * kWidth * 4), fault = room(4);
+      const kit::Allocation scratch = room(choice_scratch(rows * kChoices, rows, kCols, kExperts));
+      Job job = job_of(w);
+      job.x = in.as<float>(), job.rows = rows, job.products[0].out = reinterpret_cast<float*>(out.data());
+      multiply_chosen(
+          job, {on_gpu.as<int32_t>(), nullptr, kExperts, kChoices, false, reinterpret_cast<int32_t*>(fault.data())},
+          kExperts, scratch.data(), nullptr);
+      const std::vector<float> got = read(out, rows * kChoices * kWidth);
+      for (int64_t p = 0; p < rows * kChoices; ++p) {
+        const auto& wanted = of_expert[static_cast<size_t>(ids[static_cast<size_t>(p)])];
+        ASSERT_TRUE(std::equal(got.begin() + p * kWidth, got.begin() + (p + 1) * kWidth,
+                               wanted.begin() + p / kChoices * kWidth))
+            << kit::find_format(dtype)->name << " rows " << rows << " pair " << p;
+      }
+    }
+  }
+}
+
+// Both round activations and weights alike: only the order of sums differs. A row is the same in any company here too.
+TEST_F(Streaming, Library_IsNearThem) {
+  std::string why;
+  const auto library = Library::open(&why);
+  if (!library) GTEST_SKIP() << why;
+  constexpr int64_t kWidth = 512, kCols = 2048, kRows = 300;
+  const CudaWeight w = weight(MOTLEY_Q4_K, 1, kWidth, kCols);
+  const std::vector<float> x = normals(kRows * kCols), own = product(job_of(w), x);
+  const DeviceBytes in(*memory_, x.data(), x.size() * 4);
+  const kit::Allocation weights = room(kWidth * kCols * 2), rows = room(kRows * kCols * 2),
+                        out = room(kRows * kWidth * 4);
+  const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
+  to_bf16(w.format, w.view(), 0, kWidth, weights.data(), nullptr);
+  rows_to_bf16(in.as<float>(), kRows, kCols, rows.data(), kCols, nullptr);
+  LibraryCall call{weights.data(), rows.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
+                   kWidth,         kCols,       kRows,   kCols,   kWidth};
+  library->multiply(call, workspace.data(), nullptr);
+  const std::vector<float> all = read(out, kRows * kWidth);
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < all.size(); ++i) difference += (all[i] - own[i]) * (all[i] - own[i]), size += own[i] * own[i];
+  EXPECT_LT(std::sqrt(difference / size), 1e-5);
+  for (const int64_t few : {1, 5, 37, 128, 257}) {
+    call.rows = few;
+    library->multiply(call, workspace.data(), nullptr);
+    const std::vector<float> got = read(out, few * kWidth);
+    EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << few << " rows";
+  }
+}
+
+}  // namespace
+}  // namespace motley::cuda

@@ -1,0 +1,204 @@
+#include <algorithm>
+
+#include "cuda/launch.cuh"
+#include "cuda/products/pack.hpp"
+#include "cuda/products/stream.cuh"
+#include "cuda/products/stream.hpp"
+
+namespace motley::cuda {
+
+namespace {
+
+constexpr int kShareBelow = 160;  // blocks of threads; fewer may share the columns
+constexpr int kSortThreads = 1024;
+constexpr int64_t kAlign = 256;
+
+int64_t align(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+const StreamKernels& kernels_for(int32_t dtype) {
+  switch (dtype) {
+    case MOTLEY_Q4_0: return kQ40Kernels;
+    case MOTLEY_Q4_1: return kQ41Kernels;
+    case MOTLEY_Q8_0: return kQ80Kernels;
+    case MOTLEY_Q4_K: return kQ4KKernels;
+    case MOTLEY_Q6_K: return kQ6KKernels;
+    default: return kBf16Kernels;
+  }
+}
+
+// Eights of rows that a block of threads takes.
+int eights_for(int64_t rows) { return rows <= 8 ? 1 : rows <= 16 ? 2 : rows <= 32 ? 4 : 8; }
+
+// How a product of many rows is cut.
+struct Cut {
+  int eights;
+  int64_t across, places;  // blocks of threads along the rows, and all but for sharers
+  bool may_share;
+};
+Cut cut_of(const Job& job, int64_t rows) {
+  Cut cut;
+  cut.eights = eights_for(rows);
+  cut.across = (rows + 8 * cut.eights - 1) / (8 * cut.eights);
+  cut.places = cut.across * (job.tiles / kBlockTiles);
+  cut.may_share = cut.places < kShareBelow;
+  return cut;
+}
+int64_t partial_bytes(const Cut& cut) {
+  return cut.may_share ? cut.places * kParts * cut.eights * kManyThreads * static_cast<int64_t>(sizeof(float4)) : 0;
+}
+
+// The number of sharers that leaves the fewest multiprocessors idle, one of them if it makes little difference.
+int32_t sharers_of(const StreamKernels& kernels, const Cut& cut) {
+  constexpr double kWorth = 1.08;  // of what sharing costs
+  const int64_t multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  int32_t best = 1;
+  double most = 0;
+  for (int32_t sharers = 1; sharers <= (cut.may_share ? kParts : 1); sharers *= 2) {
+    const int64_t at_once = multiprocessors * kernels.blocks(cut.eights, sharers > 1), all = cut.places * sharers;
+    const double busy = static_cast<double>(all) / static_cast<double>((all + at_once - 1) / at_once * at_once);
+    if (busy > most * kWorth) best = sharers, most = busy;
+  }
+  return best;
+}
+
+__global__ void plain_rows(const float* x, int64_t cols, int64_t stride, int64_t count, __nv_bfloat16* to) {
+  wait_for_previous();
+  for (int64_t i = first_item(); i < count; i += item_step()) {
+    const int64_t row = i / (stride / 4), column = i % (stride / 4) * 4;
+    const float* const from = x + row * cols;
+    const float4 v = four(from, static_cast<int>(column), static_cast<int>(cols),
+                          (reinterpret_cast<uintptr_t>(from) & 15) == 0 && column + 4 <= cols);
+    *reinterpret_cast<uint2*>(to + row * stride + column) = {bf16_pair(v.x, v.y), bf16_pair(v.z, v.w)};
+  }
+}
+
+// One block of threads: pairs by expert, and groups of at most `size` pairs of one expert. What no held expert takes
+// comes last, as expert -1.
+__global__ void sort_pairs(Choice choice, int pairs, int experts, int size, int32_t* order, Group* groups,
+                           int groups_max) {
+  extern __shared__ int counts[];  // pairs of each expert, later the place of its next one
+  __shared__ int2 sums[kSortThreads];
+  const int each = (experts + kSortThreads) / kSortThreads, own = threadIdx.x * each;
+  const auto expert_of = [&](int pair) {
+    const int32_t id = choice.ids[pair];
+    const bool known = id >= 0 && id < choice.source_experts;
+    if (!known) report(choice.fault, Fault::kExpert);
+    const int held = !known ? -1 : choice.expert_of ? choice.expert_of[id] : id;
+    return held < 0 ? experts : held;
+  };
+  for (int e = threadIdx.x; e <= experts; e += kSortThreads) counts[e] = 0;
+  for (int i = threadIdx.x; i < groups_max; i += kSortThreads) groups[i] = {0, 0, 0};
+  __syncthreads();
+  for (int pair = threadIdx.x; pair < pairs; pair += kSortThreads) atomicAdd(&counts[expert_of(pair)], 1);
+  __syncthreads();
+  int2 sum{};  // pairs, groups
+  for (int e = own; e < own + each && e <= experts; ++e) sum.x += counts[e], sum.y += (counts[e] + size - 1) / size;
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  for (int apart = 1; apart < kSortThreads; apart *= 2) {
+    int2 other{};
+    if (threadIdx.x >= apart) other = sums[threadIdx.x - apart];
+    __syncthreads();
+    sums[threadIdx.x].x += other.x, sums[threadIdx.x].y += other.y;
+    __syncthreads();
+  }
+  int first = sums[threadIdx.x].x - sum.x, group = sums[threadIdx.x].y - sum.y;
+  for (int e = own; e < own + each && e <= experts; ++e) {
+    const int count = counts[e];
+    counts[e] = first;
+    for (int i = 0; i < count; i += size) groups[group++] = {e == experts ? -1 : e, first + i, min(size, count - i)};
+    first += count;
+  }
+  __syncthreads();
+  for (int pair = threadIdx.x; pair < pairs; pair += kSortThreads) order[atomicAdd(&counts[expert_of(pair)], 1)] = pair;
+}
+
+}  // namespace
+
+int32_t tiles_of(int64_t rows) {
+  constexpr int64_t kRows = kBlockTiles * kTileRows;
+  return static_cast<int32_t>((rows + kRows - 1) / kRows * kBlockTiles);
+}
+
+int64_t bf16_stride(int64_t cols) { return (cols + kTileColumns - 1) / kTileColumns * kTileColumns; }
+
+int64_t stream_scratch(const Job& job, int64_t rows) {
+  int64_t partials = 0;
+  for (const int64_t r : {int64_t{8}, int64_t{16}, int64_t{32}})
+    partials = std::max(partials, partial_bytes(cut_of(job, std::min(r, rows))));
+  // Of more rows the most blocks of threads that may still share.
+  for (int64_t r = 64; r - 63 <= rows && cut_of(job, r).may_share; r += 64)
+    partials = std::max(partials, partial_bytes(cut_of(job, r)));
+  return align(rows * bf16_stride(job.cols) * 2) + partials;
+}
+
+int64_t stream_counters(const Job& job, int64_t rows) {
+  return std::min<int64_t>(kShareBelow, (rows + 63) / 64 * (job.tiles / kBlockTiles));
+}
+
+int64_t choice_scratch(int64_t pairs, int64_t x_rows, int64_t cols, int64_t experts) {
+  const int64_t groups = pairs / 8 + experts + 2;
+  return align(pairs * 4) + align(groups * static_cast<int64_t>(sizeof(Group))) + align(x_rows * bf16_stride(cols) * 2);
+}
+
+void rows_to_bf16(const float* x, int64_t rows, int64_t cols, void* to, int64_t to_stride, cudaStream_t stream) {
+  const int64_t count = rows * to_stride / 4;
+  launch_early(plain_rows, dim3(blocks_for(count)), kThreads, 0, stream, x, cols, to_stride, count,
+               static_cast<__nv_bfloat16*>(to));
+}
+
+void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaStream_t stream, int64_t few_rows_max) {
+  const StreamKernels& kernels = kernels_for(job.dtype);
+  if (job.rows <= few_rows_max && kernels.row_shared(job) * job.rows <= kFewShared)
+    return kernels.few(job, Choice{}, 1, stream);
+  Crowd crowd{};
+  crowd.stride = bf16_stride(job.cols);
+  auto* const x = reinterpret_cast<__nv_bfloat16*>(scratch);
+  kernels.order(job.x, job.rows, job.cols, crowd.stride, x, stream);
+  crowd.x = x;
+  const Cut cut = cut_of(job, job.rows);
+  crowd.sharers = sharers_of(kernels, cut);
+  crowd.partials = reinterpret_cast<float4*>(scratch + align(job.rows * crowd.stride * 2));
+  crowd.counters = counters;
+  kernels.many(job, crowd, cut.eights, static_cast<unsigned>(cut.across), stream);
+  launched("MATMUL");
+}
+
+void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std::byte* scratch, cudaStream_t stream) {
+  const StreamKernels& kernels = kernels_for(job.dtype);
+  const int64_t pairs = job.rows * choice.top_k, x_rows = choice.own_inputs ? pairs : job.rows;
+  if ((pairs <= 2 * kFewRows || 2 * pairs <= experts) && kernels.row_shared(job) <= kFewShared) {
+    Job one = job;
+    one.rows = 1;
+    kernels.few(one, choice, static_cast<unsigned>(pairs), stream);
+    return launched("GROUPED_MATMUL");
+  }
+  Crowd crowd{};
+  crowd.choice = choice, crowd.sharers = 1;
+  const int eights = eights_for(pairs / std::max<int64_t>(experts, 1));
+  const int64_t groups = pairs / (8 * eights) + experts + 2;
+  auto* const order = reinterpret_cast<int32_t*>(scratch);
+  auto* const table = reinterpret_cast<Group*>(scratch + align(pairs * 4));
+  std::byte* const x_at =
+      scratch + align(pairs * 4) + align((pairs / 8 + experts + 2) * static_cast<int64_t>(sizeof(Group)));
+  sort_pairs<<<1, kSortThreads, static_cast<size_t>(experts + 1) * sizeof(int), stream>>>(
+      choice, static_cast<int>(pairs), static_cast<int>(experts), 8 * eights, order, table, static_cast<int>(groups));
+  launched("GROUPED_MATMUL");
+  crowd.stride = bf16_stride(job.cols);
+  auto* const x = reinterpret_cast<__nv_bfloat16*>(x_at);
+  kernels.order(job.x, x_rows, job.cols, crowd.stride, x, stream);
+  crowd.x = x;
+  crowd.groups = table, crowd.order = order;
+  kernels.many(job, crowd, eights, static_cast<unsigned>(groups), stream);
+  launched("GROUPED_MATMUL");
+}
+
+bool prepare_stream() {
+  if (attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < kSharedMax) return false;
+  for (const StreamKernels* kernels :
+       {&kBf16Kernels, &kQ40Kernels, &kQ41Kernels, &kQ80Kernels, &kQ4KKernels, &kQ6KKernels})
+    kernels->prepare();
+  return true;
+}
+
+}  // namespace motley::cuda

@@ -1,0 +1,71 @@
+// Products whose weights stream through once: bf16 rows and tiles, on tensor cores with bf16 activations. Every sum is
+// taken in one order, whatever the number of rows: eight parts of the columns, each from its first to its last, then
+// the parts in order. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "cuda/weight.hpp"
+
+namespace motley::cuda {
+
+constexpr int kParts = 8;        // of the columns
+constexpr int kProductsMax = 3;  // of one input at once
+constexpr int kFewRows = 8;      // that need no copy of the activations
+constexpr int kFewRowsBest = 4;  // of these it pays
+constexpr int kRowsAtOnce = 64;  // that a block of threads takes, the most
+constexpr int kBlockTiles = 8;   // of 16 weight rows each, that a block of threads takes with more than few rows
+
+// One of the products that share an input.
+struct Product {
+  const uint8_t* data;
+  const float *bias, *residual;  // null: none
+  float* out;                    // [rows][width]
+  int32_t width;                 // weight rows
+  int32_t first;                 // tile, counted over all products
+};
+
+// Rows that go to one expert.
+struct Group {
+  int32_t expert, first, count;  // expert -1: zeros; first: into `order`
+};
+
+struct Job {
+  Product products[kProductsMax];
+  int32_t count, tiles;  // products; tiles of all
+  int32_t dtype, cols;
+  int64_t row_bytes, expert_bytes;  // as WeightView has them
+  const float* x;                   // [rows][cols]
+  int64_t rows;
+};
+
+// The rows of a GROUPED_MATMUL: pair p = (row, choice).
+struct Choice {
+  const int32_t* ids;  // [pairs]; null: no experts
+  const int32_t* expert_of;
+  int32_t source_experts, top_k;
+  bool own_inputs;  // x has a row for each pair
+  int32_t* fault;
+};
+
+// Tiles of a product in a Job: whole blocks of threads, so that none has rows of two products.
+int32_t tiles_of(int64_t rows);
+
+// What a Job of at most `rows` rows needs beside its operands: bytes, and counters that are zero before and after.
+int64_t stream_scratch(const Job& job, int64_t rows);
+int64_t stream_counters(const Job& job, int64_t rows);
+int64_t choice_scratch(int64_t pairs, int64_t x_rows, int64_t cols, int64_t experts);
+
+// Up to few_rows_max rows, kFewRows at most, without a copy of the activations; its value changes no bit.
+void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaStream_t stream,
+                   int64_t few_rows_max = kFewRowsBest);
+// `experts` are held.
+void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std::byte* scratch, cudaStream_t stream);
+
+// f32 to bf16 rows, `to_stride` apart, zeros behind.
+void rows_to_bf16(const float* x, int64_t rows, int64_t cols, void* to, int64_t to_stride, cudaStream_t stream);
+int64_t bf16_stride(int64_t cols);  // elements
+
+// Lets the kernels have the shared memory they ask for; once a GPU. False: it has too little (before compute capability
+// 9.0, and in GPUs for graphics), and none of the above may be used.
+bool prepare_stream();
+
+}  // namespace motley::cuda
