@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <utility>
 
 #include "cuda/ops.hpp"
@@ -37,6 +38,17 @@ __device__ inline void wait_for_earlier() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+// Lets a kernel have so much dynamic shared memory, once for each GPU.
+template <auto kernel>
+void allow_shared(size_t bytes, const char* what) {
+  static std::atomic<uint64_t> allowed{0};
+  int ordinal = 0;
+  check(cudaGetDevice(&ordinal), what);
+  const uint64_t bit = uint64_t{1} << (ordinal % 64);
+  if (ordinal < 64 && allowed.load() & bit) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), what);
+  allowed |= bit;
 }
 inline void launched(const char* what) { check(cudaGetLastError(), what); }
 

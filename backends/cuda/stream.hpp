@@ -110,7 +110,6 @@ class CudaStream : public kit::Stream {
   };
   void lay_out(const motley_batch& batch, std::span<const int32_t> row_sequence, const ProgramNeeds& needs,
                Layout& layout);
-  void send(Layout& layout, uint64_t* device_bytes);
   bool replay(std::vector<uint64_t> key);
   void drop_records();
   void stop_recording();

@@ -405,24 +405,10 @@ __global__ void __launch_bounds__(kThreadsHere, kBlocksOf<D>) attend_items(const
 
 template <class T, int D, bool kCapped>
 void launch_kernel(const Attention& a, const CudaStream& stream) {
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      attend_items<T, D, kCapped>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Shared<D>)));
-  check(allowed, "PAGED_ATTENTION: shared memory");
+  allow_shared<attend_items<T, D, kCapped>>(sizeof(Shared<D>), "PAGED_ATTENTION: shared memory");
   const auto heads = static_cast<unsigned>(a.layer.kv_heads * a.head_tiles);
   const unsigned each = std::max(1u, static_cast<unsigned>(stream.processors() * kBlocksOf<D>) / heads);
   launch_early(stream, attend_items<T, D, kCapped>, dim3(each, heads), kThreadsHere, sizeof(Shared<D>), a);
-}
-
-template <class T, int D>
-void launch(const Attention& a, const CudaStream& stream) {
-  a.softcap > 0 ? launch_kernel<T, D, true>(a, stream) : launch_kernel<T, D, false>(a, stream);
-}
-
-template <class T>
-void launch_for(const Attention& a, const CudaStream& stream) {
-  if (a.layer.dim <= 64) return launch<T, 64>(a, stream);
-  if (a.layer.dim <= 128) return launch<T, 128>(a, stream);
-  launch<T, 256>(a, stream);
 }
 
 }  // namespace
@@ -432,12 +418,7 @@ bool has_tensor_cores(const Layer& layer) {
 }
 
 void attend_chunks(const Attention& a, const CudaStream& stream) {
-  switch (a.layer.dtype) {
-    case MOTLEY_F16: launch_for<__half>(a, stream); break;
-    case MOTLEY_BF16: launch_for<__nv_bfloat16>(a, stream); break;
-    case MOTLEY_F8_E4M3: launch_for<__nv_fp8_e4m3>(a, stream); break;
-    default: launch_for<int8_t>(a, stream);
-  }
+  visit_kernel(a, [&]<class T, int D, bool kCapped>() { launch_kernel<T, D, kCapped>(a, stream); });
   launched("PAGED_ATTENTION");
 }
 

@@ -347,9 +347,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, D <= 64 ? 2 : 1) attend_rows(co
 template <class T, int D, bool kCapped>
 void launch_kernel(const Attention& a, cudaStream_t stream) {
   constexpr int kBytes = PassAttention<T, D, kCapped>::kBytes;
-  static const cudaError_t allowed =
-      cudaFuncSetAttribute(attend_rows<T, D, kCapped>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  check(allowed, "PAGED_ATTENTION: shared memory");
+  allow_shared<attend_rows<T, D, kCapped>>(kBytes, "PAGED_ATTENTION: shared memory");
   Attention part = a;
   for (int32_t first = 0; first < a.passes_count; first += static_cast<int32_t>(kGridMax)) {
     part.passes = a.passes + first;
@@ -358,27 +356,10 @@ void launch_kernel(const Attention& a, cudaStream_t stream) {
   }
 }
 
-template <class T, int D>
-void launch(const Attention& a, cudaStream_t stream) {
-  a.softcap > 0 ? launch_kernel<T, D, true>(a, stream) : launch_kernel<T, D, false>(a, stream);
-}
-
-template <class T>
-void launch_for(const Attention& a, cudaStream_t stream) {
-  if (a.layer.dim <= 64) return launch<T, 64>(a, stream);
-  if (a.layer.dim <= 128) return launch<T, 128>(a, stream);
-  launch<T, 256>(a, stream);
-}
-
 }  // namespace
 
 void attend_passes(const Attention& a, cudaStream_t stream) {
-  switch (a.layer.dtype) {
-    case MOTLEY_F16: launch_for<__half>(a, stream); break;
-    case MOTLEY_BF16: launch_for<__nv_bfloat16>(a, stream); break;
-    case MOTLEY_F8_E4M3: launch_for<__nv_fp8_e4m3>(a, stream); break;
-    default: launch_for<int8_t>(a, stream);
-  }
+  visit_kernel(a, [&]<class T, int D, bool kCapped>() { launch_kernel<T, D, kCapped>(a, stream); });
   launched("PAGED_ATTENTION");
 }
 

@@ -158,6 +158,26 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
+// Calls f with the types and numbers of a kernel with tensor cores: what the pool holds, the room of a head, and
+// whether scores are capped.
+template <class F>
+void visit_kernel(const Attention& a, F&& f) {
+  const auto with_room = [&]<class T, int D>() {
+    a.softcap > 0 ? f.template operator()<T, D, true>() : f.template operator()<T, D, false>();
+  };
+  const auto with_numbers = [&]<class T>() {
+    if (a.layer.dim <= 64) return with_room.template operator()<T, 64>();
+    if (a.layer.dim <= 128) return with_room.template operator()<T, 128>();
+    with_room.template operator()<T, 256>();
+  };
+  switch (a.layer.dtype) {
+    case MOTLEY_F16: return with_numbers.template operator()<__half>();
+    case MOTLEY_BF16: return with_numbers.template operator()<__nv_bfloat16>();
+    case MOTLEY_F8_E4M3: return with_numbers.template operator()<__nv_fp8_e4m3>();
+    default: with_numbers.template operator()<int8_t>();
+  }
+}
+
 // The kernels with tensor cores, for the pools that have them.
 bool has_tensor_cores(const Layer& layer);
 void attend_chunks(const Attention& a, const CudaStream& stream);

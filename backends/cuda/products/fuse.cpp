@@ -127,7 +127,7 @@ void fuse_products(kit::Plan& plan, CudaMemory& memory, const std::shared_ptr<co
     op.scratch_bytes = product_scratch(plan, op);
     if (!is_product(op)) continue;
     auto data = std::make_shared<ProductData>();
-    data->library = library;
+    data->cublaslt = library;
     data->head = value_of(plan, op.in[0]).rows == MOTLEY_DIM_HEAD_ROWS;
     const int64_t counters = stream_counters(shape_of(plan, op), rows_of(plan, op.in[0]));
     data->counters = kit::Allocation(memory, static_cast<uint64_t>(counters) * sizeof(uint32_t));

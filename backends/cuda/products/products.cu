@@ -175,8 +175,8 @@ void multiply_by_formulas(const kit::OpCall& call, Rows rows) {
 void multiply_class(const kit::OpCall& call, const ProductData& data, Rows rows, bool prompt) {
   const CudaWeight& w = weight_of(call, 0);
   const Job job = job_of(call, rows);
-  if (prompt && data.library && w.format != MOTLEY_F32 && w.format != MOTLEY_F16 && fits_library(job))
-    return multiply_by_library(call, job, *data.library);
+  if (prompt && data.cublaslt && w.format != MOTLEY_F32 && w.format != MOTLEY_F16 && fits_library(job))
+    return multiply_by_library(call, job, *data.cublaslt);
   if (w.view().streams)
     multiply_rows(job, call.scratch, reinterpret_cast<uint32_t*>(data.counters.data()), stream_of(call).raw());
   else
@@ -209,7 +209,7 @@ void embed(const kit::OpCall& call) {
 void matmul(const kit::OpCall& call) {
   const auto& data = *static_cast<const ProductData*>(call.op->data.get());
   const int64_t rows = call.in[0].rows;
-  const auto is_prompt = [&](int64_t r) { return data.library && !data.head && call.batch->generated[r] == 0; };
+  const auto is_prompt = [&](int64_t r) { return data.cublaslt && !data.head && call.batch->generated[r] == 0; };
   for (int64_t first = 0; first < rows;) {
     int64_t end = first + 1;
     while (end < rows && is_prompt(end) == is_prompt(first)) ++end;

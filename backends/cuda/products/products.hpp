@@ -12,9 +12,9 @@ namespace motley::cuda {
 // PlanOp::data of a MATMUL. Its inputs: x, and what is added to the result, if anything; its weights: weight and bias
 // of each product.
 struct ProductData {
-  std::shared_ptr<const Library> library;  // of prompt rows; null: they are as the others
-  kit::Allocation counters;                // of multiply_rows, zero between calls
-  bool head = false;                       // no prompt rows
+  std::shared_ptr<const Library> cublaslt;  // of prompt rows; null: they are as the others
+  kit::Allocation counters;                 // of multiply_rows, zero between calls
+  bool head = false;                        // no prompt rows
 };
 
 // Where a product by the library has its parts, and how many bytes it needs.

@@ -54,6 +54,8 @@ __device__ inline uint32_t word_of(const uint4& v, int i) { return i == 0 ? v.x 
 
 constexpr uint32_t kOne = 0x3f803f80u;  // of bf16, twice
 constexpr uint32_t k128 = 0x43004300u;  // a small number in the lowest bits is added to it
+constexpr uint32_t kLess128 = 0xc300c300u, kLess136 = 0xc308c308u, kLess160 = 0xc320c320u;  // of bf16, twice
+constexpr uint32_t kNothing = 0x80008000u;  // -0: adds nothing, to zeros neither
 
 // 8 whole numbers, held with 128 added, less `offset`, times scale, plus rest.
 __device__ inline uint4 scaled(const uint32_t (&codes)[4], uint32_t offset, uint32_t scale, uint32_t rest) {
@@ -170,6 +172,14 @@ struct TileLayout {
   __device__ static const uint8_t* block(const uint8_t* tile, int row) { return tile + kBlocksAt + row * 4; }
 
  protected:
+  // Scales of 32 columns in halves: a lane's two, of both its rows.
+  __device__ static void load_halves(uint32_t (&to)[2][kScales], const uint8_t* from, const Lane& lane) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const uint32_t two = word_at(from + (lane.row + 8 * h) * 16 + lane.part * 4);
+      to[h][0] = twice(half_value(two)), to[h][1] = twice(half_value(two >> 16));
+    }
+  }
   template <int s>
   __device__ static void nibbles(const Chunk& c, uint32_t (&low)[4], uint32_t (&high)[4]) {
     const uint32_t x = word_of(c.codes[s / 2], s % 2 * 2), y = word_of(c.codes[s / 2], s % 2 * 2 + 1);
@@ -179,20 +189,21 @@ struct TileLayout {
       high[p] = (y >> (4 * p) & 0x000f000fu) | k128;
     }
   }
+  // Codes of four bits times scale, plus rest.
+  template <int s>
+  __device__ static Operand affine(const Chunk& c) {
+    uint32_t low[4], high[4];
+    nibbles<s>(c, low, high);
+    return {scaled(low, kLess128, c.scale[0][s / 4], c.rest[0][s / 4]),
+            scaled(high, kLess128, c.scale[1][s / 4], c.rest[1][s / 4])};
+  }
 };
-
-constexpr uint32_t kLess128 = 0xc300c300u, kLess136 = 0xc308c308u, kLess160 = 0xc320c320u;  // of bf16, twice
-constexpr uint32_t kNothing = 0x80008000u;  // -0: adds nothing, to zeros neither
 
 struct PackedQ40 : TileLayout<4, 1, false> {
   using Block = kit::blocks::Q4_0;
   __device__ static void load(Chunk& to, const uint8_t* tile, const Lane& lane) {
     load_codes(to, tile, lane);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const uint32_t two = word_at(scales(tile, lane.row + 8 * h) + lane.part * 4);
-      to.scale[h][0] = twice(half_value(two)), to.scale[h][1] = twice(half_value(two >> 16));
-    }
+    load_halves(to.scale, tile + kScalesAt, lane);
   }
   template <int s>
   __device__ static Operand step(const Chunk& c, const Lane&) {
@@ -214,20 +225,12 @@ struct PackedQ41 : TileLayout<4, 2, false> {
   using Block = kit::blocks::Q4_1;
   __device__ static void load(Chunk& to, const uint8_t* tile, const Lane& lane) {
     load_codes(to, tile, lane);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const uint32_t two = word_at(scales(tile, lane.row + 8 * h) + lane.part * 4);
-      to.scale[h][0] = twice(half_value(two)), to.scale[h][1] = twice(half_value(two >> 16));
-      const uint32_t rests = word_at(scales(tile, lane.row + 8 * h) + 256 + lane.part * 4);
-      to.rest[h][0] = twice(half_value(rests)), to.rest[h][1] = twice(half_value(rests >> 16));
-    }
+    load_halves(to.scale, tile + kScalesAt, lane);
+    load_halves(to.rest, tile + kScalesAt + 256, lane);
   }
   template <int s>
   __device__ static Operand step(const Chunk& c, const Lane&) {
-    uint32_t low[4], high[4];
-    nibbles<s>(c, low, high);
-    return {scaled(low, kLess128, c.scale[0][s / 4], c.rest[0][s / 4]),
-            scaled(high, kLess128, c.scale[1][s / 4], c.rest[1][s / 4])};
+    return affine<s>(c);
   }
   __device__ static float value(const uint8_t* tile, int row, int column) {
     const uint8_t* const at = scales(tile, row) + column / 32 * 2;
@@ -244,11 +247,7 @@ struct PackedQ80 : TileLayout<8, 1, false> {
   using Block = kit::blocks::Q8_0;
   __device__ static void load(Chunk& to, const uint8_t* tile, const Lane& lane) {
     load_codes(to, tile, lane);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const uint32_t two = word_at(scales(tile, lane.row + 8 * h) + lane.part * 4);
-      to.scale[h][0] = twice(half_value(two)), to.scale[h][1] = twice(half_value(two >> 16));
-    }
+    load_halves(to.scale, tile + kScalesAt, lane);
   }
   template <int s>
   __device__ static Operand step(const Chunk& c, const Lane&) {
@@ -292,10 +291,7 @@ struct PackedQ4K : TileLayout<4, 1, true> {
   }
   template <int s>
   __device__ static Operand step(const Chunk& c, const Lane&) {
-    uint32_t low[4], high[4];
-    nibbles<s>(c, low, high);
-    return {scaled(low, kLess128, c.scale[0][s / 4], c.rest[0][s / 4]),
-            scaled(high, kLess128, c.scale[1][s / 4], c.rest[1][s / 4])};
+    return affine<s>(c);
   }
   __device__ static float value(const uint8_t* tile, int row, int column) {
     const uint8_t *const s = scales(tile, row), *const b = block(tile, row);
