@@ -25,13 +25,17 @@ struct Shard {
   // Of all heads; empty: those of `kv_heads`. Where shards hold the same KV head, each writes it to its own pool and
   // takes these queries alone; the ranges of all shards then cover the query heads exactly, and every KV head is there.
   std::vector<UnitRange> query_heads;
+  // Who keeps the KV of these heads and attends for them, where the device cannot; empty: the device itself.
+  std::string partner;
+
+  const std::string& kv_owner() const { return partner.empty() ? device : partner; }
 };
 
 // Contiguous layers [layer_begin, layer_end) that run together.
 struct Stage {
   uint32_t layer_begin = 0, layer_end = 0;
   std::vector<Shard> shards;
-  std::vector<std::string> kv_owners;
+  std::vector<std::string> kv_owners;  // of the shards with heads, in their order
 };
 
 // Over what two devices meet, whichever is first.

@@ -2,101 +2,31 @@
 #include "runtime/driver.hpp"
 
 #include <algorithm>
-#include <array>
-#include <numeric>
+#include <map>
 #include <utility>
-
-#include "runtime/kv_request.hpp"
 
 namespace motley {
 
-Result<PackedWeight> pack_weight(const Model& model, const ShardWeight& weight, const Device& device) {
-  const GraphWeight& graph_weight = model.graph().weights[weight.source];
-  const WeightSource& source = model.weight(weight.source);
-  ASSIGN_OR_RETURN(WeightBytes bytes, model.read(weight.source));
-  motley_weight_desc desc{};
-  desc.struct_size = sizeof desc;
-  desc.name = graph_weight.name.c_str();
-  desc.dtype = source.dtype;
-  desc.format = source.dtype;
-  desc.uses = graph_weight.uses;
-  desc.experts = source.experts;
-  desc.rows = source.rows;
-  desc.cols = source.cols;
-  desc.data = bytes.data.data();
-  desc.bytes = bytes.data.size();
-  desc.row_ranges = weight.rows.data();
-  desc.row_range_count = static_cast<uint32_t>(weight.rows.size());
-  desc.col_ranges = weight.cols.data();
-  desc.col_range_count = static_cast<uint32_t>(weight.cols.size());
-  desc.expert_ranges = weight.experts.data();
-  desc.expert_range_count = static_cast<uint32_t>(weight.experts.size());
-  ASSIGN_OR_RETURN(PackedWeight packed, device.pack(desc));
-  if (packed.info.aliases_source == 0) {
-    model.release(weight.source);
-  } else {
-    packed.source = std::move(bytes.made);
-  }
-  return packed;
-}
-
-Driver::Driver(const Model& model, const Device& device, ShardGraph shard, DriverLinks links,
-               const DriverOptions& options, const Clock& clock, Waiter waiter)
-    : model_(model),
-      device_(device),
-      shard_(std::move(shard)),
+Driver::Driver(std::shared_ptr<const DevicePart> part, DriverLinks links, const DriverOptions& options,
+               const Clock& clock, Waiter waiter)
+    : part_(std::move(part)),
+      model_(part_->model()),
+      device_(part_->device()),
+      shard_(part_->shard()),
       links_(std::move(links)),
       options_(options),
       clock_(clock),
       waiter_(std::move(waiter)),
       trace_(options_.trace, device_, options_.name, options_.simulated) {}
 
-Result<std::unique_ptr<Driver>> Driver::create(const Model& model, const Device& device, ShardGraph shard,
-                                               DriverLinks links, const DriverOptions& options, const Clock& clock) {
+Result<std::unique_ptr<Driver>> Driver::create(std::shared_ptr<const DevicePart> part, DriverLinks links,
+                                               const DriverOptions& options, const Clock& clock) {
   ASSIGN_OR_RETURN(Waiter waiter, Waiter::create());
-  std::unique_ptr<Driver> driver(
-      new Driver(model, device, std::move(shard), std::move(links), options, clock, std::move(waiter)));
-  RETURN_IF_ERROR(driver->pack_weights());
-  RETURN_IF_ERROR(driver->make_kv());
+  std::unique_ptr<Driver> driver(new Driver(std::move(part), std::move(links), options, clock, std::move(waiter)));
+  ASSIGN_OR_RETURN(driver->queue_, driver->device_.create_queue());
   RETURN_IF_ERROR(driver->make_buffers());
-  RETURN_IF_ERROR(driver->compile());
+  RETURN_IF_ERROR(driver->make_tape());
   return driver;
-}
-
-Status Driver::pack_weights() {
-  for (const ShardWeight& weight : shard_.weights) {
-    ASSIGN_OR_RETURN(PackedWeight packed, pack_weight(model_, weight, device_));
-    weight_bytes_ += packed.info.bytes;
-    weights_.push_back(std::move(packed));
-  }
-  return ok_status();
-}
-
-Status Driver::make_kv() {
-  ASSIGN_OR_RETURN(queue_, device_.create_queue());
-  if (shard_.kv_layers.empty()) return ok_status();
-  const KvRequest request(shard_.kv_layers, options_.kv_dtype, options_.block_size, options_.kv_blocks);
-  ASSIGN_OR_RETURN(kv_, device_.create_kv(request.desc));
-  return ok_status();
-}
-
-Status Driver::clear_kv(uint32_t first_blocks, uint64_t timeout_ns) {
-  constexpr uint32_t kBlocksAtOnce = 16;
-  if (shard_.kv_layers.empty()) return ok_status();
-  const KvRequest request(shard_.kv_layers, options_.kv_dtype, options_.block_size, options_.kv_blocks);
-  ASSIGN_OR_RETURN(const motley_kv_layout layout, device_.kv_layout(request.desc));
-  const std::vector<std::byte> zeros(layout.canonical_bytes_per_block * kBlocksAtOnce);
-  std::vector<int32_t> blocks;
-  const uint32_t end = std::min(first_blocks, options_.kv_blocks);
-  for (uint32_t begin = 0; begin < end; begin += kBlocksAtOnce) {
-    blocks.resize(std::min(kBlocksAtOnce, end - begin));
-    std::iota(blocks.begin(), blocks.end(), static_cast<int32_t>(begin));
-    const std::span<const std::byte> from = std::span(zeros).first(layout.canonical_bytes_per_block * blocks.size());
-    ASSIGN_OR_RETURN(const EventHandle event,
-                     device_.import_kv(queue_, kv_, blocks, static_cast<uint32_t>(shard_.kv_layers.size()), from));
-    RETURN_IF_ERROR(device_.wait(event, timeout_ns));
-  }
-  return ok_status();
 }
 
 Result<HostBuffer*> Driver::make_buffer(uint64_t bytes) {
@@ -106,38 +36,32 @@ Result<HostBuffer*> Driver::make_buffer(uint64_t bytes) {
   return buffers_.back().get();
 }
 
+void Driver::bind(int32_t value, HostBuffer* buffer) {
+  if (value >= 0) values_[value].assign(options_.steps_ahead + 1, buffer);
+}
+
 Status Driver::make_buffers() {
   const Graph& graph = shard_.graph;
-  const uint64_t rows = options_.rows_max, heads = options_.logit_rows_max;
-  const auto of_all_sets = [&](int32_t value, HostBuffer* buffer) {
-    if (value >= 0) values_[value].assign(options_.steps_ahead + 1, buffer);
-  };
-  const uint64_t row_bytes = rows * model_.config().hidden * sizeof(float);
-  ASSIGN_OR_RETURN(residual_, make_buffer(row_bytes));
-  of_all_sets(graph.residual, residual_);
+  const uint64_t heads = options_.logit_rows_max;
+  if (shard_.role != ShardRole::kAttention) {
+    ASSIGN_OR_RETURN(residual_, make_buffer(part_->rows_max() * row_bytes(graph.residual)));
+    bind(graph.residual, residual_);
+  }
   if (shard_.embeds || shard_.samples) {
     ASSIGN_OR_RETURN(slots_, make_buffer(uint64_t{options_.slots} * sizeof(int32_t)));
-    of_all_sets(graph.token_slots, slots_);
+    bind(graph.token_slots, slots_);
   }
-  // A summed value is read by the next program, which may write the next one: two take turns.
-  std::array<HostBuffer*, 2> exchange = {};
-  size_t turn = 0;
   for (const ShardPiece& piece : shard_.pieces) {
-    if (piece.kind == ShardPiece::Kind::kReduce && !values_.contains(piece.value)) {
-      HostBuffer*& buffer = exchange[turn++ % exchange.size()];
-      if (buffer == nullptr) {
-        ASSIGN_OR_RETURN(buffer, make_buffer(row_bytes));
-      }
-      of_all_sets(piece.value, buffer);
-    } else if (piece.kind == ShardPiece::Kind::kLogits) {
-      ASSIGN_OR_RETURN(own_logits_, make_buffer(heads * static_cast<uint64_t>(shard_.vocab_rows) * sizeof(float)));
-      of_all_sets(piece.value, own_logits_);
-    }
+    if (piece.kind != ShardPiece::Kind::kLogits) continue;
+    ASSIGN_OR_RETURN(own_logits_, make_buffer(heads * static_cast<uint64_t>(shard_.vocab_rows) * sizeof(float)));
+    bind(piece.value, own_logits_);
   }
-  if (!shard_.samples) return ok_status();
-  ASSIGN_OR_RETURN(all_logits_, make_buffer(heads * model_.config().vocab_size * sizeof(float)));
-  of_all_sets(graph.logits, all_logits_);
-  return make_results();
+  if (shard_.samples) {
+    ASSIGN_OR_RETURN(all_logits_, make_buffer(heads * model_.config().vocab_size * sizeof(float)));
+    bind(graph.logits, all_logits_);
+    RETURN_IF_ERROR(make_results());
+  }
+  return make_border_buffers();
 }
 
 Status Driver::make_results() {
@@ -160,31 +84,87 @@ Status Driver::make_results() {
   return ok_status();
 }
 
+uint64_t Driver::row_bytes(int32_t value) const {
+  const motley_value& shape = shard_.graph.values[static_cast<size_t>(value)].shape;
+  uint64_t elements = 1;
+  for (int32_t axis = 1; axis < shape.rank; ++axis) elements *= static_cast<uint64_t>(shape.dims[axis]);
+  return elements * sizeof(float);  // f32 or i32
+}
+
+namespace {
+
+// Calls visit(value) for what a piece reads or writes across its borders.
+template <typename Visit>
+void visit_borders(const DevicePart& part, size_t piece, const Visit& visit) {
+  if (const PartProgram* program = part.program(piece)) {
+    for (const auto* side : {&program->segment.inputs(), &program->segment.outputs()}) {
+      for (const int32_t id : *side) visit(program->segment.graph_values()[static_cast<size_t>(id)]);
+    }
+    return;
+  }
+  const ShardPiece& each = part.shard().pieces[piece];
+  if (each.value >= 0) visit(each.value);
+  for (const int32_t id : each.gives) visit(id);
+  for (const int32_t id : each.takes) visit(id);
+}
+
+}  // namespace
+
+// Of the values that cross from piece to piece: those that do not live at the same time share a buffer.
+Status Driver::make_border_buffers() {
+  struct Life {
+    size_t first = 0, last = 0;
+  };
+  std::map<int32_t, Life> lives;
+  std::vector<int32_t> order;  // by first
+  for (size_t piece = 0; piece < shard_.pieces.size(); ++piece) {
+    visit_borders(*part_, piece, [&](int32_t value) {
+      if (values_.contains(value)) return;
+      const auto [life, made] = lives.try_emplace(value, Life{piece, piece});
+      life->second.last = piece;
+      if (made) order.push_back(value);
+    });
+  }
+  std::vector<std::pair<HostBuffer*, size_t>> free_after;  // buffer, the last piece that needs it
+  for (const int32_t value : order) {
+    const uint64_t bytes = part_->rows_max() * row_bytes(value);
+    const Life life = lives.at(value);
+    const auto found = std::find_if(free_after.begin(), free_after.end(), [&](const auto& each) {
+      return each.second < life.first && each.first->bytes() == bytes;
+    });
+    if (found != free_after.end()) {
+      found->second = life.last;
+      bind(value, found->first);
+      continue;
+    }
+    ASSIGN_OR_RETURN(HostBuffer * buffer, make_buffer(bytes));
+    free_after.emplace_back(buffer, life.last);
+    bind(value, buffer);
+  }
+  return ok_status();
+}
+
 HostBuffer* Driver::buffer_of(int32_t value, size_t set) const {
   const auto found = values_.find(value);
   return found == values_.end() ? nullptr : found->second[set];
 }
 
 void Driver::add(TapeOp op, HostBuffer* buffer, bool contributes) {
-  tape_.push_back({op, {}, buffer, contributes});
+  tape_.push_back({op, {}, buffer, contributes, {}, {}});
   meets_ = true;
 }
 
-Status Driver::add_program(const ShardPiece& piece) {
-  auto compiled = std::make_unique<CompiledPiece>();
-  std::vector<int32_t> kept;
-  for (const ShardPiece& other : shard_.pieces) {
-    if (other.value >= 0) kept.push_back(other.value);
-  }
-  compiled->segment = Segment::of_nodes(shard_.graph, piece.cut, piece.layer_begin, piece.layer_end, piece.node_begin,
-                                        piece.node_end, kept);
-  const Segment& segment = compiled->segment;
-  std::vector<motley_weight*> weights;
-  for (const int32_t id : segment.graph_weights()) weights.push_back(weights_[static_cast<size_t>(id)].weight.get());
-  const std::array<uint32_t, 1> buckets = {options_.rows_max};
-  ASSIGN_OR_RETURN(compiled->programs, device_.compile(segment.view(), weights, buckets));
-  TapeProgram program{&device_,  &queue_,           &compiled->programs, segment.uses_kv() ? kv_.get() : nullptr,
-                      piece.cut, piece.layer_begin, piece.layer_end,     {}};
+Status Driver::add_program(const ShardPiece& piece, const PartProgram& compiled) {
+  const Segment& segment = compiled.segment;
+  TapeProgram program;
+  program.device = &device_;
+  program.queue = &queue_;
+  program.programs = &compiled.programs;
+  program.kv = segment.uses_kv() ? part_->kv() : nullptr;
+  program.cut = piece.cut;
+  program.layer_begin = piece.layer_begin;
+  program.layer_end = piece.layer_end;
+  program.buckets = part_->options().buckets;
   std::vector<int32_t> borders = segment.inputs();
   for (const int32_t id : segment.outputs()) {
     if (std::find(borders.begin(), borders.end(), id) == borders.end()) borders.push_back(id);
@@ -202,17 +182,27 @@ Status Driver::add_program(const ShardPiece& piece) {
     }
     program.bindings.push_back(std::move(bindings));
   }
-  tape_.push_back({TapeOp::kProgram, std::move(program), nullptr, true});
-  pieces_.push_back(std::move(compiled));
+  tape_.push_back({TapeOp::kProgram, std::move(program), nullptr, true, {}, {}});
   return ok_status();
 }
 
-Status Driver::compile() {
+Status Driver::add_partner(const ShardPiece& piece) {
+  if (!links_.partner)
+    return error(MOTLEY_INTERNAL, "{} has nobody to meet at layer {}", options_.name, piece.layer_begin);
+  add(TapeOp::kPartner);
+  for (const int32_t id : piece.gives) tape_.back().gives.push_back({buffer_of(id, 0), row_bytes(id)});
+  for (const int32_t id : piece.takes) tape_.back().takes.push_back({buffer_of(id, 0), row_bytes(id)});
+  return ok_status();
+}
+
+Status Driver::make_tape() {
   if (links_.receive_from) add(TapeOp::kReceive);
-  for (const ShardPiece& piece : shard_.pieces) {
+  for (size_t i = 0; i < shard_.pieces.size(); ++i) {
+    const ShardPiece& piece = shard_.pieces[i];
     switch (piece.kind) {
-      case ShardPiece::Kind::kProgram: RETURN_IF_ERROR(add_program(piece)); break;
+      case ShardPiece::Kind::kProgram: RETURN_IF_ERROR(add_program(piece, *part_->program(i))); break;
       case ShardPiece::Kind::kReduce: add(TapeOp::kReduce, buffer_of(piece.value, 0), piece.contributes); break;
+      case ShardPiece::Kind::kPartner: RETURN_IF_ERROR(add_partner(piece)); break;
       case ShardPiece::Kind::kLogits: add(TapeOp::kLogits); break;
     }
   }

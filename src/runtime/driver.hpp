@@ -1,7 +1,8 @@
-// Driver: one device's part of a placement, and the thread that runs it.
+// Driver: the thread that runs a device's part of a placement, with a queue, buffers and a tape of its own.
 //
-// Every device of a lane has a driver. All get every step, in the same order; each replays its own tape and meets the
-// others where the tape says so (docs/adr/0010). What a driver does between programs blocks its thread only. Its device
+// Every part of a lane has a driver, or as many as steps run side by side in it (docs/adr/0014). All drivers of a way
+// get its steps in the same order; each replays its own tape and meets the others where the tape says so
+// (docs/adr/0010). What a driver does between programs blocks its thread only. Its device
 // has the step's limit for itself (DeviceTime): past it, the device is lost. Who waits for others is never lost by
 // that: they keep their own limits. Time is counted per driver: with virtual time it moves on with what the device and
 // the communicators report, so that a run's times depend on the plan and the devices alone.
@@ -25,12 +26,11 @@
 #include "device/handles.hpp"
 #include "device/wait.hpp"
 #include "model/model.hpp"
+#include "runtime/device_part.hpp"
 #include "runtime/device_time.hpp"
 #include "runtime/driver_trace.hpp"
 #include "runtime/flight.hpp"
 #include "runtime/host_buffer.hpp"
-#include "runtime/segment.hpp"
-#include "runtime/shard.hpp"
 #include "runtime/tape.hpp"
 
 namespace motley {
@@ -43,18 +43,17 @@ struct DriverLinks {
   std::unique_ptr<Communicator> stage;                 // null: nobody else is there
   std::unique_ptr<Communicator> receive_from;          // a way: the residual stream comes in; null: it does not
   std::vector<std::unique_ptr<Communicator>> send_to;  // ways: it goes out
+  std::unique_ptr<Communicator> partner;               // to the shard's other part, a way; null: it has none
   uint32_t sampler = 0;                                // stage rank that samples (of the last stage)
   std::vector<uint32_t> embedders;                     // stage ranks beside the sampler that need the sampled tokens
   std::vector<std::vector<UnitRange>> vocab;           // by stage rank: the columns of its logits
 };
 
 struct DriverOptions {
-  std::string name;                           // of the device
-  std::vector<int> cores;                     // where the driver\'s thread runs; empty = anywhere
-  uint32_t rows_max = 0, logit_rows_max = 0;  // of one step
+  std::string name;             // of the device
+  std::vector<int> cores;       // where the driver's thread runs; empty = anywhere
+  uint32_t logit_rows_max = 0;  // of one step
   uint32_t slots = 0;
-  uint32_t kv_blocks = 0, block_size = 0;
-  int32_t kv_dtype = 0;
   uint32_t steps_ahead = 1;  // steps that are enqueued before the one before them is done, where nothing stands between
   bool virtual_time = false;
   bool simulated = false;  // the device is
@@ -66,6 +65,10 @@ struct DriverOptions {
 struct DriverWork {
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
   int64_t busy_ns = 0;
+  DriverWork& operator+=(const DriverWork& other) {
+    programs += other.programs, rows += other.rows, bytes_moved += other.bytes_moved, busy_ns += other.busy_ns;
+    return *this;
+  }
 };
 
 class Driver {
@@ -78,9 +81,9 @@ class Driver {
     std::function<Status()> health;                 // not OK: the lane is lost, steps are to be failed
   };
 
-  // Packs the weights, makes KV pool and buffers, compiles the tape. `model`, `device` and `clock` are borrowed.
-  static Result<std::unique_ptr<Driver>> create(const Model& model, const Device& device, ShardGraph shard,
-                                                DriverLinks links, const DriverOptions& options, const Clock& clock);
+  // Makes the buffers and the tape. `clock` is borrowed.
+  static Result<std::unique_ptr<Driver>> create(std::shared_ptr<const DevicePart> part, DriverLinks links,
+                                                const DriverOptions& options, const Clock& clock);
   ~Driver();  // ends what is under way
 
   void start(Events events);
@@ -94,20 +97,15 @@ class Driver {
 
   const std::string& name() const { return options_.name; }
   const Device& device() const { return device_; }
+  const DevicePart& part() const { return *part_; }
   const Tape& tape() const { return tape_; }
-  uint64_t weight_bytes() const { return weight_bytes_; }  // resident
-  // Zeros to the first blocks of the KV pool, before start(). UNIMPLEMENTED where the device takes no KV from the host.
-  Status clear_kv(uint32_t first_blocks, uint64_t timeout_ns);
+  const QueueHandle& queue() const { return queue_; }  // before start(), and after stop()
   DriverWork work() const { return {programs_, rows_, bytes_moved_, busy_ns_}; }
   // When its device has used up its time, of system_clock(). INT64_MAX where the driver waits for nothing of it just
   // now: idle, in a meeting, or asleep until a step has ended. Any thread.
   int64_t due_ns() const { return due_ns_.load(); }
 
  private:
-  struct CompiledPiece {
-    Segment segment;
-    ProgramsHandle programs;
-  };
   struct ResultSet {
     std::unique_ptr<HostBuffer> ids, logprobs, top_ids, top_logprobs;
   };
@@ -120,15 +118,17 @@ class Driver {
   };
   using Buffers = std::map<int32_t, std::vector<HostBuffer*>>;  // value -> by result set
 
-  Driver(const Model& model, const Device& device, ShardGraph shard, DriverLinks links, const DriverOptions& options,
-         const Clock& clock, Waiter waiter);
-  Status pack_weights();
-  Status make_kv();
+  Driver(std::shared_ptr<const DevicePart> part, DriverLinks links, const DriverOptions& options, const Clock& clock,
+         Waiter waiter);
   Result<HostBuffer*> make_buffer(uint64_t bytes);
+  void bind(int32_t value, HostBuffer* buffer);  // in all result sets
   Status make_buffers();
   Status make_results();
-  Status compile();
-  Status add_program(const ShardPiece& piece);
+  Status make_border_buffers();
+  Status make_tape();
+  Status add_program(const ShardPiece& piece, const PartProgram& program);
+  Status add_partner(const ShardPiece& piece);
+  uint64_t row_bytes(int32_t value) const;
   HostBuffer* buffer_of(int32_t value, size_t set) const;
   void add(TapeOp op, HostBuffer* buffer = nullptr, bool contributes = true);
 
@@ -141,6 +141,9 @@ class Driver {
   Status settle(Flight& flight);
   Status receive(Flight& flight);
   Status send(Flight& flight);
+  Status meet_partner(const TapeEntry& entry, Flight& flight);
+  Status send_rows(Communicator& way, HostBuffer& buffer, uint64_t row_bytes, Flight& flight);
+  Status receive_rows(Communicator& way, HostBuffer& buffer, uint64_t row_bytes, Flight& flight);
   Status reduce(Flight& flight, HostBuffer& buffer, bool contributes);
   Status exchange_logits(Flight& flight);
   Status exchange_tokens(Flight& flight, size_t set);
@@ -162,22 +165,19 @@ class Driver {
   int64_t now_ns() const;  // as time counts for this driver
   void tell_copies();
 
-  const Model& model_;
+  const std::shared_ptr<const DevicePart> part_;
+  const Model& model_;  // the part's, as the two below
   const Device& device_;
-  const ShardGraph shard_;
+  const ShardGraph& shard_;
   DriverLinks links_;
   const DriverOptions options_;
   const Clock& clock_;
   Waiter waiter_;
-  std::vector<PackedWeight> weights_;  // by the shard's weights
-  uint64_t weight_bytes_ = 0;
-  KvHandle kv_;
   DriverTrace trace_;
   std::vector<std::unique_ptr<HostBuffer>> buffers_;
   Buffers values_;
   HostBuffer *slots_ = nullptr, *residual_ = nullptr, *own_logits_ = nullptr, *all_logits_ = nullptr;
   std::vector<ResultSet> results_;
-  std::vector<std::unique_ptr<CompiledPiece>> pieces_;
   QueueHandle queue_;
   Tape tape_;
   bool meets_ = false;  // the tape is not programs alone
@@ -200,8 +200,5 @@ class Driver {
   std::atomic<int64_t> busy_ns_{0};
   std::thread thread_;
 };
-
-// Packs what the shard keeps of a weight, and lets go of the file's pages unless the packed form needs them.
-Result<PackedWeight> pack_weight(const Model& model, const ShardWeight& weight, const Device& device);
 
 }  // namespace motley

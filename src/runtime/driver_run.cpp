@@ -187,6 +187,7 @@ Status Driver::meet_others(const TapeEntry& entry, Flight& flight, size_t set) {
     case TapeOp::kReceive: return receive(flight);
     case TapeOp::kReduce: return reduce(flight, *entry.buffer, entry.contributes);
     case TapeOp::kSend: return send(flight);
+    case TapeOp::kPartner: return meet_partner(entry, flight);
     case TapeOp::kLogits: return exchange_logits(flight);
     case TapeOp::kTokens: return exchange_tokens(flight, set);
   }
@@ -278,31 +279,50 @@ Status Driver::reduce(Flight& flight, HostBuffer& buffer, bool contributes) {
   return buffer.push(queue_, bytes);
 }
 
-Status Driver::receive(Flight& flight) {
-  const size_t row_bytes = model_.config().hidden * sizeof(float), bytes = flight.batch.rows * row_bytes;
-  RETURN_IF_ERROR(residual_->acquire(device_timeout_ns(flight)));
-  const std::span<std::byte> all = residual_->view<std::byte>(bytes);
+Status Driver::send_rows(Communicator& way, HostBuffer& buffer, uint64_t row_bytes, Flight& flight) {
+  const uint64_t bytes = flight.batch.rows * row_bytes;
+  const std::span<std::byte> all = buffer.view<std::byte>(bytes);
   const size_t step = rows_at_once(row_bytes) * row_bytes;
   for (size_t at = 0; at < bytes; at += step) {
     const std::span<std::byte> part = all.subspan(at, std::min(step, bytes - at));
-    RETURN_IF_ERROR(with_others(flight, [&] { return links_.receive_from->recv(kWaySender, part, call(flight)); }));
+    RETURN_IF_ERROR(with_others(flight, [&] { return way.send(1 - way.rank(), part, call(flight)); }));
   }
   bytes_moved_ += bytes;
-  return residual_->push(queue_, bytes);
+  return ok_status();
+}
+
+Status Driver::receive_rows(Communicator& way, HostBuffer& buffer, uint64_t row_bytes, Flight& flight) {
+  const uint64_t bytes = flight.batch.rows * row_bytes;
+  RETURN_IF_ERROR(buffer.acquire(device_timeout_ns(flight)));
+  const std::span<std::byte> all = buffer.view<std::byte>(bytes);
+  const size_t step = rows_at_once(row_bytes) * row_bytes;
+  for (size_t at = 0; at < bytes; at += step) {
+    const std::span<std::byte> part = all.subspan(at, std::min(step, bytes - at));
+    RETURN_IF_ERROR(with_others(flight, [&] { return way.recv(1 - way.rank(), part, call(flight)); }));
+  }
+  bytes_moved_ += bytes;
+  return buffer.push(queue_, bytes);
+}
+
+Status Driver::receive(Flight& flight) {
+  return receive_rows(*links_.receive_from, *residual_, model_.config().hidden * sizeof(float), flight);
 }
 
 Status Driver::send(Flight& flight) {
-  const size_t row_bytes = model_.config().hidden * sizeof(float), bytes = flight.batch.rows * row_bytes;
-  RETURN_IF_ERROR(residual_->pull(queue_, bytes, device_timeout_ns(flight), &virtual_ns_));
-  const std::span<std::byte> all = residual_->view<std::byte>(bytes);
-  const size_t step = rows_at_once(row_bytes) * row_bytes;
-  for (const auto& way : links_.send_to) {
-    for (size_t at = 0; at < bytes; at += step) {
-      const std::span<std::byte> part = all.subspan(at, std::min(step, bytes - at));
-      RETURN_IF_ERROR(with_others(flight, [&] { return way->send(kWayReceiver, part, call(flight)); }));
-    }
-    bytes_moved_ += bytes;
+  const uint64_t row_bytes = model_.config().hidden * sizeof(float);
+  RETURN_IF_ERROR(residual_->pull(queue_, flight.batch.rows * row_bytes, device_timeout_ns(flight), &virtual_ns_));
+  for (const auto& way : links_.send_to) RETURN_IF_ERROR(send_rows(*way, *residual_, row_bytes, flight));
+  return ok_status();
+}
+
+Status Driver::meet_partner(const TapeEntry& entry, Flight& flight) {
+  for (const TapeRows& rows : entry.gives) rows.buffer->start_pull(queue_, flight.batch.rows * rows.bytes);
+  for (const TapeRows& rows : entry.gives) {
+    RETURN_IF_ERROR(rows.buffer->pull(queue_, flight.batch.rows * rows.bytes, device_timeout_ns(flight), &virtual_ns_));
+    RETURN_IF_ERROR(send_rows(*links_.partner, *rows.buffer, rows.bytes, flight));
   }
+  for (const TapeRows& rows : entry.takes)
+    RETURN_IF_ERROR(receive_rows(*links_.partner, *rows.buffer, rows.bytes, flight));
   return ok_status();
 }
 

@@ -10,7 +10,7 @@ namespace {
 constexpr std::array<std::string_view, MOTLEY_CUT_SAMPLE + 1> kCutNames = {
     "embed", "stage", "attention part", "ffn part", "pre", "post-pre", "post", "expert", "head", "sample"};
 constexpr std::array<std::string_view, static_cast<size_t>(TapeOp::kTokens) + 1> kMeetingNames = {
-    "program", "receive", "reduce", "send", "logits", "tokens"};
+    "program", "receive", "reduce", "partner", "send", "logits", "tokens"};
 
 // Cuts that see the rows whose logits are wanted, not all.
 bool of_head_rows(motley_cut cut) { return cut == MOTLEY_CUT_HEAD || cut == MOTLEY_CUT_SAMPLE; }

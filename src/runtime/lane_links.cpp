@@ -23,18 +23,18 @@ void link_tokens(const Stage& stage, bool embeds_here, size_t first_rank, std::v
   }
 }
 
-Route route_between(const Lane& lane, const Shard& a, const Shard& b) {
+Route route_between(const Lane& lane, const std::string& a, const std::string& b) {
   for (const PairRoute& pair : lane.routes) {
-    if ((pair.a == a.device && pair.b == b.device) || (pair.a == b.device && pair.b == a.device)) return pair.route;
+    if ((pair.a == a && pair.b == b) || (pair.a == b && pair.b == a)) return pair.route;
   }
   return Route::kSharedMemory;
 }
 
 Route stage_route(const Lane& lane, const Stage& stage) {
-  const Route route = route_between(lane, stage.shards[0], stage.shards[1]);
+  const Route route = route_between(lane, stage.shards[0].device, stage.shards[1].device);
   for (size_t i = 0; i < stage.shards.size(); ++i) {
     for (size_t j = i + 1; j < stage.shards.size(); ++j) {
-      if (route_between(lane, stage.shards[i], stage.shards[j]) != route) return Route::kSharedMemory;
+      if (route_between(lane, stage.shards[i].device, stage.shards[j].device) != route) return Route::kSharedMemory;
     }
   }
   return route;
@@ -46,7 +46,34 @@ Result<CommGroup> make_route(Route route, const GroupOptions& options) {
   return Status(group.error().code(), group.error().message() + "; a plan without routes takes shared memory");
 }
 
+// Ways between shards from links[first] on and their partners, whose links are appended.
+Status link_partners(const Lane& lane, const Stage& stage, size_t first, GroupOptions group,
+                     std::vector<DriverLinks>* links) {
+  group.size = 2;
+  for (size_t i = 0; i < stage.shards.size(); ++i) {
+    const Shard& shard = stage.shards[i];
+    if (shard.partner.empty()) continue;
+    ASSIGN_OR_RETURN(CommGroup way, make_route(route_between(lane, shard.device, shard.partner), group));
+    (*links)[first + i].partner = std::move(way[kWaySender]);
+    links->emplace_back().partner = std::move(way[kWayReceiver]);
+  }
+  return ok_status();
+}
+
 }  // namespace
+
+std::vector<LanePart> lane_parts(const Lane& lane) {
+  std::vector<LanePart> parts;
+  for (size_t s = 0; s < lane.stages.size(); ++s) {
+    const std::vector<Shard>& shards = lane.stages[s].shards;
+    for (size_t i = 0; i < shards.size(); ++i)
+      parts.push_back({s, i, shards[i].partner.empty() ? ShardRole::kWhole : ShardRole::kDense, shards[i].device});
+    for (size_t i = 0; i < shards.size(); ++i) {
+      if (!shards[i].partner.empty()) parts.push_back({s, i, ShardRole::kAttention, shards[i].partner});
+    }
+  }
+  return parts;
+}
 
 Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config, const VirtualLink& link,
                                                  bool own_cores) {
@@ -57,7 +84,7 @@ Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelCo
   group.own_cores = own_cores;
   group.message_bytes_max =
       std::max<uint64_t>(kMessageBytesMin, uint64_t{std::max(config.hidden, config.vocab_size)} * sizeof(float));
-  size_t before = 0;  // rank of the last stage's first shard
+  size_t before = 0, before_size = 0;  // the last stage's first shard, and how many it has
   for (size_t s = 0; s < lane.stages.size(); ++s) {
     const Stage& stage = lane.stages[s];
     const size_t first = links.size(), size = stage.shards.size();
@@ -68,15 +95,16 @@ Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelCo
       for (size_t i = 0; i < size; ++i) links[first + i].stage = std::move(made[i]);
     }
     for (size_t i = 0; s > 0 && i < size; ++i) {
-      const size_t from = i % (first - before);
+      const size_t from = i % before_size;
       group.size = 2;
-      ASSIGN_OR_RETURN(CommGroup way,
-                       make_route(route_between(lane, lane.stages[s - 1].shards[from], stage.shards[i]), group));
+      const Shard& sender = lane.stages[s - 1].shards[from];
+      ASSIGN_OR_RETURN(CommGroup way, make_route(route_between(lane, sender.device, stage.shards[i].device), group));
       links[before + from].send_to.push_back(std::move(way[kWaySender]));
       links[first + i].receive_from = std::move(way[kWayReceiver]);
     }
     if (s + 1 == lane.stages.size()) link_tokens(stage, lane.stages.size() == 1, first, &links);
-    before = first;
+    before = first, before_size = size;
+    RETURN_IF_ERROR(link_partners(lane, stage, first, group, &links));
   }
   return links;
 }

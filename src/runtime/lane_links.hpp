@@ -1,6 +1,7 @@
 // Who meets whom in a lane: the groups and ways of its drivers.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "base/status.hpp"
@@ -15,9 +16,20 @@ struct VirtualLink {
   double latency_ns = 0, ns_per_byte = 0;
 };
 
-// One per shard, stage by stage. A shard of a later stage gets the residual stream from one of the stage before, which
-// all have the same. Two meet over their route of lane.routes; more over the one that all their pairs take, else over
-// shared memory. own_cores: as of GroupOptions, of all of them. UNAVAILABLE where a route cannot be had.
+// A part of a lane: a shard, or one half of it where it has a partner.
+struct LanePart {
+  size_t stage = 0, shard = 0;
+  ShardRole role = ShardRole::kWhole;
+  std::string device;
+};
+
+// Stage by stage: the shards in order, then those who attend for some of them, in the same order.
+std::vector<LanePart> lane_parts(const Lane& lane);
+
+// One per part, in the order of lane_parts(). A shard of a later stage gets the residual stream from one of the stage
+// before, which all have the same. Two meet over their route of lane.routes; more over the one that all their pairs
+// take, else over shared memory. own_cores: as of GroupOptions, of all of them. UNAVAILABLE where a route cannot be
+// had.
 Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelConfig& config, const VirtualLink& link,
                                                  bool own_cores = false);
 

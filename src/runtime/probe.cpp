@@ -77,22 +77,24 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
         static_cast<uint64_t>(static_cast<double>(model.weight(weight.source).bytes) * kept(weight.rows, whole.rows) *
                               kept(weight.cols, whole.cols) * kept(weight.experts, whole.experts));
   }
+  PartOptions held;
+  held.buckets = {rows_max};
+  held.block_size = kBlockSize;
+  held.kv_blocks = std::max(share.kv_blocks, 1u);
+  held.kv_dtype = kv_dtype;
+  ASSIGN_OR_RETURN(auto part, DevicePart::create(model, device, std::move(shard), held));
   DriverOptions options;
   options.name = "probe";
-  options.rows_max = rows_max;
   options.logit_rows_max = std::min(rows_max, kLogitRowsMax);
   options.slots = 1;
-  options.block_size = kBlockSize;
-  options.kv_blocks = std::max(share.kv_blocks, 1u);
-  options.kv_dtype = kv_dtype;
   options.steps_ahead = 0;
   options.virtual_time = virtual_time;
   // Nobody is met: the tape is only read.
-  ASSIGN_OR_RETURN(auto driver, Driver::create(model, device, std::move(shard), {}, options, system_clock()));
+  ASSIGN_OR_RETURN(auto driver, Driver::create(std::move(part), {}, options, system_clock()));
   std::unique_ptr<Probe> probe(new Probe(device, std::move(driver)));
   probe->source_bytes_ = source_bytes;
   probe->rows_max_ = rows_max;
-  probe->kv_blocks_ = options.kv_blocks;
+  probe->kv_blocks_ = held.kv_blocks;
   probe->virtual_time_ = virtual_time;
   if (virtual_time) probe->virtual_ns_ = virtual_start_ns();
   return probe;
@@ -156,7 +158,7 @@ void Probe::fill_batch(const ProbeLoad& load) {
 
 Status Probe::write_kv(uint32_t positions) {
   if (virtual_time_) return ok_status();
-  const Status written = driver_->clear_kv((positions + kBlockSize - 1) / kBlockSize, kWaitNs);
+  const Status written = driver_->part().clear_kv(driver_->queue(), (positions + kBlockSize - 1) / kBlockSize, kWaitNs);
   return written.code() == MOTLEY_UNIMPLEMENTED ? ok_status() : written;  // then it is read as it lies
 }
 

@@ -59,7 +59,7 @@ class Probe {
   // Writes the positions that these loads see. What was never written may lie nowhere: it is read faster than memory
   // is, and the first time slower.
   Status write_kv(uint32_t positions);
-  uint64_t weight_bytes() const { return driver_->weight_bytes(); }
+  uint64_t weight_bytes() const { return driver_->part().weight_bytes(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
 
  private:

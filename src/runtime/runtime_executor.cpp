@@ -16,6 +16,23 @@ namespace {
 
 constexpr std::chrono::milliseconds kLookEvery{100};
 constexpr int64_t kGraceNs = 100'000'000;  // a driver that is not stuck says first that its device is late
+constexpr size_t kWaysWithPartners = 2;
+constexpr uint32_t kRowsOfFirstBucket = 16;
+
+const NamedDevice* find_device(std::span<const NamedDevice> devices, const std::string& name) {
+  const auto found = std::find_if(devices.begin(), devices.end(), [&](const auto& d) { return d.name == name; });
+  return found == devices.end() ? nullptr : &*found;
+}
+
+// Each device of the lane has some, and no two the same one.
+bool have_own_cores(const std::vector<LanePart>& parts, std::span<const NamedDevice> devices) {
+  std::vector<std::span<const int>> cores;
+  for (const NamedDevice& device : devices) {
+    if (std::any_of(parts.begin(), parts.end(), [&](const LanePart& part) { return part.device == device.name; }))
+      cores.push_back(device.cores);
+  }
+  return distinct_cores(cores);
+}
 
 }  // namespace
 
@@ -37,89 +54,105 @@ Result<std::unique_ptr<RuntimeExecutor>> RuntimeExecutor::create(const Model& mo
   if (placement.lanes.size() != 1)
     return error(MOTLEY_UNIMPLEMENTED, "placements of {} lanes are not built yet", placement.lanes.size());
   std::unique_ptr<RuntimeExecutor> runtime(new RuntimeExecutor(options, clock));
-  runtime->describe(model, placement);
+  runtime->describe(model, placement, devices);
   RETURN_IF_ERROR(runtime->make_drivers(model, placement, devices));
   runtime->start();
   return runtime;
 }
 
+std::vector<uint32_t> row_buckets(uint32_t rows_max) {
+  std::vector<uint32_t> buckets;
+  for (uint32_t rows = kRowsOfFirstBucket; rows < rows_max; rows *= 4) buckets.push_back(rows);
+  buckets.push_back(rows_max);
+  return buckets;
+}
+
 // A pipeline keeps as many steps under way as its lane says, else as it has stages, of sequences that differ; one stage
-// runs the same sequence's next step behind this one, because the token it needs is there by then.
-void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
+// runs the same sequence's next step behind this one, because the token it needs is there by then. Where somebody
+// attends for another, two steps of sequences that differ run side by side, so that both have work.
+void RuntimeExecutor::describe(const Model& model, const Placement& placement, std::span<const NamedDevice> devices) {
   const ModelConfig& config = model.config();
-  const auto stages = static_cast<uint32_t>(placement.lanes[0].stages.size());
+  const Lane& from = placement.lanes[0];
+  const auto stages = static_cast<uint32_t>(from.stages.size());
+  const std::vector<LanePart> parts = lane_parts(from);
+  const auto attends = [](const LanePart& part) { return part.role == ShardRole::kAttention; };
+  ways_.resize(std::any_of(parts.begin(), parts.end(), attends) ? kWaysWithPartners : 1);
   description_.epoch = placement.epoch;
   description_.vocab_size = config.vocab_size;
   description_.positions_max = options_.positions_max == 0 ? config.context_length : options_.positions_max;
   description_.slots = kSlots;
-  description_.lookahead = stages == 1 ? 1 : 0;
-  const uint32_t micro_batches = placement.lanes[0].micro_batches;
-  description_.pipeline = stages == 1 || micro_batches == 0 ? stages : micro_batches;
+  const auto ways = static_cast<uint32_t>(ways_.size());
+  description_.lookahead = stages == 1 && ways == 1 ? 1 : 0;
+  description_.pipeline = stages == 1 || from.micro_batches == 0 ? stages * ways : from.micro_batches;
   LaneDescription lane;
-  lane.pool = {placement.block_size, placement.lanes[0].kv_blocks};
+  lane.pool = {placement.block_size, from.kv_blocks};
   lane.rows_max = options_.rows_max;
+  for (const LanePart& part : parts) {
+    const NamedDevice* device = find_device(devices, part.device);
+    if (device != nullptr && !device->any_rows) lane.buckets = row_buckets(options_.rows_max);
+  }
   description_.lanes.push_back(lane);
 }
 
-namespace {
-
-// Each device of the lane has some, and no two the same one.
-bool have_own_cores(const Lane& lane, std::span<const NamedDevice> devices) {
-  const auto takes_part = [&](const NamedDevice& device) {
-    return std::any_of(lane.stages.begin(), lane.stages.end(), [&](const Stage& stage) {
-      return std::any_of(stage.shards.begin(), stage.shards.end(),
-                         [&](const Shard& shard) { return shard.device == device.name; });
-    });
-  };
-  std::vector<std::span<const int>> cores;
-  for (const NamedDevice& device : devices) {
-    if (takes_part(device)) cores.push_back(device.cores);
-  }
-  return distinct_cores(cores);
+Result<std::shared_ptr<const DevicePart>> RuntimeExecutor::make_part(const Model& model, const Placement& placement,
+                                                                     const LanePart& part,
+                                                                     const NamedDevice& device) const {
+  PartOptions options;
+  options.buckets = device.any_rows ? std::vector<uint32_t>{options_.rows_max} : row_buckets(options_.rows_max);
+  options.kv_blocks = placement.lanes[0].kv_blocks;
+  options.block_size = placement.block_size;
+  options.kv_dtype = placement.kv_dtype;
+  ASSIGN_OR_RETURN(ShardGraph graph, shard_graph(model, placement.lanes[0], part.stage, part.shard, part.role));
+  auto made = DevicePart::create(model, *device.device, std::move(graph), std::move(options));
+  if (!made.ok()) return made.error().annotate(device.name);
+  return made;
 }
 
-}  // namespace
+DriverOptions RuntimeExecutor::driver_options(const NamedDevice& device) const {
+  DriverOptions options;
+  options.name = device.name;
+  options.cores = device.cores;
+  options.logit_rows_max = options_.logit_rows_max;
+  options.slots = kSlots;
+  options.steps_ahead = description_.lookahead;
+  options.virtual_time = options_.virtual_time;
+  options.simulated = device.simulated;
+  options.trace = options_.trace;
+  return options;
+}
 
+// The parts once; links and drivers for each way.
 Status RuntimeExecutor::make_drivers(const Model& model, const Placement& placement,
                                      std::span<const NamedDevice> devices) {
   const Lane& lane = placement.lanes[0];
-  ASSIGN_OR_RETURN(std::vector<DriverLinks> links,
-                   make_lane_links(lane, model.config(), options_.virtual_link, have_own_cores(lane, devices)));
-  size_t rank = 0;
-  for (size_t s = 0; s < lane.stages.size(); ++s) {
-    for (size_t i = 0; i < lane.stages[s].shards.size(); ++i, ++rank) {
-      const std::string& name = lane.stages[s].shards[i].device;
-      const auto found = std::find_if(devices.begin(), devices.end(), [&](const auto& d) { return d.name == name; });
-      if (found == devices.end()) return invalid_argument("the plan names device {}, which is not opened", name);
-      DriverOptions options;
-      options.name = name;
-      options.cores = found->cores;
-      options.rows_max = options_.rows_max;
-      options.logit_rows_max = options_.logit_rows_max;
-      options.slots = kSlots;
-      options.kv_blocks = lane.kv_blocks;
-      options.block_size = placement.block_size;
-      options.kv_dtype = placement.kv_dtype;
-      options.steps_ahead = description_.lookahead;
-      options.virtual_time = options_.virtual_time;
-      options.simulated = found->simulated;
-      options.trace = options_.trace;
-      ASSIGN_OR_RETURN(ShardGraph graph, shard_graph(model, lane, s, i));
-      auto driver = Driver::create(model, *found->device, std::move(graph), std::move(links[rank]), options, clock_);
-      if (!driver.ok()) return driver.error().annotate(name);
-      drivers_.push_back(*std::move(driver));
+  const std::vector<LanePart> parts = lane_parts(lane);
+  std::vector<std::shared_ptr<const DevicePart>> made;
+  for (const LanePart& part : parts) {
+    const NamedDevice* device = find_device(devices, part.device);
+    if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
+    ASSIGN_OR_RETURN(made.emplace_back(), make_part(model, placement, part, *device));
+  }
+  const bool own_cores = ways_.size() == 1 && have_own_cores(parts, devices);
+  for (auto& way : ways_) {
+    ASSIGN_OR_RETURN(std::vector<DriverLinks> links,
+                     make_lane_links(lane, model.config(), options_.virtual_link, own_cores));
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const NamedDevice& device = *find_device(devices, parts[i].device);
+      auto driver = Driver::create(made[i], std::move(links[i]), driver_options(device), clock_);
+      if (!driver.ok()) return driver.error().annotate(device.name);
+      way.push_back(*std::move(driver));
     }
   }
   return ok_status();
 }
 
 void RuntimeExecutor::start() {
-  for (const auto& driver : drivers_) {
-    driver->start({.finished = [this](Flight& flight) { finished(flight); },
-                   .lost = [this, raw = driver.get()](const Status& why) { lost(*raw, why); },
-                   .broken = [this](const Status& why) { broken(why); },
-                   .health = [this] { return health(); }});
-  }
+  each_driver([this](Driver& driver) {
+    driver.start({.finished = [this](Flight& flight) { finished(flight); },
+                  .lost = [this, raw = &driver](const Status& why) { lost(*raw, why); },
+                  .broken = [this](const Status& why) { broken(why); },
+                  .health = [this] { return health(); }});
+  });
   if (options_.step_limit_ns) watch_ = std::jthread([this](const std::stop_token& stop) { watch(stop); });
 }
 
@@ -135,7 +168,16 @@ std::vector<LostDevice> RuntimeExecutor::lost_devices() const {
 
 std::vector<DriverReport> RuntimeExecutor::reports() const {
   std::vector<DriverReport> reports;
-  for (const auto& driver : drivers_) reports.push_back({driver->name(), driver->work(), driver->weight_bytes()});
+  for (const auto& way : ways_) {
+    for (const auto& driver : way) {
+      const auto known = std::find_if(reports.begin(), reports.end(),
+                                      [&](const DriverReport& report) { return report.device == driver->name(); });
+      DriverReport& report = known == reports.end() ? reports.emplace_back() : *known;
+      report.device = driver->name();
+      report.work += driver->work();
+      if (&way == &ways_[0]) report.weight_bytes += driver->part().weight_bytes();
+    }
+  }
   return reports;
 }
 
@@ -146,7 +188,7 @@ Status RuntimeExecutor::admit(const StepPlan& plan) {
     if (under_way_ >= description_.lookahead + description_.pipeline)
       return invalid_argument("{} steps are under way already", under_way_);
   }
-  return check_step(plan, description_, {options_.rows_max, options_.logit_rows_max});
+  return check_step(plan, description_, {description_.lanes[0].rows_max, options_.logit_rows_max});
 }
 
 Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
@@ -168,21 +210,39 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
     flight->submitted_at_ns = system_clock().now_ns();
     flight->limit_ns = options_.step_limit_ns(rows, reads);
     longest_limit_ns_ = std::max(longest_limit_ns_, flight->limit_ns);
-    const auto parts = static_cast<int64_t>(drivers_.size() * (description_.lookahead + description_.pipeline));
+    const auto drivers = static_cast<int64_t>(ways_.size() * ways_[0].size());
+    const int64_t parts = drivers * (description_.lookahead + description_.pipeline);
     flight->patience_ns = (parts + 1) * longest_limit_ns_;
   }
-  flight->drivers = static_cast<uint32_t>(drivers_.size());
+  const auto& way = ways_[std::exchange(next_way_, (next_way_ + 1) % ways_.size())];
+  flight->drivers = static_cast<uint32_t>(way.size());
   {
     std::lock_guard lock(mutex_);
     ++under_way_;
+    flights_.push_back(flight);
   }
   begun_.notify_one();
-  for (const auto& driver : drivers_) driver->push(flight);
+  for (const auto& driver : way) driver->push(flight);
   return future;
 }
 
-// On the thread of the driver that ends the step last: so steps end in their order.
+// On the thread of the driver that ends the step last. Steps on other ways may have been overtaken: who hands in does
+// so for all whose turn it is.
 void RuntimeExecutor::finished(Flight& flight) {
+  std::unique_lock lock(mutex_);
+  flight.ended = true;
+  if (std::exchange(handing_in_, true)) return;
+  while (!flights_.empty() && flights_.front()->ended) {
+    const std::shared_ptr<Flight> next = std::move(flights_.front());
+    flights_.pop_front();
+    lock.unlock();
+    hand_in(*next);
+    lock.lock();
+  }
+  handing_in_ = false;
+}
+
+void RuntimeExecutor::hand_in(Flight& flight) {
   StepResult result;
   result.epoch = flight.plan.epoch;
   result.step = flight.plan.step;
@@ -223,7 +283,7 @@ void RuntimeExecutor::broken(const Status& why) {
 }
 
 void RuntimeExecutor::abort_meetings() {
-  for (const auto& each : drivers_) each->abort(health());
+  each_driver([why = health()](Driver& driver) { driver.abort(why); });
 }
 
 // A driver sees for itself what its device does not finish, unless it is inside a call that does not come back.
@@ -233,16 +293,16 @@ void RuntimeExecutor::watch(const std::stop_token& stop) {
     begun_.wait_for(lock, stop, kLookEvery, [] { return false; });
     lock.unlock();
     const int64_t late_ns = system_clock().now_ns() - kGraceNs;
-    for (const auto& driver : drivers_) {
-      if (driver->due_ns() > late_ns) continue;
-      lost(*driver, error(MOTLEY_DEADLINE_EXCEEDED, "it did not come back from a call in time"));
-    }
+    each_driver([&](Driver& driver) {
+      if (driver.due_ns() > late_ns) return;
+      lost(driver, error(MOTLEY_DEADLINE_EXCEEDED, "it did not come back from a call in time"));
+    });
     lock.lock();
   }
 }
 
 RuntimeExecutor::~RuntimeExecutor() {
-  for (const auto& driver : drivers_) driver->stop();
+  each_driver([](Driver& driver) { driver.stop(); });
 }
 
 }  // namespace motley

@@ -46,6 +46,7 @@ struct NamedDevice {
   const Device* device = nullptr;
   std::vector<int> cores = {};  // that the device has for itself; empty = none, or all
   bool simulated = false;
+  bool any_rows = true;  // false: it runs row counts it has compiled for
 };
 
 // What a step needs on the device beside weights and KV where it holds the whole model, in bytes. UNIMPLEMENTED with
@@ -58,6 +59,9 @@ struct DriverReport {
   DriverWork work;
   uint64_t weight_bytes = 0;  // resident
 };
+
+// Row counts that a device without any_rows is compiled for: ascending, the last is rows_max.
+std::vector<uint32_t> row_buckets(uint32_t rows_max);
 
 struct LostDevice {
   std::string name;
@@ -87,12 +91,22 @@ class RuntimeExecutor : public Executor {
   static constexpr uint32_t kSlots = 8192;
 
   RuntimeExecutor(const RuntimeOptions& options, const Clock& clock) : options_(options), clock_(clock) {}
-  void describe(const Model& model, const Placement& placement);
+  void describe(const Model& model, const Placement& placement, std::span<const NamedDevice> devices);
   Status make_drivers(const Model& model, const Placement& placement, std::span<const NamedDevice> devices);
+  Result<std::shared_ptr<const DevicePart>> make_part(const Model& model, const Placement& placement,
+                                                      const LanePart& part, const NamedDevice& device) const;
+  DriverOptions driver_options(const NamedDevice& device) const;
   void start();
+  template <typename Visit>
+  void each_driver(const Visit& visit) {
+    for (const auto& way : ways_) {
+      for (const auto& driver : way) visit(*driver);
+    }
+  }
   Status admit(const StepPlan& plan);
   Status health() const;
   void finished(Flight& flight);
+  void hand_in(Flight& flight);
   void lost(const Driver& driver, const Status& why);
   void broken(const Status& why);
   void abort_meetings();
@@ -104,14 +118,18 @@ class RuntimeExecutor : public Executor {
 
   int64_t longest_limit_ns_ = 0;  // of the steps so far; the submitting thread's
 
-  mutable std::mutex mutex_;  // guards the four below
+  mutable std::mutex mutex_;  // guards the six below
   std::condition_variable_any begun_;
   uint32_t under_way_ = 0;
+  std::deque<std::shared_ptr<Flight>> flights_;  // in the order of submission; results go out in it
+  bool handing_in_ = false;                      // a thread is at that
   Status lost_;  // a device answered UNAVAILABLE, or not at all: so does every later step
   std::vector<LostDevice> lost_devices_;
   int64_t last_finished_ns_ = 0;
-  std::vector<std::unique_ptr<Driver>> drivers_;  // their threads use the above
-  std::jthread watch_;                            // last: it looks at the drivers
+  // Ways on which steps run side by side: drivers of all parts, by way. Their threads use the above.
+  std::vector<std::vector<std::unique_ptr<Driver>>> ways_;
+  size_t next_way_ = 0;  // the submitting thread's
+  std::jthread watch_;   // last: it looks at the drivers
 };
 
 }  // namespace motley

@@ -104,15 +104,24 @@ Status check_stage(const ModelAxes& axes, const Stage& stage, int64_t queries_pe
   return check_cover(all[2], axes.experts, "experts");
 }
 
+// Whether the shard has units of the stage's layers.
+bool in_layers(const Shard& shard) {
+  return !shard.kv_heads.empty() || !shard.ffn_columns.empty() || !shard.experts.empty();
+}
+
+bool is_attention(const motley_op& op) { return op.kind == MOTLEY_OP_KV_WRITE || op.kind == MOTLEY_OP_PAGED_ATTENTION; }
+
 class Cutter {
  public:
-  Cutter(const Model& model, const Lane& lane, size_t stage, size_t shard)
-      : model_(model),
+  Cutter(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role)
+      : role_(role),
+        model_(model),
         from_(model.graph()),
         stage_(lane.stages[stage]),
         shard_(stage_.shards[shard]),
         index_(shard),
-        parts_(stage_.shards.size() > 1),
+        shared_(stage_.shards.size() > 1),
+        parts_(std::count_if(stage_.shards.begin(), stage_.shards.end(), in_layers) > 1),
         first_(stage == 0),
         last_(stage + 1 == lane.stages.size()),
         layouts_(from_.values.size()),
@@ -157,25 +166,34 @@ class Cutter {
   int32_t vector(int32_t source, const Ranges& cols) { return weight(source, {}, cols, {}); }
   void emit(const GraphNode& node, const motley_op& op, const Layout& out);
   void append(const GraphNode& node, motley_op op);
+  void append_here(const GraphNode& node, motley_op op);
+  void meet_partner(const GraphNode& node);
+  void hand_over();
+  void name_cuts();
   void reduce(int32_t source);
   void make_whole(const motley_op& op);
   void begin_program(const GraphNode& node);
   void finish();
   void drop_dead_nodes();
+  void drop_unused_weights();
+  bool takes_part(const GraphNode& node) const;
   Status unbuilt(const GraphNode& node) const;
 
+  const ShardRole role_;
   const Model& model_;
   const Graph& from_;
   const Stage& stage_;
   const Shard& shard_;
   const size_t index_;
-  const bool parts_;  // the stage has several shards
+  const bool shared_;  // the stage has several shards
+  const bool parts_;   // and several of them have units of its layers
   const bool first_, last_;
   std::vector<Layout> layouts_;   // by source value
   std::vector<int32_t> mapped_;   // source value -> value
   std::vector<int32_t> weights_;  // source weight -> weight
   ShardGraph to_;
   std::vector<size_t> piece_of_node_;
+  std::vector<GraphNode> stores_;  // KV_WRITEs whose attention has not come yet; they name source values
 };
 
 // ---- values and weights
@@ -288,6 +306,41 @@ void Cutter::emit(const GraphNode& node, const motley_op& op, const Layout& out)
 }
 
 void Cutter::append(const GraphNode& node, motley_op op) {
+  if (role_ != ShardRole::kWhole && is_attention(op)) {
+    stores_.push_back(node);
+    stores_.back().op = op;
+    if (op.kind == MOTLEY_OP_PAGED_ATTENTION) meet_partner(node);
+  } else if (role_ != ShardRole::kAttention) {
+    append_here(node, op);
+  }
+}
+
+// A layer's attention with what it stores first, on the one part's side or the other's.
+void Cutter::meet_partner(const GraphNode& node) {
+  const std::vector<GraphNode> nodes = std::exchange(stores_, {});
+  ShardPiece over, back;
+  over.kind = back.kind = ShardPiece::Kind::kPartner;
+  over.layer_begin = back.layer_begin = node.layer;
+  over.layer_end = back.layer_end = node.layer + 1;
+  for (const GraphNode& each : nodes) {
+    for (const int32_t id : each.op.in) {
+      if (id >= 0) over.gives.push_back(value(id));
+    }
+  }
+  for (const int32_t id : nodes.back().op.out) {
+    if (id >= 0) over.takes.push_back(value(id));
+  }
+  if (role_ == ShardRole::kAttention) {
+    std::swap(over.takes, back.gives);
+    std::swap(over.gives, over.takes);
+  }
+  to_.pieces.push_back(over);
+  if (role_ == ShardRole::kDense) return;
+  for (const GraphNode& each : nodes) append_here(each, each.op);
+  to_.pieces.push_back(back);
+}
+
+void Cutter::append_here(const GraphNode& node, motley_op op) {
   begin_program(node);
   for (int32_t& id : op.in) id = value(id);
   for (int32_t& id : op.out) id = value(id);
@@ -303,7 +356,17 @@ void Cutter::reduce(int32_t source) {
   piece.kind = ShardPiece::Kind::kReduce;
   piece.contributes = !here.absent;
   here = {};
+  if (role_ == ShardRole::kAttention) return;
   piece.value = value(source);
+  to_.pieces.push_back(piece);
+}
+
+// The stage's other shards get the residual stream from the one that has computed its layers.
+void Cutter::hand_over() {
+  ShardPiece piece;
+  piece.kind = ShardPiece::Kind::kReduce;
+  piece.contributes = in_layers(shard_);
+  piece.value = value(from_.residual);
   to_.pieces.push_back(piece);
 }
 
@@ -330,7 +393,7 @@ bool Cutter::first_with(bool (*has)(const Shard&)) const {
 Status Cutter::add_embed(const GraphNode& node) {
   motley_op op = node.op;
   const Ranges rows = kept_of(Axis::kVocab);
-  if (!parts_) {
+  if (!shared_) {
     op.weight[0] = weight(op.weight[0], {}, {}, {});
     emit(node, op, {});
     return ok_status();
@@ -367,7 +430,8 @@ Status Cutter::add_matmul(const GraphNode& node) {
     emit(node, op, out);
     return ok_status();
   }
-  const std::optional<Ranges> rows = parts_ ? kept_rows(node) : std::nullopt;
+  const bool in_parts = node.part == Part::kHead ? shared_ : parts_;
+  const std::optional<Ranges> rows = in_parts ? kept_rows(node) : std::nullopt;
   Layout out;
   if (rows) out = {State::kCut, *rows, rows->empty()};
   if (!out.absent) {
@@ -498,8 +562,8 @@ Status Cutter::add_alike(const GraphNode& node) {
 Status Cutter::add_sample(const GraphNode& node) {
   const auto has_vocab = [](const Shard& s) { return !s.vocab_rows.empty(); };
   const auto holders = std::count_if(stage_.shards.begin(), stage_.shards.end(), has_vocab);
-  if (parts_ && shard_.vocab_rows.empty()) return ok_status();
-  to_.samples = !parts_ || first_with(has_vocab);
+  if (shared_ && shard_.vocab_rows.empty()) return ok_status();
+  to_.samples = !shared_ || first_with(has_vocab);
   if (holders > 1) {
     ShardPiece piece;
     piece.kind = ShardPiece::Kind::kLogits;
@@ -538,7 +602,10 @@ void Cutter::drop_dead_nodes() {
     if (id >= 0) needed[static_cast<size_t>(id)] = true;
   };
   for (const int32_t id : {graph.residual, graph.logits, graph.sampled_ids}) need(id);
-  for (const ShardPiece& piece : to_.pieces) need(piece.value);
+  for (const ShardPiece& piece : to_.pieces) {
+    need(piece.value);
+    for (const int32_t id : piece.gives) need(id);
+  }
   std::vector<GraphNode> nodes;
   std::vector<size_t> pieces;
   for (size_t i = graph.nodes.size(); i-- > 0;) {
@@ -557,6 +624,38 @@ void Cutter::drop_dead_nodes() {
   piece_of_node_ = std::move(pieces);
 }
 
+void Cutter::drop_unused_weights() {
+  Graph& graph = to_.graph;
+  std::vector<int32_t> renamed(graph.weights.size(), MOTLEY_NONE);
+  std::vector<GraphWeight> weights;
+  std::vector<ShardWeight> kept;
+  for (GraphNode& node : graph.nodes) {
+    for (int32_t& id : node.op.weight) {
+      if (id < 0) continue;
+      const auto at = static_cast<size_t>(id);
+      if (renamed[at] < 0) {
+        renamed[at] = static_cast<int32_t>(weights.size());
+        weights.push_back(std::move(graph.weights[at]));
+        kept.push_back(std::move(to_.weights[at]));
+      }
+      id = renamed[at];
+    }
+  }
+  graph.weights = std::move(weights);
+  to_.weights = std::move(kept);
+}
+
+// Of a whole layer's programs around attention.
+void Cutter::name_cuts() {
+  ShardPiece* last = nullptr;
+  for (ShardPiece& piece : to_.pieces) {
+    if (piece.kind != ShardPiece::Kind::kProgram || piece.cut != MOTLEY_CUT_STAGE) continue;
+    piece.cut = last == nullptr ? MOTLEY_CUT_PRE : MOTLEY_CUT_POSTPRE;
+    last = &piece;
+  }
+  if (last != nullptr && last->cut == MOTLEY_CUT_POSTPRE) last->cut = MOTLEY_CUT_POST;
+}
+
 // Gives the pieces their nodes and leaves out those that have none left.
 void Cutter::finish() {
   Graph& graph = to_.graph;
@@ -569,6 +668,7 @@ void Cutter::finish() {
   graph.top_ids = made(from_.top_ids);
   graph.top_logprobs = made(from_.top_logprobs);
   drop_dead_nodes();
+  drop_unused_weights();
   std::vector<ShardPiece> pieces;
   size_t at = 0;
   for (size_t i = 0; i < to_.pieces.size(); ++i) {
@@ -579,9 +679,11 @@ void Cutter::finish() {
     if (piece.kind != ShardPiece::Kind::kProgram || piece.node_begin < piece.node_end) pieces.push_back(piece);
   }
   to_.pieces = std::move(pieces);
+  if (role_ == ShardRole::kDense && !parts_) name_cuts();
   int64_t kv_heads = 0;
   for (const UnitRange& range : shard_.kv_heads) kv_heads += range.end - range.begin;
-  for (uint32_t l = stage_.layer_begin; kv_heads > 0 && l < stage_.layer_end; ++l) {
+  const bool keeps_kv = kv_heads > 0 && role_ != ShardRole::kDense;
+  for (uint32_t l = stage_.layer_begin; keeps_kv && l < stage_.layer_end; ++l) {
     KvLayer layer = model_.kv_layers()[l];
     layer.kv_heads = static_cast<uint32_t>(kv_heads);
     to_.kv_layers.push_back(layer);
@@ -589,20 +691,33 @@ void Cutter::finish() {
   for (const GraphNode& node : graph.nodes) to_.embeds = to_.embeds || node.op.kind == MOTLEY_OP_EMBED;
 }
 
-Result<ShardGraph> Cutter::cut() {
-  value(from_.residual);
-  for (const GraphNode& node : from_.nodes) {
-    const bool layer = node.part == Part::kAttention || node.part == Part::kFfn;
-    const bool here = layer ? node.layer >= static_cast<int32_t>(stage_.layer_begin) &&
-                                  node.layer < static_cast<int32_t>(stage_.layer_end)
-                            : (node.part == Part::kEmbed ? first_ : last_);
+// Whether the node is this part's, or what it makes is needed to know how what follows is laid out.
+bool Cutter::takes_part(const GraphNode& node) const {
+  switch (node.part) {
+    case Part::kAttention:
+    case Part::kFfn:
+      return node.layer >= static_cast<int32_t>(stage_.layer_begin) &&
+             node.layer < static_cast<int32_t>(stage_.layer_end) && (parts_ || !shared_ || in_layers(shard_));
+    case Part::kEmbed: return first_ && role_ != ShardRole::kAttention;
     // A shard without vocabulary rows has no part in the head.
-    const bool head = node.part == Part::kHead || node.part == Part::kSample;
-    if (!here || (head && parts_ && shard_.vocab_rows.empty())) continue;
-    RETURN_IF_ERROR(add(node));
+    default: return last_ && role_ != ShardRole::kAttention && !(shared_ && shard_.vocab_rows.empty());
   }
-  if (last_ && !(parts_ && shard_.vocab_rows.empty())) {
-    to_.vocab_rows = parts_ ? count_of(kept_of(Axis::kVocab)) : int64_t{model_.config().vocab_size};
+}
+
+Result<ShardGraph> Cutter::cut() {
+  to_.role = role_;
+  value(from_.residual);
+  const bool hands_over = shared_ && !parts_ && role_ != ShardRole::kAttention;
+  bool handed_over = !hands_over;
+  for (const GraphNode& node : from_.nodes) {
+    if (!handed_over && (node.part == Part::kHead || node.part == Part::kSample)) {
+      hand_over();
+      handed_over = true;
+    }
+    if (takes_part(node)) RETURN_IF_ERROR(add(node));
+  }
+  if (last_ && role_ != ShardRole::kAttention && !(shared_ && shard_.vocab_rows.empty())) {
+    to_.vocab_rows = shared_ ? count_of(kept_of(Axis::kVocab)) : int64_t{model_.config().vocab_size};
   }
   finish();
   return std::move(to_);
@@ -610,7 +725,7 @@ Result<ShardGraph> Cutter::cut() {
 
 }  // namespace
 
-Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard) {
+Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role) {
   uint32_t layer = 0;
   for (const Stage& each : lane.stages) {
     if (each.layer_begin != layer || each.layer_end <= each.layer_begin || each.shards.empty())
@@ -623,7 +738,7 @@ Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stag
   const bool vocab = stage == 0 || stage + 1 == lane.stages.size();
   RETURN_IF_ERROR(
       check_stage(axes_of(model), lane.stages[stage], int64_t{model.config().heads} / model.config().kv_heads, vocab));
-  return Cutter(model, lane, stage, shard).cut();
+  return Cutter(model, lane, stage, shard, role).cut();
 }
 
 }  // namespace motley

@@ -3,7 +3,11 @@
 // Every value of the graph is, on a shard, whole (each shard computes all of it), cut (its last axis holds this shard's
 // heads, columns or vocabulary rows) or partial (a summand; the sum over the shards is the value). A partial value
 // becomes whole at a *reduce*, which stands before the first op that is not linear in it. Ops of which this shard has
-// no unit are left out: it then only receives the sum.
+// no unit are left out: it then only receives the sum. Where one shard holds all units of the stage's layers, nothing
+// is cut in them: the others, which hold vocabulary, wait, and have the residual stream handed over at the end.
+//
+// A shard with a partner is two parts: all but attention on its device, and attention with its KV on the partner's.
+// They meet twice a layer: queries, keys and values go over, and what attention makes of them comes back.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +26,15 @@ struct ShardWeight {
   std::vector<motley_range> rows, cols, experts;
 };
 
-// A run of nodes that is compiled into one program, or the meeting of the stage's shards after it.
+// Which part of a shard: see above.
+enum class ShardRole { kWhole, kDense, kAttention };
+
+// A run of nodes that is compiled into one program, or the meeting with others after it.
 struct ShardPiece {
   enum class Kind {
     kProgram,  // nodes [node_begin, node_end) of the graph
     kReduce,   // `value` (f32 [ROWS, hidden]) is summed over the shards; no summand from here if !contributes
+    kPartner,  // `gives` (f32 [ROWS, n] each) go to the shard's other part, then `takes` come from it
     kLogits    // `value` (f32 [HEAD_ROWS, own vocabulary rows]) is gathered where tokens are sampled
   };
   Kind kind = Kind::kProgram;
@@ -35,22 +43,26 @@ struct ShardPiece {
   size_t node_begin = 0, node_end = 0;
   int32_t value = -1;
   bool contributes = true;
+  std::vector<int32_t> gives, takes;
 };
 
 struct ShardGraph {
+  ShardRole role = ShardRole::kWhole;
   Graph graph;
   std::vector<ShardWeight> weights;  // by the graph's weights
   std::vector<ShardPiece> pieces;    // in the order in which they run
-  // Layers of the shard's KV pool, [layer - stage.layer_begin]; empty where it holds no KV head.
+  // Layers of the part's KV pool, [layer - stage.layer_begin]; empty where it keeps no KV.
   std::vector<KvLayer> kv_layers;
   bool embeds = false;     // reads tokens
   bool samples = false;    // the first shard with vocabulary rows of the last stage
   int64_t vocab_rows = 0;  // of the head; 0 = none
 };
 
-// The part of shard `shard` of stage `stage` of the lane. INVALID_ARGUMENT where the shards' ranges do not cover an
+// What shard `shard` of stage `stage` of the lane computes in that role: kWhole of one without a partner, the other two
+// of one with. INVALID_ARGUMENT where the shards' ranges do not cover an
 // axis exactly once or fall where a weight's format cannot be cut; UNIMPLEMENTED where the model has an op that cannot
 // be computed in parts.
-Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard);
+Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard,
+                               ShardRole role = ShardRole::kWhole);
 
 }  // namespace motley

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/status.hpp"
@@ -21,6 +22,7 @@ struct TapeProgram {
   motley_kv* kv = nullptr;
   motley_cut cut = MOTLEY_CUT_STAGE;  // what it computes
   int32_t layer_begin = 0, layer_end = 0;
+  std::span<const uint32_t> buckets;  // that it is compiled for; a step runs in the smallest that holds its rows
   // One list per result set: steps in flight write their results to different buffers.
   std::vector<std::vector<motley_binding>> bindings;
 
@@ -33,16 +35,24 @@ enum class TapeOp {
   kProgram,
   kReceive,  // the residual stream, from the stage before
   kReduce,   // a value is summed over the stage's shards
+  kPartner,  // values go to the shard's other part, and others come from it
   kSend,     // the residual stream, to the stage behind
   kLogits,   // this shard's logits go to the shard that samples, which puts all together
   kTokens    // the sampled ids go from the shard that samples to those that embed
 };
 
+// Rows that cross: `bytes` each.
+struct TapeRows {
+  HostBuffer* buffer = nullptr;
+  uint64_t bytes = 0;
+};
+
 struct TapeEntry {
   TapeOp op = TapeOp::kProgram;
-  TapeProgram program;           // of kProgram
-  HostBuffer* buffer = nullptr;  // of kReduce: holds the value
-  bool contributes = true;       // of kReduce
+  TapeProgram program;                 // of kProgram
+  HostBuffer* buffer = nullptr;        // of kReduce: holds the value
+  bool contributes = true;             // of kReduce
+  std::vector<TapeRows> gives, takes;  // of kPartner
 };
 
 using Tape = std::vector<TapeEntry>;

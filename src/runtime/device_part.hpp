@@ -1,0 +1,68 @@
+// DevicePart: what a device holds of a shard: packed weights, KV pool, compiled programs. Drivers run it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/handles.hpp"
+#include "model/model.hpp"
+#include "runtime/segment.hpp"
+#include "runtime/shard.hpp"
+
+namespace motley {
+
+struct PartOptions {
+  std::vector<uint32_t> buckets;  // row counts that programs are compiled for, ascending; the last is a step's most
+  uint32_t kv_blocks = 0, block_size = 0;
+  int32_t kv_dtype = 0;
+};
+
+// A piece of the shard, compiled.
+struct PartProgram {
+  Segment segment;
+  ProgramsHandle programs;
+};
+
+// Immutable once created; several drivers may run it at once, each on a queue of its own.
+class DevicePart {
+ public:
+  // Packs the weights (and lets go of the file's pages), makes the KV pool, compiles. `model` and `device` are
+  // borrowed.
+  static Result<std::shared_ptr<const DevicePart>> create(const Model& model, const Device& device, ShardGraph shard,
+                                                          PartOptions options);
+
+  const Model& model() const { return model_; }
+  const Device& device() const { return device_; }
+  const ShardGraph& shard() const { return shard_; }
+  const PartOptions& options() const { return options_; }
+  uint32_t rows_max() const { return options_.buckets.back(); }
+  // By the shard's pieces; null where a piece is no program.
+  const PartProgram* program(size_t piece) const { return programs_[piece].get(); }
+  motley_kv* kv() const { return kv_.get(); }
+  uint64_t weight_bytes() const { return weight_bytes_; }  // resident
+  // Zeros to the first blocks of the KV pool. UNIMPLEMENTED where the device takes no KV from the host.
+  Status clear_kv(const QueueHandle& queue, uint32_t first_blocks, uint64_t timeout_ns) const;
+
+ private:
+  DevicePart(const Model& model, const Device& device, ShardGraph shard, PartOptions options)
+      : model_(model), device_(device), shard_(std::move(shard)), options_(std::move(options)) {}
+  Status pack_weights();
+  Status make_kv();
+  Status compile();
+
+  const Model& model_;
+  const Device& device_;
+  const ShardGraph shard_;
+  const PartOptions options_;
+  std::vector<PackedWeight> weights_;  // by the shard's weights
+  uint64_t weight_bytes_ = 0;
+  KvHandle kv_;
+  std::vector<std::unique_ptr<PartProgram>> programs_;
+};
+
+// Packs what the shard keeps of a weight, and lets go of the file's pages unless the packed form needs them.
+Result<PackedWeight> pack_weight(const Model& model, const ShardWeight& weight, const Device& device);
+
+}  // namespace motley
