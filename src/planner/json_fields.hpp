@@ -60,6 +60,14 @@ class JsonFields {
     *out = *known;
     return ok_status();
   }
+  // Left alone where it is absent.
+  Status flag(std::string_view name, bool* out) const {
+    const hf::JsonValue* field = find(name);
+    if (field == nullptr) return ok_status();
+    if (field->boolean() == nullptr) return wrong(name, "must be true or false");
+    *out = *field->boolean();
+    return ok_status();
+  }
   // A finite number within [low, high].
   Status number(std::string_view name, double* out, double low, double high, bool required = true) const {
     const hf::JsonValue* field = find(name);

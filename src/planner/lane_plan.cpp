@@ -69,13 +69,44 @@ void settle_heads(const ModelShape& shape, StagePlan* stage) {
 std::vector<size_t> devices_of(const LanePlan& plan) {
   std::set<size_t> devices;
   for (const StagePlan& stage : plan.stages) {
-    for (const ShardPlan& shard : stage.shards) devices.insert(shard.device);
+    for (const ShardPlan& shard : stage.shards) {
+      devices.insert(shard.device);
+      devices.insert(shard.kv_owner());
+    }
   }
   return {devices.begin(), devices.end()};
 }
 
+bool has_partners(const LanePlan& plan) {
+  return std::any_of(plan.stages.begin(), plan.stages.end(), [](const StagePlan& stage) {
+    return std::any_of(stage.shards.begin(), stage.shards.end(),
+                       [](const ShardPlan& shard) { return shard.partner != kNoPartner; });
+  });
+}
+
+bool splits_layers(const StagePlan& stage) {
+  return std::count_if(stage.shards.begin(), stage.shards.end(),
+                       [](const ShardPlan& shard) { return shard.in_layers(); }) > 1;
+}
+
+Status check_abilities(const PlanInput& input, const LanePlan& plan) {
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    for (const ShardPlan& shard : plan.stages[s].shards) {
+      const DeviceProfile &device = input.devices[shard.device], &owner = input.devices[shard.kv_owner()];
+      if (shard.vocab_rows > 0 && !device.holds_vocabulary)
+        return invalid_argument("stages[{}]: {} cannot hold vocabulary; give it to another shard of the stage", s,
+                                in_quotes(device.name));
+      if (shard.query_heads > 0 && !owner.attends)
+        return invalid_argument("stages[{}]: {} cannot attend; name a \"partner\" that can", s, in_quotes(owner.name));
+      if (shard.partner == shard.device || (shard.partner != kNoPartner && shard.query_heads == 0))
+        return invalid_argument("stages[{}]: a partner is another device, of a shard with heads", s);
+    }
+  }
+  return ok_status();
+}
+
 StagePlan whole_stage(const ModelShape& shape, size_t device, size_t begin, size_t end) {
-  ShardPlan shard{device, shape.heads, shape.kv_heads, shape.ffn_columns, shape.experts, 0};
+  ShardPlan shard{device, shape.heads, shape.kv_heads, shape.ffn_columns, shape.experts};
   if (begin == 0 || end == shape.layers.size()) shard.vocab_rows = shape.vocab;
   return {begin, end, {shard}};
 }
@@ -97,7 +128,7 @@ Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePla
   if (next != shape.layers.size()) {
     return invalid_argument("the stages end at layer {}, the model has {}", next, shape.layers.size());
   }
-  return ok_status();
+  return check_abilities(input, plan);
 }
 
 Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
@@ -125,7 +156,8 @@ Placement to_placement(const ModelShape& shape, const PlanInput& input, const Pl
       if (part.query_heads > 0) {
         shard.kv_heads = {{query / group, query / group + part.kv_heads}};
         if (replicated) shard.query_heads = {{query, query + part.query_heads}};
-        stage.kv_owners.push_back(shard.device);
+        if (part.partner != kNoPartner) shard.partner = input.devices[part.partner].name;
+        stage.kv_owners.push_back(shard.kv_owner());
       }
       if (part.ffn_columns > 0) shard.ffn_columns = {{ffn, ffn + part.ffn_columns}};
       if (part.vocab_rows > 0) shard.vocab_rows = {{vocab, vocab + part.vocab_rows}};
@@ -152,6 +184,13 @@ Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, c
       if (device == index.end()) {
         return invalid_argument("stages[{}]: no device is called {}", plan.stages.size(), in_quotes(shard.device));
       }
+      size_t partner = kNoPartner;
+      if (!shard.partner.empty()) {
+        const auto found = index.find(shard.partner);
+        if (found == index.end())
+          return invalid_argument("stages[{}]: no device is called {}", plan.stages.size(), in_quotes(shard.partner));
+        partner = found->second;
+      }
       const int64_t kv_heads = total(shard.kv_heads);
       const int64_t query =
           shard.query_heads.empty() ? kv_heads * shape.query_heads_per_kv() : total(shard.query_heads);
@@ -159,7 +198,7 @@ Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, c
       const int64_t columns = shape.ffn_columns == 0 ? 0 : total(shard.ffn_columns);
       int64_t experts = static_cast<int64_t>(shard.experts.size());
       if (stage.shards.size() == 1 && experts == 0) experts = shape.experts;  // a whole model may leave them out
-      part.shards.push_back({device->second, query, kv_heads, columns, experts, total(shard.vocab_rows)});
+      part.shards.push_back({device->second, query, kv_heads, columns, experts, total(shard.vocab_rows), partner});
     }
     plan.stages.push_back(std::move(part));
   }

@@ -13,13 +13,17 @@
 
 namespace motley {
 
+inline constexpr size_t kNoPartner = SIZE_MAX;
+
 // Counts of what a device takes of a stage; ranges follow the order of the shards.
 struct ShardPlan {
   size_t device = 0;                      // index into PlanInput.devices
   int64_t query_heads = 0, kv_heads = 0;  // KV heads held: more than its share where they are replicated
   int64_t ffn_columns = 0, experts = 0;
-  int64_t vocab_rows = 0;  // of the embedding in the first stage, of the head in the last
+  int64_t vocab_rows = 0;       // of the embedding in the first stage, of the head in the last
+  size_t partner = kNoPartner;  // who keeps the KV of its heads and attends for it, as `device`
 
+  size_t kv_owner() const { return partner == kNoPartner ? device : partner; }
   bool in_layers() const { return query_heads > 0 || ffn_columns > 0 || experts > 0; }
   bool empty() const { return !in_layers() && vocab_rows == 0; }
 };
@@ -36,8 +40,15 @@ struct LanePlan {
 // Sets kv_heads of every shard from the query heads before it.
 void settle_heads(const ModelShape& shape, StagePlan* stage);
 
-// The devices used, ascending.
+// The devices used, partners included, ascending.
 std::vector<size_t> devices_of(const LanePlan& plan);
+
+bool has_partners(const LanePlan& plan);
+// Whether several of its shards have units of its layers, so that these are summed over them.
+bool splits_layers(const StagePlan& stage);
+
+// What a device cannot do is not asked of it: INVALID_ARGUMENT with its name.
+Status check_abilities(const PlanInput& input, const LanePlan& plan);
 
 // One shard with everything of layers [begin, end); vocabulary rows where it is the first or last stage.
 StagePlan whole_stage(const ModelShape& shape, size_t device, size_t begin, size_t end);
@@ -48,7 +59,8 @@ Placement to_placement(const ModelShape& shape, const PlanInput& input, const Pl
 // The first lane. INVALID_ARGUMENT where it does not fit the shape or names unknown devices.
 Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, const Placement& placement);
 
-// Every layer once in order, counts of each stage sum to their axes, no device twice in a stage, none with nothing.
+// Every layer once in order, counts of each stage sum to their axes, no device twice in a stage, none with nothing; and
+// check_abilities().
 Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePlan& plan);
 
 }  // namespace motley

@@ -32,6 +32,12 @@ double file_bytes(const ModelShape& shape, const LanePlan& plan, size_t s, const
   return bytes;
 }
 
+// Queries, keys, values and outputs of a step.
+double attention_bytes(const ModelShape& shape, const PlanRequest& request, const ShardPlan& shard) {
+  const double rows = double{1} * request.chunk_rows + request.concurrency;
+  return kF32 * rows * static_cast<double>((2 * shard.query_heads + 2 * shard.kv_heads) * shape.head_dim);
+}
+
 double step_bytes(const ModelShape& shape, const PlanRequest& request, bool last, const ShardPlan& shard) {
   if (request.step_bytes > 0) return static_cast<double>(request.step_bytes);
   const double rows = double{1} * request.chunk_rows + request.concurrency;
@@ -83,8 +89,13 @@ LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const Pl
       device.device = shard.device;
       device.weight_bytes += part.weight_bytes;
       device.step_bytes = std::max(device.step_bytes, part.step_bytes);
-      device.kv_bytes_per_token += part.kv_bytes_per_token;
       device.usable_bytes = usable_bytes(input, shard.device);
+      DeviceMemory& owner = devices[shard.kv_owner()];
+      owner.device = shard.kv_owner();
+      owner.kv_bytes_per_token += part.kv_bytes_per_token;
+      owner.usable_bytes = usable_bytes(input, shard.kv_owner());
+      if (shard.partner != kNoPartner)
+        owner.step_bytes = std::max(owner.step_bytes, static_cast<uint64_t>(attention_bytes(shape, request, shard)));
       per_token += part.kv_bytes_per_token;
     }
   }

@@ -15,6 +15,7 @@ using planner::JsonFields;
 
 constexpr size_t kStagesMax = 4096;
 constexpr int64_t kMicroBatchesMax = 65536;
+constexpr const char* kOwners = "must name the shards that have heads, or their partners, and no others";
 
 int64_t total(const std::vector<UnitRange>& ranges) {
   int64_t sum = 0;
@@ -35,6 +36,7 @@ ordered_json shard_json(const PlanReport& report, const Shard& shard) {
   if (!shard.query_heads.empty()) json["query_heads"] = total(shard.query_heads);
   json["ffn_columns"] = total(shard.ffn_columns);
   json["vocab_rows"] = total(shard.vocab_rows);
+  if (!shard.partner.empty()) json["partner"] = shard.partner;
   json["experts"] = shard.experts;
   json["weight_bytes"] = shard.weight_bytes;
   json["format"] = share == report.devices.end() || share->format.empty() ? "as in the file" : share->format;
@@ -106,8 +108,8 @@ class PlanReader {
   Status read_shard(const hf::JsonValue& json, const std::string& where, bool outer, bool only, bool* replicated,
                     ShardPlan* shard) {
     const JsonFields fields(json, where);
-    RETURN_IF_ERROR(fields.check_names(
-        {"device", "kv_heads", "query_heads", "ffn_columns", "vocab_rows", "experts", "weight_bytes", "format"}));
+    RETURN_IF_ERROR(fields.check_names({"device", "kv_heads", "query_heads", "ffn_columns", "vocab_rows", "experts",
+                                        "weight_bytes", "format", "partner"}));
     std::string format;
     uint64_t bytes = 0;
     ASSIGN_OR_RETURN(shard->device, read_device(fields, "device"));
@@ -122,6 +124,9 @@ class PlanReader {
     RETURN_IF_ERROR(fields.whole("query_heads", &shard->query_heads, 0, shape_.heads, false));
     RETURN_IF_ERROR(fields.whole("ffn_columns", &shard->ffn_columns, 0, shape_.ffn_columns, false));
     RETURN_IF_ERROR(fields.whole("vocab_rows", &shard->vocab_rows, 0, shape_.vocab, false));
+    if (fields.find("partner") != nullptr) {
+      ASSIGN_OR_RETURN(shard->partner, read_device(fields, "partner"));
+    }
     if (!only || fields.find("experts") != nullptr) RETURN_IF_ERROR(read_experts(fields, shard));
     RETURN_IF_ERROR(fields.whole("weight_bytes", &bytes, 0, INT64_MAX, false));
     return fields.text("format", &format, false);
@@ -160,12 +165,11 @@ class PlanReader {
       if (shard.query_heads == 0) continue;
       ++holders;
       const bool found = std::any_of(owners->begin(), owners->end(), [&](const hf::JsonValue& owner) {
-        return owner.text() != nullptr && same_name(*owner.text(), input_.devices[shard.device].name);
+        return owner.text() != nullptr && same_name(*owner.text(), input_.devices[shard.kv_owner()].name);
       });
-      if (!found) return fields.wrong("kv_owners", "must name the shards that have heads, and no others");
+      if (!found) return fields.wrong("kv_owners", kOwners);
     }
-    return holders == owners->size() ? ok_status()
-                                     : fields.wrong("kv_owners", "must name the shards that have heads, and no others");
+    return holders == owners->size() ? ok_status() : fields.wrong("kv_owners", kOwners);
   }
 
   Status read_stage(const hf::JsonValue& json, size_t s, bool last) {

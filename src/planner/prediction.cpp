@@ -41,8 +41,8 @@ Prediction Predictor::predict(const LanePlan& plan, uint32_t concurrency, uint32
     const StageCost mixed = stage_cost(costs.mixed, plan, s, overlapped);
     decode_sum += decode.ns + decode.hop_ns;
     mixed_sum += mixed.ns + mixed.hop_ns;
-    decode_most = std::max({decode_most, decode.ns, decode.hop_ns});
-    mixed_most = std::max({mixed_most, mixed.ns, mixed.hop_ns});
+    decode_most = std::max({decode_most, decode.most_ns, decode.hop_ns});
+    mixed_most = std::max({mixed_most, mixed.most_ns, mixed.hop_ns});
     chunk = std::max(chunk, mixed.ns);
     if (s + 1 < plan.stages.size()) waits += mixed.ns + mixed.hop_ns - decode.ns - decode.hop_ns;
   }
@@ -76,6 +76,7 @@ Candidate Predictor::evaluate(LanePlan plan, const Given& given) {
   Candidate candidate;
   candidate.plan = std::move(plan);
   candidate.memory = lane_memory(shape_, input_, request_, candidate.plan);
+  if (!check_abilities(input_, candidate.plan).ok()) candidate.memory.missing_bytes = UINT64_MAX;
   if (!candidate.fits()) return candidate;
   if (given.kv_tokens > 0) {
     const uint64_t most = std::max(given.kv_tokens, least_kv_tokens(shape_, request_));
@@ -89,12 +90,14 @@ Candidate Predictor::evaluate(LanePlan plan, const Given& given) {
     alone += (decode.ns + decode.hop_ns) * request_.output_len + (chunk.ns + chunk.hop_ns) * lone().load.chunks;
   }
   double best = -1;
-  const size_t stages = candidate.plan.stages.size();
+  // Where partners attend, two steps are under way for each stage.
+  const size_t stages = candidate.plan.stages.size(), places = stages * (has_partners(candidate.plan) ? 2 : 1);
   const bool fixed = given.micro_batches > 0 && stages > 1;
   for (const uint32_t parts :
        fixed ? std::vector{std::min(given.micro_batches, concurrency)} : micro_batches(concurrency)) {
     // Fewer in flight than half the stages leave them idle; more than twice only makes each micro-batch smaller.
-    if (!fixed && parts > 1 && (stages == 1 || parts > 2 * stages || 2 * parts < stages)) continue;
+    if (!fixed && parts > 1 && (places == 1 || parts > 2 * places || 2 * parts < places)) continue;
+    if (stages == 1 && parts > places) continue;
     for (const Chunks chunks : {Chunks::kWhole, Chunks::kEven}) {
       Prediction prediction = predict(candidate.plan, concurrency, parts, chunks);
       prediction.request_ms = alone / kNsPerMs;

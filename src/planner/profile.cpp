@@ -56,6 +56,11 @@ Status check_device(const DeviceProfile& device) {
   if (!within(device.packed_ratio, 1e-3, kRatioMax)) {
     return invalid_argument("packed_ratio {}: 0.001 to {}", device.packed_ratio, kRatioMax);
   }
+  if (device.buckets.size() > kCostPointsMax) return invalid_argument("buckets: {}", device.buckets.size());
+  for (size_t i = 0; i < device.buckets.size(); ++i) {
+    if (device.buckets[i] < 1 || (i > 0 && device.buckets[i] <= device.buckets[i - 1]))
+      return invalid_argument("buckets[{}] = {}: must ascend, from 1", i, device.buckets[i]);
+  }
   RETURN_IF_ERROR(check_curve("context", device.context, 0, kCostNsMax));
   RETURN_IF_ERROR(check_curve("sequences", device.sequences, 0, kCostNsMax));
   if (!within(device.context_together, 1, kSlowdownMax))
@@ -109,6 +114,12 @@ double RowCurve::at(double count, double otherwise) const {
   return values[above - 1] + (values[above] - values[above - 1]) * (count - low) / (high - low);
 }
 
+double DeviceProfile::rows_run(double rows) const {
+  const auto bucket = std::lower_bound(buckets.begin(), buckets.end(), rows,
+                                       [](int64_t have, double need) { return static_cast<double>(have) < need; });
+  return bucket == buckets.end() ? rows : static_cast<double>(*bucket);
+}
+
 Status check_plan_input(const PlanInput& input) {
   if (input.devices.empty() || input.devices.size() > kPlanDevicesMax) {
     return invalid_argument("a plan over {} devices: 1 to {}", input.devices.size(), kPlanDevicesMax);
@@ -147,7 +158,8 @@ LinkTable::LinkTable(const PlanInput& input)
 std::vector<size_t> find_twins(const PlanInput& input) {
   const auto figures = [](const DeviceProfile& d) {
     return std::tie(d.attention, d.ffn, d.experts, d.layer, d.head, d.embed, d.context, d.chunk_context_ns, d.sequences,
-                    d.sample_ns, d.wait_ns, d.wake_ns, d.copy, d.packed_ratio, d.together, d.context_together);
+                    d.sample_ns, d.wait_ns, d.wake_ns, d.copy, d.packed_ratio, d.together, d.context_together,
+                    d.attends, d.holds_vocabulary, d.buckets);
   };
   std::vector<size_t> twins, distinct;
   for (size_t d = 0; d < input.devices.size(); ++d) {
@@ -172,7 +184,8 @@ bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
              bytes_b = static_cast<double>(usable_bytes(input, b));
   const bool same_group = (x.memory_group == y.memory_group && !x.memory_group.empty()) ||
                           (alone_in_group(input, a) && alone_in_group(input, b));
-  if (x.kind != y.kind || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
+  if (x.kind != y.kind || x.attends != y.attends || x.holds_vocabulary != y.holds_vocabulary ||
+      x.buckets != y.buckets || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
       !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
       !near(x.layer, y.layer) || !near(x.context, y.context) || !near(x.sequences, y.sequences) ||
       !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) || !near(x.chunk_context_ns, y.chunk_context_ns) ||

@@ -39,6 +39,9 @@ struct DeviceProfile {
   std::string memory_group;                    // devices of one name share memory and its bus; empty: its own
   std::string format;                          // what it packs weights to, for people; empty: as in the file
   uint64_t memory_total = 0, memory_free = 0;  // bytes; within a group each says what the group has
+  bool attends = true;                         // keeps KV; else a partner must, and `attention` is without
+  bool holds_vocabulary = true;                // else `head` and `embed` are empty
+  std::vector<int64_t> buckets;                // row counts that it computes, ascending; empty: any
   CostTable attention;  // one layer's attention part of one sequence's rows, without what it reads of the KV
                         // pool, between two meetings with others: the host waits for it; units = KV heads
   CostTable ffn;        // one layer's dense (or shared) FFN, likewise; units = columns
@@ -61,6 +64,9 @@ struct DeviceProfile {
   RowCurve together;            // time while every other device of the memory group runs the same, divided by the time
                                 // alone; at least 1; empty: 1
   double context_together = 1;  // the same of what rows that decode read of the KV pool
+
+  // What so many rows are computed as.
+  double rows_run(double rows) const;
 };
 
 // A sum over two devices of what lies in the host's memory already: for no data, and per byte.

@@ -48,6 +48,9 @@ ordered_json device_json(const DeviceProfile& device) {
   if (!device.memory_group.empty()) json["memory_group"] = device.memory_group;
   if (!device.format.empty()) json["format"] = device.format;
   json["memory_bytes"] = {{"total", device.memory_total}, {"free", device.memory_free}};
+  if (!device.attends) json["attends"] = false;
+  if (!device.holds_vocabulary) json["holds_vocabulary"] = false;
+  if (!device.buckets.empty()) json["buckets"] = device.buckets;
   const std::pair<const char*, const CostTable*> tables[] = {
       {"attention", &device.attention}, {"ffn", &device.ffn},   {"experts", &device.experts},
       {"layer", &device.layer},         {"head", &device.head}, {"embed", &device.embed}};
@@ -105,10 +108,10 @@ Status read_parts(const JsonFields& fields, DeviceProfile* device) {
                                                        {"head", &device->head},           {"embed", &device->embed}};
   for (const auto& [name, table] : tables) RETURN_IF_ERROR(read_table(fields, name, table));
   if (device->attention.empty()) return fields.wrong("attention", "is missing");
-  if (device->head.empty()) return fields.wrong("head", "is missing");
-  if (device->embed.empty()) return fields.wrong("embed", "is missing");
+  if (device->head.empty() && device->holds_vocabulary) return fields.wrong("head", "is missing");
+  if (device->embed.empty() && device->holds_vocabulary) return fields.wrong("embed", "is missing");
   if (device->ffn.empty() && device->experts.empty()) return fields.wrong("ffn", "is missing");
-  if (fields.find("context") == nullptr) return fields.wrong("context", "is missing");
+  if (fields.find("context") == nullptr && device->attends) return fields.wrong("context", "is missing");
   RETURN_IF_ERROR(read_curve(fields, "context", "ns", &device->context));
   RETURN_IF_ERROR(read_curve(fields, "sequences", "ns", &device->sequences));
   return read_curve(fields, "together", "factors", &device->together);
@@ -119,7 +122,8 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(fields.check_names(
       {"name",      "kind", "memory_group", "format",   "memory_bytes",     "attention", "ffn",     "experts",
        "layer",     "head", "embed",        "context",  "chunk_context_ns", "sequences", "wait_ns", "wake_ns",
-       "sample_ns", "copy", "packed_ratio", "together", "context_together", "copies"}));
+       "sample_ns", "copy", "packed_ratio", "together", "context_together", "copies",    "attends", "holds_vocabulary",
+       "buckets"}));
   DeviceProfile device;
   RETURN_IF_ERROR(fields.text("name", &device.name));
   RETURN_IF_ERROR(fields.text("kind", &device.kind));
@@ -130,6 +134,9 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(memory.check_names({"total", "free"}));
   RETURN_IF_ERROR(memory.whole("total", &device.memory_total, 0, INT64_MAX));
   RETURN_IF_ERROR(memory.whole("free", &device.memory_free, 0, INT64_MAX));
+  RETURN_IF_ERROR(fields.flag("attends", &device.attends));
+  RETURN_IF_ERROR(fields.flag("holds_vocabulary", &device.holds_vocabulary));
+  RETURN_IF_ERROR(fields.whole_numbers("buckets", &device.buckets, kCostPointsMax, false));
   RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns, 0, kCostNsMax, false));
   RETURN_IF_ERROR(fields.number("wait_ns", &device.wait_ns, 0, kCostNsMax, false));
   RETURN_IF_ERROR(fields.number("wake_ns", &device.wake_ns, 0, kCostNsMax, false));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "planner/bound.hpp"
 #include "planner/groupings.hpp"
@@ -71,6 +72,7 @@ class Search {
       worths.back() = std::max(worths.back(), builder_.try_whole_pipeline(grouping));
     }
     try_closely(groupings, worths, false);
+    try_partners();
     refine_best(false);
   }
 
@@ -87,6 +89,10 @@ class Search {
                                             : builder_.try_whole_pipeline(grouping));
     }
     try_closely(groupings, worths, true);
+    const bool two = (request.tensor_parallel_size == 0 || request.tensor_parallel_size == 2) &&
+                     request.pipeline_parallel_size <= 1 &&
+                     (!request.use_all_devices || predictor_.input().devices.size() == 2);
+    if (two) try_partners();
     refine_best(true);
     return ok_status();
   }
@@ -117,6 +123,22 @@ class Search {
   const DeviceTypes& types() const { return types_; }
 
  private:
+  // Each device that cannot attend with the whole stage, each that can as its partner, which holds the vocabulary.
+  void try_partners() {
+    const std::vector<DeviceProfile>& devices = predictor_.input().devices;
+    const ModelShape& shape = predictor_.shape();
+    for (size_t dense = 0; dense < devices.size(); ++dense) {
+      for (size_t partner = 0; partner < devices.size() && !devices[dense].attends; ++partner) {
+        if (!devices[partner].attends || !devices[partner].holds_vocabulary) continue;
+        LanePlan lane{{whole_stage(shape, dense, 0, shape.layers.size())}};
+        ShardPlan& shard = lane.stages[0].shards[0];
+        shard.partner = partner;
+        lane.stages[0].shards.push_back({partner, 0, 0, 0, 0, std::exchange(shard.vocab_rows, 0)});
+        pool_.add(predictor_.evaluate(std::move(lane)));
+      }
+    }
+  }
+
   // Those that are worth most so far.
   void try_closely(const std::vector<Grouping>& groupings, const std::vector<double>& worths, bool everybody) {
     std::vector<size_t> order(groupings.size());
@@ -170,6 +192,8 @@ PlanReport describe(Predictor* predictor, const Candidate& candidate) {
     for (size_t i = 0; i < decode.busy_ns.size(); ++i) {
       busy[candidate.plan.stages[s].shards[i].device] +=
           predicted.micro_batches * costs.load.mean(decode.busy_ns[i], mixed.busy_ns[i]);
+      busy[candidate.plan.stages[s].shards[i].kv_owner()] +=
+          predicted.micro_batches * costs.load.mean(decode.partner_ns[i], mixed.partner_ns[i]);
     }
   }
   for (const DeviceMemory& memory : candidate.memory.devices) {
@@ -227,8 +251,9 @@ Status check_all(const ModelShape& shape, const PlanInput& input, const PlanRequ
   RETURN_IF_ERROR(check_plan_input(input));
   RETURN_IF_ERROR(check_request(request));
   for (const DeviceProfile& device : input.devices) {
-    if (device.attention.empty() || device.head.empty() || device.embed.empty() ||
-        (shape.ffn_columns > 0 && device.ffn.empty()) || (shape.experts > 0 && device.experts.empty())) {
+    const bool vocabulary = !device.holds_vocabulary || (!device.head.empty() && !device.embed.empty());
+    if (device.attention.empty() || !vocabulary || (shape.ffn_columns > 0 && device.ffn.empty()) ||
+        (shape.experts > 0 && device.experts.empty())) {
       return error(MOTLEY_FAILED_PRECONDITION, "{} was not measured for {}; measure it first", device.name, shape.name);
     }
   }

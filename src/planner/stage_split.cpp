@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "planner/split.hpp"
 
@@ -145,7 +146,8 @@ double StageSplitter::least_layer_ns(std::span<const size_t> devices, uint32_t k
   const auto least = [&](Axis axis, int64_t units) {
     std::vector<SplitDevice> times;
     for (const size_t d : devices)
-      times.push_back({stage_times(axis, d, units, units, active(devices, d), {1 - q, q}, of_kind), 0});
+      times.push_back(
+          {stage_times(axis, d, units, can_hold(axis, d) ? units : 0, active(devices, d), {1 - q, q}, of_kind), 0});
     const auto split = split_units(units, times);
     return split.ok() ? std::max(static_cast<double>(split->time_ns) - 0.5, 0.0) : 0;  // as rounded
   };
@@ -173,7 +175,8 @@ bool StageSplitter::split_axis(Axis axis, std::span<const size_t> devices, const
   for (size_t i = 0; i < devices.size(); ++i) {
     bytes.push_back(unit_bytes(axis, devices[i], need));
     const double room = bytes[i] > 0 ? std::floor(budget->bytes[i] / bytes[i]) : static_cast<double>(units);
-    const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(std::min(room, 1e15)), 0, units);
+    const int64_t most =
+        std::clamp<int64_t>(static_cast<int64_t>(std::min(room, 1e15)), 0, can_hold(axis, devices[i]) ? units : 0);
     if (least > most) return false;
     times.push_back({stage_times(axis, devices[i], units, most, active(devices, devices[i]), weights, of_kind), least});
   }
@@ -237,7 +240,8 @@ bool StageSplitter::place_vocabulary(std::span<const size_t> devices, const Spli
   for (size_t i = 0; i < devices.size(); ++i) {
     const double row = vocabulary_row_bytes(devices[i], need);
     const double room = row > 0 ? budget->bytes[i] / (row * static_cast<double>(unit)) : static_cast<double>(units);
-    const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(std::min(room, 1e15)), 0, units);
+    const bool can = predictor_.input().devices[devices[i]].holds_vocabulary;
+    const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(std::min(room, 1e15)), 0, can ? units : 0);
     const std::vector<int64_t>& all = vocabulary_times(devices[i], first, last, shared);
     times.push_back({{all.begin(), all.begin() + most + 1}, 0});
   }
@@ -250,6 +254,10 @@ bool StageSplitter::place_vocabulary(std::span<const size_t> devices, const Spli
     budget->bytes[i] -= static_cast<double>(stage->shards[i].vocab_rows) * vocabulary_row_bytes(devices[i], need);
   }
   return left == 0;
+}
+
+bool StageSplitter::can_hold(Axis axis, size_t device) const {
+  return predictor_.input().devices[device].attends || (axis != Axis::kHeads && axis != Axis::kQueryHeads);
 }
 
 double StageSplitter::axis_bytes(Axis axis, size_t device, const SplitNeed& need) const {
@@ -356,7 +364,8 @@ StageSplitter::AxisTable StageSplitter::axis_table(Axis axis, std::span<const si
   AxisTable table{axis, axis_units(axis, need), {}, {}};
   for (const size_t d : devices) {
     SplitDevice device;
-    device.time_ns = stage_times(axis, d, table.units, table.units, active(devices, d), weights, of_kind);
+    const int64_t most = can_hold(axis, d) ? table.units : 0;
+    device.time_ns = stage_times(axis, d, table.units, most, active(devices, d), weights, of_kind);
     table.devices.push_back(std::move(device));
     table.unit_bytes.push_back(unit_bytes(axis, d, need));
   }
@@ -446,6 +455,7 @@ std::vector<StageSplitter::Tight> StageSplitter::tight_splits(std::span<const si
     Room room = whole;
     double heads_ns = 0;
     for (size_t i = 0; i < n; ++i) {
+      if (ways[i] > 0 && !can_hold(Axis::kHeads, devices[i])) return;
       if (!take(i, static_cast<double>(ways[i]) * heads.unit_bytes[i], &room)) return;
       heads_ns = std::max(heads_ns, static_cast<double>(heads.devices[i].time_ns[static_cast<size_t>(ways[i])]));
     }
@@ -454,6 +464,7 @@ std::vector<StageSplitter::Tight> StageSplitter::tight_splits(std::span<const si
       const bool one = outer && holder < n;
       Room left = room;
       const double rows = static_cast<double>(shape.vocab);
+      if (one && !predictor_.input().devices[devices[holder]].holds_vocabulary) continue;
       if (one && !take(holder, rows * vocabulary_row_bytes(devices[holder], need), &left)) continue;
       Tight tight{{need.begin, need.end, {}}, heads_ns};
       for (size_t i = 0; i < n; ++i) {
@@ -494,6 +505,24 @@ void StageSplitter::add_tight(std::span<const size_t> devices, const SplitNeed& 
   }
 }
 
+// All layers on one, all vocabulary on another: nothing is summed.
+void StageSplitter::add_apart(std::span<const size_t> devices, const SplitNeed& need,
+                              std::vector<StagePlan>* plans) const {
+  const ModelShape& shape = predictor_.shape();
+  const std::vector<DeviceProfile>& profiles = predictor_.input().devices;
+  if (need.begin > 0 && need.end < shape.layers.size()) return;
+  if (devices.size() > kTightDevicesMax || (need.everybody && devices.size() > 2)) return;
+  for (const size_t layers : devices) {
+    for (const size_t vocabulary : devices) {
+      if (layers == vocabulary || !profiles[layers].attends || !profiles[vocabulary].holds_vocabulary) continue;
+      StagePlan stage = whole_stage(shape, layers, need.begin, need.end);
+      const int64_t rows = std::exchange(stage.shards[0].vocab_rows, 0);
+      stage.shards.push_back({vocabulary, 0, 0, 0, 0, rows});
+      plans->push_back(std::move(stage));
+    }
+  }
+}
+
 bool StageSplitter::holds(const StagePlan& stage, uint64_t kv_tokens) const {
   LanePlan lane;  // a stage at the same end of the model
   const size_t last = predictor_.shape().layers.size();
@@ -513,6 +542,7 @@ std::vector<StagePlan> StageSplitter::split(std::span<const size_t> devices, con
   std::vector<StagePlan> plans;
   if (devices.empty()) return plans;
   add_all(devices, need, Memory::kEnough, &plans);
+  add_apart(devices, need, &plans);
   if (need.unlimited) return plans;
   const auto holds = [&](const StagePlan& stage) { return this->holds(stage, need.kv_tokens); };
   if (std::all_of(plans.begin(), plans.end(), holds) && !plans.empty()) {

@@ -2,9 +2,10 @@
 //
 // The best split of decode and of prefill differ, so several are given: for the mean of both, and for each alone; with
 // KV heads whole and, where there are few, replicated; the vocabulary on one device or on all. Whoever asks compares
-// them by their prediction. Where memory is short the axes compete for it: they are split one after another in some
-// orders; or, closely, few devices get the best split for each way to give away the vocabulary, over every way to give
-// away the KV heads (exact by the times of the axes, as what is left takes the rest: split.hpp). Not thread-safe.
+// them by their prediction. So are those that have all layers on one device and the vocabulary on another. Where memory
+// is short the axes compete for it: they are split one after another in some orders; or, closely, few devices get the
+// best split for each way to give away the vocabulary, over every way to give away the KV heads (exact by the times of
+// the axes, as what is left takes the rest: split.hpp). Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +55,7 @@ class StageSplitter {
   struct Weights {
     double decode = 0, mixed = 0;
   };
+  bool can_hold(Axis axis, size_t device) const;
   double unit_bytes(Axis axis, size_t device, const SplitNeed& need) const;
   double axis_bytes(Axis axis, size_t device, const SplitNeed& need) const;
   int64_t axis_units(Axis axis, const SplitNeed& need) const;
@@ -101,6 +103,7 @@ class StageSplitter {
   static std::optional<Split> fill(AxisTable* table, Room* room);
   void set_units(Axis axis, int64_t units, ShardPlan* shard) const;
   std::vector<Tight> tight_splits(std::span<const size_t> devices, const SplitNeed& need, Weights weights) const;
+  void add_apart(std::span<const size_t> devices, const SplitNeed& need, std::vector<StagePlan>* plans) const;
   void add_tight(std::span<const size_t> devices, const SplitNeed& need, std::vector<StagePlan>* plans) const;
   size_t active(std::span<const size_t> devices, size_t device) const;
 

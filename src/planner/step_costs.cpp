@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <utility>
 
 namespace motley {
 namespace {
@@ -14,12 +15,11 @@ double count(int64_t units) { return static_cast<double>(units); }
 // Of any program, beside what it computes: the smallest there is takes no less than that, whatever was disturbed when
 // the others were measured.
 double least_program_ns(const DeviceProfile& device) {
-  if (device.embed.empty()) return 0;
-  double least = device.embed.ns.back().front();
+  double least = device.embed.empty() ? std::numeric_limits<double>::max() : device.embed.ns.back().front();
   for (const CostTable* part : {&device.attention, &device.ffn, &device.experts}) {
     if (!part->empty()) least = std::min(least, part->ns.front().front());
   }
-  return least;
+  return least == std::numeric_limits<double>::max() ? 0 : least;
 }
 
 }  // namespace
@@ -50,7 +50,7 @@ StepCosts::StepCosts(const ModelShape& shape, const PlanInput& input, const Link
 }
 
 StepCosts::Curves StepCosts::curves_of(const DeviceProfile& device) const {
-  const double rows = load_.rows();
+  const double rows = device.rows_run(load_.rows());
   Curves curves{device.attention.at_rows(rows),
                 device.ffn.at_rows(rows),
                 device.experts.at_rows(rows),
@@ -98,10 +98,26 @@ double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads
     const double fixed = std::min(curve.ns[0], program_ns(device) + wait_ns(device));
     weights = fixed + (curve.ns[0] - fixed) * heads / curve.units[0];
   }
+  return weights + reading_ns(device, kind, kv_heads) + more_reading_ns(device, kind, kv_heads);
+}
+
+// Of the rows of a chunk, and what rows of sequences of their own take beside reading.
+double StepCosts::more_reading_ns(size_t device, uint32_t kind, int64_t kv_heads) const {
   const DeviceProfile& profile = input_.devices[device];
   const double chunk_ns = profile.chunk_context_ns > 0 ? profile.chunk_context_ns : profile.context.at(1);
-  return weights + reading_ns(device, kind, kv_heads) +
-         count(kv_heads) * (chunk_ns * chunk_positions_[kind] + curves(device).sequences_ns);
+  return count(kv_heads) * (chunk_ns * chunk_positions_[kind] + curves(device).sequences_ns);
+}
+
+double StepCosts::partner_ns(size_t partner, uint32_t kind, int64_t kv_heads) const {
+  return program_ns(partner) + wait_ns(partner) + more_reading_ns(partner, kind, kv_heads);
+}
+
+double StepCosts::exchange_ns(size_t dense, size_t partner, int64_t query_heads, int64_t kv_heads) const {
+  const double head = load_.rows() * count(shape_.head_dim) * kF32Bytes;
+  const double over = head * count(query_heads + 2 * kv_heads), back = head * count(query_heads);
+  const LinkProfile& link = links_.between(dense, partner);
+  return copy_ns(dense, over) + copy_ns(dense, back) + copy_ns(partner, over) + copy_ns(partner, back) +
+         2 * link.latency_ns + (over + back) * link.ns_per_byte;
 }
 
 double StepCosts::reading_ns(size_t device, uint32_t kind, int64_t kv_heads) const {
@@ -193,16 +209,21 @@ class StageClock {
   StageClock(const StepCosts& costs, const LanePlan& plan, size_t stage, bool overlapped)
       : costs_(costs),
         stage_(plan.stages[stage]),
-        split_(stage_.shards.size() > 1),
+        shared_(stage_.shards.size() > 1),
+        split_(splits_layers(stage_)),
         first_(stage == 0),
         last_(stage + 1 == plan.stages.size()),
         lone_(plan.stages.size() == 1) {
     cost_.busy_ns.assign(stage_.shards.size(), 0);
+    cost_.partner_ns.assign(stage_.shards.size(), 0);
     for (const ShardPlan& shard : stage_.shards) {
       devices_.push_back(shard.device);
       const size_t running = active(plan, stage, shard.device, overlapped);
       slowdowns_.push_back(costs.slowdown(shard.device, running));
       reading_slowdowns_.push_back(costs.reading_slowdown(shard.device, running));
+      const size_t beside = active(plan, stage, shard.kv_owner(), overlapped);
+      partner_slowdowns_.push_back(
+          {costs.slowdown(shard.kv_owner(), beside), costs.reading_slowdown(shard.kv_owner(), beside)});
     }
     reduce_ns_ = costs.all_reduce_ns(devices_);
   }
@@ -221,14 +242,15 @@ class StageClock {
       if (of_kind[kind] == 0) continue;
       if (!split_) {
         part(of_kind[kind], [&](const ShardPlan& s) {
-          return Work{costs_.layer_ns(s.device, kind), 0, costs_.reading_ns(s.device, kind, s.kv_heads)};
+          if (!s.in_layers()) return Work{};
+          return attended(s, kind, {costs_.layer_ns(s.device, kind), 0, costs_.reading_ns(s.device, kind, s.kv_heads)});
         });
         continue;
       }
       part(of_kind[kind], [&](const ShardPlan& s) {
         Work work = shared(s, costs_.attention_ns(s.device, kind, s.query_heads, s.kv_heads));
         work.reading_ns = s.query_heads > 0 ? costs_.reading_ns(s.device, kind, s.kv_heads) : 0;
-        return work;
+        return attended(s, kind, work);
       });
       part(of_kind[kind],
            [&](const ShardPlan& s) { return shared(s, costs_.ffn_ns(s.device, kind, s.ffn_columns, s.experts)); });
@@ -237,9 +259,10 @@ class StageClock {
     // Once a stage: a whole one's program; of a split one the program that adds the last sum. The residual stream comes
     // in before and goes out after.
     part(1, [&](const ShardPlan& s) {
-      const double copies = (split_ || !first_ ? 1 : 0) + (last_ ? 0 : 1);
+      const double copies = (shared_ || !first_ ? 1 : 0) + (last_ && !hands_over() ? 0 : 1);
       return Work{costs_.program_ns(s.device), copies * costs_.copy_residual_ns(s.device)};
     });
+    if (hands_over()) cost_.ns += reduce_ns_;
   }
 
   void head() {
@@ -278,19 +301,53 @@ class StageClock {
     }
   }
 
-  StageCost take() { return std::move(cost_); }
+  StageCost take() {
+    cost_.most_ns = cost_.ns;
+    if (std::none_of(stage_.shards.begin(), stage_.shards.end(),
+                     [](const ShardPlan& shard) { return shard.partner != kNoPartner; }))
+      return std::move(cost_);
+    cost_.most_ns = 0;  // two steps by turns: who has most to do
+    for (size_t i = 0; i < stage_.shards.size(); ++i) {
+      for (const size_t device : {stage_.shards[i].device, stage_.shards[i].kv_owner()})
+        cost_.most_ns = std::max(cost_.most_ns, busy_of(device));
+    }
+    return std::move(cost_);
+  }
 
  private:
   struct Work {
     double program_ns = 0, copies_ns = 0;
-    double reading_ns = 0;  // of the program's
+    double reading_ns = 0;                                               // of the program's
+    double attending_ns = 0, attending_reading_ns = 0, exchange_ns = 0;  // of its partner
   };
 
+  bool hands_over() const { return shared_ && !split_; }
+
+  // With what its partner does for it meanwhile, if it has one.
+  Work attended(const ShardPlan& shard, uint32_t kind, Work work) const {
+    if (shard.partner == kNoPartner || shard.query_heads == 0) return work;
+    work.reading_ns = 0;
+    work.attending_ns = costs_.partner_ns(shard.partner, kind, shard.kv_heads);
+    work.attending_reading_ns = costs_.reading_ns(shard.partner, kind, shard.kv_heads);
+    work.exchange_ns = costs_.exchange_ns(shard.device, shard.partner, shard.query_heads, shard.kv_heads);
+    return work;
+  }
+
+  // Of a step, everything that the device does in this stage.
+  double busy_of(size_t device) const {
+    double ns = 0;
+    for (size_t i = 0; i < stage_.shards.size(); ++i) {
+      if (stage_.shards[i].device == device) ns += cost_.busy_ns[i] + copies_ns_[i];
+      if (stage_.shards[i].kv_owner() == device) ns += cost_.partner_ns[i];
+    }
+    return ns;
+  }
+
   // Of a program before a meeting.
-  double wait(const ShardPlan& shard) const { return split_ ? costs_.wait_ns(shard.device) : 0; }
+  double wait(const ShardPlan& shard) const { return shared_ ? costs_.wait_ns(shard.device) : 0; }
 
   double pull(const ShardPlan& shard, int64_t units) const {
-    return split_ && units > 0 ? costs_.copy_residual_ns(shard.device) : 0;
+    return shared_ && units > 0 ? costs_.copy_residual_ns(shard.device) : 0;
   }
 
   // A shard's part between two sums. Without units it still gets the one and adds it.
@@ -306,8 +363,17 @@ class StageClock {
       if (s != stage && !overlapped) continue;
       for (const ShardPlan& shard : plan.stages[s].shards)
         active += costs_.group_of(shard.device) == costs_.group_of(device) && shard.device != device ? 1 : 0;
+      for (const ShardPlan& shard : plan.stages[s].shards) {
+        if (shard.partner == kNoPartner || shard.partner == device || is_shard(plan.stages[s], shard.partner)) continue;
+        active += costs_.group_of(shard.partner) == costs_.group_of(device) ? 1 : 0;
+      }
     }
     return active;
+  }
+
+  static bool is_shard(const StagePlan& stage, size_t device) {
+    return std::any_of(stage.shards.begin(), stage.shards.end(),
+                       [&](const ShardPlan& shard) { return shard.device == device; });
   }
 
   template <typename WorkOf>
@@ -317,17 +383,25 @@ class StageClock {
       const Work work = work_of(stage_.shards[i]);
       const double reading = std::min(work.reading_ns, work.program_ns);
       const double ns = (work.program_ns - reading) * slowdowns_[i] + reading * reading_slowdowns_[i];
+      const auto& [slow, slow_reading] = partner_slowdowns_[i];
+      const double attending = work.attending_ns * slow + work.attending_reading_ns * slow_reading;
       cost_.busy_ns[i] += times * ns;
-      latest = std::max(latest, ns + work.copies_ns);
+      cost_.partner_ns[i] += times * attending;
+      copies_ns_[i] += times * work.copies_ns;
+      latest = std::max(latest, ns + work.copies_ns + attending + work.exchange_ns);
     }
     cost_.ns += times * latest;
   }
 
   const StepCosts& costs_;
   const StagePlan& stage_;
-  const bool split_, first_, last_, lone_;
+  const bool shared_;  // it has several shards
+  const bool split_;   // and its layers are summed over them
+  const bool first_, last_, lone_;
   std::vector<size_t> devices_;
-  std::vector<double> slowdowns_, reading_slowdowns_;  // [shard]
+  std::vector<double> slowdowns_, reading_slowdowns_;         // [shard]
+  std::vector<std::pair<double, double>> partner_slowdowns_;  // the same of its partner
+  std::vector<double> copies_ns_ = std::vector<double>(stage_.shards.size(), 0);
   double reduce_ns_ = 0;
   StageCost cost_;
 };

@@ -9,8 +9,10 @@
 // measured factor, also where one of them is done first: a split must pay without what a partner that idles leaves of
 // the bus. Copies of the residual stream to the next stage take the time of the devices, hops between them do not.
 // All-reduce of v bytes over n shards: for the slowest pair, min(a + (n - 1) v b, 2 (n - 1) a + 2 v b (n - 1) / n), a
-// the latency and b the time of a byte: one shot, or a ring. Hops between stages: a + v b of the slowest receiver,
-// which has waited and wakes.
+// the latency and b the time of a byte: one shot, or a ring. Where one shard alone has units of the layers there are
+// none of these; the others wait, and get the residual stream at the end. A shard with a partner waits for it in every
+// layer: what goes over, the partner's program with what it reads, and what comes back; a second step fills the gaps.
+// Hops between stages: a + v b of the slowest receiver, which has waited and wakes.
 #pragma once
 
 #include <cstddef>
@@ -37,6 +39,9 @@ class StepCosts {
   double sample_ns(size_t device) const;
   double layer_ns(size_t device, uint32_t kind) const;  // whole, within a program of several
   double program_ns(size_t device) const;               // of any program, beside what it computes
+  // What a partner does for one layer beside reading_ns(), waited for; and what the values take to it and back.
+  double partner_ns(size_t partner, uint32_t kind, int64_t kv_heads) const;
+  double exchange_ns(size_t dense, size_t partner, int64_t query_heads, int64_t kv_heads) const;
   double wait_ns(size_t device) const { return input_.devices[device].wait_ns; }
   // One way: the residual stream; the sampled ids.
   double copy_residual_ns(size_t device) const { return copy_ns(device, load_.rows() * residual_row_bytes()); }
@@ -70,6 +75,7 @@ class StepCosts {
   };
   Curves curves_of(const DeviceProfile& device) const;
   static double fused_ffn_ns(const Curves& curves, const LayerShape& layer, int64_t columns, int64_t experts);
+  double more_reading_ns(size_t device, uint32_t kind, int64_t kv_heads) const;
   double shared(size_t device, size_t active, double factor) const;  // that holds with the whole group running
   double copy_ns(size_t device, double bytes) const { return input_.devices[device].copy.at(bytes); }
   double residual_row_bytes() const;
@@ -87,9 +93,11 @@ class StepCosts {
 };
 
 struct StageCost {
-  double ns = 0;                // of one step
-  double hop_ns = 0;            // to the next stage, between the hosts' memories
-  std::vector<double> busy_ns;  // [shard]
+  double ns = 0;                   // of one step
+  double most_ns = 0;              // from one step's beginning to the next one's, at least: less where partners attend
+  double hop_ns = 0;               // to the next stage, between the hosts' memories
+  std::vector<double> busy_ns;     // [shard]
+  std::vector<double> partner_ns;  // [shard] its partner is busy for it
 };
 
 // `overlapped`: the other stages run other steps meanwhile, and share their memory's bus with this one.

@@ -7,6 +7,18 @@
 #include "runtime/kv_request.hpp"
 
 namespace motley {
+namespace {
+
+constexpr uint32_t kRowsOfFirstBucket = 16;
+
+}  // namespace
+
+std::vector<uint32_t> row_buckets(uint32_t rows_max) {
+  std::vector<uint32_t> buckets;
+  for (uint32_t rows = kRowsOfFirstBucket; rows < rows_max; rows *= 4) buckets.push_back(rows);
+  buckets.push_back(rows_max);
+  return buckets;
+}
 
 Result<PackedWeight> pack_weight(const Model& model, const ShardWeight& weight, const Device& device) {
   const GraphWeight& graph_weight = model.graph().weights[weight.source];

@@ -19,6 +19,9 @@ struct PartOptions {
   int32_t kv_dtype = 0;
 };
 
+// Row counts that a device without MOTLEY_CAP_DYNAMIC_ROWS is compiled for: ascending, the last is rows_max.
+std::vector<uint32_t> row_buckets(uint32_t rows_max);
+
 // A piece of the shard, compiled.
 struct PartProgram {
   Segment segment;

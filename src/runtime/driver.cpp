@@ -186,13 +186,10 @@ Status Driver::add_program(const ShardPiece& piece, const PartProgram& compiled)
   return ok_status();
 }
 
-Status Driver::add_partner(const ShardPiece& piece) {
-  if (!links_.partner)
-    return error(MOTLEY_INTERNAL, "{} has nobody to meet at layer {}", options_.name, piece.layer_begin);
+void Driver::add_partner(const ShardPiece& piece) {
   add(TapeOp::kPartner);
   for (const int32_t id : piece.gives) tape_.back().gives.push_back({buffer_of(id, 0), row_bytes(id)});
   for (const int32_t id : piece.takes) tape_.back().takes.push_back({buffer_of(id, 0), row_bytes(id)});
-  return ok_status();
 }
 
 Status Driver::make_tape() {
@@ -202,7 +199,7 @@ Status Driver::make_tape() {
     switch (piece.kind) {
       case ShardPiece::Kind::kProgram: RETURN_IF_ERROR(add_program(piece, *part_->program(i))); break;
       case ShardPiece::Kind::kReduce: add(TapeOp::kReduce, buffer_of(piece.value, 0), piece.contributes); break;
-      case ShardPiece::Kind::kPartner: RETURN_IF_ERROR(add_partner(piece)); break;
+      case ShardPiece::Kind::kPartner: add_partner(piece); break;
       case ShardPiece::Kind::kLogits: add(TapeOp::kLogits); break;
     }
   }

@@ -127,7 +127,7 @@ class Driver {
   Status make_border_buffers();
   Status make_tape();
   Status add_program(const ShardPiece& piece, const PartProgram& program);
-  Status add_partner(const ShardPiece& piece);
+  void add_partner(const ShardPiece& piece);
   uint64_t row_bytes(int32_t value) const;
   HostBuffer* buffer_of(int32_t value, size_t set) const;
   void add(TapeOp op, HostBuffer* buffer = nullptr, bool contributes = true);

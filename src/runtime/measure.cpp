@@ -77,6 +77,8 @@ class DeviceMeasurer {
         device_(device),
         options_(options),
         depth_(std::max(1u, device.description.desc.queue_depth)),
+        any_rows_((device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0),
+        probing_(probe_options(device.description, options.rows_max, options.kv_dtype, options.virtual_time)),
         layers_(measured_layers(model, device.description.desc.memory_free)),
         rows_max_(options.rows_max) {}
 
@@ -104,14 +106,14 @@ class DeviceMeasurer {
     return times[0].ns;
   }
   Result<std::unique_ptr<Probe>> probe(const ProbeShare& share) const {
-    return Probe::create(model_, *device_.device, share, options_.rows_max, static_cast<int32_t>(options_.kv_dtype),
-                         options_.virtual_time);
+    return Probe::create(model_, *device_.device, share, probing_);
   }
   // Positions that the load's rows read in the probed layer.
   double reads_of(const ProbeLoad& load) const;
   const MeasuredDevice& device() const { return device_; }
   const ModelAxes& axes() const { return axes_; }
   LayerRange layers() const { return layers_; }  // to measure in turn
+  bool attends() const { return probing_.attends; }
 
  private:
   struct Part {
@@ -142,6 +144,10 @@ class DeviceMeasurer {
                        int64_t ProbeShare::*share);
   Result<uint32_t> brief_rows(Probe& layer);
   Status measure_layer(DeviceProfile* profile);
+  Status measure_dense_layer(DeviceProfile* profile);
+  Status measure_parts(DeviceProfile* profile);
+  // Numbers of rows that are timed.
+  std::vector<uint32_t> row_points_of(uint32_t rows_max) const;
   Status measure_sampling(DeviceProfile* profile);
   Status measure_wake(DeviceProfile* profile);
   Status measure_copies(DeviceProfile* profile);
@@ -151,6 +157,8 @@ class DeviceMeasurer {
   const MeasuredDevice& device_;
   const MeasureOptions& options_;
   const uint32_t depth_;
+  const bool any_rows_;
+  const ProbeOptions probing_;
   const LayerRange layers_;
   uint32_t rows_max_;  // of those asked for, as many as are soon done
   void count_weights(const Probe& probe) {
@@ -235,7 +243,7 @@ Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of(std::span<co
 Status DeviceMeasurer::measure(const Part& part) {
   if (part.units.empty()) return ok_status();  // the model has none
   CostTable& table = *part.table;
-  const std::vector<uint32_t> rows = row_points(std::min(part.rows_max, rows_max_), options_.brief);
+  const std::vector<uint32_t> rows = row_points_of(std::min(part.rows_max, rows_max_));
   table.rows.assign(rows.begin(), rows.end());
   table.units = part.units;
   std::vector<std::unique_ptr<Probe>> probes;
@@ -265,7 +273,7 @@ Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DevicePro
                                      const std::vector<int64_t>& units, int64_t ProbeShare::*share) {
   if (units.empty()) return ok_status();  // the model has none
   const std::vector<int64_t> heads = unit_points(axes_.kv_heads, 1, options_.brief);
-  const std::vector<uint32_t> rows = row_points(rows_max_, options_.brief);
+  const std::vector<uint32_t> rows = row_points_of(rows_max_);
   const size_t shares = std::max(heads.size(), units.size());
   const auto at = [&](size_t points, size_t i) {
     return points - std::min(points, shares - i);
@@ -277,7 +285,7 @@ Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DevicePro
     both.kv_blocks = rows.back() / Probe::kBlockSize + 1;
     both.*share = units[at(units.size(), i)];
     ASSIGN_OR_RETURN(auto made, probe(both));
-    RETURN_IF_ERROR(through(options_.gate, [&] { return made->write_kv(rows.back()); }));
+    if (attends()) RETURN_IF_ERROR(through(options_.gate, [&] { return made->write_kv(rows.back()); }));
     probes.push_back(std::move(made));
     for (const uint32_t r : rows) timings.push_back({probes.back().get(), MOTLEY_CUT_FFN_PART, prompt_of(r), true});
   }
@@ -340,7 +348,7 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     timings.push_back({of, MOTLEY_CUT_STAGE, load});
     return timings.size() - 1;
   };
-  const std::vector<uint32_t> rows = row_points(rows_max_, options_.brief);
+  const std::vector<uint32_t> rows = row_points_of(rows_max_);
   for (const uint32_t r : rows) timing(prompt_of(r));
   const uint32_t chunk = std::min(kChunkRows, rows_max_);
   const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing(rows_of_one(chunk, kMeasuredContext));
@@ -378,6 +386,28 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     profile->sequences.values.push_back(std::max(0.0, more) / heads);
   }
   return ok_status();
+}
+
+// The same of a device that does not attend: the program between two meetings with its partner, waited for.
+Status DeviceMeasurer::measure_dense_layer(DeviceProfile* profile) {
+  if (layers_.count < 2) return ok_status();  // none lies between two
+  ASSIGN_OR_RETURN(several_, probe({.layers = layers_, .whole = true}));
+  const std::vector<uint32_t> rows = row_points_of(rows_max_);
+  std::vector<Timing> timings;
+  for (const uint32_t r : rows) timings.push_back({several_.get(), MOTLEY_CUT_POSTPRE, prompt_of(r)});
+  ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
+  CostTable& table = profile->layer;
+  table.rows.assign(rows.begin(), rows.end());
+  table.units = {1};
+  table.ns.emplace_back();
+  for (const Times& each : times) table.ns[0].push_back(each.ns);
+  table.make_monotone();
+  return ok_status();
+}
+
+std::vector<uint32_t> DeviceMeasurer::row_points_of(uint32_t rows_max) const {
+  if (any_rows_) return row_points(rows_max, options_.brief);
+  return {probing_.buckets.begin(), std::upper_bound(probing_.buckets.begin(), probing_.buckets.end(), rows_max)};
 }
 
 // What a row adds: the program's own time is that of any.
@@ -426,6 +456,14 @@ Status DeviceMeasurer::measure_copies(DeviceProfile* profile) {
   return ok_status();
 }
 
+Status DeviceMeasurer::measure_parts(DeviceProfile* profile) {
+  RETURN_IF_ERROR(measure_parts(profile, &DeviceProfile::ffn,
+                                unit_points(axes_.ffn_columns, kColumnGrain, options_.brief),
+                                &ProbeShare::ffn_columns));
+  return measure_parts(profile, &DeviceProfile::experts, unit_points(axes_.experts, 1, options_.brief),
+                       &ProbeShare::experts);
+}
+
 Result<DeviceProfile> DeviceMeasurer::run() {
   const motley_device_desc& desc = device_.description.desc;
   DeviceProfile profile;
@@ -434,19 +472,22 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   if (desc.memory_group != 0) profile.memory_group = fmt::format("memory {}", desc.memory_group);
   profile.memory_total = desc.memory_total;
   profile.memory_free = desc.memory_free;
-  ASSIGN_OR_RETURN(vocab_, probe({.vocab_rows = axes_.vocab}));
-  RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}}));
-  RETURN_IF_ERROR(measure_wake(&profile));
-  RETURN_IF_ERROR(measure_layer(&profile));
-  RETURN_IF_ERROR(measure_parts(&profile, &DeviceProfile::ffn,
-                                unit_points(axes_.ffn_columns, kColumnGrain, options_.brief),
-                                &ProbeShare::ffn_columns));
-  RETURN_IF_ERROR(measure_parts(&profile, &DeviceProfile::experts, unit_points(axes_.experts, 1, options_.brief),
-                                &ProbeShare::experts));
-  RETURN_IF_ERROR(measure({MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1, options_.brief),
-                           !options_.virtual_time}));
+  profile.attends = attends();
+  profile.holds_vocabulary = any_rows_;
+  if (!any_rows_) profile.buckets.assign(probing_.buckets.begin(), probing_.buckets.end());
+  if (any_rows_) {
+    ASSIGN_OR_RETURN(vocab_, probe({.vocab_rows = axes_.vocab}));
+    RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}}));
+    RETURN_IF_ERROR(measure_wake(&profile));
+  }
+  RETURN_IF_ERROR(attends() ? measure_layer(&profile) : measure_dense_layer(&profile));
+  RETURN_IF_ERROR(measure_parts(&profile));
+  if (any_rows_) {
+    RETURN_IF_ERROR(measure({MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1, options_.brief),
+                             attends() && !options_.virtual_time}));
+    RETURN_IF_ERROR(measure_sampling(&profile));
+  }
   several_.reset();
-  RETURN_IF_ERROR(measure_sampling(&profile));
   RETURN_IF_ERROR(through(options_.gate, [&] { return measure_copies(&profile); }));
   if (source_bytes_ > 0) profile.packed_ratio = packed_bytes_ / source_bytes_;
   return profile;
@@ -532,6 +573,7 @@ class Group {
                            .ffn_columns = part(axes.ffn_columns, kColumnGrain),
                            .experts = part(axes.experts, 1)};
     ASSIGN_OR_RETURN(probes_[i], measurers_[i]->probe(share));
+    if (!measurers_[i]->attends()) return ok_status();
     return through(options_.gate, [&] { return probes_[i]->write_kv(kContextReads); });
   }
   ProbeLoad readers_near() const { return {.rows = readers_, .context = kNear}; }

@@ -39,9 +39,9 @@ class LinkSide {
     share.ffn_columns = half(axes.ffn_columns), share.experts = half(axes.experts);
     share.kv_blocks = kCopiedRows / Probe::kBlockSize;
     ASSIGN_OR_RETURN(CopySide copies, CopySide::create(*device.device, bytes_max, options.virtual_time));
-    ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, kCopiedRows,
-                                               static_cast<int32_t>(options.kv_dtype), options.virtual_time));
-    RETURN_IF_ERROR(through(options.gate, [&] { return probe->write_kv(kCopiedRows); }));
+    const ProbeOptions probing = probe_options(device.description, kCopiedRows, options.kv_dtype, options.virtual_time);
+    ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, probing));
+    if (probing.attends) RETURN_IF_ERROR(through(options.gate, [&] { return probe->write_kv(kCopiedRows); }));
     LinkSide side(std::move(copies), std::move(probe));
     side.layers_ = share.layers.count;
     side.row_ = model.config().hidden;

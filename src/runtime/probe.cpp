@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "device/virtual_time.hpp"
 #include "model/axes.hpp"
@@ -60,10 +61,18 @@ std::pair<Lane, size_t> lane_of(const Model& model, const ProbeShare& share) {
 
 }  // namespace
 
+ProbeOptions probe_options(const DeviceDescription& device, uint32_t rows_max, int64_t kv_dtype, bool virtual_time) {
+  const auto can = [&](uint64_t cap) { return (device.desc.caps & cap) != 0; };
+  return {can(MOTLEY_CAP_DYNAMIC_ROWS) ? std::vector<uint32_t>{rows_max} : row_buckets(rows_max),
+          static_cast<int32_t>(kv_dtype), can(MOTLEY_CAP_PAGED_ATTENTION), virtual_time};
+}
+
 Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& device, const ProbeShare& share,
-                                             uint32_t rows_max, int32_t kv_dtype, bool virtual_time) {
+                                             const ProbeOptions& options) {
   const auto [lane, stage] = lane_of(model, share);
-  ASSIGN_OR_RETURN(ShardGraph shard, shard_graph(model, lane, stage, 0));
+  const bool apart = !options.attends && !lane.stages[stage].shards[0].kv_heads.empty();
+  ASSIGN_OR_RETURN(ShardGraph shard,
+                   shard_graph(model, lane, stage, 0, apart ? ShardRole::kDense : ShardRole::kWhole, !share.whole));
   uint64_t source_bytes = 0;
   for (const ShardWeight& weight : shard.weights) {
     const GraphWeight& whole = model.graph().weights[weight.source];
@@ -78,34 +87,42 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
                               kept(weight.cols, whole.cols) * kept(weight.experts, whole.experts));
   }
   PartOptions held;
-  held.buckets = {rows_max};
+  held.buckets = options.buckets;
   held.block_size = kBlockSize;
   held.kv_blocks = std::max(share.kv_blocks, 1u);
-  held.kv_dtype = kv_dtype;
+  held.kv_dtype = options.kv_dtype;
   ASSIGN_OR_RETURN(auto part, DevicePart::create(model, device, std::move(shard), held));
-  DriverOptions options;
-  options.name = "probe";
-  options.logit_rows_max = std::min(rows_max, kLogitRowsMax);
-  options.slots = 1;
-  options.steps_ahead = 0;
-  options.virtual_time = virtual_time;
+  DriverOptions running;
+  running.name = "probe";
+  running.logit_rows_max = std::min(held.buckets.back(), kLogitRowsMax);
+  running.slots = 1;
+  running.steps_ahead = 0;
+  running.virtual_time = options.virtual_time;
   // Nobody is met: the tape is only read.
-  ASSIGN_OR_RETURN(auto driver, Driver::create(std::move(part), {}, options, system_clock()));
+  ASSIGN_OR_RETURN(auto driver, Driver::create(std::move(part), {}, running, system_clock()));
   std::unique_ptr<Probe> probe(new Probe(device, std::move(driver)));
   probe->source_bytes_ = source_bytes;
-  probe->rows_max_ = rows_max;
+  probe->waits_ = apart;
   probe->kv_blocks_ = held.kv_blocks;
-  probe->virtual_time_ = virtual_time;
-  if (virtual_time) probe->virtual_ns_ = virtual_start_ns();
+  probe->virtual_time_ = options.virtual_time;
+  if (options.virtual_time) probe->virtual_ns_ = virtual_start_ns();
   return probe;
 }
 
-std::vector<const TapeProgram*> Probe::find(motley_cut cut) const {
-  std::vector<const TapeProgram*> found;
+std::vector<Probe::Programs> Probe::find(motley_cut cut) const {
+  std::vector<Programs> found;
+  bool met = false;  // the partner, since the last program
   for (const TapeEntry& entry : driver_->tape()) {
-    if (entry.op != TapeOp::kProgram || entry.program.cut != cut) continue;
-    // Behind a layer's part that only adds the last sum is no part of its own.
-    if (found.empty() || found.back()->layer_end != entry.program.layer_end) found.push_back(&entry.program);
+    if (entry.op == TapeOp::kPartner) met = true;
+    if (entry.op != TapeOp::kProgram) continue;
+    const bool behind_partner = std::exchange(met, false);
+    if (entry.program.cut != cut) continue;
+    // Behind a layer's part that only adds the last sum is no part of its own; what a partner comes between is one.
+    if (found.empty() || found.back().back()->layer_end != entry.program.layer_end) {
+      found.push_back({&entry.program});
+    } else if (behind_partner) {
+      found.back().push_back(&entry.program);
+    }
   }
   return found;
 }
@@ -163,7 +180,7 @@ Status Probe::write_kv(uint32_t positions) {
 }
 
 Result<double> Probe::time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs) {
-  const std::vector<const TapeProgram*> programs = find(cut);
+  const std::vector<Programs> programs = find(cut);
   if (programs.empty()) return error(MOTLEY_NOT_FOUND, "the probe has no such part");
   fill_batch(load);
   ASSIGN_OR_RETURN(const double ns, run_ns(programs, next_layer_, runs));
@@ -172,7 +189,7 @@ Result<double> Probe::time_ns(motley_cut cut, const ProbeLoad& load, uint32_t ru
 }
 
 Result<PartTimes> Probe::parts_ns(const ProbeLoad& load, uint32_t layers, const std::function<Status()>& meet) {
-  const std::vector<const TapeProgram*> attention = find(MOTLEY_CUT_ATTN_PART), ffn = find(MOTLEY_CUT_FFN_PART);
+  const std::vector<Programs> attention = find(MOTLEY_CUT_ATTN_PART), ffn = find(MOTLEY_CUT_FFN_PART);
   fill_batch(load);
   PartTimes times;
   for (uint32_t layer = 0; layer < layers; ++layer, ++next_layer_) {
@@ -186,13 +203,16 @@ Result<PartTimes> Probe::parts_ns(const ProbeLoad& load, uint32_t layers, const 
   return times;
 }
 
-Result<double> Probe::run_ns(const std::vector<const TapeProgram*>& programs, size_t first, uint32_t runs) {
+Result<double> Probe::run_ns(const std::vector<Programs>& programs, size_t first, uint32_t runs) {
   const VirtualTimeScope time(&virtual_ns_);
   const int64_t began_ns = virtual_time_ ? virtual_ns_ : system_clock().now_ns();
   std::vector<EventHandle> events;
   for (uint32_t run = 0; run < runs; ++run) {
-    ASSIGN_OR_RETURN(EventHandle event, programs[(first + run) % programs.size()]->enqueue(batch_, 0));
-    events.push_back(std::move(event));
+    for (const TapeProgram* program : programs[(first + run) % programs.size()]) {
+      ASSIGN_OR_RETURN(EventHandle event, program->enqueue(batch_, 0));
+      if (waits_) RETURN_IF_ERROR(device_.wait(event, kWaitNs));
+      events.push_back(std::move(event));
+    }
   }
   Status status;
   // All, so that the batch may go; the last first, so that nobody is woken for each.

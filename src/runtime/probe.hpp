@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/status.hpp"
+#include "device/description.hpp"
 #include "device/handles.hpp"
 #include "model/model.hpp"
 #include "motley/backend.h"
@@ -40,12 +41,22 @@ struct ProbeLoad {
   bool prompt = false;        // a prompt's rows; else generated ones, which may be of another numeric class
 };
 
+struct ProbeOptions {
+  std::vector<uint32_t> buckets;  // as PartOptions
+  int32_t kv_dtype = 0;
+  bool attends = true;  // else a partner does, and programs are those around it
+  bool virtual_time = false;
+};
+
+// As what the device says of itself asks for.
+ProbeOptions probe_options(const DeviceDescription& device, uint32_t rows_max, int64_t kv_dtype, bool virtual_time);
+
 class Probe {
  public:
   static constexpr uint32_t kBlockSize = 16;
   // `clock` as of Driver. The device must not run anything else meanwhile if times are to mean something.
   static Result<std::unique_ptr<Probe>> create(const Model& model, const Device& device, const ProbeShare& share,
-                                               uint32_t rows_max, int32_t kv_dtype, bool virtual_time);
+                                               const ProbeOptions& options);
 
   // Programs of the part, a layer each, that time_ns() runs in turn; 0 = the probe has no such part.
   size_t programs(motley_cut cut) const { return find(cut).size(); }
@@ -64,15 +75,18 @@ class Probe {
 
  private:
   Probe(const Device& device, std::unique_ptr<Driver> driver) : device_(device), driver_(std::move(driver)) {}
-  std::vector<const TapeProgram*> find(motley_cut cut) const;
+  using Programs = std::vector<const TapeProgram*>;
+  // By layer.
+  std::vector<Programs> find(motley_cut cut) const;
   void fill_batch(const ProbeLoad& load);
   // Of as many runs of these in turn, behind one another.
-  Result<double> run_ns(const std::vector<const TapeProgram*>& programs, size_t first, uint32_t runs);
+  Result<double> run_ns(const std::vector<Programs>& programs, size_t first, uint32_t runs);
 
   const Device& device_;
   std::unique_ptr<Driver> driver_;
   uint64_t source_bytes_ = 0;
-  uint32_t rows_max_ = 1, kv_blocks_ = 1;
+  uint32_t kv_blocks_ = 1;
+  bool waits_ = false;  // for each program, as for a partner
   size_t next_layer_ = 0;
   bool virtual_time_ = false;
   int64_t virtual_ns_ = 0;

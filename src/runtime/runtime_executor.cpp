@@ -17,7 +17,6 @@ namespace {
 constexpr std::chrono::milliseconds kLookEvery{100};
 constexpr int64_t kGraceNs = 100'000'000;  // a driver that is not stuck says first that its device is late
 constexpr size_t kWaysWithPartners = 2;
-constexpr uint32_t kRowsOfFirstBucket = 16;
 
 const NamedDevice* find_device(std::span<const NamedDevice> devices, const std::string& name) {
   const auto found = std::find_if(devices.begin(), devices.end(), [&](const auto& d) { return d.name == name; });
@@ -58,13 +57,6 @@ Result<std::unique_ptr<RuntimeExecutor>> RuntimeExecutor::create(const Model& mo
   RETURN_IF_ERROR(runtime->make_drivers(model, placement, devices));
   runtime->start();
   return runtime;
-}
-
-std::vector<uint32_t> row_buckets(uint32_t rows_max) {
-  std::vector<uint32_t> buckets;
-  for (uint32_t rows = kRowsOfFirstBucket; rows < rows_max; rows *= 4) buckets.push_back(rows);
-  buckets.push_back(rows_max);
-  return buckets;
 }
 
 // A pipeline keeps as many steps under way as its lane says, else as it has stages, of sequences that differ; one stage

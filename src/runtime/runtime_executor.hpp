@@ -60,9 +60,6 @@ struct DriverReport {
   uint64_t weight_bytes = 0;  // resident
 };
 
-// Row counts that a device without any_rows is compiled for: ascending, the last is rows_max.
-std::vector<uint32_t> row_buckets(uint32_t rows_max);
-
 struct LostDevice {
   std::string name;
   bool hangs = false;  // it did not answer in time: without a worker that was killed it may still be at work

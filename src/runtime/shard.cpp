@@ -113,7 +113,7 @@ bool is_attention(const motley_op& op) { return op.kind == MOTLEY_OP_KV_WRITE ||
 
 class Cutter {
  public:
-  Cutter(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role)
+  Cutter(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role, bool in_parts)
       : role_(role),
         model_(model),
         from_(model.graph()),
@@ -121,7 +121,7 @@ class Cutter {
         shard_(stage_.shards[shard]),
         index_(shard),
         shared_(stage_.shards.size() > 1),
-        parts_(std::count_if(stage_.shards.begin(), stage_.shards.end(), in_layers) > 1),
+        parts_(in_parts || std::count_if(stage_.shards.begin(), stage_.shards.end(), in_layers) > 1),
         first_(stage == 0),
         last_(stage + 1 == lane.stages.size()),
         layouts_(from_.values.size()),
@@ -725,7 +725,8 @@ Result<ShardGraph> Cutter::cut() {
 
 }  // namespace
 
-Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role) {
+Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role,
+                               bool in_parts) {
   uint32_t layer = 0;
   for (const Stage& each : lane.stages) {
     if (each.layer_begin != layer || each.layer_end <= each.layer_begin || each.shards.empty())
@@ -738,7 +739,7 @@ Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stag
   const bool vocab = stage == 0 || stage + 1 == lane.stages.size();
   RETURN_IF_ERROR(
       check_stage(axes_of(model), lane.stages[stage], int64_t{model.config().heads} / model.config().kv_heads, vocab));
-  return Cutter(model, lane, stage, shard, role).cut();
+  return Cutter(model, lane, stage, shard, role, in_parts).cut();
 }
 
 }  // namespace motley

@@ -59,10 +59,10 @@ struct ShardGraph {
 };
 
 // What shard `shard` of stage `stage` of the lane computes in that role: kWhole of one without a partner, the other two
-// of one with. INVALID_ARGUMENT where the shards' ranges do not cover an
-// axis exactly once or fall where a weight's format cannot be cut; UNIMPLEMENTED where the model has an op that cannot
-// be computed in parts.
+// of one with. in_parts: layers are cut as where several shards have units of them, though no other has.
+// INVALID_ARGUMENT where the shards' ranges do not cover an axis exactly once or fall where a weight's format cannot be
+// cut; UNIMPLEMENTED where the model has an op that cannot be computed in parts.
 Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard,
-                               ShardRole role = ShardRole::kWhole);
+                               ShardRole role = ShardRole::kWhole, bool in_parts = false);
 
 }  // namespace motley

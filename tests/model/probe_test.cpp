@@ -67,7 +67,7 @@ class ProbeTest : public ::testing::Test {
     device_.emplace(*std::move(device));
   }
   std::unique_ptr<Probe> probe(const ProbeShare& share) {
-    auto made = Probe::create(random_.model(), *device_, share, 16, MOTLEY_F32, false);
+    auto made = Probe::create(random_.model(), *device_, share, {{16}, MOTLEY_F32});
     EXPECT_TRUE(made.ok()) << made.error().message();
     return made.ok() ? *std::move(made) : nullptr;
   }
