@@ -154,6 +154,10 @@ Result<Placement> Instance::alone_on(const DeviceSet& devices, size_t index) con
     if (size > 1)
       return invalid_argument("{} devices are asked for, and --devices lists one: {}", size, description.name);
   }
+  if ((description.desc.caps & MOTLEY_CAP_PAGED_ATTENTION) == 0)
+    return error(MOTLEY_UNIMPLEMENTED,
+                 "{} cannot attend, and a model needs that; list a device with it that can, such as --devices {},CPU:0",
+                 description.name, description.name);
   const PlanOptions plan{kv_.block_size, kv_.dtype, kv_.bytes, kv_.max_model_len};
   const KvRequest request(model().kv_layers(), plan.kv_dtype, plan.block_size, 1);
   ASSIGN_OR_RETURN(const motley_kv_layout layout, devices.device(index).kv_layout(request.desc));

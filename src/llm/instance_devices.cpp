@@ -39,7 +39,10 @@ class Claim {
 std::vector<std::string> devices_of(const Placement& placement) {
   std::vector<std::string> names;
   for (const Stage& stage : placement.lanes[0].stages) {
-    for (const Shard& shard : stage.shards) names.push_back(shard.device);
+    for (const Shard& shard : stage.shards) {
+      names.push_back(shard.device);
+      if (!shard.partner.empty()) names.push_back(shard.partner);
+    }
   }
   return names;
 }

@@ -65,6 +65,7 @@ std::string counts(const Shard& shard, const ModelShape& shape) {
   if (!shard.vocab_rows.empty()) text += fmt::format("  vocabulary {}/{}", total(shard.vocab_rows), shape.vocab);
   if (!shard.kv_heads.empty()) text += fmt::format("  KV {}", total(shard.kv_heads));
   if (!shard.query_heads.empty()) text += " (replicated)";
+  if (!shard.partner.empty()) text += " of " + shard.partner + ", which attends";
   return text;
 }
 

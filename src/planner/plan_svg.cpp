@@ -42,7 +42,8 @@ std::string shard_row(const PlanReport& report, const ModelShape& shape, const S
     if (share.device != shard.device) continue;
     out += label(kLeft + kWidth + 12, y + 15,
                  fmt::format("{:.0f} % of the layers' work, busy {:.0f} %, {} weights, {} KV", 100 * part,
-                             100 * share.busy, bytes_text(shard.weight_bytes), bytes_text(share.kv_bytes)));
+                             100 * share.busy, bytes_text(shard.weight_bytes), bytes_text(share.kv_bytes)) +
+                     (shard.partner.empty() ? "" : ", " + shard.partner + " attends"));
   }
   return out;
 }

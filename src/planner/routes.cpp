@@ -32,6 +32,10 @@ std::vector<PairRoute> lane_routes(const PlanInput& input, const LinkTable& link
     for (size_t i = 0; i < devices.size(); ++i) {
       for (size_t j = i + 1; j < devices.size(); ++j) met.emplace(std::minmax(devices[i], devices[j]), route);
     }
+    for (const ShardPlan& shard : stage.shards) {
+      if (shard.partner == kNoPartner) continue;
+      met.emplace(std::minmax(shard.device, shard.partner), links.between(shard.device, shard.partner).route);
+    }
   }
   for (size_t s = 1; s < stages.size(); ++s) {
     for (const size_t from : stages[s - 1]) {
