@@ -66,6 +66,17 @@ class BoundOfLoad {
 
   double head_ns() const { return head_ns_; }
 
+  // All micro-batches' FFNs or experts, shared by all devices without a loss: what plans with partners cannot beat.
+  double dense_ns() const {
+    double least = 0;
+    for (const int axis : {kFfn, kExperts}) {
+      double rate = 0;
+      for (const DeviceRates& rates : rates_) rate += rates.rate[static_cast<size_t>(axis)];
+      if (everywhere(axis) && rate > 0) least = std::max(least, 1 / rate);
+    }
+    return least * static_cast<double>(predictor_.shape().layers.size()) * parts_;
+  }
+
   // Of the closer look: devices that are alike as one type, with the best figures of any of them. Empty: too many
   // types.
   std::vector<FleetType> types() const;
@@ -393,10 +404,28 @@ class Bound {
       if (load.tokens_per_ns <= best) break;
       best = std::max(best, look_closer(load, best));
     }
-    return best * 1e9;
+    const std::vector<DeviceProfile>& devices = predictor_.input().devices;
+    const bool partners =
+        std::any_of(devices.begin(), devices.end(), [](const DeviceProfile& d) { return !d.attends; });
+    return std::max(best, partners ? with_partners() : 0) * 1e9;
   }
 
  private:
+  // Tokens a nanosecond.
+  double with_partners() {
+    constexpr uint32_t kParts = 2;
+    double best = 0;
+    for (const uint32_t concurrency : concurrencies(predictor_.request())) {
+      if (concurrency < kParts) continue;
+      for (const Chunks chunks : {Chunks::kEven, Chunks::kWhole}) {
+        const Predictor::Costs& costs = predictor_.steady(concurrency, kParts, chunks);
+        const BoundOfLoad bound(predictor_, costs, costs.load.chunk_share, kParts, 0);
+        best = std::max(best, costs.load.decoding / std::max(bound.dense_ns(), 1e-9));
+      }
+    }
+    return best;
+  }
+
   // What the quick bound leaves.
   std::vector<BoundedLoad> loads_above(double known) {
     const PlanRequest& request = predictor_.request();

@@ -14,6 +14,9 @@
 // every grouping of them into stages (grouping_bound.hpp), with many by a linear program over sets of types
 // (fleet_bound.hpp). There an all-reduce of many devices costs each of them what it costs. KV heads are taken as whole,
 // except where there is one: its queries may be parted.
+// Plans with partners (a device computes, another attends for it) overlap two steps, and these figures do not hold of
+// them: they are bounded by the FFNs or experts of all layers, shared by all devices without a loss. Where a device
+// cannot attend the greater of both is the bound.
 #pragma once
 
 #include "planner/grouping_bound.hpp"

@@ -250,6 +250,13 @@ Status check_all(const ModelShape& shape, const PlanInput& input, const PlanRequ
   RETURN_IF_ERROR(check_shape(shape));
   RETURN_IF_ERROR(check_plan_input(input));
   RETURN_IF_ERROR(check_request(request));
+  const auto any = [&](bool DeviceProfile::*can) {
+    return std::any_of(input.devices.begin(), input.devices.end(), [&](const DeviceProfile& d) { return d.*can; });
+  };
+  if (!any(&DeviceProfile::attends) || !any(&DeviceProfile::holds_vocabulary)) {
+    return invalid_argument("none of these devices can {}, and a model needs that; list one that can, such as CPU:0",
+                            any(&DeviceProfile::attends) ? "hold vocabulary" : "attend");
+  }
   for (const DeviceProfile& device : input.devices) {
     const bool vocabulary = !device.holds_vocabulary || (!device.head.empty() && !device.embed.empty());
     if (device.attention.empty() || !vocabulary || (shape.ffn_columns > 0 && device.ffn.empty()) ||
