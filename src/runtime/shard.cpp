@@ -89,6 +89,11 @@ Status check_heads(const Stage& stage, int64_t kv_heads, int64_t per_kv_head) {
 }
 
 Status check_stage(const ModelAxes& axes, const Stage& stage, int64_t queries_per_kv_head, bool with_vocab) {
+  for (const Shard& shard : stage.shards) {
+    if (!shard.partner.empty() && (shard.kv_heads.empty() || shard.partner == shard.device))
+      return invalid_argument("{} names {} as its partner: another device, of a shard with heads", shard.device,
+                              shard.partner);
+  }
   std::array<std::vector<UnitRange>, 3> all;
   for (const Shard& shard : stage.shards) {
     const auto append = [](std::vector<UnitRange>* to, const std::vector<UnitRange>& from) {
@@ -279,7 +284,7 @@ void Cutter::begin_program(const GraphNode& node) {
     }
     return MOTLEY_CUT_STAGE;
   };
-  const motley_cut cut = cut_of(node.part, parts_);
+  const motley_cut cut = cut_of(node.part, parts_ || role_ == ShardRole::kAttention);
   const bool layers = node.part == Part::kAttention || node.part == Part::kFfn;
   if (!to_.pieces.empty() && to_.pieces.back().kind == ShardPiece::Kind::kProgram) {
     ShardPiece& open = to_.pieces.back();

@@ -54,6 +54,10 @@ const std::vector<PlacementCase>& cases() {
       {"pipeline of three", {{3, {{kGpu}}}, {1, {{kSlowGpu}}}, {2, {{kOtherCore}}}}, true},
       {"two, then one", {{2, {{kCore, 2, 1, 1}, {kGpu, 1, 2, 1}}}, {1, {{kOtherCore}}}}},
       {"one, then two", {{1, {{kSlowGpu}}}, {5, {{kCore, 1, 1, 1}, {kGpu, 2, 1, 3}}}}},
+      {"a core attends for the GPU", {{1, {{kGpu, 1, 1, 0, kCore}, {kCore, 0, 0, 1}}}}, true},
+      {"one core computes, one attends", {{1, {{kCore, 1, 1, 1, kOtherCore}}}}, true},
+      {"attended in two shards", {{1, {{kGpu, 2, 1, 1, kCore}, {kSlowGpu, 1, 2, 1, kOtherCore}}}}},
+      {"a pipeline, the second attended", {{1, {{kGpu}}}, {1, {{kSlowGpu, 1, 1, 1, kCore}}}}, true},
       {"two, then two",
        {{3, {{kCore, 1, 1, 1}, {kGpu, 1, 2, 1}}, true}, {1, {{kSlowGpu, 0, 1, 1}, {kOtherCore, 1, 3, 6}}}}},
   };
@@ -109,7 +113,7 @@ Texts answers(Executor& executor, const Question& question) {
   return texts;
 }
 
-// The placement in service. Every device of it holds weights.
+// The placement in service. Every device of it works.
 Texts serve(const Model& model, const DeviceSet& devices, Placement placement, const Question& question) {
   placement.kv_dtype = question.kv_dtype;
   placement.block_size = kBlockSize;
@@ -119,7 +123,7 @@ Texts serve(const Model& model, const DeviceSet& devices, Placement placement, c
   options.logit_rows_max = static_cast<uint32_t>(question.prompts.size());
   const auto executor = value_of(RuntimeExecutor::create(model, placement, devices.named(), options));
   Texts texts = answers(*executor, question);
-  for (const DriverReport& report : executor->reports()) EXPECT_GT(report.weight_bytes, 0u) << report.device;
+  for (const DriverReport& report : executor->reports()) EXPECT_GT(report.work.programs, 0u) << report.device;
   return texts;
 }
 

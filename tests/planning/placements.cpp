@@ -75,7 +75,9 @@ Placement place(const ModelShape& shape, const DeviceSet& devices, const std::ve
       }
       shard.ffn_columns = take(&column, ffn_ends[i] * shape.ffn_unit);
       if (s == 0 || s + 1 == stages.size()) shard.vocab_rows = take(&row, vocab_ends[i]);
-      if (!shard.kv_heads.empty()) stage.kv_owners.push_back(shard.device);
+      if (const size_t partner = stages[s].parts[i].partner; partner != SIZE_MAX && !shard.kv_heads.empty())
+        shard.partner = devices.listed(partner).description.name;
+      if (!shard.kv_heads.empty()) stage.kv_owners.push_back(shard.kv_owner());
       stage.shards.push_back(std::move(shard));
     }
     lane.stages.push_back(std::move(stage));

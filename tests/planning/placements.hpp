@@ -13,6 +13,7 @@ namespace motley::testing {
 struct Part {
   size_t device = 0;
   double heads = 1, ffn = 1, vocab = 1;  // relative; 0 = none
+  size_t partner = SIZE_MAX;             // who attends for it, as `device`; SIZE_MAX = itself
 };
 
 struct StageParts {
