@@ -8,6 +8,7 @@
 
 #include "device/handles.hpp"
 #include "model/model.hpp"
+#include "runtime/holdings.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/shard.hpp"
 
@@ -15,8 +16,8 @@ namespace motley {
 
 struct PartOptions {
   std::vector<uint32_t> buckets;  // row counts that programs are compiled for, ascending; the last is a step's most
-  uint32_t kv_blocks = 0, block_size = 0;
-  int32_t kv_dtype = 0;
+  uint32_t pool = 0;              // the name of its KV pool
+  KvShape kv;
 };
 
 // Row counts that a device without MOTLEY_CAP_DYNAMIC_ROWS is compiled for: ascending, the last is rows_max.
@@ -31,10 +32,10 @@ struct PartProgram {
 // Immutable once created; several drivers may run it at once, each on a queue of its own.
 class DevicePart {
  public:
-  // Packs the weights (and lets go of the file's pages), makes the KV pool, compiles. `model` and `device` are
+  // Compiles it, on weights and a KV pool that are taken from `holdings` or made there. `model` and `device` are
   // borrowed.
   static Result<std::shared_ptr<const DevicePart>> create(const Model& model, const Device& device, ShardGraph shard,
-                                                          PartOptions options);
+                                                          PartOptions options, Holdings* holdings);
 
   const Model& model() const { return model_; }
   const Device& device() const { return device_; }
@@ -43,29 +44,24 @@ class DevicePart {
   uint32_t rows_max() const { return options_.buckets.back(); }
   // By the shard's pieces; null where a piece is no program.
   const PartProgram* program(size_t piece) const { return programs_[piece].get(); }
-  motley_kv* kv() const { return kv_.get(); }
-  uint64_t weight_bytes() const { return weight_bytes_; }  // resident
+  motley_kv* kv() const { return kv_ == nullptr ? nullptr : kv_->get(); }
+  // By the shard's weights; other parts may use them, too.
+  const std::vector<std::shared_ptr<const PackedWeight>>& weights() const { return weights_; }
   // Zeros to the first blocks of the KV pool. UNIMPLEMENTED where the device takes no KV from the host.
   Status clear_kv(const QueueHandle& queue, uint32_t first_blocks, uint64_t timeout_ns) const;
 
  private:
   DevicePart(const Model& model, const Device& device, ShardGraph shard, PartOptions options)
       : model_(model), device_(device), shard_(std::move(shard)), options_(std::move(options)) {}
-  Status pack_weights();
-  Status make_kv();
   Status compile();
 
   const Model& model_;
   const Device& device_;
   const ShardGraph shard_;
   const PartOptions options_;
-  std::vector<PackedWeight> weights_;  // by the shard's weights
-  uint64_t weight_bytes_ = 0;
-  KvHandle kv_;
+  std::vector<std::shared_ptr<const PackedWeight>> weights_;
+  std::shared_ptr<const KvHandle> kv_;
   std::vector<std::unique_ptr<PartProgram>> programs_;
 };
-
-// Packs what the shard keeps of a weight, and lets go of the file's pages unless the packed form needs them.
-Result<PackedWeight> pack_weight(const Model& model, const ShardWeight& weight, const Device& device);
 
 }  // namespace motley

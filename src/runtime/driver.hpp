@@ -75,10 +75,10 @@ class Driver {
  public:
   // What a driver tells its owner, on its own thread.
   struct Events {
-    std::function<void(Flight&)> finished;          // the last driver has ended its part of the step
-    std::function<void(const Status& why)> lost;    // this device is lost: nothing more runs on it
-    std::function<void(const Status& why)> broken;  // a meeting failed, and with it the lane
-    std::function<Status()> health;                 // not OK: the lane is lost, steps are to be failed
+    std::function<void(Flight&)> finished;                       // the last driver has ended its part of the step
+    std::function<void(const Driver&, const Status& why)> lost;  // its device is: nothing more runs there
+    std::function<void(const Status& why)> broken;               // a meeting failed, and with it the lane
+    std::function<Status()> health;                              // not OK: the lane is lost, steps are to be failed
   };
 
   // Makes the buffers and the tape. `clock` is borrowed.

@@ -135,7 +135,7 @@ void Driver::report(const Status& why, std::shared_ptr<Flight> flight) {
   if (others_failed_) return events_.broken(why);
   if (!fatal(why)) return;
   stuck_.push_back(std::move(flight));
-  events_.lost(why);
+  events_.lost(*this, why);
 }
 
 void Driver::leave(Flight& flight) {

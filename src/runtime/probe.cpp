@@ -88,10 +88,9 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   }
   PartOptions held;
   held.buckets = options.buckets;
-  held.block_size = kBlockSize;
-  held.kv_blocks = std::max(share.kv_blocks, 1u);
-  held.kv_dtype = options.kv_dtype;
-  ASSIGN_OR_RETURN(auto part, DevicePart::create(model, device, std::move(shard), held));
+  held.kv = {std::max(share.kv_blocks, 1u), kBlockSize, options.kv_dtype};
+  Holdings holdings(model);
+  ASSIGN_OR_RETURN(auto part, DevicePart::create(model, device, std::move(shard), held, &holdings));
   DriverOptions running;
   running.name = "probe";
   running.logit_rows_max = std::min(held.buckets.back(), kLogitRowsMax);
@@ -103,7 +102,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   std::unique_ptr<Probe> probe(new Probe(device, std::move(driver)));
   probe->source_bytes_ = source_bytes;
   probe->waits_ = apart;
-  probe->kv_blocks_ = held.kv_blocks;
+  probe->kv_blocks_ = held.kv.blocks;
   probe->virtual_time_ = options.virtual_time;
   if (options.virtual_time) probe->virtual_ns_ = virtual_start_ns();
   return probe;

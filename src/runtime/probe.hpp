@@ -70,7 +70,11 @@ class Probe {
   // Writes the positions that these loads see. What was never written may lie nowhere: it is read faster than memory
   // is, and the first time slower.
   Status write_kv(uint32_t positions);
-  uint64_t weight_bytes() const { return driver_->part().weight_bytes(); }
+  uint64_t weight_bytes() const {
+    uint64_t bytes = 0;
+    for (const auto& weight : driver_->part().weights()) bytes += weight->info.bytes;
+    return bytes;
+  }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
 
  private:

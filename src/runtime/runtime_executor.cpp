@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <set>
 #include <utility>
 
-#include "base/affinity.hpp"
 #include "base/log.hpp"
 #include "device/worker/worker_process.hpp"
 #include "runtime/segment.hpp"
@@ -16,22 +16,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kLookEvery{100};
 constexpr int64_t kGraceNs = 100'000'000;  // a driver that is not stuck says first that its device is late
-constexpr size_t kWaysWithPartners = 2;
-
-const NamedDevice* find_device(std::span<const NamedDevice> devices, const std::string& name) {
-  const auto found = std::find_if(devices.begin(), devices.end(), [&](const auto& d) { return d.name == name; });
-  return found == devices.end() ? nullptr : &*found;
-}
-
-// Each device of the lane has some, and no two the same one.
-bool have_own_cores(const std::vector<LanePart>& parts, std::span<const NamedDevice> devices) {
-  std::vector<std::span<const int>> cores;
-  for (const NamedDevice& device : devices) {
-    if (std::any_of(parts.begin(), parts.end(), [&](const LanePart& part) { return part.device == device.name; }))
-      cores.push_back(device.cores);
-  }
-  return distinct_cores(cores);
-}
 
 }  // namespace
 
@@ -50,101 +34,40 @@ Result<uint64_t> step_bytes(const Model& model, const Device& device, const Runt
 Result<std::unique_ptr<RuntimeExecutor>> RuntimeExecutor::create(const Model& model, const Placement& placement,
                                                                  std::span<const NamedDevice> devices,
                                                                  const RuntimeOptions& options, const Clock& clock) {
-  if (placement.lanes.size() != 1)
-    return error(MOTLEY_UNIMPLEMENTED, "placements of {} lanes are not built yet", placement.lanes.size());
-  std::unique_ptr<RuntimeExecutor> runtime(new RuntimeExecutor(options, clock));
-  runtime->describe(model, placement, devices);
-  RETURN_IF_ERROR(runtime->make_drivers(model, placement, devices));
+  std::unique_ptr<RuntimeExecutor> runtime(new RuntimeExecutor(model, options, clock));
+  for (size_t lane = 0; lane < placement.lanes.size(); ++lane) {
+    ASSIGN_OR_RETURN(runtime->lanes_.emplace_back(),
+                     LaneRunner::create(model, placement, lane, devices, options, &runtime->holdings_, clock));
+  }
+  RETURN_IF_ERROR(runtime->describe(model, placement));
   runtime->start();
   return runtime;
 }
 
-// A pipeline keeps as many steps under way as its lane says, else as it has stages, of sequences that differ; one stage
-// runs the same sequence's next step behind this one, because the token it needs is there by then. Where somebody
-// attends for another, two steps of sequences that differ run side by side, so that both have work.
-void RuntimeExecutor::describe(const Model& model, const Placement& placement, std::span<const NamedDevice> devices) {
+Status RuntimeExecutor::describe(const Model& model, const Placement& placement) {
   const ModelConfig& config = model.config();
-  const Lane& from = placement.lanes[0];
-  const auto stages = static_cast<uint32_t>(from.stages.size());
-  const std::vector<LanePart> parts = lane_parts(from);
-  const auto attends = [](const LanePart& part) { return part.role == ShardRole::kAttention; };
-  ways_.resize(std::any_of(parts.begin(), parts.end(), attends) ? kWaysWithPartners : 1);
+  if (lanes_.size() != 1) return error(MOTLEY_UNIMPLEMENTED, "placements of {} lanes are not built yet", lanes_.size());
   description_.epoch = placement.epoch;
   description_.vocab_size = config.vocab_size;
   description_.positions_max = options_.positions_max == 0 ? config.context_length : options_.positions_max;
-  description_.slots = kSlots;
-  const auto ways = static_cast<uint32_t>(ways_.size());
-  description_.lookahead = stages == 1 && ways == 1 ? 1 : 0;
-  description_.pipeline = stages == 1 || from.micro_batches == 0 ? stages * ways : from.micro_batches;
+  description_.slots = kTokenSlots;
+  description_.lookahead = lanes_[0]->lookahead();
+  description_.pipeline = lanes_[0]->pipeline();
   LaneDescription lane;
-  lane.pool = {placement.block_size, from.kv_blocks};
+  lane.pool = {placement.block_size, placement.lanes[0].kv_blocks};
   lane.rows_max = options_.rows_max;
-  for (const LanePart& part : parts) {
-    const NamedDevice* device = find_device(devices, part.device);
-    if (device != nullptr && !device->any_rows) lane.buckets = row_buckets(options_.rows_max);
-  }
+  lane.buckets = lanes_[0]->buckets();
   description_.lanes.push_back(lane);
-}
-
-Result<std::shared_ptr<const DevicePart>> RuntimeExecutor::make_part(const Model& model, const Placement& placement,
-                                                                     const LanePart& part,
-                                                                     const NamedDevice& device) const {
-  PartOptions options;
-  options.buckets = device.any_rows ? std::vector<uint32_t>{options_.rows_max} : row_buckets(options_.rows_max);
-  options.kv_blocks = placement.lanes[0].kv_blocks;
-  options.block_size = placement.block_size;
-  options.kv_dtype = placement.kv_dtype;
-  ASSIGN_OR_RETURN(ShardGraph graph, shard_graph(model, placement.lanes[0], part.stage, part.shard, part.role));
-  auto made = DevicePart::create(model, *device.device, std::move(graph), std::move(options));
-  if (!made.ok()) return made.error().annotate(device.name);
-  return made;
-}
-
-DriverOptions RuntimeExecutor::driver_options(const NamedDevice& device) const {
-  DriverOptions options;
-  options.name = device.name;
-  options.cores = device.cores;
-  options.logit_rows_max = options_.logit_rows_max;
-  options.slots = kSlots;
-  options.steps_ahead = description_.lookahead;
-  options.virtual_time = options_.virtual_time;
-  options.simulated = device.simulated;
-  options.trace = options_.trace;
-  return options;
-}
-
-// The parts once; links and drivers for each way.
-Status RuntimeExecutor::make_drivers(const Model& model, const Placement& placement,
-                                     std::span<const NamedDevice> devices) {
-  const Lane& lane = placement.lanes[0];
-  const std::vector<LanePart> parts = lane_parts(lane);
-  std::vector<std::shared_ptr<const DevicePart>> made;
-  for (const LanePart& part : parts) {
-    const NamedDevice* device = find_device(devices, part.device);
-    if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
-    ASSIGN_OR_RETURN(made.emplace_back(), make_part(model, placement, part, *device));
-  }
-  const bool own_cores = ways_.size() == 1 && have_own_cores(parts, devices);
-  for (auto& way : ways_) {
-    ASSIGN_OR_RETURN(std::vector<DriverLinks> links,
-                     make_lane_links(lane, model.config(), options_.virtual_link, own_cores));
-    for (size_t i = 0; i < parts.size(); ++i) {
-      const NamedDevice& device = *find_device(devices, parts[i].device);
-      auto driver = Driver::create(made[i], std::move(links[i]), driver_options(device), clock_);
-      if (!driver.ok()) return driver.error().annotate(device.name);
-      way.push_back(*std::move(driver));
-    }
-  }
+  states_.resize(lanes_.size());
   return ok_status();
 }
 
 void RuntimeExecutor::start() {
-  each_driver([this](Driver& driver) {
-    driver.start({.finished = [this](Flight& flight) { finished(flight); },
-                  .lost = [this, raw = &driver](const Status& why) { lost(*raw, why); },
-                  .broken = [this](const Status& why) { broken(why); },
-                  .health = [this] { return health(); }});
-  });
+  Driver::Events events;
+  events.lost = [this](const Driver& driver, const Status& why) { lost(driver, why); };
+  events.broken = [this](const Status& why) { broken(why); };
+  events.health = [this] { return health(); };
+  for (const auto& lane : lanes_) lane->start(events, [this](Flight& flight) { hand_in(flight); });
   if (options_.step_limit_ns) watch_ = std::jthread([this](const std::stop_token& stop) { watch(stop); });
 }
 
@@ -160,27 +83,33 @@ std::vector<LostDevice> RuntimeExecutor::lost_devices() const {
 
 std::vector<DriverReport> RuntimeExecutor::reports() const {
   std::vector<DriverReport> reports;
-  for (const auto& way : ways_) {
-    for (const auto& driver : way) {
-      const auto known = std::find_if(reports.begin(), reports.end(),
-                                      [&](const DriverReport& report) { return report.device == driver->name(); });
-      DriverReport& report = known == reports.end() ? reports.emplace_back() : *known;
-      report.device = driver->name();
-      report.work += driver->work();
-      if (&way == &ways_[0]) report.weight_bytes += driver->part().weight_bytes();
-    }
+  std::set<const PackedWeight*> counted;
+  for (const auto& lane : lanes_) {
+    lane->each_driver([&](const Driver& driver) {
+      auto report = std::find_if(reports.begin(), reports.end(),
+                                 [&](const DriverReport& each) { return each.device == driver.name(); });
+      if (report == reports.end()) {
+        reports.push_back({driver.name(), {}, 0});
+        report = reports.end() - 1;
+      }
+      report->work += driver.work();
+      for (const auto& weight : driver.part().weights())
+        report->weight_bytes += counted.insert(weight.get()).second ? weight->info.bytes : 0;
+    });
   }
   return reports;
 }
 
 Status RuntimeExecutor::admit(const StepPlan& plan) {
+  if (plan.lane >= lanes_.size()) return invalid_argument("lane {} out of range", plan.lane);
   {
     std::lock_guard lock(mutex_);
     if (!lost_.ok()) return lost_;
-    if (under_way_ >= description_.lookahead + description_.pipeline)
-      return invalid_argument("{} steps are under way already", under_way_);
+    const uint32_t under_way = states_[plan.lane].under_way;
+    if (under_way >= lanes_[plan.lane]->lookahead() + lanes_[plan.lane]->pipeline())
+      return invalid_argument("{} steps are under way already", under_way);
   }
-  return check_step(plan, description_, {description_.lanes[0].rows_max, options_.logit_rows_max});
+  return check_step(plan, description_, {description_.lanes[plan.lane].rows_max, options_.logit_rows_max});
 }
 
 Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
@@ -188,12 +117,13 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   for (const PlanSequence& sequence : plan.sequences)
     reads += static_cast<double>(sequence.row_count) * sequence.context;
   const auto rows = static_cast<double>(plan.tokens.size());
+  const size_t lane = std::min<size_t>(plan.lane, lanes_.size() - 1);  // who runs it, refused or not
   auto flight = std::make_shared<Flight>(std::move(plan));
   Future<StepResult> future = flight->promise.future();
   flight->submitted_ns = clock_.now_ns();
   const Status admitted = admit(flight->plan);
   if (admitted.ok()) {
-    flight->prepare(description_.lanes[0].pool.block_size, kSlots);
+    flight->prepare(description_.lanes[lane].pool.block_size, kTokenSlots);
   } else {
     flight->fail(admitted);
     flight->refused = true;
@@ -202,36 +132,17 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
     flight->submitted_at_ns = system_clock().now_ns();
     flight->limit_ns = options_.step_limit_ns(rows, reads);
     longest_limit_ns_ = std::max(longest_limit_ns_, flight->limit_ns);
-    const auto drivers = static_cast<int64_t>(ways_.size() * ways_[0].size());
-    const int64_t parts = drivers * (description_.lookahead + description_.pipeline);
-    flight->patience_ns = (parts + 1) * longest_limit_ns_;
+    size_t parts = 0;
+    for (const auto& each : lanes_) parts += each->drivers() * (each->lookahead() + each->pipeline());
+    flight->patience_ns = static_cast<int64_t>(parts + 1) * longest_limit_ns_;
   }
-  const auto& way = ways_[std::exchange(next_way_, (next_way_ + 1) % ways_.size())];
-  flight->drivers = static_cast<uint32_t>(way.size());
   {
     std::lock_guard lock(mutex_);
-    ++under_way_;
-    flights_.push_back(flight);
+    ++states_[lane].under_way;
   }
   begun_.notify_one();
-  for (const auto& driver : way) driver->push(flight);
+  lanes_[lane]->push(std::move(flight));
   return future;
-}
-
-// On the thread of the driver that ends the step last. Steps on other ways may have been overtaken: who hands in does
-// so for all whose turn it is.
-void RuntimeExecutor::finished(Flight& flight) {
-  std::unique_lock lock(mutex_);
-  flight.ended = true;
-  if (std::exchange(handing_in_, true)) return;
-  while (!flights_.empty() && flights_.front()->ended) {
-    const std::shared_ptr<Flight> next = std::move(flights_.front());
-    flights_.pop_front();
-    lock.unlock();
-    hand_in(*next);
-    lock.lock();
-  }
-  handing_in_ = false;
 }
 
 void RuntimeExecutor::hand_in(Flight& flight) {
@@ -241,10 +152,11 @@ void RuntimeExecutor::hand_in(Flight& flight) {
   result.status = flight.status();
   {
     std::lock_guard lock(mutex_);
+    LaneState& state = states_[std::min<size_t>(flight.plan.lane, states_.size() - 1)];
     const int64_t now_ns = flight.ended_ns.load();
-    result.busy_ns = now_ns - std::max(flight.submitted_ns, last_finished_ns_);
-    last_finished_ns_ = now_ns;
-    --under_way_;
+    result.busy_ns = now_ns - std::max(flight.submitted_ns, state.last_finished_ns);
+    state.last_finished_ns = now_ns;
+    --state.under_way;
     if (!lost_.ok() && !result.status.ok()) result.status = lost_;
   }
   if (result.status.ok()) result.tokens = std::move(flight.tokens);
@@ -275,26 +187,32 @@ void RuntimeExecutor::broken(const Status& why) {
 }
 
 void RuntimeExecutor::abort_meetings() {
-  each_driver([why = health()](Driver& driver) { driver.abort(why); });
+  const Status why = health();
+  for (const auto& lane : lanes_) lane->each_driver([&](Driver& driver) { driver.abort(why); });
 }
 
 // A driver sees for itself what its device does not finish, unless it is inside a call that does not come back.
 void RuntimeExecutor::watch(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
-  while (begun_.wait(lock, stop, [this] { return under_way_ > 0; }) && !stop.stop_requested()) {
+  const auto under_way = [this] {
+    return std::any_of(states_.begin(), states_.end(), [](const LaneState& state) { return state.under_way > 0; });
+  };
+  while (begun_.wait(lock, stop, under_way) && !stop.stop_requested()) {
     begun_.wait_for(lock, stop, kLookEvery, [] { return false; });
     lock.unlock();
     const int64_t late_ns = system_clock().now_ns() - kGraceNs;
-    each_driver([&](Driver& driver) {
-      if (driver.due_ns() > late_ns) return;
-      lost(driver, error(MOTLEY_DEADLINE_EXCEEDED, "it did not come back from a call in time"));
-    });
+    for (const auto& lane : lanes_) {
+      lane->each_driver([&](const Driver& driver) {
+        if (driver.due_ns() > late_ns) return;
+        lost(driver, error(MOTLEY_DEADLINE_EXCEEDED, "it did not come back from a call in time"));
+      });
+    }
     lock.lock();
   }
 }
 
 RuntimeExecutor::~RuntimeExecutor() {
-  each_driver([](Driver& driver) { driver.stop(); });
+  for (const auto& lane : lanes_) lane->each_driver([](Driver& driver) { driver.stop(); });
 }
 
 }  // namespace motley

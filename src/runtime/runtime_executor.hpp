@@ -1,12 +1,10 @@
 // RuntimeExecutor: the Executor over devices of this machine.
 //
-// One lane so far; its stages may have any number of shards on devices of any kind.
+// Its lanes run side by side; what they need alike of a device, weights or a KV pool, is there once.
 #pragma once
 
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -17,37 +15,15 @@
 #include <vector>
 
 #include "base/clock.hpp"
-#include "base/trace.hpp"
-#include "device/handles.hpp"
 #include "engine/executor.hpp"
 #include "model/model.hpp"
 #include "planner/placement.hpp"
-#include "runtime/driver.hpp"
 #include "runtime/flight.hpp"
-#include "runtime/lane_links.hpp"
+#include "runtime/holdings.hpp"
+#include "runtime/lane_runner.hpp"
+#include "runtime/runtime_options.hpp"
 
 namespace motley {
-
-struct RuntimeOptions {
-  uint32_t rows_max = 2048;        // of one step
-  uint32_t logit_rows_max = 1024;  // of one step
-  uint32_t positions_max = 0;      // longest sequence; 0 = the model's context
-  bool virtual_time = false;       // every device is simulated and keeps virtual time; times of results are virtual
-  VirtualLink virtual_link;        // between drivers, with virtual_time
-  // How long a device may be at a step of so many rows and positions read, what it waits for others not counted, before
-  // it is lost; in nanoseconds; null = forever.
-  std::function<int64_t(double rows, double reads)> step_limit_ns;
-  Trace* trace = nullptr;  // borrowed; null = none
-};
-
-// An opened device under the name that the placement uses.
-struct NamedDevice {
-  std::string name;
-  const Device* device = nullptr;
-  std::vector<int> cores = {};  // that the device has for itself; empty = none, or all
-  bool simulated = false;
-  bool any_rows = true;  // false: it runs row counts it has compiled for
-};
 
 // What a step needs on the device beside weights and KV where it holds the whole model, in bytes. UNIMPLEMENTED with
 // the device's reason when it cannot run the model.
@@ -85,24 +61,12 @@ class RuntimeExecutor : public Executor {
   std::vector<LostDevice> lost_devices() const;
 
  private:
-  static constexpr uint32_t kSlots = 8192;
-
-  RuntimeExecutor(const RuntimeOptions& options, const Clock& clock) : options_(options), clock_(clock) {}
-  void describe(const Model& model, const Placement& placement, std::span<const NamedDevice> devices);
-  Status make_drivers(const Model& model, const Placement& placement, std::span<const NamedDevice> devices);
-  Result<std::shared_ptr<const DevicePart>> make_part(const Model& model, const Placement& placement,
-                                                      const LanePart& part, const NamedDevice& device) const;
-  DriverOptions driver_options(const NamedDevice& device) const;
+  RuntimeExecutor(const Model& model, const RuntimeOptions& options, const Clock& clock)
+      : options_(options), clock_(clock), holdings_(model) {}
+  Status describe(const Model& model, const Placement& placement);
   void start();
-  template <typename Visit>
-  void each_driver(const Visit& visit) {
-    for (const auto& way : ways_) {
-      for (const auto& driver : way) visit(*driver);
-    }
-  }
   Status admit(const StepPlan& plan);
   Status health() const;
-  void finished(Flight& flight);
   void hand_in(Flight& flight);
   void lost(const Driver& driver, const Status& why);
   void broken(const Status& why);
@@ -112,21 +76,21 @@ class RuntimeExecutor : public Executor {
   const RuntimeOptions options_;
   const Clock& clock_;
   ExecutorDescription description_;
+  Holdings holdings_;
 
   int64_t longest_limit_ns_ = 0;  // of the steps so far; the submitting thread's
 
-  mutable std::mutex mutex_;  // guards the six below
+  struct LaneState {
+    uint32_t under_way = 0;
+    int64_t last_finished_ns = 0;
+  };
+  mutable std::mutex mutex_;  // guards the four below
   std::condition_variable_any begun_;
-  uint32_t under_way_ = 0;
-  std::deque<std::shared_ptr<Flight>> flights_;  // in the order of submission; results go out in it
-  bool handing_in_ = false;                      // a thread is at that
-  Status lost_;  // a device answered UNAVAILABLE, or not at all: so does every later step
+  std::vector<LaneState> states_;  // [lane]
+  Status lost_;                    // a device answered UNAVAILABLE, or not at all: so does every later step
   std::vector<LostDevice> lost_devices_;
-  int64_t last_finished_ns_ = 0;
-  // Ways on which steps run side by side: drivers of all parts, by way. Their threads use the above.
-  std::vector<std::vector<std::unique_ptr<Driver>>> ways_;
-  size_t next_way_ = 0;  // the submitting thread's
-  std::jthread watch_;   // last: it looks at the drivers
+  std::vector<std::unique_ptr<LaneRunner>> lanes_;  // their threads use the above
+  std::jthread watch_;                              // last: it looks at the drivers
 };
 
 }  // namespace motley

@@ -688,6 +688,7 @@ void Cutter::finish() {
   int64_t kv_heads = 0;
   for (const UnitRange& range : shard_.kv_heads) kv_heads += range.end - range.begin;
   const bool keeps_kv = kv_heads > 0 && role_ != ShardRole::kDense;
+  if (keeps_kv) to_.kv_heads = shard_.kv_heads;
   for (uint32_t l = stage_.layer_begin; keeps_kv && l < stage_.layer_end; ++l) {
     KvLayer layer = model_.kv_layers()[l];
     layer.kv_heads = static_cast<uint32_t>(kv_heads);
@@ -711,6 +712,7 @@ bool Cutter::takes_part(const GraphNode& node) const {
 
 Result<ShardGraph> Cutter::cut() {
   to_.role = role_;
+  to_.layer_begin = static_cast<int32_t>(stage_.layer_begin);
   value(from_.residual);
   const bool hands_over = shared_ && !parts_ && role_ != ShardRole::kAttention;
   bool handed_over = !hands_over;

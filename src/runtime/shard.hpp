@@ -51,8 +51,10 @@ struct ShardGraph {
   Graph graph;
   std::vector<ShardWeight> weights;  // by the graph's weights
   std::vector<ShardPiece> pieces;    // in the order in which they run
-  // Layers of the part's KV pool, [layer - stage.layer_begin]; empty where it keeps no KV.
+  int32_t layer_begin = 0;           // of the stage
+  // Layers of the part's KV pool, [layer - layer_begin], and the heads of each; empty where it keeps no KV.
   std::vector<KvLayer> kv_layers;
+  std::vector<UnitRange> kv_heads;
   bool embeds = false;     // reads tokens
   bool samples = false;    // the first shard with vocabulary rows of the last stage
   int64_t vocab_rows = 0;  // of the head; 0 = none

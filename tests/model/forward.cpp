@@ -25,9 +25,9 @@ Status Forward::prepare(const ForwardOptions& options) {
   open.threads = options.threads;
   open.variant = options.variant;
   ASSIGN_OR_RETURN(device_, Device::open(*entry_->plugin, entry_->description.desc.index, open));
+  Holdings holdings(model_);
   for (size_t i = 0; i < model_.graph().weights.size(); ++i) {
-    ASSIGN_OR_RETURN(PackedWeight packed, pack_weight(model_, {i, {}, {}, {}}, *device_));
-    weights_.push_back(std::move(packed));
+    ASSIGN_OR_RETURN(weights_.emplace_back(), holdings.weight(*device_, {i, {}, {}, {}}));
   }
   const KvRequest request(model_.kv_layers(), options.kv_dtype, kBlockSize,
                           (positions_max_ + kBlockSize - 1) / kBlockSize);
@@ -47,7 +47,7 @@ Status Forward::add_piece(motley_cut cut) {
   piece->segment = Segment::cut(graph, cut, 0, static_cast<int32_t>(model_.config().layers));
   std::vector<motley_weight*> weights;
   for (const int32_t id : piece->segment.graph_weights())
-    weights.push_back(weights_[static_cast<size_t>(id)].weight.get());
+    weights.push_back(weights_[static_cast<size_t>(id)]->weight.get());
   ASSIGN_OR_RETURN(piece->programs, device_->compile(piece->segment.view(), weights, std::array{positions_max_}));
   TapeProgram program;
   program.device = &*device_;

@@ -46,7 +46,7 @@ class Forward {
   DeviceRegistry registry_;
   const DeviceRegistry::Entry* entry_ = nullptr;
   std::optional<Device> device_;
-  std::vector<PackedWeight> weights_;
+  std::vector<std::shared_ptr<const PackedWeight>> weights_;
   KvHandle kv_;
   BufferHandle slots_, residual_, logits_;
   std::vector<std::unique_ptr<Piece>> pieces_;

@@ -1,0 +1,81 @@
+#include "runtime/holdings.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "runtime/kv_request.hpp"
+
+namespace motley {
+namespace {
+
+template <typename Range>
+std::string ranges_text(const std::vector<Range>& ranges) {
+  std::string text;
+  for (const auto& range : ranges) text += fmt::format("{}-{},", range.begin, range.end);
+  return text;
+}
+
+// What is there under the key, or what `make` gives, which is then there.
+template <typename T, typename Make>
+Result<std::shared_ptr<const T>> find_or_make(std::map<std::string, std::weak_ptr<const T>>* things,
+                                              const std::string& key, const Make& make) {
+  std::weak_ptr<const T>& known = (*things)[key];
+  if (auto there = known.lock()) return there;
+  ASSIGN_OR_RETURN(T made, make());
+  auto shared = std::make_shared<const T>(std::move(made));
+  known = shared;
+  return shared;
+}
+
+Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const Device& device) {
+  const GraphWeight& graph_weight = model.graph().weights[weight.source];
+  const WeightSource& source = model.weight(weight.source);
+  ASSIGN_OR_RETURN(WeightBytes bytes, model.read(weight.source));
+  motley_weight_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.name = graph_weight.name.c_str();
+  desc.dtype = source.dtype;
+  desc.format = source.dtype;
+  desc.uses = graph_weight.uses;
+  desc.experts = source.experts;
+  desc.rows = source.rows;
+  desc.cols = source.cols;
+  desc.data = bytes.data.data();
+  desc.bytes = bytes.data.size();
+  desc.row_ranges = weight.rows.data();
+  desc.row_range_count = static_cast<uint32_t>(weight.rows.size());
+  desc.col_ranges = weight.cols.data();
+  desc.col_range_count = static_cast<uint32_t>(weight.cols.size());
+  desc.expert_ranges = weight.experts.data();
+  desc.expert_range_count = static_cast<uint32_t>(weight.experts.size());
+  ASSIGN_OR_RETURN(PackedWeight packed, device.pack(desc));
+  if (packed.info.aliases_source == 0) {
+    model.release(weight.source);
+  } else {
+    packed.source = std::move(bytes.made);
+  }
+  return packed;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const PackedWeight>> Holdings::weight(const Device& device, const ShardWeight& weight) {
+  const std::string key = fmt::format("{} {} rows {} cols {} experts {}", fmt::ptr(device.raw()), weight.source,
+                                      ranges_text(weight.rows), ranges_text(weight.cols), ranges_text(weight.experts));
+  return find_or_make(&weights_, key, [&] { return pack(model_, weight, device); });
+}
+
+Result<std::shared_ptr<const KvHandle>> Holdings::kv(const Device& device, uint32_t pool, int32_t layer_begin,
+                                                     std::span<const UnitRange> heads, std::span<const KvLayer> layers,
+                                                     const KvShape& shape) {
+  const std::string key = fmt::format(
+      "{} pool {} layers {}+{} heads {} blocks {}x{} of {}", fmt::ptr(device.raw()), pool, layer_begin, layers.size(),
+      ranges_text(std::vector<UnitRange>(heads.begin(), heads.end())), shape.blocks, shape.block_size, shape.dtype);
+  return find_or_make(&pools_, key, [&] {
+    const KvRequest request(layers, shape.dtype, shape.block_size, shape.blocks);
+    return device.create_kv(request.desc);
+  });
+}
+
+}  // namespace motley

@@ -1,0 +1,42 @@
+// Holdings: what devices hold of a model, each thing once: packed weights and KV pools, shared by all parts that need
+// the same. Whoever uses a thing keeps it; with its last user it is freed. Not thread-safe; the model and the devices
+// outlive it and everything in it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "device/handles.hpp"
+#include "model/model.hpp"
+#include "runtime/shard.hpp"
+
+namespace motley {
+
+// Positions and format of a KV pool.
+struct KvShape {
+  uint32_t blocks = 0, block_size = 0;
+  int32_t dtype = 0;
+};
+
+class Holdings {
+ public:
+  explicit Holdings(const Model& model) : model_(model) {}
+
+  // Packs what the shard keeps of a weight where the device does not have it yet, and lets go of the file's pages
+  // unless the packed form needs them.
+  Result<std::shared_ptr<const PackedWeight>> weight(const Device& device, const ShardWeight& weight);
+  // The pool of that name: whatever parts of a device ask for the same layers, heads and shape under it share it.
+  Result<std::shared_ptr<const KvHandle>> kv(const Device& device, uint32_t pool, int32_t layer_begin,
+                                             std::span<const UnitRange> heads, std::span<const KvLayer> layers,
+                                             const KvShape& shape);
+
+ private:
+  const Model& model_;
+  std::map<std::string, std::weak_ptr<const PackedWeight>> weights_;
+  std::map<std::string, std::weak_ptr<const KvHandle>> pools_;
+};
+
+}  // namespace motley

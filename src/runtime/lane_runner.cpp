@@ -1,0 +1,129 @@
+#include "runtime/lane_runner.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/affinity.hpp"
+
+namespace motley {
+namespace {
+
+constexpr size_t kWaysWithPartners = 2;
+
+const NamedDevice* find_device(std::span<const NamedDevice> devices, const std::string& name) {
+  const auto found = std::find_if(devices.begin(), devices.end(), [&](const auto& d) { return d.name == name; });
+  return found == devices.end() ? nullptr : &*found;
+}
+
+// Each device of the lane has some, and no two the same one.
+bool have_own_cores(const std::vector<LanePart>& parts, std::span<const NamedDevice> devices) {
+  std::vector<std::span<const int>> cores;
+  for (const NamedDevice& device : devices) {
+    if (std::any_of(parts.begin(), parts.end(), [&](const LanePart& part) { return part.device == device.name; }))
+      cores.push_back(device.cores);
+  }
+  return distinct_cores(cores);
+}
+
+DriverOptions driver_options(const NamedDevice& device, const RuntimeOptions& options, uint32_t lookahead) {
+  DriverOptions made;
+  made.name = device.name;
+  made.cores = device.cores;
+  made.logit_rows_max = options.logit_rows_max;
+  made.slots = kTokenSlots;
+  made.steps_ahead = lookahead;
+  made.virtual_time = options.virtual_time;
+  made.simulated = device.simulated;
+  made.trace = options.trace;
+  return made;
+}
+
+}  // namespace
+
+// A pipeline keeps as many steps under way as its lane says, else as it has stages, of sequences that differ; one stage
+// runs the same sequence's next step behind this one, because the token it needs is there by then. Where somebody
+// attends for another, two steps of sequences that differ run side by side, so that both have work.
+Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const Placement& placement, size_t index,
+                                                       std::span<const NamedDevice> devices,
+                                                       const RuntimeOptions& options, Holdings* holdings,
+                                                       const Clock& clock) {
+  const Lane& lane = placement.lanes[index];
+  std::unique_ptr<LaneRunner> runner(new LaneRunner);
+  runner->parts_ = lane_parts(lane);
+  const auto attends = [](const LanePart& part) { return part.role == ShardRole::kAttention; };
+  const bool partners = std::any_of(runner->parts_.begin(), runner->parts_.end(), attends);
+  runner->ways_.resize(partners ? kWaysWithPartners : 1);
+  const auto stages = static_cast<uint32_t>(lane.stages.size()), ways = static_cast<uint32_t>(runner->ways_.size());
+  runner->lookahead_ = stages == 1 && ways == 1 ? 1 : 0;
+  runner->pipeline_ = stages == 1 || lane.micro_batches == 0 ? stages * ways : lane.micro_batches;
+  std::vector<std::shared_ptr<const DevicePart>> made;
+  for (const LanePart& part : runner->parts_) {
+    const NamedDevice* device = find_device(devices, part.device);
+    if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
+    PartOptions held;
+    held.buckets = device->any_rows ? std::vector<uint32_t>{options.rows_max} : row_buckets(options.rows_max);
+    held.pool = lane.pool;
+    held.kv = {lane.kv_blocks, placement.block_size, placement.kv_dtype};
+    if (!device->any_rows) runner->buckets_ = held.buckets;
+    ASSIGN_OR_RETURN(ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role));
+    auto created = DevicePart::create(model, *device->device, std::move(graph), std::move(held), holdings);
+    if (!created.ok()) return created.error().annotate(part.device);
+    made.push_back(*std::move(created));
+  }
+  RETURN_IF_ERROR(runner->make_drivers(model, lane, devices, options, made, clock));
+  return runner;
+}
+
+// Links and drivers for each way.
+Status LaneRunner::make_drivers(const Model& model, const Lane& lane, std::span<const NamedDevice> devices,
+                                const RuntimeOptions& options,
+                                const std::vector<std::shared_ptr<const DevicePart>>& made, const Clock& clock) {
+  const bool own_cores = ways_.size() == 1 && have_own_cores(parts_, devices);
+  for (auto& way : ways_) {
+    ASSIGN_OR_RETURN(std::vector<DriverLinks> links,
+                     make_lane_links(lane, model.config(), options.virtual_link, own_cores));
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      const NamedDevice& device = *find_device(devices, parts_[i].device);
+      auto driver = Driver::create(made[i], std::move(links[i]), driver_options(device, options, lookahead_), clock);
+      if (!driver.ok()) return driver.error().annotate(device.name);
+      way.push_back(*std::move(driver));
+    }
+  }
+  return ok_status();
+}
+
+void LaneRunner::start(const Driver::Events& events, std::function<void(Flight&)> hand_in) {
+  hand_in_ = std::move(hand_in);
+  each_driver([&](Driver& driver) {
+    Driver::Events own = events;
+    own.finished = [this](Flight& flight) { ended(flight); };
+    driver.start(std::move(own));
+  });
+}
+
+void LaneRunner::push(std::shared_ptr<Flight> flight) {
+  const auto& way = ways_[std::exchange(next_way_, (next_way_ + 1) % ways_.size())];
+  flight->drivers = static_cast<uint32_t>(way.size());
+  {
+    std::lock_guard lock(mutex_);
+    flights_.push_back(flight);
+  }
+  for (const auto& driver : way) driver->push(flight);
+}
+
+// Steps on other ways may have been overtaken: who hands in does so for all whose turn it is.
+void LaneRunner::ended(Flight& flight) {
+  std::unique_lock lock(mutex_);
+  flight.ended = true;
+  if (std::exchange(handing_in_, true)) return;
+  while (!flights_.empty() && flights_.front()->ended) {
+    const std::shared_ptr<Flight> next = std::move(flights_.front());
+    flights_.pop_front();
+    lock.unlock();
+    hand_in_(*next);
+    lock.lock();
+  }
+  handing_in_ = false;
+}
+
+}  // namespace motley

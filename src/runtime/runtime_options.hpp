@@ -1,0 +1,38 @@
+// How a placement is run, and on what.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/trace.hpp"
+#include "device/handles.hpp"
+#include "runtime/lane_links.hpp"
+
+namespace motley {
+
+inline constexpr uint32_t kTokenSlots = 8192;  // of a lane
+
+struct RuntimeOptions {
+  uint32_t rows_max = 2048;        // of one step
+  uint32_t logit_rows_max = 1024;  // of one step
+  uint32_t positions_max = 0;      // longest sequence; 0 = the model's context
+  bool virtual_time = false;       // every device is simulated and keeps virtual time; times of results are virtual
+  VirtualLink virtual_link;        // between drivers, with virtual_time
+  // How long a device may be at a step of so many rows and positions read, what it waits for others not counted, before
+  // it is lost; in nanoseconds; null = forever.
+  std::function<int64_t(double rows, double reads)> step_limit_ns;
+  Trace* trace = nullptr;  // borrowed; null = none
+};
+
+// An opened device under the name that the placement uses.
+struct NamedDevice {
+  std::string name;
+  const Device* device = nullptr;
+  std::vector<int> cores = {};  // that the device has for itself; empty = none, or all
+  bool simulated = false;
+  bool any_rows = true;  // false: it runs row counts it has compiled for
+};
+
+}  // namespace motley
