@@ -154,6 +154,7 @@ Status serve(const ServeCommand& command) {
   std::signal(SIGPIPE, SIG_IGN);  // a log whose reader has gone is no reason to stop serving
   InstanceOptions options_of_instance = command.instance;
   options_of_instance.serve_first = true;
+  options_of_instance.adapt = command.adapt;
   ASSIGN_OR_RETURN(const auto instance, Instance::open(options_of_instance));
   Engine& engine = instance->engine();
   ASSIGN_OR_RETURN(ServerOptions options, server_options(command, *instance));

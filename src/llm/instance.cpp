@@ -207,6 +207,7 @@ std::shared_ptr<const PlannedModel> Instance::planned() const {
 }
 
 Status Instance::start(const InstanceOptions& options) {
+  holdings_ = std::make_shared<Holdings>(model());
   RETURN_IF_ERROR(make_runtime(placement_));
   ASSIGN_OR_RETURN(engine_, Engine::create(
                                 *runtime_, options.engine, system_clock(),
@@ -215,6 +216,8 @@ Status Instance::start(const InstanceOptions& options) {
     changing_ = true;  // until plan_later() has ended
     planning_ = std::jthread([this](const std::stop_token& stop) { plan_later(stop); });
   }
+  if (options.adapt && devices_.size() > 1 && !settings_.forced() && settings_.plan_file.empty())
+    adapting_ = std::jthread([this](const std::stop_token& stop) { adapt(stop); });
   return ok_status();
 }
 

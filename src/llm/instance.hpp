@@ -54,6 +54,8 @@ struct InstanceOptions {
   // Devices that are not measured yet: serve on the first that the model fits, measure the others between its steps,
   // then move to the best plan. Not where a plan is forced or given.
   bool serve_first = false;
+  // Where nothing is forced and there are several devices: plan anew when their speed changes, and move.
+  bool adapt = false;
   std::string kv_cache_dtype = "auto";  // auto (= float16), float32, float16, bfloat16, fp8, int8; f32, f16, bf16
   uint64_t kv_cache_memory_bytes = 0;   // 0 = min(2 GB, a quarter of the free memory)
   uint32_t block_size = 16;
@@ -100,6 +102,7 @@ class Instance {
   void end_changes() {
     changes_.request_stop();
     planning_.request_stop();
+    adapting_.request_stop();
   }
   // What each device has done so far, in the order of the list. Asks which are lost, as DeviceSet::mark_failed().
   // Thread-safe.
@@ -111,6 +114,22 @@ class Instance {
   std::vector<DeviceWorker> workers() const { return devices().workers(); }
 
  private:
+  class Adapting;
+  // True where it was false before, or is this thread's already; false again at the end of the scope.
+  class Claim {
+   public:
+    explicit Claim(std::atomic<bool>& flag, bool own = false) : flag_(flag), held_(!flag.exchange(true) || own) {}
+    ~Claim() {
+      if (held_) flag_ = false;
+    }
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+    bool held() const { return held_; }
+
+   private:
+    std::atomic<bool>& flag_;
+    const bool held_;
+  };
   Instance(TextModel text, DeviceRegistry registry);
   Status load_template(const std::string& file);
   Status open_devices(const InstanceOptions& options);
@@ -130,6 +149,13 @@ class Instance {
   KnownDevices known_devices() const;
   Status check_known(const KnownDevices& known) const;
   Result<Executor*> take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned);
+  // Follows the devices' speed until stopped.
+  void adapt(const std::stop_token& stop);
+  Epoch next_epoch() const;
+  // What make_runtime() finds made already, if it is asked for that epoch; and what nobody asked for is freed.
+  Status prepare(const Placement& placement);
+  void prepare_none();
+  Result<std::unique_ptr<RuntimeExecutor>> build_runtime(const Placement& placement);
   Status make_runtime(const Placement& placement);
   void count_work(std::map<std::string, DriverWork>* work) const;
   void drop_runtime();
@@ -149,7 +175,8 @@ class Instance {
   Placement placement_;
   Epoch epoch_ = 0;
   bool plans_later_ = false;
-  int64_t restart_after_ns_ = 0;       // of system_clock(); the engine's thread of replacements only
+  int64_t restart_after_ns_ = 0;  // of system_clock(); the engine's thread of replacements only
+  std::shared_ptr<Holdings> holdings_;
   std::atomic<bool> changing_{false};  // one changes the devices, or measures them for the first time
   std::stop_source changes_;
   mutable std::mutex mutex_;  // guards what follows, which other threads look at
@@ -159,10 +186,11 @@ class Instance {
   std::optional<PlanReport> in_force_;
   std::map<std::string, DriverWork> work_;  // by executors that are gone
   DeviceSet runtime_devices_;               // which runtime_ uses
-  std::unique_ptr<RuntimeExecutor> runtime_;
+  std::unique_ptr<RuntimeExecutor> runtime_, prepared_;
 
   std::unique_ptr<Engine> engine_;
   std::jthread planning_;  // plan_later(); ends before the engine
+  std::jthread adapting_;  // adapt(); likewise
 };
 
 // "float16" and the like to motley_dtype; INVALID_ARGUMENT lists the names.

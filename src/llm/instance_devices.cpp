@@ -20,22 +20,6 @@ constexpr int64_t kPatienceWithTheLast = 10;  // nobody takes over from it, and 
 constexpr int64_t kRestartEveryNs = 60'000'000'000;
 constexpr size_t kDevicesPlannedFully = 4;  // while requests wait: with more, the first good plan is taken
 
-// True where it was false before, or is this thread's already; false again at the end of the scope.
-class Claim {
- public:
-  explicit Claim(std::atomic<bool>& flag, bool own = false) : flag_(flag), held_(!flag.exchange(true) || own) {}
-  ~Claim() {
-    if (held_) flag_ = false;
-  }
-  Claim(const Claim&) = delete;
-  Claim& operator=(const Claim&) = delete;
-  bool held() const { return held_; }
-
- private:
-  std::atomic<bool>& flag_;
-  const bool held_;
-};
-
 std::vector<std::string> devices_of(const Placement& placement) {
   std::vector<std::string> names;
   for (const Stage& stage : placement.lanes[0].stages) {
@@ -228,7 +212,7 @@ Result<AddedDevices> Instance::add_devices(const std::vector<std::string>& names
 
 // ---- executors, one after another
 
-Status Instance::make_runtime(const Placement& placement) {
+Result<std::unique_ptr<RuntimeExecutor>> Instance::build_runtime(const Placement& placement) {
   RuntimeOptions options = runtime_options_;
   const DeviceSet devices = this->devices();
   if (const auto known = planned()) {
@@ -242,8 +226,21 @@ Status Instance::make_runtime(const Placement& placement) {
       };
     }
   }
-  const std::vector<NamedDevice> named = devices.named();
-  ASSIGN_OR_RETURN(auto runtime, RuntimeExecutor::create(model(), placement, named, options));
+  options.holdings = holdings_;
+  return RuntimeExecutor::create(model(), placement, devices.named(), options);
+}
+
+Status Instance::make_runtime(const Placement& placement) {
+  std::unique_ptr<RuntimeExecutor> runtime;
+  {
+    std::lock_guard lock(mutex_);
+    runtime = std::move(prepared_);
+  }
+  const DeviceSet devices = this->devices();
+  if (runtime == nullptr || runtime->describe().epoch != placement.epoch) {
+    runtime.reset();
+    ASSIGN_OR_RETURN(runtime, build_runtime(placement));
+  }
   DeviceSet devices_before = devices;  // outlives the executor that uses it
   std::lock_guard lock(mutex_);
   count_work(&work_);

@@ -63,6 +63,7 @@ Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const D
 Result<std::shared_ptr<const PackedWeight>> Holdings::weight(const Device& device, const ShardWeight& weight) {
   const std::string key = fmt::format("{} {} rows {} cols {} experts {}", fmt::ptr(device.raw()), weight.source,
                                       ranges_text(weight.rows), ranges_text(weight.cols), ranges_text(weight.experts));
+  std::lock_guard lock(mutex_);
   return find_or_make(&weights_, key, [&] { return pack(model_, weight, device); });
 }
 
@@ -72,6 +73,7 @@ Result<std::shared_ptr<const KvHandle>> Holdings::kv(const Device& device, uint3
   const std::string key = fmt::format(
       "{} pool {} layers {}+{} heads {} blocks {}x{} of {}", fmt::ptr(device.raw()), pool, layer_begin, layers.size(),
       ranges_text(std::vector<UnitRange>(heads.begin(), heads.end())), shape.blocks, shape.block_size, shape.dtype);
+  std::lock_guard lock(mutex_);
   return find_or_make(&pools_, key, [&] {
     const KvRequest request(layers, shape.dtype, shape.block_size, shape.blocks);
     return device.create_kv(request.desc);

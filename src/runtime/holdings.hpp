@@ -1,11 +1,12 @@
 // Holdings: what devices hold of a model, each thing once: packed weights and KV pools, shared by all parts that need
-// the same. Whoever uses a thing keeps it; with its last user it is freed. Not thread-safe; the model and the devices
-// outlive it and everything in it.
+// the same. Whoever uses a thing keeps it; with its last user it is freed. Thread-safe; the model outlives it, and the
+// devices everything of theirs.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 
@@ -35,6 +36,7 @@ class Holdings {
 
  private:
   const Model& model_;
+  std::mutex mutex_;  // guards the two below, and packing: one at a time
   std::map<std::string, std::weak_ptr<const PackedWeight>> weights_;
   std::map<std::string, std::weak_ptr<const KvHandle>> pools_;
 };

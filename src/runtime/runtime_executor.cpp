@@ -37,7 +37,7 @@ Result<std::unique_ptr<RuntimeExecutor>> RuntimeExecutor::create(const Model& mo
   std::unique_ptr<RuntimeExecutor> runtime(new RuntimeExecutor(model, options, clock));
   for (size_t lane = 0; lane < placement.lanes.size(); ++lane) {
     ASSIGN_OR_RETURN(runtime->lanes_.emplace_back(),
-                     LaneRunner::create(model, placement, lane, devices, options, &runtime->holdings_, clock));
+                     LaneRunner::create(model, placement, lane, devices, options, runtime->holdings_.get(), clock));
   }
   RETURN_IF_ERROR(runtime->describe(model, placement));
   runtime->start();
@@ -81,6 +81,11 @@ std::vector<LostDevice> RuntimeExecutor::lost_devices() const {
   return lost_devices_;
 }
 
+StepTotals RuntimeExecutor::totals() const {
+  std::lock_guard lock(mutex_);
+  return totals_;
+}
+
 std::vector<DriverReport> RuntimeExecutor::reports() const {
   std::vector<DriverReport> reports;
   std::set<const PackedWeight*> counted;
@@ -119,6 +124,7 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   const auto rows = static_cast<double>(plan.tokens.size());
   const size_t lane = std::min<size_t>(plan.lane, lanes_.size() - 1);  // who runs it, refused or not
   auto flight = std::make_shared<Flight>(std::move(plan));
+  flight->reads = reads;
   Future<StepResult> future = flight->promise.future();
   flight->submitted_ns = clock_.now_ns();
   const Status admitted = admit(flight->plan);
@@ -157,6 +163,10 @@ void RuntimeExecutor::hand_in(Flight& flight) {
     result.busy_ns = now_ns - std::max(flight.submitted_ns, state.last_finished_ns);
     state.last_finished_ns = now_ns;
     --state.under_way;
+    if (result.status.ok()) {
+      totals_.steps += 1, totals_.rows += flight.plan.tokens.size();
+      totals_.reads += static_cast<uint64_t>(flight.reads);
+    }
     if (!lost_.ok() && !result.status.ok()) result.status = lost_;
   }
   if (result.status.ok()) result.tokens = std::move(flight.tokens);

@@ -36,6 +36,12 @@ struct DriverReport {
   uint64_t weight_bytes = 0;  // resident
 };
 
+// What has been run. `reads`: KV positions that all rows saw.
+struct StepTotals {
+  uint64_t steps = 0, rows = 0, reads = 0;
+  bool operator==(const StepTotals&) const = default;
+};
+
 struct LostDevice {
   std::string name;
   bool hangs = false;  // it did not answer in time: without a worker that was killed it may still be at work
@@ -55,6 +61,8 @@ class RuntimeExecutor : public Executor {
   ExecutorDescription describe() const override { return description_; }
   Future<StepResult> submit(StepPlan plan) override;
   std::vector<DriverReport> reports() const;
+  // Of steps that went well. Any thread.
+  StepTotals totals() const;
   // The devices whose loss ended this executor, the first one first; all of them once no step is under way. None where
   // they could not meet, and none is to blame. Their workers are killed at once, so that nobody waits for them. Any
   // thread.
@@ -62,7 +70,9 @@ class RuntimeExecutor : public Executor {
 
  private:
   RuntimeExecutor(const Model& model, const RuntimeOptions& options, const Clock& clock)
-      : options_(options), clock_(clock), holdings_(model) {}
+      : options_(options),
+        clock_(clock),
+        holdings_(options.holdings != nullptr ? options.holdings : std::make_shared<Holdings>(model)) {}
   Status describe(const Model& model, const Placement& placement);
   void start();
   Status admit(const StepPlan& plan);
@@ -76,7 +86,7 @@ class RuntimeExecutor : public Executor {
   const RuntimeOptions options_;
   const Clock& clock_;
   ExecutorDescription description_;
-  Holdings holdings_;
+  const std::shared_ptr<Holdings> holdings_;
 
   int64_t longest_limit_ns_ = 0;  // of the steps so far; the submitting thread's
 
@@ -84,10 +94,11 @@ class RuntimeExecutor : public Executor {
     uint32_t under_way = 0;
     int64_t last_finished_ns = 0;
   };
-  mutable std::mutex mutex_;  // guards the four below
+  mutable std::mutex mutex_;  // guards the five below
   std::condition_variable_any begun_;
   std::vector<LaneState> states_;  // [lane]
-  Status lost_;                    // a device answered UNAVAILABLE, or not at all: so does every later step
+  StepTotals totals_;
+  Status lost_;  // a device answered UNAVAILABLE, or not at all: so does every later step
   std::vector<LostDevice> lost_devices_;
   std::vector<std::unique_ptr<LaneRunner>> lanes_;  // their threads use the above
   std::jthread watch_;                              // last: it looks at the drivers

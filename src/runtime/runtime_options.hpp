@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/trace.hpp"
 #include "device/handles.hpp"
+#include "runtime/holdings.hpp"
 #include "runtime/lane_links.hpp"
 
 namespace motley {
@@ -24,6 +26,8 @@ struct RuntimeOptions {
   // it is lost; in nanoseconds; null = forever.
   std::function<int64_t(double rows, double reads)> step_limit_ns;
   Trace* trace = nullptr;  // borrowed; null = none
+  // Of this model: what is in it already is not made again. Null: its own.
+  std::shared_ptr<Holdings> holdings;
 };
 
 // An opened device under the name that the placement uses.

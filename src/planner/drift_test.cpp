@@ -1,0 +1,111 @@
+#include "planner/drift.hpp"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "planner/planner_test_fleet.hpp"
+#include "planner/prediction.hpp"
+#include "planner/search.hpp"
+
+namespace motley {
+namespace {
+
+using testing::make_device;
+using testing::make_shape;
+
+constexpr int64_t kMs = 1'000'000;
+
+// A device that is busy all the time, by `ratio` of what is predicted, looked at every 100 ms.
+class Clockwork {
+ public:
+  explicit Clockwork(DriftWatch* watch) : watch_(*watch) {}
+  void run(int64_t ms, double ratio) {
+    for (int64_t t = 0; t < ms; t += 100) {
+      now_ns_ += 100 * kMs;
+      predicted_ += 80e6;
+      busy_ += 80e6 * ratio;
+      watch_.observe("GPU:0", now_ns_, busy_, predicted_);
+    }
+  }
+  int64_t now_ns() const { return now_ns_; }
+
+ private:
+  DriftWatch& watch_;
+  int64_t now_ns_ = 0;
+  double busy_ = 0, predicted_ = 0;
+};
+
+TEST(Drift, ADeviceAtHalfItsSpeed_IsSeenWithinTwoSeconds_AndOnce) {
+  DriftWatch watch;
+  Clockwork device(&watch);
+  device.run(5000, 0.8);  // what the tables are off by
+  EXPECT_FALSE(watch.changed());
+  const int64_t from = device.now_ns();
+  while (!watch.changed() && device.now_ns() < from + 10'000 * kMs) device.run(100, 1.6);
+  EXPECT_LE(device.now_ns() - from, 2000 * kMs);
+  EXPECT_NEAR(watch.factors().at("GPU:0"), 2, 0.05);
+  watch.accept();
+  device.run(20'000, 1.6);
+  EXPECT_FALSE(watch.changed());
+  device.run(2000, 0.8);  // and back
+  EXPECT_TRUE(watch.changed());
+  EXPECT_NEAR(watch.factors().at("GPU:0"), 1, 0.05);
+}
+
+TEST(Drift, NoiseOf15Percent_ForTenMinutes_IsNoChange) {
+  for (const int64_t length_ms : {100, 1000, 5000, 30'000}) {  // of a swing
+    DriftWatch watch;
+    Clockwork device(&watch);
+    std::mt19937_64 random(7);
+    device.run(3000, 1);
+    for (int64_t ms = 0; ms < 600'000; ms += length_ms) {
+      device.run(length_ms, 1 + 0.15 * (2 * static_cast<double>(random() % 10000) / 9999 - 1));
+      ASSERT_FALSE(watch.changed()) << "swings of " << length_ms << " ms, after " << ms;
+    }
+  }
+}
+
+TEST(Drift, CountersThatBeginAnew_SayNothing) {
+  DriftWatch watch;
+  Clockwork before(&watch);
+  before.run(5000, 1);
+  Clockwork after(&watch);
+  after.run(100, 1);
+  EXPECT_FALSE(watch.changed());
+  EXPECT_NEAR(watch.factors().at("GPU:0"), 1, 1e-6);
+}
+
+TEST(Drift, ASlowerDevice_GetsLessOfThePlan) {
+  const ModelShape shape = make_shape({});
+  PlanInput input;
+  input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("GPU:1", "gpu", {}, shape)};
+  input.host_memory = {"", "", 2000, 0.02};
+  const auto even = plan(shape, input, {});
+  ASSERT_TRUE(even.ok()) << even.error().message();
+  const PlanInput drifted = with_drift(input, {{"GPU:1", 2}});
+  EXPECT_DOUBLE_EQ(drifted.devices[1].ffn.at(8, 4096), 2 * input.devices[1].ffn.at(8, 4096));
+  EXPECT_DOUBLE_EQ(drifted.devices[0].ffn.at(8, 4096), input.devices[0].ffn.at(8, 4096));
+  const auto uneven = plan(shape, drifted, {});
+  ASSERT_TRUE(uneven.ok()) << uneven.error().message();
+  const auto stays = report_on(shape, drifted, {}, even->placement);
+  ASSERT_TRUE(stays.ok()) << stays.error().message();
+  EXPECT_GT(uneven->predicted.tokens_per_s, 1.1 * stays->predicted.tokens_per_s);
+}
+
+TEST(Drift, BusyModels_SayWhatThePredictionSays) {
+  const ModelShape shape = make_shape({});
+  PlanInput input;
+  input.devices = {make_device("GPU:0", "gpu", {}, shape)};
+  const auto report = plan(shape, input, {});
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  const auto models = busy_models(shape, input, report->placement, 512);
+  ASSERT_TRUE(models.ok()) << models.error().message();
+  ASSERT_EQ(models->size(), 1u);
+  const auto step = predict_step_ns(shape, input, report->placement, 512, 1024);
+  ASSERT_TRUE(step.ok());
+  EXPECT_NEAR((*models)[0].of({1, 512, 512.0 * 1024}) / *step, 1, 0.05);
+}
+
+}  // namespace
+}  // namespace motley
