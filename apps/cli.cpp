@@ -136,11 +136,18 @@ void add_placement_options(CLI::App* app, InstanceOptions& options) {
       ->allow_extra_args(false);
 }
 
+void add_device_map(CLI::App* app, std::string& field) {
+  app->add_option("--device-map", field,
+                  "names of devices that are not there for simulated ones, e.g. GPU:0=SIM:gpu-like,NPU:1=SIM:FILE.toml")
+      ->check(text_fault);
+}
+
 void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) {
   app->add_option("model", options.model, "a GGUF file or a Hugging Face folder")->required();
   app->add_option("--devices", options.devices,
                   "devices that may be used: CPU:0, CPU:0/cores=0-3, GPU:0-1, SIM:gpu-like, auto; see motley devices")
       ->capture_default_str();
+  add_device_map(app, options.device_map);
   add_placement_options(app, options);
   add_number(app, "--max-model-len", options.engine.max_model_len,
              "longest sequence in tokens; default, 0 or -1: the model's context, or what the KV pool holds")
@@ -308,6 +315,7 @@ CLI::App* add_demo(CLI::App& app, Parsed& parsed) {
                    "each runs in a worker, the last is killed; default: three parts of the CPU, simulated devices "
                    "where it has fewer cores")
       ->check(text_fault);
+  add_device_map(command, demo.instance.device_map);
   command->add_option("--prompt", demo.prompt, "the text to continue")->check(text_fault)->capture_default_str();
   add_number(command, "--max-tokens", demo.max_tokens, "tokens to generate", 32u)->capture_default_str();
   return command;
@@ -566,6 +574,7 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
                             "with bandwidth, arithmetic, dispatch and links; measured once and kept");
   devices_command->add_flag("--measure-again", parsed.devices.measure_again,
                             "the same, measured anew; kept instead of what was measured before");
+  add_device_map(devices_command, parsed.devices.device_map);
   actions[devices_command] = [&] { return devices(parsed.devices); };
   CLI::App* conformance_command = app.add_subcommand("conformance", "judge a device plugin");
   conformance_command->add_option("plugin", parsed.conformance.plugin, "a shared library")->required();

@@ -65,6 +65,7 @@ Status inspect(const InspectCommand& command);
 struct DevicesCommand {
   bool json = false;
   bool measure = false, measure_again = false;  // the latter means the former
+  std::string device_map;
 };
 Status devices(const DevicesCommand& command);
 

@@ -46,7 +46,8 @@ void say(const std::string& text) {
 void show_plan(const Instance& instance) {
   say(instance.plan_picture());
   for (const DeviceWorker& worker : instance.workers()) {
-    const bool simulated = worker.device.starts_with("SIM:");
+    const std::vector<std::string> all = instance.devices().simulated();
+    const bool simulated = std::find(all.begin(), all.end(), worker.device) != all.end();
     say(fmt::format("worker {} drives {}{}\n", worker.pid, worker.device, simulated ? ", SIMULATED" : ""));
   }
 }

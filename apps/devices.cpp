@@ -4,6 +4,7 @@
 #include "base/config.hpp"
 #include "base/log.hpp"
 #include "commands.hpp"
+#include "device/device_map.hpp"
 #include "llm/device_figures.hpp"
 
 namespace motley::apps {
@@ -66,7 +67,8 @@ void print_device(const DeviceDescription& device, const DeviceFigures* figures)
 }  // namespace
 
 Status devices(const DevicesCommand& command) {
-  const DeviceRegistry registry = DeviceRegistry::scan(plugin_directory());
+  DeviceRegistry registry = DeviceRegistry::scan(plugin_directory());
+  RETURN_IF_ERROR(map_devices(command.device_map, &registry));
   std::vector<DeviceDescription> described;
   for (const auto& entry : registry.devices()) described.push_back(entry.description);
   std::optional<MachineFigures> figures;

@@ -6,6 +6,7 @@
 #include "base/log.hpp"
 #include "commands.hpp"
 #include "device/device_list.hpp"
+#include "device/device_map.hpp"
 #include "llm/placing.hpp"
 #include "planner/plan_picture.hpp"
 
@@ -58,7 +59,8 @@ Status plan(const PlanCommand& command) {
   if (!options.planning.plan_file.empty() && options.planning.objective == Objective::kLatency)
     return invalid_argument("--objective latency and --plan: a plan is taken as it is; leave one of them out");
   ASSIGN_OR_RETURN(const auto model, Model::load(options.model, {options.engine.max_model_len}));
-  const DeviceRegistry registry = DeviceRegistry::scan(plugin_directory());
+  DeviceRegistry registry = DeviceRegistry::scan(plugin_directory());
+  RETURN_IF_ERROR(map_devices(options.device_map, &registry));
   ASSIGN_OR_RETURN(auto listed, devices_of(registry, command));
   DeviceSetOptions open;
   open.threads = options.threads;

@@ -127,6 +127,7 @@ void bind_options(nb::module_& module) {
       .def(nb::init<>())
       .def_rw("model", &LlmOptions::model)
       .def_rw("devices", &LlmOptions::devices)
+      .def_rw("device_map", &LlmOptions::device_map)
       .def_rw("tensor_parallel_size", &LlmOptions::tensor_parallel_size)
       .def_rw("max_model_len", &LlmOptions::max_model_len)
       .def_rw("max_num_seqs", &LlmOptions::max_num_seqs)

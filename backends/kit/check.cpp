@@ -355,6 +355,8 @@ void note_needs(CheckedSegment& s, const PlanOp& op) {
 
 }  // namespace
 
+const char* op_name(int32_t kind) { return kArity[kind].name; }
+
 CheckedSegment check_segment(const motley_segment& segment, uint32_t* bad_op) {
   *bad_op = segment.op_count;
   if (segment.struct_size < sizeof segment)

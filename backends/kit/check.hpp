@@ -21,6 +21,8 @@ struct CheckedSegment {
   int64_t sample_vocab = 0;  // of SAMPLE's logits
 };
 
+const char* op_name(int32_t kind);  // "MATMUL"; of a motley_op_kind
+
 // Throws Error; the text names the op. `bad_op` receives the index of the op at fault (or op_count).
 CheckedSegment check_segment(const motley_segment& segment, uint32_t* bad_op);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "kit/border.hpp"
 #include "kit/kv.hpp"
@@ -57,8 +58,9 @@ motley_code stats(motley_device* raw, motley_device_stats* out, motley_error* er
     need(raw, out);
     Device& device = *of(raw);
     motley_device_stats s{};
-    s.programs = device.programs, s.rows = s.padded_rows = device.rows;
+    s.programs = device.programs, s.rows = device.rows, s.padded_rows = device.padded_rows;
     s.bytes_copied = device.bytes_copied, s.busy_ns = device.busy_ns, s.bytes_resident = device.budget.used();
+    s.compile_ns = device.compile_ns, s.blob_hits = device.blob_hits, s.reloads = device.reloads;
     s.lost = device.lost();  // the one answer that a lost device still gives
     put(out, s);
   });
@@ -76,6 +78,13 @@ void queue_destroy(motley_queue* queue) { delete of(queue); }
 
 // ---- memory ----
 
+void check_allocation(const Device& device, uint64_t bytes, const char* what) {
+  const uint64_t most = device.spec.rules.allocation_bytes;
+  if (most == 0 || bytes <= most) return;
+  fail(MOTLEY_RESOURCE_EXHAUSTED, "%s of %llu bytes: this device maps no more than %llu at once", what,
+       static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(most));
+}
+
 motley_code alloc(motley_device* raw, uint64_t bytes, int32_t use, void* import, motley_buffer** out,
                   motley_error* error) {
   return guard(error, [&] {
@@ -87,7 +96,10 @@ motley_code alloc(motley_device* raw, uint64_t bytes, int32_t use, void* import,
     buffer->device = &device;
     buffer->staging = use == MOTLEY_USE_STAGING;
     // Staging is the host's memory, not the device's.
-    if (!buffer->staging) buffer->share = kit::Share(device.budget, kit::page_up(bytes), "a buffer");
+    if (!buffer->staging) {
+      check_allocation(device, bytes, "a buffer");
+      buffer->share = kit::Share(device.budget, kit::page_up(bytes), "a buffer");
+    }
     motley_buffer* inner_buffer = nullptr;
     call([&](motley_error* e) {
       return inner().alloc(device.inner_device.get(), bytes, use, nullptr, &inner_buffer, e);
@@ -155,14 +167,21 @@ motley_code pack(motley_device* raw, const motley_weight_desc* desc, motley_weig
       call([&](motley_error* e) { return inner().pack(device.inner_device.get(), &from, &inner_weight, &packed, e); });
       weight->inner = {inner_weight, inner().weight_free};
     };
-    pack_inner(*desc);
-    if (packed.aliases_source) {  // separate memory: the host may let go of the source
+    check_format(device.spec.rules, *desc);
+    motley_weight_desc own = *desc;
+    if (device.spec.rules.weight_formats != 0 && desc->format != desc->dtype && desc->uses != MOTLEY_WEIGHT_VECTOR) {
+      weight->source = converted(*desc);
+      own.dtype = own.format, own.data = weight->source.data(), own.bytes = weight->source.size();
+    }
+    pack_inner(own);
+    if (packed.aliases_source && weight->source.empty()) {  // separate memory: the host may let go of the source
       const auto* data = static_cast<const std::byte*>(desc->data);
       weight->source.assign(data, data + desc->bytes);
-      motley_weight_desc own = *desc;
       own.data = weight->source.data();
       pack_inner(own);
     }
+    if (!packed.aliases_source) weight->source = {};
+    check_allocation(device, packed.bytes, "a weight");
     weight->share = kit::Share(device.budget, packed.bytes, "a weight");
     const double kept = kept_part(desc->expert_ranges, desc->expert_range_count, desc->experts);
     weight->facts = {packed.bytes, packed.format,
@@ -183,7 +202,9 @@ motley_code kv_create(motley_device* raw, const motley_kv_desc* desc, motley_kv*
     sized(*desc, "motley_kv_desc");
     Device& device = *of(raw);
     device.require_alive();
+    if (!device.spec.rules.paged_attention) fail(MOTLEY_UNIMPLEMENTED, "this device keeps no KV");
     auto kv = std::make_unique<Kv>(&device, kit::check_kv(*desc));
+    check_allocation(device, kv->shape.bytes_total, "a KV pool");
     kv->share = kit::Share(device.budget, kv->shape.bytes_total, "a KV pool");
     motley_kv* inner_kv = nullptr;
     call([&](motley_error* e) { return inner().kv_create(device.inner_device.get(), desc, &inner_kv, e); });
@@ -198,6 +219,7 @@ motley_code kv_layout(motley_device* device, const motley_kv_desc* desc, motley_
   return guard(error, [&] {
     need(device, out);
     of(device)->require_alive();
+    if (!of(device)->spec.rules.paged_attention) fail(MOTLEY_UNIMPLEMENTED, "this device keeps no KV");
     call([&](motley_error* e) { return inner().kv_layout(of(device)->inner_device.get(), desc, out, e); });
   });
 }
@@ -220,15 +242,58 @@ motley_code kv_import(motley_queue* queue, motley_kv* kv, const int32_t* blocks,
 
 // ---- programs ----
 
-motley_code query(motley_device* device, const motley_segment* segment, const uint32_t* buckets, uint32_t count,
+// The segment that the cpu plugin is to run.
+const motley_segment& inner_segment(const Rules& rules, const motley_segment& segment,
+                                    std::optional<RoundedSegment>* rounded) {
+  return rules.f16_results ? rounded->emplace(segment).view() : segment;
+}
+
+motley_code query(motley_device* raw, const motley_segment* segment, const uint32_t* buckets, uint32_t count,
                   motley_query_result* out, motley_error* error) {
   return guard(error, [&] {
-    need(device);
-    of(device)->require_alive();
-    call([&](motley_error* e) {
-      return inner().query(of(device)->inner_device.get(), segment, buckets, count, out, e);
-    });
+    need(raw, segment, out);
+    const Device& device = *of(raw);
+    of(raw)->require_alive();
+    const Rules& rules = device.spec.rules;
+    motley_query_result result{};
+    result.struct_size = sizeof result;
+    const auto ask = [&](const motley_segment& about) {
+      call([&](motley_error* e) {
+        return inner().query(device.inner_device.get(), &about, buckets, count, &result, e);
+      });
+    };
+    kit::CheckedSegment checked;
+    uint32_t bad_op = 0;
+    try {
+      checked = kit::check_segment(*segment, &bad_op);
+    } catch (const kit::Error&) {  // broken, which the cpu plugin says as well
+      ask(*segment);
+      return put(out, result);
+    }
+    std::optional<RoundedSegment> rounded;
+    ask(inner_segment(rules, *segment, &rounded));
+    try {
+      check_ops(rules, checked.plan, &bad_op);
+      result.compile_ns = static_cast<uint64_t>(compile_seconds(rules, checked.plan) * 1e9 * count);
+    } catch (const kit::Error& e) {
+      result.support = bad_op > 0 ? MOTLEY_SUPPORT_CUT : MOTLEY_SUPPORT_NO;
+      result.cut_before = bad_op;
+      std::snprintf(result.reason, sizeof result.reason, "%s", e.what());
+    }
+    put(out, result);
   });
+}
+
+// How long compiling takes, or loading a blob that is checked here.
+double compile_seconds_of(Device& device, const kit::Plan& plan, const motley_segment& segment,
+                          const motley_compile_options& options) {
+  const Rules& rules = device.spec.rules;
+  const double seconds = compile_seconds(rules, plan) * options.bucket_count;
+  if (!options.blob) return seconds;
+  check_blob({static_cast<const std::byte*>(options.blob), options.blob_bytes}, device.spec, segment,
+             {options.buckets, options.bucket_count});
+  device.blob_hits += options.bucket_count;
+  return seconds * rules.blob_part;
 }
 
 motley_code compile(motley_device* raw, const motley_segment* segment, motley_weight* const* weights,
@@ -240,6 +305,7 @@ motley_code compile(motley_device* raw, const motley_segment* segment, motley_we
     device.require_alive();
     uint32_t bad_op = 0;
     kit::CheckedSegment checked = kit::check_segment(*segment, &bad_op);
+    check_ops(device.spec.rules, checked.plan, &bad_op);
     if (segment->weight_count && !weights) fail(MOTLEY_INVALID_ARGUMENT, "the weights are null");
     std::vector<motley_weight*> inner_weights(segment->weight_count, nullptr);
     std::vector<WeightFacts> facts(segment->weight_count);
@@ -250,13 +316,36 @@ motley_code compile(motley_device* raw, const motley_segment* segment, motley_we
       inner_weights[i] = weight.inner.get(), facts[i] = weight.facts;
     }
     motley_programs* compiled = nullptr;
+    std::optional<RoundedSegment> rounded;
+    const motley_segment& run = inner_segment(device.spec.rules, *segment, &rounded);
+    motley_compile_options without_blob = *options;
+    without_blob.blob = nullptr, without_blob.blob_bytes = 0;
     call([&](motley_error* e) {
-      return inner().compile(device.inner_device.get(), segment, inner_weights.data(), options, &compiled, e);
+      return inner().compile(device.inner_device.get(), &run, inner_weights.data(), &without_blob, &compiled, e);
     });
     Owned<motley_programs> owned{compiled, inner().programs_free};
+    const std::span buckets(options->buckets, options->bucket_count);
+    const double seconds = compile_seconds_of(device, checked.plan, *segment, *options);
     ProgramCost cost(checked.plan, facts);
-    *out = handle(new Programs(&device, std::move(owned), std::move(checked), std::move(cost),
-                               {options->buckets, options->buckets + options->bucket_count}));
+    const int64_t ready_ns = device.compile(seconds, buckets);
+    auto programs = std::make_unique<Programs>(&device, std::move(owned), std::move(checked), std::move(cost),
+                                               std::vector<uint32_t>(buckets.begin(), buckets.end()));
+    programs->ready_ns = ready_ns;
+    programs->blob = make_blob(device.spec, *segment, buckets);
+    *out = handle(programs.release());
+  });
+}
+
+motley_code export_programs(motley_programs* programs, void* dst, uint64_t* bytes, motley_error* error) {
+  return guard(error, [&] {
+    need(programs, bytes);
+    of(programs)->device->require_alive();
+    const std::vector<std::byte>& blob = of(programs)->blob;
+    if (dst && *bytes < blob.size())
+      fail(MOTLEY_OUT_OF_RANGE, "export_programs: a blob of %zu bytes into %llu", blob.size(),
+           static_cast<unsigned long long>(*bytes));
+    if (dst) std::memcpy(dst, blob.data(), blob.size());
+    *bytes = blob.size();
   });
 }
 
@@ -319,10 +408,11 @@ motley_backend make_table() {
   t.pack = pack, t.weight_free = weight_free;
   t.kv_create = kv_create, t.kv_destroy = kv_destroy, t.kv_layout = kv_layout;
   t.kv_export = kv_export, t.kv_import = kv_import;
-  t.query = query, t.compile = compile, t.programs_free = programs_free, t.enqueue = enqueue;
+  t.query = query, t.compile = compile, t.programs_free = programs_free, t.export_programs = export_programs;
+  t.enqueue = enqueue;
   kit::set_event_entries(&t);
   t.event_status = event_status, t.event_wait = event_wait, t.fence = fence;
-  return t;  // no blobs and no peers: export_programs and the collectives stay null
+  return t;  // no peers: the collectives stay null
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "kit/kit.hpp"
 #include "sim/inner.hpp"
+#include "sim/rules.hpp"
 
 namespace motley::sim {
 namespace {
@@ -63,12 +64,20 @@ motley_device_desc Catalogue::describe_locked(uint32_t index) const {
   desc.tier = MOTLEY_TIER_CONTRACT_TESTED;
   desc.simulated = 1;
   std::snprintf(desc.vendor, sizeof desc.vendor, "Motley");
-  std::snprintf(desc.model, sizeof desc.model, "simulated; declares %.3g GFLOP/s, %.3g GB/s", spec.declared_gflops,
+  const bool large = spec.declared_gflops >= 1000;
+  std::snprintf(desc.model, sizeof desc.model, "simulated; declares %.3g %s/s, %.4g GB/s",
+                large ? spec.declared_gflops / 1000 : spec.declared_gflops, large ? "TFLOP" : "GFLOP",
                 spec.declared_bandwidth_gb_s);
   desc.memory_total = desc.memory_free = spec.memory_bytes;
   desc.memory_group = spec.memory_group;
   desc.caps = cpu.caps & ~static_cast<uint64_t>(MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST);
-  desc.ops = cpu.ops, desc.weight_dtypes = cpu.weight_dtypes, desc.kv_dtypes = cpu.kv_dtypes;
+  const Rules& rules = spec.rules;
+  if (!rules.dynamic_rows) desc.caps &= ~static_cast<uint64_t>(MOTLEY_CAP_DYNAMIC_ROWS);
+  if (!rules.paged_attention) desc.caps &= ~static_cast<uint64_t>(MOTLEY_CAP_PAGED_ATTENTION);
+  desc.ops = ops_of(rules, cpu.ops);
+  desc.weight_dtypes = rules.weight_formats ? cpu.weight_dtypes & rules.weight_formats : cpu.weight_dtypes;
+  desc.kv_dtypes = rules.paged_attention ? cpu.kv_dtypes : 0;
+  desc.result_dtype = rules.f16_results ? MOTLEY_F16 : MOTLEY_F32;
   desc.alignment = cpu.alignment;
   desc.queues_max = cpu.queues_max, desc.queue_depth = spec.queue_depth;
   return desc;

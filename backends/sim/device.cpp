@@ -1,6 +1,9 @@
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <limits>
 #include <map>
+#include <thread>
 
 #include "sim/queue.hpp"
 
@@ -55,6 +58,7 @@ Device::Device(const Spec& spec_in, const motley_open_options& options)
       clock{options.virtual_now, options.virtual_user},
       rates(spec_in.rates),
       budget(cap_of(spec_in, options)),
+      residents(spec_in.rules.programs_resident),
       zero_ns_(clock.is_virtual() ? 0 : kit::monotonic_ns()),
       death_ns_(death_by_time(spec, zero_ns_)),
       met_(spec_in.faults.size()) {
@@ -116,7 +120,7 @@ Verdict Device::judge_program(int64_t at_ns) {
   for (size_t i = 0; i < spec.faults.size(); ++i) {
     const Fault& fault = spec.faults[i];
     const bool now = fault.at_program ? enqueued_ == fault.at_program : at_ns - zero_ns_ >= fault.at_ns;
-    if (!now || met_[i]) continue;
+    if (!now || met_[i] || fault.what == Fault::kCompile) continue;
     met_[i] = true;
     if (fault.what == Fault::kDeath) verdict.dies = true;
     if (fault.what == Fault::kStall && fault.for_ns) verdict.delay_ns += fault.for_ns;
@@ -127,6 +131,42 @@ Verdict Device::judge_program(int64_t at_ns) {
   std::erase_if(slow_, [&](const Slow& s) { return s.until_ns <= at_ns; });
   for (const Slow& s : slow_) verdict.factor *= s.factor;
   return verdict;
+}
+
+int64_t Device::compile(double seconds, std::span<const uint32_t> buckets) {
+  for (const Fault& fault : spec.faults) {
+    if (fault.what != Fault::kCompile) continue;
+    const bool meant = fault.rows == 0 || std::find(buckets.begin(), buckets.end(), fault.rows) != buckets.end();
+    if (meant)
+      kit::fail(MOTLEY_INTERNAL, "the compiler fails on the bucket of %u rows (a fault of the device's description)",
+                fault.rows ? fault.rows : buckets.front());
+  }
+  if (seconds <= 0) return 0;
+  const std::lock_guard lock(compiling_);  // one at a time
+  const int64_t duration_ns = std::llround(seconds * 1e9);
+  compile_ns += static_cast<uint64_t>(duration_ns);
+  if (!clock.is_virtual()) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(seconds * spec.rules.compile_wall));
+    return 0;
+  }
+  const int64_t now_ns = clock.now();
+  return compiler_.take(now_ns, duration_ns, now_ns) + duration_ns;
+}
+
+bool Residents::load(uint64_t program) {
+  if (most_ == 0) return false;
+  const std::lock_guard lock(mutex_);
+  const auto found = std::find(there_.begin(), there_.end(), program);
+  const bool absent = found == there_.end();
+  if (!absent) there_.erase(found);
+  there_.push_back(program);
+  if (there_.size() > most_) there_.erase(there_.begin());
+  return absent;
+}
+
+void Residents::forget(uint64_t first, size_t count) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(there_, [&](uint64_t program) { return program >= first && program < first + count; });
 }
 
 double Device::bandwidth_share() const {
@@ -143,11 +183,18 @@ Programs::Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedS
       segment(std::move(segment_in)),
       cost(std::move(cost_in)),
       buckets(std::move(buckets_in)),
-      written(segment.plan.values.size()) {
+      written(segment.plan.values.size()),
+      first_name(owner->residents.names(buckets.size())) {
+  for (size_t i = 0; i < buckets.size(); ++i) (void)owner->residents.load(name(i));
   for (const int32_t id : segment.outputs) written[static_cast<size_t>(id)] = true;
   for (const kit::PlanOp& op : segment.plan.ops)
     for (size_t i = 0; i < op.in.size(); ++i)
       if (op.writes_in >> i & 1) written[static_cast<size_t>(op.in[i])] = true;
+}
+
+bool Programs::has_head_rows() const {
+  return std::any_of(segment.plan.values.begin(), segment.plan.values.end(),
+                     [](const kit::PlanValue& value) { return value.rows == MOTLEY_DIM_HEAD_ROWS; });
 }
 
 bool Programs::overwrites(int32_t value) const {

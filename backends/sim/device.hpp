@@ -12,6 +12,7 @@
 #include "sim/cost.hpp"
 #include "sim/event.hpp"
 #include "sim/inner.hpp"
+#include "sim/rules.hpp"
 #include "sim/timeline.hpp"
 
 namespace motley::sim {
@@ -37,6 +38,22 @@ struct Verdict {
   double factor = 1;
 };
 
+// The programs that lie on a device which holds so many at once: the one that ran longest ago makes room. Thread-safe.
+class Residents {
+ public:
+  explicit Residents(uint32_t most) : most_(most) {}
+  uint64_t names(size_t count) { return next_.fetch_add(count); }  // the first of so many names
+  // Whether it was not there; it is now.
+  bool load(uint64_t program);
+  void forget(uint64_t first, size_t count);
+
+ private:
+  const uint32_t most_;  // 0: any number
+  std::atomic<uint64_t> next_{1};
+  std::mutex mutex_;
+  std::vector<uint64_t> there_;  // the last one ran last
+};
+
 // Thread-safe, but for `close`.
 class Device {
  public:
@@ -57,6 +74,9 @@ class Device {
   int64_t death_ns() const { return death_ns_; }  // by a fault with a time; far away without one
   // Counts a program and applies the faults that it meets; `at_ns` is when it could begin.
   Verdict judge_program(int64_t at_ns);
+  // Takes the time of compiling that long, and answers when its programs may run (virtual time). Throws INTERNAL where
+  // a bucket is to fail.
+  int64_t compile(double seconds, std::span<const uint32_t> buckets);
   // The part of the bandwidth that is left beside the other devices of the memory group: those that have a queue
   // (virtual time, where who runs when must not matter) or that run a program now (wall time).
   double bandwidth_share() const;
@@ -67,10 +87,12 @@ class Device {
   Owned<motley_device> inner_device{nullptr, nullptr};
   kit::Budget budget;
   Timeline compute, link;
+  Residents residents;
   AccessLog accesses;
   std::atomic<bool> hung{false};
   std::atomic<uint32_t> running{0};  // programs, now
-  std::atomic<uint64_t> programs{0}, rows{0}, bytes_copied{0}, busy_ns{0};
+  std::atomic<uint64_t> programs{0}, rows{0}, padded_rows{0}, bytes_copied{0}, busy_ns{0};
+  std::atomic<uint64_t> compile_ns{0}, blob_hits{0}, reloads{0};
   uint64_t next_queue() { return queues_made_.fetch_add(1); }
   uint64_t next_buffer() { return buffers_made_.fetch_add(1); }
 
@@ -80,6 +102,8 @@ class Device {
   std::atomic<bool> lost_{false};
   std::atomic<uint64_t> queues_made_{0}, buffers_made_{0};
   std::atomic<uint32_t> queues_open_{0};
+  std::mutex compiling_;
+  Timeline compiler_;
   std::mutex waking_;
   std::vector<Queue*> queues_;  // guarded by waking_
   std::mutex faults_;           // guards the rest
@@ -121,7 +145,11 @@ struct Kv {
 struct Programs {
   Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedSegment segment_in, ProgramCost cost_in,
            std::vector<uint32_t> buckets_in);
+  ~Programs() { device->residents.forget(first_name, buckets.size()); }
+  Programs(const Programs&) = delete;
+  uint64_t name(size_t bucket) const { return first_name + bucket; }  // among the residents
   bool writes(int32_t value) const { return written[static_cast<size_t>(value)]; }
+  bool has_head_rows() const;
   // An output whose old contents no op reads.
   bool overwrites(int32_t value) const;
 
@@ -131,6 +159,9 @@ struct Programs {
   ProgramCost cost;
   std::vector<uint32_t> buckets;
   std::vector<bool> written;  // by value
+  const uint64_t first_name;
+  int64_t ready_ns = 0;         // virtual time: not run before
+  std::vector<std::byte> blob;  // of export_programs
 };
 
 }  // namespace motley::sim

@@ -74,7 +74,8 @@ bool Queue::full(int64_t now_ns) {
 int64_t Queue::duration_ns(const Item& item, double bandwidth_share) const {
   const double wobble = 1 + device_->spec.jitter * (2 * draw(device_->spec.seed, id_, item.event->sequence) - 1);
   const double ns = item.work.seconds(bandwidth_share) * 1e9 * item.verdict.factor * wobble;
-  return std::llround(std::min(ns, kWorkMax_ns)) + item.verdict.delay_ns;
+  const double reload_ns = item.reload ? device_->spec.rules.reload_us * 1e3 : 0;
+  return std::llround(std::min(ns + reload_ns, kWorkMax_ns)) + item.verdict.delay_ns;
 }
 
 std::shared_ptr<Event> Queue::push(Work work) {
@@ -90,6 +91,8 @@ std::shared_ptr<Event> Queue::push(Work work) {
   if (item.work.program) item.verdict = device_->judge_program(std::max(now_ns, virtual_end_ns_));
   if (item.verdict.dies) fail(MOTLEY_UNAVAILABLE, "%s", kLost);
   item.verdict.hangs = item.verdict.hangs || hung_ || device_->hung;
+  item.reload = item.work.program && device_->residents.load(item.work.name);
+  device_->reloads += item.reload;
   item.event = std::make_shared<Event>();
   item.event->progress = progress_;
   item.event->sequence = ++sequence_;
@@ -111,7 +114,7 @@ std::shared_ptr<Event> Queue::push(Work work) {
 }
 
 void Queue::schedule(Item& item, int64_t now_ns) {
-  const int64_t earliest_ns = std::max(now_ns, virtual_end_ns_);
+  const int64_t earliest_ns = std::max({now_ns, virtual_end_ns_, item.work.ready_ns});
   const int64_t duration = duration_ns(item, device_->bandwidth_share());
   item.start_ns = item.work.engine->take(earliest_ns, duration, now_ns);
   item.end_ns = virtual_end_ns_ = item.event->virtual_end_ns = item.start_ns + duration;
@@ -157,7 +160,7 @@ void Queue::loop() {
     else
       outcome = item.verdict.hangs ? hang() : device_->clock.is_virtual() ? run_virtual(item) : run_wall(item);
     if (!item.fence && outcome.code == MOTLEY_OK && item.work.program) {
-      device_->programs += 1, device_->rows += item.work.rows;
+      device_->programs += 1, device_->rows += item.work.rows, device_->padded_rows += item.work.padded_rows;
       device_->busy_ns += static_cast<uint64_t>(outcome.end_ns - outcome.start_ns);
     }
     const bool program = item.work.program;

@@ -20,7 +20,9 @@ class Queue {
 
   struct Work {
     bool program = false;
-    uint64_t rows = 0;                      // of a program
+    uint64_t rows = 0, padded_rows = 0;     // of a program
+    uint64_t name = 0;                      // of it, among the device's residents
+    int64_t ready_ns = 0;                   // virtual time: it does not begin before
     Timeline* engine = nullptr;             // who does it
     std::function<double(double)> seconds;  // simulated, given the part of the bandwidth that is left
     std::function<void()> run;              // throws Error. Programs run first, then last; copies end with it
@@ -44,6 +46,7 @@ class Queue {
     std::shared_ptr<const Event> fence;  // alone: a fence
     Verdict verdict;
     uint64_t order = 0;
+    bool reload = false;               // the program has to be loaded anew
     int64_t start_ns = 0, end_ns = 0;  // virtual time
     std::string refusal;               // virtual time: of a conflict
   };

@@ -212,16 +212,16 @@ std::string fault(const std::string& more) { return with("[[fault]]\n" + more); 
 // ---- what it says of itself ----
 
 TEST(SimPlugin, Presets_AreListedAndNamed) {
-  motley_device_desc list[8]{};
+  motley_device_desc list[16]{};
   for (auto& desc : list) desc.struct_size = sizeof desc;
   uint32_t count = 0;
   motley_error error{};
-  ASSERT_EQ(sim().enumerate(list, 8, &count, &error), MOTLEY_OK) << error.text;
-  ASSERT_EQ(count, 3u);
+  ASSERT_EQ(sim().enumerate(list, 16, &count, &error), MOTLEY_OK) << error.text;
+  ASSERT_EQ(count, 7u);
   for (uint32_t i = 0; i < count; ++i) {
     EXPECT_STREQ(list[i].family, "SIM");
     EXPECT_EQ(list[i].simulated, 1);
-    EXPECT_EQ(list[i].kind, MOTLEY_KIND_GPU);
+    EXPECT_EQ(list[i].kind, i < 3 ? MOTLEY_KIND_GPU : MOTLEY_KIND_NPU);
     EXPECT_EQ(list[i].caps & (MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST), 0u);
     motley_device_desc named{};
     named.struct_size = sizeof named;
@@ -229,6 +229,7 @@ TEST(SimPlugin, Presets_AreListedAndNamed) {
     EXPECT_EQ(named.index, i);
   }
   EXPECT_STREQ(list[2].label, "slow-gpu-like");
+  EXPECT_STREQ(list[6].label, "ascend-like");
 }
 
 TEST(SimPlugin, Files_AreDescribedOnceForEachText) {

@@ -10,6 +10,8 @@ constexpr double kCoreGflops[kWorkClassCount] = {40, 40, 80, 60, 20};
 constexpr double kCoreHalfRows = 2;
 constexpr double kCoreBandwidth_gb_s = 12;
 
+constexpr uint32_t kHostGroup = 1;  // as the cpu plugin says
+
 struct PresetRow {
   const char* label;
   double share;  // of the core
@@ -19,10 +21,10 @@ struct PresetRow {
   double dispatch_us, link_gb_s, link_latency_us;
   double claimed_gflops, claimed_bandwidth;  // declared / true
 };
-// The integrated one shares the host's memory bus (group 1, as the cpu plugin says).
+// The integrated one shares the host's memory bus (group kHostGroup).
 constexpr PresetRow kPresets[] = {
     {"gpu-like", 1, uint64_t{4} << 30, 0, 32, 20, 6, 15, 1.8, 0.7},
-    {"igpu-like", 0.5, uint64_t{4} << 30, 1, 16, 10, 10, 5, 0.6, 1.6},
+    {"igpu-like", 0.5, uint64_t{4} << 30, kHostGroup, 16, 10, 10, 5, 0.6, 1.6},
     {"slow-gpu-like", 0.25, uint64_t{2} << 30, 0, 8, 40, 3, 30, 1.4, 1.9},
 };
 
@@ -42,6 +44,48 @@ Spec make_preset(const PresetRow& row) {
   spec.rates.link_gb_s = row.link_gb_s, spec.rates.link_latency_us = row.link_latency_us;
   spec.declared_gflops = spec.rates.gflops[kWorkQ8] * row.claimed_gflops;
   spec.declared_bandwidth_gb_s = spec.rates.bandwidth_gb_s * row.claimed_bandwidth;
+  return spec;
+}
+
+// Devices of large rates, of which wall time takes a part of a core as for the others.
+struct NpuRow {
+  const char* label;
+  double share;  // of the core, in wall time
+  double f16_gflops, bandwidth_gb_s, dispatch_us, link_gb_s, link_latency_us, half_rows;
+  uint64_t memory_bytes;
+  uint32_t memory_group, queue_depth;
+  double claimed_gflops, claimed_bandwidth;  // declared / true
+  double compile_s, compile_op_s, compile_max_s;
+};
+constexpr NpuRow kNpus[] = {
+    {"intel-npu-like", 1, 10e3, 58, 200, 20, 20, 16, uint64_t{16} << 30, kHostGroup, 4, 1.3, 1.2, 5, 0.5, 60},
+    {"xdna-like", 1, 10e3, 58, 1400, 20, 20, 16, uint64_t{16} << 30, kHostGroup, 4, 1.6, 1.2, 5, 0.5, 60},
+    {"hexagon-like", 0.5, 8e3, 50, 300, 15, 30, 16, uint64_t{7} << 29, kHostGroup, 4, 1.5, 1.3, 2, 0.2, 30},
+    {"ascend-like", 1, 200e3, 1600, 20, 25, 10, 64, uint64_t{32} << 30, 0, 32, 1.5, 0.8, 0, 0, 0},
+};
+constexpr uint64_t bit(int index) { return uint64_t{1} << index; }
+
+Spec make_npu(const NpuRow& row) {
+  Spec spec;
+  spec.label = row.label;
+  spec.kind = MOTLEY_KIND_NPU;
+  spec.memory_bytes = row.memory_bytes, spec.memory_group = row.memory_group;
+  spec.queue_depth = row.queue_depth;
+  spec.core_share = row.share;
+  spec.rates.gflops.fill(row.f16_gflops);
+  spec.rates.half_rows.fill(row.half_rows);
+  spec.rates.bandwidth_gb_s = row.bandwidth_gb_s, spec.rates.dispatch_us = row.dispatch_us;
+  spec.rates.link_gb_s = row.link_gb_s, spec.rates.link_latency_us = row.link_latency_us;
+  spec.declared_gflops = row.f16_gflops * row.claimed_gflops;
+  spec.declared_bandwidth_gb_s = row.bandwidth_gb_s * row.claimed_bandwidth;
+  Rules& rules = spec.rules;
+  rules.weight_formats = bit(MOTLEY_F16);
+  rules.compile_s = row.compile_s, rules.compile_op_s = row.compile_op_s, rules.compile_max_s = row.compile_max_s;
+  const bool fixed = row.compile_s > 0;
+  rules.dynamic_rows = rules.paged_attention = !fixed;
+  rules.f16_results = fixed;
+  if (!fixed) rules.weight_formats |= bit(MOTLEY_BF16);
+  if (spec.label == "hexagon-like") rules.without_ops = bit(MOTLEY_OP_EMBED) | bit(MOTLEY_OP_SELECT_ROWS);
   return spec;
 }
 
@@ -65,6 +109,7 @@ std::span<const Spec> presets() {
   static const std::vector<Spec> list = [] {
     std::vector<Spec> made;
     std::transform(std::begin(kPresets), std::end(kPresets), std::back_inserter(made), make_preset);
+    std::transform(std::begin(kNpus), std::end(kNpus), std::back_inserter(made), make_npu);
     return made;
   }();
   return list;

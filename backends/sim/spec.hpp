@@ -26,12 +26,30 @@ struct Rates {
   double link_gb_s = 0, link_latency_us = 0;
 };
 
+// What a device does not take, as devices of fixed shapes do not. The default takes what the cpu plugin takes.
+struct Rules {
+  bool dynamic_rows =
+      true;  // else only compiled buckets run, and whole: no op whose work depends on the rows' contents
+  bool paged_attention = true;
+  uint64_t without_ops = 0;        // bit k: motley_op_kind k
+  uint64_t weight_formats = 0;     // bit t: motley_dtype t; 0 = any
+  bool f16_results = false;        // of each op but ADD: who knows such devices sums residual streams in F32
+  uint64_t allocation_bytes = 0;   // the largest buffer, weight or pool; 0 = any
+  uint32_t programs_resident = 0;  // at once; 0 = any number
+  double reload_us = 0;            // of a program that had to go
+  // Seconds to compile a program: compile_s + ops * compile_op_s, at most compile_max_s (0: no bound); from a blob
+  // blob_part of that. In wall time they last compile_wall of it.
+  double compile_s = 0, compile_op_s = 0, compile_max_s = 0, blob_part = 0.01, compile_wall = 0.001;
+  std::string driver = "1";  // whose blobs are taken
+};
+
 struct Fault {
-  enum What { kStall, kDeath, kSlow } what = kSlow;
+  enum What { kStall, kDeath, kSlow, kCompile } what = kSlow;
   uint64_t at_program = 0;  // the n-th enqueued program of the device, from 1; 0 = by at_ns
   int64_t at_ns = -1;       // of virtual time; in wall time since the device was opened
   int64_t for_ns = 0;       // 0 = for ever
   double factor = 1;        // of kSlow
+  uint32_t rows = 0;        // of kCompile: the bucket that fails, 0 = every one
 };
 
 struct Spec {
@@ -46,6 +64,7 @@ struct Spec {
   Rates rates;            // true ones, known to the simulation alone
   double core_share = 0;  // > 0 (presets): in wall time the compute rates are this part of one measured core
   double declared_gflops = 0, declared_bandwidth_gb_s = 0;  // what the description says: off by up to 2x
+  Rules rules;
   std::vector<Fault> faults;
 };
 

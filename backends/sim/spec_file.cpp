@@ -21,12 +21,14 @@
 #include <functional>
 #include <iterator>
 
-#include "kit/kit.hpp"
+#include "kit/check.hpp"
 
 namespace motley::sim {
 namespace {
 
 using kit::fail;
+
+constexpr size_t kDriverBytesMax = 31;
 
 // A number of the file: its key, its bounds, where it goes.
 struct Figure {
@@ -42,6 +44,10 @@ struct Word {
   bool required;
   std::function<void(int)> store;
 };
+struct Truth {
+  const char* key;
+  std::function<void(bool)> store;
+};
 struct Child {
   const char* key;
   bool required;
@@ -50,6 +56,7 @@ struct Child {
 struct Schema {
   std::vector<Figure> figures;
   std::vector<Word> words;
+  std::vector<Truth> truths;
   std::vector<Child> children;
 };
 
@@ -65,6 +72,8 @@ class Reader {
     read_table(parsed.table(), 1, top_level(spec));
     if (spec.declared_gflops == 0) spec.declared_gflops = spec.rates.gflops[kWorkQ8];
     if (spec.declared_bandwidth_gb_s == 0) spec.declared_bandwidth_gb_s = spec.rates.bandwidth_gb_s;
+    if (!spec.rules.dynamic_rows && spec.rules.paged_attention)
+      refuse(1, "dynamic_rows = false needs paged_attention = false: KV is not of fixed shapes");
     return spec;
   }
 
@@ -96,12 +105,71 @@ class Reader {
         {"jitter", 0, 0.9, false, false, [&](double x) { spec.jitter = x; }},
         {"seed", 0, 0x1p53, true, false, [&](double x) { spec.seed = static_cast<uint64_t>(x); }},
     };
-    schema.children = {
-        {"gflops", true, [&](const toml::node& node) { read_gflops(node, rates); }},
-        {"declared", false, [&](const toml::node& node) { read_declared(node, spec); }},
-        {"fault", false, [&](const toml::node& node) { read_faults(node, spec); }},
-    };
+    add_rules(spec.rules, &schema);
+    schema.children.insert(schema.children.end(),
+                           {
+                               {"gflops", true, [&](const toml::node& node) { read_gflops(node, rates); }},
+                               {"declared", false, [&](const toml::node& node) { read_declared(node, spec); }},
+                               {"fault", false, [&](const toml::node& node) { read_faults(node, spec); }},
+                           });
     return schema;
+  }
+
+  void add_rules(Rules& rules, Schema* schema) const {
+    const auto add = [&](Figure figure) { schema->figures.push_back(std::move(figure)); };
+    add({"allocation_bytes", 1 << 12, 0x1p46, true, false,
+         [&](double x) { rules.allocation_bytes = static_cast<uint64_t>(x); }});
+    add({"programs_resident", 1, 4096, true, false,
+         [&](double x) { rules.programs_resident = static_cast<uint32_t>(x); }});
+    add({"reload_us", 0, 1e9, false, false, [&](double x) { rules.reload_us = x; }});
+    add({"compile_s", 0, 1e4, false, false, [&](double x) { rules.compile_s = x; }});
+    add({"compile_op_s", 0, 1e4, false, false, [&](double x) { rules.compile_op_s = x; }});
+    add({"compile_max_s", 0, 1e4, false, false, [&](double x) { rules.compile_max_s = x; }});
+    add({"compile_wall", 0, 1, false, false, [&](double x) { rules.compile_wall = x; }});
+    add({"blob_part", 0, 1, false, false, [&](double x) { rules.blob_part = x; }});
+    schema->truths = {{"dynamic_rows", [&](bool x) { rules.dynamic_rows = x; }},
+                      {"paged_attention", [&](bool x) { rules.paged_attention = x; }},
+                      {"f16_results", [&](bool x) { rules.f16_results = x; }}};
+    schema->children = {
+        {"without_ops", false,
+         [&](const toml::node& node) {
+           rules.without_ops = read_set(node, "without_ops", MOTLEY_OP_KIND_COUNT,
+                                        [](int32_t kind) { return std::string(kit::op_name(kind)); });
+         }},
+        {"weight_formats", false,
+         [&](const toml::node& node) {
+           rules.weight_formats = read_set(node, "weight_formats", MOTLEY_DTYPE_COUNT, [](int32_t dtype) {
+             const kit::Format* format = kit::find_format(dtype);
+             return std::string(format ? format->name : "");
+           });
+         }},
+        {"driver", false, [&](const toml::node& node) {
+           const auto* text = node.as_string();
+           if (!text || text->get().empty() || text->get().size() > kDriverBytesMax)
+             refuse(line_of(node), "driver is not a text of 1 to " + std::to_string(kDriverBytesMax) + " bytes");
+           rules.driver = text->get();
+         }}};
+  }
+
+  // A list of names as a mask; `name_of` gives those of 0 to count - 1.
+  template <class NameOf>
+  uint64_t read_set(const toml::node& node, const std::string& key, int32_t count, const NameOf& name_of) const {
+    const toml::array* list = node.as_array();
+    if (!list || list->empty()) refuse(line_of(node), key + " is not a list of names");
+    uint64_t set = 0;
+    for (const toml::node& item : *list) {
+      const auto* text = item.as_string();
+      int32_t id = 0;
+      while (id < count && (!text || text->get().empty() || name_of(id) != text->get())) ++id;
+      if (id == count) {
+        std::string known;
+        for (int32_t i = 0; i < count; ++i)
+          if (!name_of(i).empty()) known += (known.empty() ? "" : ", ") + name_of(i);
+        refuse(line_of(item), key + " names none of: " + known);
+      }
+      set |= uint64_t{1} << id;
+    }
+    return set;
   }
 
   void read_gflops(const toml::node& node, Rates& rates) const {
@@ -132,19 +200,24 @@ class Reader {
       int what = -1;
       Schema schema;
       schema.words = {
-          {"what", {{"stall", Fault::kStall}, {"death", Fault::kDeath}, {"slow", Fault::kSlow}}, true, [&](int x) {
-             what = x;
-           }}};
+          {"what",
+           {{"stall", Fault::kStall}, {"death", Fault::kDeath}, {"slow", Fault::kSlow}, {"compile", Fault::kCompile}},
+           true,
+           [&](int x) { what = x; }}};
       schema.figures = {
           {"at_program", 1, 0x1p53, true, false, [&](double x) { fault.at_program = static_cast<uint64_t>(x); }},
           {"at_ns", 0, 0x1p53, true, false, [&](double x) { fault.at_ns = static_cast<int64_t>(x); }},
           {"for_ms", 0, 1e9, false, false, [&](double x) { fault.for_ns = std::llround(x * 1e6); }},
           {"factor", 1, 1e6, false, false, [&](double x) { fault.factor = x; }},
+          {"rows", 1, 0x1p20, true, false, [&](double x) { fault.rows = static_cast<uint32_t>(x); }},
       };
       read_table(table_of(item, "fault"), line_of(item), schema);
       fault.what = static_cast<Fault::What>(what);
-      if ((fault.at_program == 0) == (fault.at_ns < 0))
-        refuse(line_of(item), "a fault has either at_program or at_ns; give one of them");
+      const bool compiles = fault.what == Fault::kCompile, timed = fault.at_program != 0 || fault.at_ns >= 0;
+      if (compiles ? timed : (fault.at_program == 0) == (fault.at_ns < 0))
+        refuse(line_of(item), compiles ? "a fault of compile is of the bucket of so many rows, not of a time"
+                                       : "a fault has either at_program or at_ns; give one of them");
+      if (fault.rows != 0 && !compiles) refuse(line_of(item), "rows belongs to what = \"compile\", and only there");
       if ((fault.what == Fault::kSlow) != (fault.factor != 1))
         refuse(line_of(item), "factor (above 1) belongs to what = \"slow\", and only there");
       spec.faults.push_back(fault);
@@ -174,11 +247,14 @@ class Reader {
       if (key == f.key) return f.store(number(f, line, node));
     for (const Word& w : schema.words)
       if (key == w.key) return w.store(word(w, line, node));
+    for (const Truth& t : schema.truths)
+      if (key == t.key) return t.store(truth(t, line, node));
     for (const Child& c : schema.children)
       if (key == c.key) return c.read(node);
     std::string known;
     for (const Figure& f : schema.figures) known += std::string(known.empty() ? "" : ", ") + f.key;
     for (const Word& w : schema.words) known += std::string(known.empty() ? "" : ", ") + w.key;
+    for (const Truth& t : schema.truths) known += std::string(known.empty() ? "" : ", ") + t.key;
     for (const Child& c : schema.children) known += std::string(known.empty() ? "" : ", ") + c.key;
     refuse(line, "unknown key '" + key.substr(0, 40) + "'; known here: " + known);
   }
@@ -197,6 +273,12 @@ class Reader {
       refuse(line, figure.key + std::string(range));
     }
     return x;
+  }
+
+  bool truth(const Truth& truth, size_t line, const toml::node& node) const {
+    const auto* value = node.as_boolean();
+    if (!value) refuse(line, std::string(truth.key) + " is not true or false");
+    return value->get();
   }
 
   int word(const Word& word, size_t line, const toml::node& node) const {

@@ -149,7 +149,7 @@ TEST(DeviceFile, TooLargeOrAbsent_IsRefused) {
 
 TEST(Presets, InOrder_AreHalvesOfACore) {
   const auto list = presets();
-  ASSERT_EQ(list.size(), 3u);
+  ASSERT_GE(list.size(), 3u);
   EXPECT_EQ(list[0].label, "gpu-like");
   EXPECT_EQ(list[1].label, "igpu-like");
   EXPECT_EQ(list[2].label, "slow-gpu-like");
@@ -157,6 +157,76 @@ TEST(Presets, InOrder_AreHalvesOfACore) {
     EXPECT_DOUBLE_EQ(list[i].core_share * (1 << i), 1);
     EXPECT_DOUBLE_EQ(list[i].rates.gflops[kWorkQ8] * (1 << i), list[0].rates.gflops[kWorkQ8]);
   }
+}
+
+TEST(Presets, Npus_AreWhatTheirNamesSay) {
+  std::map<std::string, Spec> named;
+  for (const Spec& spec : presets()) named[spec.label] = spec;
+  for (const char* label : {"intel-npu-like", "xdna-like", "hexagon-like"}) {
+    const Spec& spec = named.at(label);
+    EXPECT_EQ(spec.kind, MOTLEY_KIND_NPU);
+    EXPECT_FALSE(spec.rules.dynamic_rows || spec.rules.paged_attention) << label;
+    EXPECT_EQ(spec.rules.weight_formats, uint64_t{1} << MOTLEY_F16) << label;
+    EXPECT_TRUE(spec.rules.f16_results) << label;
+    EXPECT_GT(spec.rules.compile_s, 0) << label;
+    EXPECT_EQ(spec.memory_group, 1u) << label << " shares the CPU's bus";
+    EXPECT_EQ(spec.queue_depth, 4u) << label;
+  }
+  EXPECT_EQ(named.at("intel-npu-like").rates.dispatch_us, 200);
+  EXPECT_EQ(named.at("xdna-like").rates.dispatch_us, 1400);
+  EXPECT_EQ(named.at("hexagon-like").memory_bytes, 3584u << 20);
+  EXPECT_NE(named.at("hexagon-like").rules.without_ops >> MOTLEY_OP_EMBED & 1, 0u);
+  EXPECT_TRUE(named.at("ascend-like").rules.dynamic_rows && named.at("ascend-like").rules.paged_attention);
+}
+
+TEST(DeviceFile, Rules_AreRead) {
+  const std::string plain = "memory_bytes = 1048576\nbandwidth_gb_s = 1\ngflops = {f32 = 2}\n";
+  const Rules rules = parse_spec(plain + R"(
+dynamic_rows = false
+paged_attention = false
+f16_results = true
+without_ops = ["EMBED", "ROPE"]
+weight_formats = ["F16", "Q8_0"]
+allocation_bytes = 65536
+programs_resident = 3
+reload_us = 7
+compile_s = 5
+compile_op_s = 0.5
+compile_max_s = 60
+compile_wall = 0.01
+blob_part = 0.2
+driver = "31.0.101"
+[[fault]]
+what = "compile"
+rows = 64
+)",
+                                 "f.toml")
+                          .rules;
+  EXPECT_FALSE(rules.dynamic_rows || rules.paged_attention);
+  EXPECT_TRUE(rules.f16_results);
+  EXPECT_EQ(rules.without_ops, 1u << MOTLEY_OP_EMBED | 1u << MOTLEY_OP_ROPE);
+  EXPECT_EQ(rules.weight_formats, 1u << MOTLEY_F16 | 1u << MOTLEY_Q8_0);
+  EXPECT_EQ(rules.allocation_bytes, 65536u);
+  EXPECT_EQ(rules.programs_resident, 3u);
+  EXPECT_EQ(rules.reload_us, 7);
+  EXPECT_EQ(rules.compile_s + rules.compile_op_s + rules.compile_max_s, 65.5);
+  EXPECT_EQ(rules.compile_wall + rules.blob_part, 0.01 + 0.2);
+  EXPECT_EQ(rules.driver, "31.0.101");
+  const auto refused = [&](const std::string& more, const char* says) {
+    EXPECT_NE(refusal(plain + more).find(says), std::string::npos) << more << ": " << refusal(plain + more);
+  };
+  refused("dynamic_rows = 0\n", "dynamic_rows is not true or false");
+  refused("dynamic_rows = false\n", "needs paged_attention = false");
+  refused("without_ops = \"EMBED\"\n", "without_ops is not a list");
+  refused("without_ops = [\"EMBEDDING\"]\n", "without_ops names none of: EMBED, MATMUL");
+  refused("weight_formats = []\n", "weight_formats is not a list");
+  refused("weight_formats = [\"\"]\n", "weight_formats names none of: F32, F16");
+  refused("weight_formats = [1]\n", "weight_formats names none of: F32, F16");
+  refused("driver = \"\"\n", "driver is not a text of 1 to 31 bytes");
+  refused("driver = 3\n", "driver is not a text");
+  refused("compile_wall = 2\n", "compile_wall is not in 0 .. 1");
+  refused("[[fault]]\nwhat = \"compile\"\nat_ns = 3\n", "a fault of compile is of the bucket");
+  refused("[[fault]]\nwhat = \"death\"\nat_ns = 3\nrows = 4\n", "rows belongs to what = \"compile\"");
 }
 
 TEST(Presets, Declared_IsOffButWithinTwice) {

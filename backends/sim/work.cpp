@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include "kit/program.hpp"
 
@@ -130,6 +131,7 @@ struct Run {
   motley_enqueue_args args;
   std::vector<motley_binding> bindings;                   // of the cpu plugin's buffers
   std::vector<std::pair<std::byte*, uint64_t>> poisoned;  // outputs that are no inputs
+  std::optional<PaddedBatch> padded;                      // of a device of fixed rows: its batch fills the bucket
 };
 
 // Places every input and output; the buffers must hold the rows of this batch and be the device's own memory.
@@ -147,7 +149,7 @@ void check_bindings(const Queue& queue, const Programs& programs, Run* run, std:
     const Buffer& buffer = *reinterpret_cast<const Buffer*>(b.buffer);
     const kit::PlanValue& value = programs.segment.plan.values[id];
     const auto bytes = static_cast<uint64_t>(kit::Program::rows_of(value, *args.batch) * value.row_bytes);
-    inside(queue, buffer, b.offset, bytes, "binding");
+    inside(queue, buffer, b.offset, bytes, run->padded ? "binding (of the bucket's rows)" : "binding");
     if (buffer.staging)
       fail(MOTLEY_INVALID_ARGUMENT,
            "binding %u: value %d lies in staging memory, which this device's programs do not reach; copy it", i,
@@ -177,18 +179,22 @@ Queue::Work program_work(Queue& queue, Programs& programs, const motley_enqueue_
   kit::KvPool pool;
   if (kv) pool.dtype = kv->shape.dtype, pool.block_size = kv->shape.block_size, pool.blocks = kv->shape.blocks;
   std::vector<int32_t> row_sequence;
-  kit::check_batch(programs.segment, *args.batch, programs.buckets.back(), std::numeric_limits<int64_t>::max(),
-                   kv ? &pool : nullptr, &row_sequence);
+  const bool dynamic = device->spec.rules.dynamic_rows;
+  const uint32_t rows_max = dynamic ? programs.buckets.back() : programs.buckets[args.bucket];
+  kit::check_batch(programs.segment, *args.batch, rows_max, std::numeric_limits<int64_t>::max(), kv ? &pool : nullptr,
+                   &row_sequence);
   auto run = std::make_shared<Run>();  // std::function wants copies
   run->args = args;
+  if (!dynamic) run->args.batch = &run->padded.emplace(*args.batch, rows_max, programs.has_head_rows()).view();
   Queue::Work work;
   check_bindings(queue, programs, run.get(), &work.accesses);
   run->args.kv = kv ? kv->inner.get() : nullptr;
-  work.program = true, work.rows = args.batch->rows;
+  work.program = true, work.rows = args.batch->rows, work.padded_rows = run->args.batch->rows;
+  work.name = programs.name(dynamic ? 0 : args.bucket), work.ready_ns = programs.ready_ns;
   work.engine = &device->compute;
   const int32_t kv_bytes = static_cast<int32_t>(kit::element_bytes(pool.dtype));
-  work.seconds = [device, cost = &programs.cost, batch = args.batch, kv_bytes](double share) {
-    return cost->seconds(device->rates, *batch, kv_bytes, share);
+  work.seconds = [device, cost = &programs.cost, run, kv_bytes](double share) {
+    return cost->seconds(device->rates, *run->args.batch, kv_bytes, share);
   };
   work.run = [&queue, &programs, run] {
     for (const auto& [at, bytes] : run->poisoned) std::memset(at, kPoison, bytes);

@@ -77,6 +77,7 @@ typedef struct motley_device_desc {
   uint32_t alignment;               /* of buffers and imports */
   uint32_t queues_max, queue_depth; /* depth: enqueued and unfinished programs a queue takes before it refuses */
   uint32_t threads;                 /* workers of a host device, else 0 */
+  int32_t result_dtype;             /* motley_dtype to which ops round what they compute, all but ADD; F32: to none */
 } motley_device_desc;
 
 typedef void (*motley_log_fn)(void* user, int32_t level /* 0 debug, 1 info, 2 warning, 3 error */, const char* text);
@@ -120,8 +121,9 @@ enum {
 typedef struct motley_weight_desc {
   uint32_t struct_size;
   const char* name;
-  int32_t dtype;  /* of data: motley_dtype */
-  int32_t format; /* to pack to; = dtype unless a declared re-quantisation is wanted */
+  int32_t dtype; /* of data: motley_dtype */
+  int32_t
+      format; /* to pack to, of weight_dtypes; = dtype unless re-quantisation is wanted, which may be UNIMPLEMENTED */
   uint32_t uses;
   int64_t experts, rows, cols; /* cols = ne[0], the fastest axis; a vector has rows = 1 */
   const void* data;            /* rows back to back in dtype's block layout; borrowed for the call */
@@ -215,7 +217,10 @@ typedef struct motley_compile_options {
  * Rows of one sequence are contiguous and ascending in position; its last row is at position seq_context[s] - 1. */
 typedef struct motley_batch {
   uint32_t struct_size;
-  uint32_t rows; /* real rows; the program's bucket may hold more, whose contents must not matter */
+  /* Real rows. The program's bucket may hold more, whose contents must not matter; a device of fixed rows (without
+   * CAP_DYNAMIC_ROWS) computes those too, so its buffers hold the bucket's rows, and those of outputs are overwritten.
+   */
+  uint32_t rows;
   const int32_t* token_ids;
   const int32_t* token_slots; /* >= 0: take the token from this slot instead */
   const int32_t* positions;
@@ -263,9 +268,10 @@ typedef struct motley_event_times {
 
 typedef struct motley_device_stats {
   uint32_t struct_size;
-  uint64_t programs, rows, padded_rows, bytes_copied, busy_ns;
+  uint64_t programs, rows, padded_rows, bytes_copied, busy_ns; /* padded_rows: run, the padding of buckets included */
   uint64_t bytes_resident;
-  int32_t lost; /* 1: every further call answers UNAVAILABLE */
+  int32_t lost;                            /* 1: every further call answers UNAVAILABLE */
+  uint64_t compile_ns, blob_hits, reloads; /* compiling; programs made of blobs; those that had to be loaded anew */
 } motley_device_stats;
 
 typedef enum motley_collective {

@@ -47,6 +47,7 @@ class MOTLEY_API Error : public std::runtime_error {
 struct LlmOptions {
   std::string model = {};               // a model file
   std::string devices = "auto";         // that may be used; see `motley devices`
+  std::string device_map = {};          // names there that simulated devices stand for: "GPU:0=SIM:gpu-like"
   uint32_t tensor_parallel_size = 1;    // 1: as the plan has it; more: that many devices work on each layer
   uint32_t max_model_len = 0;           // longest sequence in tokens: what the model and the KV pool allow
   uint32_t max_num_seqs = 128;          // sequences that run at once

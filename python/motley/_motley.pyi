@@ -4,6 +4,7 @@ class LlmOptions:
     def __init__(self) -> None: ...
     model: str
     devices: str
+    device_map: str
     tensor_parallel_size: int
     max_model_len: int
     max_num_seqs: int

@@ -20,11 +20,11 @@ Params = Union[SamplingParams, Sequence[SamplingParams], None]
 _Pair = tuple[Union[str, None], list[int]]  # a prompt's text and token ids
 
 _OPTIONS: dict[str, _fields.Convert] = {
-    "devices": _fields.text, "tensor_parallel_size": _fields.count, "max_model_len": _fields.count,
-    "max_num_seqs": _fields.count, "max_num_batched_tokens": _fields.count, "block_size": _fields.count,
-    "kv_cache_dtype": _fields.text, "kv_cache_memory_bytes": _fields.size, "enable_prefix_caching": _fields.flag,
-    "enable_chunked_prefill": _fields.flag, "threads": _fields.count, "deterministic": _fields.flag,
-    "chat_template": _fields.text, "seed": _fields.seed,
+    "devices": _fields.text, "device_map": _fields.text, "tensor_parallel_size": _fields.count,
+    "max_model_len": _fields.count, "max_num_seqs": _fields.count, "max_num_batched_tokens": _fields.count,
+    "block_size": _fields.count, "kv_cache_dtype": _fields.text, "kv_cache_memory_bytes": _fields.size,
+    "enable_prefix_caching": _fields.flag, "enable_chunked_prefill": _fields.flag, "threads": _fields.count,
+    "deterministic": _fields.flag, "chat_template": _fields.text, "seed": _fields.seed,
 }
 # vLLM's arguments that are not built or mean nothing here, with the values that ask for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -113,12 +113,13 @@ class LLM:
     """A model, open for generating. The engine behind it is the one of `motley serve`.
 
     model: a GGUF file or a Hugging Face folder. devices: that may be used, e.g. "CPU:0"; "auto": every one there is.
+    device_map: names there that simulated devices stand for, e.g. "GPU:0=SIM:gpu-like".
     max_model_len: longest sequence in tokens. seed: from which requests that have none get theirs. chat_template: a
     Jinja file instead of the model's own. The other options are those of `motley serve` (docs/python.md). Any number of
     threads may use one LLM at once; requests run together.
     """
 
-    def __init__(self, model: str | os.PathLike[str], *, devices: str | Sequence[str] = "auto",
+    def __init__(self, model: str | os.PathLike[str], *, devices: str | Sequence[str] = "auto", device_map: str = "",
                  tensor_parallel_size: int = 1, max_model_len: int | None = None, max_num_seqs: int | None = None,
                  max_num_batched_tokens: int | None = None, block_size: int | None = None,
                  kv_cache_dtype: str = "auto", kv_cache_memory_bytes: int | None = None,

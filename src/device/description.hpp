@@ -20,6 +20,9 @@ struct AbsentDevice {
   std::string reason;
 };
 
+// The name, and "SIMULATED" where the name does not tell.
+std::string shown_name(const DeviceDescription& device);
+
 std::string_view kind_name(int32_t kind);  // "cpu", "gpu", "npu"
 std::string_view tier_name(int32_t tier);  // "measured", "vendor-runtime", "contract-tested"
 

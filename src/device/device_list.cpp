@@ -96,6 +96,11 @@ std::vector<std::string> items_of(std::string_view list) {
   return items;
 }
 
+ListedDevice listed(const DeviceRegistry::Entry& entry) { return {entry.description, entry.plugin, {}, entry.spec}; }
+
+// One that is named by its preset or file, of which there may be several.
+bool named_by_spec(const DeviceDescription& device) { return device.name.starts_with("SIM:"); }
+
 class ListParser {
  public:
   explicit ListParser(const DeviceRegistry& registry) : registry_(registry) {}
@@ -129,9 +134,9 @@ class ListParser {
     }
     for (size_t i = 0; i < devices_.size(); ++i) {
       std::string& name = devices_[i].description.name;
-      const bool simulated = devices_[i].description.desc.simulated != 0, numbered = numbers_.contains(i);
-      if (!simulated && count[name] > 1) return invalid_argument("device {} is listed twice", name);
-      if (!simulated || (!numbered && count[name] == 1 && !taken.contains(name))) continue;
+      const bool several = named_by_spec(devices_[i].description), numbered = numbers_.contains(i);
+      if (!several && count[name] > 1) return invalid_argument("device {} is listed twice", name);
+      if (!several || (!numbered && count[name] == 1 && !taken.contains(name))) continue;
       int number = numbered ? numbers_[i] : 0;
       while (!numbered && !taken[name].emplace(number, name).second) ++number;
       name += "/" + std::to_string(number);
@@ -156,8 +161,7 @@ class ListParser {
     const size_t before = devices_.size();
     for (const auto& entry : registry_.devices()) {
       const std::string_view family = entry.description.desc.family;
-      if (entry.description.desc.simulated == 0 && family != "REF")
-        devices_.push_back({entry.description, entry.plugin, {}, {}});
+      if (entry.description.desc.simulated == 0 && family != "REF") devices_.push_back(listed(entry));
     }
     if (devices_.size() > before) return ok_status();
     return registry_.find("CPU:0").error();
@@ -165,7 +169,7 @@ class ListParser {
 
   Status add_named(const std::string& name) {
     ASSIGN_OR_RETURN(const DeviceRegistry::Entry* entry, registry_.find(name));
-    devices_.push_back({entry->description, entry->plugin, {}, {}});
+    devices_.push_back(listed(*entry));
     return ok_status();
   }
 
@@ -178,7 +182,8 @@ class ListParser {
     }
     if (entry->description.desc.threads == 0)
       return invalid_argument("{} has no cores to name; list it whole", entry->description.name);
-    ListedDevice part{entry->description, entry->plugin, cores, {}};
+    ListedDevice part = listed(*entry);
+    part.cores = cores;
     part.description.name += std::string(kCores) + cores;
     part.description.desc.threads = static_cast<uint32_t>(parsed->size());
     devices_.push_back(std::move(part));
@@ -188,23 +193,13 @@ class ListParser {
   // A preset or a file, which may have a number behind it.
   Status add_simulated(const std::string& spec) {
     const Numbered one = split_number(spec);
-    const std::string wanted = lower(one.name);
-    for (const auto& entry : registry_.devices()) {
-      const motley_device_desc& desc = entry.description.desc;
-      if (desc.simulated == 0 || lower(desc.label) != wanted) continue;
-      add_numbered({entry.description, entry.plugin, {}, {}}, one.number);
-      return ok_status();
-    }
-    const bool numbered = one.number && wanted.ends_with(kDeviceFile);
-    const std::string file = numbered ? one.name : spec;
-    ASSIGN_OR_RETURN(const auto described, registry_.describe("SIM", file));
-    add_numbered({described.description, described.plugin, {}, "SIM:" + file}, numbered ? one.number : std::nullopt);
+    const auto preset = find_simulated(registry_, one.name);
+    const bool numbered =
+        one.number && ((preset.ok() && preset->spec.empty()) || lower(one.name).ends_with(kDeviceFile));
+    ASSIGN_OR_RETURN(const auto entry, find_simulated(registry_, numbered ? one.name : spec));
+    if (numbered) numbers_[devices_.size()] = *one.number;
+    devices_.push_back(listed(entry));
     return ok_status();
-  }
-
-  void add_numbered(ListedDevice device, std::optional<int> number) {
-    if (number) numbers_[devices_.size()] = *number;
-    devices_.push_back(std::move(device));
   }
 
   // Parts of one device may not share a core with one another or with the whole.
@@ -229,8 +224,25 @@ bool same_file(const std::string& a, const std::string& b) {
 
 }  // namespace
 
+Result<DeviceRegistry::Entry> find_simulated(const DeviceRegistry& registry, std::string_view name) {
+  const std::string wanted = "sim:" + lower(name);
+  for (const auto& entry : registry.devices()) {
+    if (lower(entry.description.name) == wanted) return entry;
+  }
+  return registry.describe("SIM", name);
+}
+
 Result<std::vector<ListedDevice>> parse_device_list(const DeviceRegistry& registry, std::string_view list) {
-  return parse_device_lists(registry, {std::string(list)}, {});
+  ASSIGN_OR_RETURN(auto devices, parse_device_lists(registry, {std::string(list)}, {}));
+  for (const auto& entry : registry.devices()) {
+    const std::string& name = entry.description.name;
+    const bool used = std::any_of(devices.begin(), devices.end(),
+                                  [&](const ListedDevice& device) { return device.description.name == name; });
+    if (entry.stands_for.empty() || used) continue;
+    return invalid_argument("--device-map {}={}: {} is not listed in --devices; list it, or leave it out of the map",
+                            name, entry.stands_for, name);
+  }
+  return devices;
 }
 
 Result<std::vector<ListedDevice>> parse_device_lists(const DeviceRegistry& registry,

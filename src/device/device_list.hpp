@@ -19,6 +19,9 @@ struct ListedDevice {
   std::string spec;   // "FAMILY:spec" of a device that is described, not enumerated; else ""
 };
 
+// A preset's name in any case, or a device file, without "SIM:"; NOT_FOUND with the plugin's words.
+Result<DeviceRegistry::Entry> find_simulated(const DeviceRegistry& registry, std::string_view name);
+
 // A comma-separated list, in its order, in any case, blanks allowed:
 //   CPU:0, cpu           a device (0 if no number is given)
 //   GPU:0-3              several
@@ -27,8 +30,8 @@ struct ListedDevice {
 //   SIM:gpu-like         a simulated device; several of one name are SIM:gpu-like/0, SIM:gpu-like/1, ...
 //   SIM:gpu-like/1       the same with a number of its own
 //   SIM:FILE.toml        one that a file describes; several are numbered in the same way
-// INVALID_ARGUMENT for an empty list, a doubled device, two spellings of a file or parts that overlap; NOT_FOUND says
-// what there is.
+// INVALID_ARGUMENT for an empty list, a doubled device, two spellings of a file, parts that overlap, or where a name of
+// device_map.hpp is not listed; NOT_FOUND says what there is.
 Result<std::vector<ListedDevice>> parse_device_list(const DeviceRegistry& registry, std::string_view list);
 
 // Several lists as one, beside devices that are there under the names `present`: a simulated one of a name that is

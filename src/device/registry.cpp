@@ -32,6 +32,11 @@ std::string kind_of_file(const std::filesystem::path& file) {
 
 }  // namespace
 
+std::string shown_name(const DeviceDescription& device) {
+  const bool says_so = device.desc.simulated == 0 || device.name.starts_with("SIM:");
+  return says_so ? device.name : device.name + " SIMULATED";
+}
+
 std::string_view kind_name(int32_t kind) {
   static constexpr std::array<std::string_view, 3> kNames = {"cpu", "gpu", "npu"};
   return kind >= 0 && kind < 3 ? kNames[static_cast<size_t>(kind)] : "unknown";
@@ -76,7 +81,7 @@ void DeviceRegistry::add_plugin(const std::filesystem::path& file) {
                          fmt::format("{}: {} is already driven by another plugin", file.filename().string(), name)});
       continue;
     }
-    devices_.push_back({{name, desc}, plugin->get()});
+    devices_.push_back({{name, desc}, plugin->get(), {}, {}});
   }
   plugins_.push_back(*std::move(plugin));
 }
@@ -123,7 +128,8 @@ Result<DeviceRegistry::Entry> DeviceRegistry::describe(std::string_view family, 
       return Status(status.code(), fmt::format("{}:{}", family, status.message().substr(twice ? text.size() + 2 : 0)));
     }
     desc.label[sizeof desc.label - 1] = '\0';
-    return Entry{{fmt::format("{}:{}", family, spec), desc}, entry.plugin};
+    std::string name = fmt::format("{}:{}", family, spec);
+    return Entry{{name, desc}, entry.plugin, name, {}};
   }
   return error(MOTLEY_NOT_FOUND, "device {}:{} is not there, and no plugin can make it", family, spec);
 }

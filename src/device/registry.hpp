@@ -13,16 +13,22 @@
 
 namespace motley {
 
-// Immutable after scan; safe from any thread. Must outlive the devices opened through it.
+// Immutable once it is scanned and its names are mapped; safe from any thread. Must outlive the devices opened through
+// it.
 class DeviceRegistry {
  public:
   struct Entry {
     DeviceDescription description;
     const Plugin* plugin = nullptr;
+    std::string spec;        // "FAMILY:spec" of a device that is described, not enumerated; else ""
+    std::string stands_for;  // "SIM:gpu-like": of a name that device_map.hpp gave; else ""
   };
 
   // Loads every plugin of the folder. Never fails: what did not load stands in absent().
   static DeviceRegistry scan(const std::filesystem::path& folder);
+
+  // One more name, which no device has.
+  void add(Entry entry) { devices_.push_back(std::move(entry)); }
 
   const std::vector<Entry>& devices() const { return devices_; }
   const std::vector<AbsentDevice>& absent() const { return absent_; }

@@ -83,7 +83,7 @@ Result<MachineFigures> measure(const DeviceRegistry& registry, const Progress& p
 
 Result<MachineFigures> machine_figures(const DeviceRegistry& registry, const Progress& progress, bool again) {
   std::vector<ListedDevice> listed;
-  for (const auto& entry : registry.devices()) listed.push_back({entry.description, entry.plugin, {}, {}});
+  for (const auto& entry : registry.devices()) listed.push_back({entry.description, entry.plugin, {}, entry.spec});
   const CostCache cache(cache_directory() / "costs");
   const std::string machine = machine_digest(listed);
   if (const auto text = again ? std::nullopt : cache.read_text(machine, "devices")) {

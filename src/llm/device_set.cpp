@@ -6,6 +6,7 @@
 #include <array>
 #include <utility>
 
+#include "base/log.hpp"
 #include "device/worker/worker_process.hpp"
 
 namespace motley {
@@ -64,6 +65,11 @@ Result<DeviceSet> DeviceSet::open(std::vector<ListedDevice> listed, const Device
     set.devices_.push_back(std::move(opened));
   }
   RETURN_IF_ERROR(set.take_caps(options.memory_caps));
+  for (const auto& opened : set.devices_) {
+    const DeviceDescription& device = opened->listed.description;
+    if (shown_name(device) != device.name)
+      log_info("{} stands for {}:{}, SIMULATED", device.name, device.desc.family, device.desc.label);
+  }
   return set;
 }
 
@@ -135,6 +141,15 @@ std::vector<NamedDevice> DeviceSet::named() const {
                      (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0});
   }
   return named;
+}
+
+std::vector<std::string> DeviceSet::simulated() const {
+  std::vector<std::string> names;
+  for (const auto& opened : devices_) {
+    const DeviceDescription& description = opened->listed.description;
+    if (description.desc.simulated != 0) names.push_back(description.name);
+  }
+  return names;
 }
 
 std::vector<MeasuredDevice> DeviceSet::measured() const {

@@ -53,6 +53,8 @@ class DeviceSet {
   std::optional<size_t> find(std::string_view name) const;
   // Those that are not lost.
   std::vector<NamedDevice> named() const;
+  // The names of those that are simulated, lost or not.
+  std::vector<std::string> simulated() const;
   std::vector<MeasuredDevice> measured() const;
   // Ends its worker, if it has one: what a device in this process still does (`at_work`) cannot be ended.
   void mark_lost(std::string_view name, bool at_work = false);

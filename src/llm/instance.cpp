@@ -8,6 +8,7 @@
 #include "base/config.hpp"
 #include "base/file.hpp"
 #include "base/log.hpp"
+#include "device/device_map.hpp"
 #include "planner/plan.hpp"
 #include "runtime/kv_request.hpp"
 
@@ -84,7 +85,9 @@ Instance::~Instance() = default;
 Result<std::unique_ptr<Instance>> Instance::open(const InstanceOptions& options) {
   RETURN_IF_ERROR(check_options(options));
   ASSIGN_OR_RETURN(TextModel text, TextModel::load(options.model, {options.engine.max_model_len}));
-  std::unique_ptr<Instance> instance(new Instance(std::move(text), DeviceRegistry::scan(plugin_directory())));
+  DeviceRegistry registry = DeviceRegistry::scan(plugin_directory());
+  RETURN_IF_ERROR(map_devices(options.device_map, &registry));
+  std::unique_ptr<Instance> instance(new Instance(std::move(text), std::move(registry)));
   RETURN_IF_ERROR(instance->load_template(options.chat_template_file));
   RETURN_IF_ERROR(instance->open_devices(options));
   RETURN_IF_ERROR(instance->place(options));

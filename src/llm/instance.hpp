@@ -43,11 +43,13 @@ struct DeviceWork {
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
   double busy_s = 0;
   bool lost = false, in_force = false;  // in_force: the plan uses it
+  bool simulated = false;
 };
 
 struct InstanceOptions {
   std::filesystem::path model;
   std::string devices = "auto";
+  std::string device_map;                         // names that simulated devices have there; device_map.hpp
   std::map<std::string, uint64_t> device_memory;  // bytes that a listed device may use at most
   PlanSettings planning;
   bool isolate = false;  // each device in a worker process of its own

@@ -351,6 +351,7 @@ Status Instance::serve_on_what_is_left(const Status& why) {
   const int64_t began_ns = system_clock().now_ns();
   const Effort effort = left.devices.size() <= kDevicesPlannedFully ? Effort::kFull : Effort::kFirst;
   ASSIGN_OR_RETURN(PlanReport report, plan(known->shape, left, request, effort));
+  report.simulated = devices.simulated();
   ASSIGN_OR_RETURN(const double rate, prefill_rate(known->shape, left, report.placement, runtime_options_.rows_max));
   log_info("planned anew in {:.0f} ms; {:.0f} tokens of prompts per second predicted",
            static_cast<double>(system_clock().now_ns() - began_ns) / 1e6, rate);
@@ -372,7 +373,14 @@ std::vector<std::string> Instance::devices_in_force() const {
   return devices_of(in_force_ ? in_force_->placement : placement_);
 }
 
-std::string Instance::device_text() const { return fmt::format("{}", fmt::join(devices_in_force(), " + ")); }
+std::string Instance::device_text() const {
+  const DeviceSet devices = this->devices();
+  std::vector<std::string> shown = devices_in_force();
+  for (std::string& name : shown) {
+    if (const auto found = devices.find(name)) name = shown_name(devices.listed(*found).description);
+  }
+  return fmt::format("{}", fmt::join(shown, " + "));
+}
 
 std::string Instance::plan_picture() const {
   std::lock_guard lock(mutex_);
@@ -395,7 +403,7 @@ std::vector<DeviceWork> Instance::device_work() {
     const DriverWork& of_steps = done[name];
     work.push_back({name, of_steps.programs, of_steps.rows, of_steps.bytes_moved,
                     static_cast<double>(of_steps.busy_ns) / 1e9, devices.lost(i),
-                    !devices.lost(i) && contains(used, name)});
+                    !devices.lost(i) && contains(used, name), devices.listed(i).description.desc.simulated != 0});
   }
   return work;
 }

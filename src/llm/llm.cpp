@@ -38,6 +38,7 @@ Result<InstanceOptions> instance_options(const LlmOptions& options) {
   InstanceOptions out;
   out.model = options.model;
   out.devices = options.devices;
+  out.device_map = options.device_map;
   if (options.tensor_parallel_size > 1) out.planning.tensor_parallel_size = options.tensor_parallel_size;
   out.kv_cache_dtype = options.kv_cache_dtype;
   out.kv_cache_memory_bytes = options.kv_cache_memory_bytes;

@@ -47,6 +47,7 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   if (settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));
     for (LeftOut& left : measured.left_out) planned.report.left_out.push_back(std::move(left));
+    planned.report.simulated = devices.simulated();
     return planned;
   }
   auto placement = read_plan(text, planned.shape, planned.input, planned.request, planned.identity);
@@ -54,6 +55,7 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   auto report = report_on(planned.shape, planned.input, planned.request, *placement);
   if (!report.ok()) return report.error().annotate(settings.plan_file);
   planned.report = *std::move(report);
+  planned.report.simulated = devices.simulated();
   return planned;
 }
 

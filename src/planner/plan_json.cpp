@@ -261,6 +261,7 @@ std::string to_json(const PlanReport& report, const ModelShape& shape, const Pla
     one["kv_owners"] = stage.kv_owners;
     json["stages"].push_back(std::move(one));
   }
+  if (!report.simulated.empty()) json["simulated"] = report.simulated;
   if (const Lane& lane = report.placement.lanes[0]; lane.micro_batches > 0) json["micro_batches"] = lane.micro_batches;
   for (const PairRoute& pair : report.placement.lanes[0].routes)
     json["routes"].push_back({{"a", pair.a}, {"b", pair.b}, {"route", route_name(pair.route)}});
@@ -289,7 +290,7 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   RETURN_IF_ERROR(check_request(request));
   ASSIGN_OR_RETURN(const hf::JsonValue json, hf::parse_json(text));
   const JsonFields file(json, "");
-  RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "micro_batches", "routes", "predicted",
+  RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "simulated", "micro_batches", "routes", "predicted",
                                     "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out", "alternatives"}));
   RETURN_IF_ERROR(check_identity(file, shape, identity));
   uint64_t tokens = 0;

@@ -94,9 +94,10 @@ void add_stages(const PlanReport& report, const ModelShape& shape, std::string* 
 void add_memory(const PlanReport& report, std::string* out) {
   const size_t width = name_width(report);
   for (const DeviceShare& share : report.devices) {
-    *out += fmt::format("{}  {} of weights{}, {} of KV, {} a step; {} may be used\n", clipped(share.device, width),
+    *out += fmt::format("{}  {} of weights{}, {} of KV, {} a step; {} may be used{}\n", clipped(share.device, width),
                         bytes_text(share.weight_bytes), share.format.empty() ? "" : " (" + share.format + ")",
-                        bytes_text(share.kv_bytes), bytes_text(share.step_bytes), bytes_text(share.usable_bytes));
+                        bytes_text(share.kv_bytes), bytes_text(share.step_bytes), bytes_text(share.usable_bytes),
+                        is_simulated(report, share.device) ? ", SIMULATED" : "");
   }
 }
 
@@ -144,6 +145,10 @@ void add_figures(const PlanReport& report, std::string* out) {
 }
 
 }  // namespace
+
+bool is_simulated(const PlanReport& report, const std::string& device) {
+  return std::find(report.simulated.begin(), report.simulated.end(), device) != report.simulated.end();
+}
 
 double shard_part(const Shard& shard, const ModelShape& shape) {
   const int64_t queries =

@@ -17,4 +17,6 @@ std::string plan_svg(const PlanReport& report, const ModelShape& shape);
 // How much of the stage's work the shard has: the mean of its parts of heads, columns and experts; 0 to 1.
 double shard_part(const Shard& shard, const ModelShape& shape);
 
+bool is_simulated(const PlanReport& report, const std::string& device);
+
 }  // namespace motley

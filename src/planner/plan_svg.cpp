@@ -43,7 +43,8 @@ std::string shard_row(const PlanReport& report, const ModelShape& shape, const S
     out += label(kLeft + kWidth + 12, y + 15,
                  fmt::format("{:.0f} % of the layers' work, busy {:.0f} %, {} weights, {} KV", 100 * part,
                              100 * share.busy, bytes_text(shard.weight_bytes), bytes_text(share.kv_bytes)) +
-                     (shard.partner.empty() ? "" : ", " + shard.partner + " attends"));
+                     (shard.partner.empty() ? "" : ", " + shard.partner + " attends") +
+                     (is_simulated(report, shard.device) ? ", SIMULATED" : ""));
   }
   return out;
 }

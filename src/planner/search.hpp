@@ -43,7 +43,8 @@ struct PlanReport {
   double bound_tokens_per_s = 0, gap = 0;   // 1 - predicted / bound
   uint64_t kv_capacity_tokens = 0;
   uint32_t layers = 0;
-  std::vector<DeviceShare> devices;  // used, in the input's order
+  std::vector<DeviceShare> devices;    // used, in the input's order
+  std::vector<std::string> simulated;  // names of devices that are, and are shown as such; whoever plans knows them
   std::vector<StageTime> stages;
   std::vector<LeftOut> left_out;
   std::vector<Alternative> alternatives;  // at most three, each of other devices, best first

@@ -122,15 +122,23 @@ class Product {
   QueueHandle queue_;  // last: waits for what is enqueued
 };
 
+// The first type that the device packs of those that are not quantised.
+Result<const DtypeInfo*> plain_dtype(uint64_t weight_dtypes) {
+  for (const int32_t id : {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16}) {
+    if ((weight_dtypes >> id & 1) != 0) return find_dtype(id);
+  }
+  return error(MOTLEY_UNIMPLEMENTED, "it packs neither F32 nor F16 nor BF16");
+}
+
 }  // namespace
 
 Result<DeviceFigures> measure_figures(const Device& device, uint64_t weight_dtypes) {
   DeviceFigures figures;
-  const DtypeInfo& f32 = *find_dtype(MOTLEY_F32);
-  ASSIGN_OR_RETURN(const auto wide, Product::create(device, f32, kWideRows, kWideCols, 1));
+  ASSIGN_OR_RETURN(const DtypeInfo* plain, plain_dtype(weight_dtypes));
+  ASSIGN_OR_RETURN(const auto wide, Product::create(device, *plain, kWideRows, kWideCols, 1));
   ASSIGN_OR_RETURN(const double wide_ns, wide->time_ns());
-  figures.gb_per_s = static_cast<double>(kWideRows * kWideCols) * sizeof(float) / wide_ns;
-  ASSIGN_OR_RETURN(const auto small, Product::create(device, f32, 16, 64, 1));
+  figures.gb_per_s = static_cast<double>(kWideRows * kWideCols) * static_cast<double>(plain->block_bytes) / wide_ns;
+  ASSIGN_OR_RETURN(const auto small, Product::create(device, *plain, 16, 64, 1));
   ASSIGN_OR_RETURN(const double small_ns, small->time_ns());
   figures.dispatch_us = small_ns / 1e3;
   for (const int32_t id : {MOTLEY_F32, MOTLEY_F16, MOTLEY_BF16, MOTLEY_Q8_0, MOTLEY_Q4_0, MOTLEY_Q4_K}) {

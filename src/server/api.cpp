@@ -270,6 +270,7 @@ Json Api::devices_json() const {
   for (const DeviceCounters& device : device_list()) {
     list.push_back({{"name", device.device},
                     {"state", device.state},
+                    {"simulated", device.simulated},
                     {"programs", device.programs},
                     {"rows", device.rows},
                     {"bytes_moved", device.bytes_moved},

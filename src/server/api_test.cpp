@@ -285,7 +285,7 @@ TEST(Operations, ContextAfterAReplacement_IsTheOneInForce) {
 StackOptions with_devices(std::function<Result<DevicesAdded>(const std::vector<std::string>&)> add) {
   StackOptions options;
   options.server.devices.list = [] {
-    return std::vector<DeviceCounters>{{"CPU:0", "serving", 3, 5, 64, 0.5}, {"GPU:0", "lost", 1, 1, 0, 0}};
+    return std::vector<DeviceCounters>{{"CPU:0", "serving", 3, 5, 64, 0.5}, {"GPU:0", "lost", 1, 1, 0, 0, true}};
   };
   options.server.devices.add = std::move(add);
   return options;
@@ -295,10 +295,14 @@ TEST(Devices, Get_ListsThemWithWhatTheyDid) {
   const Stack stack(with_devices(nullptr));
   const Json data = Json::parse(stack.get("/v1/devices").body)["data"];
   ASSERT_EQ(data.size(), 2u);
-  EXPECT_EQ(data[0], Json::parse(R"({"name":"CPU:0","state":"serving","programs":3,"rows":5,"bytes_moved":64,
+  EXPECT_EQ(data[0],
+            Json::parse(R"({"name":"CPU:0","state":"serving","simulated":false,"programs":3,"rows":5,"bytes_moved":64,
                                      "busy_s":0.5})"));
   EXPECT_EQ(data[1]["state"], "lost");
-  EXPECT_NE(stack.get("/metrics").body.find("motley:device_programs_total{"), std::string::npos);
+  EXPECT_EQ(data[1]["simulated"], true);
+  const std::string metrics = stack.get("/metrics").body;
+  EXPECT_NE(metrics.find("device=\"CPU:0\"} 3"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("device=\"GPU:0\",simulated=\"true\"} 1"), std::string::npos) << metrics;
 }
 
 TEST(Devices, Post_AddsOneOrAListAndTellsTheNote) {

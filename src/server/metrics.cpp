@@ -139,7 +139,9 @@ void add_devices(Page& page, const std::vector<DeviceCounters>& devices) {
     if (devices.empty()) return;
     page.head(series.name, "counter", series.help);
     for (const DeviceCounters& device : devices)
-      page.sample(series.name, series.value(device), fmt::format("device=\"{}\"", escape_label(device.device)));
+      page.sample(
+          series.name, series.value(device),
+          fmt::format("device=\"{}\"{}", escape_label(device.device), device.simulated ? ",simulated=\"true\"" : ""));
   }
 }
 

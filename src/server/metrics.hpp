@@ -22,6 +22,7 @@ struct DeviceCounters {
   std::string state;  // "serving", "idle" or "lost"
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
   double busy_s = 0;
+  bool simulated = false;  // its series have a label that says so
 };
 
 struct MetricsInput {
