@@ -74,10 +74,10 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement, s
   description_.positions_max = options_.positions_max == 0 ? config.context_length : options_.positions_max;
   description_.slots = kSlots;
   const auto ways = static_cast<uint32_t>(ways_.size());
-  description_.lookahead = stages == 1 && ways == 1 ? 1 : 0;
-  description_.pipeline = stages == 1 || from.micro_batches == 0 ? stages * ways : from.micro_batches;
+  description_.pools.push_back({placement.block_size, from.kv_blocks});
   LaneDescription lane;
-  lane.pool = {placement.block_size, from.kv_blocks};
+  lane.lookahead = stages == 1 && ways == 1 ? 1 : 0;
+  lane.pipeline = stages == 1 || from.micro_batches == 0 ? stages * ways : from.micro_batches;
   lane.rows_max = options_.rows_max;
   for (const LanePart& part : parts) {
     const NamedDevice* device = find_device(devices, part.device);
@@ -106,7 +106,7 @@ DriverOptions RuntimeExecutor::driver_options(const NamedDevice& device) const {
   options.cores = device.cores;
   options.logit_rows_max = options_.logit_rows_max;
   options.slots = kSlots;
-  options.steps_ahead = description_.lookahead;
+  options.steps_ahead = description_.lanes[0].lookahead;
   options.virtual_time = options_.virtual_time;
   options.simulated = device.simulated;
   options.trace = options_.trace;
@@ -177,7 +177,7 @@ Status RuntimeExecutor::admit(const StepPlan& plan) {
   {
     std::lock_guard lock(mutex_);
     if (!lost_.ok()) return lost_;
-    if (under_way_ >= description_.lookahead + description_.pipeline)
+    if (under_way_ >= description_.lanes[0].lookahead + description_.lanes[0].pipeline)
       return invalid_argument("{} steps are under way already", under_way_);
   }
   return check_step(plan, description_, {description_.lanes[0].rows_max, options_.logit_rows_max});
@@ -193,7 +193,7 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   flight->submitted_ns = clock_.now_ns();
   const Status admitted = admit(flight->plan);
   if (admitted.ok()) {
-    flight->prepare(description_.lanes[0].pool.block_size, kSlots);
+    flight->prepare(description_.pools[0].block_size, kSlots);
   } else {
     flight->fail(admitted);
     flight->refused = true;
@@ -203,7 +203,7 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
     flight->limit_ns = options_.step_limit_ns(rows, reads);
     longest_limit_ns_ = std::max(longest_limit_ns_, flight->limit_ns);
     const auto drivers = static_cast<int64_t>(ways_.size() * ways_[0].size());
-    const int64_t parts = drivers * (description_.lookahead + description_.pipeline);
+    const int64_t parts = drivers * (description_.lanes[0].lookahead + description_.lanes[0].pipeline);
     flight->patience_ns = (parts + 1) * longest_limit_ns_;
   }
   const auto& way = ways_[std::exchange(next_way_, (next_way_ + 1) % ways_.size())];

@@ -204,7 +204,7 @@ class Reader {
         const uint32_t rows = std::min(left, 11u);
         flying.emplace_back(s, executor.submit(plan(++step, s, texts[s], computed[s], rows, rows == left)));
         computed[s] += rows;
-        if (description.pipeline > 1) continue;
+        if (description.lanes[0].pipeline > 1) continue;
         take(&flying, &drawn, &texts);
       }
       take(&flying, &drawn, &texts);
