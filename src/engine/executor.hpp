@@ -14,7 +14,7 @@
 
 namespace motley {
 
-// The KV blocks of one lane. Ids run from 0 to blocks - 1.
+// The KV blocks of one pool. Ids run from 0 to blocks - 1, in each pool anew.
 struct KvPoolDescription {
   uint32_t block_size = 0;  // positions
   uint32_t blocks = 0;
@@ -29,22 +29,29 @@ struct StepCost {
   }
 };
 
-// A way through the stages, with one KV pool (its capacity is that of its tightest stage).
+// Which rows a lane runs. kPrefill: those of text that is known, up to the row that draws the sequence's next token
+// (after a preemption or a loss: of its generated tokens, too). kDecode: those that come after, one for each token.
+enum class LaneRole : uint8_t { kBoth, kPrefill, kDecode };
+
+// A way through the stages. Its steps run one behind the other in the order of submission, and beside those of other
+// lanes.
 struct LaneDescription {
-  KvPoolDescription pool;
+  uint32_t pool = 0;  // index into ExecutorDescription::pools; lanes may share one (the tightest stage bounds it)
+  LaneRole role = LaneRole::kBoth;
   StepCost cost;
   uint32_t rows_max = 0;          // of one step
-  std::vector<uint32_t> buckets;  // row counts that cost no padding; empty = any
+  std::vector<uint32_t> buckets;  // row counts that cost no padding, ascending; empty = any
+  uint32_t lookahead = 0;         // further steps of the same sequence that may be submitted before the first is done
+  uint32_t pipeline = 1;          // steps of disjoint sequences that may be under way together
 };
 
 struct ExecutorDescription {
   Epoch epoch = 0;
-  std::vector<LaneDescription> lanes;
+  std::vector<KvPoolDescription> pools;
+  std::vector<LaneDescription> lanes;  // the preferred one first
   uint32_t vocab_size = 0;
   uint32_t positions_max = 0;  // longest sequence
   uint32_t slots = 0;          // token slots; ids 0 .. slots - 1
-  uint32_t lookahead = 0;      // further steps of the same sequence that may be submitted before the first is done
-  uint32_t pipeline = 1;       // steps of disjoint sequences that may be under way together
 };
 
 // One sequence's part of a step: rows [row_begin, row_begin + row_count) at positions context - row_count .. context
@@ -57,7 +64,8 @@ struct PlanSequence {
   uint32_t logits_begin = 0, logits_count = 0;  // into StepPlan::logit_rows
 };
 
-// Which tokens run. Row r: tokens[r], or, where token_slots[r] >= 0, the token that an earlier step put in that slot.
+// Which tokens run. Row r: tokens[r], or, where token_slots[r] >= 0, the token that an earlier step of the same lane
+// put in that slot.
 struct StepPlan {
   Epoch epoch = 0;
   StepId step = 0;
@@ -95,7 +103,8 @@ struct StepResult {
   int64_t busy_ns = 0;               // from start on the device to end
 };
 
-// Thread-safety: one thread calls; results may be set on any thread. Futures of one lane become ready in step order.
+// Thread-safety: one thread calls; results may be set on any thread. Futures of one lane become ready in step order,
+// those of different lanes in any. A sequence has steps under way in one lane at a time, and its blocks in one pool.
 // Destroying an executor waits for the steps under way.
 class Executor {
  public:

@@ -26,7 +26,7 @@ Scheduler::Scheduler(const SchedulerConfig& config, Sink sink, BlockPool::Hash h
     : config_(config),
       sink_(std::move(sink)),
       hash_(hash),
-      pool_(config.lane.pool.blocks, config.lane.pool.block_size, config.options.enable_prefix_caching, hash),
+      pool_(config.pool.blocks, config.pool.block_size, config.options.enable_prefix_caching, hash),
       budget_(config.lane.cost, config.chosen_budget ? 0 : config.options.max_num_batched_tokens, config.lane.rows_max),
       waiting_(RankLess{config.options.policy == SchedulingPolicy::kPriority}) {
   make_slots();
@@ -410,7 +410,7 @@ Status Scheduler::discard(const StepResult& result) {
 uint64_t Scheduler::restart(const SchedulerConfig& config) {
   CHECK(in_flight_.empty(), "a restart with {} steps under way", in_flight_.size());
   config_ = config;
-  pool_ = BlockPool(config.lane.pool.blocks, config.lane.pool.block_size, config.options.enable_prefix_caching, hash_);
+  pool_ = BlockPool(config.pool.blocks, config.pool.block_size, config.options.enable_prefix_caching, hash_);
   budget_ = StepBudget(config.lane.cost, config.chosen_budget ? 0 : config.options.max_num_batched_tokens,
                        config.lane.rows_max);
   make_slots();

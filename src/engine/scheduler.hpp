@@ -29,6 +29,7 @@ struct SchedulerConfig {
   bool chosen_budget = false;  // max_num_batched_tokens was left to us
   Epoch epoch = 0;
   LaneDescription lane;
+  KvPoolDescription pool;
   uint32_t vocab_size = 0;
   uint32_t slots_each = 0;  // token slots of a running sequence; 0 = none
   uint32_t lookahead = 0;

@@ -13,17 +13,20 @@ Status check_description(const ExecutorDescription& executor) {
     return error(MOTLEY_UNIMPLEMENTED, "engine: the executor offers {} lanes; this engine drives exactly one",
                  executor.lanes.size());
   const LaneDescription& lane = executor.lanes.front();
-  if (lane.pool.block_size == 0 || lane.pool.blocks == 0 || lane.rows_max == 0 || executor.vocab_size == 0 ||
+  if (lane.pool >= executor.pools.size())
+    return invalid_argument("engine: a lane has pool {} of {}", lane.pool, executor.pools.size());
+  const KvPoolDescription& pool = executor.pools[lane.pool];
+  if (pool.block_size == 0 || pool.blocks == 0 || lane.rows_max == 0 || executor.vocab_size == 0 ||
       executor.positions_max < 2)
     return invalid_argument(
         "engine: the executor describes block_size {}, blocks {}, rows_max {}, vocab_size {}, positions_max {}: none "
         "may be 0, and positions at least 2",
-        lane.pool.block_size, lane.pool.blocks, lane.rows_max, executor.vocab_size, executor.positions_max);
+        pool.block_size, pool.blocks, lane.rows_max, executor.vocab_size, executor.positions_max);
   return ok_status();
 }
 
 Status resolve_length(EngineOptions& options, const ExecutorDescription& executor) {
-  const KvPoolDescription& pool = executor.lanes.front().pool;
+  const KvPoolDescription& pool = executor.pools[executor.lanes.front().pool];
   const uint64_t capacity = static_cast<uint64_t>(pool.blocks) * pool.block_size;
   if (options.max_model_len == 0) {
     options.max_model_len = static_cast<uint32_t>(std::min<uint64_t>(executor.positions_max, capacity));
@@ -72,8 +75,9 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
   config.epoch = executor.epoch;
   config.lane = executor.lanes.front();
   config.vocab_size = executor.vocab_size;
-  config.pipeline = std::max(executor.pipeline, 1u);
-  config.lookahead = executor.slots > executor.lookahead ? executor.lookahead : 0;
+  config.pool = executor.pools[config.lane.pool];
+  config.pipeline = std::max(config.lane.pipeline, 1u);
+  config.lookahead = executor.slots > config.lane.lookahead ? config.lane.lookahead : 0;
   config.slots_each = config.lookahead > 0 ? config.lookahead + 1 : 0;
   config.steps_max = config.pipeline + config.lookahead;
   EngineOptions& resolved = config.options;
@@ -94,7 +98,8 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
 Result<SchedulerConfig> resolve_replacement(const ExecutorDescription& executor, const EngineOptions& options) {
   RETURN_IF_ERROR(check_description(executor));
   const LaneDescription& lane = executor.lanes.front();
-  const uint64_t capacity = static_cast<uint64_t>(lane.pool.blocks) * lane.pool.block_size;
+  const KvPoolDescription& pool = executor.pools[lane.pool];
+  const uint64_t capacity = static_cast<uint64_t>(pool.blocks) * pool.block_size;
   const auto length_max = static_cast<uint32_t>(std::min<uint64_t>(executor.positions_max, capacity));
   EngineOptions lowered = options;  // a 0 stays: it is chosen anew
   lowered.max_num_batched_tokens = std::min(options.max_num_batched_tokens, lane.rows_max);

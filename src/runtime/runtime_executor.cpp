@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -31,35 +32,79 @@ Result<uint64_t> step_bytes(const Model& model, const Device& device, const Runt
   return workspace + sizeof(float) * (rows * model.config().hidden + logit_rows * model.config().vocab_size);
 }
 
+namespace {
+
+LaneRole role_of(const Lane& lane) {
+  if (lane.prefills && lane.decodes) return LaneRole::kBoth;
+  return lane.prefills ? LaneRole::kPrefill : LaneRole::kDecode;
+}
+
+// Who keeps which KV heads of which layers.
+std::set<std::string> holders_of(const Lane& lane) {
+  std::set<std::string> holders;
+  for (const Stage& stage : lane.stages) {
+    for (const Shard& shard : stage.shards) {
+      for (const UnitRange& heads : shard.kv_heads)
+        holders.insert(fmt::format("{} layers {}-{} heads {}-{}", shard.kv_owner(), stage.layer_begin, stage.layer_end,
+                                   heads.begin, heads.end));
+    }
+  }
+  return holders;
+}
+
+// Lanes of one pool are told apart by what they compute alone.
+Status check_pools(const Placement& placement) {
+  for (size_t i = 0; i < placement.lanes.size(); ++i) {
+    const Lane& lane = placement.lanes[i];
+    if (!lane.prefills && !lane.decodes) return invalid_argument("lane {} neither prefills nor decodes", i);
+    for (size_t j = 0; j < i; ++j) {
+      const Lane& other = placement.lanes[j];
+      if (other.pool != lane.pool) continue;
+      if (other.kv_blocks != lane.kv_blocks || holders_of(other) != holders_of(lane))
+        return invalid_argument("lanes {} and {} share pool {}, but not its owners, heads and blocks", j, i, lane.pool);
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace
+
 Result<std::unique_ptr<RuntimeExecutor>> RuntimeExecutor::create(const Model& model, const Placement& placement,
                                                                  std::span<const NamedDevice> devices,
                                                                  const RuntimeOptions& options, const Clock& clock) {
+  if (placement.lanes.empty()) return invalid_argument("a placement without lanes");
+  RETURN_IF_ERROR(check_pools(placement));
   std::unique_ptr<RuntimeExecutor> runtime(new RuntimeExecutor(model, options, clock));
   for (size_t lane = 0; lane < placement.lanes.size(); ++lane) {
     ASSIGN_OR_RETURN(runtime->lanes_.emplace_back(),
                      LaneRunner::create(model, placement, lane, devices, options, runtime->holdings_.get(), clock));
   }
-  RETURN_IF_ERROR(runtime->describe(model, placement));
+  runtime->describe(model, placement);
   runtime->start();
   return runtime;
 }
 
-Status RuntimeExecutor::describe(const Model& model, const Placement& placement) {
+void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
   const ModelConfig& config = model.config();
-  if (lanes_.size() != 1) return error(MOTLEY_UNIMPLEMENTED, "placements of {} lanes are not built yet", lanes_.size());
   description_.epoch = placement.epoch;
   description_.vocab_size = config.vocab_size;
   description_.positions_max = options_.positions_max == 0 ? config.context_length : options_.positions_max;
   description_.slots = kTokenSlots;
-  description_.lookahead = lanes_[0]->lookahead();
-  description_.pipeline = lanes_[0]->pipeline();
-  LaneDescription lane;
-  lane.pool = {placement.block_size, placement.lanes[0].kv_blocks};
-  lane.rows_max = options_.rows_max;
-  lane.buckets = lanes_[0]->buckets();
-  description_.lanes.push_back(lane);
+  std::map<uint32_t, uint32_t> pools;  // as the placement counts them, as the description does
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    const Lane& from = placement.lanes[i];
+    const auto [pool, is_new] = pools.emplace(from.pool, static_cast<uint32_t>(description_.pools.size()));
+    if (is_new) description_.pools.push_back({placement.block_size, from.kv_blocks});
+    LaneDescription lane;
+    lane.pool = pool->second;
+    lane.role = role_of(from);
+    lane.rows_max = options_.rows_max;
+    lane.buckets = lanes_[i]->buckets();
+    lane.lookahead = lanes_[i]->lookahead();
+    lane.pipeline = lanes_[i]->pipeline();
+    description_.lanes.push_back(std::move(lane));
+  }
   states_.resize(lanes_.size());
-  return ok_status();
 }
 
 void RuntimeExecutor::start() {
@@ -129,7 +174,7 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   flight->submitted_ns = clock_.now_ns();
   const Status admitted = admit(flight->plan);
   if (admitted.ok()) {
-    flight->prepare(description_.lanes[lane].pool.block_size, kTokenSlots);
+    flight->prepare(description_.pools[description_.lanes[lane].pool].block_size, kTokenSlots);
   } else {
     flight->fail(admitted);
     flight->refused = true;

@@ -73,7 +73,7 @@ class RuntimeExecutor : public Executor {
       : options_(options),
         clock_(clock),
         holdings_(options.holdings != nullptr ? options.holdings : std::make_shared<Holdings>(model)) {}
-  Status describe(const Model& model, const Placement& placement);
+  void describe(const Model& model, const Placement& placement);
   void start();
   Status admit(const StepPlan& plan);
   Status health() const;

@@ -115,7 +115,7 @@ Status check_step(const StepPlan& plan, const ExecutorDescription& description, 
     return invalid_argument("{} logit rows; a step takes up to {}", plan.logit_rows.size(), limits.logit_rows);
   }
   RETURN_IF_ERROR(check_rows(plan, description));
-  RETURN_IF_ERROR(check_sequences(plan, description.lanes[plan.lane].pool));
+  RETURN_IF_ERROR(check_sequences(plan, description.pools[description.lanes[plan.lane].pool]));
   return check_samples(plan, description);
 }
 

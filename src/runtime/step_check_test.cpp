@@ -16,8 +16,8 @@ ExecutorDescription description() {
   made.vocab_size = 100;
   made.positions_max = 64;
   made.slots = 4;
+  made.pools = {{16, 8}};
   made.lanes.resize(1);
-  made.lanes[0].pool = {16, 8};
   return made;
 }
 

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <random>
 #include <string_view>
@@ -182,7 +183,11 @@ struct Drawn {
 // Two sequences prefilled in chunks, then decoded greedily, with as many steps under way as the executor takes.
 class Reader {
  public:
-  explicit Reader(const Model& model) : vocab_(model.config().vocab_size) {
+  // Which lane runs a step of sequence 0 or 1, of a prompt's rows or not.
+  using LaneOf = std::function<uint32_t(size_t, bool)>;
+  explicit Reader(
+      const Model& model, LaneOf lane_of = [](size_t, bool) { return 0u; })
+      : vocab_(model.config().vocab_size), lane_of_(std::move(lane_of)) {
     std::mt19937 random(3);
     for (auto& prompt : prompts_) {
       prompt.resize(21 + random() % 8);
@@ -204,7 +209,7 @@ class Reader {
         const uint32_t rows = std::min(left, 11u);
         flying.emplace_back(s, executor.submit(plan(++step, s, texts[s], computed[s], rows, rows == left)));
         computed[s] += rows;
-        if (description.pipeline > 1) continue;
+        if (description.lanes[0].pipeline > 1) continue;
         take(&flying, &drawn, &texts);
       }
       take(&flying, &drawn, &texts);
@@ -217,6 +222,7 @@ class Reader {
     StepPlan made;
     made.epoch = 1;
     made.step = step;
+    made.lane = lane_of_(s, begin < prompts_[s].size());
     for (uint32_t r = 0; r < rows; ++r) {
       made.tokens.push_back(text[begin + r]);
       made.positions.push_back(static_cast<int32_t>(begin + r));
@@ -251,6 +257,7 @@ class Reader {
   }
 
   const uint32_t vocab_;
+  const LaneOf lane_of_;
   std::array<std::vector<TokenId>, 2> prompts_;
 };
 
@@ -299,6 +306,89 @@ TEST(PlacementBuckets, CompiledForRowCounts_SayWhatAnyRowsSay) {
       }
     }
   }
+}
+
+// Lanes of a stage each: D0 alone; D0 with D1 attending; D1 alone.
+Placement lanes_of(const Model& model, const std::vector<std::pair<StageSpec, uint32_t>>& lanes) {
+  Placement placement;
+  for (const auto& [stage, first] : lanes) {
+    Placement one = place(model, {"", {stage}});
+    for (Shard& shard : one.lanes[0].stages[0].shards) {
+      const auto moved = [&](const std::string& name) {
+        return "D" + std::to_string(std::stoul(name.substr(1)) + first);
+      };
+      shard.device = moved(shard.device);
+      if (!shard.partner.empty()) shard.partner = moved(shard.partner);
+    }
+    if (placement.lanes.empty()) {
+      placement = std::move(one);
+    } else {
+      placement.lanes.push_back(std::move(one.lanes[0]));
+    }
+  }
+  return placement;
+}
+
+const StageSpec kAlone = {1, {1}, {1}, {1}, {1}};
+const StageSpec kAttended = {1, {1, 0}, {1, 0}, {0, 1}, {1, 0}, false, {1, 1}};
+
+void expect_same(const std::array<std::vector<Drawn>, 2>& want, const std::array<std::vector<Drawn>, 2>& got) {
+  for (size_t s = 0; s < 2; ++s) {
+    ASSERT_EQ(got[s].size(), want[s].size());
+    for (size_t i = 0; i < want[s].size(); ++i) {
+      ASSERT_EQ(got[s][i].id, want[s][i].id) << "sequence " << s << " token " << i;
+      for (size_t k = 0; k < want[s][i].top.size(); ++k)
+        ASSERT_NEAR(got[s][i].top[k].logprob, want[s][i].top[k].logprob, 2e-4) << "token " << i << " rank " << k;
+    }
+  }
+}
+
+std::array<std::vector<Drawn>, 2> run_lanes(const Model& model, const Placement& placement,
+                                            const Reader::LaneOf& lane_of, uint64_t* weight_bytes) {
+  const Devices devices("REF:0", kDevices, true);
+  RuntimeOptions options;
+  options.rows_max = 32;
+  options.logit_rows_max = 4;
+  auto executor = RuntimeExecutor::create(model, placement, devices.named(), options);
+  CHECK(executor.ok(), "{}", executor.error().message());
+  auto drawn = Reader(model, lane_of).read(**executor);
+  *weight_bytes = 0;
+  for (const DriverReport& report : (*executor)->reports()) *weight_bytes += report.weight_bytes;
+  return drawn;
+}
+
+// A sequence on the device alone, the other with its KV on the partner, at the same time; the weights are there once.
+TEST(PlacementLanes, KvOfTwoOwners_SaysWhatOneDeviceSays) {
+  const RandomModel random(spec_of("llama", 3));
+  const Model& model = random.model();
+  uint64_t alone_bytes = 0, bytes = 0;
+  const auto want = run_lanes(
+      model, place(model, {"whole", {kAlone}}), [](size_t, bool) { return 0u; }, &alone_bytes);
+  Placement placement = lanes_of(model, {{kAlone, 0}, {kAttended, 0}});
+  placement.lanes[1].pool = 1;
+  placement.lanes[1].kv_blocks = 2 * kBlocks;
+  const auto got = run_lanes(
+      model, placement, [](size_t s, bool) { return static_cast<uint32_t>(s); }, &bytes);
+  expect_same(want, got);
+  EXPECT_LT(bytes, alone_bytes * 3 / 2);  // the partner has the vocabulary, too
+}
+
+// One device computes prompts, another attends for it and generates: the KV is there once.
+TEST(PlacementLanes, Roles_ShareThePool) {
+  const RandomModel random(spec_of("llama", 3));
+  const Model& model = random.model();
+  uint64_t bytes = 0;
+  const auto want = run_lanes(
+      model, place(model, {"whole", {kAlone}}), [](size_t, bool) { return 0u; }, &bytes);
+  Placement placement = lanes_of(model, {{kAttended, 0}, {kAlone, 1}});
+  placement.lanes[0].decodes = placement.lanes[1].prefills = false;
+  const auto got = run_lanes(
+      model, placement, [](size_t, bool prompt) { return prompt ? 0u : 1u; }, &bytes);
+  expect_same(want, got);
+  placement.lanes[1].kv_blocks += 1;
+  const Devices devices("REF:0", kDevices, true);
+  const auto refused = RuntimeExecutor::create(model, placement, devices.named(), {});
+  EXPECT_EQ(refused.error().code(), MOTLEY_INVALID_ARGUMENT);
 }
 
 // All pairs over Gloo, or only those of different stages, or only those of one.

@@ -67,7 +67,7 @@ std::vector<DeviceUse> VirtualRun::uses() const {
 Served VirtualRun::serve(const Load& load) {
   ExecutorDescription description = executor_->describe();
   // A device alone begins its next step when the host gets to it, which no virtual time tells: one at a time.
-  description.lookahead = 0;
+  for (LaneDescription& lane : description.lanes) lane.lookahead = 0;
   EngineOptions options;
   options.max_num_seqs = load.concurrency;
   options.max_num_batched_tokens = load.step_rows;

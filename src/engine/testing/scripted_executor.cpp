@@ -38,15 +38,17 @@ ScriptedExecutor::~ScriptedExecutor() {
 ExecutorDescription ScriptedExecutor::describe() const {
   ExecutorDescription d;
   d.epoch = options_.epoch;
-  d.lanes.push_back({.pool = {.block_size = options_.block_size, .blocks = options_.blocks},
+  d.pools.push_back({.block_size = options_.block_size, .blocks = options_.blocks});
+  d.lanes.push_back({.pool = 0,
+                     .role = LaneRole::kBoth,
                      .cost = options_.cost,
                      .rows_max = options_.rows_max,
-                     .buckets = {}});
+                     .buckets = {},
+                     .lookahead = options_.lookahead,
+                     .pipeline = options_.pipeline});
   d.vocab_size = options_.vocab_size;
   d.positions_max = options_.positions_max;
   d.slots = options_.slots;
-  d.lookahead = options_.lookahead;
-  d.pipeline = options_.pipeline;
   return d;
 }
 
