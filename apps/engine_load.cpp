@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <random>
@@ -13,8 +12,7 @@
 namespace motley::apps {
 namespace {
 
-constexpr uint64_t kPromptTokensMax = 1ull << 28;   // of all prompts of a load, 1 GiB of ids
-constexpr std::chrono::milliseconds kLookEvery{5};  // at the KV in use
+constexpr uint64_t kPromptTokensMax = 1ull << 28;  // of all prompts of a load, 1 GiB of ids
 
 double seconds_between(int64_t begin_ns, int64_t end_ns) { return static_cast<double>(end_ns - begin_ns) * 1e-9; }
 
@@ -44,11 +42,16 @@ struct Engines::Progress {
     uint64_t tokens = 0;
     Status status;
   };
-  Progress(size_t requests, size_t engines) : answers(requests), left(engines) {}
+  // Of one engine: on its thread, but for `left`.
+  struct Counts {
+    std::atomic<int64_t> left{0};  // tokens to come, of prompts and answers
+    uint64_t blocks = 0, blocks_peak = 0;
+  };
+  Progress(size_t requests, size_t engines) : answers(requests), engines(engines) {}
 
   std::vector<Answer> answers;
-  std::vector<std::atomic<int64_t>> left;  // [engine] tokens, of prompts and answers
-  std::mutex mutex;                        // guards what follows
+  std::vector<Counts> engines;
+  std::mutex mutex;  // guards what follows
   std::condition_variable changed;
   std::vector<size_t> ended;
 };
@@ -61,7 +64,7 @@ Result<std::unique_ptr<Engines>> Engines::open(const OpenPlan& plan, std::span<c
     RuntimeOptions runtime = plan.runtime;
     ASSIGN_OR_RETURN(runtime.step_limit_ns,
                      step_limit(plan.planned.shape, plan.planned.input, report.placement, runtime.rows_max));
-    Member member{&report, nullptr, nullptr, 0};
+    Member member{&report, nullptr, nullptr};
     ASSIGN_OR_RETURN(member.runtime, RuntimeExecutor::create(*plan.model, report.placement, named, runtime));
     ASSIGN_OR_RETURN(member.engine, Engine::create(*member.runtime, options, system_clock(), nullptr, runtime.trace));
     engines->members_.push_back(std::move(member));
@@ -73,7 +76,7 @@ size_t Engines::least_busy(const Progress& progress, uint64_t work) const {
   size_t best = 0;
   double best_s = 0;
   for (size_t i = 0; i < members_.size(); ++i) {
-    const double s = (static_cast<double>(progress.left[i].load()) + static_cast<double>(work)) /
+    const double s = (static_cast<double>(progress.engines[i].left.load()) + static_cast<double>(work)) /
                      std::max(members_[i].report->predicted.tokens_per_s, 1e-9);
     if (i == 0 || s < best_s) best = i, best_s = s;
   }
@@ -89,28 +92,32 @@ Status Engines::submit(const EngineLoad& load, size_t index, const std::shared_p
   request.use_prefix_cache = false;
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const size_t to = least_busy(*progress, request.prompt.size() + load.output_len);
-  request.on_update = [progress, index, to, prompt](const RequestUpdate& update) {
+  const uint32_t block = members_[to].report->placement.block_size;
+  request.on_update = [progress, index, to, prompt, block](const RequestUpdate& update) {
     Progress::Answer& answer = progress->answers[index];
+    Progress::Counts& counts = progress->engines[to];
+    const auto blocks = [&] {
+      return answer.tokens == 0 ? 0 : (static_cast<uint64_t>(prompt) + answer.tokens - 1) / block + 1;
+    };
     if (!update.tokens.empty()) {
+      const uint64_t held = blocks();
       answer.last_ns = system_clock().now_ns();
-      if (answer.tokens == 0) answer.first_ns = answer.last_ns, progress->left[to] -= prompt;
+      if (answer.tokens == 0) answer.first_ns = answer.last_ns, counts.left -= prompt;
       answer.tokens += update.tokens.size();
-      progress->left[to] -= static_cast<int64_t>(update.tokens.size());
+      counts.left -= static_cast<int64_t>(update.tokens.size());
+      counts.blocks += blocks() - held;
+      counts.blocks_peak = std::max(counts.blocks_peak, counts.blocks);
     }
     if (!update.finished) return;
+    counts.blocks -= blocks();
     answer.status = update.status;
     std::lock_guard lock(progress->mutex);
     progress->ended.push_back(index);
     progress->changed.notify_one();
   };
-  progress->left[to] += prompt + load.output_len;
+  progress->engines[to].left += prompt + load.output_len;
   progress->answers[index].sent_ns = system_clock().now_ns();
   return members_[to].engine->submit(std::move(request)).error();
-}
-
-void Engines::look_at_kv() {
-  for (Member& member : members_)
-    member.blocks_peak = std::max(member.blocks_peak, member.engine->stats().kv_blocks_used);
 }
 
 std::vector<DriverReport> Engines::work() const {
@@ -122,10 +129,12 @@ std::vector<DriverReport> Engines::work() const {
 }
 
 // `before`: work() at the beginning of the run; the drivers are the same.
-std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, double seconds, uint64_t tokens) const {
+std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,
+                                     uint64_t tokens) const {
   std::vector<DeviceUse> uses;
   size_t at = 0;
-  for (const Member& member : members_) {
+  for (size_t m = 0; m < members_.size(); ++m) {
+    const Member& member = members_[m];
     const uint32_t blocks = std::max(member.report->placement.lanes[0].kv_blocks, 1u);
     for (const DriverReport& after : member.runtime->reports()) {
       const DriverWork& began = before[at++].work;
@@ -138,7 +147,7 @@ std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, do
       for (const DeviceShare& share : member.report->devices) {
         if (share.device != use.device) continue;
         use.step_bytes = share.step_bytes;
-        use.kv_bytes = share.kv_bytes / blocks * member.blocks_peak;
+        use.kv_bytes = share.kv_bytes / blocks * progress.engines[m].blocks_peak;
       }
       uses.push_back(std::move(use));
     }
@@ -147,8 +156,7 @@ std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, do
 }
 
 Result<LoadSeen> Engines::run(const EngineLoad& load) {
-  for (Member& member : members_) {
-    member.blocks_peak = 0;
+  for (const Member& member : members_) {
     for (const auto& prompt : load.prompts) {
       if (prompt.size() + load.output_len <= member.engine->max_model_len()) continue;
       return invalid_argument("{} tokens of a request are beyond the context of {}", prompt.size() + load.output_len,
@@ -165,12 +173,11 @@ Result<LoadSeen> Engines::run(const EngineLoad& load) {
     std::vector<size_t> now;
     {
       std::unique_lock lock(progress->mutex);
-      progress->changed.wait_for(lock, kLookEvery, [&] { return !progress->ended.empty(); });
+      progress->changed.wait(lock, [&] { return !progress->ended.empty(); });
       now.swap(progress->ended);
     }
     for (const size_t index : now) RETURN_IF_ERROR(progress->answers[index].status);
     ended += now.size();
-    look_at_kv();
   }
   std::vector<client::RequestRecord> records;
   int64_t last_ns = began_ns + 1;
@@ -189,7 +196,7 @@ Result<LoadSeen> Engines::run(const EngineLoad& load) {
   const double seconds = seconds_between(began_ns, last_ns);
   LoadSeen seen;
   seen.metrics = client::measure(records, seconds, {{50, 99}, {}});
-  seen.devices = uses(before, seconds, seen.metrics.total_output_tokens);
+  seen.devices = uses(before, *progress, seconds, seen.metrics.total_output_tokens);
   return seen;
 }
 

@@ -28,7 +28,7 @@ struct EngineLoad {
 struct DeviceUse {
   std::string device;
   uint64_t weight_bytes = 0, step_bytes = 0;  // as packed, and as planned
-  uint64_t kv_bytes = 0;                      // the most in use at once
+  uint64_t kv_bytes = 0;                      // the most that answers under way held at once
   double busy = 0;                            // share of the run's time
   double bytes_per_token = 0;                 // to and from other devices, for an output token
   uint64_t memory_bytes() const { return weight_bytes + step_bytes + kv_bytes; }
@@ -55,14 +55,13 @@ class Engines {
     const PlanReport* report = nullptr;
     std::unique_ptr<RuntimeExecutor> runtime;
     std::unique_ptr<Engine> engine;
-    uint32_t blocks_peak = 0;  // of the run
   };
   struct Progress;
   size_t least_busy(const Progress& progress, uint64_t work) const;
   Status submit(const EngineLoad& load, size_t index, const std::shared_ptr<Progress>& progress);
-  void look_at_kv();
   std::vector<DriverReport> work() const;
-  std::vector<DeviceUse> uses(const std::vector<DriverReport>& before, double seconds, uint64_t tokens) const;
+  std::vector<DeviceUse> uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,
+                              uint64_t tokens) const;
 
   std::vector<Member> members_;
 };

@@ -15,6 +15,7 @@ namespace motley {
 namespace {
 
 constexpr int64_t kVocabularyUnit = 64;  // rows
+constexpr double kAlikeFactor = 1.25;    // in speed, of devices of one type
 
 // `total` in whole parts in proportion to the weights, those with the largest remainders rounded up.
 std::vector<int64_t> in_proportion(int64_t total, const std::vector<double>& weights) {
@@ -70,6 +71,7 @@ class Baselines {
   // How many of the members share the device's memory, itself counted.
   size_t sharers(size_t device) const;
   std::string notes(std::vector<std::string> more = {}) const;
+  std::vector<std::vector<size_t>> types();
   void settle(LanePlan lane, Baseline* baseline);
   std::optional<PlanReport> replica(size_t device, uint32_t concurrency, size_t sharing) const;
 
@@ -181,11 +183,29 @@ Baseline Baselines::memory_ratio() {
   return pipeline(BaselineKind::kMemoryRatio, "layers by memory", weights);
 }
 
+// Of one kind, and within kAlikeFactor of the first in the time that all layers take.
+std::vector<std::vector<size_t>> Baselines::types() {
+  const std::vector<double> model_ns =
+      find_types(input_, predictor_.links(), shape_, predictor_.steady(request_.concurrency, 1)).model_ns;
+  std::vector<std::vector<size_t>> types;
+  for (size_t d = 0; d < input_.devices.size(); ++d) {
+    const auto same = std::find_if(types.begin(), types.end(), [&](const std::vector<size_t>& type) {
+      const double ratio = model_ns[d] / model_ns[type[0]];
+      return input_.devices[d].kind == input_.devices[type[0]].kind && ratio < kAlikeFactor && ratio * kAlikeFactor > 1;
+    });
+    if (same == types.end()) {
+      types.push_back({d});
+    } else {
+      same->push_back(d);
+    }
+  }
+  return types;
+}
+
 Baseline Baselines::homogeneous() {
   Baseline baseline{BaselineKind::kHomogeneous, "best of one type", {}, ""};
-  const DeviceTypes types = find_types(input_, predictor_.links(), shape_, predictor_.steady(request_.concurrency, 1));
   std::vector<std::string> refusals;
-  for (const std::vector<size_t>& members : types.members) {
+  for (const std::vector<size_t>& members : types()) {
     PlanInput some = input_;
     const auto other = [&](const std::string& each) {
       return std::none_of(members.begin(), members.end(), [&](size_t d) { return name(d) == each; });

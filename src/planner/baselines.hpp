@@ -17,7 +17,7 @@ enum class BaselineKind {
   kEvenTensorParallel,  // each has as many units of every layer as the others, whatever its speed
   kEvenPipeline,        // each has as many layers
   kMemoryRatio,         // each has layers in proportion to its free memory
-  kHomogeneous,         // the best plan over devices of one type
+  kHomogeneous,         // the best plan over devices of one kind that are about as fast
   kReplicas             // each has the whole model, requests go to the one with the least work left
 };
 
