@@ -1,21 +1,18 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <fstream>
 #include <future>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
-#include <random>
 
 #include "client/metrics.hpp"
 #include "commands.hpp"
+#include "engine_load.hpp"
 #include "trace_signals.hpp"
 
 namespace motley::apps {
 namespace {
-
-constexpr uint64_t kPromptTokensMax = 1ull << 28;  // of all prompts of a load, 1 GiB of ids
 
 struct Load {
   double seconds = 0;
@@ -54,29 +51,13 @@ Result<Load> run_load(Instance& instance, const std::vector<std::vector<TokenId>
   return load;
 }
 
-std::vector<std::vector<TokenId>> random_prompts(const Instance& instance, uint32_t count, uint32_t length,
-                                                 uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::uniform_int_distribution<TokenId> token(0, static_cast<TokenId>(instance.model().config().vocab_size) - 1);
-  std::vector<std::vector<TokenId>> prompts(count);
-  for (auto& prompt : prompts) {
-    prompt.resize(length);
-    for (TokenId& id : prompt) id = token(random);
-  }
-  return prompts;
-}
-
 Status write_json(const std::string& path, const nlohmann::ordered_json& json) {
-  if (path.empty()) return ok_status();
-  std::ofstream file(path);
-  file << json.dump(2) << '\n';
-  file.flush();
-  if (!file) return error(MOTLEY_PERMISSION_DENIED, "{}: cannot be written", path);
-  return ok_status();
+  return path.empty() ? ok_status() : write_file(path, json.dump(2) + "\n");
 }
 
 Status bench_throughput(const BenchCommand& command, Instance& instance) {
-  const auto prompts = random_prompts(instance, command.num_prompts, command.input_len, command.seed);
+  const auto prompts =
+      random_prompts(instance.model().config().vocab_size, command.num_prompts, command.input_len, command.seed);
   ASSIGN_OR_RETURN(const Load load, run_load(instance, prompts, command.output_len));
   const double requests_per_s = command.num_prompts / load.seconds;
   const double output_per_s = static_cast<double>(load.generated_tokens) / load.seconds;
@@ -97,7 +78,8 @@ Status bench_throughput(const BenchCommand& command, Instance& instance) {
 
 Status bench_latency(const BenchCommand& command, Instance& instance) {
   if (command.num_iters == 0) return invalid_argument("--num-iters must be at least 1");
-  const auto prompts = random_prompts(instance, command.batch_size, command.input_len, command.seed);
+  const auto prompts =
+      random_prompts(instance.model().config().vocab_size, command.batch_size, command.input_len, command.seed);
   std::vector<double> latencies;
   for (uint32_t i = 0; i < command.num_iters_warmup + command.num_iters; ++i) {
     ASSIGN_OR_RETURN(const Load load, run_load(instance, prompts, command.output_len));
@@ -125,10 +107,7 @@ Status bench(const BenchCommand& command) {
     return invalid_argument("lengths and counts must be at least 1");
   }
   const uint32_t requests = command.throughput ? command.num_prompts : command.batch_size;
-  if (uint64_t{requests} * command.input_len > kPromptTokensMax) {
-    return invalid_argument("{} prompts of {} tokens are more than {} tokens; ask for fewer", requests,
-                            command.input_len, kPromptTokensMax);
-  }
+  RETURN_IF_ERROR(check_prompts(requests, command.input_len));
   InstanceOptions options = command.instance;
   options.engine.queue_limit = std::max<size_t>(requests, 1);
   const TraceSignals signals(options.trace, {SIGINT, SIGTERM});

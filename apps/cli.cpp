@@ -30,6 +30,7 @@ struct Parsed {
   PlanCommand plan;
   DemoCommand demo;
   BenchCommand bench_latency, bench_throughput;
+  BenchPlanCommand bench_plan;
   BenchServeCommand bench_serve;
   ConformanceCommand conformance;
   WorkerCommand worker;
@@ -277,6 +278,10 @@ std::string take_slo(const std::string& value, PlanSettings* settings) {
   return "";
 }
 
+void add_concurrency(CLI::App* app, PlanSettings& planning) {
+  add_number(app, "--concurrency", planning.concurrency, "requests at once", 1u, 4096u)->capture_default_str();
+}
+
 CLI::App* add_plan(CLI::App& app, Parsed& parsed) {
   PlanCommand& plan = parsed.plan;
   PlanSettings& planning = plan.instance.planning;
@@ -296,7 +301,7 @@ CLI::App* add_plan(CLI::App& app, Parsed& parsed) {
         if (!fault.empty()) throw CLI::ValidationError("--slo", fault);
       },
       "limits in ms that plans shall keep, e.g. ttft=500,tpot=50");
-  add_number(command, "--concurrency", planning.concurrency, "requests at once", 1u, 4096u)->capture_default_str();
+  add_concurrency(command, planning);
   add_number(command, "--prompt-len", planning.prompt_len, "prompt tokens of a request", 1u)->capture_default_str();
   add_number(command, "--output-len", planning.output_len, "tokens generated per request", 1u)->capture_default_str();
   command->add_option("--what-if", plan.what_if, "devices to add and to leave away, e.g. +SIM:gpu-like,-CPU:0");
@@ -449,10 +454,29 @@ CLI::App* add_bench_serve(CLI::App* group, Parsed& parsed) {
   return command;
 }
 
+CLI::App* add_bench_plan(CLI::App* group, Parsed& parsed) {
+  CLI::App* command = group->add_subcommand("plan", "the plan beside the placements of simpler systems, measured");
+  BenchPlanCommand& bench = parsed.bench_plan;
+  PlanSettings& planning = bench.instance.planning;
+  add_model_options(command, bench.instance, parsed);
+  add_concurrency(command, planning);
+  add_number(command, "--input-len", planning.prompt_len, "prompt tokens of a request", 1u)->capture_default_str();
+  add_number(command, "--output-len", planning.output_len, "tokens generated per request", 2u)->capture_default_str();
+  add_number(command, "--num-prompts", bench.num_prompts, "requests of a run; default: 4 for each of those at once",
+             1u);
+  add_number(command, "--seed", bench.seed, "seed of the random prompts")->capture_default_str();
+  add_number(command, "--repeat", bench.repeat, "runs of each placement", 1u, 1000u)->capture_default_str();
+  command->add_option("--output-json", bench.output_json, "file for the results as JSON")->check(text_fault);
+  command->add_option("--svg", bench.svg_file, "file for a picture of them")->check(text_fault);
+  command->footer("What is compared, and what the columns say: docs/planning.md.");
+  return command;
+}
+
 CLI::App* add_bench(CLI::App& app, Parsed& parsed, std::map<CLI::App*, std::function<Status()>>& actions) {
   CLI::App* command = app.add_subcommand("bench", "measure a model, or a running server");
   command->require_subcommand(1);
   actions[add_bench_serve(command, parsed)] = [&parsed] { return apps::bench_serve(parsed.bench_serve); };
+  actions[add_bench_plan(command, parsed)] = [&parsed] { return apps::bench_plan(parsed.bench_plan); };
   for (const bool throughput : {false, true}) {
     BenchCommand& bench = throughput ? parsed.bench_throughput : parsed.bench_latency;
     bench.throughput = throughput;
@@ -601,8 +625,9 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
     if (!parsed.trace_file.empty()) {
       ASSIGN_OR_RETURN(trace, Trace::open(parsed.trace_file));
     }
-    for (InstanceOptions* options : {&parsed.serve.instance, &parsed.complete.instance, &parsed.chat.instance,
-                                     &parsed.bench_latency.instance, &parsed.bench_throughput.instance}) {
+    for (InstanceOptions* options :
+         {&parsed.serve.instance, &parsed.complete.instance, &parsed.chat.instance, &parsed.bench_latency.instance,
+          &parsed.bench_throughput.instance, &parsed.bench_plan.instance}) {
       options->engine.policy = parsed.policy == "priority" ? SchedulingPolicy::kPriority : SchedulingPolicy::kFcfs;
       options->trace = trace.get();
     }

@@ -95,6 +95,17 @@ struct BenchCommand {
 };
 Status bench(const BenchCommand& command);
 
+// The plan beside the placements of simpler systems, all under the same load; its lengths and how much at once are the
+// instance's, for which it plans.
+struct BenchPlanCommand {
+  InstanceOptions instance;
+  std::optional<uint32_t> num_prompts;
+  uint32_t repeat = 3;  // runs of each
+  uint64_t seed = 0;
+  std::string output_json, svg_file;
+};
+Status bench_plan(const BenchPlanCommand& command);
+
 // Load on a running server, whoever made it; the options are those of `vllm bench serve`.
 struct BenchServeCommand {
   std::string host = "127.0.0.1", base_url, endpoint, backend = "openai", label;

@@ -1,13 +1,11 @@
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 
 #include "base/config.hpp"
-#include "base/log.hpp"
 #include "commands.hpp"
 #include "device/device_list.hpp"
 #include "device/device_map.hpp"
-#include "llm/placing.hpp"
+#include "open_plan.hpp"
 #include "planner/plan_picture.hpp"
 
 namespace motley::apps {
@@ -45,38 +43,18 @@ Result<std::vector<ListedDevice>> devices_of(const DeviceRegistry& registry, con
   return devices;
 }
 
-Status write_svg(const std::string& path, const std::string& svg) {
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  out << svg;
-  out.close();
-  return out.good() ? ok_status() : error(MOTLEY_PERMISSION_DENIED, "--svg {}: cannot be written", path);
-}
-
 }  // namespace
 
 Status plan(const PlanCommand& command) {
   const InstanceOptions& options = command.instance;
   if (!options.planning.plan_file.empty() && options.planning.objective == Objective::kLatency)
     return invalid_argument("--objective latency and --plan: a plan is taken as it is; leave one of them out");
-  ASSIGN_OR_RETURN(const auto model, Model::load(options.model, {options.engine.max_model_len}));
   DeviceRegistry registry = DeviceRegistry::scan(plugin_directory());
   RETURN_IF_ERROR(map_devices(options.device_map, &registry));
   ASSIGN_OR_RETURN(auto listed, devices_of(registry, command));
-  DeviceSetOptions open;
-  open.threads = options.threads;
-  open.deterministic = options.deterministic;
-  open.isolate = options.isolate;
-  open.memory_caps = options.device_memory;
-  ASSIGN_OR_RETURN(const DeviceSet devices, DeviceSet::open(std::move(listed), open));
-  KvSettings kv;
-  ASSIGN_OR_RETURN(kv.dtype, parse_kv_dtype(options.kv_cache_dtype));
-  kv.block_size = options.block_size;
-  kv.bytes = options.kv_cache_memory_bytes;
-  kv.max_model_len = options.engine.max_model_len;
-  ASSIGN_OR_RETURN(const PlannedModel planned,
-                   plan_model(*model, devices, options.planning, kv, runtime_options(options, model->config()),
-                              [](const std::string& what) { log_info("{}", what); }));
-  if (!command.svg_file.empty()) RETURN_IF_ERROR(write_svg(command.svg_file, plan_svg(planned.report, planned.shape)));
+  ASSIGN_OR_RETURN(const OpenPlan opened, open_plan(options, std::move(listed)));
+  const PlannedModel& planned = opened.planned;
+  if (!command.svg_file.empty()) RETURN_IF_ERROR(write_file(command.svg_file, plan_svg(planned.report, planned.shape)));
   if (command.json) {
     std::printf("%s\n", to_json(planned.report, planned.shape, planned.identity).c_str());
   } else if (command.svg_file.empty()) {

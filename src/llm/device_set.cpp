@@ -12,22 +12,18 @@
 namespace motley {
 namespace {
 
-// What this runtime asks of a device, and what --deterministic asks on top.
-Status check_capabilities(const DeviceDescription& device, bool deterministic) {
+// What --deterministic asks of a device.
+Status check_deterministic(const DeviceDescription& device) {
   struct Need {
     uint64_t cap;
-    bool always;
     std::string_view what;
   };
-  static constexpr std::array<Need, 4> kNeeds = {
-      {{MOTLEY_CAP_PAGED_ATTENTION, true, "keeps no KV"},
-       {MOTLEY_CAP_DYNAMIC_ROWS, true, "runs fixed row counts only, which is not built yet"},
-       {MOTLEY_CAP_ROW_INVARIANT, false, "does not promise bit-identical rows; leave --deterministic out"},
-       {MOTLEY_CAP_ONE_CLASS, false, "computes prompts and answers differently; leave --deterministic out"}}};
+  static constexpr std::array<Need, 2> kNeeds = {
+      {{MOTLEY_CAP_ROW_INVARIANT, "does not promise bit-identical rows; leave --deterministic out"},
+       {MOTLEY_CAP_ONE_CLASS, "computes prompts and answers differently; leave --deterministic out"}}};
   for (const Need& need : kNeeds) {
-    if ((need.always || deterministic) && (device.desc.caps & need.cap) == 0) {
+    if ((device.desc.caps & need.cap) == 0)
       return error(MOTLEY_UNIMPLEMENTED, "device {} {}", device.name, need.what);
-    }
   }
   return ok_status();
 }
@@ -44,7 +40,7 @@ Result<Device> open_device(const ListedDevice& listed, const DeviceOptions& opti
 }  // namespace
 
 Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice listed, const DeviceSetOptions& options) {
-  RETURN_IF_ERROR(check_capabilities(listed.description, options.deterministic));
+  if (options.deterministic) RETURN_IF_ERROR(check_deterministic(listed.description));
   DeviceOptions open;
   open.threads = listed.description.desc.threads > 0 ? options.threads : 0;
   open.cores = listed.cores;

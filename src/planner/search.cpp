@@ -166,8 +166,9 @@ class Search {
   LaneBuilder builder_;
 };
 
-// What holds for any placement: shares, stages' times.
-PlanReport describe(Predictor* predictor, const Candidate& candidate) {
+}  // namespace
+
+PlanReport report_of(Predictor* predictor, const Candidate& candidate) {
   const ModelShape& shape = predictor->shape();
   const PlanInput& input = predictor->input();
   PlanReport report;
@@ -205,6 +206,8 @@ PlanReport describe(Predictor* predictor, const Candidate& candidate) {
   }
   return report;
 }
+
+namespace {
 
 void add_bound(Predictor* predictor, PlanReport* report) {
   report->bound_tokens_per_s = tokens_per_s_bound(predictor, report->predicted.tokens_per_s);
@@ -246,7 +249,37 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-Status check_all(const ModelShape& shape, const PlanInput& input, const PlanRequest& request) {
+Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, const PlanRequest& request) {
+  std::vector<std::string> names;
+  for (const DeviceProfile& device : input.devices) names.push_back(device.name);
+  RETURN_IF_ERROR(check_forced(request, names, shape.layers.size()));
+  Search search(shape, input, request);
+  RETURN_IF_ERROR(search.try_forced());
+  const Candidate* best = search.pool().best();
+  if (best == nullptr) {
+    const Status status = fits_nowhere(search.predictor(), search.pool());
+    return Status(status.code(), status.message() + "; or force less");
+  }
+  PlanReport report = report_of(&search.predictor(), *best);
+  PlanRequest free = request;
+  free.tensor_parallel_size = free.pipeline_parallel_size = 0;
+  free.use_all_devices = false;
+  ASSIGN_OR_RETURN(const PlanReport unforced, plan(shape, input, free));
+  report.forced = true;
+  report.bound_tokens_per_s = unforced.bound_tokens_per_s;
+  report.gap = 1 - report.predicted.tokens_per_s / report.bound_tokens_per_s;
+  report.forced_loss.best_tokens_per_s = unforced.predicted.tokens_per_s;
+  report.forced_loss.loss = std::max(0.0, 1 - report.predicted.tokens_per_s / unforced.predicted.tokens_per_s);
+  for (const DeviceShare& share : unforced.devices) report.forced_loss.best_devices.push_back(share.device);
+  add_alternatives(input, search.pool(), *best, &report);
+  add_left_out(&search, *best, &report);
+  for (LeftOut& out : report.left_out) out.reason = "the forced sizes leave it out: " + out.reason;
+  return report;
+}
+
+}  // namespace
+
+Status check_plannable(const ModelShape& shape, const PlanInput& input, const PlanRequest& request) {
   RETURN_IF_ERROR(check_shape(shape));
   RETURN_IF_ERROR(check_plan_input(input));
   RETURN_IF_ERROR(check_request(request));
@@ -267,36 +300,6 @@ Status check_all(const ModelShape& shape, const PlanInput& input, const PlanRequ
   return ok_status();
 }
 
-Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, const PlanRequest& request) {
-  std::vector<std::string> names;
-  for (const DeviceProfile& device : input.devices) names.push_back(device.name);
-  RETURN_IF_ERROR(check_forced(request, names, shape.layers.size()));
-  Search search(shape, input, request);
-  RETURN_IF_ERROR(search.try_forced());
-  const Candidate* best = search.pool().best();
-  if (best == nullptr) {
-    const Status status = fits_nowhere(search.predictor(), search.pool());
-    return Status(status.code(), status.message() + "; or force less");
-  }
-  PlanReport report = describe(&search.predictor(), *best);
-  PlanRequest free = request;
-  free.tensor_parallel_size = free.pipeline_parallel_size = 0;
-  free.use_all_devices = false;
-  ASSIGN_OR_RETURN(const PlanReport unforced, plan(shape, input, free));
-  report.forced = true;
-  report.bound_tokens_per_s = unforced.bound_tokens_per_s;
-  report.gap = 1 - report.predicted.tokens_per_s / report.bound_tokens_per_s;
-  report.forced_loss.best_tokens_per_s = unforced.predicted.tokens_per_s;
-  report.forced_loss.loss = std::max(0.0, 1 - report.predicted.tokens_per_s / unforced.predicted.tokens_per_s);
-  for (const DeviceShare& share : unforced.devices) report.forced_loss.best_devices.push_back(share.device);
-  add_alternatives(input, search.pool(), *best, &report);
-  add_left_out(&search, *best, &report);
-  for (LeftOut& out : report.left_out) out.reason = "the forced sizes leave it out: " + out.reason;
-  return report;
-}
-
-}  // namespace
-
 Status check_forced(const PlanRequest& request, const std::vector<std::string>& devices, size_t layers) {
   const uint64_t width = std::max(1u, request.tensor_parallel_size), there = devices.size();
   const uint64_t needed = width * std::max(1u, request.pipeline_parallel_size);
@@ -316,7 +319,7 @@ Status check_forced(const PlanRequest& request, const std::vector<std::string>& 
 }
 
 Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, Effort effort) {
-  RETURN_IF_ERROR(check_all(shape, input, request));
+  RETURN_IF_ERROR(check_plannable(shape, input, request));
   if (is_forced(request)) return plan_forced(shape, input, request);
   Search search(shape, input, request);
   search.try_first();
@@ -324,7 +327,7 @@ Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const P
   if (search.pool().empty()) return fits_nowhere(search.predictor(), search.pool());
   if (effort == Effort::kFull) search.try_each_left_out();
   const Candidate best = best_of(search);
-  PlanReport report = describe(&search.predictor(), best);
+  PlanReport report = report_of(&search.predictor(), best);
   add_alternatives(input, search.pool(), best, &report);
   add_left_out(&search, best, &report);
   if (effort == Effort::kFull) add_bound(&search.predictor(), &report);
@@ -333,7 +336,7 @@ Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const P
 
 Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                              const Placement& placement) {
-  RETURN_IF_ERROR(check_all(shape, input, request));
+  RETURN_IF_ERROR(check_plannable(shape, input, request));
   ASSIGN_OR_RETURN(LanePlan lane, lane_plan_of(shape, input, placement));
   Predictor predictor(shape, input, request);
   const Lane& given = placement.lanes[0];
@@ -343,7 +346,7 @@ Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, co
     return error(MOTLEY_RESOURCE_EXHAUSTED, "this placement needs {} bytes more than {} has",
                  candidate.memory.missing_bytes, input.devices[candidate.memory.short_device].name);
   }
-  PlanReport report = describe(&predictor, candidate);
+  PlanReport report = report_of(&predictor, candidate);
   report.placement.lanes[0].routes = given.routes;
   if (candidate.plan.stages.size() > 1 && given.micro_batches > 0) {
     report.placement.lanes[0].micro_batches = given.micro_batches;

@@ -54,6 +54,10 @@ struct PlanReport {
 
 enum class Effort { kFull, kFirst };  // kFirst: one device, one pipeline and one tensor-parallel set; no bound
 
+// INVALID_ARGUMENT for input that contradicts itself or cannot be planned for, FAILED_PRECONDITION for a device that
+// was not measured for the model.
+Status check_plannable(const ModelShape& shape, const PlanInput& input, const PlanRequest& request);
+
 // INVALID_ARGUMENT for forced sizes that so many devices and layers cannot give, with what is asked and what is there.
 Status check_forced(const PlanRequest& request, const std::vector<std::string>& devices, size_t layers);
 
@@ -61,6 +65,10 @@ Status check_forced(const PlanRequest& request, const std::vector<std::string>& 
 // that contradicts itself, or sizes that the devices cannot give.
 Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                         Effort effort = Effort::kFull);
+
+// What holds of any candidate that fits: placement, shares, stages' times; without bound, alternatives and who is left
+// out. The predictor's request and input are those of the report.
+PlanReport report_of(Predictor* predictor, const Candidate& candidate);
 
 // What is reported of a given placement: a plan that somebody wrote. Its routes are kept, its micro_batches and
 // kv_blocks where they are given: as much KV as fits, and no less than one sequence needs. The prediction counts each

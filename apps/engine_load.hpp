@@ -1,0 +1,69 @@
+// Engines of this process under load: what a client sees of them, and what their devices do meanwhile.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.hpp"
+#include "client/metrics.hpp"
+#include "engine/engine.hpp"
+#include "open_plan.hpp"
+
+namespace motley::apps {
+
+// INVALID_ARGUMENT for more tokens than prompts of a load may have together.
+Status check_prompts(uint32_t count, uint32_t length);
+// Any ids of the vocabulary, the same for the same seed.
+std::vector<std::vector<TokenId>> random_prompts(uint32_t vocab_size, uint32_t count, uint32_t length, uint64_t seed);
+
+struct EngineLoad {
+  std::vector<std::vector<TokenId>> prompts;
+  uint32_t output_len = 1;   // of every answer
+  uint32_t concurrency = 1;  // requests under way: the next is sent as one ends
+};
+
+struct DeviceUse {
+  std::string device;
+  uint64_t weight_bytes = 0, step_bytes = 0;  // as packed, and as planned
+  uint64_t kv_bytes = 0;                      // the most that answers under way held at once
+  double busy = 0;                            // share of the run's time
+  double bytes_per_token = 0;                 // to and from other devices, for an output token
+  uint64_t memory_bytes() const { return weight_bytes + step_bytes + kv_bytes; }
+};
+
+struct LoadSeen {
+  client::Metrics metrics;  // percentiles 50 and 99
+  std::vector<DeviceUse> devices;
+};
+
+// An engine for each report, side by side. A request goes to the one that has the least work left by the time that
+// their predicted tokens/s give it. One thread calls.
+class Engines {
+ public:
+  // Loads the placements. What it is given outlives it.
+  static Result<std::unique_ptr<Engines>> open(const OpenPlan& plan, std::span<const PlanReport> reports,
+                                               const EngineOptions& options);
+  // Sends all, greedy and without the prefix cache, and waits for the answers. The first failure of a request is the
+  // run's. INVALID_ARGUMENT for requests longer than an engine's context.
+  Result<LoadSeen> run(const EngineLoad& load);
+
+ private:
+  struct Member {
+    const PlanReport* report = nullptr;
+    std::unique_ptr<RuntimeExecutor> runtime;
+    std::unique_ptr<Engine> engine;
+  };
+  struct Progress;
+  size_t least_busy(const Progress& progress, uint64_t work) const;
+  Status submit(const EngineLoad& load, size_t index, const std::shared_ptr<Progress>& progress);
+  std::vector<DriverReport> work() const;
+  std::vector<DeviceUse> uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,
+                              uint64_t tokens) const;
+
+  std::vector<Member> members_;
+};
+
+}  // namespace motley::apps

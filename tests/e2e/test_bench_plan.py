@@ -1,0 +1,107 @@
+"""`motley bench plan`: a plan beside simpler placements, each run by the engine and the runtime."""
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from hf_folder import write_hf_folder
+from support import MOTLEY, ROOT, motley, refuse
+
+KINDS = ["alone", "alone", "even_tensor_parallel", "even_pipeline", "memory_ratio", "homogeneous", "replicas", "plan"]
+LOAD = ["--concurrency", 4, "--input-len", 12, "--output-len", 6, "--num-prompts", 10, "--repeat", 2, "--seed", 7]
+DEVICES = "SIM:gpu-like,SIM:slow-gpu-like"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench_plan") / "tiny"
+    write_hf_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(tiny):
+    """What was printed, the JSON, and the picture."""
+    values, picture = tiny.parent / "plan.json", tiny.parent / "plan.svg"
+    done = motley("bench", "plan", tiny, "--devices", DEVICES, *LOAD, "--output-json", values, "--svg", picture,
+                  environment={"MOTLEY_CACHE_DIR": str(tiny.parent / "cache")})
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(values.read_text()), picture.read_text()
+
+
+def test_every_placement_has_a_row_with_everything(seen):
+    _, values, _ = seen
+    assert values["devices"] == DEVICES.split(",")
+    assert {name: values[name] for name in ("seed", "concurrency", "input_len", "output_len", "num_prompts", "repeat")} \
+        == {"seed": 7, "concurrency": 4, "input_len": 12, "output_len": 6, "num_prompts": 10, "repeat": 2}
+    assert [row["kind"] for row in values["rows"]] == KINDS
+    for row in values["rows"]:
+        measured = row["measured"]
+        assert row["placement"] and row["predicted"]["output_tokens_per_s"] > 0
+        assert [run["completed"] for run in measured["runs"]] == [10, 10], row["name"]
+        speed = measured["output_tokens_per_s"]
+        assert 0 < speed["least"] <= speed["median"] <= speed["most"]
+        for figure in ("ttft_ms", "tpot_ms"):
+            assert 0 < measured[figure]["p50"]["median"] <= measured[figure]["p99"]["median"]
+        assert abs(row["prediction_error"] - (row["predicted"]["output_tokens_per_s"] / speed["median"] - 1)) < 1e-9
+        for device in measured["devices"]:
+            assert device["device"] in values["devices"]
+            assert 0 < device["busy"] <= 1.01 and device["kv_bytes"] > 0 and device["weight_bytes"] > 0
+            assert device["memory_bytes"] == device["kv_bytes"] + device["weight_bytes"] + device["step_bytes"]
+
+
+def test_who_works_together_moves_bytes_and_is_busy(seen):
+    _, values, _ = seen
+    for row in values["rows"]:
+        devices = row["measured"]["devices"]
+        together = row["kind"] in ("even_tensor_parallel", "even_pipeline", "memory_ratio")
+        assert len(devices) == (2 if together or row["kind"] == "replicas" else len(devices))
+        assert all((device["bytes_per_token"] > 0) == together for device in devices if row["kind"] != "plan")
+
+
+def test_the_plan_is_predicted_no_worse_than_any_device_alone(seen):
+    _, values, _ = seen
+    plan = values["rows"][-1]
+    assert plan["ratio_to_plan"] == 1
+    for row in values["rows"]:
+        if row["kind"] in ("alone", "homogeneous"):
+            assert row["predicted"]["output_tokens_per_s"] <= 1.0101 * plan["predicted"]["output_tokens_per_s"]
+
+
+def test_table_and_picture_show_all_rows(seen):
+    text, values, picture = seen
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(KINDS)
+    assert "seed 7" in text and "10 requests of 12 + 6 tokens" in text
+    drawn = ["".join(each.itertext()) for each in ElementTree.fromstring(picture).iter() if each.tag.endswith("text")]
+    for line, row in zip(table[2:], values["rows"]):
+        assert line.split("|")[1].strip() == row["name"]
+        assert row["name"] in drawn
+
+
+def test_what_cannot_be_is_a_row_with_its_reason(tiny, tmp_path):
+    values = tmp_path / "plan.json"
+    done = motley("bench", "plan", tiny, "--devices", DEVICES, *LOAD, "--device-memory", "SIM:slow-gpu-like=1000000",
+                  "--output-json", values, environment={"MOTLEY_CACHE_DIR": str(tiny.parent / "cache")})
+    assert done.returncode == 0, done.stderr
+    row = json.loads(values.read_text())["rows"][1]
+    assert row["measured"] is None and "more would be needed on SIM:slow-gpu-like" in row["note"]
+    assert "- SIM:slow-gpu-like alone: cannot be: " in done.stdout
+
+
+def test_what_makes_no_sense_is_refused(tiny, tmp_path):
+    devices = ["--devices", DEVICES]
+    refuse("bench", "plan", tiny, *devices, "--concurrency", 0, says="--concurrency")
+    refuse("bench", "plan", tiny, *devices, "--output-len", 1, says="--output-len")
+    refuse("bench", "plan", tiny, *devices, "--num-prompts", 4294967295, "--input-len", 100, says="ask for fewer")
+    refuse("bench", "plan", tiny, "--devices", "SIM:none", says="SIM:none")
+
+
+def test_the_script_runs_it(tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "benchmarks/hetero", "--quick", "--motley", MOTLEY, "--json",
+                           tmp_path / "all.json"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "**Two simulated GPUs" in done.stdout and "| Motley's plan" in done.stdout
+    assert [row["kind"] for row in json.loads((tmp_path / "all.json").read_text())["gpu-and-slow-gpu"]["rows"]] == KINDS
