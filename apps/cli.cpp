@@ -602,6 +602,10 @@ Status run_command_line(int argc, char** argv, int64_t started_ns) {
   actions[devices_command] = [&] { return devices(parsed.devices); };
   CLI::App* conformance_command = app.add_subcommand("conformance", "judge a device plugin");
   conformance_command->add_option("plugin", parsed.conformance.plugin, "a shared library")->required();
+  conformance_command
+      ->add_option("--device", parsed.conformance.device,
+                   "judge this one alone: a name of the plugin's, or SIM:FILE.toml")
+      ->check(text_fault);
   actions[conformance_command] = [&] { return conformance(parsed.conformance); };
   CLI::App* worker_command = app.add_subcommand("worker", "drive one device for the process that started this one");
   worker_command->group("");  // not for users

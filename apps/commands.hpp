@@ -133,7 +133,7 @@ struct BenchServeCommand {
 Status bench_serve(const BenchServeCommand& command);
 
 struct ConformanceCommand {
-  std::string plugin;
+  std::string plugin, device;  // device: the one that is judged, as motley devices calls it; "" = all
 };
 Status conformance(const ConformanceCommand& command);
 

@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "harness.hpp"
+#include "kit/kit.hpp"
 
 namespace motley::conformance {
 
@@ -97,21 +98,23 @@ void fenced(Judge& judge) {
   auto second = d.make_queue();
   motley_error error{};
   bool right = true;
+  const uint32_t count = std::min(5u, d.desc().queue_depth);
   for (int round = 0; round < 20; ++round) {
     d.write(a.get(), filled(adder.bytes(), 1));
     d.write(b.get(), filled(adder.bytes(), 2));
     d.write(c.get(), filled(adder.bytes(), 0));
     const auto args = adder.args(a.get(), b.get());
     motley_event *first = nullptr, *done = nullptr;
-    for (int i = 0; i < 5; ++i)
-      require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, i == 4 ? &first : nullptr, &error),
-                 error, "enqueue");
+    for (uint32_t i = 0; i < count; ++i)
+      require_ok(
+          d.api().enqueue(d.queue(), adder.program.programs.get(), &args, i + 1 == count ? &first : nullptr, &error),
+          error, "enqueue");
     require_ok(d.api().fence(second.get(), first, &error), error, "fence");
     d.api().event_release(first);
     const motley_region all{0, 0, adder.bytes()};
     require_ok(d.api().copy(second.get(), c.get(), a.get(), &all, 1, &done, &error), error, "copy");
     d.finish(done, "the copy behind the fence");
-    right = right && d.read(c.get(), adder.bytes()) == filled(adder.bytes(), 11);
+    right = right && d.read(c.get(), adder.bytes()) == filled(adder.bytes(), static_cast<float>(1 + 2 * count));
   }
   judge.check(right, "a fence orders two queues");
 }
@@ -124,9 +127,11 @@ void events(Judge& judge) {
   motley_error error{};
   const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   motley_event* event = nullptr;
-  for (int i = 0; i < 8; ++i)
-    require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &args, i == 7 ? &event : nullptr, &error),
-               error, "enqueue");
+  const uint32_t count = std::min(8u, d.desc().queue_depth);
+  for (uint32_t i = 0; i < count; ++i)
+    require_ok(
+        d.api().enqueue(d.queue(), adder.program.programs.get(), &args, i + 1 == count ? &event : nullptr, &error),
+        error, "enqueue");
   const motley_code early = d.api().event_wait(event, 0, &error);
   judge.check(early == MOTLEY_OK || early == MOTLEY_DEADLINE_EXCEEDED, "event_wait with no patience answers at once");
   require_ok(d.api().event_notify(event, fd, &error), error, "event_notify");
@@ -187,6 +192,18 @@ void statistics(Judge& judge) {
               "stats count programs and rows");
   judge.check(after.busy_ns > before.busy_ns && after.lost == 0, "stats count busy time");
   judge.check(after.bytes_resident >= before.bytes_resident + (2 << 20), "stats count memory");
+  // A device of fixed rows runs the padding, and counts it.
+  BatchData three = plain_batch(3);
+  motley_batch view = three.view();
+  auto padded = adder.args(a.get(), b.get());
+  padded.batch = &view;
+  require_ok(d.api().enqueue(d.queue(), adder.program.programs.get(), &padded, &event, &error), error, "enqueue");
+  d.finish(event, "the program");
+  before = after;
+  require_ok(d.api().stats(d.raw(), &after, &error), error, "stats");
+  const uint64_t run = after.padded_rows - before.padded_rows;
+  judge.check(after.rows == before.rows + 3 && run == (judge.fixed_rows() ? 7u : 3u),
+              "stats count padding that is run");
 }
 
 int64_t monotonic_ns() {
@@ -242,7 +259,7 @@ void virtual_time(Judge& judge) {
   if (!d.desc().simulated) {
     motley_device* device = nullptr;
     motley_error error{};
-    const motley_code code = d.api().open(judge.options().device, &options, &device, &error);
+    const motley_code code = d.api().open(judge.device().desc().index, &options, &device, &error);
     const Owned<motley_device> opened{device, {d.api().close}};
     judge.check(code == MOTLEY_UNIMPLEMENTED && error.text[0], "virtual time of a device that is not simulated");
     return;
@@ -376,7 +393,7 @@ void bad_weights(Judge& judge) {
   Random random(1);
   const auto pack = [&](const std::string& what,
                         const std::function<void(HostWeight&, motley_weight_desc&)>& break_it) {
-    HostWeight w = random_weight(random, MOTLEY_F32, MOTLEY_WEIGHT_MATMUL, 8, 64);
+    HostWeight w = random_weight(random, judge.plain_dtype(), MOTLEY_WEIGHT_MATMUL, 8, 64);
     w.row_ranges = {{0, 8}}, w.col_ranges = {{0, 64}};
     motley_weight_desc desc = w.desc();
     break_it(w, desc);
@@ -407,7 +424,14 @@ void bad_weights(Judge& judge) {
     w.row_ranges = {{0, 5}, {4, 8}};
     x = w.desc();
   });
-  if (judge.device().desc().weight_dtypes >> MOTLEY_Q8_0 & 1)
+  for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype) {
+    if (!kit::find_format(dtype) || judge.packs(dtype)) continue;
+    pack("a format that the device does not pack", [&](HostWeight& w, motley_weight_desc& x) {
+      w = random_weight(random, dtype, MOTLEY_WEIGHT_MATMUL, 8, 256);
+      x = w.desc();
+    });
+  }
+  if (judge.packs(MOTLEY_Q8_0))
     pack("a cut inside a sub-block", [&](HostWeight& w, motley_weight_desc& x) {
       w = random_weight(random, MOTLEY_Q8_0, MOTLEY_WEIGHT_MATMUL, 8, 64);
       w.col_ranges = {{0, 48}};
@@ -416,7 +440,7 @@ void bad_weights(Judge& judge) {
   // A weight of another shape than the op wants.
   GraphBuilder g;
   const int32_t a = g.input(MOTLEY_F32, {kR, 64}), y = g.output(MOTLEY_F32, {kR, 9});
-  g.op(MOTLEY_OP_MATMUL, {a}, {y}, {g.weight(random_weight(random, MOTLEY_F32, MOTLEY_WEIGHT_MATMUL, 8, 64))});
+  g.op(MOTLEY_OP_MATMUL, {a}, {y}, {g.weight(random_weight(random, judge.plain_dtype(), MOTLEY_WEIGHT_MATMUL, 8, 64))});
   bool thrown = false;
   try {
     d.compile(g, {4});
@@ -456,6 +480,15 @@ void bad_enqueues(Judge& judge) {
   attempt("an offset beyond", [&](motley_enqueue_args&) { adder.bindings[0].offset = adder.bytes(); });
   attempt("an overflowing offset", [&](motley_enqueue_args&) { adder.bindings[0].offset = ~uint64_t{0} - 8; });
   attempt("a misaligned offset", [&](motley_enqueue_args&) { adder.bindings[0].offset = 2; });
+  if (judge.fixed_rows()) {
+    auto real_rows_alone = d.buffer(adder.bytes() / 2);
+    BatchData few = plain_batch(4);
+    motley_batch half = few.view();
+    attempt("buffers without room for the padding", [&](motley_enqueue_args& x) {
+      x.batch = &half;
+      adder.bindings[0].buffer = real_rows_alone.get();
+    });
+  }
   const auto args = adder.args(a.get(), b.get());
   motley_event* event = nullptr;
   motley_error error{};
@@ -526,12 +559,13 @@ void bad_batches(Judge& judge) {
 
 void bad_tokens(Judge& judge) {
   Device& d = judge.device();
-  if (!judge.supports({MOTLEY_OP_EMBED}) || !(d.desc().weight_dtypes & 1)) return judge.skip("refusals of tokens");
+  const int32_t dtype = judge.plain_dtype();
+  if (!judge.supports({MOTLEY_OP_EMBED}) || kit::find_format(dtype)->block > 1) return judge.skip("refusals of tokens");
   Random random(2);
   GraphBuilder g;
   const int32_t slots = g.input(MOTLEY_I32, {MOTLEY_DIM_SLOTS});
   g.op(MOTLEY_OP_EMBED, {slots}, {g.output(MOTLEY_F32, {kR, 8})},
-       {g.weight(random_weight(random, MOTLEY_F32, MOTLEY_WEIGHT_GATHER, 10, 8))})
+       {g.weight(random_weight(random, dtype, MOTLEY_WEIGHT_GATHER, 10, 8))})
       .attr.embed.scale = 1;
   const Program program = d.compile(g, {4});
   const auto attempt = [&](const std::string& what, int32_t token, int32_t slot, int32_t content) {
@@ -566,11 +600,11 @@ void bad_calls(Judge& judge) {
   options.struct_size = sizeof options;
   fails("open of an unknown device", api.open(10000, &options, &device, &error));
   options.cores = "7-3";
-  fails("open with a bad core list", api.open(judge.options().device, &options, &device, &error));
+  fails("open with a bad core list", api.open(judge.device().desc().index, &options, &device, &error));
   options.cores = nullptr, options.variant = "no-such-variant";
-  fails("open with an unknown variant", api.open(judge.options().device, &options, &device, &error));
+  fails("open with an unknown variant", api.open(judge.device().desc().index, &options, &device, &error));
   options.variant = nullptr, options.struct_size = 4;
-  fails("open with a short struct", api.open(judge.options().device, &options, &device, &error));
+  fails("open with a short struct", api.open(judge.device().desc().index, &options, &device, &error));
   motley_buffer* buffer = nullptr;
   fails("a buffer of 0 bytes", api.alloc(d.raw(), 0, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error));
   fails("a buffer of 2^63 bytes",
@@ -660,7 +694,7 @@ void memory_cap(Judge& judge) {
   motley_device* device = nullptr;
   motley_error error{};
   const motley_backend& api = judge.api();
-  require_ok(api.open(judge.options().device, &options, &device, &error), error, "open");
+  require_ok(api.open(judge.device().desc().index, &options, &device, &error), error, "open");
   const Owned<motley_device> owned{device, {api.close}};
   motley_buffer* buffer = nullptr;
   const motley_code beyond = api.alloc(device, 65 << 20, MOTLEY_USE_ACTIVATION, nullptr, &buffer, &error);

@@ -177,9 +177,7 @@ void shapes(Judge& judge) {
   }
 }
 
-bool packs(Judge& judge, const kit::Format* format) {
-  return format && (judge.device().desc().weight_dtypes >> format->dtype & 1);
-}
+bool packs(Judge& judge, const kit::Format* format) { return format && judge.packs(format->dtype); }
 
 template <class F>
 void each_format(Judge& judge, F&& f) {
@@ -281,10 +279,34 @@ void cuts(Judge& judge, const kit::Format& format) {
              std::string("column ranges ") + format.name, dot_magnitude(some_cols));
 }
 
+// A weight of a type that the device does not hold, packed to one that it does.
+void conversion(Judge& judge, const kit::Format& from, int32_t to) {
+  Random random(judge.options().seed + 13);
+  const int64_t k = 2 * std::max(from.block, 32), n = 40;
+  GraphBuilder g;
+  const int32_t x = g.input(MOTLEY_F32, {kR, k}), y = g.output(MOTLEY_F32, {kR, n});
+  const int32_t w = g.weight(random_weight(random, from.dtype, MOTLEY_WEIGHT_MATMUL, 48, k));
+  g.weights[0].row_ranges = {{8, 48}};
+  g.op(MOTLEY_OP_MATMUL, {x}, {y}, {w});
+  const std::map<int32_t, Bytes> given = {{x, to_bytes(random.normals(6 * static_cast<size_t>(k)))}};
+  const auto wanted = judge.reference().run(judge.reference().compile(g, {6}), given, plain_batch(6));
+  g.weights[0].format = to;
+  const std::string what = std::string("weights in ") + from.name + " packed as " + kit::find_format(to)->name;
+  try {
+    const auto got = judge.device().run(judge.device().compile(g, {6}), given, plain_batch(6));
+    judge.near(got.at(y), wanted.at(y), matmul_tolerance(to), what, dot_magnitude(g.weights[0]));
+  } catch (const Stop& stop) {
+    if (stop.text.find("code 12") == std::string::npos) throw;
+    judge.skip(what);
+  }
+}
+
 // A token whose row another shard holds gives zeros.
 void embed_parts(Judge& judge) {
   Random random(judge.options().seed + 12);
-  HostWeight table = random_weight(random, MOTLEY_F32, MOTLEY_WEIGHT_GATHER, 37, 24);
+  const int32_t dtype = judge.plain_dtype();
+  if (kit::find_format(dtype)->block > 1) return judge.skip("EMBED of some rows");
+  HostWeight table = random_weight(random, dtype, MOTLEY_WEIGHT_GATHER, 37, 24);
   const auto embed = [&](const HostWeight& w) {
     GraphBuilder g;
     const int32_t slots = g.input(MOTLEY_I32, {MOTLEY_DIM_SLOTS}), y = g.output(MOTLEY_F32, {kR, 24});
@@ -359,6 +381,8 @@ void judge_weights(Judge& judge) {
     embeds(judge, format);
     cuts(judge, format);
   });
+  for (const int32_t from : {MOTLEY_F32, MOTLEY_BF16, MOTLEY_Q8_0, MOTLEY_Q4_K})
+    if (!judge.packs(from)) conversion(judge, *kit::find_format(from), judge.plain_dtype());
   if (judge.supports({MOTLEY_OP_EMBED})) embed_parts(judge);
 }
 

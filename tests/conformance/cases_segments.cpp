@@ -182,10 +182,11 @@ constexpr uint32_t kBlock = 8;
 
 bool skip_model(Judge& judge, const TinyShape& shape) {
   const bool experts = shape.experts > 0;
-  const bool can = judge.device().has(MOTLEY_CAP_PAGED_ATTENTION) &&
-                   (judge.device().desc().weight_dtypes >> shape.dtype & 1) && (judge.device().desc().kv_dtypes & 1) &&
+  const bool can = judge.device().has(MOTLEY_CAP_PAGED_ATTENTION) && judge.packs(shape.dtype) &&
+                   (judge.device().desc().kv_dtypes & 1) &&
                    judge.supports({MOTLEY_OP_EMBED, MOTLEY_OP_MATMUL, MOTLEY_OP_ADD, MOTLEY_OP_RMSNORM, MOTLEY_OP_ROPE,
                                    MOTLEY_OP_SELECT_ROWS, MOTLEY_OP_SAMPLE, shape.activation}) &&
+                   (!experts || judge.packs(MOTLEY_F32)) &&  // the router
                    (!experts || judge.supports({MOTLEY_OP_TOPK_ROUTER, MOTLEY_OP_GROUPED_MATMUL,
                                                 MOTLEY_OP_COMBINE_EXPERTS, MOTLEY_OP_SIGMOID_MUL})) &&
                    (!shape.fused || judge.supports({MOTLEY_OP_SPLIT})) &&

@@ -21,10 +21,13 @@ constexpr Group kGroups[] = {
     {"attention", judge_attention},
     {"segments", judge_segments},
     {"invariance", judge_invariance},
+    {"parts", judge_parts},
+    {"blobs", judge_blobs},
     {"sampling", judge_sampling},
     {"noise", judge_noise},
     {"queues", judge_queues},
     {"errors", judge_errors},
+    {"loss", judge_loss},
 };
 
 void run_group(Judge& judge, const Group& group) {

@@ -16,8 +16,10 @@ namespace motley::conformance {
 struct Options {
   std::function<void(const std::string&)> line;  // receives each line of the report; may be empty
   uint32_t device = 0;
-  std::string variant;  // "" = the device's best
-  std::string only;     // runs the groups whose name contains this; "" = all
+  const motley_device_desc* described = nullptr;  // a device that is not enumerated; in place of `device`
+  const motley_device_desc* lost = nullptr;       // one that is lost with its second program; null: none can be named
+  std::string variant;                            // "" = the device's best
+  std::string only;                               // runs the groups whose name contains this; "" = all
   uint64_t seed = 1;
 };
 

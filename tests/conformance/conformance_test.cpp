@@ -4,10 +4,15 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <fstream>
 
 namespace motley::conformance {
 namespace {
+
+constexpr uint64_t kPatience_ns = 60'000'000'000;
 
 std::vector<std::string> plugins() {
   std::vector<std::string> names;
@@ -44,6 +49,58 @@ TEST_P(Plugin, Judged_EveryGroup_Passes) {
 
 INSTANTIATE_TEST_SUITE_P(Built, Plugin, testing::ValuesIn(plugins()), [](const auto& plugin) { return plugin.param; });
 
+// A device file of the simulation's, described.
+motley_device_desc described(const motley_backend& sim, const std::string& text) {
+  const std::string path = testing::TempDir() + "conformance_test.toml";
+  std::ofstream(path) << text;
+  motley_device_desc desc{};
+  desc.struct_size = sizeof desc;
+  motley_error error{};
+  EXPECT_EQ(sim.describe(path.c_str(), &desc, &error), MOTLEY_OK) << error.text;
+  return desc;
+}
+
+const motley_backend& sim_table() {
+  void* library = dlopen(MOTLEY_BINARY_DIR "/lib/motley/sim.so", RTLD_NOW | RTLD_LOCAL);
+  return *reinterpret_cast<motley_backend_entry_fn>(dlsym(library, MOTLEY_BACKEND_ENTRY))(MOTLEY_BACKEND_ABI);
+}
+
+// The simulation's other presets of note: those of fixed shapes, and one that keeps KV.
+class SimPreset : public testing::TestWithParam<const char*> {};
+
+TEST_P(SimPreset, Judged_EveryGroup_Passes) {
+  const motley_backend& sim = sim_table();
+  motley_device_desc desc{};
+  desc.struct_size = sizeof desc;
+  motley_error error{};
+  ASSERT_EQ(sim.describe(GetParam(), &desc, &error), MOTLEY_OK) << error.text;
+  const motley_device_desc lost = described(sim, R"(kind = "npu"
+memory_bytes = 67108864
+bandwidth_gb_s = 40
+gflops = {f32 = 1000}
+dynamic_rows = false
+paged_attention = false
+weight_formats = ["F16"]
+[[fault]]
+at_program = 2
+what = "death"
+)");
+  Options options;
+  options.described = &desc, options.lost = &lost;
+  options.line = [](const std::string& line) { std::printf("  %s\n", line.c_str()); };
+  const Report report = run_conformance(sim, options);
+  EXPECT_TRUE(report.ok()) << report.failed << " failed, " << report.passed << " passed";
+  EXPECT_GT(report.passed, 1000u) << "a judge that looks at little proves little";
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixed, SimPreset,
+                         testing::Values("intel-npu-like", "xdna-like", "hexagon-like", "ascend-like"),
+                         [](const auto& preset) {
+                           std::string name = preset.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
 // The other kernels of a device that has several; "" above was its best. Not under ThreadSanitizer: they run on the
 // same threads as the best ones, and would take many minutes.
 #ifndef __SANITIZE_THREAD__
@@ -75,6 +132,44 @@ TEST_P(Plugin, JudgedVariants_EachPasses) {
   }
 }
 #endif
+
+// A device of fixed shapes that lets padding reach a real row in one bucket, or takes any blob, must not pass.
+TEST(Judge, LyingFixedDevice_IsFound) {
+  static const motley_backend& truth = sim_table();
+  motley_device_desc desc{};
+  desc.struct_size = sizeof desc;
+  motley_error error{};
+  ASSERT_EQ(truth.describe("intel-npu-like", &desc, &error), MOTLEY_OK) << error.text;
+  Options options;
+  options.described = &desc;
+  motley_backend liar = truth;
+  liar.enqueue = [](motley_queue* queue, motley_programs* programs, const motley_enqueue_args* args,
+                    motley_event** event, motley_error* failure) {
+    const motley_code code = truth.enqueue(queue, programs, args, event, failure);
+    if (code != MOTLEY_OK || args->bucket != 2 || !event) return code;
+    truth.event_wait(*event, kPatience_ns, failure);
+    const float leaked = NAN;  // into the first number of what was bound last, an output
+    const motley_binding& out = args->bindings[args->binding_count - 1];
+    motley_event* written = nullptr;
+    truth.copy_from_host(queue, out.buffer, out.offset, &leaked, sizeof leaked, &written, failure);
+    truth.event_wait(written, kPatience_ns, failure);
+    truth.event_release(written);
+    return code;
+  };
+  options.only = "parts";
+  const Report leaking = run_conformance(liar, options);
+  ASSERT_FALSE(leaking.ok());
+  EXPECT_NE(leaking.failures.front().find("rows in 64"), std::string::npos) << leaking.failures.front();
+  liar = truth;
+  liar.compile = [](motley_device* device, const motley_segment* segment, motley_weight* const* weights,
+                    const motley_compile_options* given, motley_programs** out, motley_error* failure) {
+    motley_compile_options without = *given;
+    without.blob = nullptr, without.blob_bytes = 0;
+    return truth.compile(device, segment, weights, &without, out, failure);
+  };
+  options.only = "blobs";
+  EXPECT_FALSE(run_conformance(liar, options).ok());
+}
 
 // A device that does something else must not pass: ref's table with one entry changed.
 TEST(Judge, LyingDevice_IsFound) {

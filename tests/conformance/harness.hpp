@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -54,6 +55,7 @@ class Random {
 
 struct HostWeight {
   int32_t dtype = MOTLEY_F32;
+  int32_t format = MOTLEY_NONE;  // to be packed to; none: dtype
   uint32_t uses = MOTLEY_WEIGHT_MATMUL;
   int64_t experts = 1, rows = 1, cols = 0;
   std::vector<std::byte> data;
@@ -70,13 +72,14 @@ struct GraphBuilder {
   std::vector<motley_op> ops;
   std::vector<int32_t> inputs, outputs;
   std::vector<HostWeight> weights;
+  int32_t cut = MOTLEY_CUT_STAGE;
 
   int32_t value(int32_t dtype, std::vector<int64_t> dims);
   int32_t input(int32_t dtype, std::vector<int64_t> dims);
   int32_t output(int32_t dtype, std::vector<int64_t> dims);
   int32_t weight(HostWeight w);
   motley_op& op(int32_t kind, std::vector<int32_t> in, std::vector<int32_t> out, std::vector<int32_t> weight = {});
-  motley_segment segment(int32_t cut = MOTLEY_CUT_STAGE) const;
+  motley_segment segment() const;
 };
 
 struct SequenceRows {
@@ -163,9 +166,10 @@ class Device {
   Bytes read(motley_buffer* from, uint64_t bytes, uint64_t offset = 0) const;
   void kv_import(motley_kv* kv, std::span<const int32_t> blocks, uint32_t layers, const Bytes& from) const;
   Bytes kv_export(motley_kv* kv, std::span<const int32_t> blocks, uint32_t layers, uint64_t bytes) const;
-  // Runs once; rows of the bucket beyond the real ones are NaN. Answers the outputs' real rows.
+  // Runs once; rows of the bucket beyond the real ones are NaN. Answers the outputs' real rows. In the smallest bucket
+  // that holds the rows, or in one given.
   std::map<int32_t, Bytes> run(const Program& program, const std::map<int32_t, Bytes>& inputs, const BatchData& batch,
-                               motley_kv* kv = nullptr) const;
+                               motley_kv* kv = nullptr, std::optional<uint32_t> bucket = {}) const;
   // Waits and throws Stop unless OK.
   void finish(motley_event* event, const char* what) const;
   motley_code wait(motley_event* event, motley_error* error = nullptr) const;  // and releases it
@@ -188,6 +192,8 @@ struct Tolerance {
 };
 Tolerance matmul_tolerance(int32_t weight_dtype);
 Tolerance attention_tolerance(int32_t kv_dtype);
+// Of one op whose result is rounded to F16.
+constexpr Tolerance kRoundedToF16{5e-4, 8e-3};
 constexpr Tolerance kElementwise{2e-5, 2e-4};
 
 class Judge {
@@ -201,18 +207,24 @@ class Judge {
   std::unique_ptr<Device> open(uint32_t threads, bool deterministic = false) const;
   const motley_backend& api() const { return backend_; }
   bool supports(std::initializer_list<int> kinds) const;
+  bool packs(int32_t dtype) const { return device_->desc().weight_dtypes >> dtype & 1; }
+  // The first of F32, F16 and BF16 that the device packs; the first of all its types where it packs none of them.
+  int32_t plain_dtype() const;
+  bool fixed_rows() const { return !device_->has(MOTLEY_CAP_DYNAMIC_ROWS); }
 
   void check(bool holds, const std::string& what);
   // `magnitude`: what the elements are of the order of, where too few of them show it (sums that may cancel).
   void near(const Bytes& got, const Bytes& wanted, Tolerance tolerance, const std::string& what, double magnitude = 0);
   void same(const Bytes& got, const Bytes& wanted, const std::string& what);
   void skip(const std::string& what);
-  // Runs on both and compares every output.
+  // Runs on both and compares every output, on a device of fixed rows in every bucket, which must give equal bits where
+  // rows do not depend on one another.
   void compare(const GraphBuilder& graph, const std::map<int32_t, Bytes>& inputs, const BatchData& batch,
                Tolerance tolerance, const std::string& what, double magnitude = 0);
   Report& report() { return report_; }
 
  private:
+  Tolerance widened(const GraphBuilder& graph, Tolerance tolerance) const;
   const motley_backend& backend_;
   Options options_;
   Report report_;
@@ -228,6 +240,9 @@ void judge_kv(Judge&);
 void judge_attention(Judge&);
 void judge_segments(Judge&);
 void judge_invariance(Judge&);
+void judge_parts(Judge&);
+void judge_blobs(Judge&);
+void judge_loss(Judge&);
 void judge_sampling(Judge&);
 void judge_noise(Judge&);
 void judge_queues(Judge&);

@@ -266,6 +266,14 @@ def test_conformance_passes_the_cpu_plugin():
     assert out.strip()
 
 
+def test_conformance_judges_one_device_and_counts_what_is_skipped():
+    out = run("conformance", PLUGINS / "sim.so", "--device", "sim:Intel-NPU-like", seconds_max=120).splitlines()
+    assert out[0] == "device SIM:intel-npu-like" and "skipped paged attention" in out
+    assert re.fullmatch(r"[1-9]\d* passed, 0 failed, [1-9]\d* skipped", out[-1])
+    refuse("conformance", PLUGINS / "sim.so", "--device", "SIM:nothing", says=["SIM:nothing", "SIM:intel-npu-like"])
+    refuse("conformance", PLUGINS / "cpu.so", "--device", "GPU:0", says=["GPU:0", "the plugin has CPU:0"])
+
+
 def test_conformance_refuses_what_is_no_plugin(tmp_path):
     file = tmp_path / "none.so"
     file.write_bytes(b"no")
