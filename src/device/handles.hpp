@@ -65,7 +65,8 @@ struct DeviceOptions {
   std::string variant;   // "" = the best
   uint64_t memory_cap = 0;
   bool deterministic = false;
-  bool virtual_time = false;  // of simulated devices (device/virtual_time.hpp)
+  bool virtual_time = false;    // of simulated devices (device/virtual_time.hpp)
+  uint64_t weight_formats = 0;  // that it holds (motley_device_desc.weight_dtypes); 0 = every one
 };
 
 // An opened device. Thread-safe as the ABI says: one thread at a time per queue.
@@ -87,6 +88,8 @@ class Device {
   // The buffer's memory as the host sees it; FAILED_PRECONDITION when it is separate.
   Result<void*> map(const BufferHandle& buffer) const;
   Result<PackedWeight> pack(const motley_weight_desc& desc) const;
+  // What it holds a matrix of that format in: the same, or F16 where it has no such.
+  int32_t format_of(int32_t dtype) const;
   Result<KvHandle> create_kv(const motley_kv_desc& desc) const;
   Result<motley_kv_layout> kv_layout(const motley_kv_desc& desc) const;
   // Of all layers [0, layers) of the pool, from the canonical format (docs/formats/kv.md). The host's memory is
@@ -110,11 +113,12 @@ class Device {
   Result<motley_device_stats> stats() const;
 
  private:
-  Device(const motley_backend* api, motley_device* device, WorkerProcess* worker)
-      : api_(api), device_(api, device), worker_(worker) {}
+  Device(const motley_backend* api, motley_device* device, WorkerProcess* worker, uint64_t weight_formats)
+      : api_(api), device_(api, device), worker_(worker), weight_formats_(weight_formats) {}
   const motley_backend* api_;
   RawDevice device_;
   WorkerProcess* worker_;  // owned by the device
+  uint64_t weight_formats_;
 };
 
 }  // namespace motley

@@ -22,8 +22,7 @@ Status check_deterministic(const DeviceDescription& device) {
       {{MOTLEY_CAP_ROW_INVARIANT, "does not promise bit-identical rows; leave --deterministic out"},
        {MOTLEY_CAP_ONE_CLASS, "computes prompts and answers differently; leave --deterministic out"}}};
   for (const Need& need : kNeeds) {
-    if ((device.desc.caps & need.cap) == 0)
-      return error(MOTLEY_UNIMPLEMENTED, "device {} {}", device.name, need.what);
+    if ((device.desc.caps & need.cap) == 0) return error(MOTLEY_UNIMPLEMENTED, "device {} {}", device.name, need.what);
   }
   return ok_status();
 }
@@ -46,6 +45,7 @@ Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice list
   open.cores = listed.cores;
   open.deterministic = options.deterministic;
   open.virtual_time = options.virtual_time;
+  open.weight_formats = listed.description.desc.weight_dtypes;
   const auto cap = options.memory_caps.find(listed.description.name);
   if (cap != options.memory_caps.end()) open.memory_cap = cap->second;
   auto device = open_device(listed, open, options.isolate);

@@ -36,7 +36,7 @@ Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const D
   desc.struct_size = sizeof desc;
   desc.name = graph_weight.name.c_str();
   desc.dtype = source.dtype;
-  desc.format = source.dtype;
+  desc.format = (graph_weight.uses & MOTLEY_WEIGHT_VECTOR) != 0 ? source.dtype : device.format_of(source.dtype);
   desc.uses = graph_weight.uses;
   desc.experts = source.experts;
   desc.rows = source.rows;
