@@ -57,7 +57,7 @@ class Engines {
     std::unique_ptr<Engine> engine;
   };
   struct Progress;
-  size_t least_busy(const Progress& progress, uint64_t work) const;
+  size_t least_busy(const Progress& progress) const;
   Status submit(const EngineLoad& load, size_t index, const std::shared_ptr<Progress>& progress);
   std::vector<DriverReport> work() const;
   std::vector<DeviceUse> uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,
