@@ -72,13 +72,14 @@ Result<std::unique_ptr<Engines>> Engines::open(const OpenPlan& plan, std::span<c
   return engines;
 }
 
-size_t Engines::least_busy(const Progress& progress, uint64_t work) const {
+size_t Engines::first_done(const Progress& progress, size_t tokens) const {
   size_t best = 0;
-  double best_s = 0;
-  for (size_t i = 0; i < members_.size(); ++i) {
-    const double s = (static_cast<double>(progress.engines[i].left.load()) + static_cast<double>(work)) /
-                     std::max(members_[i].report->predicted.tokens_per_s, 1e-9);
-    if (i == 0 || s < best_s) best = i, best_s = s;
+  const auto done_s = [&](size_t i) {
+    return (static_cast<double>(progress.engines[i].left.load()) + static_cast<double>(tokens)) /
+           members_[i].report->predicted.tokens_per_s;
+  };
+  for (size_t i = 1; i < members_.size(); ++i) {
+    if (done_s(i) < done_s(best)) best = i;
   }
   return best;
 }
@@ -91,7 +92,7 @@ Status Engines::submit(const EngineLoad& load, size_t index, const std::shared_p
   request.params.max_tokens = load.output_len;
   request.use_prefix_cache = false;
   const auto prompt = static_cast<int64_t>(request.prompt.size());
-  const size_t to = least_busy(*progress, request.prompt.size() + load.output_len);
+  const size_t to = first_done(*progress, request.prompt.size() + load.output_len);
   const uint32_t block = members_[to].report->placement.block_size;
   request.on_update = [progress, index, to, prompt, block](const RequestUpdate& update) {
     Progress::Answer& answer = progress->answers[index];

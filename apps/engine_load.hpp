@@ -39,8 +39,8 @@ struct LoadSeen {
   std::vector<DeviceUse> devices;
 };
 
-// An engine for each report, side by side. A request goes to the one that has the least work left by the time that
-// their predicted tokens/s give it. One thread calls.
+// An engine for each report, side by side. A request goes to the one that will have done it first, by the work that
+// each has left and its predicted tokens/s. One thread calls.
 class Engines {
  public:
   // Loads the placements. What it is given outlives it.
@@ -57,7 +57,7 @@ class Engines {
     std::unique_ptr<Engine> engine;
   };
   struct Progress;
-  size_t least_busy(const Progress& progress, uint64_t work) const;
+  size_t first_done(const Progress& progress, size_t tokens) const;
   Status submit(const EngineLoad& load, size_t index, const std::shared_ptr<Progress>& progress);
   std::vector<DriverReport> work() const;
   std::vector<DeviceUse> uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,

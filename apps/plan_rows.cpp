@@ -268,7 +268,8 @@ std::string rows_json(const PlanRowsTitle& title, const std::vector<PlanRow>& ro
 // ---- SVG
 
 std::string rows_svg(const PlanRowsTitle& title, const std::vector<PlanRow>& rows) {
-  constexpr double kLeft = 190, kWidth = 460, kBusy = 760, kBusyWidth = 90, kRow = 30, kTop = 70, kBar = 18;
+  constexpr double kLeft = 190, kWidth = 460, kBusy = 760, kBusyWidth = 90, kPitch = 140, kRow = 30, kTop = 70,
+                   kBar = 18;
   double most = 1e-9;
   for (const PlanRow& row : rows) most = std::max({most, row.predicted(), tokens_per_s(row).median});
   std::map<std::string, size_t> column;
@@ -278,9 +279,8 @@ std::string rows_svg(const PlanRowsTitle& title, const std::vector<PlanRow>& row
                                           title.num_prompts, title.input_len, title.output_len, title.concurrency),
                               " font-size=\"14\" font-weight=\"bold\"");
   body += svg_text(kLeft, 58, "output tokens/s; the tick: predicted", " fill=\"#666\"");
-  const double pitch = kBusyWidth + 20;
   for (const auto& [device, c] : column)
-    body += svg_text(kBusy + pitch * static_cast<double>(c), 58, device + " busy", " fill=\"#666\" font-size=\"10\"");
+    body += svg_text(kBusy + kPitch * static_cast<double>(c), 58, device + " busy", " fill=\"#666\" font-size=\"10\"");
   double y = kTop;
   for (const PlanRow& row : rows) {
     body += svg_text(8, y + 14, row.name, row.kind == "plan" ? " font-weight=\"bold\"" : "");
@@ -294,14 +294,14 @@ std::string rows_svg(const PlanRowsTitle& title, const std::vector<PlanRow>& row
           svg_text(kLeft + kWidth * std::max(seen, row.predicted()) / most + 8, y + 14, fmt::format("{:.4g}", seen));
     }
     for (const DeviceUse& use : device_uses(row)) {
-      const double x = kBusy + pitch * static_cast<double>(column[use.device]);
+      const double x = kBusy + kPitch * static_cast<double>(column[use.device]);
       body += svg_rect(x, y, kBusyWidth, kBar, "#eee");
       body += svg_rect(x, y, kBusyWidth * std::min(use.busy, 1.0), kBar, svg_colour(2));
       body += svg_text(x + 4, y + 14, fmt::format("{:.0f} %", 100 * use.busy), " font-size=\"10\"");
     }
     y += kRow;
   }
-  return svg_document(kBusy + pitch * static_cast<double>(column.size()) + 8, y + 8, body);
+  return svg_document(kBusy + kPitch * static_cast<double>(column.size()) + 8, y + 8, body);
 }
 
 }  // namespace motley::apps

@@ -18,7 +18,7 @@ enum class BaselineKind {
   kEvenPipeline,        // each has as many layers
   kMemoryRatio,         // each has layers in proportion to its free memory
   kHomogeneous,         // the best plan over devices of one kind that are about as fast
-  kReplicas             // each has the whole model, requests go to the one with the least work left
+  kReplicas             // each has the whole model, a request goes to the one that will have done it first
 };
 
 std::string_view baseline_name(BaselineKind kind);  // "alone", "even_tensor_parallel", ...

@@ -34,8 +34,8 @@ def seen(tiny):
 def test_every_placement_has_a_row_with_everything(seen):
     _, values, _ = seen
     assert values["devices"] == DEVICES.split(",")
-    assert {name: values[name] for name in ("seed", "concurrency", "input_len", "output_len", "num_prompts", "repeat")} \
-        == {"seed": 7, "concurrency": 4, "input_len": 12, "output_len": 6, "num_prompts": 10, "repeat": 2}
+    asked = {"seed": 7, "concurrency": 4, "input_len": 12, "output_len": 6, "num_prompts": 10, "repeat": 2}
+    assert {name: values[name] for name in asked} == asked
     assert [row["kind"] for row in values["rows"]] == KINDS
     for row in values["rows"]:
         measured = row["measured"]
