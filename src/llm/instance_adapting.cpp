@@ -14,7 +14,7 @@ namespace motley {
 namespace {
 
 constexpr std::chrono::milliseconds kLookEvery{100};
-constexpr double kWorthMoving = 1.1;          // of the tokens/s that the plan in force would still give
+constexpr double kWorthMoving = 1.2;          // of the tokens/s that the plan in force would still give
 constexpr int64_t kSettleNs = 5'000'000'000;  // after a move, and twice as long after each of a series
 constexpr int64_t kSettleNsMax = 300'000'000'000;
 

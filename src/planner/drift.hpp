@@ -39,10 +39,10 @@ using DriftFactors = std::map<std::string, double, std::less<>>;
 PlanInput with_drift(PlanInput input, const DriftFactors& factors);
 
 struct DriftOptions {
-  int64_t window_ns = 500'000'000;     // over which busy times are compared
-  double busy_ns_least = 100'000'000;  // predicted in a window, else it goes on: little says little
-  double changed_least = 1.25;         // a factor's, either way, until something is done about it
-  uint32_t windows = 2;                // in a row that say so
+  int64_t window_ns = 400'000'000;    // over which busy times are compared
+  double busy_ns_least = 80'000'000;  // predicted in a window, else it goes on: little says little
+  double changed_least = 1.35;        // a factor's, either way, until something is done about it
+  uint32_t windows = 4;               // in a row that say so
 };
 
 // Compares busy times of windows with those predicted. The first windows of a device say what its tables are off by;

@@ -30,8 +30,8 @@ constexpr double kReferenceDifference = 1e-4;  // of log-probabilities
 using Texts = std::vector<std::vector<SampledToken>>;
 
 // The devices of all placements, and by their indices what each of them cuts.
-constexpr const char* kDevices = "CPU:0/cores=0,CPU:0/cores=1,SIM:gpu-like,SIM:slow-gpu-like";
-enum : size_t { kCore, kOtherCore, kGpu, kSlowGpu, kDeviceCount };
+constexpr const char* kDevices = "CPU:0/cores=0,CPU:0/cores=1,SIM:gpu-like,SIM:slow-gpu-like,SIM:intel-npu-like";
+enum : size_t { kCore, kOtherCore, kGpu, kSlowGpu, kNpu, kDeviceCount };
 
 struct PlacementCase {
   const char* name;
@@ -57,6 +57,8 @@ const std::vector<PlacementCase>& cases() {
       {"a core attends for the GPU", {{1, {{kGpu, 1, 1, 0, kCore}, {kCore, 0, 0, 1}}}}, true},
       {"one core computes, one attends", {{1, {{kCore, 1, 1, 1, kOtherCore}}}}, true},
       {"attended in two shards", {{1, {{kGpu, 2, 1, 1, kCore}, {kSlowGpu, 1, 2, 1, kOtherCore}}}}},
+      {"a core attends for the NPU", {{1, {{kNpu, 1, 1, 0, kCore}, {kCore, 0, 0, 1}}}}},
+      {"columns alone on the NPU", {{1, {{kCore, 1, 1, 1}, {kNpu, 0, 2, 0}}}}},
       {"a pipeline, the second attended", {{1, {{kGpu}}}, {1, {{kSlowGpu, 1, 1, 1, kCore}}}}, true},
       {"two, then two",
        {{3, {{kCore, 1, 1, 1}, {kGpu, 1, 2, 1}}, true}, {1, {{kSlowGpu, 0, 1, 1}, {kOtherCore, 1, 3, 6}}}}},
