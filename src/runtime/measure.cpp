@@ -472,6 +472,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   if (desc.memory_group != 0) profile.memory_group = fmt::format("memory {}", desc.memory_group);
   profile.memory_total = desc.memory_total;
   profile.memory_free = desc.memory_free;
+  profile.own_memory = has_own_memory(desc);
   profile.attends = attends();
   profile.holds_vocabulary = any_rows_;
   if (!any_rows_) profile.buckets.assign(probing_.buckets.begin(), probing_.buckets.end());
