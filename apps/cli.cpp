@@ -159,8 +159,9 @@ void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) 
   add_number(app, "--block-size", options.block_size, "positions of a KV block")->capture_default_str();
   app->add_option("--kv-cache-dtype", options.kv_cache_dtype, "auto, float32, float16, bfloat16, fp8 (E4M3) or int8")
       ->capture_default_str();
-  add_number(app, "--kv-cache-memory-bytes", options.kv_cache_memory_bytes,
-             "size of the KV pool; default: 2 GB or a quarter of the free memory");
+  add_number(
+      app, "--kv-cache-memory-bytes", options.kv_cache_memory_bytes,
+      "size of the KV pool; default: 2 GB or a quarter of the free memory, of a GPU's 7/8 of what the model leaves");
   add_switch(app, "--enable-prefix-caching,!--no-enable-prefix-caching", options.engine.enable_prefix_caching,
              "share the KV of equal prompt beginnings (on by default)");
   add_switch(app, "--enable-chunked-prefill,!--no-enable-chunked-prefill", options.engine.enable_chunked_prefill,

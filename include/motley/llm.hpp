@@ -54,7 +54,7 @@ struct LlmOptions {
   uint32_t max_num_batched_tokens = 0;  // tokens of one step: as many as keep it within 200 ms
   uint32_t block_size = 16;             // positions of a KV block
   std::string kv_cache_dtype = "auto";  // auto, float32, float16, bfloat16, fp8, int8
-  uint64_t kv_cache_memory_bytes = 0;   // 2 GB or a quarter of the free memory
+  uint64_t kv_cache_memory_bytes = 0;   // 0: 2 GB or a quarter of the free memory, of a GPU's 7/8 of what is left
   bool enable_prefix_caching = true;    // share the KV of equal prompt beginnings
   bool enable_chunked_prefill = true;   // compute long prompts in parts
   uint32_t threads = 0;                 // compute threads: one for each core of the device

@@ -20,6 +20,11 @@ struct AbsentDevice {
   std::string reason;
 };
 
+// Memory that the host does not see, and no part of the host's own, as a simulated device's is.
+inline bool has_own_memory(const motley_device_desc& desc) {
+  return desc.kind != MOTLEY_KIND_CPU && desc.simulated == 0 && (desc.caps & MOTLEY_CAP_HOST_MEMORY) == 0;
+}
+
 // The name, and "SIMULATED" where the name does not tell.
 std::string shown_name(const DeviceDescription& device);
 

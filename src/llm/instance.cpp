@@ -168,7 +168,8 @@ Result<Placement> Instance::alone_on(const DeviceSet& devices, size_t index) con
   uint64_t memory_free = description.desc.memory_free;
   const auto cap = devices.memory_caps().find(description.name);
   if (cap != devices.memory_caps().end()) memory_free = std::min(memory_free, cap->second);
-  const PlanDevice device{description.name, description.desc.memory_total, memory_free, step, layout.bytes_per_block};
+  const PlanDevice device{description.name,       description.desc.memory_total,   memory_free, step,
+                          layout.bytes_per_block, has_own_memory(description.desc)};
   return plan_single_device(model(), device, plan);
 }
 

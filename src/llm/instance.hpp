@@ -59,7 +59,7 @@ struct InstanceOptions {
   // Where nothing is forced and there are several devices: plan anew when their speed changes, and move.
   bool adapt = false;
   std::string kv_cache_dtype = "auto";  // auto (= float16), float32, float16, bfloat16, fp8, int8; f32, f16, bf16
-  uint64_t kv_cache_memory_bytes = 0;   // 0 = min(2 GB, a quarter of the free memory)
+  uint64_t kv_cache_memory_bytes = 0;   // 0: see apps/cli.cpp
   uint32_t block_size = 16;
   uint32_t threads = 0;  // 0 = the device's default
   bool deterministic = false;

@@ -49,9 +49,9 @@ double step_bytes(const ModelShape& shape, const PlanRequest& request, bool last
 }
 
 // Bytes for KV pools on a device that has `left` after weights and steps.
-uint64_t pool_bytes(const PlanRequest& request, uint64_t left, uint64_t usable, uint64_t load_bytes) {
+uint64_t pool_bytes(const PlanRequest& request, bool own_memory, uint64_t left, uint64_t usable, uint64_t load_bytes) {
   if (request.kv.bytes > 0) return left;  // the cap of all pools is applied to tokens
-  return std::min(left, std::max(load_bytes, std::min(kKvPoolBytesDefaultMax, usable / 4)));
+  return std::min(left, std::max(load_bytes, default_pool_bytes(own_memory, usable, left)));
 }
 
 }  // namespace
@@ -103,12 +103,13 @@ LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const Pl
   uint64_t tokens = per_token > 0 && request.kv.bytes > 0 ? request.kv.bytes / per_token : UINT64_MAX;
   const uint64_t least = least_kv_tokens(shape, request), load = load_kv_tokens(shape, request);
   const auto fit = [&](uint64_t usable, uint64_t fixed, uint64_t per, size_t device) {
+    const bool own_memory = input.devices[device].own_memory;
     const uint64_t needed = fixed + per * least;
     if (needed > usable && needed - usable > memory.missing_bytes) {
       memory.missing_bytes = needed - usable, memory.short_device = device;
     }
     if (fixed < usable && per > 0)
-      tokens = std::min(tokens, pool_bytes(request, usable - fixed, usable, per * load) / per);
+      tokens = std::min(tokens, pool_bytes(request, own_memory, usable - fixed, usable, per * load) / per);
   };
   for (const auto& [index, device] : devices) {
     fit(device.usable_bytes, device.weight_bytes + device.step_bytes, device.kv_bytes_per_token, index);

@@ -42,6 +42,10 @@ std::string bytes_text(uint64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
+uint64_t default_pool_bytes(bool own_memory, uint64_t free, uint64_t left) {
+  return own_memory ? left / 8 * 7 : std::min({kKvPoolBytesDefaultMax, free / 4, left});
+}
+
 Result<Placement> plan_single_device(const Model& model, const PlanDevice& device, const PlanOptions& options) {
   const uint64_t weights = weight_bytes(model);
   const uint64_t fixed = weights + device.step_bytes;
@@ -55,7 +59,7 @@ Result<Placement> plan_single_device(const Model& model, const PlanDevice& devic
   }
   const uint64_t left = device.memory_free - fixed;
   uint64_t pool = options.kv_bytes;
-  if (pool == 0) pool = std::min({kKvPoolBytesDefaultMax, device.memory_free / 4, left});
+  if (pool == 0) pool = default_pool_bytes(device.own_memory, device.memory_free, left);
   if (pool > left) {
     return error(MOTLEY_RESOURCE_EXHAUSTED,
                  "a KV pool of {} does not fit beside the model: {} has {} free after the weights; lower "

@@ -60,6 +60,12 @@ TEST(PlanSingleDevice, DefaultPool_IsAQuarterOfFreeMemoryAndNoMoreThanWhatIsLeft
   EXPECT_EQ(tight->lanes[0].kv_blocks, 64u);
 }
 
+TEST(PlanSingleDevice, DefaultPoolInMemoryOfItsOwn_IsMostOfWhatWeightsAndAStepLeave) {
+  const PlanDevice gpu{"GPU:0", 16 * kGiB, 16 * kGiB, kStep, 1 << 20, true};
+  const auto placement = plan_single_device(SizedModel(7 * kGiB), gpu, {});
+  EXPECT_EQ(placement->lanes[0].kv_blocks, (9 * 1024 - 64) / 8 * 7u);
+}
+
 TEST(PlanSingleDevice, ModelTooLarge_SaysHowMuchIsMissing) {
   const Status refused = plan_single_device(SizedModel(2 * kGiB), {"CPU:0", kGiB, kGiB, kStep, 1 << 20}, {}).error();
   EXPECT_EQ(refused.code(), MOTLEY_RESOURCE_EXHAUSTED);

@@ -184,13 +184,13 @@ bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
              bytes_b = static_cast<double>(usable_bytes(input, b));
   const bool same_group = (x.memory_group == y.memory_group && !x.memory_group.empty()) ||
                           (alone_in_group(input, a) && alone_in_group(input, b));
-  if (x.kind != y.kind || x.attends != y.attends || x.holds_vocabulary != y.holds_vocabulary ||
-      x.buckets != y.buckets || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
-      !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
-      !near(x.layer, y.layer) || !near(x.context, y.context) || !near(x.sequences, y.sequences) ||
-      !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) || !near(x.chunk_context_ns, y.chunk_context_ns) ||
-      !near(x.copy.latency_ns, y.copy.latency_ns) || !near(x.copy.ns_per_byte, y.copy.ns_per_byte) ||
-      !near(x.packed_ratio, y.packed_ratio) ||
+  if (x.kind != y.kind || x.own_memory != y.own_memory || x.attends != y.attends ||
+      x.holds_vocabulary != y.holds_vocabulary || x.buckets != y.buckets || !same_group || !near(bytes_a, bytes_b) ||
+      !near(x.attention, y.attention) || !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) ||
+      !near(x.embed, y.embed) || !near(x.layer, y.layer) || !near(x.context, y.context) ||
+      !near(x.sequences, y.sequences) || !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) ||
+      !near(x.chunk_context_ns, y.chunk_context_ns) || !near(x.copy.latency_ns, y.copy.latency_ns) ||
+      !near(x.copy.ns_per_byte, y.copy.ns_per_byte) || !near(x.packed_ratio, y.packed_ratio) ||
       !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || !near(x.together, y.together) ||
       !near(x.context_together, y.context_together)) {
     return false;

@@ -39,6 +39,7 @@ struct DeviceProfile {
   std::string memory_group;                    // devices of one name share memory and its bus; empty: its own
   std::string format;                          // what it packs weights to, for people; empty: as in the file
   uint64_t memory_total = 0, memory_free = 0;  // bytes; within a group each says what the group has
+  bool own_memory = false;                     // nothing else of the machine lives in it
   bool attends = true;                         // keeps KV; else a partner must, and `attention` is without
   bool holds_vocabulary = true;                // else `head` and `embed` are empty
   std::vector<int64_t> buckets;                // row counts that it computes, ascending; empty: any

@@ -48,6 +48,7 @@ ordered_json device_json(const DeviceProfile& device) {
   if (!device.memory_group.empty()) json["memory_group"] = device.memory_group;
   if (!device.format.empty()) json["format"] = device.format;
   json["memory_bytes"] = {{"total", device.memory_total}, {"free", device.memory_free}};
+  if (device.own_memory) json["own_memory"] = true;
   if (!device.attends) json["attends"] = false;
   if (!device.holds_vocabulary) json["holds_vocabulary"] = false;
   if (!device.buckets.empty()) json["buckets"] = device.buckets;
@@ -119,11 +120,32 @@ Status read_parts(const JsonFields& fields, DeviceProfile* device) {
 
 Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) {
   const JsonFields fields(json, std::move(where));
-  RETURN_IF_ERROR(fields.check_names(
-      {"name",      "kind", "memory_group", "format",   "memory_bytes",     "attention", "ffn",     "experts",
-       "layer",     "head", "embed",        "context",  "chunk_context_ns", "sequences", "wait_ns", "wake_ns",
-       "sample_ns", "copy", "packed_ratio", "together", "context_together", "copies",    "attends", "holds_vocabulary",
-       "buckets"}));
+  RETURN_IF_ERROR(fields.check_names({"name",
+                                      "kind",
+                                      "memory_group",
+                                      "format",
+                                      "memory_bytes",
+                                      "attention",
+                                      "ffn",
+                                      "experts",
+                                      "layer",
+                                      "head",
+                                      "embed",
+                                      "context",
+                                      "chunk_context_ns",
+                                      "sequences",
+                                      "wait_ns",
+                                      "wake_ns",
+                                      "sample_ns",
+                                      "copy",
+                                      "packed_ratio",
+                                      "together",
+                                      "context_together",
+                                      "copies",
+                                      "attends",
+                                      "holds_vocabulary",
+                                      "buckets",
+                                      "own_memory"}));
   DeviceProfile device;
   RETURN_IF_ERROR(fields.text("name", &device.name));
   RETURN_IF_ERROR(fields.text("kind", &device.kind));
@@ -134,6 +156,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(memory.check_names({"total", "free"}));
   RETURN_IF_ERROR(memory.whole("total", &device.memory_total, 0, INT64_MAX));
   RETURN_IF_ERROR(memory.whole("free", &device.memory_free, 0, INT64_MAX));
+  RETURN_IF_ERROR(fields.flag("own_memory", &device.own_memory));
   RETURN_IF_ERROR(fields.flag("attends", &device.attends));
   RETURN_IF_ERROR(fields.flag("holds_vocabulary", &device.holds_vocabulary));
   RETURN_IF_ERROR(fields.whole_numbers("buckets", &device.buckets, kCostPointsMax, false));

@@ -55,6 +55,7 @@ PlanInput small_input() {
   const ModelShape shape = make_shape({});
   PlanInput input;
   input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("CPU:0", "cpu", {}, shape)};
+  input.devices[0].own_memory = true;
   input.devices[1].memory_group = "host";
   input.devices[1].together = {{1, 16}, {2, 1.5}};
   input.devices[1].context_together = 1.25, input.devices[1].wait_ns = 4000, input.devices[1].wake_ns = 9000;
@@ -69,6 +70,8 @@ TEST(ProfileJson, ComesBackEqual) {
   const auto again = read_plan_input(text);
   ASSERT_TRUE(again.ok()) << again.error().message();
   EXPECT_EQ(to_json(*again), text);
+  EXPECT_TRUE(again->devices[0].own_memory);
+  EXPECT_FALSE(again->devices[1].own_memory);
   const auto device = read_device_profile(to_json(input.devices[1]));
   ASSERT_TRUE(device.ok()) << device.error().message();
   EXPECT_EQ(to_json(*device), to_json(input.devices[1]));

@@ -26,7 +26,7 @@ struct KvOptions {
   uint32_t block_size = 16;
   int32_t dtype = 0;           // motley_dtype, handed through to the placement
   double element_bytes = 2;    // of a stored key or value element, scales included
-  uint64_t bytes = 0;          // of all pools together; 0 = what the load needs, and more up to kKvPoolBytesDefaultMax
+  uint64_t bytes = 0;          // of all pools together; 0 = what the load needs, or default_pool_bytes
   uint32_t max_model_len = 0;  // positions that one sequence may need; 0 = as much of the load as fits
 };
 

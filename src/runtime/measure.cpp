@@ -35,7 +35,8 @@ constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their ow
 constexpr uint32_t kTurnRowsMax = 64;                // that take layers in turn; beyond, they share each weight enough
 constexpr uint32_t kContextReads = ProbeShare{}.kv_blocks * Probe::kBlockSize;  // of all of them, at most
 constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
-constexpr uint32_t kNear = 16;       // positions where little is read
+constexpr uint32_t kChunkRowsOfOwnMemory = 256;
+constexpr uint32_t kNear = 16;  // positions where little is read
 constexpr int kTogetherRounds = 2;
 constexpr uint32_t kTogetherReaders = 16;  // sequences whose reading is timed then
 constexpr double kReadingLeast = 0.2;      // of the part's other time
@@ -79,7 +80,8 @@ class DeviceMeasurer {
         depth_(std::max(1u, device.description.desc.queue_depth)),
         any_rows_((device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0),
         probing_(probe_options(device.description, options.rows_max, options.kv_dtype, options.virtual_time)),
-        layers_(measured_layers(model, device.description.desc.memory_free)),
+        layers_(measured_layers(model, device.description.desc.memory_free,
+                                has_own_memory(device.description.desc) ? kLayersOfOwnMemory : 1)),
         rows_max_(options.rows_max) {}
 
   // A part to be timed; with `both`, a split layer's attention and FFN by turns.
@@ -342,15 +344,18 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
   if (options_.brief && !options_.virtual_time) {
     ASSIGN_OR_RETURN(rows_max_, brief_rows(*single));
   }
+  // Programs that are sent for take long beside a layer, and rows of a prompt may be read to by other kernels.
+  const bool own_memory = has_own_memory(device_.description.desc);
   std::vector<Timing> timings;
   const auto timing = [&](const ProbeLoad& load) {
-    Probe* const of = load.rows > kTurnRowsMax ? single.get() : several_.get();
+    const bool apart = load.rows > kTurnRowsMax && !own_memory;
+    Probe* const of = apart ? single.get() : several_.get();
     timings.push_back({of, MOTLEY_CUT_STAGE, load});
     return timings.size() - 1;
   };
   const std::vector<uint32_t> rows = row_points_of(rows_max_);
   for (const uint32_t r : rows) timing(prompt_of(r));
-  const uint32_t chunk = std::min(kChunkRows, rows_max_);
+  const uint32_t chunk = std::min(own_memory ? kChunkRowsOfOwnMemory : kChunkRows, rows_max_);
   const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing(rows_of_one(chunk, kMeasuredContext));
   std::vector<std::pair<size_t, size_t>> sequences;  // that see little, and much
   for (const uint32_t r : kContextRows) {
@@ -472,6 +477,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   if (desc.memory_group != 0) profile.memory_group = fmt::format("memory {}", desc.memory_group);
   profile.memory_total = desc.memory_total;
   profile.memory_free = desc.memory_free;
+  profile.own_memory = has_own_memory(desc);
   profile.attends = attends();
   profile.holds_vocabulary = any_rows_;
   if (!any_rows_) profile.buckets.assign(probing_.buckets.begin(), probing_.buckets.end());

@@ -43,7 +43,7 @@ uint32_t window_of(const Model& model, size_t layer) {
   return layer < model.kv_layers().size() ? model.kv_layers()[layer].window : 0;
 }
 
-LayerRange measured_layers(const Model& model, uint64_t memory_free) {
+LayerRange measured_layers(const Model& model, uint64_t memory_free, uint32_t least) {
   const std::vector<LayerWeights> layers = layer_weights(model);
   const auto seen = [&](size_t layer) {
     const uint32_t window = window_of(model, layer);
@@ -57,7 +57,7 @@ LayerRange measured_layers(const Model& model, uint64_t memory_free) {
   size_t begin = middle, end = middle + 1;
   const auto enough = [&] {
     const uint64_t count = end - begin;
-    return count >= kLayersMax || count * layers[middle].bytes >= kLayersBytes ||
+    return count >= kLayersMax || (count >= least && count * layers[middle].bytes >= kLayersBytes) ||
            (count + 1) * resident > memory_free / kMemoryParts;
   };
   while (!enough() && alike(end)) ++end;

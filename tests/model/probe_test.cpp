@@ -21,9 +21,9 @@ make_model::ModelSpec spec_of(uint32_t layers) {
   return spec;
 }
 
-LayerRange measured(const make_model::ModelSpec& spec, uint64_t memory_free = uint64_t{1} << 40) {
+LayerRange measured(const make_model::ModelSpec& spec, uint64_t memory_free = uint64_t{1} << 40, uint32_t least = 1) {
   const testing::RandomModel random(spec);
-  return measured_layers(random.model(), memory_free);
+  return measured_layers(random.model(), memory_free, least);
 }
 
 TEST(MeasuredLayers, AllButTheFirstAndTheLast) {
@@ -38,6 +38,8 @@ TEST(MeasuredLayers, NoMoreThanTheCachesHold) {
   spec.ffn = 1 << 17;  // 100 MB a layer
   EXPECT_EQ(measured(spec).count, 1u);
   EXPECT_EQ(measured(spec).first, 4u);
+  EXPECT_EQ(measured(spec, uint64_t{1} << 40, 3).count, 3u);  // asked for
+  EXPECT_EQ(measured(spec, uint64_t{1} << 20, 3).count, 1u);  // and no memory
 }
 
 // 2 MB of KV and 0.1 MB of weights a layer.

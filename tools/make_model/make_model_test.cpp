@@ -290,7 +290,7 @@ TEST_F(MakeModel, BuiltInVocabulary_IsConsistent) {
   }
   EXPECT_EQ(data.types[0], 3);
   EXPECT_EQ(data.types[3], 1);
-  EXPECT_EQ(data.types[399], 5);
+  EXPECT_EQ(data.types[399], 1);
 }
 
 TEST_F(MakeModel, VocabularyOfAnotherFile_IsCopied) {

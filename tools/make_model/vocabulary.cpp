@@ -8,7 +8,6 @@ namespace {
 
 constexpr int32_t kNormal = 1;
 constexpr int32_t kControl = 3;
-constexpr int32_t kUnused = 5;
 
 // By rank; each part is a byte's character or the result of an earlier pair. "_" stands for the character of a space.
 constexpr std::array<std::string_view, 36> kMerges = {
@@ -54,9 +53,9 @@ void add_built_in_vocabulary(GgufWriter* writer, uint32_t size) {
     tokens.push_back(merge.substr(0, gap) + merge.substr(gap + 1));
     merges.push_back(std::move(merge));
   }
-  types.resize(tokens.size(), kNormal);
+  // Tokens with a text, so that a server has something to send for each.
   while (tokens.size() < size) tokens.push_back(fmt::format("<unused{}>", tokens.size()));
-  types.resize(size, kUnused);
+  types.resize(size, kNormal);
 
   writer->add_string("tokenizer.ggml.model", "gpt2");
   writer->add_string("tokenizer.ggml.pre", "smollm");

@@ -1,16 +1,22 @@
 #include "cuda/products/library.hpp"
 
 #include <cublasLt.h>
+#include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <vector>
 
 namespace motley::cuda {
 
 namespace {
 
-constexpr int64_t kTypicalRows = 2048;  // that an algorithm is chosen for
+constexpr int64_t kManyRows = 2048;  // that a shape's algorithm is chosen for
+// Fewer rows take an algorithm that is chosen for so many, up to a half more of them.
+constexpr std::array<int64_t, 2> kFewerRows = {128, 512};
+constexpr int64_t kComparedRows = 64;
 constexpr int kCandidates = 16;
 
 #define MOTLEY_TEXT_OF(x) #x
@@ -69,6 +75,12 @@ struct Library::Way {
   cublasLtMatmulAlgo_t algorithm;
 };
 
+struct Library::Ways {
+  std::unique_ptr<Way> many;  // null: the library has none
+  std::array<std::unique_ptr<Way>, kFewerRows.size()> fewer;
+  std::array<bool, kFewerRows.size()> tried{};
+};
+
 namespace {
 
 template <class T>
@@ -93,14 +105,15 @@ std::shared_ptr<const Library> Library::open(std::string* why) {
     *why = "cuBLASLt is of release " + std::to_string(entries->version() / 10000) + ", not " MOTLEY_CUBLAS_MAJOR;
     return nullptr;
   }
-  return std::shared_ptr<const Library>(new Library(std::move(entries)));
+  cublasLtHandle_t handle = nullptr;
+  if (const cublasStatus_t status = entries->create(&handle); status != CUBLAS_STATUS_SUCCESS) {
+    *why = "cuBLASLt does not start: code " + std::to_string(static_cast<int>(status));
+    return nullptr;
+  }
+  return std::shared_ptr<const Library>(new Library(std::move(entries), handle));
 }
 
-Library::Library(std::unique_ptr<Entries> entries) : entries_(std::move(entries)) {
-  cublasLtHandle_t handle = nullptr;
-  require(entries_->create(&handle), "starting");
-  handle_ = handle;
-}
+Library::Library(std::unique_ptr<Entries> entries, void* handle) : entries_(std::move(entries)), handle_(handle) {}
 
 Library::~Library() {
   if (handle_) entries_->destroy(static_cast<cublasLtHandle_t>(handle_));
@@ -144,12 +157,9 @@ struct Shapes {
 
 }  // namespace
 
-// The library's first choice for many rows that adds each sum in one piece.
-const Library::Way& Library::way_for(const LibraryCall& call) const {
-  std::lock_guard lock(mutex_);
-  std::unique_ptr<Way>& way = ways_[{call.width, call.cols, call.bias != nullptr, call.out_stride}];
-  if (way) return *way;
-  const Shapes shapes(*entries_, call, kTypicalRows);
+// The library's first choice for so many rows that adds each sum in one piece; null if it has none.
+std::unique_ptr<Library::Way> Library::find(const LibraryCall& call, int64_t rows) const {
+  const Shapes shapes(*entries_, call, rows);
   cublasLtMatmulPreference_t made = nullptr;
   require(entries_->preference_create(&made), "asking for algorithms");
   const Handle<cublasLtMatmulPreference_t> preference(made, entries_->preference_destroy);
@@ -160,24 +170,89 @@ const Library::Way& Library::way_for(const LibraryCall& call) const {
           "asking for algorithms");
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> found{};
   int count = 0;
-  require(entries_->heuristic(static_cast<cublasLtHandle_t>(handle_), shapes.desc.get(), shapes.w.get(), shapes.x.get(),
-                              shapes.out.get(), shapes.out.get(), made, kCandidates, found.data(), &count),
-          "asking for algorithms");
+  const cublasStatus_t answer =
+      entries_->heuristic(static_cast<cublasLtHandle_t>(handle_), shapes.desc.get(), shapes.w.get(), shapes.x.get(),
+                          shapes.out.get(), shapes.out.get(), made, kCandidates, found.data(), &count);
+  if (answer == CUBLAS_STATUS_NOT_SUPPORTED) return nullptr;
+  require(answer, "asking for algorithms");
   for (int i = 0; i < count; ++i) {
     int32_t split = 1;
     size_t written = 0;
     entries_->algo_get(&found[static_cast<size_t>(i)].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof split,
                        &written);
     if (split > 1 || found[static_cast<size_t>(i)].workspaceSize > kWorkspace) continue;
-    way = std::make_unique<Way>(Way{found[static_cast<size_t>(i)].algo});
-    return *way;
+    return std::make_unique<Way>(Way{found[static_cast<size_t>(i)].algo});
   }
-  kit::fail(MOTLEY_UNIMPLEMENTED, "cuBLASLt has no algorithm for a product of %lld x %lld",
-            static_cast<long long>(call.width), static_cast<long long>(call.cols));
+  return nullptr;
+}
+
+Library::Ways& Library::ways_for(const LibraryCall& call) const {
+  std::unique_ptr<Ways>& ways = ways_[{call.width, call.cols, call.bias != nullptr, call.out_stride}];
+  if (!ways) {
+    auto made = std::make_unique<Ways>();
+    made->many = find(call, kManyRows);
+    ways = std::move(made);
+  }
+  return *ways;
+}
+
+bool Library::knows(const LibraryCall& call) const {
+  std::lock_guard lock(mutex_);
+  return ways_for(call).many != nullptr;
+}
+
+const Library::Way& Library::way_for(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const {
+  std::lock_guard lock(mutex_);
+  Ways& ways = ways_for(call);
+  size_t i = 0;
+  while (i < kFewerRows.size() && call.rows > kFewerRows[i] + kFewerRows[i] / 2) ++i;
+  if (i == kFewerRows.size()) return *ways.many;
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &capture), "asking a stream");
+  if (!ways.tried[i] && capture == cudaStreamCaptureStatusNone) {
+    ways.tried[i] = true;
+    auto way = find(call, kFewerRows[i]);
+    if (way && agree(call, *way, *ways.many, workspace, stream)) ways.fewer[i] = std::move(way);
+  }
+  return ways.fewer[i] ? *ways.fewer[i] : *ways.many;
+}
+
+// Whether both give the same bits for some of the call's rows. Waits for the stream.
+bool Library::agree(const LibraryCall& call, const Way& a, const Way& b, std::byte* workspace,
+                    cudaStream_t stream) const {
+  LibraryCall some = call;
+  some.rows = std::min(call.rows, kComparedRows);
+  some.add = nullptr;
+  const auto count = static_cast<size_t>((some.rows - 1) * call.out_stride + call.width);
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, count * sizeof(float)) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  const std::unique_ptr<void, cudaError_t (*)(void*)> held(memory, cudaFree);
+  some.out = static_cast<float*>(memory);
+  const auto results = [&](const Way& way) {
+    run(some, way, workspace, stream);
+    std::vector<float> values(count);
+    check(cudaMemcpyAsync(values.data(), some.out, count * sizeof(float), cudaMemcpyDeviceToHost, stream),
+          "comparing algorithms");
+    check(cudaStreamSynchronize(stream), "comparing algorithms");
+    return values;
+  };
+  const std::vector<float> first = results(a), second = results(b);
+  for (int64_t row = 0; row < some.rows; ++row)
+    if (std::memcmp(&first[static_cast<size_t>(row * call.out_stride)],
+                    &second[static_cast<size_t>(row * call.out_stride)],
+                    static_cast<size_t>(call.width) * sizeof(float)) != 0)
+      return false;
+  return true;
 }
 
 void Library::multiply(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const {
-  const Way& way = way_for(call);
+  run(call, way_for(call, workspace, stream), workspace, stream);
+}
+
+void Library::run(const LibraryCall& call, const Way& way, std::byte* workspace, cudaStream_t stream) const {
   const Shapes shapes(*entries_, call, call.rows);
   const float one = 1, beta = call.add ? 1 : 0;
   require(entries_->matmul(static_cast<cublasLtHandle_t>(handle_), shapes.desc.get(), &one, call.w, shapes.w.get(),

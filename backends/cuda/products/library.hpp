@@ -30,19 +30,27 @@ class Library {
 
   // Whether it may be asked for a product of this shape at all.
   static bool takes(int64_t width, int64_t cols) { return width % 8 == 0 && cols % 8 == 0 && width >= 64; }
-  // Of one shape all rows go one way, so a row has the same bits among any others.
+  // Whether the library has an algorithm for the call's shape.
+  bool knows(const LibraryCall& call) const;
+  // It knows the shape. A row has the same bits among any others: of one shape all rows go one way, but for algorithms
+  // for fewer rows whose results were seen to be those of the first to the bit.
   void multiply(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const;
   uint64_t version() const;
 
  private:
   struct Entries;
-  struct Way;  // an algorithm
-  explicit Library(std::unique_ptr<Entries> entries);
-  const Way& way_for(const LibraryCall& call) const;
+  struct Way;   // an algorithm
+  struct Ways;  // of a shape
+  Library(std::unique_ptr<Entries> entries, void* handle);
+  Ways& ways_for(const LibraryCall& call) const;
+  const Way& way_for(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const;
+  std::unique_ptr<Way> find(const LibraryCall& call, int64_t rows) const;
+  void run(const LibraryCall& call, const Way& way, std::byte* workspace, cudaStream_t stream) const;
+  bool agree(const LibraryCall& call, const Way& a, const Way& b, std::byte* workspace, cudaStream_t stream) const;
   std::unique_ptr<Entries> entries_;
-  void* handle_ = nullptr;
+  void* handle_;
   mutable std::mutex mutex_;
-  mutable std::map<std::array<int64_t, 4>, std::unique_ptr<Way>> ways_;
+  mutable std::map<std::array<int64_t, 4>, std::unique_ptr<Ways>> ways_;
 };
 
 }  // namespace motley::cuda

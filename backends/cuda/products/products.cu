@@ -131,20 +131,10 @@ Job job_of(const kit::OpCall& call, Rows rows) {
 
 bool aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
 
-bool fits_library(const Job& job) {
-  for (int i = 0; i < job.count; ++i) {
-    const Product& p = job.products[i];
-    if (!Library::takes(p.width, job.cols) || !aligned(p.out) || !aligned(p.residual) || !aligned(p.bias)) return false;
-  }
-  return true;
-}
-
-void multiply_by_library(const kit::OpCall& call, const Job& job, const Library& library) {
-  const cudaStream_t stream = stream_of(call).raw();
+// The library's calls of a job, each with the weight rows [first, first + width) of product i: f(i, first, call).
+template <class F>
+void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
   const LibraryScratch at = library_scratch(job.rows, job.cols);
-  std::byte* const x = call.scratch;
-  const int64_t stride = bf16_stride(job.cols);
-  rows_to_bf16(job.x, job.rows, job.cols, x, stride, stream);
   for (int i = 0; i < job.count; ++i) {
     const Product& p = job.products[i];
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
@@ -152,14 +142,35 @@ void multiply_by_library(const kit::OpCall& call, const Job& job, const Library&
     const int64_t step = direct ? p.width : slab_rows(p.width, job.cols);
     for (int64_t first = 0; first < p.width; first += step) {
       LibraryCall one{};
-      one.width = std::min(step, p.width - first), one.cols = job.cols, one.rows = job.rows, one.stride = stride;
+      one.width = std::min(step, p.width - first), one.cols = job.cols, one.rows = job.rows;
       one.w = direct ? static_cast<const void*>(p.data) : call.scratch + at.slab;
-      if (!direct) to_bf16(w.format, w.view(), first, one.width, call.scratch + at.slab, stream);
-      one.x = x, one.out = p.out + first, one.out_stride = p.width;
+      one.x = call.scratch, one.stride = bf16_stride(job.cols);
+      one.out = p.out + first, one.out_stride = p.width;
       one.bias = p.bias ? p.bias + first : nullptr, one.add = p.residual ? p.residual + first : nullptr;
-      library.multiply(one, call.scratch + at.workspace, stream);
+      f(i, first, one);
     }
   }
+}
+
+bool fits_library(const kit::OpCall& call, const Job& job, const Library& library) {
+  bool fits = true;
+  for (int i = 0; i < job.count; ++i) {
+    const Product& p = job.products[i];
+    fits = fits && Library::takes(p.width, job.cols) && aligned(p.out) && aligned(p.residual) && aligned(p.bias);
+  }
+  if (fits)
+    each_library_call(call, job, [&](int, int64_t, const LibraryCall& one) { fits = fits && library.knows(one); });
+  return fits;
+}
+
+void multiply_by_library(const kit::OpCall& call, const Job& job, const Library& library) {
+  const cudaStream_t stream = stream_of(call).raw();
+  rows_to_bf16(job.x, job.rows, job.cols, call.scratch, bf16_stride(job.cols), stream);
+  each_library_call(call, job, [&](int i, int64_t first, const LibraryCall& one) {
+    const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
+    if (one.w != job.products[i].data) to_bf16(w.format, w.view(), first, one.width, const_cast<void*>(one.w), stream);
+    library.multiply(one, call.scratch + library_scratch(job.rows, job.cols).workspace, stream);
+  });
 }
 
 void multiply_by_formulas(const kit::OpCall& call, Rows rows) {
@@ -175,7 +186,8 @@ void multiply_by_formulas(const kit::OpCall& call, Rows rows) {
 void multiply_class(const kit::OpCall& call, const ProductData& data, Rows rows, bool prompt) {
   const CudaWeight& w = weight_of(call, 0);
   const Job job = job_of(call, rows);
-  if (prompt && data.cublaslt && w.format != MOTLEY_F32 && w.format != MOTLEY_F16 && fits_library(job))
+  if (prompt && data.cublaslt && w.format != MOTLEY_F32 && w.format != MOTLEY_F16 &&
+      fits_library(call, job, *data.cublaslt))
     return multiply_by_library(call, job, *data.cublaslt);
   if (w.view().streams)
     multiply_rows(job, call.scratch, reinterpret_cast<uint32_t*>(data.counters.data()), stream_of(call).raw());

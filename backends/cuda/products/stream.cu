@@ -49,7 +49,7 @@ int64_t partial_bytes(const Cut& cut) {
 
 // The number of sharers that leaves the fewest multiprocessors idle, one of them if it makes little difference.
 int32_t sharers_of(const StreamKernels& kernels, const Cut& cut) {
-  constexpr double kWorth = 1.08;  // of what sharing costs
+  constexpr double kWorth = 1.35;  // of what sharing costs
   const int64_t multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   int32_t best = 1;
   double most = 0;
@@ -127,9 +127,9 @@ int64_t stream_scratch(const Job& job, int64_t rows) {
   for (const int64_t r : {int64_t{8}, int64_t{16}, int64_t{32}})
     partials = std::max(partials, partial_bytes(cut_of(job, std::min(r, rows))));
   // Of more rows the most blocks of threads that may still share.
-  for (int64_t r = 64; r - 63 <= rows && cut_of(job, r).may_share; r += 64)
+  for (int64_t r = kRowsAtOnce; r - kRowsAtOnce < rows && cut_of(job, r).may_share; r += kRowsAtOnce)
     partials = std::max(partials, partial_bytes(cut_of(job, r)));
-  return align(rows * bf16_stride(job.cols) * 2) + partials;
+  return align((rows + kRowsAtOnce - 1) * bf16_stride(job.cols) * 2) + partials;
 }
 
 int64_t stream_counters(const Job& job, int64_t rows) {
@@ -154,11 +154,11 @@ void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaS
   Crowd crowd{};
   crowd.stride = bf16_stride(job.cols);
   auto* const x = reinterpret_cast<__nv_bfloat16*>(scratch);
-  kernels.order(job.x, job.rows, job.cols, crowd.stride, x, stream);
-  crowd.x = x;
   const Cut cut = cut_of(job, job.rows);
+  kernels.order(job.x, job.rows, job.cols, crowd.stride, 8 * cut.eights, x, stream);
+  crowd.x = x;
   crowd.sharers = sharers_of(kernels, cut);
-  crowd.partials = reinterpret_cast<float4*>(scratch + align(job.rows * crowd.stride * 2));
+  crowd.partials = reinterpret_cast<float4*>(scratch + align((job.rows + kRowsAtOnce - 1) * crowd.stride * 2));
   crowd.counters = counters;
   kernels.many(job, crowd, cut.eights, static_cast<unsigned>(cut.across), stream);
   launched("MATMUL");
@@ -186,7 +186,7 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
   launched("GROUPED_MATMUL");
   crowd.stride = bf16_stride(job.cols);
   auto* const x = reinterpret_cast<__nv_bfloat16*>(x_at);
-  kernels.order(job.x, x_rows, job.cols, crowd.stride, x, stream);
+  kernels.order(job.x, x_rows, job.cols, crowd.stride, 0, x, stream);
   crowd.x = x;
   crowd.groups = table, crowd.order = order;
   kernels.many(job, crowd, eights, static_cast<unsigned>(groups), stream);
@@ -196,8 +196,10 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
 bool prepare_stream() {
   if (attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < kSharedMax) return false;
   for (const StreamKernels* kernels :
-       {&kBf16Kernels, &kQ40Kernels, &kQ41Kernels, &kQ80Kernels, &kQ4KKernels, &kQ6KKernels})
+       {&kBf16Kernels, &kQ40Kernels, &kQ41Kernels, &kQ80Kernels, &kQ4KKernels, &kQ6KKernels}) {
+    if (!kernels->built()) return false;
     kernels->prepare();
+  }
   return true;
 }
 
