@@ -39,7 +39,7 @@ struct Rules {
   double reload_us = 0;            // of a program that had to go
   // Seconds to compile a program: compile_s + ops * compile_op_s, at most compile_max_s (0: no bound); from a blob
   // blob_part of that. In wall time they last compile_wall of it.
-  double compile_s = 0, compile_op_s = 0, compile_max_s = 0, blob_part = 0.01, compile_wall = 0.001;
+  double compile_s = 0, compile_op_s = 0, compile_max_s = 0, blob_part = 0.01, compile_wall = 0.0001;
   std::string driver = "1";  // whose blobs are taken
 };
 

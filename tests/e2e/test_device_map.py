@@ -28,6 +28,19 @@ def test_mapped_device_computes_under_its_name_and_is_marked(model, cache, tmp_p
     assert "GPU:0 SIMULATED" in trace.read_text()
 
 
+def test_npu_of_fixed_rows_takes_part_beside_one_that_attends(model, cache, tmp_path):
+    npu = tmp_path / "npu.toml"
+    npu.write_text('kind = "npu"\nmemory_bytes = 4294967296\nbandwidth_gb_s = 20\ngflops = {f32 = 200}\n'
+                   "dynamic_rows = false\npaged_attention = false\ncompile_s = 5\n")
+    both = ["--devices", "NPU:1,CPU:0", "--device-map", f"NPU:1=SIM:{npu}"]
+    plain = motley("complete", model, *PROMPT, "--json", "--devices", "CPU:0", environment=cache)
+    mixed = motley("complete", model, *PROMPT, "--json", *both, "--use-all-devices", environment=cache)
+    assert text_of(mixed) == text_of(plain)
+    alone = ["--devices", "NPU:1", "--device-map", f"NPU:1=SIM:{npu}"]
+    done = motley("complete", model, *PROMPT, *alone, environment=cache)
+    assert done.returncode == 1 and "NPU:1 cannot attend" in done.stderr.splitlines()[-1], done.stderr
+
+
 def test_plan_names_what_is_simulated(model, cache):
     planned = motley("plan", model, *MAP, "--json", environment=cache)
     assert planned.returncode == 0, planned.stderr
