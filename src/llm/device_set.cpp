@@ -22,8 +22,7 @@ Status check_deterministic(const DeviceDescription& device) {
       {{MOTLEY_CAP_ROW_INVARIANT, "does not promise bit-identical rows; leave --deterministic out"},
        {MOTLEY_CAP_ONE_CLASS, "computes prompts and answers differently; leave --deterministic out"}}};
   for (const Need& need : kNeeds) {
-    if ((device.desc.caps & need.cap) == 0)
-      return error(MOTLEY_UNIMPLEMENTED, "device {} {}", device.name, need.what);
+    if ((device.desc.caps & need.cap) == 0) return error(MOTLEY_UNIMPLEMENTED, "device {} {}", device.name, need.what);
   }
   return ok_status();
 }
