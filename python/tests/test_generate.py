@@ -177,12 +177,6 @@ def test_info(llm):
     assert str(info).startswith("ModelInfo(name='")
 
 
-def test_device_map_gives_a_simulated_device_another_name(model, llm):
-    mapped = LLM(model, devices="GPU:0", device_map="GPU:0=SIM:gpu-like", max_model_len=64, kv_cache_memory_bytes=2**24)
-    assert mapped.info.device == "GPU:0 SIMULATED"
-    assert ids_of(mapped.generate(FRANCE, GREEDY)) == ids_of(llm.generate(FRANCE, GREEDY))
-
-
 def test_prefix_cache_is_used(model):
     mine = LLM(model=model, max_model_len=512)
     prompt = list(range(1000, 1100))

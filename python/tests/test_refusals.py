@@ -56,7 +56,7 @@ def test_unknown_and_unbuilt_arguments(model):
     ({"devices": ["CPU:0", "CPU:0/cores=0"]}, InvalidArgumentError, "share cores"),
     ({"devices": "GPU:0"}, NotFoundError, "GPU:0 is not there"),
     ({"devices": "GPU:0", "device_map": "GPU:0"}, InvalidArgumentError, "NAME=SIM:PRESET"),
-    ({"devices": "GPU:0", "device_map": "GPU:0=SIM:nothing"}, NotFoundError, "SIM:gpu-like"),
+    ({"devices": "GPU:0", "device_map": "GPU:0=SIM:no"}, NotFoundError, "SIM:no"),  # no simulations in the package
     ({"max_model_len": 10**6}, InvalidArgumentError, "context"),
     ({"kv_cache_dtype": "fp6"}, InvalidArgumentError, "fp6"), ({"block_size": 0}, InvalidArgumentError, "block"),
     ({"chat_template": "/nonexistent"}, NotFoundError, "/nonexistent"), ({"devices": 5}, TypeError, "devices")])
