@@ -199,7 +199,7 @@ CLI::App* add_serve(CLI::App& app, Parsed& parsed) {
                    "where sampling defaults come from: auto (the model's generation_config.json) or vllm (plain ones)")
       ->check(CLI::IsMember({"auto", "vllm"}))
       ->capture_default_str();
-  add_switch(command, "--adapt,!--no-adapt", serve.adapt,
+  add_switch(command, "--adapt", serve.adapt,
              "plan anew when devices become slower or faster, and move while serving; not where a plan is forced");
   add_number(command, "--seed", serve.seed, "seed of requests that give none; default: drawn for each");
   add_number(command, "--shutdown-timeout", serve.shutdown_timeout_s, "seconds that running requests get at the end")

@@ -18,7 +18,7 @@ inline constexpr const char* kVersion = "0.1.0";
 
 struct ServeCommand {
   InstanceOptions instance;
-  bool adapt = true;
+  bool adapt = false;
   std::string host = "127.0.0.1";
   uint16_t port = 8000;
   std::vector<std::string> api_keys, served_model_names;

@@ -150,21 +150,20 @@ class Instance {
   };
   KnownDevices known_devices() const;
   Status check_known(const KnownDevices& known) const;
-  Result<Executor*> take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned);
+  // `prepared`: an executor of the plan, to be taken if the epoch is still the one it was made for; null = none.
+  Result<Executor*> take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
+                              std::unique_ptr<RuntimeExecutor> prepared = nullptr);
   // Follows the devices' speed until stopped.
   void adapt(const std::stop_token& stop);
   Epoch next_epoch() const;
-  // What make_runtime() finds made already, if it is asked for that epoch; and what nobody asked for is freed.
-  Status prepare(const Placement& placement);
-  void prepare_none();
   Result<std::unique_ptr<RuntimeExecutor>> build_runtime(const Placement& placement);
-  Status make_runtime(const Placement& placement);
+  Status make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> prepared = nullptr);
   void count_work(std::map<std::string, DriverWork>* work) const;
   void drop_runtime();
   bool restart_workers();
   Result<Executor*> recover(const Status& why);
   Status serve_on_what_is_left(const Status& why);
-  Status put_in_force(PlanReport report);
+  Status put_in_force(PlanReport report, std::unique_ptr<RuntimeExecutor> prepared = nullptr);
   Status start(const InstanceOptions& options);
 
   TextModel text_;
@@ -188,7 +187,7 @@ class Instance {
   std::optional<PlanReport> in_force_;
   std::map<std::string, DriverWork> work_;  // by executors that are gone
   DeviceSet runtime_devices_;               // which runtime_ uses
-  std::unique_ptr<RuntimeExecutor> runtime_, prepared_;
+  std::unique_ptr<RuntimeExecutor> runtime_;
 
   std::unique_ptr<Engine> engine_;
   std::jthread planning_;  // plan_later(); ends before the engine

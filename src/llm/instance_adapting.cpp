@@ -107,14 +107,14 @@ class Instance::Adapting {
   // The weights that the plan needs are packed while the one in force serves.
   Status take_over(const KnownDevices& known, const PlannedModel& planned, PlanReport report) {
     report.placement.epoch = instance_.next_epoch();
-    RETURN_IF_ERROR(instance_.prepare(report.placement));
-    PlannedModel made = planned;  // the tables stay as they were measured: factors are of them
-    made.report = std::move(report);
-    const auto shared = std::make_shared<const PlannedModel>(std::move(made));
-    const Status status =
-        instance_.engine_->replace([this, known, shared] { return instance_.take_over(known, shared); }).take();
-    instance_.prepare_none();
-    return status;
+    ASSIGN_OR_RETURN(auto made, instance_.build_runtime(report.placement));
+    const auto prepared = std::make_shared<std::unique_ptr<RuntimeExecutor>>(std::move(made));
+    PlannedModel next = planned;  // the tables stay as they were measured: factors are of them
+    next.report = std::move(report);
+    const auto shared = std::make_shared<const PlannedModel>(std::move(next));
+    return instance_.engine_
+        ->replace([this, known, shared, prepared] { return instance_.take_over(known, shared, std::move(*prepared)); })
+        .take();
   }
 
   static std::string factors_text(const DriftFactors& factors) {
@@ -137,19 +137,6 @@ void Instance::adapt(const std::stop_token& stop) { Adapting(this).run(stop); }
 Epoch Instance::next_epoch() const {
   std::lock_guard lock(mutex_);
   return epoch_ + 1;
-}
-
-Status Instance::prepare(const Placement& placement) {
-  ASSIGN_OR_RETURN(auto made, build_runtime(placement));
-  std::lock_guard lock(mutex_);
-  prepared_ = std::move(made);
-  return ok_status();
-}
-
-void Instance::prepare_none() {
-  std::unique_ptr<RuntimeExecutor> unused;
-  std::lock_guard lock(mutex_);
-  unused = std::move(prepared_);
 }
 
 }  // namespace motley

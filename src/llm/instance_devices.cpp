@@ -106,7 +106,8 @@ Status Instance::check_known(const KnownDevices& known) const {
 
 // On a thread of the engine's, while no step is under way: the devices, and the plan over them. Nothing changes where
 // that fails.
-Result<Executor*> Instance::take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned) {
+Result<Executor*> Instance::take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
+                                      std::unique_ptr<RuntimeExecutor> prepared) {
   {
     std::lock_guard lock(mutex_);
     RETURN_IF_ERROR(check_known(known));
@@ -123,7 +124,7 @@ Result<Executor*> Instance::take_over(const KnownDevices& known, const std::shar
     std::swap(planned_, planned_before);
   };
   exchange();
-  const Status status = put_in_force(planned->report);
+  const Status status = put_in_force(planned->report, std::move(prepared));
   if (status.ok()) return runtime_.get();
   exchange();
   return status;
@@ -230,12 +231,7 @@ Result<std::unique_ptr<RuntimeExecutor>> Instance::build_runtime(const Placement
   return RuntimeExecutor::create(model(), placement, devices.named(), options);
 }
 
-Status Instance::make_runtime(const Placement& placement) {
-  std::unique_ptr<RuntimeExecutor> runtime;
-  {
-    std::lock_guard lock(mutex_);
-    runtime = std::move(prepared_);
-  }
+Status Instance::make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> runtime) {
   const DeviceSet devices = this->devices();
   if (runtime == nullptr || runtime->describe().epoch != placement.epoch) {
     runtime.reset();
@@ -358,9 +354,9 @@ Status Instance::serve_on_what_is_left(const Status& why) {
   return put_in_force(std::move(report));
 }
 
-Status Instance::put_in_force(PlanReport report) {
+Status Instance::put_in_force(PlanReport report, std::unique_ptr<RuntimeExecutor> prepared) {
   report.placement.epoch = epoch_ + 1;
-  RETURN_IF_ERROR(make_runtime(report.placement));
+  RETURN_IF_ERROR(make_runtime(report.placement, std::move(prepared)));
   std::lock_guard lock(mutex_);
   in_force_ = std::move(report);
   return ok_status();

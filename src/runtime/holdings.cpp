@@ -20,11 +20,13 @@ std::string ranges_text(const std::vector<Range>& ranges) {
 template <typename T, typename Make>
 Result<std::shared_ptr<const T>> find_or_make(std::map<std::string, std::weak_ptr<const T>>* things,
                                               const std::string& key, const Make& make) {
-  std::weak_ptr<const T>& known = (*things)[key];
-  if (auto there = known.lock()) return there;
+  if (const auto known = things->find(key); known != things->end()) {
+    if (auto there = known->second.lock()) return there;
+  }
   ASSIGN_OR_RETURN(T made, make());
   auto shared = std::make_shared<const T>(std::move(made));
-  known = shared;
+  std::erase_if(*things, [](const auto& each) { return each.second.expired(); });
+  (*things)[key] = shared;
   return shared;
 }
 
