@@ -208,11 +208,14 @@ void RuntimeExecutor::hand_in(Flight& flight) {
     result.busy_ns = now_ns - std::max(flight.submitted_ns, state.last_finished_ns);
     state.last_finished_ns = now_ns;
     --state.under_way;
+    if (!lost_.ok() && (state.ended || !result.status.ok())) {
+      result.status = lost_;
+      state.ended = true;
+    }
     if (result.status.ok()) {
       totals_.steps += 1, totals_.rows += flight.plan.tokens.size();
       totals_.reads += static_cast<uint64_t>(flight.reads);
     }
-    if (!lost_.ok() && !result.status.ok()) result.status = lost_;
   }
   if (result.status.ok()) result.tokens = std::move(flight.tokens);
   flight.promise.set(std::move(result));

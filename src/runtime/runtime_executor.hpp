@@ -92,6 +92,7 @@ class RuntimeExecutor : public Executor {
 
   struct LaneState {
     uint32_t under_way = 0;
+    bool ended = false;  // a step was handed in as lost: behind it none counts, though another way may have run it
     int64_t last_finished_ns = 0;
   };
   mutable std::mutex mutex_;  // guards the five below
