@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "base/check.hpp"
-#include "engine/bucket_rounding.hpp"
 
 namespace motley {
 
@@ -37,7 +36,8 @@ void Scheduler::take_config() {
   for (const LaneDescription& from : config_.lanes) {
     const uint32_t fixed_rows =
         config_.chosen_budget ? 0 : std::min(config_.options.max_num_batched_tokens, from.rows_max);
-    lanes_.emplace_back(from, static_cast<uint32_t>(lanes_.size()), StepBudget(from.cost, fixed_rows, from.rows_max));
+    lanes_.emplace_back(from, static_cast<uint32_t>(lanes_.size()),
+                        StepBudget(from.cost, fixed_rows, from.rows_max, from.buckets));
     Pool& pool = pools_[from.pool];
     if (from.role != LaneRole::kPrefill) pool.decode_steps += from.pipeline;
     if (!from.as_good_as_previous) ++preference;
@@ -178,9 +178,7 @@ uint64_t Scheduler::restart(const SchedulerConfig& config) {
 Status Scheduler::apply(StepResult result, int64_t now_ns) {
   ASSIGN_OR_RETURN(const Step step, take_step(result));
   const Status status = check_result(step, result);
-  if (Lane& lane = lanes_[step.lane]; status.ok())
-    lane.budget.observe(padded_rows(lane.is.buckets, static_cast<uint32_t>(step.rows)), step.reads,
-                        static_cast<double>(result.busy_ns));
+  if (status.ok()) lanes_[step.lane].budget.observe(step.rows, step.reads, static_cast<double>(result.busy_ns));
   size_t next = 0;
   for (const Entry& entry : step.entries) {
     Sequence& s = *entry.sequence;

@@ -133,10 +133,10 @@ class Scheduler {
     uint32_t preference = 0;         // the least first; equal: neither is preferred
   };
   struct Draft {
-    Draft(Lane& of, Pool& in) : lane(of), pool(in) {}
+    Draft(Lane& of, Pool& in, StepPlan& to) : lane(of), pool(in), plan(to) {}
     Lane& lane;
     Pool& pool;
-    StepPlan plan;
+    StepPlan& plan;
     Step step;
     double target_ns = 0;  // what the step may take
   };
@@ -169,7 +169,7 @@ class Scheduler {
   };
 
   // Planning (scheduler_planning.cpp).
-  std::optional<StepPlan> plan_step(Lane& lane, int64_t now_ns);
+  bool plan_step(Lane& lane, int64_t now_ns, StepPlan& plan);
   void fill(Draft& draft, int64_t now_ns);
   bool catches_up(Lane& lane);
   static bool may_run(const Sequence& sequence, const Lane& lane);

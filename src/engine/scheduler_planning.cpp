@@ -15,28 +15,31 @@ constexpr uint32_t kCatchUpPeriod = 4;  // steps, of which one is everybody's
 }  // namespace
 
 std::optional<StepPlan> Scheduler::plan_step(int64_t now_ns) {
+  std::optional<StepPlan> plan(std::in_place);
   for (uint64_t preemptions = ~counters_.preemptions; preemptions != counters_.preemptions;) {
     preemptions = counters_.preemptions;  // who is preempted for one lane may be for another that was asked before
     for (Lane& lane : lanes_)
-      if (std::optional<StepPlan> plan = plan_step(lane, now_ns)) return plan;
+      if (plan_step(lane, now_ns, *plan)) return plan;
   }
-  return std::nullopt;
+  plan.reset();
+  return plan;
 }
 
-std::optional<StepPlan> Scheduler::plan_step(Lane& lane, int64_t now_ns) {
-  if (lane.in_flight.size() >= static_cast<size_t>(lane.is.pipeline) + lane.is.lookahead) return std::nullopt;
-  Draft draft(lane, pools_[lane.is.pool]);
+// False leaves `plan` empty.
+bool Scheduler::plan_step(Lane& lane, int64_t now_ns, StepPlan& plan) {
+  if (lane.in_flight.size() >= static_cast<size_t>(lane.is.pipeline) + lane.is.lookahead) return false;
+  Draft draft(lane, pools_[lane.is.pool], plan);
   // Who was to decode may have been preempted instead; then there is room for others. Ends: fewer run each time.
   for (uint64_t preemptions = ~counters_.preemptions; draft.step.entries.empty();) {
-    if (std::exchange(preemptions, counters_.preemptions) == counters_.preemptions) return std::nullopt;
+    if (std::exchange(preemptions, counters_.preemptions) == counters_.preemptions) return false;
     fill(draft, now_ns);
   }
-  draft.plan.epoch = config_.epoch;
-  draft.plan.lane = draft.step.lane = lane.id;
-  draft.plan.step = draft.step.id = ++last_step_;
+  plan.epoch = config_.epoch;
+  plan.lane = draft.step.lane = lane.id;
+  plan.step = draft.step.id = ++last_step_;
   for (const Entry& entry : draft.step.entries) entry.sequence->last_step = last_step_;
   lane.in_flight.push_back(std::move(draft.step));
-  return std::move(draft.plan);
+  return true;
 }
 
 // After a replacement, those that already go on give way to those that do not yet, in all steps but each fourth: what

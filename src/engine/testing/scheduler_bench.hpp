@@ -223,8 +223,8 @@ class SchedulerBench {
         prompt_rows |= !generated;
       }
       const size_t known = asked.prompt.size() + stories_.at(part.sequence).tokens.size();
-      const bool is_long = known - (part.context - part.row_count) > scheduler_->short_rows(plan.lane);
-      longs += prompt_rows && is_long ? 1 : 0;
+      const size_t missing = known - (part.context - part.row_count);
+      longs += prompt_rows && missing > scheduler_->short_rows(plan.lane) ? 1 : 0;
       if (part.logits_count > 0) {
         EXPECT_LT(plan.samples[part.logits_begin].position, asked.prompt.size() + asked.params.max_tokens);
       }
