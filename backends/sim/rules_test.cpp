@@ -1,5 +1,4 @@
 // Devices of fixed shapes, through the plugin's file: buckets, padding, formats, F16, compiling, blobs, residents.
-#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include <memory>
 
 #include "motley/backend.h"
+#include "sim/plugin_testing.hpp"
 
 namespace {
 
@@ -27,23 +27,11 @@ dynamic_rows = false
 paged_attention = false
 )";
 
-const motley_backend& sim() {
-  static const motley_backend* const table = [] {
-    void* library = dlopen(MOTLEY_BINARY_DIR "/lib/motley/sim.so", RTLD_NOW | RTLD_LOCAL);
-    const auto entry =
-        library ? reinterpret_cast<motley_backend_entry_fn>(dlsym(library, MOTLEY_BACKEND_ENTRY)) : nullptr;
-    return entry ? entry(MOTLEY_BACKEND_ABI) : nullptr;
-  }();
-  return *table;
-}
+using motley::sim::testing::Answer;
+using motley::sim::testing::Owned;
 
-template <class T>
-using Owned = std::unique_ptr<T, void (*)(T*)>;
+const motley_backend& sim() { return motley::sim::testing::plugin_table(MOTLEY_BINARY_DIR "/lib/motley/sim.so"); }
 
-struct Answer {
-  motley_code code = MOTLEY_OK;
-  std::string text;
-};
 void says(const Answer& answer, motley_code code, const std::string& part) {
   EXPECT_EQ(answer.code, code) << answer.text;
   EXPECT_NE(answer.text.find(part), std::string::npos) << answer.text;

@@ -1,6 +1,5 @@
 // The plugin from outside, through its file: memory, order, faults and both clocks. Numbers are judged by
 // tests/conformance.
-#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include <memory>
 
 #include "motley/backend.h"
+#include "sim/plugin_testing.hpp"
 
 namespace {
 
@@ -31,23 +31,10 @@ queue_depth = 4
 gflops = {f32 = 100}
 )";
 
-const motley_backend& sim() {
-  static const motley_backend* const table = [] {
-    void* library = dlopen(MOTLEY_BINARY_DIR "/lib/motley/sim.so", RTLD_NOW | RTLD_LOCAL);
-    const auto entry =
-        library ? reinterpret_cast<motley_backend_entry_fn>(dlsym(library, MOTLEY_BACKEND_ENTRY)) : nullptr;
-    return entry ? entry(MOTLEY_BACKEND_ABI) : nullptr;
-  }();
-  return *table;
-}
+using motley::sim::testing::Answer;
+using motley::sim::testing::Owned;
 
-template <class T>
-using Owned = std::unique_ptr<T, void (*)(T*)>;
-
-struct Answer {
-  motley_code code = MOTLEY_OK;
-  std::string text;
-};
+const motley_backend& sim() { return motley::sim::testing::plugin_table(MOTLEY_BINARY_DIR "/lib/motley/sim.so"); }
 
 // A described and opened device with one program, x += y, and calls that expect to work unless they say otherwise.
 class Rig {

@@ -57,7 +57,9 @@ class Instance::Adapting {
       if (!models.ok()) return false;
       models_ = *std::move(models);
       epoch_ = placement->epoch;
+      watch_.begin_anew();
     }
+    if (instance_.changing_) watch_.begin_anew();  // what is measured meanwhile is not of steps
     const StepsDone done{static_cast<double>(totals.steps), static_cast<double>(totals.rows),
                          static_cast<double>(totals.reads)};
     const int64_t now_ns = system_clock().now_ns();
@@ -83,24 +85,27 @@ class Instance::Adapting {
       now = instance_.in_force_->placement;
     }
     const DriftFactors factors = watch_.factors();
-    watch_.accept();
     const PlanInput input = with_drift(without_lost(planned->input, known.devices), factors);
     auto best = plan(planned->shape, input, planned->request);
     const auto stays = report_on(planned->shape, input, planned->request, now);
+    settled_ns_ = system_clock().now_ns() + settle_ns_;  // if nothing comes of it, it is tried again then
     if (!best.ok() || !stays.ok()) return;
     const double gain = best->predicted.tokens_per_s / std::max(stays->predicted.tokens_per_s, 1e-9);
     log_info("devices have changed their speed ({}); the best plan would be worth {:.2f} of this one",
              factors_text(factors), gain);
-    if (gain < kWorthMoving) return;
+    if (gain < kWorthMoving) return watch_.accept();
     // As many blocks as before where they fit: then who keeps its heads keeps its pool.
     uint32_t& blocks = best->placement.lanes[0].kv_blocks;
     blocks = std::min(blocks, now.lanes[0].kv_blocks);
     const int64_t began_ns = system_clock().now_ns();
     const Status status = take_over(known, *planned, *std::move(best));
     if (!status.ok()) return log_warning("the plan stays as it is: {}", status.message());
+    watch_.accept();
     const int64_t ended_ns = system_clock().now_ns();
     log_info("moved to {} in {:.0f} ms", instance_.device_text(), static_cast<double>(ended_ns - began_ns) / 1e6);
-    settle_ns_ = ended_ns - settled_ns_ < settle_ns_ ? std::min(2 * settle_ns_, kSettleNsMax) : kSettleNs;
+    settle_ns_ =
+        moved_ns_ > 0 && ended_ns - moved_ns_ < 2 * settle_ns_ ? std::min(2 * settle_ns_, kSettleNsMax) : kSettleNs;
+    moved_ns_ = ended_ns;
     settled_ns_ = ended_ns + settle_ns_;
   }
 
@@ -129,7 +134,7 @@ class Instance::Adapting {
   std::vector<BusyModel> models_;
   Epoch epoch_ = 0;
   StepTotals totals_;
-  int64_t settled_ns_ = 0, settle_ns_ = kSettleNs;
+  int64_t moved_ns_ = 0, settled_ns_ = 0, settle_ns_ = kSettleNs;
 };
 
 void Instance::adapt(const std::stop_token& stop) { Adapting(this).run(stop); }

@@ -22,10 +22,15 @@ constexpr size_t kDevicesPlannedFully = 4;  // while requests wait: with more, t
 
 std::vector<std::string> devices_of(const Placement& placement) {
   std::vector<std::string> names;
-  for (const Stage& stage : placement.lanes[0].stages) {
-    for (const Shard& shard : stage.shards) {
-      names.push_back(shard.device);
-      if (!shard.partner.empty()) names.push_back(shard.partner);
+  const auto add = [&](const std::string& name) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  };
+  for (const Lane& lane : placement.lanes) {
+    for (const Stage& stage : lane.stages) {
+      for (const Shard& shard : stage.shards) {
+        add(shard.device);
+        if (!shard.partner.empty()) add(shard.partner);
+      }
     }
   }
   return names;

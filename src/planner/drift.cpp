@@ -109,6 +109,13 @@ bool DriftWatch::changed() const {
                      [&](const auto& each) { return each.second.windows_changed >= options_.windows; });
 }
 
+void DriftWatch::begin_anew() {
+  for (auto& [name, device] : devices_) {
+    device.begun = false;
+    device.windows_changed = 0;
+  }
+}
+
 void DriftWatch::accept() {
   for (auto& [name, device] : devices_) {
     device.accepted = device.factor;

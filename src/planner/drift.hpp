@@ -59,6 +59,8 @@ class DriftWatch {
   bool changed() const;
   // What is known now is taken into account.
   void accept();
+  // What comes now has nothing to do with what was seen of the windows that are open.
+  void begin_anew();
 
  private:
   struct Device {

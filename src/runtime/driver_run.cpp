@@ -53,6 +53,7 @@ void Driver::abort(const Status& why) {
   if (links_.stage) links_.stage->abort(why);
   if (links_.receive_from) links_.receive_from->abort(why);
   for (const auto& way : links_.send_to) way->abort(why);
+  if (links_.partner) links_.partner->abort(why);
 }
 
 // The next step, if it may begin now. False once there will be none.

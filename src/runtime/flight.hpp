@@ -37,7 +37,7 @@ class Flight {
   int64_t patience_ns = INT64_MAX;   // longer than anyone waits in a meeting while every device keeps its limits
   std::atomic<uint32_t> drivers{0};  // that have not ended their part
   std::atomic<int64_t> ended_ns{0};  // the latest of them
-  bool ended = false;                // every driver has; guarded by the executor
+  bool ended = false;                // every driver has; guarded by its lane's runner
   std::vector<SampledToken> tokens;  // written by the driver that samples, before it leaves
 
  private:

@@ -44,6 +44,7 @@ Device open_worker() {
 struct Way {
   bool stages = false;
   Route route = Route::kSharedMemory;
+  bool attended = false;  // in halves, but the last device attends for the first, which has all heads
 };
 
 // The model over the devices: in halves of every layer, or in stages of half the layers, or on one.
@@ -66,6 +67,10 @@ Placement place(const Model& model, const std::vector<std::string>& names, const
     Shard shard;
     shard.device = names[i];
     shard.kv_heads = half(axes.kv_heads, part, parts);
+    if (way.attended && names.size() > 1) {
+      shard.kv_heads = i == 0 ? half(axes.kv_heads, 0, 1) : std::vector<UnitRange>{};
+      if (i == 0) shard.partner = names.back();
+    }
     shard.ffn_columns = half(axes.ffn_columns, part, parts);
     shard.vocab_rows = half(axes.vocab, part, parts);
     if (stages || i == 0) lane.stages.emplace_back();
@@ -246,9 +251,11 @@ TEST_P(Loss, OneOfThreeStopped_IsTheOnlyOneNamed) {
 
 INSTANTIATE_TEST_SUITE_P(All, Loss,
                          ::testing::Values(Way{false, Route::kSharedMemory}, Way{true, Route::kSharedMemory},
-                                           Way{false, Route::kGloo}, Way{true, Route::kGloo}),
+                                           Way{false, Route::kGloo}, Way{true, Route::kGloo},
+                                           Way{false, Route::kSharedMemory, true}, Way{false, Route::kGloo, true}),
                          [](const auto& info) {
-                           return fmt::format("{}{}", info.param.stages ? "pipeline" : "tensor",
+                           return fmt::format("{}{}{}", info.param.stages ? "pipeline" : "tensor",
+                                              info.param.attended ? "_attended" : "",
                                               info.param.route == Route::kGloo ? "_over_gloo" : "");
                          });
 
