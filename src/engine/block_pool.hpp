@@ -1,4 +1,4 @@
-// BlockPool: who holds which KV block of a lane, and which blocks hold text that a later sequence can share.
+// BlockPool: who holds which KV block of a pool, and which blocks hold text that a later sequence can share.
 //
 // Free blocks stand in one intrusive list whose order is the order of reuse: blocks without shared content first (the
 // latest freed first, it is warm), then cached blocks, least recently used first. A cached block keeps its content

@@ -335,7 +335,7 @@ class Engine::Impl {
     while (auto step = scheduler_.plan_step(clock_.now_ns())) {
       {
         std::lock_guard lock(stats_mutex_);
-        metrics_.on_step(step->tokens.size());
+        metrics_.on_step(step->lane, step->tokens.size());
       }
       trace_.planned(*step, clock_.now_ns());
       Future<StepResult> future = executor_->submit(std::move(*step));
@@ -357,8 +357,14 @@ class Engine::Impl {
     EngineStats& stats = metrics_.stats();
     stats.running = scheduler_.running();
     stats.waiting = scheduler_.waiting();
-    stats.kv_blocks_total = scheduler_.pool().size();
-    stats.kv_blocks_used = scheduler_.pool().size() - scheduler_.pool().free_count();
+    stats.kv_blocks_total = stats.kv_blocks_used = 0;
+    stats.pools.resize(scheduler_.pools());
+    for (uint32_t i = 0; i < scheduler_.pools(); ++i) {
+      const BlockPool& pool = scheduler_.pool(i);
+      stats.pools[i] = {.blocks_total = pool.size(), .blocks_used = pool.size() - pool.free_count()};
+      stats.kv_blocks_total += stats.pools[i].blocks_total;
+      stats.kv_blocks_used += stats.pools[i].blocks_used;
+    }
     stats.prefix_queries = scheduler_.counters().prefix_queries;
     stats.prefix_hits = scheduler_.counters().prefix_hits;
     stats.preemptions = scheduler_.counters().preemptions;

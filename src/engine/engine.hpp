@@ -29,10 +29,10 @@ enum class SchedulingPolicy { kFcfs, kPriority };
 struct EngineOptions {
   uint32_t max_model_len = 0;           // positions of one sequence; 0 = what the executor and its pool allow
   uint32_t max_num_seqs = 128;          // running at once
-  uint32_t max_num_batched_tokens = 0;  // rows of one step; 0 = chosen so that a step is predicted <= 200 ms
+  uint32_t max_num_batched_tokens = 0;  // rows of one step of a lane; 0 = chosen so that a step is predicted <= 200 ms
   // Long prompts that are computed at once: those of which more than an equal share of a step's rows is left. Shorter
   // ones pass them, as many as fit into a step.
-  uint32_t max_concurrent_prefills = 4;
+  uint32_t max_concurrent_prefills = 4;  // in each KV pool
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;
@@ -58,10 +58,19 @@ using ReplaceFn = std::function<Result<Executor*>()>;
 // The same for an executor that was lost with `why`. A failure ends the engine.
 using RecoverFn = std::function<Result<Executor*>(const Status& why)>;
 
+struct KvPoolStats {
+  uint32_t blocks_total = 0, blocks_used = 0;  // used: held by a request (cached-only blocks are free)
+};
+struct LaneStats {
+  uint64_t steps = 0, rows = 0;  // rows: without padding
+};
+
 // A snapshot of counters and gauges.
 struct EngineStats {
   uint32_t running = 0, waiting = 0;
-  uint32_t kv_blocks_total = 0, kv_blocks_used = 0;  // used: held by a request (cached-only blocks are free)
+  uint32_t kv_blocks_total = 0, kv_blocks_used = 0;  // of all pools
+  std::vector<KvPoolStats> pools;                    // of the executor in service
+  std::vector<LaneStats> lanes;                      // by number, whichever executor had them
   uint64_t prefix_queries = 0, prefix_hits = 0;      // tokens
   uint64_t preemptions = 0;
   uint64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;

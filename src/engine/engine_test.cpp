@@ -296,6 +296,47 @@ TEST(Engine, Stats_TellOfWhatRan) {
   EXPECT_DOUBLE_EQ(stats.max_tokens_per_request.sum, 3);
 }
 
+TEST(Engine, Stats_TellOfEveryPoolAndLane) {
+  ScriptedOptions options{.manual = true};
+  options.pools = {{.block_size = 4, .blocks = 8}, {.block_size = 4, .blocks = 64}};
+  options.lanes.resize(3);
+  for (LaneDescription& lane : options.lanes) lane.rows_max = 64;
+  options.lanes[1].pool = options.lanes[2].pool = 1;
+  options.lanes[1].role = LaneRole::kPrefill;
+  options.lanes[2].role = LaneRole::kDecode;
+  ScriptedExecutor executor(options);
+  Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {})).value();
+  const RequestId small = engine->submit(request_of(inbox, text_of(1, 10), 3)).value();
+  executor.wait_pending(1);
+  const RequestId large = engine->submit(request_of(inbox, text_of(2, 50), 3)).value();
+  executor.wait_pending(2);  // side by side
+  while (executor.run_next(1)) {
+  }
+  EXPECT_EQ(inbox.wait_tokens(large, 1).tokens.size(), 1u);
+  EXPECT_EQ(inbox.tokens(small), 0u);
+  while (executor.steps_run() < 6) {
+    executor.wait_pending(1);
+    executor.run_next();
+  }
+  EXPECT_EQ(inbox.wait(small).tokens, expected_tokens(text_of(1, 10), 3));
+  EXPECT_EQ(inbox.wait(large).tokens, expected_tokens(text_of(2, 50), 3));
+  EXPECT_TRUE(engine->drain().take());
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.kv_blocks_total, 72u);
+  ASSERT_EQ(stats.pools.size(), 2u);
+  EXPECT_EQ(stats.pools[0].blocks_total, 8u);
+  EXPECT_EQ(stats.pools[1].blocks_total, 64u);
+  EXPECT_EQ(stats.pools[1].blocks_used, 0u);
+  ASSERT_EQ(stats.lanes.size(), 3u);
+  const auto told = [](const LaneStats& lane) { return std::pair(lane.steps, lane.rows); };
+  EXPECT_EQ(told(stats.lanes[0]), (std::pair<uint64_t, uint64_t>{3, 12}));
+  EXPECT_EQ(told(stats.lanes[1]), (std::pair<uint64_t, uint64_t>{1, 50}));
+  EXPECT_EQ(told(stats.lanes[2]), (std::pair<uint64_t, uint64_t>{2, 2}));
+  EXPECT_EQ(stats.steps, 6u);
+  EXPECT_THAT(executor.violations(), ::testing::IsEmpty());
+}
+
 TEST(Engine, ImpossibleOptions_AreRefused) {
   ScriptedExecutor executor({.block_size = 4, .blocks = 32, .rows_max = 64, .positions_max = 512});
   const auto message = [&](const EngineOptions& options) {

@@ -57,8 +57,11 @@ EngineMetrics::EngineMetrics(uint32_t max_model_len) {
   stats_.e2e_s = stats_.queue_s = stats_.prefill_s = stats_.decode_s = stats_.inference_s = times;
 }
 
-void EngineMetrics::on_step(size_t rows) {
+void EngineMetrics::on_step(uint32_t lane, size_t rows) {
   ++stats_.steps;
+  if (stats_.lanes.size() <= lane) stats_.lanes.resize(lane + 1);
+  ++stats_.lanes[lane].steps;
+  stats_.lanes[lane].rows += rows;
   stats_.iteration_tokens.observe(static_cast<double>(rows));
 }
 

@@ -9,7 +9,7 @@ namespace motley {
 class EngineMetrics {
  public:
   explicit EngineMetrics(uint32_t max_model_len);
-  void on_step(size_t rows);
+  void on_step(uint32_t lane, size_t rows);
   void on_update(const Sequence& sequence, const RequestUpdate& update, int64_t now_ns);
   // Another executor serves, after one that was lost or by plan.
   void on_replacement(bool lost, int64_t pause_ns);

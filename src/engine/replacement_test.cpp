@@ -145,6 +145,42 @@ TEST(Loss, AtAnyStep_GivesTheSameTokens) {
   }
 }
 
+// One lane before and several after, and the other way round.
+TEST(Loss, OtherLanesAndPoolsAfter_GivesTheSameTokens) {
+  const auto with_lanes = [](bool several) {
+    ScriptedOptions options{.block_size = 8, .blocks = 16, .rows_max = 32};
+    if (!several) return options;
+    options.pools = {{.block_size = 4, .blocks = 12}, {.block_size = 8, .blocks = 8}};
+    options.lanes.resize(3);
+    for (LaneDescription& lane : options.lanes) lane.rows_max = 32;
+    options.lanes[0].lookahead = 1;
+    options.lanes[1] = {.pool = 1, .role = LaneRole::kPrefill, .cost = {}, .rows_max = 32, .buckets = {8, 32}};
+    options.lanes[2].pool = 1;
+    return options;
+  };
+  for (uint64_t life = 0; life < 40; ++life) {
+    SCOPED_TRACE(life);
+    ScriptedOptions first = with_lanes(life % 2 == 0), second = with_lanes(life % 2 == 1), third = first;
+    Devices devices(first, {life / 2, life / 4, kForever});
+    Inbox inbox;
+    uint32_t made = 0;
+    auto engine = std::move(Engine::create(devices.first(), {}, system_clock(), [&](const Status&) {
+                    devices.options() = ++made == 1 ? second : third;
+                    return devices.next();
+                  })).value();
+    expect_answers(inbox, ask(*engine, inbox));
+    EXPECT_TRUE(engine->drain().take());
+    EXPECT_EQ(engine->stats().recoveries, made);
+    EXPECT_EQ(engine->stats().kv_blocks_used, 0u);
+    EXPECT_EQ(engine->stats().pools.size(), (made == 1 ? second : first).pools.empty() ? 1u : 2u);
+    if (life < 30) {
+      EXPECT_GE(made, 1u);
+    }
+    devices.expect_no_violations();
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
 TEST(Loss, SeveralInARow_TheFirstStepIncluded_GivesTheSameTokens) {
   Devices devices({.lookahead = 1}, {3, 0, 0, 2, 1, kForever});
   Inbox inbox;

@@ -3,8 +3,16 @@
 //
 // A request is only text of which some positions are computed; every step hands out rows so that computed catches up:
 // prompt, chunk, decode and recomputation are one path. Promises: a sequence's blocks are written by no one else and
-// are freed only after its last step under way is done; the running sequence of the highest rank is never preempted, so
-// that one always ends; preempted requests keep their rank. Not thread-safe.
+// are freed only after its last step under way is done; the running sequence of the highest rank in a pool is never
+// preempted for another, so that it ends or outgrows the pool; preempted requests keep their rank. Not thread-safe.
+//
+// Over several lanes: each lane plans steps of its own, of sequences whose blocks lie in its pool and that are not
+// under way in another lane; lanes of one pool share its sequences by their roles. A waiting request goes to the first
+// pool, by the preference of the lanes, that has KV room for it now. That its lanes are busy is no reason to take a
+// less preferred one: their next step comes soon, room may not. Of pools as good as each other it goes to where the
+// fewest rows lie before it, those of its own that the prefix cache saves left out. It passes nobody whose place it
+// could take: only in a pool that the passed one does not fit into, or does not need. A sequence that outgrows its pool
+// waits again, with its rank, for a larger one; the largest holds any.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +22,7 @@
 #include <optional>
 #include <set>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "engine/block_pool.hpp"
@@ -28,16 +37,18 @@ struct SchedulerConfig {
   EngineOptions options;
   bool chosen_budget = false;  // max_num_batched_tokens was left to us
   Epoch epoch = 0;
-  LaneDescription lane;
-  KvPoolDescription pool;
+  std::vector<KvPoolDescription> pools;
+  std::vector<LaneDescription> lanes;  // with the depths that the slots allow
   uint32_t vocab_size = 0;
   uint32_t slots_each = 0;  // token slots of a running sequence; 0 = none
-  uint32_t lookahead = 0;
-  uint32_t pipeline = 1;
-  uint32_t steps_max = 1;  // under way together
+
+  // Rows of a step of the lane, prompts apart, that options and executor allow.
+  uint32_t step_rows_max(const LaneDescription& lane) const;
+  // Sequences that may run in a pool.
+  uint32_t sequences_max(uint32_t pool) const;
 };
 
-// INVALID_ARGUMENT where the options ask for what the executor cannot give; UNIMPLEMENTED for several lanes.
+// INVALID_ARGUMENT where the options ask for what the executor cannot give, or its description makes no sense.
 Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, const EngineOptions& options);
 
 // The same for an executor that takes the place of one that served `options`: where it can give less, the options are
@@ -63,10 +74,11 @@ class Scheduler {
   // Gives every request its final update now.
   void end_all(FinishReason reason, const Status& status);
 
-  // The next step, or nullopt if none can be planned before a result or a request comes.
+  // The next step, of the first lane that has one, or nullopt if none can be planned before a result or a request
+  // comes.
   std::optional<StepPlan> plan_step(int64_t now_ns);
-  // Results come in the order of plans. Not OK: the result does not fit the plan, and the executor is not to be
-  // trusted.
+  // Results of a lane come in the order of its plans. Not OK: the result does not fit the plan, and the executor is not
+  // to be trusted.
   Status apply(StepResult result, int64_t now_ns);
 
   // Like apply() for a step that does not count, whatever it brought: its requests go on, without its tokens. From then
@@ -78,14 +90,14 @@ class Scheduler {
   uint64_t restart(const SchedulerConfig& config);
 
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
-  uint32_t running() const { return static_cast<uint32_t>(running_.size()); }
+  uint32_t running() const;
   // Requests that have not had their final update.
   uint32_t unfinished() const { return unfinished_; }
-  uint32_t steps_in_flight() const { return static_cast<uint32_t>(in_flight_.size()); }
-  const BlockPool& pool() const { return pool_; }
-  const StepBudget& budget() const { return budget_; }
-  // A prompt is long while more rows than this are missing.
-  uint32_t short_rows() const;
+  uint32_t steps_in_flight() const;
+  uint32_t pools() const { return static_cast<uint32_t>(pools_.size()); }
+  const BlockPool& pool(uint32_t index) const { return pools_[index].blocks; }
+  // For a lane, a prompt is long while more rows than this are missing.
+  uint32_t short_rows(uint32_t lane) const { return short_rows(lanes_[lane]); }
   const SchedulerCounters& counters() const { return counters_; }
 
  private:
@@ -96,36 +108,94 @@ class Scheduler {
   };
   struct Step {
     StepId id = 0;
+    uint32_t lane = 0;
     std::vector<Entry> entries;
     double rows = 0, reads = 0;
   };
+  struct Lane {
+    Lane(const LaneDescription& from, uint32_t lane_id, StepBudget rows) : is(from), id(lane_id), budget(rows) {}
+    LaneDescription is;
+    uint32_t id;
+    StepBudget budget;
+    std::deque<Step> in_flight;
+    uint32_t catch_up_steps = 0;
+    bool prompts_first = false;  // without chunking: the next step begins with the prompt that found no room
+  };
+  // The sequences whose KV lies together.
+  struct Pool {
+    Pool(uint32_t pool_id, BlockPool empty) : id(pool_id), blocks(std::move(empty)) {}
+    uint32_t id;
+    BlockPool blocks;
+    std::vector<Sequence*> running;  // by rank
+    uint32_t draining = 0;           // sequences in kLeaving that still hold blocks
+    uint32_t sequences_max = 0;      // that run
+    uint32_t decode_steps = 0;       // of disjoint sequences that its lanes can have under way
+    uint32_t preference = 0;         // the least first; equal: neither is preferred
+  };
   struct Draft {
-    StepPlan plan;
+    Draft(Lane& of, Pool& in, StepPlan& to) : lane(of), pool(in), plan(to) {}
+    Lane& lane;
+    Pool& pool;
+    StepPlan& plan;
     Step step;
     double target_ns = 0;  // what the step may take
   };
-  enum class Admission { kAdmitted, kNoRoom, kPassOver };
+  // What a pool has for a waiting request.
+  struct Offer {
+    std::vector<BlockPool::Hit> hits;
+    ChainId chain = kChainRoot;
+    uint32_t fresh = 0;    // blocks beside the hits
+    uint32_t missing = 0;  // rows
+    bool fits = false;     // into the empty pool
+    bool room = false;     // now
+  };
+  enum class Admission {
+    kAdmitted,
+    kNoRoom,    // waits for the lane's pool, and nobody passes it there
+    kPassOver,  // waits for somebody who runs in the lane's pool
+    kNotHere,   // another pool is the one for it
+  };
+  // One pass over the waiting requests, for a draft.
+  struct AdmissionPass {
+    uint64_t closed = 0;       // pools, a bit each, that a passed request waits for
+    uint32_t elsewhere = 0;    // passed requests that another pool takes
+    uint32_t rows_left = 0;    // of the step
+    uint32_t missing_max = 0;  // rows that may be missing of the next one
+    uint32_t claims() const;
+  };
   struct RankLess {
     bool by_priority = false;
     bool operator()(const Sequence* a, const Sequence* b) const;
   };
 
+  // Planning (scheduler_planning.cpp).
+  bool plan_step(Lane& lane, int64_t now_ns, StepPlan& plan);
   void fill(Draft& draft, int64_t now_ns);
-  bool catches_up();
-  bool can_decode(const Sequence& sequence) const;
-  std::vector<Sequence*> choose_decodes();
-  bool reserve_blocks(const std::vector<Sequence*>& decodes);
-  Sequence* choose_victim();
+  bool catches_up(Lane& lane);
+  static bool may_run(const Sequence& sequence, const Lane& lane);
+  std::vector<Sequence*> choose_decodes(const Lane& lane, const Pool& pool) const;
+  bool reserve_blocks(Pool& pool, const std::vector<Sequence*>& decodes);
+  Sequence* choose_victim(const Pool& pool) const;
   void preempt(Sequence& victim);
   void plan_decodes(Draft& draft, const std::vector<Sequence*>& decodes);
   void plan_prefills(Draft& draft, bool may_admit, int64_t now_ns);
   void share_rows(Draft& draft, const std::vector<Sequence*>& prefills);
-  void admit(Draft& draft, std::vector<Sequence*>& prefills, uint32_t longs);
-  Admission try_admit(Sequence& sequence, uint32_t rows_left, uint32_t missing_max);
-  void start(Sequence& sequence, uint32_t blocks_found, ChainId chain);
-  bool waits_for_shared_prefix(const Sequence& sequence, uint32_t hits, ChainId chain) const;
+  uint32_t prompt_rows(const Draft& draft, const std::vector<Sequence*>& prefills) const;
   void append(Draft& draft, Sequence& sequence, uint32_t rows);
   uint32_t rows_left(const Draft& draft, uint32_t position) const;
+  uint32_t short_rows(const Lane& lane) const;
+
+  // Admission (scheduler_admission.cpp).
+  void admit(Draft& draft, std::vector<Sequence*>& prefills, uint32_t longs);
+  Admission try_admit(Draft& draft, Sequence& sequence, AdmissionPass& pass);
+  Offer offer(const Pool& pool, const Sequence& sequence) const;
+  bool belongs_elsewhere(const Pool& pool, const Sequence& sequence, const Offer& own, uint64_t closed) const;
+  static uint64_t rows_before(const Pool& pool);
+  bool uses_cache(const Sequence& sequence) const;
+  void close_pools(const Sequence& sequence, AdmissionPass& pass) const;
+  uint32_t holding() const;
+  void start(Pool& pool, Sequence& sequence, const Offer& offer);
+  static bool waits_for_shared_prefix(const Pool& pool, const Sequence& sequence, const Offer& offer);
 
   Result<Step> take_step(const StepResult& result);
   Status check_result(const Step& step, const StepResult& result) const;
@@ -136,27 +206,22 @@ class Scheduler {
   void settle(Sequence& sequence);
   void fit(Sequence& sequence);
   Status no_room(const Sequence& sequence) const;
-  void make_slots();
+  void take_config();
   RequestUpdate update_of(const Sequence& sequence) const;
 
   SchedulerConfig config_;
   const Sink sink_;
   const BlockPool::Hash hash_;
-  BlockPool pool_;
-  StepBudget budget_;
+  std::vector<Lane> lanes_;
+  std::vector<Pool> pools_;
   std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences_;
   std::set<Sequence*, RankLess> waiting_;
-  std::vector<Sequence*> running_;  // by rank
   std::vector<SlotId> free_slots_;  // first slots of unused groups
-  std::deque<Step> in_flight_;
   SchedulerCounters counters_;
   uint64_t arrivals_ = 0;
   StepId last_step_ = 0;
   uint32_t unfinished_ = 0;
-  uint32_t draining_ = 0;     // sequences in kLeaving that still hold blocks
   bool catching_up_ = false;  // some may be interrupted
-  uint32_t catch_up_steps_ = 0;
-  bool prompts_first_ = false;  // without chunking: the next step begins with the prompt that found no room
 };
 
 // The longest sequence that `config` can serve is config.options.max_model_len. INVALID_ARGUMENT if `request` is not

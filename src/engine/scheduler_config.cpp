@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <functional>
 
 #include "base/limits.hpp"
 #include "engine/scheduler.hpp"
@@ -6,47 +7,94 @@
 namespace motley {
 namespace {
 
+constexpr size_t kLanesMax = 64;          // of an executor, and its KV pools
 constexpr uint32_t kRowsUnchunked = 512;  // of a step of whole prompts; more if one may be longer
 
-Status check_description(const ExecutorDescription& executor) {
-  if (executor.lanes.size() != 1)
-    return error(MOTLEY_UNIMPLEMENTED, "engine: the executor offers {} lanes; this engine drives exactly one",
-                 executor.lanes.size());
-  const LaneDescription& lane = executor.lanes.front();
+uint64_t capacity(const KvPoolDescription& pool) { return static_cast<uint64_t>(pool.blocks) * pool.block_size; }
+
+// Of the pool that holds most: what a sequence may need.
+uint64_t largest_capacity(const ExecutorDescription& executor) {
+  uint64_t most = 0;
+  for (const KvPoolDescription& pool : executor.pools) most = std::max(most, capacity(pool));
+  return most;
+}
+
+uint32_t largest_rows(const ExecutorDescription& executor) {
+  uint32_t most = 0;
+  for (const LaneDescription& lane : executor.lanes) most = std::max(most, lane.rows_max);
+  return most;
+}
+
+// That every lane can take of a prompt at once.
+uint32_t least_prompt_rows(const ExecutorDescription& executor) {
+  uint32_t least = UINT32_MAX;
+  for (const LaneDescription& lane : executor.lanes)
+    if (lane.role != LaneRole::kDecode) least = std::min(least, lane.rows_max);
+  return least;
+}
+
+Status check_lane(const LaneDescription& lane, size_t i, const ExecutorDescription& executor) {
   if (lane.pool >= executor.pools.size())
-    return invalid_argument("engine: a lane has pool {} of {}", lane.pool, executor.pools.size());
-  const KvPoolDescription& pool = executor.pools[lane.pool];
-  if (pool.block_size == 0 || pool.blocks == 0 || lane.rows_max == 0 || executor.vocab_size == 0 ||
-      executor.positions_max < 2)
-    return invalid_argument(
-        "engine: the executor describes block_size {}, blocks {}, rows_max {}, vocab_size {}, positions_max {}: none "
-        "may be 0, and positions at least 2",
-        pool.block_size, pool.blocks, lane.rows_max, executor.vocab_size, executor.positions_max);
+    return invalid_argument("engine: lane {} has pool {}, of {} pools", i, lane.pool, executor.pools.size());
+  const std::vector<uint32_t>& buckets = lane.buckets;
+  if (buckets.empty()) return ok_status();
+  if (buckets.front() == 0 || buckets.back() != lane.rows_max ||
+      std::adjacent_find(buckets.begin(), buckets.end(), std::greater_equal<>()) != buckets.end())
+    return invalid_argument("engine: the buckets of lane {} must ascend from at least 1 to its {} rows of a step", i,
+                            lane.rows_max);
+  return ok_status();
+}
+
+Status check_pool(uint32_t pool, const ExecutorDescription& executor) {
+  bool prefills = false, decodes = false;
+  for (const LaneDescription& lane : executor.lanes) {
+    if (lane.pool != pool) continue;
+    prefills |= lane.role != LaneRole::kDecode;
+    decodes |= lane.role != LaneRole::kPrefill;
+  }
+  if (prefills && decodes) return ok_status();
+  return invalid_argument("engine: no lane {} in KV pool {}", prefills ? "decodes" : "prefills", pool);
+}
+
+Status check_description(const ExecutorDescription& executor) {
+  if (executor.lanes.empty() || executor.lanes.size() > kLanesMax || executor.pools.size() > kLanesMax)
+    return invalid_argument("engine: the executor describes {} lanes and {} pools; there must be 1 to {} of each",
+                            executor.lanes.size(), executor.pools.size(), kLanesMax);
+  for (size_t i = 0; i < executor.lanes.size(); ++i) {
+    const LaneDescription& lane = executor.lanes[i];
+    RETURN_IF_ERROR(check_lane(lane, i, executor));
+    const KvPoolDescription& pool = executor.pools[lane.pool];
+    if (pool.block_size == 0 || pool.blocks == 0 || lane.rows_max == 0 || executor.vocab_size == 0 ||
+        executor.positions_max < 2)
+      return invalid_argument(
+          "engine: the executor describes block_size {}, blocks {}, rows_max {}, vocab_size {}, positions_max {}: none "
+          "may be 0, and positions at least 2",
+          pool.block_size, pool.blocks, lane.rows_max, executor.vocab_size, executor.positions_max);
+  }
+  for (uint32_t pool = 0; pool < executor.pools.size(); ++pool) RETURN_IF_ERROR(check_pool(pool, executor));
   return ok_status();
 }
 
 Status resolve_length(EngineOptions& options, const ExecutorDescription& executor) {
-  const KvPoolDescription& pool = executor.pools[executor.lanes.front().pool];
-  const uint64_t capacity = static_cast<uint64_t>(pool.blocks) * pool.block_size;
-  if (options.max_model_len == 0) {
-    options.max_model_len = static_cast<uint32_t>(std::min<uint64_t>(executor.positions_max, capacity));
-  }
+  const uint64_t most = largest_capacity(executor);
+  if (options.max_model_len == 0)
+    options.max_model_len = static_cast<uint32_t>(std::min<uint64_t>(executor.positions_max, most));
   if (options.max_model_len < 2)
     return invalid_argument("max_model_len must be at least 2, got {}", options.max_model_len);
   if (options.max_model_len > executor.positions_max)
     return invalid_argument("max_model_len {} is beyond the model's {} positions; lower it", options.max_model_len,
                             executor.positions_max);
-  if (options.max_model_len > capacity)
+  if (options.max_model_len > most)
     return invalid_argument(
-        "max_model_len {} is beyond the {} positions of the KV pool; lower it or give the pool more "
-        "memory",
-        options.max_model_len, capacity);
+        "max_model_len {} is beyond the {} positions of the {}KV pool; lower it or give the pool "
+        "more memory",
+        options.max_model_len, most, executor.pools.size() > 1 ? "largest " : "");
   return ok_status();
 }
 
-Status resolve_rows(SchedulerConfig& config) {
+Status resolve_rows(SchedulerConfig& config, const ExecutorDescription& executor) {
   EngineOptions& options = config.options;
-  const uint32_t rows_max = config.lane.rows_max;
+  const uint32_t rows_max = largest_rows(executor);
   if (options.max_num_batched_tokens > rows_max)
     return invalid_argument("max_num_batched_tokens {} is beyond the executor's {} rows of a step; lower it",
                             options.max_num_batched_tokens, rows_max);
@@ -58,37 +106,56 @@ Status resolve_rows(SchedulerConfig& config) {
       options.max_num_batched_tokens = std::min(rows_max, std::max(kRowsUnchunked, options.max_model_len));
     }
   }
-  if (!options.enable_chunked_prefill && options.max_num_batched_tokens < options.max_model_len)
+  const uint32_t whole = std::min(options.max_num_batched_tokens, least_prompt_rows(executor));
+  if (!options.enable_chunked_prefill && whole < options.max_model_len)
     return invalid_argument(
         "without chunked prefill a prompt must fit into one step: max_num_batched_tokens {} is below "
         "max_model_len {}; raise the first, lower the second, or enable chunked prefill",
-        options.max_num_batched_tokens, options.max_model_len);
+        whole, options.max_model_len);
   return ok_status();
 }
 
+// A sequence has as many slots as its next steps may leave tokens unknown; where there are not that many, none.
+void resolve_depths(SchedulerConfig& config, const ExecutorDescription& executor) {
+  for (LaneDescription& lane : config.lanes) {
+    lane.pipeline = std::max(lane.pipeline, 1u);
+    if (executor.slots <= lane.lookahead) lane.lookahead = 0;
+    if (lane.lookahead > 0) config.slots_each = std::max(config.slots_each, lane.lookahead + 1);
+  }
+}
+
 }  // namespace
+
+uint32_t SchedulerConfig::step_rows_max(const LaneDescription& lane) const {
+  return chosen_budget ? lane.rows_max : std::min(lane.rows_max, options.max_num_batched_tokens);
+}
+
+// Every running sequence must be able to put a row into every step.
+uint32_t SchedulerConfig::sequences_max(uint32_t pool) const {
+  uint64_t rows = 0;
+  for (const LaneDescription& lane : lanes)
+    if (lane.pool == pool && lane.role != LaneRole::kPrefill) rows += step_rows_max(lane);
+  return static_cast<uint32_t>(std::min<uint64_t>(rows, options.max_num_seqs));
+}
 
 Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, const EngineOptions& options) {
   RETURN_IF_ERROR(check_description(executor));
   SchedulerConfig config;
   config.options = options;
   config.epoch = executor.epoch;
-  config.lane = executor.lanes.front();
+  config.pools = executor.pools;
+  config.lanes = executor.lanes;
   config.vocab_size = executor.vocab_size;
-  config.pool = executor.pools[config.lane.pool];
-  config.pipeline = std::max(config.lane.pipeline, 1u);
-  config.lookahead = executor.slots > config.lane.lookahead ? config.lane.lookahead : 0;
-  config.slots_each = config.lookahead > 0 ? config.lookahead + 1 : 0;
-  config.steps_max = config.pipeline + config.lookahead;
+  resolve_depths(config, executor);
   EngineOptions& resolved = config.options;
   if (resolved.max_num_seqs == 0) return invalid_argument("max_num_seqs must be at least 1, got 0");
   if (resolved.max_concurrent_prefills == 0)
     return invalid_argument("max_concurrent_prefills must be at least 1, got 0");
   RETURN_IF_ERROR(resolve_length(resolved, executor));
-  RETURN_IF_ERROR(resolve_rows(config));
-  // Every running sequence must be able to put a row into every step.
-  resolved.max_num_seqs =
-      std::min(resolved.max_num_seqs, config.chosen_budget ? config.lane.rows_max : resolved.max_num_batched_tokens);
+  RETURN_IF_ERROR(resolve_rows(config, executor));
+  uint64_t running = 0;
+  for (uint32_t pool = 0; pool < config.pools.size(); ++pool) running += config.sequences_max(pool);
+  resolved.max_num_seqs = static_cast<uint32_t>(std::min<uint64_t>(resolved.max_num_seqs, running));
   if (config.slots_each > 0)
     resolved.max_num_seqs = std::min(resolved.max_num_seqs, executor.slots / config.slots_each);
   if (resolved.queue_limit == 0) resolved.queue_limit = limits::kQueuedRequestsMax;
@@ -97,15 +164,14 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
 
 Result<SchedulerConfig> resolve_replacement(const ExecutorDescription& executor, const EngineOptions& options) {
   RETURN_IF_ERROR(check_description(executor));
-  const LaneDescription& lane = executor.lanes.front();
-  const KvPoolDescription& pool = executor.pools[lane.pool];
-  const uint64_t capacity = static_cast<uint64_t>(pool.blocks) * pool.block_size;
-  const auto length_max = static_cast<uint32_t>(std::min<uint64_t>(executor.positions_max, capacity));
+  const uint32_t rows_max = largest_rows(executor);
+  const auto length_max = static_cast<uint32_t>(std::min<uint64_t>(executor.positions_max, largest_capacity(executor)));
   EngineOptions lowered = options;  // a 0 stays: it is chosen anew
-  lowered.max_num_batched_tokens = std::min(options.max_num_batched_tokens, lane.rows_max);
+  lowered.max_num_batched_tokens = std::min(options.max_num_batched_tokens, rows_max);
   lowered.max_model_len = std::min(options.max_model_len, length_max);
   if (!options.enable_chunked_prefill) {  // a whole prompt must fit into a step
-    const uint32_t rows = lowered.max_num_batched_tokens == 0 ? lane.rows_max : lowered.max_num_batched_tokens;
+    uint32_t rows = least_prompt_rows(executor);
+    if (lowered.max_num_batched_tokens > 0) rows = std::min(rows, lowered.max_num_batched_tokens);
     lowered.max_model_len = std::min(lowered.max_model_len == 0 ? length_max : lowered.max_model_len, rows);
   }
   return resolve_config(executor, lowered);

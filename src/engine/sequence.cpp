@@ -55,6 +55,7 @@ void Sequence::build_biases() {
 void Sequence::forget_progress() {
   blocks.clear();
   slot_base = MOTLEY_NONE;
+  pool = lane = 0;
   computed = committed = published = 0;
   chain = kChainRoot;
   prefilling = broken = false;

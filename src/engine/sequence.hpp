@@ -69,6 +69,8 @@ class Sequence {
   uint32_t in_flight = 0;      // steps under way with rows of it
   uint32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first admitted
   SlotId slot_base = MOTLEY_NONE;
+  uint32_t pool = 0;  // of the blocks
+  uint32_t lane = 0;  // of its last step
   StepId last_step = 0;
 
  private:

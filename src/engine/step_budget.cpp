@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
+
+#include "engine/bucket_rounding.hpp"
 
 namespace motley {
 namespace {
@@ -19,8 +22,8 @@ constexpr double kSlack = 1.25;                           // a cost is at most s
 
 }  // namespace
 
-StepBudget::StepBudget(const StepCost& prior, uint32_t fixed_rows, uint32_t rows_max)
-    : fixed_rows_(fixed_rows), rows_max_(rows_max), cost_(prior) {
+StepBudget::StepBudget(const StepCost& prior, uint32_t fixed_rows, uint32_t rows_max, std::vector<uint32_t> buckets)
+    : fixed_rows_(fixed_rows), rows_max_(rows_max), buckets_(std::move(buckets)), cost_(prior) {
   for (size_t i = 0; i < 3; ++i) covariance_[i][i] = kUnknownNs * kUnknownNs;
 }
 
@@ -60,7 +63,10 @@ uint32_t StepBudget::rows_beside(double rows, double reads, uint32_t position, d
   const auto at_most = [&](double limit) { return static_cast<uint32_t>(std::max(0.0, limit - rows)); };
   if (fixed_rows_ > 0) return at_most(fixed_rows_);
   const uint32_t room = at_most(std::min(rows_max_, kBudgetRowsMax));
-  const uint32_t proven = std::max(at_most(std::max<double>(kBudgetRowsUnknown, 2 * rows_seen_)), kBudgetRowsMin);
+  double most = std::max<double>(kBudgetRowsUnknown, 2 * rows_seen_);
+  if (const auto next = std::upper_bound(buckets_.begin(), buckets_.end(), rows_seen_); next != buckets_.end())
+    most = std::max<double>(most, *next);
+  const uint32_t proven = std::max(at_most(most), kBudgetRowsMin);
   uint32_t high = std::min(room, proven) + 1;
   if (rows_seen_ == 0 && cost_.predict_ns(1, 1) <= 0) return high - 1;
   uint32_t low = 0;  // the answer lies in [low, high)
@@ -80,6 +86,7 @@ uint32_t StepBudget::rows_beside(double rows, double reads, uint32_t position, d
 // that bounds every cost and the doubt in it, and undoes a slow first step at once.
 void StepBudget::observe(double rows, double reads, double busy_ns) {
   if (fixed_rows_ > 0 || !(busy_ns > 0)) return;
+  rows = padded_rows(buckets_, static_cast<uint32_t>(rows));
   rows_seen_ = std::max(rows_seen_, rows);
   const Vector x = features(rows, reads);
   const double predicted = cost_.predict_ns(rows, reads);

@@ -2,11 +2,13 @@
 //
 // The cost of a step is fixed + rows * per_row + reads * per_context (executor.hpp's StepCost), started from what the
 // executor declares and corrected by what its steps take; a cost that the steps so far say little of is taken to be
-// high, and no step has more than double the rows of the largest so far. Deterministic; one owner; not thread-safe.
+// high, and no step has more than double the rows of the largest so far, or the next bucket. Deterministic; one owner;
+// not thread-safe.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "engine/executor.hpp"
 
@@ -29,8 +31,9 @@ inline constexpr uint32_t kBudgetRowsGrain = 16;
 
 class StepBudget {
  public:
-  // fixed_rows > 0: the user's own budget, in force whatever is measured. 0: chosen, at most rows_max.
-  StepBudget(const StepCost& prior, uint32_t fixed_rows, uint32_t rows_max);
+  // fixed_rows > 0: the user's own budget, in force whatever is measured. 0: chosen, at most rows_max. buckets: those
+  // of the lane.
+  StepBudget(const StepCost& prior, uint32_t fixed_rows, uint32_t rows_max, std::vector<uint32_t> buckets = {});
 
   // Rows of a step while nothing else is in it.
   uint32_t rows() const;
@@ -40,6 +43,7 @@ class StepBudget {
   // Prompt rows at positions from `position` on that may join a step already holding `rows` rows and `reads` reads, for
   // it to end within `target_ns`. May be 0 only where the row limit is reached.
   uint32_t rows_beside(double rows, double reads, uint32_t position, double target_ns) const;
+  // A step took so long; its padding is counted here.
   void observe(double rows, double reads, double busy_ns);
   StepCost cost() const { return cost_; }
 
@@ -54,6 +58,7 @@ class StepBudget {
 
   uint32_t fixed_rows_;
   uint32_t rows_max_;
+  std::vector<uint32_t> buckets_;
   StepCost cost_;
   double rows_seen_ = 0;                // of the largest step so far
   std::array<Vector, 3> covariance_{};  // of the costs' errors

@@ -56,6 +56,15 @@ TEST(StepBudget, NoStep_HasMoreThanDoubleTheRowsOfTheLargestSoFar) {
   EXPECT_EQ(budget.rows(), kBudgetRowsMax);
 }
 
+TEST(StepBudget, Buckets_TheNextOneIsReachedThoughItIsMoreThanDouble) {
+  StepBudget budget({}, 0, 1024, {16, 64, 256, 1024});
+  EXPECT_EQ(budget.rows(), kBudgetRowsUnknown);
+  budget.observe(50, 1000, 1e6);  // 64 ran
+  EXPECT_EQ(budget.rows(), 256u);
+  budget.observe(200, 10000, 0.3e6);
+  EXPECT_EQ(budget.rows(), 1024u);
+}
+
 TEST(StepBudget, Outliers_AreForgottenAtOnce) {
   const StepCost device{.fixed_ns = 5e6, .per_row_ns = 0.3e6, .per_context_ns = 20};
   StepBudget slow_start({}, 0, 4096);

@@ -18,34 +18,33 @@ std::string_view kind_of(int64_t prompt_rows, int64_t generated_rows) {
 
 void StepTrace::planned(const StepPlan& plan, int64_t now_ns) {
   if (trace_ == nullptr) return;
-  auto lane = std::find_if(lanes_.begin(), lanes_.end(), [](const Step& step) { return !step.under_way; });
-  if (lane == lanes_.end()) {
-    tracks_.push_back(trace_->track(kGroup, fmt::format("steps {}", lanes_.size() + 1)));
-    lane = lanes_.emplace(lanes_.end());
+  auto step = std::find_if(steps_.begin(), steps_.end(), [](const Step& each) { return !each.under_way; });
+  if (step == steps_.end()) {
+    tracks_.push_back(trace_->track(kGroup, fmt::format("steps {}", steps_.size() + 1)));
+    step = steps_.emplace(steps_.end());
   }
   const auto generated = std::count(plan.generated.begin(), plan.generated.end(), uint8_t{1});
-  *lane = {plan.step,
-           now_ns,
-           static_cast<int64_t>(plan.tokens.size()) - generated,
-           generated,
-           static_cast<int64_t>(plan.sequences.size()),
+  *step = {plan.step, plan.lane,
+           now_ns,    static_cast<int64_t>(plan.tokens.size()) - generated,
+           generated, static_cast<int64_t>(plan.sequences.size()),
            true};
 }
 
 void StepTrace::ended(const StepResult& result, int64_t now_ns) {
   if (trace_ == nullptr) return;
-  const auto lane = std::find_if(lanes_.begin(), lanes_.end(),
-                                 [&](const Step& step) { return step.under_way && step.id == result.step; });
-  if (lane == lanes_.end()) return;
-  lane->under_way = false;
-  trace_->span(tracks_[static_cast<size_t>(lane - lanes_.begin())], kind_of(lane->prompt_rows, lane->generated_rows),
-               lane->begin_ns, now_ns,
-               {{"step", static_cast<int64_t>(lane->id)},
+  const auto step = std::find_if(steps_.begin(), steps_.end(),
+                                 [&](const Step& each) { return each.under_way && each.id == result.step; });
+  if (step == steps_.end()) return;
+  step->under_way = false;
+  trace_->span(tracks_[static_cast<size_t>(step - steps_.begin())], kind_of(step->prompt_rows, step->generated_rows),
+               step->begin_ns, now_ns,
+               {{"step", static_cast<int64_t>(step->id)},
                 {"epoch", static_cast<int64_t>(result.epoch)},
-                {"sequences", lane->sequences},
-                {"rows", lane->prompt_rows + lane->generated_rows},
-                {"prompt_rows", lane->prompt_rows},
-                {"generated_rows", lane->generated_rows},
+                {"lane", step->lane},
+                {"sequences", step->sequences},
+                {"rows", step->prompt_rows + step->generated_rows},
+                {"prompt_rows", step->prompt_rows},
+                {"generated_rows", step->generated_rows},
                 {"status", result.status.code()}});
 }
 

@@ -23,13 +23,14 @@ class StepTrace {
  private:
   struct Step {
     StepId id = 0;
+    int64_t lane = 0;  // of the executor
     int64_t begin_ns = 0;
     int64_t prompt_rows = 0, generated_rows = 0, sequences = 0;
     bool under_way = false;
   };
   Trace* const trace_;
-  std::vector<Step> lanes_;         // steps that are under way together stand on tracks of their own
-  std::vector<TraceTrack> tracks_;  // by lane
+  std::vector<Step> steps_;         // steps that are under way together stand on tracks of their own
+  std::vector<TraceTrack> tracks_;  // of those
 };
 
 }  // namespace motley

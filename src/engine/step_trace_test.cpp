@@ -81,7 +81,9 @@ StepResult result_of(StepId id, const Status& status = ok_status()) {
 TEST_F(StepTraceTest, StepsUnderWayTogether_StandOnTracksOfTheirOwn) {
   StepTrace steps(trace_.get());
   steps.planned(plan_of(1, {0, 0, 0}, 2), 1000);
-  steps.planned(plan_of(2, {1, 1}, 2), 2000);
+  StepPlan beside = plan_of(2, {1, 1}, 2);
+  beside.lane = 3;
+  steps.planned(beside, 2000);
   steps.ended(result_of(1), 5000);
   steps.planned(plan_of(3, {0, 1}, 2), 6000);
   steps.ended(result_of(9), 6500);  // nobody planned it
@@ -97,6 +99,7 @@ TEST_F(StepTraceTest, StepsUnderWayTogether_StandOnTracksOfTheirOwn) {
   EXPECT_EQ(first[0]["dur"], 4.0);
   EXPECT_EQ(first[0]["args"], (nlohmann::json{{"step", 1},
                                               {"epoch", 3},
+                                              {"lane", 0},
                                               {"sequences", 2},
                                               {"rows", 3},
                                               {"prompt_rows", 3},
@@ -104,6 +107,7 @@ TEST_F(StepTraceTest, StepsUnderWayTogether_StandOnTracksOfTheirOwn) {
                                               {"status", MOTLEY_OK}}));
   EXPECT_EQ(second[0]["name"], "decode");
   EXPECT_EQ(second[0]["args"]["step"], 2);
+  EXPECT_EQ(second[0]["args"]["lane"], 3);
   EXPECT_EQ(first[1]["name"], "prefill and decode");
   EXPECT_EQ(first[1]["args"]["status"], MOTLEY_INVALID_ARGUMENT);
 }

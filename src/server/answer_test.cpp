@@ -118,6 +118,8 @@ TEST(Metrics, Page_HasVllmsNames) {
   EngineStats stats;
   stats.running = 2;
   stats.kv_blocks_total = 4;
+  stats.pools = {{.blocks_total = 1, .blocks_used = 1}, {.blocks_total = 3, .blocks_used = 0}};
+  stats.lanes = {{.steps = 7, .rows = 90}};
   stats.kv_blocks_used = 1;
   stats.finished_stop = 2;
   stats.finished_abort = 1;
@@ -142,7 +144,12 @@ TEST(Metrics, Page_HasVllmsNames) {
         "vllm:cache_config_info{engine=\"0\",model_name=\"a\\\"b\",block_size=\"16\"} 1\n",
         "# TYPE motley:recoveries_total counter\n", "motley:recoveries_total{engine=\"0\",model_name=\"a\\\"b\"} 3\n",
         "motley:replacements_total{engine=\"0\",model_name=\"a\\\"b\"} 0\n",
-        "motley:replacement_pause_seconds_bucket{engine=\"0\",model_name=\"a\\\"b\",le=\"0.5\"} 1\n"}) {
+        "motley:replacement_pause_seconds_bucket{engine=\"0\",model_name=\"a\\\"b\",le=\"0.5\"} 1\n",
+        "motley:kv_blocks{engine=\"0\",model_name=\"a\\\"b\",pool=\"1\"} 3\n",
+        "motley:kv_blocks_used{engine=\"0\",model_name=\"a\\\"b\",pool=\"0\"} 1\n",
+        "# TYPE motley:lane_rows_total counter\n",
+        "motley:lane_steps_total{engine=\"0\",model_name=\"a\\\"b\",lane=\"0\"} 7\n",
+        "motley:lane_rows_total{engine=\"0\",model_name=\"a\\\"b\",lane=\"0\"} 90\n"}) {
     EXPECT_NE(page.find(line), std::string::npos) << line << page;
   }
 }

@@ -122,6 +122,22 @@ void add_replacements(Page& page, const EngineStats& stats) {
   page.histogram("replacement_pause_seconds", "Without steps because of either.", stats.pause_s);
 }
 
+// By KV pool and by lane, in the order in which the executor lists them.
+void add_lanes(Page& page, const EngineStats& stats) {
+  page.head("kv_blocks", "gauge", "KV blocks of a pool.");
+  for (size_t i = 0; i < stats.pools.size(); ++i)
+    page.sample("kv_blocks", stats.pools[i].blocks_total, fmt::format("pool=\"{}\"", i));
+  page.head("kv_blocks_used", "gauge", "KV blocks of a pool that requests hold.");
+  for (size_t i = 0; i < stats.pools.size(); ++i)
+    page.sample("kv_blocks_used", stats.pools[i].blocks_used, fmt::format("pool=\"{}\"", i));
+  page.head("lane_steps_total", "counter", "Steps of a lane.");
+  for (size_t i = 0; i < stats.lanes.size(); ++i)
+    page.sample("lane_steps_total", static_cast<double>(stats.lanes[i].steps), fmt::format("lane=\"{}\"", i));
+  page.head("lane_rows_total", "counter", "Rows of those steps.");
+  for (size_t i = 0; i < stats.lanes.size(); ++i)
+    page.sample("lane_rows_total", static_cast<double>(stats.lanes[i].rows), fmt::format("lane=\"{}\"", i));
+}
+
 void add_devices(Page& page, const std::vector<DeviceCounters>& devices) {
   struct Series {
     std::string_view name, help;
@@ -174,6 +190,7 @@ std::string metrics_page(const MetricsInput& input) {
   page.head("cache_config_info", "gauge", "The KV cache's settings, as labels.");
   page.sample("cache_config_info", 1, labels);
   add_replacements(page, input.stats);
+  add_lanes(page, input.stats);
   add_devices(page, input.devices);
   return page.take();
 }

@@ -19,12 +19,24 @@ uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64
   return x ^ (x >> 31);
 }
 
+ScriptedOptions with_lanes(ScriptedOptions options) {
+  if (!options.lanes.empty()) return options;
+  options.pools = {{.block_size = options.block_size, .blocks = options.blocks}};
+  LaneDescription& lane = options.lanes.emplace_back();
+  lane.cost = options.cost;
+  lane.rows_max = options.rows_max;
+  lane.lookahead = options.lookahead;
+  lane.pipeline = options.pipeline;
+  return options;
+}
+
 }  // namespace
 
 ScriptedExecutor::ScriptedExecutor(ScriptedOptions options)
-    : options_(std::move(options)),
-      cells_(static_cast<size_t>(options_.blocks) * options_.block_size),
-      slots_(options_.slots) {}
+    : options_(with_lanes(std::move(options))), slots_(options_.slots) {
+  for (const KvPoolDescription& pool : options_.pools)
+    cells_.emplace_back(static_cast<size_t>(pool.blocks) * pool.block_size);
+}
 
 ScriptedExecutor::~ScriptedExecutor() {
   for (Pending& left : pending_)
@@ -38,14 +50,8 @@ ScriptedExecutor::~ScriptedExecutor() {
 ExecutorDescription ScriptedExecutor::describe() const {
   ExecutorDescription d;
   d.epoch = options_.epoch;
-  d.pools.push_back({.block_size = options_.block_size, .blocks = options_.blocks});
-  d.lanes.push_back({.pool = 0,
-                     .role = LaneRole::kBoth,
-                     .cost = options_.cost,
-                     .rows_max = options_.rows_max,
-                     .buckets = {},
-                     .lookahead = options_.lookahead,
-                     .pipeline = options_.pipeline});
+  d.pools = options_.pools;
+  d.lanes = options_.lanes;
   d.vocab_size = options_.vocab_size;
   d.positions_max = options_.positions_max;
   d.slots = options_.slots;
@@ -77,15 +83,17 @@ Future<StepResult> ScriptedExecutor::submit(StepPlan plan) {
   return future;
 }
 
-bool ScriptedExecutor::run_next() {
+bool ScriptedExecutor::run_next(std::optional<uint32_t> lane) {
   Promise<StepResult> promise;
   StepResult result;
   {
     std::lock_guard lock(mutex_);
-    if (pending_.empty()) return false;
-    result = run(pending_.front().plan);
-    promise = std::move(pending_.front().promise);
-    pending_.pop_front();
+    const auto next = std::find_if(pending_.begin(), pending_.end(),
+                                   [&](const Pending& step) { return !lane || step.plan.lane == *lane; });
+    if (next == pending_.end()) return false;
+    result = run(next->plan);
+    promise = std::move(next->promise);
+    pending_.erase(next);
   }
   promise.set(std::move(result));
   return true;
@@ -142,10 +150,11 @@ void ScriptedExecutor::complain(const StepPlan& plan, const std::string& what) {
 
 bool ScriptedExecutor::check_shape(const StepPlan& plan) {
   const size_t rows = plan.tokens.size();
-  EXPECT_PLAN(plan.epoch == options_.epoch && plan.lane == 0, "epoch {}, lane {}", plan.epoch, plan.lane);
+  EXPECT_PLAN(plan.epoch == options_.epoch && plan.lane < options_.lanes.size(), "epoch {}, lane {}", plan.epoch,
+              plan.lane);
   EXPECT_PLAN(plan.step == last_step_ + 1 || (last_step_ == 0 && plan.step > 0), "follows step {}", last_step_);
   last_step_ = plan.step;
-  EXPECT_PLAN(rows > 0 && rows <= options_.rows_max, "{} rows", rows);
+  EXPECT_PLAN(rows > 0 && rows <= lane_of(plan).rows_max, "{} rows", rows);
   EXPECT_PLAN(plan.token_slots.size() == rows && plan.positions.size() == rows && plan.generated.size() == rows,
               "row arrays of {}, {}, {}, {}", rows, plan.token_slots.size(), plan.positions.size(),
               plan.generated.size());
@@ -155,7 +164,7 @@ bool ScriptedExecutor::check_shape(const StepPlan& plan) {
   std::set<uint64_t> sequences;
   for (const PlanSequence& part : plan.sequences) {
     EXPECT_PLAN(sequences.insert(part.sequence).second, "sequence {} stands twice", part.sequence);
-    if (!check_sequence(plan, part, row, logit)) return false;
+    if (!check_sequence(plan, part, row, logit) || !check_role(plan, part)) return false;
     row += part.row_count;
     logit += part.logits_count;
   }
@@ -170,13 +179,13 @@ bool ScriptedExecutor::check_sequence(const StepPlan& plan, const PlanSequence& 
   EXPECT_PLAN(part.context >= part.row_count && part.context <= options_.positions_max, "sequence {} has context {}",
               part.sequence, part.context);
   EXPECT_PLAN(static_cast<size_t>(part.block_begin) + part.block_count <= plan.blocks.size() &&
-                  static_cast<uint64_t>(part.block_count) * options_.block_size >= part.context,
+                  static_cast<uint64_t>(part.block_count) * pool_of(plan).block_size >= part.context,
               "sequence {} has blocks {}+{} for context {}", part.sequence, part.block_begin, part.block_count,
               part.context);
   std::set<BlockId> blocks;
   for (uint32_t b = 0; b < part.block_count; ++b) {
     const BlockId id = plan.blocks[part.block_begin + b];
-    EXPECT_PLAN(id >= 0 && static_cast<uint32_t>(id) < options_.blocks, "block id {}", id);
+    EXPECT_PLAN(id >= 0 && static_cast<uint32_t>(id) < pool_of(plan).blocks, "block id {}", id);
     EXPECT_PLAN(blocks.insert(id).second, "sequence {} has block {} twice", part.sequence, id);
   }
   for (uint32_t i = 0; i < part.row_count; ++i) {
@@ -224,23 +233,42 @@ bool ScriptedExecutor::check_sample(const StepPlan& plan, const PlanSequence& pa
   return true;
 }
 
-// Lookahead bounds the steps of one sequence under way, pipeline those of disjoint ones.
+// A lane that decodes only gets one generated row of a sequence; one that prefills only gets known text.
+bool ScriptedExecutor::check_role(const StepPlan& plan, const PlanSequence& part) {
+  const LaneRole role = lane_of(plan).role;
+  EXPECT_PLAN(role != LaneRole::kDecode || (part.row_count == 1 && plan.generated[part.row_begin] == 1),
+              "sequence {} has {} rows to decode in lane {}", part.sequence, part.row_count, plan.lane);
+  for (uint32_t r = part.row_begin; r < part.row_begin + part.row_count; ++r)
+    EXPECT_PLAN(role != LaneRole::kPrefill || plan.token_slots[r] < 0, "row {} of lane {} reads slot {}", r, plan.lane,
+                plan.token_slots[r]);
+  return true;
+}
+
+// Lookahead bounds the steps of one sequence under way, pipeline those of disjoint ones; both are a lane's, and a
+// sequence is under way in one lane at a time.
 void ScriptedExecutor::check_depths(const StepPlan& plan) {
-  if (pending_.size() >= static_cast<size_t>(options_.pipeline) + options_.lookahead)
-    complain(plan, fmt::format("{} steps are under way already", pending_.size()));
+  const LaneDescription& lane = lane_of(plan);
+  uint32_t steps = 0;
   std::map<uint64_t, uint32_t> under_way;
-  for (const Pending& step : pending_)
-    for (const PlanSequence& part : step.plan.sequences) ++under_way[part.sequence];
+  for (const Pending& step : pending_) {
+    steps += step.plan.lane == plan.lane ? 1 : 0;
+    for (const PlanSequence& part : step.plan.sequences) {
+      ++under_way[part.sequence];
+      if (step.plan.lane != plan.lane) under_way[part.sequence] += lane.lookahead + 1;
+    }
+  }
+  if (steps >= lane.pipeline + lane.lookahead)
+    complain(plan, fmt::format("{} steps of lane {} are under way already", steps, plan.lane));
   for (const PlanSequence& part : plan.sequences)
-    if (under_way[part.sequence] > options_.lookahead)
+    if (under_way[part.sequence] > lane.lookahead)
       complain(plan,
-               fmt::format("sequence {} has {} steps under way already", part.sequence, under_way[part.sequence]));
+               fmt::format("sequence {} has too many steps under way already, or is in another lane", part.sequence));
 }
 
 std::set<BlockId> ScriptedExecutor::blocks_written(const StepPlan& plan, const PlanSequence& part) const {
   std::set<BlockId> written;
   for (uint32_t p = part.context - part.row_count; p < part.context; ++p)
-    written.insert(plan.blocks[part.block_begin + p / options_.block_size]);
+    written.insert(plan.blocks[part.block_begin + p / pool_of(plan).block_size]);
   return written;
 }
 
@@ -260,14 +288,16 @@ void ScriptedExecutor::check_writes(const StepPlan& plan) {
       }
   };
   check_readers(plan, "this step");
-  for (const Pending& step : pending_) check_readers(step.plan, "a step under way");
+  for (const Pending& step : pending_)
+    if (lane_of(step.plan).pool == lane_of(plan).pool) check_readers(step.plan, "a step under way");
 }
 
 // ---- running a step
 
 ScriptedExecutor::Cell& ScriptedExecutor::cell(const StepPlan& plan, const PlanSequence& part, uint32_t position) {
-  const auto block = static_cast<size_t>(plan.blocks[part.block_begin + position / options_.block_size]);
-  return cells_[block * options_.block_size + position % options_.block_size];
+  const uint32_t size = pool_of(plan).block_size;
+  const auto block = static_cast<size_t>(plan.blocks[part.block_begin + position / size]);
+  return cells_[lane_of(plan).pool][block * size + position % size];
 }
 
 StepResult ScriptedExecutor::run(const StepPlan& plan) {
@@ -321,9 +351,9 @@ bool ScriptedExecutor::write_rows(const StepPlan& plan, const PlanSequence& part
     TokenId token = plan.tokens[r];
     if (plan.token_slots[r] >= 0) {
       const Slot& slot = slots_[static_cast<size_t>(plan.token_slots[r])];
-      EXPECT_PLAN(slot.sequence == part.sequence && slot.position == plan.positions[r],
-                  "row {} of sequence {} at {} reads slot {}, which holds position {} of sequence {}", r, part.sequence,
-                  position, plan.token_slots[r], slot.position, slot.sequence);
+      EXPECT_PLAN(slot.sequence == part.sequence && slot.position == plan.positions[r] && slot.lane == plan.lane,
+                  "row {} of sequence {} at {} reads slot {}, which holds position {} of sequence {}, drawn in lane {}",
+                  r, part.sequence, position, plan.token_slots[r], slot.position, slot.sequence, slot.lane);
       token = slot.token;
     }
     const auto [at, fresh] = seen_[part.sequence].emplace(position, token);
@@ -358,7 +388,8 @@ SampledToken ScriptedExecutor::sample(const StepPlan& plan, const PlanSequence& 
   std::vector<TokenId> pending;
   for (uint32_t i = row.pending_begin; i < row.pending_end; ++i) {
     const Slot& slot = slots_[static_cast<size_t>(plan.pending[i])];
-    if (slot.sequence != part.sequence) complain(plan, fmt::format("pending slot {} is another's", plan.pending[i]));
+    if (slot.sequence != part.sequence || slot.lane != plan.lane)
+      complain(plan, fmt::format("pending slot {} is another's", plan.pending[i]));
     pending.push_back(slot.token);
   }
   check_counts(plan, row, text, pending);
@@ -371,8 +402,10 @@ SampledToken ScriptedExecutor::sample(const StepPlan& plan, const PlanSequence& 
         {.id = static_cast<TokenId>((static_cast<uint32_t>(token.id) + static_cast<uint32_t>(k)) % options_.vocab_size),
          .logprob = -1.0f - static_cast<float>(k)});
   if (row.out_slot >= 0)
-    slots_[static_cast<size_t>(row.out_slot)] = {
-        .token = token.id, .position = static_cast<int32_t>(row.position), .sequence = part.sequence};
+    slots_[static_cast<size_t>(row.out_slot)] = {.token = token.id,
+                                                 .position = static_cast<int32_t>(row.position),
+                                                 .sequence = part.sequence,
+                                                 .lane = plan.lane};
   return token;
 }
 

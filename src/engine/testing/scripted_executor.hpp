@@ -27,6 +27,9 @@ using ScriptedChoice = std::function<TokenId(std::span<const TokenId> text, cons
                                              const std::function<bool(TokenId)>& banned)>;
 
 struct ScriptedOptions {
+  // One lane with one pool, from the fields below; or, where there are any, these.
+  std::vector<KvPoolDescription> pools = {};
+  std::vector<LaneDescription> lanes = {};
   uint32_t block_size = 4, blocks = 256;
   uint32_t rows_max = 256;
   uint32_t vocab_size = 1000;
@@ -50,8 +53,9 @@ class ScriptedExecutor final : public Executor {
   ExecutorDescription describe() const override;
   Future<StepResult> submit(StepPlan plan) override;
 
-  // Manual mode: runs the oldest step that was submitted and sets its future. False if there is none.
-  bool run_next();
+  // Manual mode: runs the oldest step that was submitted, of the lane if one is named, and sets its future. False if
+  // there is none.
+  bool run_next(std::optional<uint32_t> lane = {});
   // Blocks until at least `count` steps wait for run_next().
   void wait_pending(size_t count);
   size_t pending() const;
@@ -76,6 +80,7 @@ class ScriptedExecutor final : public Executor {
     TokenId token = -1;
     int32_t position = -1;
     uint64_t sequence = 0;
+    uint32_t lane = 0;  // of the step that wrote it
   };
   struct Pending {
     StepPlan plan;
@@ -84,6 +89,7 @@ class ScriptedExecutor final : public Executor {
 
   void complain(const StepPlan& plan, const std::string& what);
   bool check_shape(const StepPlan& plan);
+  bool check_role(const StepPlan& plan, const PlanSequence& part);
   bool check_sequence(const StepPlan& plan, const PlanSequence& part, uint32_t row, uint32_t logit);
   void check_depths(const StepPlan& plan);
   void check_writes(const StepPlan& plan);
@@ -98,11 +104,14 @@ class ScriptedExecutor final : public Executor {
   std::optional<std::vector<TokenId>> read_text(const StepPlan& plan, const PlanSequence& part);
   SampledToken sample(const StepPlan& plan, const PlanSequence& part, std::span<const TokenId> text);
 
-  const ScriptedOptions options_;
+  const LaneDescription& lane_of(const StepPlan& plan) const { return options_.lanes[plan.lane]; }
+  const KvPoolDescription& pool_of(const StepPlan& plan) const { return options_.pools[lane_of(plan).pool]; }
+
+  const ScriptedOptions options_;  // with pools and lanes
   mutable std::mutex mutex_;
   std::condition_variable submitted_;
   std::deque<Pending> pending_;
-  std::vector<Cell> cells_;
+  std::vector<std::vector<Cell>> cells_;  // [pool]
   std::vector<Slot> slots_;
   std::map<uint64_t, std::map<uint32_t, TokenId>> seen_;  // per sequence: the token each position was computed with
   std::set<uint64_t> failed_;                             // sequences of failed steps

@@ -1,0 +1,373 @@
+// The scheduler over several lanes and KV pools: who runs where.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include "engine/bucket_rounding.hpp"
+#include "engine/testing/scheduler_bench.hpp"
+
+namespace motley {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::random_text;
+using testing::SchedulerBench;
+using testing::ScriptedOptions;
+
+constexpr uint32_t kVocab = 1000;
+
+LaneDescription lane_of(uint32_t pool, LaneRole role = LaneRole::kBoth) {
+  LaneDescription lane;
+  lane.pool = pool;
+  lane.role = role;
+  lane.rows_max = 128;
+  return lane;
+}
+
+// Pools of blocks of four positions, with a lane each.
+ScriptedOptions device_of(const std::vector<uint32_t>& blocks) {
+  ScriptedOptions device;
+  for (const uint32_t each : blocks) {
+    device.lanes.push_back(lane_of(static_cast<uint32_t>(device.pools.size())));
+    device.pools.push_back({.block_size = 4, .blocks = each});
+  }
+  return device;
+}
+
+// One pool, a lane that prefills and one that decodes.
+ScriptedOptions device_with_roles(uint32_t blocks) {
+  ScriptedOptions device = device_of({blocks});
+  device.lanes = {lane_of(0, LaneRole::kPrefill), lane_of(0, LaneRole::kDecode)};
+  return device;
+}
+
+// Plans what can be planned, and tells in which lane the request has rows under way.
+std::optional<uint32_t> lane_in_which_runs(SchedulerBench& bench, RequestId id) {
+  std::optional<uint32_t> lane;
+  while (bench.plan())
+    if (bench.rows_of(id) > 0) lane = bench.last_plan().lane;
+  return lane;
+}
+
+// ---- which pool
+
+TEST(Lanes, FullPool_SendsTheNextToTheLessPreferredOne) {
+  SchedulerBench bench(device_of({8, 64}), {.enable_prefix_caching = false});
+  const RequestId a = bench.add(bench.request(random_text(1, 20, kVocab), 5));
+  EXPECT_EQ(lane_in_which_runs(bench, a), 0u);
+  const RequestId b = bench.add(bench.request(random_text(2, 20, kVocab), 5));
+  EXPECT_EQ(lane_in_which_runs(bench, b), 1u);  // three blocks are left in the first
+  ASSERT_TRUE(bench.finish(100));
+  const RequestId c = bench.add(bench.request(random_text(3, 20, kVocab), 5));
+  EXPECT_EQ(lane_in_which_runs(bench, c), 0u);
+  ASSERT_TRUE(bench.finish(100));
+  bench.expect_all_right();
+}
+
+TEST(Lanes, BusyLane_IsNoReasonToTakeALessPreferredPool) {
+  SchedulerBench bench(device_of({64, 64}), {.enable_prefix_caching = false});
+  const RequestId a = bench.add(bench.request(random_text(1, 20, kVocab), 5));
+  EXPECT_EQ(lane_in_which_runs(bench, a), 0u);
+  const RequestId b = bench.add(bench.request(random_text(2, 20, kVocab), 5));
+  EXPECT_FALSE(bench.plan()) << "it is for the first lane, whose next step comes soon";
+  ASSERT_TRUE(bench.result());
+  EXPECT_EQ(lane_in_which_runs(bench, b), 0u);
+  ASSERT_TRUE(bench.finish(100));
+  bench.expect_all_right();
+}
+
+TEST(Lanes, EquallyGoodPools_ShareTheRequests) {
+  ScriptedOptions device = device_of({64, 64});
+  device.lanes[1].as_good_as_previous = true;
+  SchedulerBench bench(device, {.enable_prefix_caching = false});
+  std::vector<uint32_t> in(2);
+  for (uint32_t i = 0; i < 6; ++i) {
+    const RequestId id = bench.add(bench.request(random_text(i, 20, kVocab), 30));
+    const std::optional<uint32_t> lane = lane_in_which_runs(bench, id);
+    ASSERT_TRUE(lane.has_value());
+    ++in[*lane];
+    while (bench.result()) {  // so that neither lane is busy when the next one comes
+    }
+  }
+  EXPECT_EQ(in, (std::vector<uint32_t>{3, 3}));
+  ASSERT_TRUE(bench.finish(1000));
+  bench.expect_all_right();
+}
+
+TEST(Lanes, EquallyGoodPools_TheOneThatCachedThePrefixWins) {
+  ScriptedOptions device = device_of({64, 64});
+  device.lanes[1].as_good_as_previous = true;
+  SchedulerBench bench(device, {});
+  const RequestId a = bench.add(bench.request(random_text(1, 8, kVocab), 4));
+  EXPECT_EQ(lane_in_which_runs(bench, a), 0u);
+  const RequestId b = bench.add(bench.request(random_text(2, 40, kVocab), 4));
+  EXPECT_EQ(lane_in_which_runs(bench, b), 1u);
+  ASSERT_TRUE(bench.finish(100));
+  for (int i = 0; i < 2; ++i) {  // both are idle, and the first is asked first
+    const RequestId again = bench.add(bench.request(random_text(2, 40, kVocab), 4));
+    EXPECT_EQ(lane_in_which_runs(bench, again), 1u);
+    ASSERT_TRUE(bench.finish(100));
+    EXPECT_EQ(bench.stories()[again].last.cached_tokens, 36u);
+  }
+  bench.expect_all_right();
+}
+
+TEST(Lanes, SequenceThatOutgrowsItsPool_GoesOnInALargerOne) {
+  SchedulerBench bench(device_of({4, 6, 32}), {});
+  EXPECT_EQ(bench.config().options.max_model_len, 128u);
+  const RequestId id = bench.add(bench.request(random_text(1, 10, kVocab), 60));
+  ASSERT_TRUE(bench.finish(100));
+  EXPECT_EQ(bench.stories()[id].pools, (std::set<uint32_t>{0, 1, 2}));
+  EXPECT_EQ(bench.scheduler().counters().preemptions, 2u);
+  bench.expect_all_right();
+}
+
+TEST(Lanes, RequestThatWaitsForTheLargePool_IsPassedInTheSmallOneOnly) {
+  SchedulerBench bench(device_of({16, 4}), {.enable_prefix_caching = false});
+  const RequestId a = bench.add(bench.request(random_text(1, 40, kVocab), 20));
+  EXPECT_EQ(lane_in_which_runs(bench, a), 0u);
+  const RequestId large = bench.add(bench.request(random_text(2, 30, kVocab), 3));  // eight blocks; six are free
+  const RequestId small = bench.add(bench.request(random_text(3, 6, kVocab), 3));
+  const RequestId medium = bench.add(bench.request(random_text(4, 17, kVocab), 3));  // too large for four blocks
+  EXPECT_EQ(lane_in_which_runs(bench, small), 1u) << "the room in the first pool is not for it";
+  while (!bench.stories()[a].finished) {
+    while (bench.plan()) {
+      EXPECT_EQ(bench.rows_of(large) + bench.rows_of(medium), 0u) << "passed where it waits";
+    }
+    ASSERT_TRUE(bench.result());
+  }
+  EXPECT_EQ(bench.stories()[small].pools, std::set<uint32_t>{1});
+  EXPECT_EQ(bench.stories()[small].finished, FinishReason::kLength);
+  ASSERT_TRUE(bench.finish(100));
+  bench.expect_all_right();
+}
+
+// Places to run are one limit over all pools: who waits for a pool keeps his, though others are asked first.
+TEST(Lanes, RequestThatWaitsForTheLargePool_GetsTheNextPlaceToRun) {
+  SchedulerBench bench(device_of({8, 16}), {.max_num_seqs = 3, .enable_prefix_caching = false});
+  const RequestId a = bench.add(bench.request(random_text(1, 40, kVocab), 5));
+  const RequestId large = bench.add(bench.request(random_text(2, 40, kVocab), 3));
+  for (uint32_t i = 0; i < 40; ++i) bench.add(bench.request(random_text(10 + i, 3, kVocab), 5));
+  while (!bench.stories()[a].finished) {
+    while (bench.plan()) {
+    }
+    while (bench.result()) {
+    }
+  }
+  EXPECT_EQ(lane_in_which_runs(bench, large), 1u);
+  EXPECT_GT(bench.scheduler().unfinished(), 20u) << "too many passed the two";
+  ASSERT_TRUE(bench.finish(1000));
+  bench.expect_all_right();
+}
+
+TEST(Lanes, Preemption_SparesTheHighestRankOfEveryPool) {
+  SchedulerBench bench(device_of({12, 12}), {.enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 4; ++i) ids.push_back(bench.add(bench.request(random_text(i, 20, kVocab), 24)));
+  while (bench.scheduler().counters().preemptions < 2) {
+    while (bench.plan()) {
+    }
+    ASSERT_TRUE(bench.result());
+  }
+  EXPECT_EQ(bench.stories()[ids[0]].pools, std::set<uint32_t>{0});
+  EXPECT_EQ(bench.stories()[ids[2]].pools, std::set<uint32_t>{1});
+  // In both pools those of higher rank go on, a token in each step; the others wait.
+  const auto told = [&](size_t i) { return bench.stories()[ids[i]].tokens.size(); };
+  const std::vector<size_t> before = {told(0), told(1), told(2), told(3)};
+  for (int i = 0; i < 6; ++i) {
+    while (bench.plan()) {
+    }
+    ASSERT_TRUE(bench.result());
+  }
+  EXPECT_GE(told(0), before[0] + 2);
+  EXPECT_GE(told(2), before[2] + 2);
+  EXPECT_EQ(told(1) + told(3), before[1] + before[3]);
+  ASSERT_TRUE(bench.finish(1000));
+  bench.expect_all_right();
+}
+
+// ---- roles
+
+TEST(Lanes, Roles_PromptsAndTokensRunSideBySide) {
+  SchedulerBench bench(device_with_roles(64), {.max_num_batched_tokens = 16, .enable_prefix_caching = false});
+  const RequestId a = bench.add(bench.request(random_text(1, 10, kVocab), 30));
+  EXPECT_EQ(lane_in_which_runs(bench, a), 0u);
+  EXPECT_FALSE(bench.plan()) << "the first token is not known in the other lane yet";
+  ASSERT_TRUE(bench.result());
+  const RequestId b = bench.add(bench.request(random_text(2, 100, kVocab), 3));
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.rows_of(b), 16u);
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.last_plan().lane, 1u);
+  EXPECT_EQ(bench.rows_of(a), 1u);
+  // The lane that decodes goes on by itself.
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(bench.result(1));
+    ASSERT_TRUE(bench.plan());
+    EXPECT_EQ(bench.last_plan().lane, 1u);
+  }
+  EXPECT_EQ(bench.stories()[a].tokens.size(), 6u);
+  ASSERT_TRUE(bench.finish(200));
+  EXPECT_GE(bench.overlaps(), 6u);
+  bench.expect_all_right();
+}
+
+TEST(Lanes, Roles_LookaheadStaysWithinALane) {
+  ScriptedOptions device = device_with_roles(64);
+  for (LaneDescription& lane : device.lanes) lane.lookahead = 1;
+  SchedulerBench bench(device, {});
+  const RequestId a = bench.add(bench.request(random_text(1, 10, kVocab), 5));
+  ASSERT_TRUE(bench.plan());
+  EXPECT_FALSE(bench.plan());
+  ASSERT_TRUE(bench.result());
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(bench.plan());
+    EXPECT_EQ(bench.last_plan().lane, 1u);
+    EXPECT_EQ(bench.rows_of(a), 1u);
+    EXPECT_EQ(bench.last_plan().token_slots[0] >= 0, i == 1);
+  }
+  ASSERT_TRUE(bench.finish(20));
+  bench.expect_all_right();
+}
+
+TEST(Lanes, Roles_WhoWasPreemptedIsComputedAgainByTheLaneThatPrefills) {
+  SchedulerBench bench(device_with_roles(12), {.enable_prefix_caching = false});
+  bench.add(bench.request(random_text(1, 20, kVocab), 24));
+  const RequestId b = bench.add(bench.request(random_text(2, 16, kVocab), 24));
+  while (bench.scheduler().counters().preemptions == 0) {
+    while (bench.plan()) {
+    }
+    ASSERT_TRUE(bench.result());
+  }
+  const size_t told = bench.stories()[b].tokens.size();
+  ASSERT_GT(told, 0u);
+  std::optional<uint32_t> lane;
+  while (!lane) {
+    lane = lane_in_which_runs(bench, b);
+    if (!lane) {
+      ASSERT_TRUE(bench.result());
+    }
+  }
+  EXPECT_EQ(lane, 0u);
+  ASSERT_TRUE(bench.finish(1000));
+  bench.expect_all_right();
+}
+
+TEST(Lanes, TwoLanesThatDecodeOnePool_BothFindWork) {
+  ScriptedOptions device = device_of({64});
+  device.lanes = {lane_of(0), lane_of(0)};
+  for (LaneDescription& lane : device.lanes) lane.lookahead = 1;
+  SchedulerBench bench(device, {});
+  for (uint32_t i = 0; i < 4; ++i) bench.add(bench.request(random_text(i, 5, kVocab), 40));
+  std::vector<uint32_t> steps(2);
+  for (int i = 0; i < 60; ++i) {
+    while (bench.plan()) ++steps[bench.last_plan().lane];
+    ASSERT_TRUE(bench.result());
+  }
+  EXPECT_GT(steps[0], 15u);
+  EXPECT_GT(steps[1], 15u);
+  ASSERT_TRUE(bench.finish(1000));
+  bench.expect_all_right();
+}
+
+// ---- buckets
+
+struct Padding {
+  uint64_t rows = 0, run = 0;
+  double share() const { return 1 - static_cast<double>(rows) / static_cast<double>(run); }
+};
+
+// Prompts of 5 to 600 tokens come at random while others decode; 8 to 32 streams.
+Padding mixed_load(const ScriptedOptions& device, uint32_t lane, uint32_t seed) {
+  SchedulerBench bench(device, {.max_num_seqs = 32, .enable_prefix_caching = false});
+  std::mt19937 random(seed);
+  Padding padding;
+  uint32_t left = 200;
+  const auto add = [&] {
+    bench.add(bench.request(random_text(static_cast<uint32_t>(random()), 5 + random() % 596, kVocab),
+                            10 + static_cast<uint32_t>(random() % 90)));
+    --left;
+  };
+  for (int i = 0; i < 8; ++i) add();
+  while (bench.scheduler().unfinished() > 0 || bench.scheduler().steps_in_flight() > 0) {
+    while (left > 0 && bench.scheduler().unfinished() < 8) add();
+    if (left > 0 && bench.scheduler().unfinished() < 32 && random() % 8 == 0) add();
+    while (bench.plan()) {
+      if (bench.last_plan().lane != lane || left == 0) continue;
+      const auto rows = static_cast<uint32_t>(bench.last_plan().tokens.size());
+      padding.rows += rows;
+      padding.run += padded_rows(device.lanes[lane].buckets, rows);
+    }
+    EXPECT_TRUE(bench.result());
+  }
+  bench.expect_all_right();
+  return padding;
+}
+
+TEST(Buckets, MixedLoad_RunsAtMostAQuarterOfPadding) {
+  for (const std::vector<uint32_t>& buckets :
+       {std::vector<uint32_t>{16, 64, 256, 1024}, {8, 16, 32, 64, 128, 256, 512}, {16, 64, 256}}) {
+    SCOPED_TRACE(::testing::PrintToString(buckets));
+    ScriptedOptions alone = device_of({4096});
+    alone.positions_max = 2048;
+    alone.busy_ns = 3'000'000;
+    alone.busy_row_ns = 100'000;
+    alone.lanes[0].buckets = buckets;
+    alone.lanes[0].rows_max = buckets.back();
+    ScriptedOptions roles = alone;
+    roles.lanes = {alone.lanes[0], lane_of(0, LaneRole::kDecode)};
+    roles.lanes[0].role = LaneRole::kPrefill;
+    for (uint32_t seed = 1; seed <= 4; ++seed) {
+      const Padding both = mixed_load(alone, 0, seed), prefill = mixed_load(roles, 0, seed);
+      EXPECT_LE(both.share(), 0.25) << both.rows << " rows of " << both.run;
+      EXPECT_LE(prefill.share(), 0.25) << prefill.rows << " rows of " << prefill.run;
+    }
+  }
+}
+
+// ---- what makes sense
+
+std::string refusal(const ScriptedOptions& device, const EngineOptions& options = {}) {
+  const auto config = resolve_config(testing::ScriptedExecutor(device).describe(), options);
+  return config.ok() ? "accepted" : config.error().message();
+}
+
+TEST(Lanes, DescriptionsThatMakeNoSense_AreRefused) {
+  EXPECT_EQ(refusal(device_of({8, 16})), "accepted");
+  ScriptedOptions device = device_of({8, 16});
+  device.lanes[1].pool = 2;
+  EXPECT_THAT(refusal(device), HasSubstr("lane 1 has pool 2"));
+  device.lanes[1].pool = 0;
+  EXPECT_THAT(refusal(device), HasSubstr("no lane prefills in KV pool 1"));
+  device.lanes[1] = lane_of(1, LaneRole::kPrefill);
+  EXPECT_THAT(refusal(device), HasSubstr("no lane decodes in KV pool 1"));
+  device.lanes[1] = lane_of(1);
+  for (const std::vector<uint32_t>& buckets : {std::vector<uint32_t>{0, 128}, {64, 64, 128}, {64}, {128, 64}}) {
+    device.lanes[1].buckets = buckets;
+    EXPECT_THAT(refusal(device), HasSubstr("the buckets of lane 1"));
+  }
+  device.lanes[1].buckets = {64, 128};
+  EXPECT_EQ(refusal(device), "accepted");
+  device.lanes.resize(65, lane_of(0));
+  EXPECT_THAT(refusal(device), HasSubstr("65 lanes"));
+}
+
+TEST(Lanes, Limits_AreThoseOfTheLargestPoolAndOfAllLanesTogether) {
+  ScriptedOptions device = device_of({8, 16});
+  device.lanes[0].rows_max = 20;
+  device.lanes[1].rows_max = 40;
+  const auto config = *resolve_config(testing::ScriptedExecutor(device).describe(), {});
+  EXPECT_EQ(config.options.max_model_len, 64u);
+  EXPECT_EQ(config.options.max_num_seqs, 60u);
+  EXPECT_EQ(config.options.max_num_batched_tokens, 40u);
+  EXPECT_THAT(refusal(device, {.max_model_len = 65}), HasSubstr("64 positions of the largest KV pool"));
+  EXPECT_THAT(refusal(device, {.max_num_batched_tokens = 41}), HasSubstr("40 rows"));
+  EXPECT_THAT(refusal(device, {.max_model_len = 30, .enable_chunked_prefill = false}), HasSubstr("chunked prefill"));
+  EXPECT_EQ(refusal(device, {.max_model_len = 20, .enable_chunked_prefill = false}), "accepted");
+}
+
+}  // namespace
+}  // namespace motley

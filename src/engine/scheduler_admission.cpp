@@ -1,0 +1,190 @@
+// Which waiting requests begin, and in which pool.
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "engine/scheduler.hpp"
+
+namespace motley {
+namespace {
+
+// Waiting requests that one step looks at and passes: a running one computes their prefix just now, or another pool is
+// the one for them.
+constexpr uint32_t kPassedOverMax = 16;
+constexpr uint64_t kRowsOfRunning = 32;  // of prompts, that a running sequence is taken to be as much work as
+
+uint32_t blocks_for(uint32_t positions, uint32_t block_size) { return (positions + block_size - 1) / block_size; }
+
+bool fits(const BlockPool& pool, const Sequence& s) {
+  return blocks_for(static_cast<uint32_t>(s.tokens.size()), pool.block_size()) <= pool.size();
+}
+
+}  // namespace
+
+// Takes waiting requests by rank while there is room, and stops at the first that finds none, so that nobody is passed
+// for good. While enough long prompts are under way, further ones are passed by short ones that fit into the step
+// (`longs` counts them; the first of them always moves on, so that this too ends). Without chunking, an admitted prompt
+// is put into the step at once, in one piece. Who is passed because another pool takes him, or is the first to wait for
+// another, keeps his claim to be one of those that run.
+void Scheduler::admit(Draft& draft, std::vector<Sequence*>& prefills, uint32_t longs) {
+  const bool chunked = config_.options.enable_chunked_prefill;
+  const uint32_t brief = short_rows(draft.lane);
+  uint32_t claimed = 0;  // rows of the short prompts that are not in the draft yet
+  for (const Sequence* s : prefills) claimed += s->rows_missing() > brief ? 0 : s->rows_missing();
+  uint32_t passed_over = 0;
+  AdmissionPass pass;
+  for (auto at = waiting_.begin(); at != waiting_.end();) {
+    Sequence& s = **at;
+    if (holding() + pass.claims() >= config_.options.max_num_seqs) return;
+    pass.rows_left = rows_left(draft, 0);
+    if (pass.rows_left <= claimed) return;
+    const bool enough_longs = longs >= config_.options.max_concurrent_prefills;
+    ++at;                                 // before `s` leaves the set
+    if (passed_over >= kPassedOverMax) {  // without a look-up
+      if (enough_longs && s.rows_missing() > brief) continue;
+      if (!fits(draft.pool.blocks, s)) continue;
+    }
+    pass.missing_max = enough_longs ? brief : s.rows_missing();
+    const Admission outcome = try_admit(draft, s, pass);
+    const bool passed = outcome == Admission::kPassOver || outcome == Admission::kNotHere;
+    if (passed && ++passed_over <= kPassedOverMax) continue;
+    if (outcome != Admission::kAdmitted) return;
+    prefills.push_back(&s);
+    if (s.rows_missing() > brief)
+      ++longs;
+    else if (chunked)
+      claimed += s.rows_missing();
+    if (!chunked) append(draft, s, s.rows_missing());
+  }
+}
+
+uint32_t Scheduler::AdmissionPass::claims() const { return elsewhere + static_cast<uint32_t>(std::popcount(closed)); }
+
+// Sequences that run or hold what they ran with.
+uint32_t Scheduler::holding() const {
+  size_t all = 0;
+  for (const Pool& pool : pools_) all += pool.running.size() + pool.draining;
+  return static_cast<uint32_t>(all);
+}
+
+Scheduler::Admission Scheduler::try_admit(Draft& draft, Sequence& s, AdmissionPass& pass) {
+  const Offer own = offer(draft.pool, s);
+  if (pools_.size() > 1 && belongs_elsewhere(draft.pool, s, own, pass.closed)) {
+    ++pass.elsewhere;
+    return Admission::kNotHere;
+  }
+  if (own.fits) {
+    if (own.missing > pass.missing_max) return Admission::kPassOver;
+    if (uses_cache(s) && waits_for_shared_prefix(draft.pool, s, own)) return Admission::kPassOver;
+  }
+  if (!own.room) {
+    close_pools(s, pass);
+    return own.fits ? Admission::kNoRoom : Admission::kNotHere;
+  }
+  if (!config_.options.enable_chunked_prefill && own.missing > pass.rows_left) {
+    draft.lane.prompts_first = true;
+    return Admission::kNoRoom;
+  }
+  start(draft.pool, s, own);
+  return Admission::kAdmitted;
+}
+
+bool Scheduler::uses_cache(const Sequence& s) const {
+  return s.request.use_prefix_cache && config_.options.enable_prefix_caching;
+}
+
+// There is room when all its known text fits and every running sequence could still take a block; an empty pool takes
+// any that fits.
+Scheduler::Offer Scheduler::offer(const Pool& pool, const Sequence& s) const {
+  const BlockPool& blocks = pool.blocks;
+  const uint32_t size = blocks.block_size();
+  const auto length = static_cast<uint32_t>(s.tokens.size());
+  Offer offer;
+  offer.fits = fits(blocks, s);
+  if (!offer.fits) return offer;
+  uint32_t free_hits = 0;
+  const bool cached = uses_cache(s);
+  while (cached && (offer.hits.size() + 1) * size < length) {  // the last token is recomputed: its logits are needed
+    const auto hit = blocks.find(offer.chain, std::span(s.tokens).subspan(offer.hits.size() * size, size));
+    if (!hit) break;
+    offer.chain = hit->chain;
+    offer.hits.push_back(*hit);
+    if (blocks.references(hit->block) == 0) ++free_hits;
+  }
+  const auto found = static_cast<uint32_t>(offer.hits.size());
+  offer.fresh = blocks_for(length, size) - found;
+  offer.missing = length - found * size;
+  offer.room = pool.running.size() + pool.draining < pool.sequences_max &&
+               static_cast<uint64_t>(offer.fresh) + free_hits + pool.running.size() <= blocks.free_count();
+  return offer;
+}
+
+// Whether another pool takes the request, or will as soon as its lane plans a step, `own` being what `pool` offers.
+bool Scheduler::belongs_elsewhere(const Pool& pool, const Sequence& s, const Offer& own, uint64_t closed) const {
+  for (const Pool& other : pools_) {
+    if (other.id == pool.id || (closed >> other.id & 1) != 0) continue;
+    if (own.room && other.preference > pool.preference) continue;
+    const Offer offered = offer(other, s);
+    if (!offered.room) continue;
+    if (!own.room || other.preference < pool.preference) return true;
+    if (rows_before(other) + offered.missing < rows_before(pool) + own.missing) return true;
+  }
+  return false;
+}
+
+uint64_t Scheduler::rows_before(const Pool& pool) {
+  uint64_t rows = kRowsOfRunning * pool.running.size();
+  for (const Sequence* s : pool.running) rows += s->prefilling ? s->rows_missing() : 0;
+  return rows;
+}
+
+// Nobody who ranks lower takes the room that the request waits for.
+void Scheduler::close_pools(const Sequence& s, AdmissionPass& pass) const {
+  for (const Pool& pool : pools_)
+    if (fits(pool.blocks, s)) pass.closed |= uint64_t{1} << pool.id;
+}
+
+void Scheduler::start(Pool& pool, Sequence& s, const Offer& offer) {
+  waiting_.erase(&s);
+  for (const BlockPool::Hit& hit : offer.hits) {
+    pool.blocks.retain(hit.block);
+    s.blocks.push_back(hit.block);
+  }
+  for (uint32_t i = 0; i < offer.fresh; ++i) s.blocks.push_back(pool.blocks.allocate());
+  s.pool = pool.id;
+  s.published = static_cast<uint32_t>(offer.hits.size());
+  s.computed = s.committed = s.published * pool.blocks.block_size();
+  s.chain = offer.chain;
+  s.prefilling = true;
+  s.state = Sequence::State::kRunning;
+  if (config_.slots_each > 0) {
+    s.slot_base = free_slots_.back();
+    free_slots_.pop_back();
+  }
+  pool.running.insert(std::upper_bound(pool.running.begin(), pool.running.end(), &s, waiting_.key_comp()), &s);
+  if (std::exchange(s.admitted_before, true)) {
+    counters_.recomputed_tokens += s.rows_missing();
+    return;
+  }
+  s.cached_tokens = s.computed;
+  counters_.prefix_queries += s.prompt_length();
+  counters_.prefix_hits += s.cached_tokens;
+}
+
+// Whether a running sequence is about to compute the next block of `s`: then waiting a step or two saves computing it
+// twice. (Choices of one prompt, submitted together.)
+bool Scheduler::waits_for_shared_prefix(const Pool& pool, const Sequence& s, const Offer& offer) {
+  const size_t found = offer.hits.size(), begin = found * pool.blocks.block_size();
+  const size_t end = begin + pool.blocks.block_size();
+  if (end >= s.tokens.size()) return false;
+  for (const Sequence* r : pool.running) {
+    if (r->published != found || r->chain != offer.chain || r->tokens.size() < end || !r->request.use_prefix_cache)
+      continue;
+    if (std::equal(s.tokens.begin() + static_cast<ptrdiff_t>(begin), s.tokens.begin() + static_cast<ptrdiff_t>(end),
+                   r->tokens.begin() + static_cast<ptrdiff_t>(begin)))
+      return true;
+  }
+  return false;
+}
+
+}  // namespace motley
