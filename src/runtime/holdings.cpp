@@ -16,20 +16,6 @@ std::string ranges_text(const std::vector<Range>& ranges) {
   return text;
 }
 
-// What is there under the key, or what `make` gives, which is then there.
-template <typename T, typename Make>
-Result<std::shared_ptr<const T>> find_or_make(std::map<std::string, std::weak_ptr<const T>>* things,
-                                              const std::string& key, const Make& make) {
-  if (const auto known = things->find(key); known != things->end()) {
-    if (auto there = known->second.lock()) return there;
-  }
-  ASSIGN_OR_RETURN(T made, make());
-  auto shared = std::make_shared<const T>(std::move(made));
-  std::erase_if(*things, [](const auto& each) { return each.second.expired(); });
-  (*things)[key] = shared;
-  return shared;
-}
-
 Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const Device& device) {
   const GraphWeight& graph_weight = model.graph().weights[weight.source];
   const WeightSource& source = model.weight(weight.source);
@@ -62,10 +48,39 @@ Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const D
 
 }  // namespace
 
+// What is there under the key, or what `make` gives, which is then there.
+template <typename T, typename Make>
+Result<std::shared_ptr<const T>> Holdings::find_or_make(Things<T>* things, const std::string& key, const Make& make) {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (const auto known = things->find(key); known != things->end()) {
+      if (auto there = known->second.lock()) return there;
+    }
+    if (making_.insert(key).second) break;
+    made_.wait(lock);
+  }
+  lock.unlock();
+  struct Making {  // ended however making it ends
+    ~Making() {
+      std::lock_guard again(all.mutex_);
+      all.making_.erase(key);
+      all.made_.notify_all();
+    }
+    Holdings& all;
+    const std::string& key;
+  } const making{*this, key};
+  ASSIGN_OR_RETURN(T made, make());
+  auto shared = std::make_shared<const T>(std::move(made));
+  lock.lock();
+  std::erase_if(*things, [](const auto& each) { return each.second.expired(); });
+  (*things)[key] = shared;
+  lock.unlock();
+  return shared;
+}
+
 Result<std::shared_ptr<const PackedWeight>> Holdings::weight(const Device& device, const ShardWeight& weight) {
   const std::string key = fmt::format("{} {} rows {} cols {} experts {}", fmt::ptr(device.raw()), weight.source,
                                       ranges_text(weight.rows), ranges_text(weight.cols), ranges_text(weight.experts));
-  std::lock_guard lock(mutex_);
   return find_or_make(&weights_, key, [&] { return pack(model_, weight, device); });
 }
 
@@ -75,7 +90,6 @@ Result<std::shared_ptr<const KvHandle>> Holdings::kv(const Device& device, uint3
   const std::string key = fmt::format(
       "{} pool {} layers {}+{} heads {} blocks {}x{} of {}", fmt::ptr(device.raw()), pool, layer_begin, layers.size(),
       ranges_text(std::vector<UnitRange>(heads.begin(), heads.end())), shape.blocks, shape.block_size, shape.dtype);
-  std::lock_guard lock(mutex_);
   return find_or_make(&pools_, key, [&] {
     const KvRequest request(layers, shape.dtype, shape.block_size, shape.blocks);
     return device.create_kv(request.desc);

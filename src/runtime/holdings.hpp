@@ -3,10 +3,12 @@
 // devices everything of theirs.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 
@@ -26,6 +28,9 @@ class Holdings {
  public:
   explicit Holdings(const Model& model) : model_(model) {}
 
+  // One thing at a time is made under each key, without a lock on the others: a device that hangs while it packs keeps
+  // waiting who needs the same of it, and nobody else.
+
   // Packs what the shard keeps of a weight where the device does not have it yet, and lets go of the file's pages
   // unless the packed form needs them.
   Result<std::shared_ptr<const PackedWeight>> weight(const Device& device, const ShardWeight& weight);
@@ -35,10 +40,17 @@ class Holdings {
                                              const KvShape& shape);
 
  private:
+  template <typename T>
+  using Things = std::map<std::string, std::weak_ptr<const T>>;
+  template <typename T, typename Make>
+  Result<std::shared_ptr<const T>> find_or_make(Things<T>* things, const std::string& key, const Make& make);
+
   const Model& model_;
-  std::mutex mutex_;  // guards the two below, and packing: one at a time
-  std::map<std::string, std::weak_ptr<const PackedWeight>> weights_;
-  std::map<std::string, std::weak_ptr<const KvHandle>> pools_;
+  std::mutex mutex_;  // guards the rest
+  std::condition_variable made_;
+  std::set<std::string> making_;  // keys of both
+  Things<PackedWeight> weights_;
+  Things<KvHandle> pools_;
 };
 
 }  // namespace motley
