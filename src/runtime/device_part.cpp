@@ -25,6 +25,7 @@ Result<std::shared_ptr<const DevicePart>> DevicePart::create(const Model& model,
   std::shared_ptr<DevicePart> part(new DevicePart(model, device, std::move(shard), std::move(options)));
   const ShardGraph& graph = part->shard_;
   for (const ShardWeight& weight : graph.weights) {
+    if (part->options_.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the plan any more");
     ASSIGN_OR_RETURN(part->weights_.emplace_back(), holdings->weight(device, weight));
   }
   if (!graph.kv_layers.empty()) {

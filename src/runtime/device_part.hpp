@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct PartOptions {
   std::vector<uint32_t> buckets;  // row counts that programs are compiled for, ascending; the last is a step's most
   uint32_t pool = 0;              // the name of its KV pool
   KvShape kv;
+  std::stop_token stop;  // of making it
 };
 
 // Row counts that a device without MOTLEY_CAP_DYNAMIC_ROWS is compiled for: ascending, the last is rows_max.

@@ -10,11 +10,6 @@ namespace {
 
 constexpr size_t kWaysWithPartners = 2;
 
-const NamedDevice* find_device(std::span<const NamedDevice> devices, const std::string& name) {
-  const auto found = std::find_if(devices.begin(), devices.end(), [&](const auto& d) { return d.name == name; });
-  return found == devices.end() ? nullptr : &*found;
-}
-
 // Each device of the lane has some, and no two the same one.
 bool have_own_cores(const std::vector<LanePart>& parts, std::span<const NamedDevice> devices) {
   std::vector<std::span<const int>> cores;
@@ -63,6 +58,7 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
     PartOptions held;
     held.buckets = device->any_rows ? std::vector<uint32_t>{options.rows_max} : row_buckets(options.rows_max);
     held.pool = lane.pool;
+    held.stop = options.stop;
     held.kv = {lane.kv_blocks, placement.block_size, placement.kv_dtype};
     if (!device->any_rows) runner->buckets_ = held.buckets;
     ASSIGN_OR_RETURN(ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role));

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <map>
 #include <set>
 #include <utility>
 
+#include "base/check.hpp"
 #include "base/log.hpp"
 #include "device/worker/worker_process.hpp"
 #include "runtime/segment.hpp"
@@ -126,9 +128,44 @@ std::vector<LostDevice> RuntimeExecutor::lost_devices() const {
   return lost_devices_;
 }
 
-StepTotals RuntimeExecutor::totals() const {
+std::vector<TotalsByRows> RuntimeExecutor::totals() const {
   std::lock_guard lock(mutex_);
-  return totals_;
+  std::vector<TotalsByRows> totals;
+  for (const LaneState& state : states_) totals.push_back(state.totals);
+  return totals;
+}
+
+std::vector<std::shared_ptr<const PackedWeight>> RuntimeExecutor::weights() const {
+  std::vector<std::shared_ptr<const PackedWeight>> all;
+  for (const auto& lane : lanes_) {
+    lane->each_driver([&](const Driver& driver) {
+      const auto& some = driver.part().weights();
+      all.insert(all.end(), some.begin(), some.end());
+    });
+  }
+  return all;
+}
+
+Result<std::vector<std::shared_ptr<const PackedWeight>>> RuntimeExecutor::pack(const Model& model,
+                                                                               const Placement& placement,
+                                                                               std::span<const NamedDevice> devices,
+                                                                               const RuntimeOptions& options) {
+  CHECK(options.holdings != nullptr);
+  std::vector<std::shared_ptr<const PackedWeight>> all;
+  for (const Lane& lane : placement.lanes) {
+    for (const LanePart& part : lane_parts(lane)) {
+      const NamedDevice* device = find_device(devices, part.device);
+      if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
+      ASSIGN_OR_RETURN(const ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role));
+      for (const ShardWeight& weight : graph.weights) {
+        if (options.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the weights any more");
+        auto packed = options.holdings->weight(*device->device, weight);
+        if (!packed.ok()) return packed.error().annotate(part.device);
+        all.push_back(*std::move(packed));
+      }
+    }
+  }
+  return all;
 }
 
 std::vector<DriverReport> RuntimeExecutor::reports() const {
@@ -169,7 +206,6 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   const auto rows = static_cast<double>(plan.tokens.size());
   const size_t lane = std::min<size_t>(plan.lane, lanes_.size() - 1);  // who runs it, refused or not
   auto flight = std::make_shared<Flight>(std::move(plan));
-  flight->reads = reads;
   Future<StepResult> future = flight->promise.future();
   flight->submitted_ns = clock_.now_ns();
   const Status admitted = admit(flight->plan);
@@ -196,6 +232,25 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   return future;
 }
 
+namespace {
+
+void count(const StepPlan& plan, TotalsByRows* totals) {
+  const size_t k = static_cast<size_t>(std::bit_width(std::max<size_t>(plan.tokens.size(), 1))) - 1;
+  if (totals->size() <= k) totals->resize(k + 1);
+  StepTotals& sum = (*totals)[k];
+  sum.steps += 1, sum.rows += plan.tokens.size(), sum.heads += plan.logit_rows.size();
+  for (const PlanSequence& sequence : plan.sequences) {
+    const bool decodes = sequence.row_count == 1;
+    sum.decoding += decodes ? 1 : 0;
+    // The last row sees the whole context, each before it one position less.
+    const uint64_t seen =
+        uint64_t{sequence.row_count} * sequence.context - uint64_t{sequence.row_count} * (sequence.row_count - 1) / 2;
+    (decodes ? sum.reads : sum.chunk_reads) += seen;
+  }
+}
+
+}  // namespace
+
 void RuntimeExecutor::hand_in(Flight& flight) {
   StepResult result;
   result.epoch = flight.plan.epoch;
@@ -212,10 +267,7 @@ void RuntimeExecutor::hand_in(Flight& flight) {
       result.status = lost_;
       state.ended = true;
     }
-    if (result.status.ok()) {
-      totals_.steps += 1, totals_.rows += flight.plan.tokens.size();
-      totals_.reads += static_cast<uint64_t>(flight.reads);
-    }
+    if (result.status.ok()) count(flight.plan, &state.totals);
   }
   if (result.status.ok()) result.tokens = std::move(flight.tokens);
   flight.promise.set(std::move(result));

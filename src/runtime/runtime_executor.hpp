@@ -36,11 +36,16 @@ struct DriverReport {
   uint64_t weight_bytes = 0;  // resident
 };
 
-// What has been run. `reads`: KV positions that all rows saw.
+// What has been run.
 struct StepTotals {
-  uint64_t steps = 0, rows = 0, reads = 0;
+  uint64_t steps = 0, rows = 0;
+  uint64_t decoding = 0;                // of the rows: those that were their sequence's only one in the step
+  uint64_t heads = 0;                   // rows whose logits were asked for
+  uint64_t reads = 0, chunk_reads = 0;  // KV positions seen by rows that decode, and by the others
   bool operator==(const StepTotals&) const = default;
 };
+// [k] of the steps of 2^k rows and more, but fewer than 2^(k+1).
+using TotalsByRows = std::vector<StepTotals>;
 
 struct LostDevice {
   std::string name;
@@ -61,8 +66,14 @@ class RuntimeExecutor : public Executor {
   ExecutorDescription describe() const override { return description_; }
   Future<StepResult> submit(StepPlan plan) override;
   std::vector<DriverReport> reports() const;
-  // Of steps that went well. Any thread.
-  StepTotals totals() const;
+  // [lane] of steps that went well. Any thread.
+  std::vector<TotalsByRows> totals() const;
+  // What it holds packed. Whoever keeps it has it, when another executor of the same holdings needs it.
+  std::vector<std::shared_ptr<const PackedWeight>> weights() const;
+  // What an executor of the placement would hold packed, without the rest of it. Errors as of create().
+  static Result<std::vector<std::shared_ptr<const PackedWeight>>> pack(const Model& model, const Placement& placement,
+                                                                       std::span<const NamedDevice> devices,
+                                                                       const RuntimeOptions& options);
   // The devices whose loss ended this executor, the first one first; all of them once no step is under way. None where
   // they could not meet, and none is to blame. Their workers are killed at once, so that nobody waits for them. Any
   // thread.
@@ -94,12 +105,12 @@ class RuntimeExecutor : public Executor {
     uint32_t under_way = 0;
     bool ended = false;  // a step was handed in as lost: behind it none counts, though another way may have run it
     int64_t last_finished_ns = 0;
+    TotalsByRows totals;
   };
-  mutable std::mutex mutex_;  // guards the five below
+  mutable std::mutex mutex_;  // guards the four below
   std::condition_variable_any begun_;
   std::vector<LaneState> states_;  // [lane]
-  StepTotals totals_;
-  Status lost_;  // a device answered UNAVAILABLE, or not at all: so does every later step
+  Status lost_;                    // a device answered UNAVAILABLE, or not at all: so does every later step
   std::vector<LostDevice> lost_devices_;
   std::vector<std::unique_ptr<LaneRunner>> lanes_;  // their threads use the above
   std::jthread watch_;                              // last: it looks at the drivers
