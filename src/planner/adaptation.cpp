@@ -1,0 +1,113 @@
+#include "planner/adaptation.hpp"
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+
+namespace motley {
+namespace {
+
+constexpr double kPoolWorthGrowing = 1.25;  // of its blocks; less is not worth a pool beside the one that is there
+constexpr int64_t kSettledEnough = 4;       // times as long as a move has to settle
+
+// Owner, layers, and heads of the KV that a lane's shards keep.
+using Kept = std::tuple<std::string, uint32_t, uint32_t, int64_t, int64_t>;
+
+std::set<Kept> kept_by(const Lane& lane) {
+  std::set<Kept> kept;
+  for (const Stage& stage : lane.stages) {
+    for (const Shard& shard : stage.shards) {
+      for (const UnitRange& heads : shard.kv_heads)
+        kept.emplace(shard.kv_owner(), stage.layer_begin, stage.layer_end, heads.begin, heads.end);
+    }
+  }
+  return kept;
+}
+
+// What the pool of a lane may have, as close to what it has now as is good.
+void settle_pool(const Lane& now, Lane* next) {
+  const std::set<Kept> before = kept_by(now), after = kept_by(*next);
+  const bool stays = std::any_of(after.begin(), after.end(), [&](const Kept& each) { return before.contains(each); });
+  const auto blocks = static_cast<double>(now.kv_blocks);
+  if (stays && next->kv_blocks >= now.kv_blocks && next->kv_blocks < kPoolWorthGrowing * blocks)
+    next->kv_blocks = now.kv_blocks;
+}
+
+}  // namespace
+
+void Adaptation::observe(std::string_view device, double busy_ns, double predicted_ns) {
+  const int64_t now_ns = clock_.now_ns();
+  watch_.observe(device, now_ns, busy_ns, predicted_ns);
+  if (!restless_) return;
+  if (watch_.changed()) {
+    changed_at_ns_ = now_ns;
+    watch_.looked();
+  } else if (now_ns - changed_at_ns_ >= kSettledEnough * settle_ns_) {
+    restless_ = false;
+    settle_ns_ = options_.settle_ns;
+  }
+}
+
+bool Adaptation::due() const {
+  const int64_t now_ns = clock_.now_ns();
+  if (moved_before_ && now_ns < moved_at_ns_ + settle_ns_) return false;
+  if (!restless_ && watch_.changed()) return true;
+  return (restless_ ? watch_.off_plan_on_average() : watch_.off_plan()) && now_ns >= looked_at_ns_ + look_again_ns_;
+}
+
+bool Adaptation::judge(double gain) {
+  judged_ = factors();
+  watch_.looked();
+  if (gain >= options_.worth_moving) return true;
+  look_later();
+  return false;
+}
+
+void Adaptation::moved() {
+  const int64_t now_ns = clock_.now_ns();
+  if (moved_before_ && now_ns - moved_at_ns_ < kSettledEnough * settle_ns_) {
+    settle_ns_ = std::min(2 * settle_ns_, options_.settle_ns_max);
+    restless_ = true;
+    changed_at_ns_ = now_ns;
+  }
+  moved_before_ = true;
+  moved_at_ns_ = now_ns;
+  look_again_ns_ = options_.look_again_ns;
+  watch_.plan_is_for(judged_);
+}
+
+void Adaptation::not_moved() { look_later(); }
+
+void Adaptation::look_later() {
+  const int64_t now_ns = clock_.now_ns();
+  const bool again = looked_at_ns_ > 0 && now_ns - looked_at_ns_ < kSettledEnough * look_again_ns_;
+  look_again_ns_ = again ? std::min(2 * look_again_ns_, options_.look_again_ns_max) : options_.look_again_ns;
+  looked_at_ns_ = now_ns;
+}
+
+Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                         const Placement& now, const DriftFactors& factors, const std::stop_token& stop) {
+  const PlanInput input = with_drift(measured, factors);
+  Placement as_much_as_fits = now;
+  for (Lane& lane : as_much_as_fits.lanes) lane.kv_blocks = 0;
+  ASSIGN_OR_RETURN(const PlanReport stays, report_on(shape, input, request, as_much_as_fits));
+  Move move;
+  ASSIGN_OR_RETURN(move.report, plan(shape, input, request, Effort::kFull, stop));
+  move.gain = move.report.predicted.tokens_per_s / std::max(stays.predicted.tokens_per_s, 1e-9);
+  std::vector<Lane>& lanes = move.report.placement.lanes;
+  for (size_t i = 0; i < std::min(lanes.size(), now.lanes.size()); ++i) settle_pool(now.lanes[i], &lanes[i]);
+  return move;
+}
+
+bool same_pools(const Placement& a, const Placement& b) {
+  if (a.block_size != b.block_size || a.kv_dtype != b.kv_dtype || a.lanes.size() != b.lanes.size()) return false;
+  for (size_t i = 0; i < a.lanes.size(); ++i) {
+    const Lane &x = a.lanes[i], &y = b.lanes[i];
+    if (x.pool != y.pool || x.kv_blocks != y.kv_blocks || kept_by(x) != kept_by(y)) return false;
+  }
+  return true;
+}
+
+}  // namespace motley
