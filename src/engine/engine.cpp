@@ -294,6 +294,8 @@ class Engine::Impl {
     if (phase_ != Phase::kReplacing) return;  // the engine has ended meanwhile
     if (current_->stays) {
       current_->done.set(made.error());
+    } else if (made.ok() && *made == nullptr) {
+      return die(error(MOTLEY_UNAVAILABLE, "no executor is left"));
     } else if (!made.ok() && !losing()) {
       log_warning("the executor was not replaced: {}", made.error().to_string());
       current_->done.set(made.error());

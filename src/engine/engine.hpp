@@ -54,6 +54,7 @@ struct Histogram {
 // may take its time, and must not call the engine. No step is under way at the earlier executor, and once the function
 // has succeeded the engine does not touch that one again: the function may destroy it. The new one has a later epoch
 // and the same vocabulary; it may have other limits (a request that they leave no room ends with RESOURCE_EXHAUSTED).
+// Null: the earlier one has ended, and none could be made; so does the engine.
 using ReplaceFn = std::function<Result<Executor*>()>;
 // The same for an executor that was lost with `why`. A failure ends the engine.
 using RecoverFn = std::function<Result<Executor*>(const Status& why)>;
