@@ -139,6 +139,7 @@ class Instance::Adapting {
     auto made = instance_.build_runtime(report.placement, stop_);
     std::vector<std::shared_ptr<const PackedWeight>> weights;
     if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
+      log_info("the devices have no room for both plans at once: the one in service will end before the other begins");
       ASSIGN_OR_RETURN(const RuntimeOptions options, instance_.options_for(report.placement, stop_));
       ASSIGN_OR_RETURN(
           weights, RuntimeExecutor::pack(instance_.model(), report.placement, instance_.devices().named(), options));
@@ -149,13 +150,11 @@ class Instance::Adapting {
     next.report = std::move(report);
     const auto shared = std::make_shared<const PlannedModel>(std::move(next));
     const auto prepared = std::make_shared<std::unique_ptr<RuntimeExecutor>>(made.ok() ? *std::move(made) : nullptr);
-    const Status replaced = instance_.engine_
-                                ->replace([this, known, shared, prepared]() -> Result<Executor*> {
-                                  if (*prepared == nullptr) return instance_.take_over_with_room(known, shared);
-                                  return instance_.take_over(known, shared, std::move(*prepared));
-                                })
-                                .take();
-    RETURN_IF_ERROR(replaced);
+    const auto take = [this, known, shared, prepared]() -> Result<Executor*> {
+      if (*prepared == nullptr) return instance_.take_over_with_room(known, shared);
+      return instance_.take_over(known, shared, std::move(*prepared));
+    };
+    RETURN_IF_ERROR(instance_.engine_->replace(take).take());
     if (instance_.planned() == shared) return ok_status();  // where room was made, it may be back at the plan before
     return error(MOTLEY_UNAVAILABLE, "the devices have no room for the better plan");
   }

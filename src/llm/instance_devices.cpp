@@ -140,8 +140,8 @@ Result<Executor*> Instance::take_over(const KnownDevices& known, const std::shar
   return status;
 }
 
-// The same where the devices do not hold what two executors need at once: the one in service ends first. The weights of
-// both are packed, so that going back is quick. Null where nothing can serve any more.
+// The same where the devices do not hold what two executors need at once: the one in service ends first, and with it
+// its weights, for which the plan has no room; those of the plan are packed. Null where nothing can serve any more.
 Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
                                                 const std::shared_ptr<const PlannedModel>& planned) {
   RETURN_IF_ERROR(check_take_over(known, planned->report.placement));
@@ -154,7 +154,6 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
     before = *in_force_;
     ended = std::move(runtime_);
   }
-  const auto weights = ended->weights();
   ended.reset();
   const auto taken = take_over(known, planned);
   if (taken.ok()) return taken;

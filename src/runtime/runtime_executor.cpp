@@ -135,17 +135,6 @@ std::vector<TotalsByRows> RuntimeExecutor::totals() const {
   return totals;
 }
 
-std::vector<std::shared_ptr<const PackedWeight>> RuntimeExecutor::weights() const {
-  std::vector<std::shared_ptr<const PackedWeight>> all;
-  for (const auto& lane : lanes_) {
-    lane->each_driver([&](const Driver& driver) {
-      const auto& some = driver.part().weights();
-      all.insert(all.end(), some.begin(), some.end());
-    });
-  }
-  return all;
-}
-
 Result<std::vector<std::shared_ptr<const PackedWeight>>> RuntimeExecutor::pack(const Model& model,
                                                                                const Placement& placement,
                                                                                std::span<const NamedDevice> devices,

@@ -68,9 +68,8 @@ class RuntimeExecutor : public Executor {
   std::vector<DriverReport> reports() const;
   // [lane] of steps that went well. Any thread.
   std::vector<TotalsByRows> totals() const;
-  // What it holds packed. Whoever keeps it has it, when another executor of the same holdings needs it.
-  std::vector<std::shared_ptr<const PackedWeight>> weights() const;
-  // What an executor of the placement would hold packed, without the rest of it. Errors as of create().
+  // What an executor of the placement would hold packed, without the rest of it: whoever keeps it has it, when an
+  // executor of the same holdings needs it. Errors as of create().
   static Result<std::vector<std::shared_ptr<const PackedWeight>>> pack(const Model& model, const Placement& placement,
                                                                        std::span<const NamedDevice> devices,
                                                                        const RuntimeOptions& options);
