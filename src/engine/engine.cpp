@@ -318,7 +318,8 @@ class Engine::Impl {
           MOTLEY_INTERNAL,
           "the new executor has epoch {} and a vocabulary of {}; a later one than {} and the same {} are needed",
           next.epoch, next.vocab_size, config_->epoch, config_->vocab_size);
-    const uint64_t lost = scheduler_.restart(next);
+    const bool kept = !losing() && scheduler_.carry_on(next);
+    const uint64_t lost = kept ? 0 : scheduler_.restart(next);
     executor_ = &executor;
     {
       std::lock_guard lock(config_mutex_);

@@ -18,6 +18,9 @@ namespace motley {
 struct KvPoolDescription {
   uint32_t block_size = 0;  // positions
   uint32_t blocks = 0;
+  // The memory that it lies in, of all its owners, by numbers that no other memory ever has. A pool in the same memory
+  // as one of the executor before has its contents. Empty: nobody knows.
+  std::vector<uint64_t> memory = {};
 };
 
 // Predicted time of a step: fixed + rows * per_row + (sum of KV positions read) * per_context. Filled from measurement;

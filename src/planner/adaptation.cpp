@@ -101,13 +101,4 @@ Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, con
   return move;
 }
 
-bool same_pools(const Placement& a, const Placement& b) {
-  if (a.block_size != b.block_size || a.kv_dtype != b.kv_dtype || a.lanes.size() != b.lanes.size()) return false;
-  for (size_t i = 0; i < a.lanes.size(); ++i) {
-    const Lane &x = a.lanes[i], &y = b.lanes[i];
-    if (x.pool != y.pool || x.kv_blocks != y.kv_blocks || kept_by(x) != kept_by(y)) return false;
-  }
-  return true;
-}
-
 }  // namespace motley

@@ -73,7 +73,4 @@ struct Move {
 Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
                          const Placement& now, const DriftFactors& factors, const std::stop_token& stop = {});
 
-// Whether every owner of KV has the same of it in both, so that one's pools serve the other.
-bool same_pools(const Placement& a, const Placement& b);
-
 }  // namespace motley

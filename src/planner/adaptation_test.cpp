@@ -258,29 +258,6 @@ TEST(Adaptation, AMoveThatCannotBe_IsTriedMoreAndMoreSeldom) {
   EXPECT_LE(tried, 9);
 }
 
-Placement two_shards(const std::string& first, const std::string& second, int64_t cut, uint32_t blocks) {
-  Placement placement;
-  Lane& lane = placement.lanes.emplace_back();
-  lane.kv_blocks = blocks;
-  Stage& stage = lane.stages.emplace_back();
-  stage.layer_end = 8;
-  stage.shards = {Shard{.device = first, .kv_heads = {{0, cut}}}, Shard{.device = second, .kv_heads = {{cut, 4}}}};
-  return placement;
-}
-
-TEST(SamePools, OfTheSameOwnersHeadsAndBlocks) {
-  const Placement placement = two_shards("A", "B", 2, 100);
-  Placement columns = placement;
-  columns.lanes[0].stages[0].shards[0].ffn_columns = {{0, 64}};
-  EXPECT_TRUE(same_pools(placement, columns));
-  EXPECT_FALSE(same_pools(placement, two_shards("A", "B", 3, 100)));
-  EXPECT_FALSE(same_pools(placement, two_shards("A", "B", 2, 101)));
-  EXPECT_FALSE(same_pools(placement, two_shards("B", "A", 2, 100)));
-  Placement attended = placement;
-  attended.lanes[0].stages[0].shards[0] = {.device = "C", .kv_heads = {{0, 2}}, .partner = "A"};
-  EXPECT_TRUE(same_pools(placement, attended));
-}
-
 // With a pool that an earlier move left small: it is judged by what it might have, and the next plan has it all.
 TEST(BetterPlan, APoolThatAnEarlierMoveLeftSmall_GrowsAgain_AndIsNotAGain) {
   const ModelShape shape = make_shape({});

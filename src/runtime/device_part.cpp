@@ -69,8 +69,8 @@ Status DevicePart::clear_kv(const QueueHandle& queue, uint32_t first_blocks, uin
     blocks.resize(std::min(kBlocksAtOnce, end - begin));
     std::iota(blocks.begin(), blocks.end(), static_cast<int32_t>(begin));
     const std::span<const std::byte> from = std::span(zeros).first(layout.canonical_bytes_per_block * blocks.size());
-    ASSIGN_OR_RETURN(const EventHandle event,
-                     device_.import_kv(queue, *kv_, blocks, static_cast<uint32_t>(shard_.kv_layers.size()), from));
+    ASSIGN_OR_RETURN(const EventHandle event, device_.import_kv(queue, kv_->handle, blocks,
+                                                                static_cast<uint32_t>(shard_.kv_layers.size()), from));
     RETURN_IF_ERROR(device_.wait(event, timeout_ns));
   }
   return ok_status();

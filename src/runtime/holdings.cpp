@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <utility>
 
 #include "runtime/kv_request.hpp"
@@ -84,15 +85,17 @@ Result<std::shared_ptr<const PackedWeight>> Holdings::weight(const Device& devic
   return find_or_make(&weights_, key, [&] { return pack(model_, weight, device); });
 }
 
-Result<std::shared_ptr<const KvHandle>> Holdings::kv(const Device& device, uint32_t pool, int32_t layer_begin,
-                                                     std::span<const UnitRange> heads, std::span<const KvLayer> layers,
-                                                     const KvShape& shape) {
+Result<std::shared_ptr<const HeldKv>> Holdings::kv(const Device& device, uint32_t pool, int32_t layer_begin,
+                                                   std::span<const UnitRange> heads, std::span<const KvLayer> layers,
+                                                   const KvShape& shape) {
   const std::string key = fmt::format(
       "{} pool {} layers {}+{} heads {} blocks {}x{} of {}", fmt::ptr(device.raw()), pool, layer_begin, layers.size(),
       ranges_text(std::vector<UnitRange>(heads.begin(), heads.end())), shape.blocks, shape.block_size, shape.dtype);
-  return find_or_make(&pools_, key, [&] {
+  return find_or_make(&pools_, key, [&]() -> Result<HeldKv> {
+    static std::atomic<uint64_t> made = 0;
     const KvRequest request(layers, shape.dtype, shape.block_size, shape.blocks);
-    return device.create_kv(request.desc);
+    ASSIGN_OR_RETURN(KvHandle handle, device.create_kv(request.desc));
+    return HeldKv{std::move(handle), ++made};
   });
 }
 

@@ -24,6 +24,12 @@ struct KvShape {
   int32_t dtype = 0;
 };
 
+// A KV pool of a device, with a number that no other of this process has.
+struct HeldKv {
+  KvHandle handle;
+  uint64_t number = 0;
+};
+
 class Holdings {
  public:
   explicit Holdings(const Model& model) : model_(model) {}
@@ -35,9 +41,9 @@ class Holdings {
   // unless the packed form needs them.
   Result<std::shared_ptr<const PackedWeight>> weight(const Device& device, const ShardWeight& weight);
   // The pool of that name: whatever parts of a device ask for the same layers, heads and shape under it share it.
-  Result<std::shared_ptr<const KvHandle>> kv(const Device& device, uint32_t pool, int32_t layer_begin,
-                                             std::span<const UnitRange> heads, std::span<const KvLayer> layers,
-                                             const KvShape& shape);
+  Result<std::shared_ptr<const HeldKv>> kv(const Device& device, uint32_t pool, int32_t layer_begin,
+                                           std::span<const UnitRange> heads, std::span<const KvLayer> layers,
+                                           const KvShape& shape);
 
  private:
   template <typename T>
@@ -50,7 +56,7 @@ class Holdings {
   std::condition_variable made_;
   std::set<std::string> making_;  // keys of both
   Things<PackedWeight> weights_;
-  Things<KvHandle> pools_;
+  Things<HeldKv> pools_;
 };
 
 }  // namespace motley

@@ -96,7 +96,12 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
   for (size_t i = 0; i < lanes_.size(); ++i) {
     const Lane& from = placement.lanes[i];
     const auto [pool, is_new] = pools.emplace(from.pool, static_cast<uint32_t>(description_.pools.size()));
-    if (is_new) description_.pools.push_back({placement.block_size, from.kv_blocks});
+    if (is_new) {
+      std::set<uint64_t> memory;
+      lanes_[i]->each_driver([&](const Driver& driver) { memory.insert(driver.part().kv_number()); });
+      memory.erase(0);
+      description_.pools.push_back({placement.block_size, from.kv_blocks, {memory.begin(), memory.end()}});
+    }
     LaneDescription lane;
     lane.pool = pool->second;
     lane.role = role_of(from);

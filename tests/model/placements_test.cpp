@@ -381,6 +381,39 @@ TEST(PlacementLanes, Roles_ShareThePool) {
   EXPECT_EQ(refused.error().code(), MOTLEY_INVALID_ARGUMENT);
 }
 
+// Columns move, heads stay: their KV is the same memory, with its contents. Heads that move have other memory, and so
+// has a pool that was made anew.
+TEST(PlacementPools, OfTheSameHeads_AreTheSameMemory) {
+  const RandomModel random(spec_of("llama", 3));
+  const Model& model = random.model();
+  const Devices devices("REF:0", kDevices, true);
+  RuntimeOptions options;
+  options.rows_max = 32;
+  options.logit_rows_max = 4;
+  options.holdings = std::make_shared<Holdings>(model);
+  const auto made = [&](const StageSpec& stage) {
+    auto executor = RuntimeExecutor::create(model, place(model, {"", {stage}}), devices.named(), options);
+    CHECK(executor.ok(), "{}", executor.error().message());
+    return *std::move(executor);
+  };
+  const auto memory = [](const RuntimeExecutor& executor) { return executor.describe().pools[0].memory; };
+  const StageSpec even = {1, {2, 1}, {1, 1}, {1, 0}, {1, 1}};
+  StageSpec columns = even, heads = even;
+  columns.ffn = {3, 1};
+  heads.heads = {1, 2};
+  auto first = made(even);
+  const std::vector<uint64_t> known = memory(*first);
+  EXPECT_EQ(known.size(), 2u);
+  EXPECT_NE(memory(*made(heads)), known);
+  auto second = made(columns);
+  EXPECT_EQ(memory(*second), known);
+  const auto want = Reader(model).read(*first);
+  first.reset();
+  expect_same(want, Reader(model).read(*second));
+  second.reset();
+  EXPECT_NE(memory(*made(even)), known);
+}
+
 // All pairs over Gloo, or only those of different stages, or only those of one.
 enum class OverGloo { kAll, kHops, kStages };
 

@@ -174,7 +174,7 @@ void VirtualService::take_over() {
   executor_ = std::move(next.executor);
   const auto config = resolve_replacement(description(), options_);
   CHECK(config.ok(), "{}", config.error().message());
-  scheduler_->restart(*config);
+  if (!scheduler_->carry_on(*config)) scheduler_->restart(*config);
   take_models();
   law_.moved();
   next.move.pause_ns = now_.ns - *std::exchange(stopped_at_ns_, std::nullopt);
