@@ -12,27 +12,33 @@ namespace {
 constexpr double kPoolWorthGrowing = 1.25;  // of its blocks; less is not worth a pool beside the one that is there
 constexpr int64_t kSettledEnough = 4;       // times as long as a move has to settle
 
-// Owner, layers, and heads of the KV that a lane's shards keep.
+// Owner, layers, and heads of the KV in a pool.
 using Kept = std::tuple<std::string, uint32_t, uint32_t, int64_t, int64_t>;
 
-std::set<Kept> kept_by(const Lane& lane) {
+std::set<Kept> kept_in(const Placement& placement, uint32_t pool) {
   std::set<Kept> kept;
-  for (const Stage& stage : lane.stages) {
-    for (const Shard& shard : stage.shards) {
-      for (const UnitRange& heads : shard.kv_heads)
-        kept.emplace(shard.kv_owner(), stage.layer_begin, stage.layer_end, heads.begin, heads.end);
+  for (const Lane& lane : placement.lanes) {
+    for (const Stage& stage : lane.stages) {
+      for (const Shard& shard : stage.shards) {
+        for (const UnitRange& heads : shard.kv_heads)
+          if (lane.pool == pool)
+            kept.emplace(shard.kv_owner(), stage.layer_begin, stage.layer_end, heads.begin, heads.end);
+      }
     }
   }
   return kept;
 }
 
-// What the pool of a lane may have, as close to what it has now as is good.
-void settle_pool(const Lane& now, Lane* next) {
-  const std::set<Kept> before = kept_by(now), after = kept_by(*next);
-  const bool stays = std::any_of(after.begin(), after.end(), [&](const Kept& each) { return before.contains(each); });
-  const auto blocks = static_cast<double>(now.kv_blocks);
-  if (stays && next->kv_blocks >= now.kv_blocks && next->kv_blocks < kPoolWorthGrowing * blocks)
-    next->kv_blocks = now.kv_blocks;
+// Blocks of a pool, as close to what it has now as is good.
+void settle_pools(const Placement& now, Placement* next) {
+  for (const Lane& lane : now.lanes) {
+    const std::set<Kept> before = kept_in(now, lane.pool), after = kept_in(*next, lane.pool);
+    if (std::none_of(after.begin(), after.end(), [&](const Kept& each) { return before.contains(each); })) continue;
+    for (Lane& other : next->lanes) {
+      const bool near = other.kv_blocks >= lane.kv_blocks && other.kv_blocks < kPoolWorthGrowing * lane.kv_blocks;
+      if (other.pool == lane.pool && near) other.kv_blocks = lane.kv_blocks;
+    }
+  }
 }
 
 }  // namespace
@@ -96,8 +102,7 @@ Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, con
   Move move;
   ASSIGN_OR_RETURN(move.report, plan(shape, input, request, Effort::kFull, stop));
   move.gain = move.report.predicted.tokens_per_s / std::max(stays.predicted.tokens_per_s, 1e-9);
-  std::vector<Lane>& lanes = move.report.placement.lanes;
-  for (size_t i = 0; i < std::min(lanes.size(), now.lanes.size()); ++i) settle_pool(now.lanes[i], &lanes[i]);
+  settle_pools(now, &move.report.placement);
   return move;
 }
 

@@ -49,9 +49,7 @@ double BusyModel::of(const StepsByRows& done) const {
 Result<std::vector<BusyModel>> busy_models(const ModelShape& shape, const PlanInput& input, const Placement& placement,
                                            size_t lane, uint32_t rows_max) {
   if (lane >= placement.lanes.size()) return invalid_argument("lane {} of {}", lane, placement.lanes.size());
-  Placement alone = placement;
-  alone.lanes = {placement.lanes[lane]};
-  ASSIGN_OR_RETURN(const LanePlan plan, lane_plan_of(shape, input, alone));
+  ASSIGN_OR_RETURN(const LanePlan plan, lane_plan_of(shape, input, placement, lane));
   const auto chunk = [&](double rows, double context, double heads) {
     return busy_of(shape, input, plan,
                    {.decode_rows = 0, .chunk_rows = rows, .chunk_context = context, .head_rows = heads});

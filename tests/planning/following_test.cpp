@@ -44,8 +44,8 @@ class Following : public ::testing::Test {
       device.seed = seed;
       SimDevice first = device, second = device;
       second.seed = seed + 100;
-      first.faults = faults_text(of_first, start_ns_);
-      second.faults = faults_text(of_second, start_ns_);
+      first.rules = faults_text(of_first, start_ns_);
+      second.rules = faults_text(of_second, start_ns_);
       machine_ = std::make_unique<VirtualMachine>(std::vector{first, second}, sharing_link());
       input_ = renamed(std::move(input_), measured, *machine_);
     }

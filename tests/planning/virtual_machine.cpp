@@ -17,7 +17,7 @@ std::string toml_of(const SimDevice& device) {
       device.kind, device.memory_bytes, device.bandwidth_gb_s, device.gflops, device.attention_gflops, device.half_rows,
       device.dispatch_us, device.link_gb_s, device.link_latency_us, device.memory_group, device.contention,
       device.jitter, device.seed, device.gflops * device.declared_factor,
-      device.bandwidth_gb_s * device.declared_factor, device.faults);
+      device.bandwidth_gb_s * device.declared_factor, device.rules);
 }
 
 }  // namespace
