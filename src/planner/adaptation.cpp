@@ -101,7 +101,9 @@ Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, con
   ASSIGN_OR_RETURN(const PlanReport stays, report_on(shape, input, request, as_much_as_fits));
   Move move;
   ASSIGN_OR_RETURN(move.report, plan(shape, input, request, Effort::kFull, stop));
-  move.gain = move.report.predicted.tokens_per_s / std::max(stays.predicted.tokens_per_s, 1e-9);
+  const Prediction &best = move.report.predicted, &same = stays.predicted;
+  move.gain = request.objective == Objective::kLatency ? same.request_ms / std::max(best.request_ms, 1e-9)
+                                                       : best.tokens_per_s / std::max(same.tokens_per_s, 1e-9);
   settle_pools(now, &move.report.placement);
   return move;
 }

@@ -64,7 +64,9 @@ class Adaptation {
 
 struct Move {
   PlanReport report;
-  double gain = 0;  // of the tokens/s that the plan in force would still give: each with as much KV as fits
+  // Of the tokens/s that the plan in force would still give (or its time of a lone request by the new one's, if that is
+  // what is asked for): each with as much KV as fits.
+  double gain = 0;
 };
 
 // The best plan with these factors beside the one in force, `now`. Where an owner of KV keeps its layers and heads, and

@@ -280,6 +280,24 @@ TEST(BetterPlan, APoolThatAnEarlierMoveLeftSmall_GrowsAgain_AndIsNotAGain) {
   EXPECT_EQ(near->report.placement.lanes[0].kv_blocks, now.lanes[0].kv_blocks);
 }
 
+TEST(BetterPlan, ForALoneRequest_IsJudgedByItsTime) {
+  const ModelShape shape = make_shape({});
+  PlanInput input;
+  input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("GPU:1", "gpu", {}, shape)};
+  input.host_memory = {"", "", 2000, 0.02};
+  PlanRequest request;
+  request.objective = Objective::kLatency;
+  const auto best = plan(shape, input, request);
+  ASSERT_TRUE(best.ok()) << best.error().message();
+  const DriftFactors slow = {{"GPU:1", 4}};
+  const auto better = better_plan(shape, input, request, best->placement, slow);
+  ASSERT_TRUE(better.ok()) << better.error().message();
+  const auto stays = report_on(shape, with_drift(input, slow), request, best->placement);
+  ASSERT_TRUE(stays.ok()) << stays.error().message();
+  EXPECT_NEAR(better->gain, stays->predicted.request_ms / better->report.predicted.request_ms, 1e-9);
+  EXPECT_GT(better->gain, 1.2);
+}
+
 TEST(BetterPlan, NobodyWaits_IsCancelled) {
   const ModelShape shape = make_shape({});
   PlanInput input;
