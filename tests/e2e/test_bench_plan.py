@@ -47,7 +47,8 @@ def test_every_placement_has_a_row_with_everything(seen):
         assert abs(row["prediction_error"] - (row["predicted"]["output_tokens_per_s"] / speed["median"] - 1)) < 1e-9
         for device in measured["devices"]:
             assert device["device"] in values["devices"]
-            assert 0 < device["busy"] <= 1 + 1e-6 and device["kv_bytes"] > 0 and device["weight_bytes"] > 0
+            asked_for = device["busy"] > 0 or row["kind"] == "replicas"  # a slow replica may be asked for nothing
+            assert asked_for and device["busy"] <= 1 + 1e-6 and device["kv_bytes"] > 0 and device["weight_bytes"] > 0
             assert device["memory_bytes"] == device["kv_bytes"] + device["weight_bytes"] + device["step_bytes"]
 
 
@@ -63,6 +64,8 @@ def test_who_works_together_moves_bytes_and_is_busy(seen):
         busy = [device["busy"] for device in devices]
         if len(devices) == 1:
             assert busy[0] > 0.5, row  # nothing else to wait for
+        elif row["kind"] == "replicas":
+            assert max(busy) > 0.5, row
         elif together:
             assert sum(busy) < 1.9, row  # each waits for the other
         assert all((device["bytes_per_token"] > 0) == together for device in devices if row["kind"] != "plan")
