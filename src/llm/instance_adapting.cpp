@@ -55,7 +55,7 @@ class Instance::Adapting {
   struct Seen {
     std::shared_ptr<const PlannedModel> planned;
     Placement placement;
-    std::vector<TotalsByRows> totals;
+    std::vector<TotalsByDevice> totals;
     DeviceSet devices;
   };
   std::optional<Seen> see() const {
@@ -69,7 +69,7 @@ class Instance::Adapting {
     const std::optional<Seen> seen = see();
     idle_ = !seen || seen->totals == totals_;
     if (idle_) return false;  // nobody asks for anything
-    totals_ = seen->totals;
+    const std::vector<TotalsByDevice> before = std::exchange(totals_, seen->totals);
     if (seen->placement.epoch != epoch_) {
       if (!take_models(*seen)) return false;
       epoch_ = seen->placement.epoch;
@@ -79,13 +79,26 @@ class Instance::Adapting {
     for (const auto& [name, by_lane] : models_) {
       const auto at = seen->devices.find(name);
       if (!at || seen->devices.lost(*at)) continue;
+      if (before.size() == totals_.size() && !has_done_more(name, before)) continue;
       double predicted_ns = 0;
-      for (size_t lane = 0; lane < by_lane.size(); ++lane) predicted_ns += by_lane[lane].of(done_of(totals_[lane]));
+      for (size_t lane = 0; lane < by_lane.size(); ++lane) {
+        const auto done = totals_[lane].find(name);
+        if (done != totals_[lane].end()) predicted_ns += by_lane[lane].of(done_of(done->second));
+      }
       const auto stats = seen->devices.device(*at).stats();
       if (stats.ok()) law_.observe(name, static_cast<double>(stats->busy_ns), predicted_ns);
     }
     instance_.set_drift(law_.factors());
     return law_.due();
+  }
+
+  // Looked at just behind the end of a step of its own, a device has little done that its model does not know of yet.
+  bool has_done_more(const std::string& device, const std::vector<TotalsByDevice>& before) const {
+    for (size_t lane = 0; lane < totals_.size(); ++lane) {
+      const auto then = before[lane].find(device), now = totals_[lane].find(device);
+      if (now != totals_[lane].end() && (then == before[lane].end() || then->second != now->second)) return true;
+    }
+    return false;
   }
 
   bool take_models(const Seen& seen) {
@@ -164,7 +177,7 @@ class Instance::Adapting {
   Adaptation law_;
   std::map<std::string, std::vector<BusyModel>> models_;  // by device, [lane]
   Epoch epoch_ = 0;
-  std::vector<TotalsByRows> totals_;
+  std::vector<TotalsByDevice> totals_;
   bool idle_ = true;
 };
 

@@ -11,7 +11,8 @@ namespace {
 
 constexpr double kFar = 1024;          // positions, where reading is looked at
 constexpr double kSome = 16;           // rows, where what a row adds is looked at
-constexpr uint32_t kUsualWindows = 3;  // that say what the tables are off by
+constexpr uint32_t kColdWindows = 1;   // that say nothing: what runs first runs slower
+constexpr uint32_t kUsualWindows = 4;  // after them, that say what the tables are off by
 constexpr double kNewest = 0.5;        // weight of the last window in a factor
 
 // By device, of one step.
@@ -102,6 +103,8 @@ PlanInput with_drift(PlanInput input, const DriftFactors& factors) {
   return input;
 }
 
+bool DriftWatch::Device::known() const { return seen >= kColdWindows + kUsualWindows; }
+
 void DriftWatch::observe(std::string_view name, int64_t now_ns, double busy_ns, double predicted_ns) {
   Device& device = devices_.try_emplace(std::string(name)).first->second;
   const double busy = busy_ns - device.busy_ns, predicted = predicted_ns - device.predicted_ns;
@@ -117,12 +120,12 @@ void DriftWatch::observe(std::string_view name, int64_t now_ns, double busy_ns, 
 void DriftWatch::close(Device& device, double busy_ns, double predicted_ns) const {
   const double ratio = busy_ns / predicted_ns;
   if (!(ratio > 0) || !std::isfinite(ratio)) return;
-  if (device.seen < kUsualWindows) {
-    device.usual = (device.usual * device.seen + ratio) / (device.seen + 1);
-    ++device.seen;
+  if (device.seen++ < kColdWindows) return;
+  device.busy_sum_ns += busy_ns, device.predicted_sum_ns += predicted_ns;
+  if (device.seen <= kColdWindows + kUsualWindows) {
+    device.usual = device.busy_sum_ns / device.predicted_sum_ns;
     return;
   }
-  device.busy_sum_ns += busy_ns, device.predicted_sum_ns += predicted_ns;
   const double now = ratio / device.usual;
   // A jump counts at once, and is confirmed by the next window; what varies a little is smoothed.
   const bool jumps = far(now, device.factor);
@@ -136,7 +139,7 @@ bool DriftWatch::far(double a, double b) const { return std::abs(std::log(a / b)
 DriftFactors DriftWatch::factors() const {
   DriftFactors factors;
   for (const auto& [name, device] : devices_) {
-    if (device.seen >= kUsualWindows) factors.emplace(name, device.factor);
+    if (device.known()) factors.emplace(name, device.factor);
   }
   return factors;
 }
@@ -149,7 +152,7 @@ DriftFactors DriftWatch::averages() const {
 
 bool DriftWatch::off_plan_on_average() const {
   return std::any_of(devices_.begin(), devices_.end(), [&](const auto& each) {
-    return each.second.seen >= kUsualWindows && far(each.second.average(), each.second.plan.factor);
+    return each.second.known() && far(each.second.average(), each.second.plan.factor);
   });
 }
 

@@ -86,14 +86,13 @@ class DriftWatch {
     int64_t since_ns = 0;
     double busy_ns = 0, predicted_ns = 0;  // at that time
     bool begun = false;
-    double usual = 0;  // ratio of the first windows; 0 = not known
+    double usual = 0;  // ratio of the first windows
     uint32_t seen = 0;
+    bool known() const;  // what is usual
     double factor = 1;
     Since look, plan;
     double busy_sum_ns = 0, predicted_sum_ns = 0;  // since the plan
-    double average() const {
-      return predicted_sum_ns > 0 && usual > 0 ? busy_sum_ns / predicted_sum_ns / usual : factor;
-    }
+    double average() const { return predicted_sum_ns > 0 ? busy_sum_ns / predicted_sum_ns / usual : factor; }
   };
   void close(Device& device, double busy_ns, double predicted_ns) const;
   bool far(double a, double b) const;

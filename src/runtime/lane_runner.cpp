@@ -1,6 +1,8 @@
 #include "runtime/lane_runner.hpp"
 
 #include <algorithm>
+#include <set>
+#include <string_view>
 #include <utility>
 
 #include "base/affinity.hpp"
@@ -99,6 +101,18 @@ Status LaneRunner::make_drivers(const Model& model, const Lane& lane, std::span<
     }
   }
   return ok_status();
+}
+
+// A device with several parts of a step counts it once.
+TotalsByDevice LaneRunner::totals() const {
+  TotalsByDevice totals;
+  for (const auto& way : ways_) {
+    std::set<std::string_view> counted;
+    for (const auto& driver : way) {
+      if (counted.insert(driver->name()).second) add(driver->totals(), &totals[driver->name()]);
+    }
+  }
+  return totals;
 }
 
 void LaneRunner::start(const Driver::Events& events, std::function<void(Flight&)> hand_in) {

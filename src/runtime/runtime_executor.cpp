@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <chrono>
 #include <map>
 #include <set>
@@ -134,10 +133,9 @@ std::vector<LostDevice> RuntimeExecutor::lost_devices() const {
   return lost_devices_;
 }
 
-std::vector<TotalsByRows> RuntimeExecutor::totals() const {
-  std::lock_guard lock(mutex_);
-  std::vector<TotalsByRows> totals;
-  for (const LaneState& state : states_) totals.push_back(state.totals);
+std::vector<TotalsByDevice> RuntimeExecutor::totals() const {
+  std::vector<TotalsByDevice> totals;
+  for (const auto& lane : lanes_) totals.push_back(lane->totals());
   return totals;
 }
 
@@ -227,25 +225,6 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   return future;
 }
 
-namespace {
-
-void count(const StepPlan& plan, TotalsByRows* totals) {
-  const size_t k = static_cast<size_t>(std::bit_width(std::max<size_t>(plan.tokens.size(), 1))) - 1;
-  if (totals->size() <= k) totals->resize(k + 1);
-  StepTotals& sum = (*totals)[k];
-  sum.steps += 1, sum.rows += plan.tokens.size(), sum.heads += plan.logit_rows.size();
-  for (const PlanSequence& sequence : plan.sequences) {
-    const bool decodes = sequence.row_count == 1;
-    sum.decoding += decodes ? 1 : 0;
-    // The last row sees the whole context, each before it one position less.
-    const uint64_t seen =
-        uint64_t{sequence.row_count} * sequence.context - uint64_t{sequence.row_count} * (sequence.row_count - 1) / 2;
-    (decodes ? sum.reads : sum.chunk_reads) += seen;
-  }
-}
-
-}  // namespace
-
 void RuntimeExecutor::hand_in(Flight& flight) {
   StepResult result;
   result.epoch = flight.plan.epoch;
@@ -262,7 +241,6 @@ void RuntimeExecutor::hand_in(Flight& flight) {
       result.status = lost_;
       state.ended = true;
     }
-    if (result.status.ok()) count(flight.plan, &state.totals);
   }
   if (result.status.ok()) result.tokens = std::move(flight.tokens);
   flight.promise.set(std::move(result));

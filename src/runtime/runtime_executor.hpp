@@ -22,6 +22,7 @@
 #include "runtime/holdings.hpp"
 #include "runtime/lane_runner.hpp"
 #include "runtime/runtime_options.hpp"
+#include "runtime/step_totals.hpp"
 
 namespace motley {
 
@@ -35,17 +36,6 @@ struct DriverReport {
   DriverWork work;
   uint64_t weight_bytes = 0;  // resident
 };
-
-// What has been run.
-struct StepTotals {
-  uint64_t steps = 0, rows = 0;
-  uint64_t decoding = 0;                // of the rows: those that were their sequence's only one in the step
-  uint64_t heads = 0;                   // rows whose logits were asked for
-  uint64_t reads = 0, chunk_reads = 0;  // KV positions seen by rows that decode, and by the others
-  bool operator==(const StepTotals&) const = default;
-};
-// [k] of the steps of 2^k rows and more, but fewer than 2^(k+1).
-using TotalsByRows = std::vector<StepTotals>;
 
 struct LostDevice {
   std::string name;
@@ -66,8 +56,8 @@ class RuntimeExecutor : public Executor {
   ExecutorDescription describe() const override { return description_; }
   Future<StepResult> submit(StepPlan plan) override;
   std::vector<DriverReport> reports() const;
-  // [lane] of steps that went well. Any thread.
-  std::vector<TotalsByRows> totals() const;
+  // [lane] of steps that went well: each counts for a device once its own part of it has ended. Any thread.
+  std::vector<TotalsByDevice> totals() const;
   // What an executor of the placement would hold packed, without the rest of it: whoever keeps it has it, when an
   // executor of the same holdings needs it. Errors as of create().
   static Result<std::vector<std::shared_ptr<const PackedWeight>>> pack(const Model& model, const Placement& placement,
@@ -104,7 +94,6 @@ class RuntimeExecutor : public Executor {
     uint32_t under_way = 0;
     bool ended = false;  // a step was handed in as lost: behind it none counts, though another way may have run it
     int64_t last_finished_ns = 0;
-    TotalsByRows totals;
   };
   mutable std::mutex mutex_;  // guards the four below
   std::condition_variable_any begun_;

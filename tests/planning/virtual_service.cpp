@@ -146,14 +146,14 @@ void VirtualService::take_result() {
 }
 
 void VirtualService::look() {
-  StepsByRows done;
-  const std::vector<TotalsByRows> totals = executor_->totals();
-  for (const StepTotals& sum : totals[0]) {
-    done.push_back({static_cast<double>(sum.steps), static_cast<double>(sum.rows), static_cast<double>(sum.decoding),
-                    static_cast<double>(sum.heads), static_cast<double>(sum.reads),
-                    static_cast<double>(sum.chunk_reads)});
-  }
+  const TotalsByDevice totals = executor_->totals().at(0);
   for (const BusyModel& model : models_) {
+    StepsByRows done;
+    for (const StepTotals& sum : totals.at(model.device)) {
+      done.push_back({static_cast<double>(sum.steps), static_cast<double>(sum.rows), static_cast<double>(sum.decoding),
+                      static_cast<double>(sum.heads), static_cast<double>(sum.reads),
+                      static_cast<double>(sum.chunk_reads)});
+    }
     const auto stats = machine_.devices().device(*machine_.devices().find(model.device)).stats();
     CHECK(stats.ok(), "{}", stats.error().message());
     law_.observe(model.device, static_cast<double>(stats->busy_ns), model.of(done));
