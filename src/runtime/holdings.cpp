@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
+#include "model/requantise.hpp"
 #include "runtime/kv_request.hpp"
 
 namespace motley {
@@ -30,15 +32,35 @@ Result<std::shared_ptr<const T>> find_or_make(std::map<std::string, std::weak_pt
   return shared;
 }
 
+// Experts are chosen by small differences; blocks must not be cut.
+bool may_requantise(const GraphWeight& graph_weight, const ShardWeight& weight) {
+  constexpr int64_t kBlock = 32;
+  return (graph_weight.uses & MOTLEY_WEIGHT_MATMUL) != 0 &&
+         graph_weight.name.find("ffn_gate_inp") == std::string::npos &&
+         std::all_of(weight.cols.begin(), weight.cols.end(),
+                     [](const motley_range& range) { return range.begin % kBlock == 0 && range.end % kBlock == 0; });
+}
+
 Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const Device& device) {
   const GraphWeight& graph_weight = model.graph().weights[weight.source];
   const WeightSource& source = model.weight(weight.source);
   ASSIGN_OR_RETURN(WeightBytes bytes, model.read(weight.source));
+  const bool vector = (graph_weight.uses & MOTLEY_WEIGHT_VECTOR) != 0;
+  int32_t dtype = source.dtype;
+  FormatError error;
+  if (const int32_t format = device.format_of(dtype, device.quality());
+      !vector && may_requantise(graph_weight, weight) && can_requantise(dtype, format, source.cols)) {
+    auto made = requantise(bytes.data, dtype, format, source.cols);
+    if (!made.ok()) return made.error().annotate(graph_weight.name);
+    bytes = WeightBytes(std::move(made->bytes));
+    dtype = format, error = made->error;
+    model.release(weight.source);
+  }
   motley_weight_desc desc{};
   desc.struct_size = sizeof desc;
   desc.name = graph_weight.name.c_str();
-  desc.dtype = source.dtype;
-  desc.format = (graph_weight.uses & MOTLEY_WEIGHT_VECTOR) != 0 ? source.dtype : device.format_of(source.dtype);
+  desc.dtype = dtype;
+  desc.format = vector ? dtype : device.format_of(dtype, Quality::kExact);
   desc.uses = graph_weight.uses;
   desc.experts = source.experts;
   desc.rows = source.rows;
@@ -52,6 +74,8 @@ Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const D
   desc.expert_ranges = weight.experts.data();
   desc.expert_range_count = static_cast<uint32_t>(weight.experts.size());
   ASSIGN_OR_RETURN(PackedWeight packed, device.pack(desc));
+  packed.source_dtype = source.dtype;
+  packed.squares = error.squares, packed.error_squares = error.error_squares;
   if (packed.info.aliases_source == 0) {
     model.release(weight.source);
   } else {
