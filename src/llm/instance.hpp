@@ -45,6 +45,7 @@ struct DeviceWork {
   double busy_s = 0;
   bool lost = false, in_force = false;  // in_force: the plan uses it
   bool simulated = false;
+  double weight_error = 0;  // as DriverReport
 };
 
 struct InstanceOptions {
@@ -64,6 +65,7 @@ struct InstanceOptions {
   uint32_t block_size = 16;
   uint32_t threads = 0;  // 0 = the device's default
   bool deterministic = false;
+  std::string quality = "exact";   // of weights: parse_quality()
   std::string chat_template_file;  // "" = the model's own
   Trace* trace = nullptr;          // borrowed, outlives the instance; null = none
   EngineOptions engine;            // max_model_len 0 = the model's context, lowered to what the pool holds

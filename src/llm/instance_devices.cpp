@@ -448,10 +448,13 @@ std::vector<DeviceWork> Instance::device_work() {
   devices.mark_failed();  // without the lock: recover() ends a device that hangs
   const std::vector<std::string> used = devices_in_force();
   std::map<std::string, DriverWork> done;
+  std::map<std::string, double> errors;
   {
     std::lock_guard lock(mutex_);
     done = work_;
     count_work(&done);
+    for (const DriverReport& report : runtime_ == nullptr ? std::vector<DriverReport>() : runtime_->reports())
+      errors[report.device] = report.weight_error;
   }
   std::vector<DeviceWork> work;
   for (size_t i = 0; i < devices.size(); ++i) {
@@ -459,7 +462,8 @@ std::vector<DeviceWork> Instance::device_work() {
     const DriverWork& of_steps = done[name];
     work.push_back({name, of_steps.programs, of_steps.rows, of_steps.bytes_moved,
                     static_cast<double>(of_steps.busy_ns) / 1e9, devices.lost(i),
-                    !devices.lost(i) && contains(used, name), devices.listed(i).description.desc.simulated != 0});
+                    !devices.lost(i) && contains(used, name), devices.listed(i).description.desc.simulated != 0,
+                    errors[name]});
   }
   return work;
 }

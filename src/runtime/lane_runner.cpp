@@ -41,6 +41,7 @@ DriverOptions driver_options(const NamedDevice& device, const RuntimeOptions& op
   made.logit_rows_max = options.logit_rows_max;
   made.slots = kTokenSlots;
   made.steps_ahead = lookahead;
+  made.queue_depth = device.queue_depth;
   made.virtual_time = options.virtual_time;
   made.simulated = device.simulated;
   made.trace = options.trace;

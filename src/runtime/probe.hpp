@@ -44,7 +44,8 @@ struct ProbeLoad {
 struct ProbeOptions {
   std::vector<uint32_t> buckets;  // as PartOptions
   int32_t kv_dtype = 0;
-  bool attends = true;  // else a partner does, and programs are those around it
+  bool attends = true;        // else a partner does, and programs are those around it
+  uint64_t memory_bytes = 0;  // that are free; a small part of them holds its KV pool
   bool virtual_time = false;
 };
 
@@ -75,6 +76,7 @@ class Probe {
     for (const auto& weight : driver_->part().weights()) bytes += weight->info.bytes;
     return bytes;
   }
+  const std::vector<std::shared_ptr<const PackedWeight>>& weights() const { return driver_->part().weights(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
 
  private:

@@ -10,6 +10,7 @@
 #include "base/check.hpp"
 #include "base/log.hpp"
 #include "device/worker/worker_process.hpp"
+#include "model/requantise.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/step_check.hpp"
 
@@ -164,6 +165,7 @@ Result<std::vector<std::shared_ptr<const PackedWeight>>> RuntimeExecutor::pack(c
 std::vector<DriverReport> RuntimeExecutor::reports() const {
   std::vector<DriverReport> reports;
   std::set<const PackedWeight*> counted;
+  std::map<std::string, FormatError> errors;
   for (const auto& lane : lanes_) {
     lane->each_driver([&](const Driver& driver) {
       auto report = std::find_if(reports.begin(), reports.end(),
@@ -173,8 +175,12 @@ std::vector<DriverReport> RuntimeExecutor::reports() const {
         report = reports.end() - 1;
       }
       report->work += driver.work();
-      for (const auto& weight : driver.part().weights())
-        report->weight_bytes += counted.insert(weight.get()).second ? weight->info.bytes : 0;
+      for (const auto& weight : driver.part().weights()) {
+        if (!counted.insert(weight.get()).second) continue;
+        report->weight_bytes += weight->info.bytes;
+        errors[driver.name()] += {weight->squares, weight->error_squares};
+      }
+      report->weight_error = errors[driver.name()].relative();
     });
   }
   return reports;

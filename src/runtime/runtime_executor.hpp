@@ -35,6 +35,7 @@ struct DriverReport {
   std::string device;
   DriverWork work;
   uint64_t weight_bytes = 0;  // resident
+  double weight_error = 0;    // root mean square, relative, of weights that were made a format of fewer bits
 };
 
 struct LostDevice {

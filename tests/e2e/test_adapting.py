@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support import Server, motley, wait_until
-from test_loss import assert_same, tell, workers
+from support import Server, motley
+from test_loss import assert_same, tell
 
 PROMPTS = tuple(f"a b c {chr(100 + i)} e f" for i in range(8))
 SLOW_AFTER_S = 12  # of a device's opening: later than measuring both takes, and than the first windows
@@ -97,7 +97,7 @@ def test_a_device_that_fades_gets_less_and_no_request_notices(machine, undisturb
 
 def rate_without_the_steady_one(server, undisturbed):
     """Tokens of prompts per second, as predicted for what is left."""
-    os.kill(workers(server)[0], signal.SIGKILL)
+    os.kill(server.workers()[0], signal.SIGKILL)
     assert_same(asyncio.run(tell(server, prompts=PROMPTS)), undisturbed)
     return float(re.findall(r"(\S+) tokens of prompts per second predicted", Path(server.log).read_text())[-1])
 

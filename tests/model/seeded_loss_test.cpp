@@ -40,6 +40,8 @@ make_model::ModelSpec spec() {
 
 constexpr const char *kNpu = "NPU", *kPartner = "D0", *kOther = "D1";
 
+constexpr uint32_t kNpuDepth = 4;  // programs in a queue, as the preset has it
+
 enum class Way {
   kAttended,  // the NPU has all of the layers, and its partner attends and has the vocabulary
   kShared,    // the NPU has columns, the other heads, vocabulary, and columns too
@@ -148,7 +150,7 @@ class Workers {
   std::vector<NamedDevice> named() const {
     std::vector<NamedDevice> named;
     for (const auto& [name, device] : devices_) {
-      if (!lost(name)) named.push_back({name, &device, {}, name == kNpu, name != kNpu});
+      if (!lost(name)) named.push_back({name, &device, {}, name == kNpu, name != kNpu, name == kNpu ? kNpuDepth : 0});
     }
     return named;
   }
