@@ -133,6 +133,10 @@ TEST(Drift, BusyModels_SayWhatThePredictionSays) {
   check(24, 1024, 200, 300);
 }
 
+TEST(Drift, OnlySlower_LeavesOutWhoBecameFaster) {
+  EXPECT_EQ(only_slower({{"A", 0.5}, {"B", 1}, {"C", 3}}), (DriftFactors{{"C", 3}}));
+}
+
 TEST(Drift, BusyModels_OfALaneThatIsNotThere_AreRefused) {
   const ModelShape shape = make_shape({});
   PlanInput input;

@@ -102,13 +102,16 @@ def rate_without_the_steady_one(server, undisturbed):
     return float(re.findall(r"(\S+) tokens of prompts per second predicted", Path(server.log).read_text())[-1])
 
 
-def test_what_is_known_of_a_device_counts_when_another_is_lost(machine, undisturbed, tmp_path):
+def test_what_is_known_of_a_device_counts_when_another_is_lost_and_comes_back(machine, undisturbed, tmp_path):
     with machine.serve(tmp_path / "fresh", "--isolate") as server:
         as_measured = rate_without_the_steady_one(server, undisturbed)
     with machine.serve(tmp_path / "faded", "--isolate") as server:
         tell_until(server, undisturbed, lambda: MOVED.search(Path(server.log).read_text()))
         as_it_is = rate_without_the_steady_one(server, undisturbed)
         assert serving(server) == {machine.names[1]}
+        answer = server.post("/v1/devices", {"add": machine.names[0]})  # and so it does when that one comes back
+        assert answer.status == 200, answer.body
+        assert serving(server) == {machine.names[0]}
     assert 2.4 < as_measured / as_it_is < 3.6
 
 
