@@ -195,10 +195,19 @@ void Scheduler::plan_prefills(Draft& draft, bool may_admit, int64_t now_ns) {
     if (entry.sequence->times.first_scheduled_ns == 0) entry.sequence->times.first_scheduled_ns = now_ns;
 }
 
-// Rows that prompts may have of the step.
+// Rows that prompts may have of the step. Where several steps can be under way, each gets its part of several prompts:
+// what one took alone would keep the others idle. (A prompt's own parts go one behind the other.)
 uint32_t Scheduler::prompt_rows(const Draft& draft, const std::vector<Sequence*>& prefills) const {
   uint32_t left = rows_left(draft, prefills.front()->computed);
-  if (draft.lane.is.chunk_rows > 0 && !draft.plan.tokens.empty()) left = std::min(left, draft.lane.is.chunk_rows);
+  if (draft.lane.is.chunk_rows > 0 && !draft.plan.tokens.empty())
+    left = std::min(left, draft.lane.is.chunk_rows * static_cast<uint32_t>(prefills.size()));
+  const auto under_way = static_cast<uint32_t>(draft.lane.in_flight.size());
+  if (draft.lane.is.pipeline > under_way + 1 && prefills.size() > 1) {
+    uint32_t missing = 0;
+    for (const Sequence* s : prefills) missing += s->rows_missing();
+    const uint32_t steps = draft.lane.is.pipeline - under_way;
+    left = std::min(left, std::max(prefills.front()->rows_missing(), (missing + steps - 1) / steps));
+  }
   if (draft.lane.is.buckets.empty() || left == 0) return left;
   RowsAsked asked;
   asked.begun = asked.wanted = static_cast<uint32_t>(draft.plan.tokens.size());
