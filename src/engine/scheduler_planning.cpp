@@ -218,13 +218,14 @@ uint32_t Scheduler::prompt_rows(const Draft& draft, const std::vector<Sequence*>
 }
 
 // Half of the rows go to the prompt of the highest rank, so that it always moves on; the rest to the shortest first, so
-// that a short prompt does not wait behind a long one; what is left, again by rank.
+// that a short prompt does not wait behind a long one; what is left, again by rank. Where several steps can be under
+// way, the first takes what it can: a short one finds the next step.
 void Scheduler::share_rows(Draft& draft, const std::vector<Sequence*>& prefills) {
   if (prefills.empty()) return;
   Sequence& first = *prefills.front();
   std::vector<std::pair<Sequence*, uint32_t>> shares;
   uint32_t left = prompt_rows(draft, prefills);
-  const uint32_t half = prefills.size() == 1 ? left : std::min(first.rows_missing(), (left + 1) / 2);
+  const uint32_t half = std::min(first.rows_missing(), draft.lane.is.pipeline > 1 ? left : (left + 1) / 2);
   left -= half;
   std::vector<Sequence*> rest(prefills.begin() + 1, prefills.end());
   std::stable_sort(rest.begin(), rest.end(),
