@@ -1,4 +1,4 @@
-"""`motley serve --adapt`: one of two devices becomes three times as slow in mid-load, and the plan follows."""
+"""`motley serve --adapt`: one of two devices becomes five times as slow in mid-load, and the plan follows."""
 import asyncio
 import os
 import re
@@ -24,7 +24,7 @@ dispatch_us = 20
 SLOW = f"""[[fault]]
 what = "slow"
 at_ns = {SLOW_AFTER_S * 10**9}
-factor = 3
+factor = 5
 """
 MOVED = re.compile(r"info moved to (.*) in (\d+) ms")
 
@@ -84,7 +84,7 @@ def test_a_device_that_fades_gets_less_and_no_request_notices(machine, undisturb
         log = lambda: Path(server.log).read_text()  # noqa: E731
         tell_until(server, undisturbed, lambda: MOVED.search(log()))
         assert ("no room for both plans at once" in log()) == crowded, log()
-        assert re.search(r"fades.toml takes (2\.[5-9]|3\.[0-4])\d? of its time", log()), log()
+        assert re.search(r"fades.toml takes (4\.\d\d|5\.[0-4]\d) of its time", log()), log()
         assert serving(server) == {machine.names[0]}
         metrics = server.metrics()
         assert metrics["motley:replacements_total"] == 1 and metrics.get("motley:recoveries_total", 0) == 0, log()
@@ -112,7 +112,7 @@ def test_what_is_known_of_a_device_counts_when_another_is_lost_and_comes_back(ma
         answer = server.post("/v1/devices", {"add": machine.names[0]})  # and so it does when that one comes back
         assert answer.status == 200, answer.body
         assert serving(server) == {machine.names[0]}
-    assert 2.4 < as_measured / as_it_is < 3.6
+    assert 4 < as_measured / as_it_is < 5.5
 
 
 def test_a_server_that_ends_while_it_moves(machine, tmp_path):
