@@ -72,6 +72,7 @@ int main(int argc, char** argv) {
       CHECK(report.ok(), "{}: {}", fleet.name, report.error().message());
       const double first = median_ms(runs, [&] { (void)plan(fleet.model, *input, request, Effort::kFirst); });
       const double full = median_ms(runs, [&] { (void)plan(fleet.model, *input, request); });
+      CHECK(report->placement.lanes.size() == 1, "{}: a plan of one lane is replayed", fleet.name);
       Predictor predictor(fleet.model, *input, request);
       const Lane& lane = report->placement.lanes[0];
       const Candidate candidate = predictor.evaluate(*lane_plan_of(fleet.model, *input, report->placement),

@@ -183,6 +183,7 @@ class Scheduler {
   void plan_decodes(Draft& draft, const std::vector<Sequence*>& decodes);
   void plan_prefills(Draft& draft, bool may_admit, int64_t now_ns);
   void share_rows(Draft& draft, const std::vector<Sequence*>& prefills);
+  static uint32_t rows_wanted(const Draft& draft, const Sequence& sequence);
   uint32_t prompt_rows(const Draft& draft, const std::vector<Sequence*>& prefills) const;
   void append(Draft& draft, Sequence& sequence, uint32_t rows);
   uint32_t rows_left(const Draft& draft, uint32_t position) const;

@@ -195,25 +195,29 @@ void Scheduler::plan_prefills(Draft& draft, bool may_admit, int64_t now_ns) {
     if (entry.sequence->times.first_scheduled_ns == 0) entry.sequence->times.first_scheduled_ns = now_ns;
 }
 
+// Of what is missing of it.
+uint32_t Scheduler::rows_wanted(const Draft& draft, const Sequence& s) {
+  const bool bounded = draft.lane.is.chunk_rows > 0 && !draft.plan.tokens.empty();
+  return bounded ? std::min(s.rows_missing(), draft.lane.is.chunk_rows) : s.rows_missing();
+}
+
 // Rows that prompts may have of the step. Where several steps can be under way, each gets its part of several prompts:
 // what one took alone would keep the others idle. (A prompt's own parts go one behind the other.)
 uint32_t Scheduler::prompt_rows(const Draft& draft, const std::vector<Sequence*>& prefills) const {
   uint32_t left = rows_left(draft, prefills.front()->computed);
-  if (draft.lane.is.chunk_rows > 0 && !draft.plan.tokens.empty())
-    left = std::min(left, draft.lane.is.chunk_rows * static_cast<uint32_t>(prefills.size()));
   const auto under_way = static_cast<uint32_t>(draft.lane.in_flight.size());
   if (draft.lane.is.pipeline > under_way + 1 && prefills.size() > 1) {
     uint32_t missing = 0;
-    for (const Sequence* s : prefills) missing += s->rows_missing();
+    for (const Sequence* s : prefills) missing += rows_wanted(draft, *s);
     const uint32_t steps = draft.lane.is.pipeline - under_way;
-    left = std::min(left, std::max(prefills.front()->rows_missing(), (missing + steps - 1) / steps));
+    left = std::min(left, std::max(rows_wanted(draft, *prefills.front()), (missing + steps - 1) / steps));
   }
   if (draft.lane.is.buckets.empty() || left == 0) return left;
   RowsAsked asked;
   asked.begun = asked.wanted = static_cast<uint32_t>(draft.plan.tokens.size());
   asked.limit = asked.begun + left;
   asked.strict = !config_.chosen_budget;
-  for (const Sequence* s : prefills) asked.wanted += s->rows_missing();
+  for (const Sequence* s : prefills) asked.wanted += rows_wanted(draft, *s);
   return rounded_rows(draft.lane.is.buckets, asked) - asked.begun;
 }
 
@@ -225,18 +229,18 @@ void Scheduler::share_rows(Draft& draft, const std::vector<Sequence*>& prefills)
   Sequence& first = *prefills.front();
   std::vector<std::pair<Sequence*, uint32_t>> shares;
   uint32_t left = prompt_rows(draft, prefills);
-  const uint32_t half = std::min(first.rows_missing(), draft.lane.is.pipeline > 1 ? left : (left + 1) / 2);
+  const uint32_t half = std::min(rows_wanted(draft, first), draft.lane.is.pipeline > 1 ? left : (left + 1) / 2);
   left -= half;
   std::vector<Sequence*> rest(prefills.begin() + 1, prefills.end());
   std::stable_sort(rest.begin(), rest.end(),
                    [](const Sequence* a, const Sequence* b) { return a->rows_missing() < b->rows_missing(); });
   for (Sequence* s : rest) {
-    const uint32_t rows = std::min(left, s->rows_missing());
+    const uint32_t rows = std::min(left, rows_wanted(draft, *s));
     left -= rows;
     shares.emplace_back(s, rows);
   }
   const bool whole_bucket = !draft.lane.is.buckets.empty();
-  const uint32_t rows_of_first = std::min(first.rows_missing(), half + left);
+  const uint32_t rows_of_first = std::min(rows_wanted(draft, first), half + left);
   if (rows_of_first > 0) append(draft, first, rows_of_first);
   for (const auto& [s, share] : shares) {
     const uint32_t rows = whole_bucket ? share : std::min(share, rows_left(draft, s->computed));

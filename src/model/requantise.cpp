@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <system_error>
 #include <thread>
 
 #include "model/hf/numbers.hpp"
@@ -70,19 +71,32 @@ void write_q4_0(Elements* x, std::byte* out) {
   for (size_t i = 0; i < kBlock / 2; ++i) out[2 + i] = static_cast<std::byte>(quants[i] | quants[i + kBlock / 2] << 4);
 }
 
+void write_f16(Elements* x, std::byte* out) {
+  std::array<uint16_t, kBlock> bits;
+  for (size_t i = 0; i < kBlock; ++i) {
+    bits[i] = hf::float_to_f16((*x)[i]);
+    (*x)[i] = hf::f16_to_float(bits[i]);
+  }
+  std::memcpy(out, bits.data(), sizeof bits);
+}
+
 struct Packed {
   int32_t dtype;
   size_t block_bytes;
   void (*write)(Elements*, std::byte*);
 };
-constexpr Packed kPacked[] = {{MOTLEY_Q8_0, 34, write_q8_0}, {MOTLEY_Q4_0, 18, write_q4_0}};
+constexpr Packed kPacked[] = {
+    {MOTLEY_F16, 64, write_f16}, {MOTLEY_Q8_0, 34, write_q8_0}, {MOTLEY_Q4_0, 18, write_q4_0}};
 
 FormatError write_block(const Float& from, const Packed& to, const std::byte* in, std::byte* out) {
   Elements before, after;
   from.read(in, &before);
+  FormatError error;
+  for (const float x : before) error.squares += double{x} * x;
+  if (!std::isfinite(error.squares)) return error;  // and is refused
+  error.squares = 0;
   after = before;
   to.write(&after, out);
-  FormatError error;
   for (size_t i = 0; i < kBlock; ++i) {
     const double x = before[i], off = x - after[i];
     error.squares += x * x, error.error_squares += off * off;
@@ -106,7 +120,7 @@ FormatError& FormatError::operator+=(const FormatError& other) {
 }
 
 bool can_requantise(int32_t from, int32_t to, int64_t cols) {
-  return find(kFloats, from) != nullptr && find(kPacked, to) != nullptr && cols > 0 &&
+  return from != to && find(kFloats, from) != nullptr && find(kPacked, to) != nullptr && cols > 0 &&
          cols % static_cast<int64_t>(kBlock) == 0;
 }
 
@@ -133,7 +147,11 @@ Result<Requantised> requantise(std::span<const std::byte> data, int32_t from, in
   {
     std::vector<std::jthread> others;
     const size_t cores = std::max(1u, std::thread::hardware_concurrency());
-    for (size_t i = 1; i < std::min(cores, errors.size()); ++i) others.emplace_back(work);
+    try {
+      for (size_t i = 1; i < std::min(cores, errors.size()); ++i) others.emplace_back(work);
+    } catch (const std::system_error&) {
+      // as many as there are do it
+    }
     work();
   }
   for (const FormatError& error : errors) made.error += error;

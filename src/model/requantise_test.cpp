@@ -68,11 +68,25 @@ TEST(Requantise, ErrorsAreThoseOfTheirBits) {
   EXPECT_NEAR(of_bf16->error.relative(), 0.0055, 0.001);
 }
 
+TEST(Requantise, F16_IsToNearest) {
+  std::vector<float> values(32, 1);
+  values[1] = 1 + 1.0f / 1024 + 1.0f / 4096;
+  const auto made = requantise(bytes_of(values), MOTLEY_F32, MOTLEY_F16, 32);
+  ASSERT_TRUE(made.ok()) << made.error().message();
+  EXPECT_EQ(made->bytes.size(), 64u);
+  EXPECT_EQ(made->bytes[2], std::byte{0x01});  // 1 + 1/1024: 0x3c01
+  EXPECT_EQ(made->bytes[3], std::byte{0x3c});
+  EXPECT_NEAR(made->error.relative(), 1.0 / 4096 / std::sqrt(32.0), 1e-6);
+  values[0] = 70'000;
+  EXPECT_EQ(requantise(bytes_of(values), MOTLEY_F32, MOTLEY_F16, 32).error().code(), MOTLEY_INVALID_ARGUMENT);
+}
+
 TEST(Requantise, WhatDoesNotFit_IsRefused) {
   EXPECT_TRUE(can_requantise(MOTLEY_F16, MOTLEY_Q4_0, 64));
   EXPECT_FALSE(can_requantise(MOTLEY_F16, MOTLEY_Q4_0, 48));
   EXPECT_FALSE(can_requantise(MOTLEY_Q8_0, MOTLEY_Q4_0, 64));
   EXPECT_FALSE(can_requantise(MOTLEY_F32, MOTLEY_Q4_K, 256));
+  EXPECT_FALSE(can_requantise(MOTLEY_F16, MOTLEY_F16, 64));
   const std::vector<std::byte> bytes = bytes_of(normal(64));
   EXPECT_EQ(requantise(std::span(bytes).first(100), MOTLEY_F32, MOTLEY_Q8_0, 32).error().code(),
             MOTLEY_INVALID_ARGUMENT);

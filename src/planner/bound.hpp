@@ -1,4 +1,5 @@
-// The certified upper bound of output tokens/s over every plan of these devices, whatever its stages and splits.
+// The certified upper bound of output tokens/s over every plan of one lane of these devices, whatever its stages and
+// splits; with `several_lanes`, over those of several, too.
 //
 // For C sequences in M micro-batches, T = the time of all M. Every device has at most T, so
 // - a device alone in its stage runs at most L_d(T) whole layers, a whole number, within its memory;

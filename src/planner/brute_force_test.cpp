@@ -135,10 +135,11 @@ void check_case(std::mt19937_64& random, bool memory_short, Tally* tally) {
   Predictor predictor(shape, input, request);
   const double bound = tokens_per_s_bound(&predictor);  // knowing of no plan
   EXPECT_LE(every.best(), bound);
-  EXPECT_LE(every.best(), tokens_per_s_bound(&predictor, 0, 0)) << "as a fleet";
+  EXPECT_LE(every.best(), tokens_per_s_bound(&predictor, 0, false, 0)) << "as a fleet";
   EXPECT_LE(report->predicted.tokens_per_s, report->bound_tokens_per_s);
   if (report->placement.lanes.size() > 1) {  // better than every plan of one lane
     EXPECT_GE(report->predicted.tokens_per_s, every.best());
+    EXPECT_LE(report->predicted.tokens_per_s, tokens_per_s_bound(&predictor, 0, true));
     ++tally->with_lanes;
     return;
   }

@@ -9,8 +9,8 @@ namespace {
 constexpr double kWorthLanes = 1.05;    // of tokens/s without: an exchange a layer is easily underrated
 constexpr double kWorthHolding = 1.25;  // of the sequences without, where nothing is lost by it
 constexpr double kSlowerMost = 4;       // a pool, in time a token, than the first, for the latter's sake
-constexpr size_t kLanesMax = 8;
-constexpr size_t kOwnersMax = 32;  // that are tried
+constexpr size_t kLanesMax = 4;         // each takes queues of its devices, of which there are few
+constexpr size_t kOwnersMax = 32;       // that are tried: the first ones listed
 constexpr size_t kDecodersMax = 3;
 
 class LaneSearch {
@@ -31,19 +31,16 @@ class LaneSearch {
           continue;
         std::vector<LaneOfSet> more = lanes;
         more.push_back({std::move(plan), static_cast<uint32_t>(lanes.size())});
-        keep_better(evaluate_lanes(&predictor_, std::move(more)), &best);
+        keep_better(std::move(more), &best);
       }
-      if (!best || !worth(*best, without)) return;
-      without = best->predicted;
-      lanes = best->lanes;
-      keep_better(*std::move(best), &best_);
+      if (!go_on(std::move(best), &lanes, &without)) return;
     }
   }
 
   // The decoder's device keeps the KV, and the vocabulary where the other cannot.
   void try_roles(const Candidate& start) {
-    const size_t decoder = start.memory.devices[0].device;
     if (start.memory.devices.size() != 1) return;
+    const size_t decoder = start.memory.devices[0].device;
     std::vector<LaneOfSet> lanes = {{start.plan}};
     Prediction without = start.predicted;
     while (lanes.size() < kLanesMax) {
@@ -56,12 +53,9 @@ class LaneSearch {
         std::vector<LaneOfSet> more = lanes;
         more.back().prefills = false;
         more.insert(more.begin(), {prompts_on(d, decoder), 0, true, false});
-        keep_better(evaluate_lanes(&predictor_, std::move(more)), &best);
+        keep_better(std::move(more), &best);
       }
-      if (!best || !worth(*best, without)) return;
-      without = best->predicted;
-      lanes = best->lanes;
-      keep_better(*std::move(best), &best_);
+      if (!go_on(std::move(best), &lanes, &without)) return;
     }
   }
 
@@ -94,11 +88,23 @@ class LaneSearch {
     return plan;
   }
 
+  void keep_better(std::vector<LaneOfSet> lanes, std::optional<LaneSet>* best) {
+    for (const LaneOfSet& lane : lanes)
+      if (!check_abilities(predictor_.input(), lane.plan).ok()) return;
+    keep_better(evaluate_lanes(&predictor_, std::move(lanes)), best);
+  }
   void keep_better(LaneSet set, std::optional<LaneSet>* best) const {
     if (!set.fits()) return;
-    for (const LaneOfSet& lane : set.lanes)
-      if (!check_abilities(predictor_.input(), lane.plan).ok()) return;
     if (!*best || predictor_.score(set.predicted) > predictor_.score((*best)->predicted)) *best = std::move(set);
+  }
+
+  // With one more lane than before, if that is worth it.
+  bool go_on(std::optional<LaneSet> best, std::vector<LaneOfSet>* lanes, Prediction* without) {
+    if (!best || !worth(*best, *without)) return false;
+    *without = best->predicted;
+    *lanes = best->lanes;
+    keep_better(*std::move(best), &best_);
+    return true;
   }
 
   bool worth(const LaneSet& set, const Prediction& without) const {

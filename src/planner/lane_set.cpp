@@ -15,6 +15,7 @@ constexpr int kRounds = 16;  // until the number of those that decode stands
 struct PoolAlone {
   Prediction predicted;
   std::vector<double> busy;
+  std::vector<std::vector<StageTime>> stages;  // of its lanes, in their order
 };
 
 // Devices that somebody computes for, or attends on, layer by layer: others' programs there are of a layer, too.
@@ -34,6 +35,7 @@ struct StepTimes {
   double whole_ns = 0;          // one behind the other
   double most_ns = 0;           // of the slowest, from one step's beginning to the next one's
   std::vector<double> busy_ns;  // [device]
+  std::vector<StageTime> stages;
 };
 
 class SetClock {
@@ -42,7 +44,7 @@ class SetClock {
       : predictor_(*predictor), lanes_(lanes), by_layers_(devices_by_layers(lanes)) {}
 
   PoolAlone one_lane(const LaneOfSet& lane, uint32_t concurrency, uint32_t micro_batches) {
-    PoolAlone pool{predictor_.predict(lane.plan, concurrency, micro_batches), {}};
+    PoolAlone pool{predictor_.predict(lane.plan, concurrency, micro_batches), {}, {}};
     Prediction& predicted = pool.predicted;
     pool.busy = predictor_.busy_ns(lane.plan, predicted);
     double more_ns = 0;
@@ -52,6 +54,7 @@ class SetClock {
     for (double& ns : pool.busy) ns /= std::max(cycle_ns + more_ns, 1e-9);
     predicted.tokens_per_s *= cycle_ns / std::max(cycle_ns + more_ns, 1e-9);
     predicted.tpot_ms += more_ns / kNsPerMs;
+    pool.stages = {stage_times(lane.plan, predicted)};
     return pool;
   }
 
@@ -73,11 +76,12 @@ class SetClock {
       costs.push_back({lone.chunks * std::max(chunk.most_ns, chunk.whole_ns / 2), lone.chunks * taken});
     }
     PoolAlone pool;
+    StepTimes decode;
     double decoding = std::max(1.0, concurrency / 2.0), output = request.output_len;
     for (int round = 0; round < kRounds; ++round) {
       StepLoad load = lone.decode;
       load.decode_rows = load.head_rows = decoding;
-      const StepTimes decode = step_times(costs_of(load), decoder->plan);
+      decode = step_times(costs_of(load), decoder->plan);
       const std::vector<double> rates = share_prompts(costs, output * decode.whole_ns / decoding);
       const double requests = std::accumulate(rates.begin(), rates.end(), 0.0);
       double at_prompts = 0;
@@ -89,16 +93,35 @@ class SetClock {
       for (size_t i = 0; i < chunks.size(); ++i) at_prompts += rates[i] * lone.chunks * chunks[i].whole_ns;
       pool.predicted.tokens_per_s = requests * output * kNsPerS;
       pool.predicted.tpot_ms = requests > 0 ? decoding / (requests * output) / kNsPerMs : 0;
-      pool.predicted.ttft_ms = lone.chunks * chunks[0].whole_ns / kNsPerMs;
+      pool.predicted.ttft_ms = 0;
+      for (size_t i = 0; i < chunks.size(); ++i) {
+        if (rates[i] > 0)
+          pool.predicted.ttft_ms = std::max(pool.predicted.ttft_ms, lone.chunks * chunks[i].whole_ns / kNsPerMs);
+      }
       pool.predicted.request_ms = pool.predicted.ttft_ms + output * decode.whole_ns / kNsPerMs;
       decoding = std::clamp((decoding + concurrency - at_prompts) / 2, 1.0, static_cast<double>(concurrency));
     }
     pool.predicted.concurrency = concurrency;
     pool.predicted.chunk_rows = static_cast<uint32_t>(lone.mixed.chunk_rows);
+    size_t next = 0;
+    for (const LaneOfSet& lane : lanes_)
+      if (lane.pool == pool_id) pool.stages.push_back(lane.decodes ? decode.stages : chunks[next++].stages);
     return pool;
   }
 
  private:
+  std::vector<StageTime> stage_times(const LanePlan& plan, const Prediction& predicted) const {
+    const Predictor::Costs& costs = predictor_.steady(predicted);
+    const bool overlapped = predicted.micro_batches > 1 && plan.stages.size() > 1;
+    std::vector<StageTime> times;
+    for (size_t s = 0; s < plan.stages.size(); ++s) {
+      const StageCost decode = stage_cost(costs.decode, plan, s, overlapped);
+      const StageCost mixed = stage_cost(costs.mixed, plan, s, overlapped);
+      times.push_back({costs.load.mean(decode.ns, mixed.ns), costs.load.mean(decode.hop_ns, mixed.hop_ns)});
+    }
+    return times;
+  }
+
   StepCosts costs_of(const StepLoad& load) const {
     return StepCosts(predictor_.shape(), predictor_.input(), predictor_.links(), predictor_.twins(), load);
   }
@@ -111,6 +134,7 @@ class SetClock {
       const double more_ns = programs_ns(costs, plan.stages[s], &times.busy_ns);
       times.whole_ns += stage.ns + more_ns + (s + 1 < plan.stages.size() ? stage.hop_ns : 0);
       times.most_ns = std::max(times.most_ns, stage.most_ns + more_ns);
+      times.stages.push_back({stage.ns + more_ns, stage.hop_ns});
       for (size_t i = 0; i < stage.busy_ns.size(); ++i) {
         times.busy_ns[plan.stages[s].shards[i].device] += stage.busy_ns[i];
         times.busy_ns[plan.stages[s].shards[i].kv_owner()] += stage.partner_ns[i];
@@ -192,7 +216,8 @@ LaneSet evaluate_lanes(Predictor* predictor, std::vector<LaneOfSet> lanes, const
   LaneSet set;
   set.lanes = std::move(lanes);
   set.memory = lanes_memory(shape, predictor->input(), request, set.lanes, given.kv_tokens);
-  set.micro_batches.assign(set.lanes.size(), 1);
+  set.micro_batches.assign(set.lanes.size(), 0);
+  for (const LaneOfSet& lane : set.lanes) set.stages.emplace_back(lane.plan.stages.size());
   set.busy.assign(devices, 0);
   if (!set.fits()) return set;
   SetClock clock(predictor, set.lanes);
@@ -204,14 +229,16 @@ LaneSet evaluate_lanes(Predictor* predictor, std::vector<LaneOfSet> lanes, const
         std::count_if(set.lanes.begin(), set.lanes.end(), [&](const LaneOfSet& lane) { return lane.pool == pool; }) > 1;
     if (pool < pools.size()) continue;
     const uint32_t fixed = i < given.micro_batches.size() ? given.micro_batches[i] : 0;
-    if (fixed > 0) set.micro_batches[i] = fixed;
     if (left == 0) {  // the pools before hold everybody
-      pools.push_back({{.concurrency = 0}, std::vector<double>(devices, 0)});
+      pools.push_back({{.concurrency = 0}, std::vector<double>(devices, 0), {}});
       continue;
     }
     const uint32_t held = std::min(left, held_concurrency(shape, request, set.memory.kv_tokens[pool]));
     pools.push_back(roles ? clock.roles(pool, held) : clock.one_lane(set.lanes[i], held, fixed));
-    if (fixed == 0 && !roles) set.micro_batches[i] = pools.back().predicted.micro_batches;
+    if (!roles) set.micro_batches[i] = pools.back().predicted.micro_batches;
+    size_t own = 0;
+    for (size_t k = i; k < set.lanes.size(); ++k)
+      if (set.lanes[k].pool == pool) set.stages[k] = pools.back().stages[own++];
     left -= held;
   }
   const std::vector<double> parts = share_devices(pools, devices);

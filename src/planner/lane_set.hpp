@@ -21,13 +21,18 @@
 
 namespace motley {
 
+struct StageTime {
+  double step_ns = 0, hop_ns = 0;  // mean over the load's steps
+};
+
 struct LaneSet {
   std::vector<LaneOfSet> lanes;
   LanesMemory memory;
-  std::vector<uint32_t> micro_batches;  // [lane]
-  std::vector<Prediction> pools;        // beside the others
-  Prediction predicted;                 // of all: the sum of tokens and sequences, the longest times
-  std::vector<double> busy;             // [device] share of its time
+  std::vector<uint32_t> micro_batches;         // [lane] 0 = as many as stages
+  std::vector<std::vector<StageTime>> stages;  // [lane][stage] of the steps that it runs
+  std::vector<Prediction> pools;               // beside the others
+  Prediction predicted;                        // of all: the sum of tokens and sequences, the longest times
+  std::vector<double> busy;                    // [device] share of its time
   bool fits() const { return memory.missing_bytes == 0; }
 };
 

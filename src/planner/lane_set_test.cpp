@@ -5,6 +5,7 @@
 #include <numeric>
 #include <random>
 
+#include "planner/bound.hpp"
 #include "planner/lane_search.hpp"
 #include "planner/plan_json.hpp"
 #include "planner/plan_picture.hpp"
@@ -55,7 +56,8 @@ TEST(KvLanes, AFullGpu_LeavesTheKvThatItCannotHoldToTheProcessor) {
   EXPECT_NE(lanes[0].pool, lanes[1].pool);
   EXPECT_EQ(report->kv_capacity_tokens, kv_tokens(report->placement));
   EXPECT_EQ(report->kv_capacity_tokens, report->lanes[0].kv_tokens + report->lanes[1].kv_tokens);
-  EXPECT_LE(report->predicted.tokens_per_s, report->bound_tokens_per_s);
+  Predictor predictor(world.shape, world.input, world.request);
+  EXPECT_LE(report->predicted.tokens_per_s, tokens_per_s_bound(&predictor, 0, true));
   EXPECT_TRUE(report->left_out.empty());
   for (const DeviceShare& share : report->devices)
     EXPECT_LE(share.weight_bytes + share.step_bytes + share.kv_bytes, share.usable_bytes) << share.device;
@@ -145,6 +147,11 @@ TEST(KvLanes, LanesByHand_AreReadOrRefusedWithTheirPlace) {
   EXPECT_EQ(refusal("{" + kOnGpu + "}, {" + kAttended + "}"), "");
   EXPECT_EQ(refusal(R"({"role": "prefill", )" + kAttended + R"(}, {"pool": 0, "role": "decode", )" + kOnCpu + "}"), "");
   EXPECT_NE(refusal("").find("lanes"), std::string::npos);
+  EXPECT_NE(refusal("5").find("lanes[0] is"), std::string::npos);
+  EXPECT_NE(refusal(R"({"kv_capacity_tokens": 5, )" + kOnGpu + "}").find("less than a block"), std::string::npos);
+  EXPECT_EQ(refusal(R"({"role": "prefill", )" + kAttended +
+                    R"(}, {"kv_capacity_tokens": 1024, "pool": 0, "role": "decode", )" + kOnCpu + "}"),
+            "");
   EXPECT_NE(refusal("{" + kOnGpu + R"(}, {"pool": 0, )" + kAttended + "}").find("shares a pool"), std::string::npos);
   EXPECT_NE(refusal(R"({"role": "decode", )" + kOnCpu + R"(}, {"pool": 0, "role": "decode", )" + kOnCpu + "}")
                 .find("one lane that"),
@@ -166,12 +173,18 @@ struct NpuWorld {
       make_shape({.layers = 16, .hidden = 2048, .heads = 16, .kv_heads = 4, .head_dim = 128, .ffn = 8192});
   PlanInput input;
   PlanRequest request;
-  NpuWorld() {
-    DeviceProfile npu = make_device("NPU:0", "npu", {.gb_per_s = 60, .gflops = 8000, .overhead_ns = 200'000}, shape);
+  explicit NpuWorld(const Speed& speed = {.gb_per_s = 60, .gflops = 8000, .overhead_ns = 200'000}) {
+    DeviceProfile npu = make_device("NPU:0", "npu", speed, shape);
     npu.attends = npu.holds_vocabulary = false;
     npu.buckets = {16, 64, 256, 512};
     npu.head = npu.embed = {};
     npu.context = {};
+    npu.layer.rows = npu.ffn.rows, npu.layer.units = {1};  // one program between two meetings
+    npu.layer.ns.emplace_back();
+    for (const int64_t rows : npu.ffn.rows) {
+      const auto r = static_cast<double>(rows);
+      npu.layer.ns[0].push_back(npu.attention.at(r, 4) + npu.ffn.at(r, 8192) - speed.overhead_ns);
+    }
     input.devices = {make_device("CPU:0", "cpu", {.gb_per_s = 80, .gflops = 1000}, shape), npu};
     input.devices[0].chunk_context_ns = input.devices[0].context.values[0] / 32;
     request.concurrency = 16, request.prompt_len = 2048, request.output_len = 128;
@@ -189,21 +202,29 @@ TEST(Roles, AnNpuComputesPrompts_AndTheProcessorGenerates) {
   EXPECT_TRUE(prompts.prefills && !prompts.decodes && tokens.decodes);
   EXPECT_EQ(prompts.stages[0].shards[0].device, "NPU:0");
   EXPECT_EQ(tokens.stages[0].shards[0].device, "CPU:0");
-  EXPECT_LE(report->predicted.tokens_per_s, report->bound_tokens_per_s);
+  Predictor predictor(world.shape, world.input, world.request);
+  EXPECT_LE(report->predicted.tokens_per_s, tokens_per_s_bound(&predictor, 0, true));
   EXPECT_EQ(report->kv_capacity_tokens, report->lanes[0].kv_tokens);
+  // What is shown of a lane is of the steps that it runs.
+  EXPECT_LE(report->lanes[1].stages[0].step_ns, 1e6 * report->predicted.tpot_ms);
+  EXPECT_GT(report->lanes[0].stages[0].step_ns, report->lanes[1].stages[0].step_ns);
+  // Weights that both lanes have are there once.
+  EXPECT_EQ(report->devices[0].device, "CPU:0");
+  EXPECT_EQ(report->devices[0].weight_bytes, tokens.stages[0].shards[0].weight_bytes);
 }
 
+// An NPU with a faster memory than the processor's decodes, too, unless each program costs it 1.4 ms.
 TEST(Roles, ADearDispatch_StaysOffTheTokens) {
-  NpuWorld world;
-  for (CostTable* table : {&world.input.devices[1].attention, &world.input.devices[1].ffn}) {
-    for (auto& line : table->ns)
-      for (double& ns : line) ns += 1'200'000;
-  }
-  const auto report = plan(world.shape, world.input, world.request);
-  ASSERT_TRUE(report.ok()) << report.error().message();
-  for (const Lane& lane : report->placement.lanes) {
-    const bool on_npu = lane.stages[0].shards[0].device == "NPU:0";
-    EXPECT_FALSE(on_npu && lane.decodes) << plan_text(*report, world.shape);
+  for (const double dispatch_ns : {0.0, 1'400'000.0}) {
+    NpuWorld world({.gb_per_s = 800, .gflops = 8000, .overhead_ns = 5000 + dispatch_ns});
+    world.request.concurrency = 4, world.request.prompt_len = 64, world.request.output_len = 512;
+    const auto report = plan(world.shape, world.input, world.request);
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    bool decodes = false;
+    for (const Lane& lane : report->placement.lanes) {
+      for (const Shard& shard : lane.stages[0].shards) decodes = decodes || (lane.decodes && shard.device == "NPU:0");
+    }
+    EXPECT_EQ(decodes, dispatch_ns == 0) << plan_text(*report, world.shape);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <set>
 #include <string_view>
 
@@ -15,9 +16,14 @@ namespace {
 
 constexpr double kF32 = 4;
 
-double file_bytes(const ModelShape& shape, const LanePlan& plan, size_t s, const ShardPlan& shard) {
+// Of a shard's layers, embedding and head, in the file.
+enum { kLayers, kEmbedding, kHead, kParts };
+using PartBytes = std::array<double, kParts>;
+
+PartBytes file_bytes(const ModelShape& shape, const LanePlan& plan, size_t s, const ShardPlan& shard) {
   const StagePlan& stage = plan.stages[s];
-  double bytes = 0;
+  PartBytes parts{};
+  double& bytes = parts[kLayers];
   for (size_t l = stage.begin; l < stage.end && shard.in_layers(); ++l) {
     const LayerShape& layer = shape.layers[l];
     bytes += static_cast<double>(layer.replicated_bytes);
@@ -26,13 +32,13 @@ double file_bytes(const ModelShape& shape, const LanePlan& plan, size_t s, const
     if (layer.has_ffn) bytes += layer.ffn_column_bytes * static_cast<double>(shard.ffn_columns);
     if (layer.has_experts) bytes += static_cast<double>(layer.expert_bytes) * static_cast<double>(shard.experts);
   }
-  if (shard.vocab_rows == 0) return bytes;
+  if (shard.vocab_rows == 0) return parts;
   const double part = static_cast<double>(shard.vocab_rows) / static_cast<double>(shape.vocab);
   const bool first = s == 0, last = s + 1 == plan.stages.size();
-  if (last) bytes += static_cast<double>(shape.final_norm_bytes);
-  if (first) bytes += part * static_cast<double>(shape.embedding_bytes);
-  if (last && !(first && shape.tied_head)) bytes += part * static_cast<double>(shape.head_bytes);
-  return bytes;
+  if (first) parts[kEmbedding] = part * static_cast<double>(shape.embedding_bytes);
+  if (last) parts[kHead] = static_cast<double>(shape.final_norm_bytes);
+  if (last && !(first && shape.tied_head)) parts[kHead] += part * static_cast<double>(shape.head_bytes);
+  return parts;
 }
 
 // Queries, keys, values and outputs of a step.
@@ -67,8 +73,9 @@ ShardMemory shard_memory(const ModelShape& shape, const PlanInput& input, const 
                          const LanePlan& plan, size_t s, const ShardPlan& shard) {
   const StagePlan& stage = plan.stages[s];
   ShardMemory memory;
-  memory.weight_bytes =
-      static_cast<uint64_t>(std::llround(file_bytes(shape, plan, s, shard) * input.devices[shard.device].packed_ratio));
+  const PartBytes parts = file_bytes(shape, plan, s, shard);
+  memory.weight_bytes = static_cast<uint64_t>(
+      std::llround(std::accumulate(parts.begin(), parts.end(), 0.0) * input.devices[shard.device].packed_ratio));
   memory.step_bytes = static_cast<uint64_t>(step_bytes(shape, request, s + 1 == plan.stages.size(), shard));
   memory.kv_bytes_per_token =
       static_cast<uint64_t>(std::ceil(kv_head_bytes(shape, request) * static_cast<double>(shard.kv_heads) *
@@ -78,10 +85,10 @@ ShardMemory shard_memory(const ModelShape& shape, const PlanInput& input, const 
 
 namespace {
 
-// A shard's units, wherever they are: equal ones are packed once.
-using UnitsKey = std::array<int64_t, 14>;
+// A part of a shard, wherever it is: equal ones are packed once.
+using PartKey = std::array<int64_t, 11>;
 
-UnitsKey key_of(const LanePlan& plan, size_t s, size_t index) {
+PartKey key_of(const LanePlan& plan, size_t s, size_t index, int64_t part) {
   const StagePlan& stage = plan.stages[s];
   ShardPlan before;
   for (size_t i = 0; i < index; ++i) {
@@ -90,8 +97,10 @@ UnitsKey key_of(const LanePlan& plan, size_t s, size_t index) {
     before.experts += shard.experts, before.vocab_rows += shard.vocab_rows;
   }
   const ShardPlan& own = stage.shards[index];
-  const bool first = s == 0, last = s + 1 == plan.stages.size();
-  return {static_cast<int64_t>(own.device),
+  const auto device = static_cast<int64_t>(own.device);
+  if (part != kLayers) return {part, device, before.vocab_rows, own.vocab_rows};
+  return {part,
+          device,
           static_cast<int64_t>(stage.begin),
           static_cast<int64_t>(stage.end),
           before.query_heads,
@@ -100,11 +109,7 @@ UnitsKey key_of(const LanePlan& plan, size_t s, size_t index) {
           before.ffn_columns,
           own.ffn_columns,
           before.experts,
-          own.experts,
-          before.vocab_rows,
-          own.vocab_rows,
-          first ? 1 : 0,
-          last ? 1 : 0};
+          own.experts};
 }
 
 // What devices hold of lanes, one thing after another.
@@ -122,7 +127,7 @@ class MemoryCount {
       for (size_t i = 0; i < plan.stages[s].shards.size(); ++i) {
         const ShardPlan& shard = plan.stages[s].shards[i];
         const ShardMemory part = shard_memory(shape_, input_, request_, plan, s, shard);
-        if (counted_.insert(key_of(plan, s, i)).second) device(shard.device).weight_bytes += part.weight_bytes;
+        device(shard.device).weight_bytes += new_bytes(plan, s, i);
         step(shard.device, part.step_bytes);
         if (shard.partner == kNoPartner) continue;
         step(shard.partner, static_cast<uint64_t>(attention_bytes(shape_, request_, shard)));
@@ -199,6 +204,15 @@ class MemoryCount {
     return all;
   }
 
+  uint64_t new_bytes(const LanePlan& plan, size_t s, size_t index) {
+    const ShardPlan& shard = plan.stages[s].shards[index];
+    const PartBytes parts = file_bytes(shape_, plan, s, shard);
+    double bytes = 0;
+    for (int64_t part = 0; part < kParts; ++part)
+      if (counted_.insert(key_of(plan, s, index, part)).second) bytes += parts[static_cast<size_t>(part)];
+    return static_cast<uint64_t>(std::llround(bytes * input_.devices[shard.device].packed_ratio));
+  }
+
   void miss(uint64_t bytes, size_t device) {
     if (bytes > missing_bytes_) missing_bytes_ = bytes, short_device_ = device;
   }
@@ -214,7 +228,7 @@ class MemoryCount {
   const PlanInput& input_;
   const PlanRequest& request_;
   std::map<size_t, DeviceMemory> devices_;
-  std::set<UnitsKey> counted_;
+  std::set<PartKey> counted_;
   uint64_t pools_bytes_ = 0, missing_bytes_ = 0;
   size_t short_device_ = 0;
 };

@@ -294,7 +294,11 @@ struct LanesRead {
     RETURN_IF_ERROR(reader.read_stages(fields));
     lane.plan = reader.plan();
     RETURN_IF_ERROR(check_sizes(lane.plan, request));
+    if (fields.find("kv_capacity_tokens") != nullptr && tokens < request.kv.block_size)
+      return fields.wrong("kv_capacity_tokens",
+                          fmt::format("is {}, less than a block of {}", tokens, request.kv.block_size));
     if (lane.pool == kv_tokens.size()) kv_tokens.push_back(tokens);
+    if (kv_tokens[lane.pool] == 0) kv_tokens[lane.pool] = tokens;
     if (tokens != 0 && tokens != kv_tokens[lane.pool])
       return fields.wrong("kv_capacity_tokens",
                           fmt::format("is {}, and pool {} has {}", tokens, lane.pool, kv_tokens[lane.pool]));
@@ -362,6 +366,8 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   LanesRead read;
   const hf::JsonValue::Array* lanes = nullptr;
   RETURN_IF_ERROR(file.list("lanes", &lanes, kLanesMax, false));
+  uint64_t of_all = 0;  // where there are several, their sum: each has its own
+  RETURN_IF_ERROR(file.whole("kv_capacity_tokens", &of_all, 0, INT64_MAX, false));
   if (lanes == nullptr) {
     RETURN_IF_ERROR(read.add(shape, input, request, file, false));
   } else if (lanes->empty()) {
@@ -371,6 +377,8 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
     if (lanes != nullptr && file.find(key) != nullptr) return file.wrong(key, "stands in each of the lanes");
   }
   for (size_t i = 0; lanes != nullptr && i < lanes->size(); ++i) {
+    if ((*lanes)[i].object() == nullptr)
+      return invalid_argument("lanes[{}] is {}, not an object", i, (*lanes)[i].kind_name());
     const Status status = read.add(shape, input, request, JsonFields((*lanes)[i], ""), true);
     if (!status.ok()) return invalid_argument("lanes[{}]: {}", i, status.message());
   }

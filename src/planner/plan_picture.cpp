@@ -135,8 +135,9 @@ void add_figures(const PlanReport& report, std::string* out) {
       p.chunk_rows);
   add_slo(report, out);
   if (report.bound_tokens_per_s > 0) {
-    *out += fmt::format("bound      {:.4g} tokens/s for any plan of these devices: at most {:.1f} % is left to gain\n",
-                        report.bound_tokens_per_s, 100 * report.gap);
+    *out += fmt::format(
+        "bound      {:.4g} tokens/s for any plan{} of these devices: at most {:.1f} % is left to gain\n",
+        report.bound_tokens_per_s, report.placement.lanes.size() == 1 ? " of one lane" : "", 100 * report.gap);
   }
   *out += fmt::format("KV         {} tokens\n", report.kv_capacity_tokens);
   if (report.forced && report.forced_loss.loss >= kLossTold) {

@@ -178,18 +178,6 @@ class Search {
 
 namespace {
 
-std::vector<StageTime> stage_times(Predictor* predictor, const LanePlan& plan, const Prediction& predicted) {
-  const Predictor::Costs& costs = predictor->steady(predicted);
-  const bool overlapped = predicted.micro_batches > 1 && plan.stages.size() > 1;
-  std::vector<StageTime> times;
-  for (size_t s = 0; s < plan.stages.size(); ++s) {
-    const StageCost decode = stage_cost(costs.decode, plan, s, overlapped);
-    const StageCost mixed = stage_cost(costs.mixed, plan, s, overlapped);
-    times.push_back({costs.load.mean(decode.ns, mixed.ns), costs.load.mean(decode.hop_ns, mixed.hop_ns)});
-  }
-  return times;
-}
-
 LaneSet set_of(Predictor* predictor, const Candidate& candidate) {
   return evaluate_lanes(predictor, {{candidate.plan}},
                         {{candidate.memory.kv_tokens}, {candidate.predicted.micro_batches}});
@@ -211,12 +199,10 @@ PlanReport report_of(Predictor* predictor, const LaneSet& set) {
   report.layers = static_cast<uint32_t>(shape.layers.size());
   for (size_t i = 0; i < set.lanes.size(); ++i) {
     const LaneOfSet& lane = set.lanes[i];
-    Prediction steps = set.pools[lane.pool];
-    steps.concurrency = std::max(steps.concurrency, 1u), steps.micro_batches = set.micro_batches[i];
-    report.lanes.push_back(
-        {set.pools[lane.pool], set.memory.kv_tokens[lane.pool], stage_times(predictor, lane.plan, steps)});
+    const Prediction& predicted = set.pools[lane.pool];
+    report.lanes.push_back({predicted, set.memory.kv_tokens[lane.pool], set.stages[i]});
     Lane& placed = report.placement.lanes[i];
-    if (steps.chunks == Chunks::kEven && lane.plan.stages.size() > 1) placed.chunk_rows = steps.chunk_rows;
+    if (predicted.chunks == Chunks::kEven && lane.plan.stages.size() > 1) placed.chunk_rows = predicted.chunk_rows;
     placed.routes =
         lane_routes(input, predictor->links(), lane.plan, sizeof(float) * static_cast<double>(shape.hidden));
   }
@@ -398,7 +384,7 @@ Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, co
   for (size_t i = 0; i < placement.lanes.size(); ++i) {
     Lane& lane = report.placement.lanes[i];
     lane.routes = placement.lanes[i].routes;
-    lane.chunk_rows = placement.lanes[i].chunk_rows;
+    if (placement.lanes[i].chunk_rows > 0) lane.chunk_rows = placement.lanes[i].chunk_rows;
     if (lane.stages.size() > 1 && placement.lanes[i].micro_batches > 0)
       lane.micro_batches = placement.lanes[i].micro_batches;
   }

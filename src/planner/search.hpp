@@ -27,10 +27,6 @@ struct Alternative {
   double tokens_per_s = 0;
 };
 
-struct StageTime {
-  double step_ns = 0, hop_ns = 0;  // mean over the load's steps
-};
-
 // Of a lane of the placement. Lanes of one pool have one prediction, of them all.
 struct LaneReport {
   Prediction predicted;

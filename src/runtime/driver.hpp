@@ -146,6 +146,7 @@ class Driver {
   Status meet(const TapeEntry& entry, Flight& flight, size_t set);
   Status meet_others(const TapeEntry& entry, Flight& flight, size_t set);
   Status make_room(Flight& flight);
+  Status wait_for(const EventHandle& event, Flight& flight);
   Status settle(Flight& flight);
   Status receive(Flight& flight);
   Status send(Flight& flight);

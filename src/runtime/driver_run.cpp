@@ -185,10 +185,23 @@ Status Driver::make_room(Flight& flight) {
     if (at->programs) newest = &at->programs;
   ended_ = enqueued_;
   if (newest == nullptr) return ok_status();
-  const Status status = device_.wait(newest->last(), device_timeout_ns(flight));
-  if (fatal(status)) return status;  // what else a program reports is heard of when its step is settled
-  learn_times(newest->last());
-  return ok_status();
+  const Status status = wait_for(newest->last(), flight);
+  return fatal(status) ? status : ok_status();  // what else a program reports is heard of when its step is settled
+}
+
+// Until the work before the event has ended, as it says.
+Status Driver::wait_for(const EventHandle& event, Flight& flight) {
+  Status status = device_.wait(event, device_timeout_ns(flight));
+  if (status.code() == MOTLEY_DEADLINE_EXCEEDED && device_.worker() != nullptr && device_.worker()->at_work()) {
+    // It computes, on a machine that is short of cores: as long again, for which the others in a meeting wait.
+    time_.waited(flight.limit_ns);
+    due_ns_ = deadline_ns(flight);
+    status = device_.wait(event, device_timeout_ns(flight));
+  }
+  if (status.code() == MOTLEY_DEADLINE_EXCEEDED)
+    return error(MOTLEY_DEADLINE_EXCEEDED, "it did not finish a step in time");
+  learn_times(event);
+  return status;
 }
 
 Status Driver::meet(const TapeEntry& entry, Flight& flight, size_t set) {
@@ -219,17 +232,8 @@ Status Driver::settle(Flight& flight) {
   if (!running_) return ok_status();
   const ProgramEvents programs = std::exchange(running_, {});
   ended_ = std::max(ended_, programs.last_number());
-  Status status = device_.wait(programs.last(), device_timeout_ns(flight));
-  if (status.code() == MOTLEY_DEADLINE_EXCEEDED && device_.worker() != nullptr && device_.worker()->at_work()) {
-    // It computes, on a machine that is short of cores: as long again, for which the others in a meeting wait.
-    time_.waited(flight.limit_ns);
-    due_ns_ = deadline_ns(flight);
-    status = device_.wait(programs.last(), device_timeout_ns(flight));
-  }
-  if (status.code() == MOTLEY_DEADLINE_EXCEEDED) {
-    return error(MOTLEY_DEADLINE_EXCEEDED, "it did not finish a step in time");
-  }
-  learn_times(programs.last());
+  const Status status = wait_for(programs.last(), flight);
+  if (status.code() == MOTLEY_DEADLINE_EXCEEDED) return status;
   learn_busy(programs);
   trace_.programs(programs, flight.plan.step, flight.batch);
   if (status.ok()) return status;

@@ -7,22 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hf_folder import KV_HEADS, FFN, LAYERS, write_hf_folder
+from hf_folder import FFN, KV_HEADS, LAYERS
 from support import Server, motley, refuse
 
 DEVICES = ["--devices", "SIM:gpu-like,CPU:0"]
-REQUESTS, TOKENS = 12, 24
+REQUESTS, TOKENS, MANY = 12, 24, 200
 PROMPTS = [f"a {chr(97 + i)} b " * (1 + i % 3) for i in range(REQUESTS)]
 ON_GPU = {"device": "SIM:gpu-like"}
 ATTENDED = {"device": "SIM:gpu-like", "partner": "CPU:0"}
 ON_CPU = {"device": "CPU:0"}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lanes") / "tiny"
-    write_hf_folder(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +33,22 @@ def plan_file(folder, *lanes):
     return path
 
 
-def answers(server):
+def answers(server, tokens=TOKENS):
     """All at once."""
+    def ask(prompt):
+        return server.complete(prompt=prompt, max_tokens=tokens, ignore_eos=True)
+
     with ThreadPoolExecutor(REQUESTS) as pool:
-        bodies = list(pool.map(lambda prompt: server.complete(prompt=prompt, max_tokens=TOKENS, ignore_eos=True), PROMPTS))
-    assert all(body["usage"]["completion_tokens"] == TOKENS for body in bodies)
+        bodies = list(pool.map(ask, PROMPTS))
+    assert all(body["usage"]["completion_tokens"] == tokens for body in bodies)
     return [body["choices"][0]["text"] for body in bodies]
 
 
 @pytest.fixture(scope="module")
 def alone(tiny, cache, tmp_path_factory):
+    """Texts of the device alone, by how many tokens they have."""
     with Server(tiny, tmp_path_factory.mktemp("alone") / "log", "--devices", "CPU:0", environment=cache) as server:
-        return answers(server)
+        return {tokens: answers(server, tokens) for tokens in (TOKENS, MANY)}
 
 
 def by_label(server, name, label):
@@ -63,7 +60,7 @@ def test_kv_of_two_owners(tiny, cache, alone, tmp_path):
     """The first pool holds two of the requests at most; the others' KV lies with the CPU."""
     plan = plan_file(tmp_path, lane(ON_GPU, kv_capacity_tokens=96), lane(ATTENDED, kv_capacity_tokens=2048))
     with Server(tiny, tmp_path / "log", *DEVICES, "--plan", plan, "--max-model-len", 64, environment=cache) as server:
-        assert answers(server) == alone
+        assert answers(server) == alone[TOKENS]
         assert by_label(server, "motley:kv_blocks", "pool") == {"0": 6, "1": 128}
         rows = by_label(server, "motley:lane_rows_total", "lane")
         assert rows["0"] > 0 and rows["1"] > rows["0"], rows
@@ -75,7 +72,7 @@ def test_prompts_on_one_device_and_tokens_on_another(tiny, cache, alone, tmp_pat
     plan = plan_file(tmp_path, lane(ATTENDED, role="prefill"), lane(ON_CPU, role="decode", pool=0))
     with Server(tiny, tmp_path / "log", *DEVICES, "--plan", plan, "--no-enable-prefix-caching",
                 environment=cache) as server:
-        assert answers(server) == alone
+        assert answers(server) == alone[TOKENS]
         rows = by_label(server, "motley:lane_rows_total", "lane")
         metrics = server.metrics()
     assert rows["0"] == metrics["vllm:prompt_tokens_total"]
@@ -84,17 +81,29 @@ def test_prompts_on_one_device_and_tokens_on_another(tiny, cache, alone, tmp_pat
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_owner_or_the_other_is_lost(victim, tiny, cache, alone, tmp_path):
-    plan = plan_file(tmp_path, lane(ON_GPU, kv_capacity_tokens=96), lane(ATTENDED, kv_capacity_tokens=2048))
-    with Server(tiny, tmp_path / "log", *DEVICES, "--isolate", "--plan", plan, "--max-model-len", 64,
+    plan = plan_file(tmp_path, lane(ON_GPU, kv_capacity_tokens=512), lane(ATTENDED, kv_capacity_tokens=8192))
+    with Server(tiny, tmp_path / "log", *DEVICES, "--isolate", "--plan", plan, "--max-model-len", 256,
                 environment=cache) as server:
         workers = server.workers()
         with ThreadPoolExecutor(1) as pool:
-            told = pool.submit(answers, server)
+            told = pool.submit(answers, server, MANY)
             while by_label(server, "motley:lane_rows_total", "lane").get("1", 0) < 40:
                 assert not told.done()
             os.kill(workers[victim], signal.SIGKILL)
-            assert told.result() == alone
+            assert told.result() == alone[MANY]
         assert "lost" in (tmp_path / "log").read_text()
+
+
+def test_a_queue_that_takes_few_programs(tiny, cache, alone, tmp_path):
+    """A step has more of them: each layer is one, where others attend on the device or are attended for."""
+    file = tmp_path / "shallow.toml"
+    file.write_text("memory_bytes = 1073741824\nbandwidth_gb_s = 40\ngflops = {f32 = 50}\nqueue_depth = 2\n")
+    name = f"SIM:{file}"
+    plan = plan_file(tmp_path, lane({"device": name}, kv_capacity_tokens=96),
+                     lane({"device": name, "partner": "CPU:0"}, kv_capacity_tokens=2048))
+    with Server(tiny, tmp_path / "log", "--devices", f"{name},CPU:0", "--plan", plan, "--max-model-len", 64,
+                environment=cache) as server:
+        assert answers(server) == alone[TOKENS]
 
 
 def test_lanes_that_cannot_be_are_refused(tiny, cache, tmp_path):

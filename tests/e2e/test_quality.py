@@ -4,18 +4,10 @@ import re
 
 import pytest
 
-from hf_folder import write_hf_folder
 from support import Server, motley, refuse
 
 PAIR = ["--devices", "NPU:1,CPU:0", "--device-map", "NPU:1=SIM:intel-npu-like"]
 ERRORS = {"exact": (0, 0), "balanced": (0.003, 0.01), "fast": (0.05, 0.15)}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("quality") / "tiny"
-    write_hf_folder(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
