@@ -121,6 +121,36 @@ void join(Plan& plan) {
   plan.ops = std::move(joined);
 }
 
+// The result of an op that can write bf16; MOTLEY_NONE: it has none.
+int32_t result_in_bf16(const PlanOp& op) {
+  switch (op.kind) {
+    case MOTLEY_OP_RMSNORM:
+    case MOTLEY_OP_SILU_MUL:
+    case MOTLEY_OP_GELU_MUL:
+    case MOTLEY_OP_CLAMPED_SWIGLU:
+    case MOTLEY_OP_PAGED_ATTENTION: return op.out[0];
+    case MOTLEY_OP_ADD: return op.kernel == add_rmsnorm ? op.out[1] : MOTLEY_NONE;
+    default: return MOTLEY_NONE;
+  }
+}
+
+// What products alone read is written in bf16, as they would round it: half the bytes, and no step of its own for it.
+void round_early(Plan& plan) {
+  std::vector<int> others = readers(plan);  // that are no such products
+  for (const PlanOp& op : plan.ops) {
+    if (op.kind != MOTLEY_OP_MATMUL) continue;
+    const auto& weight = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[0])]);
+    if (weight.view().streams && weight.cols % 8 == 0) --others[static_cast<size_t>(op.in[0])];
+  }
+  for (const PlanOp& op : plan.ops) {
+    const int32_t id = result_in_bf16(op);
+    if (id == MOTLEY_NONE || others[static_cast<size_t>(id)] != 0) continue;
+    kit::PlanValue& value = plan.values[static_cast<size_t>(id)];
+    if (value.dtype != MOTLEY_F32 || value.width % 8 != 0) continue;
+    value.dtype = MOTLEY_BF16, value.row_bytes = 2 * value.width;
+  }
+}
+
 }  // namespace
 
 void fuse(Plan& plan, CudaMemory& memory) {
@@ -132,6 +162,7 @@ void fuse(Plan& plan, CudaMemory& memory) {
     if (op.kind == MOTLEY_OP_SAMPLE) needs->samples = true;
   }
   join(plan);
+  round_early(plan);
   tables.insert();
   plan.data = std::move(needs);
 }

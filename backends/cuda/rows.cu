@@ -1,6 +1,7 @@
 // RMSNORM, alone and of a sum.
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/launch.cuh"
+#include "cuda/stored.cuh"
 
 namespace motley::cuda {
 
@@ -14,7 +15,9 @@ struct Rows {
   const float *x, *more, *weight;  // more: added first; null: nothing is
   int64_t group, runs;
   float eps;
-  float *sum, *out;
+  float* sum;
+  void* out;
+  bool bf16;  // of out, else it is f32
 };
 
 // The values that one thread has: quads of four, kRowThreads apart, whatever the addresses are.
@@ -63,8 +66,11 @@ __global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_const
     const int64_t i = 4 * (int64_t{k} * kRowThreads + threadIdx.x);
     if (i >= a.group) break;
     const float4 w = load_quad<false>(a.weight + i);
-    store_quad<kAligned>(a.out + first + i,
-                         {v[k].x * factor * w.x, v[k].y * factor * w.y, v[k].z * factor * w.z, v[k].w * factor * w.w});
+    const float4 all{v[k].x * factor * w.x, v[k].y * factor * w.y, v[k].z * factor * w.z, v[k].w * factor * w.w};
+    if (a.bf16)
+      store_four(true, a.out, (first + i) / 4, all);
+    else
+      store_quad<kAligned>(static_cast<float*>(a.out) + first + i, all);
   }
 }
 
@@ -80,7 +86,8 @@ __global__ void normalise_runs(const __grid_constant__ Rows a) {
     float squares = 0;
     for (int64_t i = lane; i < a.group; i += kWarp) squares = fmaf(x[i], x[i], squares);
     const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.group) + a.eps);
-    for (int64_t i = lane; i < a.group; i += kWarp) a.out[run * a.group + i] = x[i] * factor * a.weight[i];
+    for (int64_t i = lane; i < a.group; i += kWarp)
+      store_one(a.bf16, a.out, run * a.group + i, x[i] * factor * a.weight[i]);
   }
 }
 
@@ -103,13 +110,13 @@ void normalise(const Rows& a, const CudaStream& stream) {
 void rmsnorm(const kit::OpCall& call) {
   const int64_t group = call.op->attr.norm.group;
   normalise({call.in[0].f32(), nullptr, call.weight[0]->vector(), group, call.in[0].rows * (call.in[0].width / group),
-             call.op->attr.norm.eps, nullptr, call.out[0].f32()},
+             call.op->attr.norm.eps, nullptr, call.out[0].data, call.out[0].dtype == MOTLEY_BF16},
             stream_of(call));
 }
 
 void add_rmsnorm(const kit::OpCall& call) {
   normalise({call.in[0].f32(), call.in[1].f32(), call.weight[0]->vector(), call.in[0].width, call.in[0].rows,
-             call.op->attr.norm.eps, call.out[0].f32(), call.out[1].f32()},
+             call.op->attr.norm.eps, call.out[0].f32(), call.out[1].data, call.out[1].dtype == MOTLEY_BF16},
             stream_of(call));
 }
 

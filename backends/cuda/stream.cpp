@@ -179,6 +179,9 @@ CudaStream::~CudaStream() {
   for (const PinnedPool::Piece& piece : held_.pieces) pool_.give(piece);
   if (staging_.data) pool_.give(staging_);
   cudaStreamDestroy(stream_);
+  if (joined_) cudaEventDestroy(joined_);
+  if (forked_) cudaEventDestroy(forked_);
+  if (beside_) cudaStreamDestroy(beside_);
   memory_.release(counters_, kPartialsMax * sizeof(int32_t));
   if (device_) memory_.release(device_, room_);
   cudaGetLastError();
@@ -354,6 +357,22 @@ void CudaStream::stop_recording() {
   if (graph) cudaGraphDestroy(graph);
   cudaGetLastError();
   record->refused = true;
+}
+
+cudaStream_t CudaStream::fork() {
+  if (!beside_) {
+    check(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking), "making a second stream");
+    check(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming), "making an event");
+    check(cudaEventCreateWithFlags(&joined_, cudaEventDisableTiming), "making an event");
+  }
+  check(cudaEventRecord(forked_, stream_), "forking a stream");
+  check(cudaStreamWaitEvent(beside_, forked_, 0), "forking a stream");
+  return beside_;
+}
+
+void CudaStream::join() {
+  check(cudaEventRecord(joined_, beside_), "joining a stream");
+  check(cudaStreamWaitEvent(stream_, joined_, 0), "joining a stream");
 }
 
 void CudaStream::follow(kit::Stream& other) {

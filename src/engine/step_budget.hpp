@@ -20,7 +20,7 @@ inline constexpr double kStepAimNs = 120e6;
 // The same of a step that also carries rows of sequences which decode, and whose next tokens wait for it: 30 tokens a
 // second are more than anybody reads, and smaller parts would only cost throughput; but where the decoding rows alone
 // take long, so many times that, so that prompts get most of the time and the gaps grow by a known factor only.
-inline constexpr double kStepAimBesideNs = 33e6;
+inline constexpr double kStepAimBesideNs = 48e6;
 inline constexpr double kStepAimBesideTimes = 3;
 inline constexpr uint32_t kBudgetRowsUnknown = 64;  // of the first step, and of steps until one has had more than half
 inline constexpr uint32_t kBudgetRowsMax = 2048;    // chosen rows; more gives no more throughput, only latency

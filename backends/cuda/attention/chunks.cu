@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cuda/attention/pool.cuh"
+#include "cuda/stored.cuh"
 
 namespace motley::cuda {
 
@@ -371,7 +372,8 @@ class ChunkAttention {
     }
     __syncthreads();
     each_value([&](int pair, int e) {
-      a_.out[int64_t{s_.head[pair]} * a_.layer.dim + e] = s_.joined[pair][e] * s_.chunk_factor[pair].x;
+      store_one(a_.bf16, a_.out, int64_t{s_.head[pair]} * a_.layer.dim + e,
+                s_.joined[pair][e] * s_.chunk_factor[pair].x);
     });
   }
 
@@ -397,7 +399,7 @@ constexpr int kBlocksOf = D <= 64    ? 4
 template <class T, int D, bool kCapped>
 __global__ void __launch_bounds__(kThreadsHere, kBlocksOf<D>) attend_items(const __grid_constant__ Attention a) {
   extern __shared__ __align__(16) std::byte memory[];
-  wait_for_earlier();
+  wait_for_earlier(a.batch.rows <= kLittle);
   ChunkAttention<T, D, kCapped> attention(a, *reinterpret_cast<Shared<D>*>(memory));
   const int32_t count = *a.chunk_items;
   for (int32_t i = blockIdx.x; i < count; i += gridDim.x) attention.run(a.chunks[i]);

@@ -35,7 +35,9 @@ struct Attention {
   Layer layer;
   DeviceBatch batch;
   const float *q, *sinks;
-  float *out, *log_sum_exp;
+  void* out;
+  bool bf16;  // of out, else it is f32
+  float* log_sum_exp;
   int32_t heads, window;
   float scale, softcap, cap_scale;  // cap_scale: scale / softcap
   float* partial;                   // kPartialsMax * dim sums, then as many pairs of largest and total

@@ -58,6 +58,8 @@ __device__ typename Kind::Cursor cursor_of(const Job& job, int64_t expert_offset
   return Kind::at(p.data + expert_offset, job.row_bytes, p.width, job.cols, own, lane);
 }
 
+void prepare_serial();  // the kernels behind multiply_serially
+
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kLeft>
 __device__ void wait_for_copies() {

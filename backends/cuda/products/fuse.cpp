@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 
 #include "cuda/products/products.hpp"
 
@@ -53,6 +54,25 @@ void join_products(kit::Plan& plan) {
   }
 }
 
+// Products of one width beside each other, as their weights lie: the library may take them at once.
+void sort_products(kit::Plan& plan) {
+  for (kit::PlanOp& op : plan.ops) {
+    if (!is_product(op) || op.out.size() < 2) continue;
+    std::vector<size_t> order(op.out.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    const auto place = [&](size_t i) {
+      const CudaWeight& w = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[2 * i])]);
+      return std::pair(-w.rows, w.view().data);
+    };
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return place(a) < place(b); });
+    const std::vector<int32_t> out = op.out, weight = op.weight;
+    for (size_t i = 0; i < order.size(); ++i) {
+      op.out[i] = out[order[i]];
+      op.weight[2 * i] = weight[2 * order[i]], op.weight[2 * i + 1] = weight[2 * order[i] + 1];
+    }
+  }
+}
+
 size_t uses_of(const kit::Plan& plan, int32_t value) {
   size_t uses = 0;
   for (const kit::PlanOp& op : plan.ops) uses += static_cast<size_t>(std::count(op.in.begin(), op.in.end(), value));
@@ -95,7 +115,8 @@ int64_t slab_rows(int64_t width, int64_t cols) {
 LibraryScratch library_scratch(int64_t rows, int64_t cols) {
   LibraryScratch s;
   s.workspace = align(rows * bf16_stride(cols) * 2);
-  s.slab = s.workspace + static_cast<int64_t>(Library::kWorkspace);
+  s.beside = s.workspace + static_cast<int64_t>(Library::kWorkspace);
+  s.slab = s.beside + static_cast<int64_t>(Library::kWorkspace);
   s.bytes = s.slab;
   return s;
 }
@@ -121,6 +142,7 @@ int64_t product_scratch(const kit::Plan& plan, const kit::PlanOp& op) {
 
 void fuse_products(kit::Plan& plan, CudaMemory& memory, const std::shared_ptr<const Library>& library) {
   join_products(plan);
+  sort_products(plan);
   take_additions(plan);
   for (kit::PlanOp& op : plan.ops) {
     if (op.kind != MOTLEY_OP_MATMUL && op.kind != MOTLEY_OP_GROUPED_MATMUL) continue;

@@ -113,7 +113,7 @@ Job job_of(const kit::OpCall& call, Rows rows) {
   job.dtype = w.format;
   job.cols = static_cast<int32_t>(w.cols);
   job.row_bytes = w.view().row_bytes, job.expert_bytes = w.view().expert_bytes;
-  job.x = call.in[0].f32(rows.first), job.rows = rows.count;
+  job.x = {call.in[0].bytes(rows.first), call.in[0].dtype == MOTLEY_BF16}, job.rows = rows.count;
   const bool add = call.in.size() > 1 && call.op->kind == MOTLEY_OP_MATMUL && call.in[1].data;
   for (size_t i = 0; i < call.out.size(); ++i) {
     const WeightView& view = weight_of(call, i).view();
@@ -131,7 +131,16 @@ Job job_of(const kit::OpCall& call, Rows rows) {
 
 bool aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
 
-// The library's calls of a job, each with the weight rows [first, first + width) of product i: f(i, first, call).
+bool has_more(const Product& p) { return p.bias || p.residual; }
+
+// Products i and i + 1 of a job can be one call of the library.
+bool are_a_batch(const Job& job, int i) {
+  if (i + 1 >= job.count) return false;
+  const Product &a = job.products[i], &b = job.products[i + 1];
+  return a.width == b.width && !has_more(a) && !has_more(b) && a.data < b.data && a.out < b.out;
+}
+
+// The library's calls of a job, each of weight rows [first, first + width) of products from i on: f(i, first, call).
 template <class F>
 void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
   const LibraryScratch at = library_scratch(job.rows, job.cols);
@@ -140,15 +149,22 @@ void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
     const bool direct = w.format == MOTLEY_BF16 && !w.view().sub_block_of;
     const int64_t step = direct ? p.width : slab_rows(p.width, job.cols);
+    LibraryCall one{};
+    one.cols = job.cols, one.rows = job.rows, one.out_stride = p.width;
+    one.x = job.x.bf16 ? job.x.data : call.scratch;
+    one.stride = job.x.bf16 ? job.cols : bf16_stride(job.cols);
+    if (direct && are_a_batch(job, i)) {
+      const Product& next = job.products[i + 1];
+      one.batch = 2, one.out_step = next.out - p.out, one.w_step = (next.data - p.data) / 2;
+    }
     for (int64_t first = 0; first < p.width; first += step) {
-      LibraryCall one{};
-      one.width = std::min(step, p.width - first), one.cols = job.cols, one.rows = job.rows;
+      one.width = std::min(step, p.width - first);
       one.w = direct ? static_cast<const void*>(p.data) : call.scratch + at.slab;
-      one.x = call.scratch, one.stride = bf16_stride(job.cols);
-      one.out = p.out + first, one.out_stride = p.width;
+      one.out = p.out + first;
       one.bias = p.bias ? p.bias + first : nullptr, one.add = p.residual ? p.residual + first : nullptr;
       f(i, first, one);
     }
+    i += static_cast<int>(one.batch) - 1;
   }
 }
 
@@ -163,14 +179,52 @@ bool fits_library(const kit::OpCall& call, const Job& job, const Library& librar
   return fits;
 }
 
+// The products of few rows run beside each other: one alone does not keep the memory busy.
 void multiply_by_library(const kit::OpCall& call, const Job& job, const Library& library) {
-  const cudaStream_t stream = stream_of(call).raw();
-  rows_to_bf16(job.x, job.rows, job.cols, call.scratch, bf16_stride(job.cols), stream);
+  constexpr int64_t kBesideRows = 512;
+  CudaStream& stream = stream_of(call);
+  const LibraryScratch at = library_scratch(job.rows, job.cols);
+  if (!job.x.bf16) rows_to_bf16(job.x, job.rows, job.cols, call.scratch, bf16_stride(job.cols), stream.raw());
+  bool forked = false;
   each_library_call(call, job, [&](int i, int64_t first, const LibraryCall& one) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
-    if (one.w != job.products[i].data) to_bf16(w.format, w.view(), first, one.width, const_cast<void*>(one.w), stream);
-    library.multiply(one, call.scratch + library_scratch(job.rows, job.cols).workspace, stream);
+    if (one.w != job.products[i].data)
+      to_bf16(w.format, w.view(), first, one.width, const_cast<void*>(one.w), stream.raw());
+    const bool more = one.w == job.products[i].data && i + one.batch < job.count && job.rows <= kBesideRows;
+    if (more && !forked) {
+      forked = true;
+      return library.multiply(one, call.scratch + at.beside, stream.fork());
+    }
+    library.multiply(one, call.scratch + at.workspace, stream.raw());
   });
+  if (forked) stream.join();
+}
+
+// Products i to i + call.batch - 1 of a job, for the library's call, by own kernels.
+void multiply_call_serially(Job job, int i, const LibraryCall& call, cudaStream_t stream) {
+  job.rows = call.rows, job.x = {call.x, true}, job.tiles = 0;
+  job.count = static_cast<int32_t>(call.batch);
+  for (int b = 0; b < job.count; ++b) {
+    Product& p = job.products[b] = job.products[i + b];
+    p.first = job.tiles, p.out = call.out + b * call.out_step;
+    job.tiles += tiles_of(p.width);
+  }
+  multiply_serially(job, stream);
+}
+
+// Whether the sums of the library are those of multiply_serially: all rows may then go either way.
+bool is_of_one_class(const kit::OpCall& call, const Job& job, const Library& library) {
+  const CudaWeight& w = weight_of(call, 0);
+  const int64_t few = std::min(job.rows, serial_rows_max(job));
+  if (w.format != MOTLEY_BF16 || !w.view().streams || few <= 0 || !fits_library(call, job, library)) return false;
+  const cudaStream_t stream = stream_of(call).raw();
+  bool agree = true;
+  each_library_call(call, job, [&](int i, int64_t, const LibraryCall& one) {
+    const auto serially = [&](const LibraryCall& some) { multiply_call_serially(job, i, some, stream); };
+    std::byte* const workspace = call.scratch + library_scratch(job.rows, job.cols).workspace;
+    agree = agree && library.agrees(one, few, serially, workspace, stream);
+  });
+  return agree;
 }
 
 void multiply_by_formulas(const kit::OpCall& call, Rows rows) {
@@ -221,6 +275,12 @@ void embed(const kit::OpCall& call) {
 void matmul(const kit::OpCall& call) {
   const auto& data = *static_cast<const ProductData*>(call.op->data.get());
   const int64_t rows = call.in[0].rows;
+  if (rows == 0) return;
+  const Job all = job_of(call, {0, rows});
+  if (data.cublaslt && is_of_one_class(call, all, *data.cublaslt)) {
+    if (rows <= serial_rows_max(all)) return multiply_serially(all, stream_of(call).raw());
+    return multiply_by_library(call, all, *data.cublaslt);
+  }
   const auto is_prompt = [&](int64_t r) { return data.cublaslt && !data.head && call.batch->generated[r] == 0; };
   for (int64_t first = 0; first < rows;) {
     int64_t end = first + 1;

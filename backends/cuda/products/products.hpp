@@ -19,7 +19,7 @@ struct ProductData {
 
 // Where a product by the library has its parts, and how many bytes it needs.
 struct LibraryScratch {
-  int64_t workspace, slab, bytes;
+  int64_t workspace, beside, slab, bytes;  // beside: another workspace
 };
 LibraryScratch library_scratch(int64_t rows, int64_t cols);
 // Weight rows that are de-quantised at once.
