@@ -111,8 +111,8 @@ class Bench {
     for (int p = 0; p < job.count; ++p) {
       const Product& product = job.products[p];
       const void* w = product.data;
-      LibraryCall call{nullptr,       job.x.data, nullptr, nullptr,  product.out,
-                       product.width, job.cols,   rows,    job.cols, product.width};
+      LibraryCall call{nullptr,  job.x.data, nullptr,  product.out,  product.width,
+                       job.cols, rows,       job.cols, product.width};
       if (dtype_ == MOTLEY_BF16 && p + 1 < job.count && job.products[p + 1].width == product.width) {  // as in a step
         call.batch = 2, call.w_step = (job.products[p + 1].data - product.data) / 2;
         call.out_step = job.products[p + 1].out - product.out;
@@ -186,12 +186,8 @@ class Bench {
       const int64_t bytes = (tile_bytes(dtype_) ? tiles_down(width) : width) * job.row_bytes;
       // Small numbers in bf16; of tiles any bits but the exponents of infinities.
       held_.push_back(allocate(bytes, 0xbbffbbffu, 0));
-      job.products[job.count++] = {reinterpret_cast<const uint8_t*>(held_.back().data()),
-                                   nullptr,
-                                   nullptr,
-                                   nullptr,
-                                   static_cast<int32_t>(width),
-                                   job.tiles};
+      job.products[job.count++] = {reinterpret_cast<const uint8_t*>(held_.back().data()), nullptr, nullptr,
+                                   static_cast<int32_t>(width), job.tiles};
       job.tiles += tiles_of(width);
       all += static_cast<double>(bytes);
     }

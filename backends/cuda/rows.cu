@@ -38,22 +38,31 @@ __device__ void store_quad(float* to, float4 v) {
 template <bool kAligned>
 __global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_constant__ Rows a) {
   __shared__ float warps[kRowThreads / kWarp];
-  wait_for_earlier();
+  float4 v[kQuadsMax], more[kQuadsMax]{}, weight[kQuadsMax];
   const int64_t first = blockIdx.x * a.group;
-  float4 v[kQuadsMax];
-  float squares = 0;
+  const auto each_quad = [&](auto&& f) {
 #pragma unroll
-  for (int k = 0; k < kQuadsMax; ++k) {
-    const int64_t i = 4 * (int64_t{k} * kRowThreads + threadIdx.x);
-    if (i >= a.group) break;
+    for (int k = 0; k < kQuadsMax; ++k) {
+      const int64_t i = 4 * (int64_t{k} * kRowThreads + threadIdx.x);
+      if (i >= a.group) break;
+      f(k, i);
+    }
+  };
+  each_quad([&](int k, int64_t i) { weight[k] = load_quad<false>(a.weight + i); });
+  wait_for_earlier();
+  // All loads before the first store: as far as the compiler knows, it may be to where they read.
+  each_quad([&](int k, int64_t i) {
     v[k] = load_quad<kAligned>(a.x + first + i);
+    if (a.more) more[k] = load_quad<kAligned>(a.more + first + i);
+  });
+  float squares = 0;
+  each_quad([&](int k, int64_t i) {
     if (a.more) {
-      const float4 m = load_quad<kAligned>(a.more + first + i);
-      v[k] = {v[k].x + m.x, v[k].y + m.y, v[k].z + m.z, v[k].w + m.w};
+      v[k] = {v[k].x + more[k].x, v[k].y + more[k].y, v[k].z + more[k].z, v[k].w + more[k].w};
       store_quad<kAligned>(a.sum + first + i, v[k]);
     }
     squares = fmaf(v[k].x, v[k].x, fmaf(v[k].y, v[k].y, fmaf(v[k].z, v[k].z, fmaf(v[k].w, v[k].w, squares))));
-  }
+  });
   squares = warp_sum(squares);
   if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = squares;
   __syncthreads();
@@ -61,17 +70,14 @@ __global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_const
 #pragma unroll
   for (int w = 0; w < kRowThreads / kWarp; ++w) all += warps[w];
   const float factor = 1.0f / sqrtf(all / static_cast<float>(a.group) + a.eps);
-#pragma unroll
-  for (int k = 0; k < kQuadsMax; ++k) {
-    const int64_t i = 4 * (int64_t{k} * kRowThreads + threadIdx.x);
-    if (i >= a.group) break;
-    const float4 w = load_quad<false>(a.weight + i);
-    const float4 all{v[k].x * factor * w.x, v[k].y * factor * w.y, v[k].z * factor * w.z, v[k].w * factor * w.w};
+  each_quad([&](int k, int64_t i) {
+    const float4 w = weight[k];
+    const float4 result{v[k].x * factor * w.x, v[k].y * factor * w.y, v[k].z * factor * w.z, v[k].w * factor * w.w};
     if (a.bf16)
-      store_four(true, a.out, (first + i) / 4, all);
+      store_four(true, a.out, (first + i) / 4, result);
     else
-      store_quad<kAligned>(static_cast<float*>(a.out) + first + i, all);
-  }
+      store_quad<kAligned>(static_cast<float*>(a.out) + first + i, result);
+  });
 }
 
 // A warp a run, of any length.

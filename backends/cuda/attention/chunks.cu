@@ -14,7 +14,8 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreadsHere = kWarps * kWarp;
 constexpr int kStep = 16;  // positions of a warp's step; step i belongs to warp i % kWarps
-constexpr int kPad = 4;    // floats behind a row in shared memory
+constexpr int kRound = kWarps * kStep;
+constexpr int kPad = 4;  // floats behind a row in shared memory
 
 // What a block of threads shares. The rows of `sum` are (row, head) pairs.
 template <int D>
@@ -54,16 +55,21 @@ class ChunkAttention {
   static constexpr int kKeyLoads = D / 32, kValueLoads = D / 64;
 
  public:
-  __device__ ChunkAttention(const Attention& a, Shared<D>& s) : a_(a), s_(s), lane_(threadIdx.x % kWarp) {
+  // Items first, first + step, ...
+  __device__ ChunkAttention(const Attention& a, Shared<D>& s, int32_t first, int32_t step)
+      : a_(a), s_(s), lane_(threadIdx.x % kWarp), step_(step), count_(*a.chunk_items) {
     kv_head_ = blockIdx.y / a.head_tiles;
     head_in_group_ = blockIdx.y % a.head_tiles * kTileHeads;
     heads_ = min(a.heads_of_tile, a.group - head_in_group_);
+    look_at(first);
+    slots_ = find();
+    next_ = find();
+    load_keys(slots_);
   }
 
   __device__ void run(const ChunkItem& item) {
     item_ = item;
-    blocks_ = a_.batch.blocks + item.blocks;
-    lowest_ = a_.window > 0 ? max(0, item.front - a_.window + 1) : 0;
+    lowest_ = lowest_of(item.front);
     if (threadIdx.x < kTileHeads) start_pair(threadIdx.x);
     for (int i = threadIdx.x; i < kTileHeads * D; i += kThreadsHere) s_.joined[i / D][i % D] = 0;
     load_query();
@@ -124,10 +130,29 @@ class ChunkAttention {
     }
   }
 
-  // The slot of position `base + lane % kStep`, -1 for one that no row of the tile sees in this chunk.
-  __device__ int32_t find(int32_t base) const {
-    const int32_t p = base + lane_ % kStep;
-    return p >= begin_ && p <= end_ ? slot_of(a_, blocks_, p) : -1;
+  __device__ int32_t lowest_of(int32_t front) const { return a_.window > 0 ? max(0, front - a_.window + 1) : 0; }
+  // The first item from `index` on that has positions is what find() looks at.
+  __device__ void look_at(int32_t index) {
+    for (ahead_ = index; ahead_ < count_; ahead_ += step_) {
+      const ChunkItem& item = a_.chunks[ahead_];
+      const int32_t length = chunk_positions(item.last);
+      ahead_lowest_ = max(item.chunk_begin * length, lowest_of(item.front));
+      ahead_end_ = min(item.chunk_end * length - 1, item.last);
+      ahead_blocks_ = item.blocks;
+      ahead_base_ = ahead_lowest_ / kRound * kRound;
+      if (ahead_lowest_ <= ahead_end_) return;
+    }
+  }
+  // The slot of a position of this warp's next step, -1 for one that no row of the item sees. Steps come in the order
+  // in which they are attended, from one item to the next: what is above a chunk's end is loaded while its results are
+  // joined.
+  __device__ int32_t find() {
+    if (ahead_ >= count_) return -1;
+    const int32_t p = ahead_base_ + threadIdx.x / kWarp * kStep + lane_ % kStep;
+    const int32_t slot = p >= ahead_lowest_ && p <= ahead_end_ ? slot_of(a_, a_.batch.blocks + ahead_blocks_, p) : -1;
+    ahead_base_ += kRound;
+    if (ahead_base_ > ahead_end_) look_at(ahead_ + step_);
+    return slot;
   }
   __device__ Raw load(const std::byte* plane, int32_t slot, int e) const {
     const int64_t at = (int64_t{slot} * a_.layer.kv_heads + kv_head_) * a_.layer.dim + e;
@@ -248,25 +273,21 @@ class ChunkAttention {
       for (int i = 0; i < 4; ++i) sum_[t][i] = 0;
     }
     for (Pair& pair : pairs_) pair.largest = -INFINITY, pair.total = 0;
-    constexpr int kRound = kWarps * kStep;
     const int warp = threadIdx.x / kWarp;
-    int32_t slots = find(begin / kRound * kRound + warp * kStep);
-    int32_t next = find((begin / kRound + 1) * kRound + warp * kStep);
-    load_keys(slots);
     // As many rounds for each warp, as the compiler sees: it then takes the warp's threads to be together.
     for (int32_t round = begin / kRound; round * kRound <= end; ++round) {
       const int32_t base = round * kRound + warp * kStep;
       Raw values[4][kValueLoads];
-      load_values(slots, values);
+      load_values(slots_, values);
       hold_keys();
       float k_scale = 1, v_scale = 1;
       if constexpr (N::kScaled)
-        k_scale = scale_at(a_.layer.k_scale, slots), v_scale = scale_at(a_.layer.v_scale, slots);
+        k_scale = scale_at(a_.layer.k_scale, slots_), v_scale = scale_at(a_.layer.v_scale, slots_);
       float score[4];
       multiply_keys(score);
-      slots = next;
-      load_keys(slots);
-      next = find(base + 2 * kRound);
+      slots_ = next_;
+      load_keys(slots_);
+      next_ = find();
       weigh(score, base, k_scale);
       add_values(score, values, v_scale);
     }
@@ -380,10 +401,14 @@ class ChunkAttention {
   const Attention& a_;
   Shared<D>& s_;
   const int lane_;
+  const int32_t step_, count_;  // of items
   int kv_head_, head_in_group_, heads_;
   ChunkItem item_;
-  const int32_t* blocks_;
   int32_t lowest_, begin_, end_;
+  // The item that find() looks at, and the slots of the step to come, whose keys are held, and of the one behind it.
+  int32_t ahead_, ahead_lowest_, ahead_end_, ahead_base_;
+  uint32_t ahead_blocks_;
+  int32_t slots_, next_;
   Pair pairs_[2];
   uint32_t query_[kKeyLoads][4];
   Raw keys_[2][kKeyLoads];
@@ -400,7 +425,7 @@ template <class T, int D, bool kCapped>
 __global__ void __launch_bounds__(kThreadsHere, kBlocksOf<D>) attend_items(const __grid_constant__ Attention a) {
   extern __shared__ __align__(16) std::byte memory[];
   wait_for_earlier(a.batch.rows <= kLittle);
-  ChunkAttention<T, D, kCapped> attention(a, *reinterpret_cast<Shared<D>*>(memory));
+  ChunkAttention<T, D, kCapped> attention(a, *reinterpret_cast<Shared<D>*>(memory), blockIdx.x, gridDim.x);
   const int32_t count = *a.chunk_items;
   for (int32_t i = blockIdx.x; i < count; i += gridDim.x) attention.run(a.chunks[i]);
 }

@@ -69,9 +69,7 @@ __device__ void wait_for_copies() {
 __device__ inline void put(const Product& p, int64_t row, int weight_row, float sum, int64_t bias_offset) {
   if (weight_row >= p.width) return;
   if (p.bias) sum += p.bias[bias_offset + weight_row];
-  const int64_t at = row * p.width + weight_row;
-  if (p.residual) sum += p.residual[at];
-  p.out[at] = sum;
+  p.out[row * p.width + weight_row] = sum;
 }
 
 }  // namespace motley::cuda

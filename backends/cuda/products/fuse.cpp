@@ -73,31 +73,6 @@ void sort_products(kit::Plan& plan) {
   }
 }
 
-size_t uses_of(const kit::Plan& plan, int32_t value) {
-  size_t uses = 0;
-  for (const kit::PlanOp& op : plan.ops) uses += static_cast<size_t>(std::count(op.in.begin(), op.in.end(), value));
-  return uses;
-}
-
-// A product followed by the addition of its result alone.
-void take_additions(kit::Plan& plan) {
-  for (size_t i = 0; i + 1 < plan.ops.size(); ++i) {
-    kit::PlanOp &product = plan.ops[i], &add = plan.ops[i + 1];
-    if (!is_product(product) || product.out.size() != 1 || add.kind != MOTLEY_OP_ADD) continue;
-    if (!weight_of(plan, product, 0)->view().streams) continue;
-    const int32_t out = product.out[0];
-    if (value_of(plan, out).bound || uses_of(plan, out) != 1) continue;
-    const int32_t other = add.in[0] == out ? add.in[1] : add.in[0];
-    if (add.in[0] != out && add.in[1] != out) continue;
-    // Blocks of threads write while others still read the input.
-    if (other == product.in[0] || add.out[0] == product.in[0]) continue;
-    product.in.resize(1);
-    product.in.push_back(other);
-    product.out[0] = add.out[0];
-    plan.ops.erase(plan.ops.begin() + static_cast<long>(i + 1));
-  }
-}
-
 Job shape_of(const kit::Plan& plan, const kit::PlanOp& op) {
   Job job{};
   job.cols = static_cast<int32_t>(value_of(plan, op.in[0]).width);
@@ -143,7 +118,6 @@ int64_t product_scratch(const kit::Plan& plan, const kit::PlanOp& op) {
 void fuse_products(kit::Plan& plan, CudaMemory& memory, const std::shared_ptr<const Library>& library) {
   join_products(plan);
   sort_products(plan);
-  take_additions(plan);
   for (kit::PlanOp& op : plan.ops) {
     if (op.kind != MOTLEY_OP_MATMUL && op.kind != MOTLEY_OP_GROUPED_MATMUL) continue;
     op.scratch_bytes = product_scratch(plan, op);

@@ -13,14 +13,14 @@
 
 namespace motley::cuda {
 
-// out[rows][width] = x w^T (+ add) (+ bias). w: [width][cols] and x: [rows][stride], bf16; out and add f32. `batch`
-// such products of one x: their weights and results are so many elements apart; then there is no bias and no addition.
+// out[rows][width] = x w^T (+ bias). w: [width][cols] and x: [rows][stride], bf16; out f32. `batch` such products of
+// one x, without a bias: their weights and results are so many elements apart.
 struct LibraryCall {
   const void *w, *x;
-  const float *bias, *add;  // null: none
+  const float* bias;  // null: none
   float* out;
   int64_t width, cols, rows, stride;
-  int64_t out_stride;  // of out and add
+  int64_t out_stride;
   int64_t batch = 1, w_step = 0, out_step = 0;
 };
 

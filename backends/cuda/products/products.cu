@@ -114,14 +114,9 @@ Job job_of(const kit::OpCall& call, Rows rows) {
   job.cols = static_cast<int32_t>(w.cols);
   job.row_bytes = w.view().row_bytes, job.expert_bytes = w.view().expert_bytes;
   job.x = {call.in[0].bytes(rows.first), call.in[0].dtype == MOTLEY_BF16}, job.rows = rows.count;
-  const bool add = call.in.size() > 1 && call.op->kind == MOTLEY_OP_MATMUL && call.in[1].data;
   for (size_t i = 0; i < call.out.size(); ++i) {
     const WeightView& view = weight_of(call, i).view();
-    job.products[i] = {view.data,
-                       bias_of(call, i),
-                       add ? call.in[1].f32(rows.first) : nullptr,
-                       call.out[i].f32(rows.first),
-                       static_cast<int32_t>(view.rows),
+    job.products[i] = {view.data, bias_of(call, i), call.out[i].f32(rows.first), static_cast<int32_t>(view.rows),
                        job.tiles};
     job.tiles += tiles_of(view.rows);
     ++job.count;
@@ -131,13 +126,11 @@ Job job_of(const kit::OpCall& call, Rows rows) {
 
 bool aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
 
-bool has_more(const Product& p) { return p.bias || p.residual; }
-
 // Products i and i + 1 of a job can be one call of the library.
 bool are_a_batch(const Job& job, int i) {
   if (i + 1 >= job.count) return false;
   const Product &a = job.products[i], &b = job.products[i + 1];
-  return a.width == b.width && !has_more(a) && !has_more(b) && a.data < b.data && a.out < b.out;
+  return a.width == b.width && !a.bias && !b.bias && a.data < b.data && a.out < b.out;
 }
 
 // The library's calls of a job, each of weight rows [first, first + width) of products from i on: f(i, first, call).
@@ -161,7 +154,7 @@ void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
       one.width = std::min(step, p.width - first);
       one.w = direct ? static_cast<const void*>(p.data) : call.scratch + at.slab;
       one.out = p.out + first;
-      one.bias = p.bias ? p.bias + first : nullptr, one.add = p.residual ? p.residual + first : nullptr;
+      one.bias = p.bias ? p.bias + first : nullptr;
       f(i, first, one);
     }
     i += static_cast<int>(one.batch) - 1;
@@ -172,7 +165,7 @@ bool fits_library(const kit::OpCall& call, const Job& job, const Library& librar
   bool fits = true;
   for (int i = 0; i < job.count; ++i) {
     const Product& p = job.products[i];
-    fits = fits && Library::takes(p.width, job.cols) && aligned(p.out) && aligned(p.residual) && aligned(p.bias);
+    fits = fits && Library::takes(p.width, job.cols) && aligned(p.out) && aligned(p.bias);
   }
   if (fits)
     each_library_call(call, job, [&](int, int64_t, const LibraryCall& one) { fits = fits && library.knows(one); });

@@ -9,7 +9,7 @@
 
 namespace motley::cuda {
 
-// PlanOp::data of a MATMUL. Its inputs: x, and what is added to the result, if anything; its weights: weight and bias
+// PlanOp::data of a MATMUL. Its input: x; its weights: weight and bias
 // of each product.
 struct ProductData {
   std::shared_ptr<const Library> cublaslt;  // of prompt rows; null: they are as the others

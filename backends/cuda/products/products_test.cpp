@@ -80,7 +80,7 @@ class Streaming : public testing::Test {
     Job job{};
     job.dtype = w.format, job.cols = static_cast<int32_t>(w.cols), job.count = 1, job.tiles = tiles_of(w.rows);
     job.row_bytes = w.view().row_bytes, job.expert_bytes = w.view().expert_bytes;
-    job.products[0] = {w.view().data, nullptr, nullptr, nullptr, static_cast<int32_t>(w.rows), 0};
+    job.products[0] = {w.view().data, nullptr, nullptr, static_cast<int32_t>(w.rows), 0};
     return job;
   }
 
@@ -183,8 +183,8 @@ TEST_F(Streaming, Library_IsNearThem) {
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
   to_bf16(w.format, w.view(), 0, kWidth, weights.data(), nullptr);
   rows_to_bf16({in.as<float>(), false}, kRows, kCols, rows.data(), kCols, nullptr);
-  LibraryCall call{weights.data(), rows.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
-                   kWidth,         kCols,       kRows,   kCols,   kWidth};
+  LibraryCall call{weights.data(), rows.data(), nullptr, reinterpret_cast<float*>(out.data()), kWidth, kCols,
+                   kRows,          kCols,       kWidth};
   EXPECT_TRUE(library->knows(call));
   library->multiply(call, workspace.data(), nullptr);
   const std::vector<float> all = read(out, kRows * kWidth);
@@ -207,15 +207,13 @@ TEST_F(Streaming, Serial_IsTheLibrary) {
   constexpr int64_t kRows = 300;
   for (const auto& [width, cols] : {std::pair{400, 2816}, {64, 264}, {2104, 5120}, {20400, 1024}, {4096, 14336}}) {
     const CudaWeight w = weight(MOTLEY_BF16, 1, width, cols);
-    const std::vector<float> x = normals(kRows * cols), more = normals(kRows * width), bias = normals(width);
-    const DeviceBytes in(*memory_, x.data(), x.size() * 4), add(*memory_, more.data(), more.size() * 4),
-        b(*memory_, bias.data(), bias.size() * 4);
+    const std::vector<float> x = normals(kRows * cols), bias = normals(width);
+    const DeviceBytes in(*memory_, x.data(), x.size() * 4), b(*memory_, bias.data(), bias.size() * 4);
     const kit::Allocation rounded = room(kRows * cols * 2), out = room(kRows * width * 4);
     const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
     rows_to_bf16({in.as<float>(), false}, kRows, cols, rounded.data(), cols, nullptr);
     auto* const to = reinterpret_cast<float*>(out.data());
-    LibraryCall call{w.view().data, rounded.data(), b.as<float>(), add.as<float>(), to, width, cols,
-                     kRows,         cols,           width};
+    LibraryCall call{w.view().data, rounded.data(), b.as<float>(), to, width, cols, kRows, cols, width};
     ASSERT_TRUE(library->knows(call));
     library->multiply(call, workspace.data(), nullptr);
     const std::vector<float> all = read(out, kRows * width);
@@ -229,7 +227,7 @@ TEST_F(Streaming, Serial_IsTheLibrary) {
       check(read(out, rows * width), rows, "the library");
     }
     Job job = job_of(w);
-    job.products[0].bias = b.as<float>(), job.products[0].residual = add.as<float>(), job.products[0].out = to;
+    job.products[0].bias = b.as<float>(), job.products[0].out = to;
     for (const bool bf16 : {false, true}) {
       job.x = {bf16 ? static_cast<const void*>(rounded.data()) : in.as<float>(), bf16};
       for (job.rows = 1; job.rows <= serial_rows_max(job); ++job.rows) {
@@ -253,8 +251,8 @@ TEST_F(Streaming, ABatch_IsItsProducts) {
   const kit::Allocation rounded = room(kRows * kCols * 2), out = room(kRows * 2 * kWidth * 4);
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
   rows_to_bf16({in.as<float>(), false}, kRows, kCols, rounded.data(), kCols, nullptr);
-  LibraryCall call{w.view().data, rounded.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
-                   kWidth,        kCols,          kRows,   kCols,   kWidth};
+  LibraryCall call{w.view().data, rounded.data(), nullptr, reinterpret_cast<float*>(out.data()), kWidth, kCols,
+                   kRows,         kCols,          kWidth};
   for (int i = 0; i < 2; ++i) {
     LibraryCall one = call;
     one.w = w.view().data + i * kWidth * kCols * 2, one.out = call.out + i * kRows * kWidth;

@@ -133,10 +133,7 @@ __global__ void __launch_bounds__(kSerialThreads, 1) serial_rows(const __grid_co
       const int r = 2 * lane.part + i % 2, n = (tile - p.first) * kTileRows + lane.row + i / 2 * 8;
       if (r >= job.rows || n >= p.width) continue;
       const int64_t at = int64_t{r} * p.width + n;
-      float value = sum[i];
-      if (p.residual) value += p.residual[at];
-      if (p.bias) value += p.bias[n];
-      p.out[at] = value;
+      p.out[at] = p.bias ? sum[i] + p.bias[n] : sum[i];
     }
   }
 }

@@ -18,10 +18,10 @@ constexpr int kBlockTiles = 8;   // of 16 weight rows each, that a block of thre
 // One of the products that share an input.
 struct Product {
   const uint8_t* data;
-  const float *bias, *residual;  // null: none
-  float* out;                    // [rows][width]
-  int32_t width;                 // weight rows
-  int32_t first;                 // tile, counted over all products
+  const float* bias;  // null: none
+  float* out;         // [rows][width]
+  int32_t width;      // weight rows
+  int32_t first;      // tile, counted over all products
 };
 
 // Rows that go to one expert.
