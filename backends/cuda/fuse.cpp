@@ -88,6 +88,23 @@ bool join_norm(PlanOp& add, const PlanOp& norm, const Plan& plan) {
   return true;
 }
 
+// A product, and ADD of it with the norm behind, as join_norm makes them.
+bool join_product(PlanOp& product, const PlanOp& add, const std::vector<int>& readers) {
+  if (product.kind != MOTLEY_OP_MATMUL || product.kernel != matmul || product.out.size() != 1 ||
+      add.kernel != add_rmsnorm)
+    return false;
+  const int32_t out = product.out[0], x = product.in[0];
+  if (readers[static_cast<size_t>(out)] != 1 || (add.in[0] != out && add.in[1] != out)) return false;
+  const int32_t other = add.in[0] == out ? add.in[1] : add.in[0];
+  if (other == x || add.out[0] == x || add.out[1] == x) return false;
+  product.in.push_back(other);
+  product.out.insert(product.out.end(), add.out.begin(), add.out.end());
+  product.weight.push_back(add.weight[0]);
+  product.more_attrs = {add.attr};
+  product.kernel = matmul_add_rmsnorm;
+  return true;
+}
+
 // ROPE of q, ROPE of k, KV_WRITE of k: the turned k goes to the pool alone.
 bool join_heads(PlanOp& q, const PlanOp& k, const PlanOp& write, const std::vector<int>& readers) {
   if (q.kind != MOTLEY_OP_ROPE || q.kernel != rope || k.kind != MOTLEY_OP_ROPE || k.kernel != rope ||
@@ -115,7 +132,7 @@ void join(Plan& plan) {
     size_t took = 1;
     if (left > 1 && join_norm(op, plan.ops[i + 1], plan)) took = 2;
     if (left > 2 && join_heads(op, plan.ops[i + 1], plan.ops[i + 2], count)) took = 3;
-    joined.push_back(std::move(op));
+    if (joined.empty() || !join_product(joined.back(), op, count)) joined.push_back(std::move(op));
     i += took;
   }
   plan.ops = std::move(joined);
@@ -130,6 +147,7 @@ int32_t result_in_bf16(const PlanOp& op) {
     case MOTLEY_OP_CLAMPED_SWIGLU:
     case MOTLEY_OP_PAGED_ATTENTION: return op.out[0];
     case MOTLEY_OP_ADD: return op.kernel == add_rmsnorm ? op.out[1] : MOTLEY_NONE;
+    case MOTLEY_OP_MATMUL: return op.kernel == matmul_add_rmsnorm ? op.out[2] : MOTLEY_NONE;
     default: return MOTLEY_NONE;
   }
 }

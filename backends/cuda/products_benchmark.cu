@@ -111,8 +111,8 @@ class Bench {
     for (int p = 0; p < job.count; ++p) {
       const Product& product = job.products[p];
       const void* w = product.data;
-      LibraryCall call{nullptr,  job.x.data, nullptr,  product.out,  product.width,
-                       job.cols, rows,       job.cols, product.width};
+      LibraryCall call{nullptr,       job.x.data, nullptr, nullptr,  product.out,
+                       product.width, job.cols,   rows,    job.cols, product.width};
       if (dtype_ == MOTLEY_BF16 && p + 1 < job.count && job.products[p + 1].width == product.width) {  // as in a step
         call.batch = 2, call.w_step = (job.products[p + 1].data - product.data) / 2;
         call.out_step = job.products[p + 1].out - product.out;

@@ -120,10 +120,15 @@ void rmsnorm(const kit::OpCall& call) {
             stream_of(call));
 }
 
+void rmsnorm_of_sum(const kit::OpCall& call, const float* x, const float* more, const kit::Tensor& sum,
+                    const kit::Tensor& out, const motley_attr& attr, const kit::Weight& weight) {
+  normalise(
+      {x, more, weight.vector(), sum.width, sum.rows, attr.norm.eps, sum.f32(), out.data, out.dtype == MOTLEY_BF16},
+      stream_of(call));
+}
+
 void add_rmsnorm(const kit::OpCall& call) {
-  normalise({call.in[0].f32(), call.in[1].f32(), call.weight[0]->vector(), call.in[0].width, call.in[0].rows,
-             call.op->attr.norm.eps, call.out[0].f32(), call.out[1].data, call.out[1].dtype == MOTLEY_BF16},
-            stream_of(call));
+  rmsnorm_of_sum(call, call.in[0].f32(), call.in[1].f32(), call.out[0], call.out[1], call.op->attr, *call.weight[0]);
 }
 
 }  // namespace motley::cuda

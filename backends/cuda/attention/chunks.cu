@@ -64,8 +64,8 @@ class ChunkAttention {
     look_at(first);
     slots_ = find();
     next_ = find();
-    load_keys(slots_);
   }
+  __device__ void begin() { load_keys(slots_); }
 
   __device__ void run(const ChunkItem& item) {
     item_ = item;
@@ -349,7 +349,6 @@ class ChunkAttention {
   }
   __device__ void store_chunk(int32_t chunk) const {
     each_value([&](int pair, int e) { a_.partial[partial_of(pair, chunk) * a_.layer.dim + e] = join_value(pair, e); });
-    __threadfence();
   }
 
   // True for the block that came last, which then has all of the tile's chunks.
@@ -358,12 +357,13 @@ class ChunkAttention {
     const int32_t chunks = chunk_count(item_.last);
     if (threadIdx.x == 0) {
       int32_t* const counter = a_.arrived + int64_t{item_.tile} * gridDim.y + blockIdx.y;
+      __threadfence();  // of what the whole block has written, since they met
       s_.last = atomicAdd(counter, 1) == chunks - 1;
       if (s_.last) *counter = 0;
+      __threadfence();
     }
     __syncthreads();
     if (!s_.last) return false;
-    __threadfence();
     each_value([&](int pair, int e) {
       Joined all;
       float sum = 0;
@@ -424,8 +424,11 @@ constexpr int kBlocksOf = D <= 64    ? 4
 template <class T, int D, bool kCapped>
 __global__ void __launch_bounds__(kThreadsHere, kBlocksOf<D>) attend_items(const __grid_constant__ Attention a) {
   extern __shared__ __align__(16) std::byte memory[];
-  wait_for_earlier(a.batch.rows <= kLittle);
+  // The batch came before the program's first kernel began: where keys lie is found while the kernel before this one
+  // still writes some.
   ChunkAttention<T, D, kCapped> attention(a, *reinterpret_cast<Shared<D>*>(memory), blockIdx.x, gridDim.x);
+  wait_for_earlier(a.batch.rows <= kLittle);
+  attention.begin();
   const int32_t count = *a.chunk_items;
   for (int32_t i = blockIdx.x; i < count; i += gridDim.x) attention.run(a.chunks[i]);
 }

@@ -13,11 +13,11 @@
 
 namespace motley::cuda {
 
-// out[rows][width] = x w^T (+ bias). w: [width][cols] and x: [rows][stride], bf16; out f32. `batch` such products of
-// one x, without a bias: their weights and results are so many elements apart.
+// out[rows][width] = x w^T (+ add) (+ bias). w: [width][cols] and x: [rows][stride], bf16; out and add f32, the same or
+// apart. `batch` such products of one x, with neither: their weights and results are so many elements apart.
 struct LibraryCall {
   const void *w, *x;
-  const float* bias;  // null: none
+  const float *bias, *add;  // null: none
   float* out;
   int64_t width, cols, rows, stride;
   int64_t out_stride;

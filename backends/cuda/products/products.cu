@@ -37,11 +37,12 @@ __device__ int64_t token_row(const WeightView& w, const DeviceBatch& batch, cons
   return !known ? -1 : w.row_of ? w.row_of[token] : token;
 }
 
-// A block of threads a row.
+constexpr unsigned kEmbedBlocks = 4;  // of threads, a row
+
 template <class Block>
 __global__ void embed_rows(WeightView w, DeviceBatch batch, Numbering n, float* out) {
   const int64_t r = blockIdx.x, row = token_row(w, batch, n.slots, r);
-  for (int64_t i = threadIdx.x; i < w.cols; i += blockDim.x)
+  for (int64_t i = blockIdx.y * blockDim.x + threadIdx.x; i < w.cols; i += gridDim.y * blockDim.x)
     out[r * w.cols + i] = row < 0 ? 0.0f : element<Block>(w, w.data + row * w.row_bytes, i) * n.factor;
 }
 
@@ -49,7 +50,7 @@ template <class Kind>
 __global__ void embed_tiles(WeightView w, DeviceBatch batch, Numbering n, float* out) {
   const int64_t r = blockIdx.x, row = token_row(w, batch, n.slots, r);
   const uint8_t* const tiles = w.data + row / kTileRows * w.row_bytes;
-  for (int64_t i = threadIdx.x; i < w.cols; i += blockDim.x) {
+  for (int64_t i = blockIdx.y * blockDim.x + threadIdx.x; i < w.cols; i += gridDim.y * blockDim.x) {
     const uint8_t* const tile = tiles + i / Kind::kColumns * Kind::kTileBytes;
     const float value =
         row < 0 ? 0.0f : Kind::value(tile, static_cast<int>(row % kTileRows), static_cast<int>(i % Kind::kColumns));
@@ -172,15 +173,16 @@ bool fits_library(const kit::OpCall& call, const Job& job, const Library& librar
   return fits;
 }
 
-// The products of few rows run beside each other: one alone does not keep the memory busy.
-void multiply_by_library(const kit::OpCall& call, const Job& job, const Library& library) {
+// The products of few rows run beside each other: one alone does not keep the memory busy. add: to the one product.
+void multiply_by_library(const kit::OpCall& call, const Job& job, const Library& library, const float* add = nullptr) {
   constexpr int64_t kBesideRows = 512;
   CudaStream& stream = stream_of(call);
   const LibraryScratch at = library_scratch(job.rows, job.cols);
   if (!job.x.bf16) rows_to_bf16(job.x, job.rows, job.cols, call.scratch, bf16_stride(job.cols), stream.raw());
   bool forked = false;
-  each_library_call(call, job, [&](int i, int64_t first, const LibraryCall& one) {
+  each_library_call(call, job, [&](int i, int64_t first, LibraryCall one) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
+    one.add = add;
     if (one.w != job.products[i].data)
       to_bf16(w.format, w.view(), first, one.width, const_cast<void*>(one.w), stream.raw());
     const bool more = one.w == job.products[i].data && i + one.batch < job.count && job.rows <= kBesideRows;
@@ -205,15 +207,24 @@ void multiply_call_serially(Job job, int i, const LibraryCall& call, cudaStream_
   multiply_serially(job, stream);
 }
 
-// Whether the sums of the library are those of multiply_serially: all rows may then go either way.
-bool is_of_one_class(const kit::OpCall& call, const Job& job, const Library& library) {
+__global__ void add_values(float* out, const float* add, int64_t count) {
+  for (int64_t i = first_item(); i < count; i += item_step()) out[i] += add[i];
+}
+
+// Whether the sums of the library are those of multiply_serially: all rows may then go either way. add: as above.
+bool is_of_one_class(const kit::OpCall& call, const Job& job, const Library& library, const float* add = nullptr) {
   const CudaWeight& w = weight_of(call, 0);
   const int64_t few = std::min(job.rows, serial_rows_max(job));
   if (w.format != MOTLEY_BF16 || !w.view().streams || few <= 0 || !fits_library(call, job, library)) return false;
   const cudaStream_t stream = stream_of(call).raw();
   bool agree = true;
-  each_library_call(call, job, [&](int i, int64_t, const LibraryCall& one) {
-    const auto serially = [&](const LibraryCall& some) { multiply_call_serially(job, i, some, stream); };
+  each_library_call(call, job, [&](int i, int64_t, LibraryCall one) {
+    one.add = add;
+    const auto serially = [&](const LibraryCall& some) {
+      multiply_call_serially(job, i, some, stream);
+      const int64_t count = some.rows * some.width;
+      if (add) add_values<<<blocks_for(count), kThreads, 0, stream>>>(some.out, add, count);
+    };
     std::byte* const workspace = call.scratch + library_scratch(job.rows, job.cols).workspace;
     agree = agree && library.agrees(one, few, serially, workspace, stream);
   });
@@ -248,7 +259,7 @@ void embed(const kit::OpCall& call) {
   if (call.out[0].rows == 0) return;
   const CudaStream& stream = stream_of(call);
   const auto& weight = *static_cast<const CudaWeight*>(call.weight[0]);
-  const auto blocks = static_cast<unsigned>(call.out[0].rows);
+  const dim3 blocks(static_cast<unsigned>(call.out[0].rows), kEmbedBlocks);
   const Numbering numbering{static_cast<const int32_t*>(call.in[0].data), call.op->attr.embed.scale};
   if (weight.view().tiled) {
     visit_packed(weight.format, [&]<class Kind>(Kind) {
@@ -264,15 +275,28 @@ void embed(const kit::OpCall& call) {
   launched("EMBED");
 }
 
-// Prompt rows may be of another class than the others: runs of equal rows are products of their own.
-void matmul(const kit::OpCall& call) {
+namespace {
+
+// Of so many rows cuBLASLt adds to a product as it ends; for fewer the algorithms that do so are slow.
+constexpr int64_t kAddedRows = 1024;
+
+// Prompt rows may be of another class than the others: runs of equal rows are products of their own. True if the
+// product, with `add`, is in `sum`: both of the shape of the one result.
+bool multiply(const kit::OpCall& call, const float* add, float* sum) {
   const auto& data = *static_cast<const ProductData*>(call.op->data.get());
   const int64_t rows = call.in[0].rows;
-  if (rows == 0) return;
-  const Job all = job_of(call, {0, rows});
+  if (rows == 0) return false;
+  Job all = job_of(call, {0, rows});
   if (data.cublaslt && is_of_one_class(call, all, *data.cublaslt)) {
-    if (rows <= serial_rows_max(all)) return multiply_serially(all, stream_of(call).raw());
-    return multiply_by_library(call, all, *data.cublaslt);
+    if (rows <= serial_rows_max(all)) {
+      multiply_serially(all, stream_of(call).raw());
+      return false;
+    }
+    const bool adds = add && rows > kAddedRows && aligned(add) && aligned(sum) && !all.products[0].bias &&
+                      is_of_one_class(call, all, *data.cublaslt, add);
+    if (adds) all.products[0].out = sum;
+    multiply_by_library(call, all, *data.cublaslt, adds ? add : nullptr);
+    return adds;
   }
   const auto is_prompt = [&](int64_t r) { return data.cublaslt && !data.head && call.batch->generated[r] == 0; };
   for (int64_t first = 0; first < rows;) {
@@ -281,6 +305,21 @@ void matmul(const kit::OpCall& call) {
     multiply_class(call, data, {first, end - first}, is_prompt(first));
     first = end;
   }
+  return false;
+}
+
+}  // namespace
+
+void matmul(const kit::OpCall& call) { multiply(call, nullptr, nullptr); }
+
+void matmul_add_rmsnorm(const kit::OpCall& call) {
+  kit::OpCall product = call;
+  product.in = call.in.first(1), product.out = call.out.first(1), product.weight = call.weight.first(2);
+  const float* const add = call.in[1].f32();
+  const kit::Tensor& sum = call.out[1];
+  const bool added = multiply(product, add, sum.f32());
+  rmsnorm_of_sum(call, added ? sum.f32() : call.out[0].f32(), added ? nullptr : add, sum, call.out[2],
+                 call.op->more_attrs[0], *call.weight[2]);
 }
 
 void grouped_matmul(const kit::OpCall& call) {

@@ -183,8 +183,8 @@ TEST_F(Streaming, Library_IsNearThem) {
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
   to_bf16(w.format, w.view(), 0, kWidth, weights.data(), nullptr);
   rows_to_bf16({in.as<float>(), false}, kRows, kCols, rows.data(), kCols, nullptr);
-  LibraryCall call{weights.data(), rows.data(), nullptr, reinterpret_cast<float*>(out.data()), kWidth, kCols,
-                   kRows,          kCols,       kWidth};
+  LibraryCall call{weights.data(), rows.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
+                   kWidth,         kCols,       kRows,   kCols,   kWidth};
   EXPECT_TRUE(library->knows(call));
   library->multiply(call, workspace.data(), nullptr);
   const std::vector<float> all = read(out, kRows * kWidth);
@@ -213,7 +213,7 @@ TEST_F(Streaming, Serial_IsTheLibrary) {
     const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
     rows_to_bf16({in.as<float>(), false}, kRows, cols, rounded.data(), cols, nullptr);
     auto* const to = reinterpret_cast<float*>(out.data());
-    LibraryCall call{w.view().data, rounded.data(), b.as<float>(), to, width, cols, kRows, cols, width};
+    LibraryCall call{w.view().data, rounded.data(), b.as<float>(), nullptr, to, width, cols, kRows, cols, width};
     ASSERT_TRUE(library->knows(call));
     library->multiply(call, workspace.data(), nullptr);
     const std::vector<float> all = read(out, kRows * width);
@@ -251,8 +251,8 @@ TEST_F(Streaming, ABatch_IsItsProducts) {
   const kit::Allocation rounded = room(kRows * kCols * 2), out = room(kRows * 2 * kWidth * 4);
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
   rows_to_bf16({in.as<float>(), false}, kRows, kCols, rounded.data(), kCols, nullptr);
-  LibraryCall call{w.view().data, rounded.data(), nullptr, reinterpret_cast<float*>(out.data()), kWidth, kCols,
-                   kRows,         kCols,          kWidth};
+  LibraryCall call{w.view().data, rounded.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
+                   kWidth,        kCols,          kRows,   kCols,   kWidth};
   for (int i = 0; i < 2; ++i) {
     LibraryCall one = call;
     one.w = w.view().data + i * kWidth * kCols * 2, one.out = call.out + i * kRows * kWidth;

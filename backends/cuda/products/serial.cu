@@ -18,10 +18,6 @@ constexpr int kRowBytes = kChunk * 2;                // of a tile's row in a chu
 constexpr int kShared = kSharedMax - (1 << 10);      // rings and activations
 constexpr int kPad = 16;                             // bytes behind a row of activations: rows meet no bank twice
 
-struct Cut {
-  int warps, stages;  // with a tile each; chunks of a warp in shared memory
-};
-
 int chunks_of(const Job& job) { return (job.cols + kChunk - 1) / kChunk; }
 __host__ __device__ int input_stride(int chunks) { return chunks * kRowBytes + kPad; }
 
