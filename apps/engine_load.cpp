@@ -136,7 +136,8 @@ std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, co
   size_t at = 0;
   for (size_t m = 0; m < members_.size(); ++m) {
     const Member& member = members_[m];
-    const uint32_t blocks = std::max(member.report->placement.lanes[0].kv_blocks, 1u);
+    const uint64_t block_size = member.report->placement.block_size;
+    const uint64_t blocks = std::max<uint64_t>(kv_tokens(member.report->placement) / block_size, 1);
     for (const DriverReport& after : member.runtime->reports()) {
       const DriverWork& began = before[at++].work;
       DeviceUse use;

@@ -74,14 +74,17 @@ std::string placement_text(const PlanRow& row) {
   std::string text;
   for (const PlanReport& engine : row.engines) {
     std::vector<std::string> stages;
-    for (const Stage& stage : engine.placement.lanes.at(0).stages) {
-      std::vector<std::string> shards;
-      for (const Shard& shard : stage.shards)
-        shards.push_back(shard.device + (shard.partner.empty() ? "" : " (partner " + shard.partner + ")"));
-      const std::string layers = stage.layer_end - stage.layer_begin == 1
-                                     ? std::to_string(stage.layer_begin)
-                                     : fmt::format("{}-{}", stage.layer_begin, stage.layer_end - 1);
-      stages.push_back(fmt::format("{} {}", layers, fmt::join(shards, " + ")));
+    for (const Lane& lane : engine.placement.lanes) {
+      if (!stages.empty()) stages.push_back("beside it");
+      for (const Stage& stage : lane.stages) {
+        std::vector<std::string> shards;
+        for (const Shard& shard : stage.shards)
+          shards.push_back(shard.device + (shard.partner.empty() ? "" : " (partner " + shard.partner + ")"));
+        const std::string layers = stage.layer_end - stage.layer_begin == 1
+                                       ? std::to_string(stage.layer_begin)
+                                       : fmt::format("{}-{}", stage.layer_begin, stage.layer_end - 1);
+        stages.push_back(fmt::format("{} {}", layers, fmt::join(shards, " + ")));
+      }
     }
     text += fmt::format("{}{}", text.empty() ? "" : " | ", fmt::join(stages, "; "));
   }
@@ -91,15 +94,17 @@ std::string placement_text(const PlanRow& row) {
 std::string placement_key(const PlanRow& row) {
   std::string key = placement_text(row);
   for (const PlanReport& engine : row.engines) {
-    const Lane& lane = engine.placement.lanes.at(0);
-    key += fmt::format(" blocks {} batches {}", lane.kv_blocks, lane.micro_batches);
-    for (const PairRoute& route : lane.routes)
-      key += fmt::format(" {} {} {}", route.a, route.b, static_cast<int>(route.route));
-    for (const Stage& stage : lane.stages) {
-      for (const Shard& shard : stage.shards) {
-        key += fmt::format(" kv{} q{} ffn{} vocab{} experts {}", ranges_text(shard.kv_heads),
-                           ranges_text(shard.query_heads), ranges_text(shard.ffn_columns),
-                           ranges_text(shard.vocab_rows), fmt::join(shard.experts, ","));
+    for (const Lane& lane : engine.placement.lanes) {
+      key += fmt::format(" pool {} blocks {} batches {} {}{}", lane.pool, lane.kv_blocks, lane.micro_batches,
+                         lane.prefills, lane.decodes);
+      for (const PairRoute& route : lane.routes)
+        key += fmt::format(" {} {} {}", route.a, route.b, static_cast<int>(route.route));
+      for (const Stage& stage : lane.stages) {
+        for (const Shard& shard : stage.shards) {
+          key += fmt::format(" kv{} q{} ffn{} vocab{} experts {}", ranges_text(shard.kv_heads),
+                             ranges_text(shard.query_heads), ranges_text(shard.ffn_columns),
+                             ranges_text(shard.vocab_rows), fmt::join(shard.experts, ","));
+        }
       }
     }
   }

@@ -90,7 +90,7 @@ Result<ServerOptions> server_options(const ServeCommand& command, Instance& inst
   const EngineOptions& engine = command.instance.engine;
   options.devices = device_control(instance);
   options.cache_config = {{"block_size", std::to_string(placement.block_size)},
-                          {"num_gpu_blocks", std::to_string(placement.lanes[0].kv_blocks)},
+                          {"num_gpu_blocks", std::to_string(kv_tokens(placement) / placement.block_size)},
                           {"cache_dtype", command.instance.kv_cache_dtype},
                           {"enable_prefix_caching", engine.enable_prefix_caching ? "True" : "False"}};
   return options;
@@ -161,8 +161,7 @@ Status serve(const ServeCommand& command) {
   ASSIGN_OR_RETURN(const auto server,
                    Server::start(engine, instance->tokenizer(), instance->chat_template(), std::move(options)));
   log_info("{} on {}, context {}, KV {} tokens", instance->model().config().name, instance->device_text(),
-           engine.max_model_len(),
-           uint64_t{instance->placement().lanes[0].kv_blocks} * instance->placement().block_size);
+           engine.max_model_len(), kv_tokens(instance->placement()));
   const bool bare = command.host.find(':') == std::string::npos;  // an IPv6 address stands in brackets
   const std::string address =
       fmt::format("http://{}:{}", bare ? command.host : "[" + command.host + "]", server->port());

@@ -121,13 +121,13 @@ TEST(ProgramCost, Copies_AreLatencyAndBytes) {
 
 TEST(Timeline, Gaps_AreUsed) {
   Timeline engine;
-  EXPECT_EQ(engine.take(100, 50, 0), 100);  // waits for a fence
-  EXPECT_EQ(engine.take(0, 80, 0), 0);      // fits before it
-  EXPECT_EQ(engine.take(0, 30, 0), 150);    // does not fit between 80 and 100
-  EXPECT_EQ(engine.take(0, 20, 0), 80);
-  EXPECT_EQ(engine.take(160, 10, 160), 180);
+  EXPECT_EQ(engine.take(100, 50), 100);  // waits for a fence
+  EXPECT_EQ(engine.take(0, 80), 0);      // fits before it
+  EXPECT_EQ(engine.take(0, 30), 150);    // does not fit between 80 and 100
+  EXPECT_EQ(engine.take(0, 20), 80);
+  EXPECT_EQ(engine.take(160, 10), 180);
   engine.extend(500);
-  EXPECT_EQ(engine.take(200, 1, 200), 500);
+  EXPECT_EQ(engine.take(200, 1), 500);
 }
 
 AccessLog::Work touching(uint64_t queue, uint64_t order, Access access, std::shared_ptr<const Event> event = nullptr,

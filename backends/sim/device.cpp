@@ -150,7 +150,7 @@ int64_t Device::compile(double seconds, std::span<const uint32_t> buckets) {
     return 0;
   }
   const int64_t now_ns = clock.now();
-  return compiler_.take(now_ns, duration_ns, now_ns) + duration_ns;
+  return compiler_.take(now_ns, duration_ns) + duration_ns;
 }
 
 bool Residents::load(uint64_t program) {

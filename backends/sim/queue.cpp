@@ -116,7 +116,7 @@ std::shared_ptr<Event> Queue::push(Work work) {
 void Queue::schedule(Item& item, int64_t now_ns) {
   const int64_t earliest_ns = std::max({now_ns, virtual_end_ns_, item.work.ready_ns});
   const int64_t duration = duration_ns(item, device_->bandwidth_share());
-  item.start_ns = item.work.engine->take(earliest_ns, duration, now_ns);
+  item.start_ns = item.work.engine->take(earliest_ns, duration);
   item.end_ns = virtual_end_ns_ = item.event->virtual_end_ns = item.start_ns + duration;
   // That it dies is known now, and must not depend on when the worker gets there.
   item.verdict.dies = item.end_ns > device_->death_ns();
@@ -194,7 +194,7 @@ Outcome Queue::run_wall(Item& item) {
   if (const auto refusal = device_->accesses.conflict({id_, item.order, item.work.accesses, item.event}, false))
     return {MOTLEY_FAILED_PRECONDITION, *refusal, now_ns, now_ns};
   const int64_t duration = duration_ns(item, device_->bandwidth_share());
-  const int64_t start_ns = item.work.engine->take(now_ns, duration, now_ns);
+  const int64_t start_ns = item.work.engine->take(now_ns, duration);
   device_->running += item.work.program;
   sleep_until(start_ns, false);
   Outcome outcome;

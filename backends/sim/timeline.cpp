@@ -4,12 +4,11 @@
 
 namespace motley::sim {
 
-int64_t Timeline::take(int64_t earliest_ns, int64_t duration_ns, int64_t now_ns) {
+int64_t Timeline::take(int64_t earliest_ns, int64_t duration_ns) {
   std::lock_guard lock(mutex_);
-  busy_.erase(busy_.begin(),
-              std::find_if(busy_.begin(), busy_.end(), [&](const Busy& b) { return b.end_ns > now_ns; }));
+  if (busy_.size() >= kBusyMax) busy_.erase(busy_.begin(), busy_.begin() + kBusyMax / 2);
   int64_t begin = earliest_ns;
-  auto at = busy_.begin();
+  auto at = std::partition_point(busy_.begin(), busy_.end(), [&](const Busy& b) { return b.end_ns <= earliest_ns; });
   for (; at != busy_.end() && at->begin_ns < begin + duration_ns; ++at) begin = std::max(begin, at->end_ns);
   busy_.insert(at, {begin, begin + duration_ns});
   return begin;

@@ -16,8 +16,8 @@ namespace motley::sim {
 // One engine (compute, link) that does one thing at a time. Thread-safe.
 class Timeline {
  public:
-  // The first gap of `duration_ns` from `earliest_ns` on; it is taken. What ended before `now_ns` is forgotten.
-  int64_t take(int64_t earliest_ns, int64_t duration_ns, int64_t now_ns);
+  // The first gap of `duration_ns` from `earliest_ns` on; it is taken.
+  int64_t take(int64_t earliest_ns, int64_t duration_ns);
   // The last taken time ends no earlier than this (work that took longer than simulated).
   void extend(int64_t end_ns);
 
@@ -25,6 +25,8 @@ class Timeline {
   struct Busy {
     int64_t begin_ns, end_ns;
   };
+  // The last ones: in virtual time whoever is behind may ask for what lies before others' work.
+  static constexpr size_t kBusyMax = 1 << 14;
   std::mutex mutex_;
   std::vector<Busy> busy_;  // ascending, disjoint
 };

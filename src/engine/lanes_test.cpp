@@ -52,6 +52,22 @@ std::optional<uint32_t> lane_in_which_runs(SchedulerBench& bench, RequestId id) 
   return lane;
 }
 
+// ---- how much of a prompt
+
+TEST(Lanes, ChunkRows_BoundPromptsBesideRowsThatDecode) {
+  ScriptedOptions device = device_of({64});
+  device.lanes[0].chunk_rows = 8;
+  SchedulerBench bench(device, {.max_num_batched_tokens = 64, .enable_prefix_caching = false});
+  const RequestId first = bench.add(bench.request(random_text(1, 40, kVocab), 5));
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.rows_of(first), 40u);  // nobody decodes yet
+  ASSERT_TRUE(bench.result());
+  const RequestId second = bench.add(bench.request(random_text(2, 40, kVocab), 5));
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.rows_of(first), 1u);
+  EXPECT_EQ(bench.rows_of(second), 8u);
+}
+
 // ---- which pool
 
 TEST(Lanes, FullPool_SendsTheNextToTheLessPreferredOne) {

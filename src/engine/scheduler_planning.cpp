@@ -197,7 +197,8 @@ void Scheduler::plan_prefills(Draft& draft, bool may_admit, int64_t now_ns) {
 
 // Rows that prompts may have of the step.
 uint32_t Scheduler::prompt_rows(const Draft& draft, const std::vector<Sequence*>& prefills) const {
-  const uint32_t left = rows_left(draft, prefills.front()->computed);
+  uint32_t left = rows_left(draft, prefills.front()->computed);
+  if (draft.lane.is.chunk_rows > 0 && !draft.plan.tokens.empty()) left = std::min(left, draft.lane.is.chunk_rows);
   if (draft.lane.is.buckets.empty() || left == 0) return left;
   RowsAsked asked;
   asked.begun = asked.wanted = static_cast<uint32_t>(draft.plan.tokens.size());

@@ -134,7 +134,7 @@ std::vector<NamedDevice> DeviceSet::named() const {
     const DeviceDescription& description = opened->listed.description;
     if (opened->lost) continue;
     named.push_back({description.name, &opened->device, cores_of(opened->listed.cores), description.desc.simulated != 0,
-                     (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0});
+                     (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, description.desc.queue_depth});
   }
   return named;
 }

@@ -261,9 +261,18 @@ Result<std::function<int64_t(double, double)>> step_limit(const ModelShape& shap
                                                           const Placement& placement, uint32_t rows_max) {
   const auto rows = static_cast<double>(std::min(rows_max, kMeasuredRowsMax));
   constexpr double kFar = 1024;
-  ASSIGN_OR_RETURN(const double one, predict_step_ns(shape, input, placement, 1, 1));
-  ASSIGN_OR_RETURN(const double many, predict_step_ns(shape, input, placement, rows, 1));
-  ASSIGN_OR_RETURN(const double far, predict_step_ns(shape, input, placement, rows, kFar));
+  double one = 0, many = 0, far = 0;
+  for (size_t lane = 0; lane < placement.lanes.size(); ++lane) {  // a step may wait for one of each other lane
+    const auto add = [&](double* sum, double decoding, double context) -> Status {
+      const StepLoad load{.decode_rows = decoding, .context = context, .head_rows = decoding};
+      ASSIGN_OR_RETURN(const double ns, predict_step_ns(shape, input, placement, load, lane));
+      *sum += ns;
+      return ok_status();
+    };
+    RETURN_IF_ERROR(add(&one, 1, 1));
+    RETURN_IF_ERROR(add(&many, rows, 1));
+    RETURN_IF_ERROR(add(&far, rows, kFar));
+  }
   const double per_row = rows > 1 ? std::max(0.0, many - one) / (rows - 1) : one;
   const double per_read = std::max(0.0, far - many) / (rows * kFar);
   return std::function<int64_t(double, double)>([=](double step_rows, double reads) {

@@ -395,7 +395,7 @@ class Bound {
   Bound(Predictor* predictor, size_t groupings_devices_max)
       : predictor_(*predictor), groupings_devices_max_(groupings_devices_max) {}
 
-  double tokens_per_s(double known) {
+  double tokens_per_s(double known, bool several_lanes) {
     double best = known / 1e9;
     std::vector<BoundedLoad> loads = loads_above(best);
     std::stable_sort(loads.begin(), loads.end(),
@@ -406,21 +406,22 @@ class Bound {
     }
     const std::vector<DeviceProfile>& devices = predictor_.input().devices;
     const bool partners =
-        std::any_of(devices.begin(), devices.end(), [](const DeviceProfile& d) { return !d.attends; });
+        several_lanes || std::any_of(devices.begin(), devices.end(), [](const DeviceProfile& d) { return !d.attends; });
     return std::max(best, partners ? with_partners() : 0) * 1e9;
   }
 
  private:
   // Tokens a nanosecond.
   double with_partners() {
-    constexpr uint32_t kParts = 2;
     double best = 0;
     for (const uint32_t concurrency : concurrencies(predictor_.request())) {
-      if (concurrency < kParts) continue;
-      for (const Chunks chunks : {Chunks::kEven, Chunks::kWhole}) {
-        const Predictor::Costs& costs = predictor_.steady(concurrency, kParts, chunks);
-        const BoundOfLoad bound(predictor_, costs, costs.load.chunk_share, kParts, 0);
-        best = std::max(best, costs.load.decoding / std::max(bound.dense_ns(), 1e-9));
+      for (const uint32_t parts : {1u, 2u}) {
+        for (const Chunks chunks : {Chunks::kEven, Chunks::kWhole}) {
+          if (concurrency < parts) continue;
+          const Predictor::Costs& costs = predictor_.steady(concurrency, parts, chunks);
+          const BoundOfLoad bound(predictor_, costs, costs.load.chunk_share, parts, 0);
+          best = std::max(best, costs.load.decoding / std::max(bound.dense_ns(), 1e-9));
+        }
       }
     }
     return best;
@@ -472,8 +473,9 @@ class Bound {
 
 }  // namespace
 
-double tokens_per_s_bound(Predictor* predictor, double known_tokens_per_s, size_t groupings_devices_max) {
-  return Bound(predictor, groupings_devices_max).tokens_per_s(known_tokens_per_s);
+double tokens_per_s_bound(Predictor* predictor, double known_tokens_per_s, bool several_lanes,
+                          size_t groupings_devices_max) {
+  return Bound(predictor, groupings_devices_max).tokens_per_s(known_tokens_per_s, several_lanes);
 }
 
 }  // namespace motley

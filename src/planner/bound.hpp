@@ -16,7 +16,8 @@
 // except where there is one: its queries may be parted.
 // Plans with partners (a device computes, another attends for it) overlap two steps, and these figures do not hold of
 // them: they are bounded by the FFNs or experts of all layers, shared by all devices without a loss. Where a device
-// cannot attend the greater of both is the bound.
+// cannot attend, or the plan has several lanes, the greater of both is the bound: each row passes through some FFN, at
+// the rate of a step of all sequences or of half of them.
 #pragma once
 
 #include "planner/grouping_bound.hpp"
@@ -26,7 +27,7 @@ namespace motley {
 
 // Bounds below `known_tokens_per_s`, what some plan is known to give, are of no interest: it is returned instead.
 // More than `groupings_devices_max` devices are looked at as a fleet.
-double tokens_per_s_bound(Predictor* predictor, double known_tokens_per_s = 0,
+double tokens_per_s_bound(Predictor* predictor, double known_tokens_per_s = 0, bool several_lanes = false,
                           size_t groupings_devices_max = GroupingBound::kDevicesMax);
 
 }  // namespace motley

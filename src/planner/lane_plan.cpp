@@ -1,6 +1,7 @@
 #include "planner/lane_plan.hpp"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <set>
 
@@ -77,6 +78,14 @@ std::vector<size_t> devices_of(const LanePlan& plan) {
   return {devices.begin(), devices.end()};
 }
 
+std::vector<size_t> devices_of(std::span<const LaneOfSet> lanes) {
+  std::set<size_t> devices;
+  for (const LaneOfSet& lane : lanes) {
+    for (const size_t device : devices_of(lane.plan)) devices.insert(device);
+  }
+  return {devices.begin(), devices.end()};
+}
+
 bool has_partners(const LanePlan& plan) {
   return std::any_of(plan.stages.begin(), plan.stages.end(), [](const StagePlan& stage) {
     return std::any_of(stage.shards.begin(), stage.shards.end(),
@@ -131,13 +140,11 @@ Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePla
   return check_abilities(input, plan);
 }
 
-Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                       const LanePlan& plan, uint64_t kv_tokens, uint32_t micro_batches) {
+namespace {
+
+Lane to_lane(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const LanePlan& plan,
+             uint64_t kv_tokens, uint32_t micro_batches) {
   const int64_t group = shape.query_heads_per_kv();
-  Placement placement;
-  placement.epoch = 1;
-  placement.block_size = request.kv.block_size;
-  placement.kv_dtype = request.kv.dtype;
   Lane lane;
   lane.kv_blocks = static_cast<uint32_t>(std::min<uint64_t>(kv_tokens / request.kv.block_size, INT32_MAX));
   if (plan.stages.size() > 1) lane.micro_batches = micro_batches;
@@ -168,16 +175,94 @@ Placement to_placement(const ModelShape& shape, const PlanInput& input, const Pl
     }
     lane.stages.push_back(std::move(stage));
   }
-  placement.lanes.push_back(std::move(lane));
+  return lane;
+}
+
+// Who keeps which query heads of which layers, as the pool of a lane is laid out.
+std::set<std::array<size_t, 5>> holders_of(const LanePlan& plan) {
+  std::set<std::array<size_t, 5>> holders;
+  for (const StagePlan& stage : plan.stages) {
+    size_t first = 0;
+    for (const ShardPlan& shard : stage.shards) {
+      const auto heads = static_cast<size_t>(shard.query_heads);
+      if (heads > 0) holders.insert({shard.kv_owner(), stage.begin, stage.end, first, first + heads});
+      first += heads;
+    }
+  }
+  return holders;
+}
+
+}  // namespace
+
+Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                       std::span<const LaneOfSet> lanes, std::span<const uint64_t> kv_tokens,
+                       std::span<const uint32_t> micro_batches) {
+  Placement placement;
+  placement.epoch = 1;
+  placement.block_size = request.kv.block_size;
+  placement.kv_dtype = request.kv.dtype;
+  for (size_t i = 0; i < lanes.size(); ++i) {
+    Lane& lane = placement.lanes.emplace_back(
+        to_lane(shape, input, request, lanes[i].plan, kv_tokens[lanes[i].pool], micro_batches[i]));
+    lane.pool = lanes[i].pool;
+    lane.prefills = lanes[i].prefills, lane.decodes = lanes[i].decodes;
+  }
   return placement;
 }
 
-Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, const Placement& placement) {
+Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                       const LanePlan& plan, uint64_t kv_tokens, uint32_t micro_batches) {
+  const LaneOfSet lane{plan};
+  return to_placement(shape, input, request, {&lane, 1}, {&kv_tokens, 1}, {&micro_batches, 1});
+}
+
+Status check_pools(std::span<const LaneOfSet> lanes) {
+  std::vector<size_t> first, decoders, sizes;  // [pool] its first lane; how many decode; how many there are
+  for (size_t i = 0; i < lanes.size(); ++i) {
+    const LaneOfSet& lane = lanes[i];
+    if (lane.pool > first.size()) return invalid_argument("lanes[{}]: pools are numbered from 0 in order", i);
+    if (!lane.prefills && !lane.decodes) return invalid_argument("lanes[{}] neither prefills nor decodes", i);
+    if (lane.pool == first.size()) first.push_back(i), decoders.push_back(0), sizes.push_back(0);
+    if (holders_of(lane.plan) != holders_of(lanes[first[lane.pool]].plan))
+      return invalid_argument("lanes[{}] shares a pool with lanes[{}], but not its owners and heads", i,
+                              first[lane.pool]);
+    decoders[lane.pool] += lane.decodes ? 1 : 0;
+    ++sizes[lane.pool];
+  }
+  for (size_t i = 0; i < lanes.size(); ++i) {
+    if (sizes[lanes[i].pool] > 1 && lanes[i].prefills && lanes[i].decodes)
+      return invalid_argument("lanes[{}] shares a pool and has no role; \"prefill\" or \"decode\"", i);
+  }
+  for (size_t pool = 0; pool < first.size(); ++pool) {
+    const bool prefills = std::any_of(lanes.begin(), lanes.end(),
+                                      [&](const LaneOfSet& lane) { return lane.pool == pool && lane.prefills; });
+    if (decoders[pool] != 1 || !prefills)
+      return invalid_argument("pool {} needs one lane that decodes, and one that prefills (it may be the same)", pool);
+  }
+  return ok_status();
+}
+
+Result<std::vector<LaneOfSet>> lanes_of(const ModelShape& shape, const PlanInput& input, const Placement& placement) {
+  std::vector<LaneOfSet> lanes;
+  std::map<uint32_t, uint32_t> pools;  // as the placement counts them, as here
+  for (size_t i = 0; i < placement.lanes.size(); ++i) {
+    const Lane& from = placement.lanes[i];
+    LaneOfSet& lane = lanes.emplace_back();
+    ASSIGN_OR_RETURN(lane.plan, lane_plan_of(shape, input, placement, i));
+    lane.pool = pools.emplace(from.pool, static_cast<uint32_t>(pools.size())).first->second;
+    lane.prefills = from.prefills, lane.decodes = from.decodes;
+  }
+  RETURN_IF_ERROR(check_pools(lanes));
+  return lanes;
+}
+
+Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, const Placement& placement,
+                              size_t lane) {
   std::map<std::string_view, size_t> index;
   for (size_t d = 0; d < input.devices.size(); ++d) index[input.devices[d].name] = d;
-  if (placement.lanes.empty()) return invalid_argument("a placement without lanes");
+  if (lane >= placement.lanes.size()) return invalid_argument("a placement without lane {}", lane);
   LanePlan plan;
-  for (const Stage& stage : placement.lanes[0].stages) {
+  for (const Stage& stage : placement.lanes[lane].stages) {
     StagePlan part{stage.layer_begin, stage.layer_end, {}};
     for (const Shard& shard : stage.shards) {
       const auto device = index.find(shard.device);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/status.hpp"
@@ -37,6 +38,14 @@ struct LanePlan {
   std::vector<StagePlan> stages;
 };
 
+// A lane among others. Lanes of one pool share its sequences and their KV: any number that only prefill, and one that
+// only decodes. (A lane that did both would hold up those for which its devices attend by whole prompts.)
+struct LaneOfSet {
+  LanePlan plan;
+  uint32_t pool = 0;  // the first lane's is 0, and each new one's the next number
+  bool prefills = true, decodes = true;
+};
+
 // Sets kv_heads of every shard from the query heads before it.
 void settle_heads(const ModelShape& shape, StagePlan* stage);
 
@@ -44,6 +53,7 @@ void settle_heads(const ModelShape& shape, StagePlan* stage);
 std::vector<size_t> devices_of(const LanePlan& plan);
 
 bool has_partners(const LanePlan& plan);
+std::vector<size_t> devices_of(std::span<const LaneOfSet> lanes);
 // Whether several of its shards have units of its layers, so that these are summed over them.
 bool splits_layers(const StagePlan& stage);
 
@@ -55,12 +65,21 @@ StagePlan whole_stage(const ModelShape& shape, size_t device, size_t begin, size
 
 Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                        const LanePlan& plan, uint64_t kv_tokens, uint32_t micro_batches);
+// [pool] positions, [lane] steps in flight.
+Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                       std::span<const LaneOfSet> lanes, std::span<const uint64_t> kv_tokens,
+                       std::span<const uint32_t> micro_batches);
 
-// The first lane. INVALID_ARGUMENT where it does not fit the shape or names unknown devices.
-Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, const Placement& placement);
+// One of its lanes. INVALID_ARGUMENT where it does not fit the shape or names unknown devices.
+Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, const Placement& placement,
+                              size_t lane = 0);
+// All of them, pools numbered as here. INVALID_ARGUMENT also where the lanes of a pool do not share it (LaneOfSet).
+Result<std::vector<LaneOfSet>> lanes_of(const ModelShape& shape, const PlanInput& input, const Placement& placement);
 
 // Every layer once in order, counts of each stage sum to their axes, no device twice in a stage, none with nothing; and
 // check_abilities().
 Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePlan& plan);
+// Of lanes that are sound each: those of a pool share it.
+Status check_pools(std::span<const LaneOfSet> lanes);
 
 }  // namespace motley

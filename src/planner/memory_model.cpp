@@ -1,9 +1,12 @@
 #include "planner/memory_model.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <set>
+#include <string_view>
 
 #include "planner/plan.hpp"
 
@@ -73,62 +76,177 @@ ShardMemory shard_memory(const ModelShape& shape, const PlanInput& input, const 
   return memory;
 }
 
-LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                       const LanePlan& plan) {
-  std::map<size_t, DeviceMemory> devices;
-  struct Group {
-    uint64_t usable = 0, fixed = 0, per_token = 0;
+namespace {
+
+// A shard's units, wherever they are: equal ones are packed once.
+using UnitsKey = std::array<int64_t, 14>;
+
+UnitsKey key_of(const LanePlan& plan, size_t s, size_t index) {
+  const StagePlan& stage = plan.stages[s];
+  ShardPlan before;
+  for (size_t i = 0; i < index; ++i) {
+    const ShardPlan& shard = stage.shards[i];
+    before.query_heads += shard.query_heads, before.ffn_columns += shard.ffn_columns;
+    before.experts += shard.experts, before.vocab_rows += shard.vocab_rows;
+  }
+  const ShardPlan& own = stage.shards[index];
+  const bool first = s == 0, last = s + 1 == plan.stages.size();
+  return {static_cast<int64_t>(own.device),
+          static_cast<int64_t>(stage.begin),
+          static_cast<int64_t>(stage.end),
+          before.query_heads,
+          own.query_heads,
+          own.kv_heads,
+          before.ffn_columns,
+          own.ffn_columns,
+          before.experts,
+          own.experts,
+          before.vocab_rows,
+          own.vocab_rows,
+          first ? 1 : 0,
+          last ? 1 : 0};
+}
+
+// What devices hold of lanes, one thing after another.
+class MemoryCount {
+ public:
+  MemoryCount(const ModelShape& shape, const PlanInput& input, const PlanRequest& request)
+      : shape_(shape), input_(input), request_(request) {}
+
+  // Weights that are not counted yet, and step buffers: where others attend, two steps are under way.
+  void add(const LanePlan& plan) {
+    const uint64_t ways = has_partners(plan) ? 2 : 1;
+    std::map<size_t, uint64_t> steps;
+    const auto step = [&steps](size_t device, uint64_t bytes) { steps[device] = std::max(steps[device], bytes); };
+    for (size_t s = 0; s < plan.stages.size(); ++s) {
+      for (size_t i = 0; i < plan.stages[s].shards.size(); ++i) {
+        const ShardPlan& shard = plan.stages[s].shards[i];
+        const ShardMemory part = shard_memory(shape_, input_, request_, plan, s, shard);
+        if (counted_.insert(key_of(plan, s, i)).second) device(shard.device).weight_bytes += part.weight_bytes;
+        step(shard.device, part.step_bytes);
+        if (shard.partner == kNoPartner) continue;
+        step(shard.partner, static_cast<uint64_t>(attention_bytes(shape_, request_, shard)));
+      }
+    }
+    for (const auto& [index, bytes] : steps) device(index).step_bytes += ways * bytes;
+  }
+
+  // The lane's pool, of `most` positions (0: as many as fit), at least of `least`; where nobody says how large, of what
+  // `load` positions need. Its positions.
+  uint64_t add_pool(const LanePlan& plan, uint64_t least, uint64_t load, uint64_t most) {
+    std::map<size_t, uint64_t> per_token;
+    uint64_t all = 0;
+    for (size_t s = 0; s < plan.stages.size(); ++s) {
+      for (const ShardPlan& shard : plan.stages[s].shards) {
+        const uint64_t bytes = shard_memory(shape_, input_, request_, plan, s, shard).kv_bytes_per_token;
+        per_token[shard.kv_owner()] += bytes;
+        all += bytes;
+      }
+    }
+    uint64_t tokens = uint64_t{INT32_MAX};
+    if (all > 0 && request_.kv.bytes > 0) tokens = std::min(tokens, (request_.kv.bytes - pools_bytes_) / all);
+    if (most > 0) tokens = std::min(tokens, std::max(most, least));
+    for (const Part& part : parts(per_token)) {
+      const uint64_t needed = part.held + part.per_token * least;
+      if (needed > part.usable) miss(needed - part.usable, part.device);
+      if (part.held >= part.usable || part.per_token == 0) continue;
+      const uint64_t left = part.usable - part.held;
+      const bool own_memory = input_.devices[part.device].own_memory;
+      tokens =
+          std::min(tokens, pool_bytes(request_, own_memory, left, part.usable, part.per_token * load) / part.per_token);
+    }
+    tokens = missing_bytes_ > 0 ? 0 : tokens / request_.kv.block_size * request_.kv.block_size;
+    if (missing_bytes_ == 0 && tokens < least) {  // the cap of all pools
+      miss(std::max<uint64_t>(1, all * least - std::min(all * least, request_.kv.bytes - pools_bytes_)), short_device_);
+      tokens = 0;
+    }
+    pools_bytes_ += all * tokens;
+    for (const auto& [index, bytes] : per_token) devices_[index].kv_bytes += bytes * tokens;
+    return tokens;
+  }
+
+  std::vector<DeviceMemory> devices() const {
+    std::vector<DeviceMemory> all;
+    for (const auto& [index, device] : devices_) all.push_back(device);
+    return all;
+  }
+  uint64_t missing_bytes() const { return missing_bytes_; }
+  size_t short_device() const { return short_device_; }
+
+ private:
+  // A memory: a device's, or what a group shares.
+  struct Part {
+    uint64_t usable = 0, held = 0, per_token = 0;
     size_t device = 0;
   };
-  std::map<std::string, Group> groups;
-  uint64_t per_token = 0;
-  for (size_t s = 0; s < plan.stages.size(); ++s) {
-    for (const ShardPlan& shard : plan.stages[s].shards) {
-      const ShardMemory part = shard_memory(shape, input, request, plan, s, shard);
-      DeviceMemory& device = devices[shard.device];
-      device.device = shard.device;
-      device.weight_bytes += part.weight_bytes;
-      device.step_bytes = std::max(device.step_bytes, part.step_bytes);
-      device.usable_bytes = usable_bytes(input, shard.device);
-      DeviceMemory& owner = devices[shard.kv_owner()];
-      owner.device = shard.kv_owner();
-      owner.kv_bytes_per_token += part.kv_bytes_per_token;
-      owner.usable_bytes = usable_bytes(input, shard.kv_owner());
-      if (shard.partner != kNoPartner)
-        owner.step_bytes = std::max(owner.step_bytes, static_cast<uint64_t>(attention_bytes(shape, request, shard)));
-      per_token += part.kv_bytes_per_token;
+
+  std::vector<Part> parts(const std::map<size_t, uint64_t>& per_token) const {
+    std::vector<Part> all;
+    std::map<std::string_view, Part> groups;
+    for (const auto& [index, device] : devices_) {
+      const auto at = per_token.find(index);
+      const Part part{device.usable_bytes, device.weight_bytes + device.step_bytes + device.kv_bytes,
+                      at == per_token.end() ? 0 : at->second, index};
+      all.push_back(part);
+      const std::string& name = input_.devices[index].memory_group;
+      if (name.empty()) continue;
+      Part& group = groups[name];
+      group.usable = std::max(group.usable, part.usable);
+      group.held += part.held, group.per_token += part.per_token;
+      group.device = index;
     }
+    for (const auto& [name, group] : groups) all.push_back(group);
+    return all;
   }
+
+  void miss(uint64_t bytes, size_t device) {
+    if (bytes > missing_bytes_) missing_bytes_ = bytes, short_device_ = device;
+  }
+
+  DeviceMemory& device(size_t index) {
+    DeviceMemory& device = devices_[index];
+    device.device = index;
+    device.usable_bytes = usable_bytes(input_, index);
+    return device;
+  }
+
+  const ModelShape& shape_;
+  const PlanInput& input_;
+  const PlanRequest& request_;
+  std::map<size_t, DeviceMemory> devices_;
+  std::set<UnitsKey> counted_;
+  uint64_t pools_bytes_ = 0, missing_bytes_ = 0;
+  size_t short_device_ = 0;
+};
+
+}  // namespace
+
+LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                       const LanePlan& plan) {
+  MemoryCount count(shape, input, request);
+  count.add(plan);
   LaneMemory memory;
-  uint64_t tokens = per_token > 0 && request.kv.bytes > 0 ? request.kv.bytes / per_token : UINT64_MAX;
-  const uint64_t least = least_kv_tokens(shape, request), load = load_kv_tokens(shape, request);
-  const auto fit = [&](uint64_t usable, uint64_t fixed, uint64_t per, size_t device) {
-    const bool own_memory = input.devices[device].own_memory;
-    const uint64_t needed = fixed + per * least;
-    if (needed > usable && needed - usable > memory.missing_bytes) {
-      memory.missing_bytes = needed - usable, memory.short_device = device;
-    }
-    if (fixed < usable && per > 0)
-      tokens = std::min(tokens, pool_bytes(request, own_memory, usable - fixed, usable, per * load) / per);
-  };
-  for (const auto& [index, device] : devices) {
-    fit(device.usable_bytes, device.weight_bytes + device.step_bytes, device.kv_bytes_per_token, index);
-    memory.devices.push_back(device);
-    const std::string& name = input.devices[index].memory_group;
-    if (name.empty()) continue;
-    Group& group = groups[name];
-    group.usable = std::max(group.usable, device.usable_bytes);
-    group.fixed += device.weight_bytes + device.step_bytes;
-    group.per_token += device.kv_bytes_per_token;
-    group.device = index;
+  memory.kv_tokens = count.add_pool(plan, least_kv_tokens(shape, request), load_kv_tokens(shape, request), 0);
+  memory.devices = count.devices();
+  memory.missing_bytes = count.missing_bytes(), memory.short_device = count.short_device();
+  return memory;
+}
+
+LanesMemory lanes_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                         std::span<const LaneOfSet> lanes, std::span<const uint64_t> kv_most) {
+  MemoryCount count(shape, input, request);
+  for (const LaneOfSet& lane : lanes) count.add(lane.plan);
+  LanesMemory memory;
+  const uint64_t least = least_kv_tokens(shape, request);
+  uint64_t load = load_kv_tokens(shape, request);
+  for (const LaneOfSet& lane : lanes) {
+    if (lane.pool < memory.kv_tokens.size()) continue;
+    const uint64_t most = lane.pool < kv_most.size() ? kv_most[lane.pool] : 0;
+    memory.kv_tokens.push_back(count.add_pool(lane.plan, least, std::max(load, least), most));
+    load -= std::min(load, memory.kv_tokens.back());
   }
-  for (const auto& [name, group] : groups) fit(group.usable, group.fixed, group.per_token, group.device);
-  tokens = std::min<uint64_t>(tokens, uint64_t{INT32_MAX});
-  memory.kv_tokens = memory.missing_bytes > 0 ? 0 : tokens / request.kv.block_size * request.kv.block_size;
-  if (memory.missing_bytes == 0 && memory.kv_tokens < least) {  // the cap of all pools
-    memory.missing_bytes = std::max<uint64_t>(1, per_token * least - std::min(per_token * least, request.kv.bytes));
-    memory.kv_tokens = 0;
-  }
+  memory.devices = count.devices();
+  memory.missing_bytes = count.missing_bytes(), memory.short_device = count.short_device();
   return memory;
 }
 

@@ -23,7 +23,7 @@ ShardMemory shard_memory(const ModelShape& shape, const PlanInput& input, const 
 // Of all shards of a device.
 struct DeviceMemory {
   size_t device = 0;
-  uint64_t weight_bytes = 0, step_bytes = 0, kv_bytes_per_token = 0;
+  uint64_t weight_bytes = 0, step_bytes = 0, kv_bytes = 0;
   uint64_t usable_bytes = 0;
 };
 
@@ -36,6 +36,18 @@ struct LaneMemory {
 
 LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                        const LanePlan& plan);
+
+struct LanesMemory {
+  std::vector<DeviceMemory> devices;  // ascending
+  std::vector<uint64_t> kv_tokens;    // [pool]
+  uint64_t missing_bytes = 0;         // > 0: they do not fit
+  size_t short_device = 0;            // where they are missing
+};
+
+// Of all lanes: weights that several need alike once, each lane's step buffers, and the pools one after another: each
+// takes what the ones before leave. kv_most: [pool] positions, at most; 0 or none = as many as fit.
+LanesMemory lanes_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                         std::span<const LaneOfSet> lanes, std::span<const uint64_t> kv_most = {});
 
 // Whether all memory of these devices can hold the weights and KV of so many positions, however they are parted.
 bool memory_holds(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,

@@ -14,7 +14,9 @@ using nlohmann::ordered_json;
 using planner::JsonFields;
 
 constexpr size_t kStagesMax = 4096;
+constexpr size_t kLanesMax = 64;
 constexpr int64_t kMicroBatchesMax = 65536;
+constexpr int64_t kChunkRowsMax = 1 << 20;
 constexpr const char* kOwners = "must name the shards that have heads, or their partners, and no others";
 
 int64_t total(const std::vector<UnitRange>& ranges) {
@@ -43,12 +45,30 @@ ordered_json shard_json(const PlanReport& report, const Shard& shard) {
   return json;
 }
 
-// Reads one file against one model and machine.
+ordered_json lane_json(const PlanReport& report, const Lane& lane) {
+  ordered_json json = {{"stages", ordered_json::array()}};
+  for (const Stage& stage : lane.stages) {
+    ordered_json one = {{"layers", {stage.layer_begin, stage.layer_end}}, {"shards", ordered_json::array()}};
+    for (const Shard& shard : stage.shards) one["shards"].push_back(shard_json(report, shard));
+    one["kv_owners"] = stage.kv_owners;
+    json["stages"].push_back(std::move(one));
+  }
+  if (lane.micro_batches > 0) json["micro_batches"] = lane.micro_batches;
+  if (lane.chunk_rows > 0) json["chunk_rows"] = lane.chunk_rows;
+  for (const PairRoute& pair : lane.routes)
+    json["routes"].push_back({{"a", pair.a}, {"b", pair.b}, {"route", route_name(pair.route)}});
+  return json;
+}
+
+// Reads one lane of a file against one model and machine.
 class PlanReader {
  public:
   PlanReader(const ModelShape& shape, const PlanInput& input) : shape_(shape), input_(input) {}
 
-  Status read_stages(const hf::JsonValue::Array& stages) {
+  Status read_stages(const JsonFields& lane) {
+    const hf::JsonValue::Array* list = nullptr;
+    RETURN_IF_ERROR(lane.list("stages", &list, kStagesMax));
+    const hf::JsonValue::Array& stages = *list;
     for (size_t s = 0; s < stages.size(); ++s) RETURN_IF_ERROR(read_stage(stages[s], s, s + 1 == stages.size()));
     return check_lane(shape_, input_, plan_);
   }
@@ -227,8 +247,8 @@ Status check_identity(const JsonFields& file, const ModelShape& shape, const Pla
   return ok_status();
 }
 
-// What is forced beside the file must hold in it.
-Status check_keeps(const LanePlan& plan, const PlanInput& input, const PlanRequest& request) {
+// What is forced beside the file must hold in each lane.
+Status check_sizes(const LanePlan& plan, const PlanRequest& request) {
   const uint32_t width = request.tensor_parallel_size, stages = request.pipeline_parallel_size;
   if (stages > 0 && plan.stages.size() != stages) {
     return invalid_argument("the plan has {} stages, and --pipeline-parallel-size asks for {}; leave one of them out",
@@ -239,7 +259,11 @@ Status check_keeps(const LanePlan& plan, const PlanInput& input, const PlanReque
     return invalid_argument("stages[{}] has {} devices, and --tensor-parallel-size asks for {}; leave one of them out",
                             s, plan.stages[s].shards.size(), width);
   }
-  const std::vector<size_t> used = devices_of(plan);
+  return ok_status();
+}
+
+Status check_all_used(std::span<const LaneOfSet> lanes, const PlanInput& input, const PlanRequest& request) {
+  const std::vector<size_t> used = devices_of(lanes);
   for (size_t d = 0; d < input.devices.size() && request.use_all_devices; ++d) {
     if (std::binary_search(used.begin(), used.end(), d)) continue;
     return invalid_argument(
@@ -249,22 +273,63 @@ Status check_keeps(const LanePlan& plan, const PlanInput& input, const PlanReque
   return ok_status();
 }
 
+struct LanesRead {
+  std::vector<LaneOfSet> lanes;
+  std::vector<uint64_t> kv_tokens;                  // [pool]
+  std::vector<uint32_t> micro_batches, chunk_rows;  // [lane]
+  std::vector<std::vector<PairRoute>> routes;       // [lane]
+
+  // The next lane: a whole file of one, or one of its list.
+  Status add(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const JsonFields& fields,
+             bool of_list) {
+    if (of_list)
+      RETURN_IF_ERROR(fields.check_names(
+          {"pool", "role", "kv_capacity_tokens", "stages", "micro_batches", "chunk_rows", "routes"}));
+    LaneOfSet lane;
+    lane.pool = static_cast<uint32_t>(kv_tokens.size());
+    if (of_list) RETURN_IF_ERROR(fields.whole("pool", &lane.pool, 0, lane.pool, false));
+    uint64_t tokens = 0;
+    RETURN_IF_ERROR(fields.whole("kv_capacity_tokens", &tokens, 0, INT32_MAX, false));
+    PlanReader reader(shape, input);
+    RETURN_IF_ERROR(reader.read_stages(fields));
+    lane.plan = reader.plan();
+    RETURN_IF_ERROR(check_sizes(lane.plan, request));
+    if (lane.pool == kv_tokens.size()) kv_tokens.push_back(tokens);
+    if (tokens != 0 && tokens != kv_tokens[lane.pool])
+      return fields.wrong("kv_capacity_tokens",
+                          fmt::format("is {}, and pool {} has {}", tokens, lane.pool, kv_tokens[lane.pool]));
+    std::string role = "both";
+    if (of_list) RETURN_IF_ERROR(fields.text("role", &role, false));
+    if (role != "both" && role != "prefill" && role != "decode")
+      return fields.wrong("role", fmt::format(R"(is {}; "both", "prefill" or "decode")", in_quotes(role)));
+    lane.prefills = role != "decode", lane.decodes = role != "prefill";
+    uint32_t steps = 0;
+    RETURN_IF_ERROR(fields.whole("micro_batches", &steps, 1, kMicroBatchesMax, false));
+    if (steps > 1 && lane.plan.stages.size() == 1)
+      return fields.wrong("micro_batches", fmt::format("is {}, and a single stage has one", steps));
+    uint32_t rows = 0;
+    RETURN_IF_ERROR(fields.whole("chunk_rows", &rows, 1, kChunkRowsMax, false));
+    chunk_rows.push_back(rows);
+    ASSIGN_OR_RETURN(std::vector<PairRoute> pairs, reader.read_routes(fields));
+    lanes.push_back(std::move(lane)), micro_batches.push_back(steps), routes.push_back(std::move(pairs));
+    return ok_status();
+  }
+};
+
 }  // namespace
 
 std::string to_json(const PlanReport& report, const ModelShape& shape, const PlanIdentity& identity) {
+  const std::vector<Lane>& lanes = report.placement.lanes;
   ordered_json json = {{"model", {{"name", shape.name}, {"digest", identity.model_digest}}},
-                       {"machine", identity.machine},
-                       {"stages", ordered_json::array()}};
-  for (const Stage& stage : report.placement.lanes.at(0).stages) {
-    ordered_json one = {{"layers", {stage.layer_begin, stage.layer_end}}, {"shards", ordered_json::array()}};
-    for (const Shard& shard : stage.shards) one["shards"].push_back(shard_json(report, shard));
-    one["kv_owners"] = stage.kv_owners;
-    json["stages"].push_back(std::move(one));
+                       {"machine", identity.machine}};
+  if (lanes.size() == 1) json.update(lane_json(report, lanes[0]));
+  for (size_t i = 0; i < lanes.size() && lanes.size() > 1; ++i) {
+    ordered_json one = {{"pool", lanes[i].pool}, {"kv_capacity_tokens", report.lanes.at(i).kv_tokens}};
+    if (!lanes[i].prefills || !lanes[i].decodes) one["role"] = lanes[i].prefills ? "prefill" : "decode";
+    one.update(lane_json(report, lanes[i]));
+    json["lanes"].push_back(std::move(one));
   }
   if (!report.simulated.empty()) json["simulated"] = report.simulated;
-  if (const Lane& lane = report.placement.lanes[0]; lane.micro_batches > 0) json["micro_batches"] = lane.micro_batches;
-  for (const PairRoute& pair : report.placement.lanes[0].routes)
-    json["routes"].push_back({{"a", pair.a}, {"b", pair.b}, {"route", route_name(pair.route)}});
   json["predicted"] = {{"tokens_per_s", report.predicted.tokens_per_s},
                        {"ttft_ms", report.predicted.ttft_ms},
                        {"tpot_ms", report.predicted.tpot_ms}};
@@ -290,24 +355,32 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   RETURN_IF_ERROR(check_request(request));
   ASSIGN_OR_RETURN(const hf::JsonValue json, hf::parse_json(text));
   const JsonFields file(json, "");
-  RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "simulated", "micro_batches", "routes", "predicted",
-                                    "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out", "alternatives"}));
+  RETURN_IF_ERROR(
+      file.check_names({"model", "machine", "stages", "simulated", "micro_batches", "chunk_rows", "routes", "predicted",
+                        "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out", "alternatives", "lanes"}));
   RETURN_IF_ERROR(check_identity(file, shape, identity));
-  uint64_t tokens = 0;
-  RETURN_IF_ERROR(file.whole("kv_capacity_tokens", &tokens, 0, INT32_MAX, false));
-  const hf::JsonValue::Array* stages = nullptr;
-  RETURN_IF_ERROR(file.list("stages", &stages, kStagesMax));
-  PlanReader reader(shape, input);
-  RETURN_IF_ERROR(reader.read_stages(*stages));
-  uint32_t micro_batches = 0;
-  RETURN_IF_ERROR(file.whole("micro_batches", &micro_batches, 1, kMicroBatchesMax, false));
-  if (micro_batches > 1 && stages->size() == 1) {
-    return file.wrong("micro_batches", fmt::format("is {}, and a single stage has one", micro_batches));
+  LanesRead read;
+  const hf::JsonValue::Array* lanes = nullptr;
+  RETURN_IF_ERROR(file.list("lanes", &lanes, kLanesMax, false));
+  if (lanes == nullptr) {
+    RETURN_IF_ERROR(read.add(shape, input, request, file, false));
+  } else if (lanes->empty()) {
+    return file.wrong("lanes", "is empty");
   }
-  RETURN_IF_ERROR(check_keeps(reader.plan(), input, request));
-  ASSIGN_OR_RETURN(std::vector<PairRoute> routes, reader.read_routes(file));
-  Placement placement = to_placement(shape, input, request, reader.plan(), tokens, micro_batches);
-  placement.lanes[0].routes = std::move(routes);
+  for (const char* key : {"stages", "micro_batches", "chunk_rows", "routes"}) {
+    if (lanes != nullptr && file.find(key) != nullptr) return file.wrong(key, "stands in each of the lanes");
+  }
+  for (size_t i = 0; lanes != nullptr && i < lanes->size(); ++i) {
+    const Status status = read.add(shape, input, request, JsonFields((*lanes)[i], ""), true);
+    if (!status.ok()) return invalid_argument("lanes[{}]: {}", i, status.message());
+  }
+  RETURN_IF_ERROR(check_pools(read.lanes));
+  RETURN_IF_ERROR(check_all_used(read.lanes, input, request));
+  Placement placement = to_placement(shape, input, request, read.lanes, read.kv_tokens, read.micro_batches);
+  for (size_t i = 0; i < placement.lanes.size(); ++i) {
+    placement.lanes[i].routes = std::move(read.routes[i]);
+    placement.lanes[i].chunk_rows = read.chunk_rows[i];
+  }
   return placement;
 }
 

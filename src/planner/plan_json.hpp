@@ -2,13 +2,15 @@
 //
 // {"model": {"name", "digest"}, "machine", "stages": [{"layers": [first, end], "shards": [{"device", "kv_heads",
 //   "query_heads"?, "ffn_columns", "vocab_rows", "experts": [ids], "weight_bytes", "format"}], "kv_owners": [names]}],
-//  "micro_batches"?, "routes"?: [{"a", "b", "route"?: "shared-memory" or "gloo"}], "predicted": {"tokens_per_s",
-//  "ttft_ms", "tpot_ms", "keeps_slo"?}, "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out": [{"device",
-//  "reason"}], "alternatives": [{"devices", "tokens_per_s"}]}
+//  "micro_batches"?, "chunk_rows"?, "routes"?: [{"a", "b", "route"?: "shared-memory" or "gloo"}], "predicted":
+//  {"tokens_per_s", "ttft_ms", "tpot_ms", "keeps_slo"?}, "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out":
+//  [{"device", "reason"}], "alternatives": [{"devices", "tokens_per_s"}]}
+// Where there are several lanes, each says its own: {"lanes": [{"pool", "kv_capacity_tokens", "role"?: "prefill" or
+//   "decode", "stages", "micro_batches"?, "chunk_rows"?, "routes"?}], ...}. Lanes of one pool share its sequences.
 // Counts; ranges follow the order of the shards. query_heads stands only where KV heads are replicated, micro_batches
-// (in flight together) only with several stages, routes only of pairs that do not meet over shared memory: who is not
-// there does, keeps_slo only where limits were asked for. By hand, "stages" alone will do; a stage's only shard may
-// leave its counts out: it takes everything.
+// (in flight together) and chunk_rows (of a prompt beside rows that decode) only with several stages, routes only of
+// pairs that do not meet over shared memory: who is not there does, keeps_slo only where limits were asked for. By
+// hand, "stages" alone will do; a stage's only shard may leave its counts out: it takes everything.
 #pragma once
 
 #include <string>
@@ -28,8 +30,8 @@ struct PlanIdentity {
 
 std::string to_json(const PlanReport& report, const ModelShape& shape, const PlanIdentity& identity);
 
-// The placement of one lane, with the devices' names as `input` spells them and weight_bytes as they come out here.
-// kv_blocks is what the file's capacity says and micro_batches its number, 0 where it says none. INVALID_ARGUMENT, one
+// The placement, with the devices' names as `input` spells them and weight_bytes as they come out here. kv_blocks is
+// what the file's capacity says and micro_batches its number, 0 where it says none. INVALID_ARGUMENT, one
 // line: what is no plan, not of this model or machine, names devices that are not there, does not cover each layer and
 // axis once, or is not what `request` forces. Of `input`, the devices' names decide that; their figures, weight_bytes.
 Result<Placement> read_plan(std::string_view json, const ModelShape& shape, const PlanInput& input,

@@ -69,15 +69,12 @@ std::string counts(const Shard& shard, const ModelShape& shape) {
   return text;
 }
 
-void add_stages(const PlanReport& report, const ModelShape& shape, std::string* out) {
+void add_stages(const PlanReport& report, const ModelShape& shape, size_t lane, std::string* out) {
   const size_t width = name_width(report);
-  *out += fmt::format("{:<{}}  layers 0{}{}  busy  share\n", "device", width,
-                      repeat(" ", kBarCells - 8 - static_cast<int64_t>(std::to_string(report.layers).size())),
-                      report.layers);
-  const std::vector<Stage>& stages = report.placement.lanes.at(0).stages;
+  const std::vector<Stage>& stages = report.placement.lanes[lane].stages;
   for (size_t s = 0; s < stages.size(); ++s) {
     const Stage& stage = stages[s];
-    const StageTime time = s < report.stages.size() ? report.stages[s] : StageTime();
+    const StageTime time = lane < report.lanes.size() ? report.lanes[lane].stages.at(s) : StageTime();
     *out += fmt::format("{}─┬{}┬─ stage {}: layers {} to {}, {} a step{}\n", repeat("─", static_cast<int64_t>(width)),
                         repeat("─", kBarCells), s, stage.layer_begin, stage.layer_end - 1, time_text(time.step_ns),
                         time.hop_ns > 0 ? ", then " + time_text(time.hop_ns) + " on the link" : "");
@@ -89,6 +86,16 @@ void add_stages(const PlanReport& report, const ModelShape& shape, std::string* 
     }
   }
   *out += fmt::format("{}─┴{}┴─\n", repeat("─", static_cast<int64_t>(width)), repeat("─", kBarCells));
+}
+
+void add_lanes(const PlanReport& report, const ModelShape& shape, std::string* out) {
+  *out += fmt::format("{:<{}}  layers 0{}{}  busy  share\n", "device", name_width(report),
+                      repeat(" ", kBarCells - 8 - static_cast<int64_t>(std::to_string(report.layers).size())),
+                      report.layers);
+  for (size_t i = 0; i < report.placement.lanes.size(); ++i) {
+    if (report.placement.lanes.size() > 1) *out += lane_text(report, i) + "\n";
+    add_stages(report, shape, i, out);
+  }
 }
 
 void add_memory(const PlanReport& report, std::string* out) {
@@ -146,6 +153,14 @@ void add_figures(const PlanReport& report, std::string* out) {
 
 }  // namespace
 
+std::string lane_text(const PlanReport& report, size_t index) {
+  const Lane& lane = report.placement.lanes[index];
+  const LaneReport& own = report.lanes.at(index);
+  const char* role = lane.prefills && lane.decodes ? "prompts and tokens" : lane.prefills ? "prompts" : "tokens";
+  return fmt::format("lane {}: {}, KV pool {} of {} tokens; {} sequences, {:.4g} tokens/s", index, role, lane.pool,
+                     own.kv_tokens, own.predicted.concurrency, own.predicted.tokens_per_s);
+}
+
 bool is_simulated(const PlanReport& report, const std::string& device) {
   return std::find(report.simulated.begin(), report.simulated.end(), device) != report.simulated.end();
 }
@@ -168,7 +183,7 @@ double shard_part(const Shard& shard, const ModelShape& shape) {
 std::string plan_text(const PlanReport& report, const ModelShape& shape) {
   std::string out = fmt::format("{}: {} layers on {} of {} devices\n", shape.name, report.layers, report.devices.size(),
                                 report.devices.size() + report.left_out.size());
-  add_stages(report, shape, &out);
+  add_lanes(report, shape, &out);
   add_memory(report, &out);
   add_figures(report, &out);
   return out;

@@ -17,6 +17,9 @@ std::string plan_svg(const PlanReport& report, const ModelShape& shape);
 // How much of the stage's work the shard has: the mean of its parts of heads, columns and experts; 0 to 1.
 double shard_part(const Shard& shard, const ModelShape& shape);
 
+// Of a lane among several: its role, pool and figures, on one line.
+std::string lane_text(const PlanReport& report, size_t lane);
+
 bool is_simulated(const PlanReport& report, const std::string& device);
 
 }  // namespace motley

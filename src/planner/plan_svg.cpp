@@ -34,10 +34,16 @@ std::string plan_svg(const PlanReport& report, const ModelShape& shape) {
   std::string body;
   double y = kTop;
   size_t colour = 0;
-  for (const Stage& stage : report.placement.lanes.at(0).stages) {
-    for (const Shard& shard : stage.shards) {
-      body += shard_row(report, shape, stage, shard, colour++, y);
+  for (size_t i = 0; i < report.placement.lanes.size(); ++i) {
+    if (report.placement.lanes.size() > 1) {
+      body += svg_text(8, y + 15, lane_text(report, i), " font-weight=\"bold\"");
       y += kRow;
+    }
+    for (const Stage& stage : report.placement.lanes[i].stages) {
+      for (const Shard& shard : stage.shards) {
+        body += shard_row(report, shape, stage, shard, colour++, y);
+        y += kRow;
+      }
     }
   }
   y += 12;

@@ -83,35 +83,57 @@ Candidate Predictor::evaluate(LanePlan plan, const Given& given) {
     candidate.memory.kv_tokens = std::min(candidate.memory.kv_tokens, most);
   }
   const uint32_t concurrency = held_concurrency(shape_, request_, candidate.memory.kv_tokens);
+  candidate.predicted = predict(candidate.plan, concurrency, given.micro_batches);
+  return candidate;
+}
+
+Prediction Predictor::predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches_given) {
   double alone = 0;
-  for (size_t s = 0; s < candidate.plan.stages.size(); ++s) {
-    const StageCost decode = stage_cost(lone().decode, candidate.plan, s, false);
-    const StageCost chunk = stage_cost(lone().mixed, candidate.plan, s, false);
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    const StageCost decode = stage_cost(lone().decode, plan, s, false);
+    const StageCost chunk = stage_cost(lone().mixed, plan, s, false);
     alone += (decode.ns + decode.hop_ns) * request_.output_len + (chunk.ns + chunk.hop_ns) * lone().load.chunks;
   }
+  Prediction found;
   double best = -1;
   // Where partners attend, two steps are under way for each stage.
-  const size_t stages = candidate.plan.stages.size(), places = stages * (has_partners(candidate.plan) ? 2 : 1);
-  const bool fixed = given.micro_batches > 0 && stages > 1;
+  const size_t stages = plan.stages.size(), places = stages * (has_partners(plan) ? 2 : 1);
+  const bool fixed = micro_batches_given > 0 && stages > 1;
   for (const uint32_t parts :
-       fixed ? std::vector{std::min(given.micro_batches, concurrency)} : micro_batches(concurrency)) {
+       fixed ? std::vector{std::min(micro_batches_given, concurrency)} : micro_batches(concurrency)) {
     // Fewer in flight than half the stages leave them idle; more than twice only makes each micro-batch smaller.
     if (!fixed && parts > 1 && (places == 1 || parts > 2 * places || 2 * parts < places)) continue;
     if (stages == 1 && parts > places) continue;
     for (const Chunks chunks : {Chunks::kWhole, Chunks::kEven}) {
-      Prediction prediction = predict(candidate.plan, concurrency, parts, chunks);
+      Prediction prediction = predict(plan, concurrency, parts, chunks);
       prediction.request_ms = alone / kNsPerMs;
       if (score(prediction) <= best) continue;
       best = score(prediction);
-      candidate.predicted = prediction;
+      found = prediction;
     }
   }
-  return candidate;
+  return found;
+}
+
+std::vector<double> Predictor::busy_ns(const LanePlan& plan, const Prediction& predicted) {
+  const Costs& costs = steady(predicted);
+  const bool overlapped = predicted.micro_batches > 1 && plan.stages.size() > 1;
+  std::vector<double> busy(input_.devices.size(), 0);
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    const StageCost decode = stage_cost(costs.decode, plan, s, overlapped);
+    const StageCost mixed = stage_cost(costs.mixed, plan, s, overlapped);
+    for (size_t i = 0; i < decode.busy_ns.size(); ++i) {
+      const ShardPlan& shard = plan.stages[s].shards[i];
+      busy[shard.device] += predicted.micro_batches * costs.load.mean(decode.busy_ns[i], mixed.busy_ns[i]);
+      busy[shard.kv_owner()] += predicted.micro_batches * costs.load.mean(decode.partner_ns[i], mixed.partner_ns[i]);
+    }
+  }
+  return busy;
 }
 
 Result<double> predict_step_ns(const ModelShape& shape, const PlanInput& input, const Placement& placement,
-                               const StepLoad& load) {
-  ASSIGN_OR_RETURN(const LanePlan plan, lane_plan_of(shape, input, placement));
+                               const StepLoad& load, size_t lane) {
+  ASSIGN_OR_RETURN(const LanePlan plan, lane_plan_of(shape, input, placement, lane));
   const LinkTable links(input);
   const std::vector<size_t> twins = find_twins(input);
   const StepCosts costs(shape, input, links, twins, load);

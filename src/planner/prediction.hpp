@@ -54,6 +54,8 @@ class Predictor {
   };
   // Memory first; then, if it fits, the best number of micro-batches. `plan` is sound (check_lane).
   Candidate evaluate(LanePlan plan, const Given& given = {0, 0});
+  // Of a sound plan with so many sequences: the best number of micro-batches, or the one given.
+  Prediction predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches);
   // At this concurrency and number of micro-batches.
   Prediction predict(const LanePlan& plan, uint32_t concurrency, uint32_t micro_batches, Chunks chunks);
   // Greater is better: tokens/s, or 1 / time of a lone request. Plans that keep the limits come before those that do
@@ -68,6 +70,9 @@ class Predictor {
   const std::vector<size_t>& twins() const { return twins_; }
   uint64_t evaluations() const { return evaluations_; }
 
+  // [device] nanoseconds that it computes in a cycle of all micro-batches.
+  std::vector<double> busy_ns(const LanePlan& plan, const Prediction& predicted);
+
  private:
   const ModelShape& shape_;
   const PlanInput& input_;
@@ -79,10 +84,10 @@ class Predictor {
   uint64_t evaluations_ = 0;
 };
 
-// One step of `load` alone on the placement's first lane, stage after stage. INVALID_ARGUMENT for a placement that is
+// One step of `load` alone on one of the placement's lanes, stage after stage. INVALID_ARGUMENT for a placement that is
 // not this model's or names unknown devices.
 Result<double> predict_step_ns(const ModelShape& shape, const PlanInput& input, const Placement& placement,
-                               const StepLoad& load);
+                               const StepLoad& load, size_t lane = 0);
 // Of `rows` sequences that decode at `context`, all of whose logits are asked for.
 Result<double> predict_step_ns(const ModelShape& shape, const PlanInput& input, const Placement& placement, double rows,
                                double context);

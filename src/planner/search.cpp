@@ -6,6 +6,7 @@
 
 #include "planner/bound.hpp"
 #include "planner/groupings.hpp"
+#include "planner/lane_search.hpp"
 #include "planner/refine.hpp"
 #include "planner/refusal.hpp"
 #include "planner/routes.hpp"
@@ -168,49 +169,67 @@ class Search {
 
 }  // namespace
 
-PlanReport report_of(Predictor* predictor, const Candidate& candidate) {
+namespace {
+
+std::vector<StageTime> stage_times(Predictor* predictor, const LanePlan& plan, const Prediction& predicted) {
+  const Predictor::Costs& costs = predictor->steady(predicted);
+  const bool overlapped = predicted.micro_batches > 1 && plan.stages.size() > 1;
+  std::vector<StageTime> times;
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    const StageCost decode = stage_cost(costs.decode, plan, s, overlapped);
+    const StageCost mixed = stage_cost(costs.mixed, plan, s, overlapped);
+    times.push_back({costs.load.mean(decode.ns, mixed.ns), costs.load.mean(decode.hop_ns, mixed.hop_ns)});
+  }
+  return times;
+}
+
+LaneSet set_of(Predictor* predictor, const Candidate& candidate) {
+  return evaluate_lanes(predictor, {{candidate.plan}},
+                        {{candidate.memory.kv_tokens}, {candidate.predicted.micro_batches}});
+}
+
+}  // namespace
+
+PlanReport report_of(Predictor* predictor, const LaneSet& set) {
   const ModelShape& shape = predictor->shape();
   const PlanInput& input = predictor->input();
   PlanReport report;
-  report.placement = to_placement(shape, input, predictor->request(), candidate.plan, candidate.memory.kv_tokens,
-                                  candidate.predicted.micro_batches);
-  report.placement.lanes[0].routes =
-      lane_routes(input, predictor->links(), candidate.plan, sizeof(float) * static_cast<double>(shape.hidden));
-  report.predicted = candidate.predicted;
-  report.keeps_slo = predictor->keeps_limits(candidate.predicted);
+  report.placement =
+      to_placement(shape, input, predictor->request(), set.lanes, set.memory.kv_tokens, set.micro_batches);
+  report.predicted = set.predicted;
+  report.keeps_slo = predictor->keeps_limits(set.predicted);
   report.ttft_ms_max = predictor->request().ttft_ms_max;
   report.tpot_ms_max = predictor->request().tpot_ms_max;
-  report.kv_capacity_tokens = candidate.memory.kv_tokens;
+  report.kv_capacity_tokens = std::accumulate(set.memory.kv_tokens.begin(), set.memory.kv_tokens.end(), uint64_t{0});
   report.layers = static_cast<uint32_t>(shape.layers.size());
-  const Prediction& predicted = candidate.predicted;
-  const Predictor::Costs& costs = predictor->steady(predicted);
-  const bool overlapped = predicted.micro_batches > 1 && candidate.plan.stages.size() > 1;
-  std::vector<double> busy(input.devices.size(), 0);
-  for (size_t s = 0; s < candidate.plan.stages.size(); ++s) {
-    const StageCost decode = stage_cost(costs.decode, candidate.plan, s, overlapped);
-    const StageCost mixed = stage_cost(costs.mixed, candidate.plan, s, overlapped);
-    report.stages.push_back({costs.load.mean(decode.ns, mixed.ns), costs.load.mean(decode.hop_ns, mixed.hop_ns)});
-    for (size_t i = 0; i < decode.busy_ns.size(); ++i) {
-      busy[candidate.plan.stages[s].shards[i].device] +=
-          predicted.micro_batches * costs.load.mean(decode.busy_ns[i], mixed.busy_ns[i]);
-      busy[candidate.plan.stages[s].shards[i].kv_owner()] +=
-          predicted.micro_batches * costs.load.mean(decode.partner_ns[i], mixed.partner_ns[i]);
-    }
+  for (size_t i = 0; i < set.lanes.size(); ++i) {
+    const LaneOfSet& lane = set.lanes[i];
+    Prediction steps = set.pools[lane.pool];
+    steps.concurrency = std::max(steps.concurrency, 1u), steps.micro_batches = set.micro_batches[i];
+    report.lanes.push_back(
+        {set.pools[lane.pool], set.memory.kv_tokens[lane.pool], stage_times(predictor, lane.plan, steps)});
+    Lane& placed = report.placement.lanes[i];
+    if (steps.chunks == Chunks::kEven && lane.plan.stages.size() > 1) placed.chunk_rows = steps.chunk_rows;
+    placed.routes =
+        lane_routes(input, predictor->links(), lane.plan, sizeof(float) * static_cast<double>(shape.hidden));
   }
-  for (const DeviceMemory& memory : candidate.memory.devices) {
+  for (const DeviceMemory& memory : set.memory.devices) {
     const DeviceProfile& device = input.devices[memory.device];
-    const double share = predicted.tpot_ms > 0 ? busy[memory.device] / (predicted.tpot_ms * 1e6) : 0;
-    report.devices.push_back({device.name, device.format, memory.weight_bytes,
-                              memory.kv_bytes_per_token * candidate.memory.kv_tokens, memory.step_bytes,
-                              memory.usable_bytes, std::min(share, 1.0)});
+    report.devices.push_back({device.name, device.format, memory.weight_bytes, memory.kv_bytes, memory.step_bytes,
+                              memory.usable_bytes, set.busy[memory.device]});
   }
   return report;
+}
+
+PlanReport report_of(Predictor* predictor, const Candidate& candidate) {
+  return report_of(predictor, set_of(predictor, candidate));
 }
 
 namespace {
 
 void add_bound(Predictor* predictor, PlanReport* report) {
-  report->bound_tokens_per_s = tokens_per_s_bound(predictor, report->predicted.tokens_per_s);
+  const bool several = report->placement.lanes.size() > 1;
+  report->bound_tokens_per_s = tokens_per_s_bound(predictor, report->predicted.tokens_per_s, several);
   report->gap = report->bound_tokens_per_s > 0 ? 1 - report->predicted.tokens_per_s / report->bound_tokens_per_s : 0;
 }
 
@@ -223,17 +242,17 @@ const Candidate& best_of(const Search& search) {
   return alone ? *one : *best;
 }
 
-void add_alternatives(const PlanInput& input, const CandidatePool& pool, const Candidate& best, PlanReport* report) {
+void add_alternatives(const PlanInput& input, const CandidatePool& pool, const std::vector<size_t>& used,
+                      PlanReport* report) {
   for (const Candidate* candidate : pool.ranked()) {
     if (report->alternatives.size() == kAlternativesMax) return;
-    if (devices_of(candidate->plan) == devices_of(best.plan)) continue;
+    if (devices_of(candidate->plan) == used) continue;
     report->alternatives.push_back({names_of(input, devices_of(candidate->plan)), candidate->predicted.tokens_per_s});
   }
 }
 
-void add_left_out(Search* search, const Candidate& best, PlanReport* report) {
+void add_left_out(Search* search, const Candidate& best, const std::vector<size_t>& used, PlanReport* report) {
   const PlanInput& input = search->predictor().input();
-  const std::vector<size_t> used = devices_of(best.plan);
   std::vector<std::string> of_type(search->types().members.size());
   for (size_t d = 0; d < input.devices.size(); ++d) {
     if (std::find(used.begin(), used.end(), d) != used.end()) continue;
@@ -241,6 +260,16 @@ void add_left_out(Search* search, const Candidate& best, PlanReport* report) {
     if (reason.empty()) reason = left_out_reason(&search->predictor(), search->types(), search->pool(), best, d);
     report->left_out.push_back({input.devices[d].name, reason});
   }
+}
+
+// The lanes that are best beside it, if any are worth it.
+LaneSet with_further_lanes(Search* search, const Candidate& best, bool roles) {
+  std::vector<Candidate> starts = {best};
+  for (const Candidate* candidate : search->pool().ranked()) {
+    if (roles && starts.size() < kRefined) starts.push_back(*candidate);
+  }
+  auto found = find_lanes(&search->predictor(), starts, roles);
+  return found ? *std::move(found) : set_of(&search->predictor(), best);
 }
 
 std::string joined(const std::vector<std::string>& names) {
@@ -260,7 +289,8 @@ Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, 
     const Status status = fits_nowhere(search.predictor(), search.pool());
     return Status(status.code(), status.message() + "; or force less");
   }
-  PlanReport report = report_of(&search.predictor(), *best);
+  const LaneSet set = with_further_lanes(&search, *best, false);
+  PlanReport report = report_of(&search.predictor(), set);
   PlanRequest free = request;
   free.tensor_parallel_size = free.pipeline_parallel_size = 0;
   free.use_all_devices = false;
@@ -271,8 +301,9 @@ Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, 
   report.forced_loss.best_tokens_per_s = unforced.predicted.tokens_per_s;
   report.forced_loss.loss = std::max(0.0, 1 - report.predicted.tokens_per_s / unforced.predicted.tokens_per_s);
   for (const DeviceShare& share : unforced.devices) report.forced_loss.best_devices.push_back(share.device);
-  add_alternatives(input, search.pool(), *best, &report);
-  add_left_out(&search, *best, &report);
+  const std::vector<size_t> used = devices_of(set.lanes);
+  add_alternatives(input, search.pool(), used, &report);
+  add_left_out(&search, *best, used, &report);
   for (LeftOut& out : report.left_out) out.reason = "the forced sizes leave it out: " + out.reason;
   return report;
 }
@@ -327,9 +358,12 @@ Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const P
   if (search.pool().empty()) return fits_nowhere(search.predictor(), search.pool());
   if (effort == Effort::kFull) search.try_each_left_out();
   const Candidate best = best_of(search);
-  PlanReport report = report_of(&search.predictor(), best);
-  add_alternatives(input, search.pool(), best, &report);
-  add_left_out(&search, best, &report);
+  const LaneSet set =
+      effort == Effort::kFull ? with_further_lanes(&search, best, true) : set_of(&search.predictor(), best);
+  PlanReport report = report_of(&search.predictor(), set);
+  const std::vector<size_t> used = devices_of(set.lanes);
+  add_alternatives(input, search.pool(), used, &report);
+  add_left_out(&search, best, used, &report);
   if (effort == Effort::kFull) add_bound(&search.predictor(), &report);
   return report;
 }
@@ -337,19 +371,27 @@ Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const P
 Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                              const Placement& placement) {
   RETURN_IF_ERROR(check_plannable(shape, input, request));
-  ASSIGN_OR_RETURN(LanePlan lane, lane_plan_of(shape, input, placement));
+  ASSIGN_OR_RETURN(std::vector<LaneOfSet> lanes, lanes_of(shape, input, placement));
   Predictor predictor(shape, input, request);
-  const Lane& given = placement.lanes[0];
-  const Candidate candidate =
-      predictor.evaluate(std::move(lane), {given.micro_batches, uint64_t{given.kv_blocks} * request.kv.block_size});
-  if (!candidate.fits()) {
-    return error(MOTLEY_RESOURCE_EXHAUSTED, "this placement needs {} bytes more than {} has",
-                 candidate.memory.missing_bytes, input.devices[candidate.memory.short_device].name);
+  LaneSetGiven given;
+  for (size_t i = 0; i < lanes.size(); ++i) {
+    const Lane& lane = placement.lanes[i];
+    given.micro_batches.push_back(lane.micro_batches);
+    if (lanes[i].pool == given.kv_tokens.size())
+      given.kv_tokens.push_back(uint64_t{lane.kv_blocks} * request.kv.block_size);
   }
-  PlanReport report = report_of(&predictor, candidate);
-  report.placement.lanes[0].routes = given.routes;
-  if (candidate.plan.stages.size() > 1 && given.micro_batches > 0) {
-    report.placement.lanes[0].micro_batches = given.micro_batches;
+  const LaneSet set = evaluate_lanes(&predictor, std::move(lanes), given);
+  if (!set.fits()) {
+    return error(MOTLEY_RESOURCE_EXHAUSTED, "this placement needs {} bytes more than {} has", set.memory.missing_bytes,
+                 input.devices[set.memory.short_device].name);
+  }
+  PlanReport report = report_of(&predictor, set);
+  for (size_t i = 0; i < placement.lanes.size(); ++i) {
+    Lane& lane = report.placement.lanes[i];
+    lane.routes = placement.lanes[i].routes;
+    lane.chunk_rows = placement.lanes[i].chunk_rows;
+    if (lane.stages.size() > 1 && placement.lanes[i].micro_batches > 0)
+      lane.micro_batches = placement.lanes[i].micro_batches;
   }
   add_bound(&predictor, &report);
   for (const DeviceProfile& device : input.devices) {

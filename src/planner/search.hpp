@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "planner/prediction.hpp"
+#include "planner/lane_set.hpp"
 
 namespace motley {
 
@@ -30,6 +30,13 @@ struct StageTime {
   double step_ns = 0, hop_ns = 0;  // mean over the load's steps
 };
 
+// Of a lane of the placement. Lanes of one pool have one prediction, of them all.
+struct LaneReport {
+  Prediction predicted;
+  uint64_t kv_tokens = 0;  // of its pool
+  std::vector<StageTime> stages;
+};
+
 struct ForcedLoss {
   double best_tokens_per_s = 0, loss = 0;  // 1 - forced / best
   std::vector<std::string> best_devices;
@@ -37,15 +44,15 @@ struct ForcedLoss {
 
 struct PlanReport {
   Placement placement;
-  Prediction predicted;
+  Prediction predicted;                     // of all lanes
   bool keeps_slo = true;                    // by the prediction; true where none is asked for
   double ttft_ms_max = 0, tpot_ms_max = 0;  // what is asked for; 0 = nothing
   double bound_tokens_per_s = 0, gap = 0;   // 1 - predicted / bound
-  uint64_t kv_capacity_tokens = 0;
+  uint64_t kv_capacity_tokens = 0;          // of all pools
   uint32_t layers = 0;
   std::vector<DeviceShare> devices;    // used, in the input's order
   std::vector<std::string> simulated;  // names of devices that are, and are shown as such; whoever plans knows them
-  std::vector<StageTime> stages;
+  std::vector<LaneReport> lanes;       // as the placement's
   std::vector<LeftOut> left_out;
   std::vector<Alternative> alternatives;  // at most three, each of other devices, best first
   bool forced = false;
@@ -66,8 +73,9 @@ Status check_forced(const PlanRequest& request, const std::vector<std::string>& 
 Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                         Effort effort = Effort::kFull);
 
-// What holds of any candidate that fits: placement, shares, stages' times; without bound, alternatives and who is left
+// What holds of any lanes that fit: placement, shares, stages' times; without bound, alternatives and who is left
 // out. The predictor's request and input are those of the report.
+PlanReport report_of(Predictor* predictor, const LaneSet& set);
 PlanReport report_of(Predictor* predictor, const Candidate& candidate);
 
 // What is reported of a given placement: a plan that somebody wrote. Its routes are kept, its micro_batches and

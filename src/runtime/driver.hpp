@@ -55,6 +55,7 @@ struct DriverOptions {
   uint32_t logit_rows_max = 0;  // of one step
   uint32_t slots = 0;
   uint32_t steps_ahead = 1;  // steps that are enqueued before the one before them is done, where nothing stands between
+  uint32_t queue_depth = 0;  // programs that a queue of the device takes before it refuses; 0 = any number
   bool virtual_time = false;
   bool simulated = false;  // the device is
   Trace* trace = nullptr;  // borrowed; null = none
@@ -138,6 +139,7 @@ class Driver {
   Status play(Flight& flight, size_t set);
   Status meet(const TapeEntry& entry, Flight& flight, size_t set);
   Status meet_others(const TapeEntry& entry, Flight& flight, size_t set);
+  Status make_room(Flight& flight);
   Status settle(Flight& flight);
   Status receive(Flight& flight);
   Status send(Flight& flight);
@@ -190,6 +192,7 @@ class Driver {
   std::deque<Pending> pending_;
   std::vector<std::shared_ptr<Flight>> stuck_;  // steps that a device which no longer answers may still read
   ProgramEvents running_;                       // enqueued, not waited for
+  uint64_t enqueued_ = 0, ended_ = 0;           // programs, so far; ended: as known
   size_t next_set_ = 0;
   int64_t virtual_ns_ = 0;
   int64_t busy_until_ns_ = 0;  // counted

@@ -159,16 +159,31 @@ Status Driver::play(Flight& flight, size_t set) {
       RETURN_IF_ERROR(meet(entry, flight, set));
       continue;
     }
+    RETURN_IF_ERROR(make_room(flight));
     const int64_t began_ns = running_ ? 0 : now_ns();
     auto event = entry.program.enqueue(flight.batch, set);
     if (event.ok()) {
-      running_.add(*std::move(event), entry.program, trace_.on(), began_ns);
+      running_.add(*std::move(event), entry.program, trace_.on(), began_ns, ++enqueued_);
       programs_ += 1, rows_ += flight.batch.rows;
     } else {
       if (!meets_ || fatal(event.error())) return event.error();
       flight.fail(event.error());
     }
   }
+  return ok_status();
+}
+
+// A full queue refuses: what is in it is waited for.
+Status Driver::make_room(Flight& flight) {
+  if (options_.queue_depth == 0 || enqueued_ - ended_ < options_.queue_depth) return ok_status();
+  const ProgramEvents* newest = running_ ? &running_ : nullptr;
+  for (auto at = pending_.rbegin(); at != pending_.rend() && newest == nullptr; ++at)
+    if (at->programs) newest = &at->programs;
+  ended_ = enqueued_;
+  if (newest == nullptr) return ok_status();
+  const Status status = device_.wait(newest->last(), device_timeout_ns(flight));
+  if (fatal(status)) return status;  // what else a program reports is heard of when its step is settled
+  learn_times(newest->last());
   return ok_status();
 }
 
@@ -199,6 +214,7 @@ Status Driver::meet_others(const TapeEntry& entry, Flight& flight, size_t set) {
 Status Driver::settle(Flight& flight) {
   if (!running_) return ok_status();
   const ProgramEvents programs = std::exchange(running_, {});
+  ended_ = std::max(ended_, programs.last_number());
   Status status = device_.wait(programs.last(), device_timeout_ns(flight));
   if (status.code() == MOTLEY_DEADLINE_EXCEEDED && device_.worker() != nullptr && device_.worker()->at_work()) {
     // It computes, on a machine that is short of cores: as long again, for which the others in a meeting wait.

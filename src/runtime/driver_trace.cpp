@@ -17,8 +17,9 @@ bool of_head_rows(motley_cut cut) { return cut == MOTLEY_CUT_HEAD || cut == MOTL
 
 }  // namespace
 
-void ProgramEvents::add(EventHandle event, const TapeProgram& program, bool kept, int64_t began_ns) {
+void ProgramEvents::add(EventHandle event, const TapeProgram& program, bool kept, int64_t began_ns, uint64_t number) {
   if (!newest_.event) began_ns_ = began_ns;
+  number_ = number;
   if (kept && newest_.event) earlier_.push_back(std::move(newest_));
   newest_ = {std::move(event), &program};
 }

@@ -18,11 +18,13 @@ namespace motley {
 class ProgramEvents {
  public:
   // `kept`: the event of an earlier program stays. `began_ns`: just before it was enqueued; that of the first counts.
-  void add(EventHandle event, const TapeProgram& program, bool kept, int64_t began_ns);
+  // `number`: of the program, as its queue counts them from 1.
+  void add(EventHandle event, const TapeProgram& program, bool kept, int64_t began_ns, uint64_t number);
 
   explicit operator bool() const { return static_cast<bool>(newest_.event); }
   // Of the newest program.
   const EventHandle& last() const { return newest_.event; }
+  uint64_t last_number() const { return number_; }
   int64_t began_ns() const { return began_ns_; }
 
  private:
@@ -33,6 +35,7 @@ class ProgramEvents {
   };
   std::vector<Program> earlier_;
   Program newest_;
+  uint64_t number_ = 0;
   int64_t began_ns_ = 0;
 };
 

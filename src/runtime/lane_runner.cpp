@@ -25,6 +25,18 @@ bool have_own_cores(const std::vector<LanePart>& parts, std::span<const NamedDev
   return distinct_cores(cores);
 }
 
+// Whether somebody computes on it, or attends, layer by layer: then whole stages are programs of a layer each there,
+// too, so that no exchange of values waits for a step.
+bool by_layers(const Placement& placement, const std::string& device) {
+  for (const Lane& lane : placement.lanes) {
+    for (const Stage& stage : lane.stages) {
+      for (const Shard& shard : stage.shards)
+        if (!shard.partner.empty() && (shard.device == device || shard.partner == device)) return true;
+    }
+  }
+  return false;
+}
+
 DriverOptions driver_options(const NamedDevice& device, const RuntimeOptions& options, uint32_t lookahead) {
   DriverOptions made;
   made.name = device.name;
@@ -32,6 +44,7 @@ DriverOptions driver_options(const NamedDevice& device, const RuntimeOptions& op
   made.logit_rows_max = options.logit_rows_max;
   made.slots = kTokenSlots;
   made.steps_ahead = lookahead;
+  made.queue_depth = device.queue_depth;
   made.virtual_time = options.virtual_time;
   made.simulated = device.simulated;
   made.trace = options.trace;
@@ -65,7 +78,8 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
     held.pool = lane.pool;
     held.kv = {lane.kv_blocks, placement.block_size, placement.kv_dtype};
     if (!device->any_rows) runner->buckets_ = held.buckets;
-    ASSIGN_OR_RETURN(ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role));
+    const auto programs = by_layers(placement, part.device) ? LayerPrograms::kEach : LayerPrograms::kTogether;
+    ASSIGN_OR_RETURN(ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role, programs));
     auto created = DevicePart::create(model, *device->device, std::move(graph), std::move(held), holdings);
     if (!created.ok()) return created.error().annotate(part.device);
     made.push_back(*std::move(created));

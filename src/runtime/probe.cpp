@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint64_t kWaitNs = 120ull * 1'000'000'000;
 constexpr uint32_t kLogitRowsMax = 64;
+constexpr uint64_t kPoolPart = 16;  // of a device's memory, a KV pool at most
 
 // The share as the first shard of a stage; a second one, which nobody runs, holds the rest.
 Stage stage_of(const ModelAxes& axes, const ProbeShare& asked, uint32_t begin, uint32_t end) {
@@ -59,20 +60,28 @@ std::pair<Lane, size_t> lane_of(const Model& model, const ProbeShare& share) {
   return {lane, begin > 0 ? 1 : 0};
 }
 
+// KV blocks of these layers that take a part of the device's memory, whatever their format.
+uint32_t most_blocks(const ShardGraph& shard, uint64_t memory_bytes) {
+  uint64_t bytes = 1;
+  for (const KvLayer& layer : shard.kv_layers)
+    bytes += 2 * sizeof(float) * Probe::kBlockSize * layer.kv_heads * layer.head_dim;
+  return static_cast<uint32_t>(std::clamp<uint64_t>(memory_bytes / kPoolPart / bytes, 1, UINT32_MAX));
+}
+
 }  // namespace
 
 ProbeOptions probe_options(const DeviceDescription& device, uint32_t rows_max, int64_t kv_dtype, bool virtual_time) {
   const auto can = [&](uint64_t cap) { return (device.desc.caps & cap) != 0; };
   return {can(MOTLEY_CAP_DYNAMIC_ROWS) ? std::vector<uint32_t>{rows_max} : row_buckets(rows_max),
-          static_cast<int32_t>(kv_dtype), can(MOTLEY_CAP_PAGED_ATTENTION), virtual_time};
+          static_cast<int32_t>(kv_dtype), can(MOTLEY_CAP_PAGED_ATTENTION), device.desc.memory_free, virtual_time};
 }
 
 Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& device, const ProbeShare& share,
                                              const ProbeOptions& options) {
   const auto [lane, stage] = lane_of(model, share);
   const bool apart = !options.attends && !lane.stages[stage].shards[0].kv_heads.empty();
-  ASSIGN_OR_RETURN(ShardGraph shard,
-                   shard_graph(model, lane, stage, 0, apart ? ShardRole::kDense : ShardRole::kWhole, !share.whole));
+  ASSIGN_OR_RETURN(ShardGraph shard, shard_graph(model, lane, stage, 0, apart ? ShardRole::kDense : ShardRole::kWhole,
+                                                 share.whole ? LayerPrograms::kTogether : LayerPrograms::kParts));
   uint64_t source_bytes = 0;
   for (const ShardWeight& weight : shard.weights) {
     const GraphWeight& whole = model.graph().weights[weight.source];
@@ -88,7 +97,8 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   }
   PartOptions held;
   held.buckets = options.buckets;
-  held.kv = {std::max(share.kv_blocks, 1u), kBlockSize, options.kv_dtype};
+  const uint32_t most = most_blocks(shard, options.memory_bytes);
+  held.kv = {std::clamp(share.kv_blocks, 1u, most), kBlockSize, options.kv_dtype};
   Holdings holdings(model);
   ASSIGN_OR_RETURN(auto part, DevicePart::create(model, device, std::move(shard), held, &holdings));
   DriverOptions running;
@@ -174,7 +184,8 @@ void Probe::fill_batch(const ProbeLoad& load) {
 
 Status Probe::write_kv(uint32_t positions) {
   if (virtual_time_) return ok_status();
-  const Status written = driver_->part().clear_kv(driver_->queue(), (positions + kBlockSize - 1) / kBlockSize, kWaitNs);
+  const uint32_t blocks = std::min((positions + kBlockSize - 1) / kBlockSize, kv_blocks_);
+  const Status written = driver_->part().clear_kv(driver_->queue(), blocks, kWaitNs);
   return written.code() == MOTLEY_UNIMPLEMENTED ? ok_status() : written;  // then it is read as it lies
 }
 

@@ -44,7 +44,8 @@ struct ProbeLoad {
 struct ProbeOptions {
   std::vector<uint32_t> buckets;  // as PartOptions
   int32_t kv_dtype = 0;
-  bool attends = true;  // else a partner does, and programs are those around it
+  bool attends = true;        // else a partner does, and programs are those around it
+  uint64_t memory_bytes = 0;  // that are free; a small part of them holds its KV pool
   bool virtual_time = false;
 };
 

@@ -98,6 +98,7 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
     LaneDescription lane;
     lane.pool = pool->second;
     lane.role = role_of(from);
+    lane.chunk_rows = from.chunk_rows;
     lane.rows_max = options_.rows_max;
     lane.buckets = lanes_[i]->buckets();
     lane.lookahead = lanes_[i]->lookahead();

@@ -118,15 +118,17 @@ bool is_attention(const motley_op& op) { return op.kind == MOTLEY_OP_KV_WRITE ||
 
 class Cutter {
  public:
-  Cutter(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role, bool in_parts)
+  Cutter(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role, LayerPrograms programs)
       : role_(role),
+        programs_(programs),
         model_(model),
         from_(model.graph()),
         stage_(lane.stages[stage]),
         shard_(stage_.shards[shard]),
         index_(shard),
         shared_(stage_.shards.size() > 1),
-        parts_(in_parts || std::count_if(stage_.shards.begin(), stage_.shards.end(), in_layers) > 1),
+        parts_(programs == LayerPrograms::kParts ||
+               std::count_if(stage_.shards.begin(), stage_.shards.end(), in_layers) > 1),
         first_(stage == 0),
         last_(stage + 1 == lane.stages.size()),
         layouts_(from_.values.size()),
@@ -185,6 +187,7 @@ class Cutter {
   Status unbuilt(const GraphNode& node) const;
 
   const ShardRole role_;
+  const LayerPrograms programs_;
   const Model& model_;
   const Graph& from_;
   const Stage& stage_;
@@ -290,7 +293,8 @@ void Cutter::begin_program(const GraphNode& node) {
     ShardPiece& open = to_.pieces.back();
     const bool open_layers =
         open.cut != MOTLEY_CUT_EMBED && open.cut != MOTLEY_CUT_HEAD && open.cut != MOTLEY_CUT_SAMPLE;
-    if (layers ? open_layers : open.cut == cut) {
+    const bool goes_on = programs_ != LayerPrograms::kEach || node.layer < open.layer_end;
+    if (layers ? open_layers && goes_on : open.cut == cut) {
       if (layers) open.layer_end = node.layer + 1, open.cut = cut;
       return;
     }
@@ -733,7 +737,7 @@ Result<ShardGraph> Cutter::cut() {
 }  // namespace
 
 Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role,
-                               bool in_parts) {
+                               LayerPrograms programs) {
   uint32_t layer = 0;
   for (const Stage& each : lane.stages) {
     if (each.layer_begin != layer || each.layer_end <= each.layer_begin || each.shards.empty())
@@ -746,7 +750,7 @@ Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stag
   const bool vocab = stage == 0 || stage + 1 == lane.stages.size();
   RETURN_IF_ERROR(
       check_stage(axes_of(model), lane.stages[stage], int64_t{model.config().heads} / model.config().kv_heads, vocab));
-  return Cutter(model, lane, stage, shard, role, in_parts).cut();
+  return Cutter(model, lane, stage, shard, role, programs).cut();
 }
 
 }  // namespace motley

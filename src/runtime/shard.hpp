@@ -29,6 +29,10 @@ struct ShardWeight {
 // Which part of a shard: see above.
 enum class ShardRole { kWhole, kDense, kAttention };
 
+// Programs of layers in which nothing is summed: one of all that follow one another, one of each layer, or as where
+// several shards have units of them, though no other has.
+enum class LayerPrograms { kTogether, kEach, kParts };
+
 // A run of nodes that is compiled into one program, or the meeting with others after it.
 struct ShardPiece {
   enum class Kind {
@@ -61,10 +65,10 @@ struct ShardGraph {
 };
 
 // What shard `shard` of stage `stage` of the lane computes in that role: kWhole of one without a partner, the other two
-// of one with. in_parts: layers are cut as where several shards have units of them, though no other has.
+// of one with.
 // INVALID_ARGUMENT where the shards' ranges do not cover an axis exactly once or fall where a weight's format cannot be
 // cut; UNIMPLEMENTED where the model has an op that cannot be computed in parts.
 Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard,
-                               ShardRole role = ShardRole::kWhole, bool in_parts = false);
+                               ShardRole role = ShardRole::kWhole, LayerPrograms programs = LayerPrograms::kTogether);
 
 }  // namespace motley

@@ -156,6 +156,16 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(rf"^{field}:\s*(\d+) kB", status, re.M)[1]) * 1024
 
+    def workers(self):
+        """The pids of the server's children, zombies included, in the order of their start."""
+        children = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            try:
+                children += (task / "children").read_text().split()
+            except FileNotFoundError:
+                pass  # the thread has ended
+        return sorted(map(int, children))
+
     def signal(self, number):
         self.process.send_signal(number)
 

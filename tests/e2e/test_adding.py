@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import Server, motley, wait_until
-from test_loss import assert_same, tell, workers
+from test_loss import assert_same, tell
 
 pytestmark = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs cores 0 and 1")
 ALONE = ["--devices", "CPU:0/cores=0"]
@@ -37,7 +37,7 @@ def test_a_device_is_added_lost_and_added_again_under_64_streams(start, undistur
 
     def change():
         answers.append(add(server, "cpu:0/cores=1"))
-        victims.append(workers(server)[-1])
+        victims.append(server.workers()[-1])
         os.kill(victims[0], signal.SIGKILL)
         answers.append(add(server, ["CPU:0/cores=1"]))
 
@@ -59,7 +59,7 @@ def test_a_device_is_added_lost_and_added_again_under_64_streams(start, undistur
     after = states(server)  # which of them the plan takes, it decides by what it measured
     assert set(after) == {"CPU:0/cores=0", "CPU:0/cores=1"} and set(after.values()) <= {"serving", "idle"}, after
     assert "serving" in after.values()
-    assert len(workers(server)) == 2 and victims[0] not in workers(server)
+    assert len(server.workers()) == 2 and victims[0] not in server.workers()
     before = {device["name"]: device["programs"] for device in server.get("/v1/devices").json()["data"]}
     server.complete(prompt="Once upon a time", max_tokens=4, ignore_eos=True)
     for device in server.get("/v1/devices").json()["data"]:
@@ -76,7 +76,7 @@ def test_the_only_device_dies_while_another_is_measured(start, undisturbed, tmp_
     """It is started anew, no request is lost, and the change that began before is refused."""
     server = start("--isolate", "--no-enable-prefix-caching", *ALONE, environment={"MOTLEY_CACHE_DIR": str(tmp_path)})
     answers, tasks = [], []
-    victim = workers(server)[0]
+    victim = server.workers()[0]
 
     def kill_while_measured():
         wait_until(lambda: "measuring CPU:0/cores=0" in Path(server.log).read_text(), 60, "nothing is measured")
@@ -94,7 +94,7 @@ def test_the_only_device_dies_while_another_is_measured(start, undisturbed, tmp_
 
     assert_same(asyncio.run(both()), undisturbed)
     assert answers[0].status == 503, answers[0].body
-    assert states(server) == {"CPU:0/cores=0": "serving"} and victim not in workers(server)
+    assert states(server) == {"CPU:0/cores=0": "serving"} and victim not in server.workers()
     server.complete(prompt="Once upon a time", max_tokens=2, ignore_eos=True)
 
 
@@ -111,7 +111,7 @@ def test_what_is_measured_first_under_a_request_serves_then(start, tmp_path):
 
 def test_what_was_forced_is_kept_or_given_up_and_told(start):
     server = start("--isolate", "--devices", "CPU:0/cores=0,SIM:gpu-like", "--tensor-parallel-size", 2)
-    os.kill(workers(server)[1], signal.SIGKILL)
+    os.kill(server.workers()[1], signal.SIGKILL)
     server.complete(prompt="Once upon a time", max_tokens=4, ignore_eos=True)
     assert states(server) == {"CPU:0/cores=0": "serving", "SIM:gpu-like": "lost"}
     answer = add(server, "sim:gpu-like")  # comes back, and with it what was forced
@@ -147,7 +147,7 @@ def test_what_cannot_be_added_is_refused_and_serving_goes_on(alone, names, statu
     assert answer.status == status, answer.body
     assert says in answer.error()["message"]
     assert states(alone) == {"CPU:0/cores=0": "serving"}
-    assert len(workers(alone)) == 1
+    assert len(alone.workers()) == 1
     alone.complete(prompt="Once upon a time", max_tokens=2, ignore_eos=True)
 
 
@@ -163,7 +163,7 @@ def test_a_device_that_fails_while_it_is_measured_is_refused(alone, tmp_path):
     answer = add(alone, f"SIM:{file}")
     assert answer.status == 503, answer.body
     assert "dies" in answer.error()["message"]
-    assert states(alone) == {"CPU:0/cores=0": "serving"} and len(workers(alone)) == 1
+    assert states(alone) == {"CPU:0/cores=0": "serving"} and len(alone.workers()) == 1
     alone.complete(prompt="Once upon a time", max_tokens=2, ignore_eos=True)
 
 
@@ -183,7 +183,7 @@ def test_the_route_is_guarded(alone):
     assert alone.get("/v1/devices", wrong).status == 401
     assert alone.post("/v1/devices", {"add": "CPU:0/cores=1"}, wrong).status == 401
     assert alone.request("PUT", "/v1/devices").headers["Allow"] == "GET, HEAD, POST, OPTIONS"
-    assert len(workers(alone)) == 1
+    assert len(alone.workers()) == 1
 
 
 def test_serve_help_names_it():

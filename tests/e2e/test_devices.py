@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from support import ROOT, motley, refuse
-from test_loss import workers
+
 
 PARTS = "CPU:0/cores=0,CPU:0/cores=1"
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2 or not {0, 1} <= os.sched_getaffinity(0),
@@ -216,7 +216,7 @@ def test_counters_are_of_steps_alone(model, tmp_path):
 def test_counters_of_a_lost_device_stay_though_nobody_had_asked(start, cache):
     server = start("--isolate", "--devices", PARTS, "--use-all-devices", environment=cache)
     server.complete(prompt="Once upon a time", max_tokens=8, ignore_eos=True)
-    os.kill(workers(server)[1], signal.SIGKILL)
+    os.kill(server.workers()[1], signal.SIGKILL)
     server.complete(prompt="Once upon a time", max_tokens=8, ignore_eos=True)
     left, lost = server.get("/v1/devices").json()["data"]
     assert lost["state"] == "lost" and left["state"] == "serving"

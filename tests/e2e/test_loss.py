@@ -41,17 +41,6 @@ def prompt(i):
         1 + i % 3) + f"One day the {subject}"
 
 
-def workers(server):
-    """The pids of the server's children, zombies included, in the order of their start."""
-    children = []
-    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-        try:
-            children += (task / "children").read_text().split()
-        except FileNotFoundError:
-            pass  # the thread has ended
-    return sorted(map(int, children))
-
-
 class Story:
     """What came over one stream."""
 
@@ -113,7 +102,7 @@ def assert_serves(server, workers_before, lost):
     assert server.get("/health").status == 200
     assert server.complete(prompt="Once upon a time", max_tokens=4, ignore_eos=True)["usage"]["completion_tokens"] == 4
     assert "motley:recoveries_total" in server.metrics()  # finds one, too, that stopped where the plan does not use it
-    assert workers(server) == [pid for pid in workers_before if pid not in lost], Path(server.log).read_text()
+    assert server.workers() == [pid for pid in workers_before if pid not in lost], Path(server.log).read_text()
 
 
 def times_of(log, struck_at):
@@ -147,7 +136,7 @@ class Blow:
         self.server = server
         self.instant = INSTANTS[seed % len(INSTANTS)]
         self.number = signal.SIGSTOP if seed % 5 % 2 else signal.SIGKILL
-        self.victims = draw.sample(workers(server), 2 if self.instant == "after another loss" else 1)
+        self.victims = draw.sample(server.workers(), 2 if self.instant == "after another loss" else 1)
         somewhere = STREAMS * TOKENS * draw.uniform(0.1, 0.7)
         self.at_tokens = {"prefill begins": 0, "mid-prefill": 1}.get(self.instant, somewhere)
         self.delays_s = [draw.uniform(0, 0.1), draw.uniform(0, 1.5 if self.number == signal.SIGSTOP else 0.5)]
@@ -180,7 +169,7 @@ def setup_of(seed):
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_worker_is_lost_and_64_streams_go_on(seed, isolated, undisturbed):
     server = isolated(setup_of(seed))
-    before = workers(server)
+    before = server.workers()
     blow = Blow(seed, server)
     told = asyncio.run(tell(server, blow))
     parted = assert_same(told, undisturbed)
@@ -203,7 +192,7 @@ def test_a_worker_is_lost_and_8_short_streams_go_on(setup, number, isolated):
     server = isolated(setup)
     prompts = [f"One day the {subject}" for subject in SUBJECTS]
     undisturbed = asyncio.run(tell(server, prompts=prompts))
-    before, struck = workers(server), []
+    before, struck = server.workers(), []
 
     def strike(tokens):
         if tokens >= 60 and not struck:
@@ -221,7 +210,7 @@ def test_a_worker_is_lost_and_8_short_streams_go_on(setup, number, isolated):
 
 def test_down_to_no_device(isolated):
     server = isolated("tensor")
-    first, second = workers(server)
+    first, second = server.workers()
     os.kill(second, signal.SIGKILL)  # nobody notices, until a step needs it
     assert_serves(server, [first, second], [second])
     stream = Stream(server, prompt="Count:", max_tokens=2000, ignore_eos=True)
@@ -229,7 +218,7 @@ def test_down_to_no_device(isolated):
     next(events)
     os.kill(first, signal.SIGKILL)  # the last one: both are started anew, once, and the stream goes on
     wait_until(lambda: server.metrics()["motley:recoveries_total"] == 2, 60, "no worker came back")
-    anew = workers(server)
+    anew = server.workers()
     assert len(anew) == 2 and not {first, second} & set(anew)
     assert "is started anew" in Path(server.log).read_text()
     assert next(events)["choices"][0]["text"] is not None
@@ -240,7 +229,7 @@ def test_down_to_no_device(isolated):
     assert server.get("/health").status == 503
     assert "no device is left" in server.get("/health").error()["message"]
     assert server.post("/v1/completions", {"model": server.model_name(), "prompt": "Hi"}).status == 503
-    wait_until(lambda: not workers(server), 30, "a worker is left")
+    wait_until(lambda: not server.workers(), 30, "a worker is left")
     assert server.stop() == 0
 
 
@@ -248,7 +237,7 @@ def test_two_workers_die_at_once(isolated):
     server = isolated("three")
     stream = iter(Stream(server, prompt="Once upon a time", max_tokens=64, ignore_eos=True))
     told = [next(stream)]
-    before = workers(server)
+    before = server.workers()
     for victim in before[1:]:
         os.kill(victim, signal.SIGKILL)
     told += stream
@@ -260,7 +249,7 @@ def test_two_workers_die_at_once(isolated):
 def test_idle_workers_that_end_or_hang_are_found(isolated, number):
     """Two of three, by the first request that needs them; asking for figures meanwhile is answered."""
     server = isolated("three")
-    before = workers(server)
+    before = server.workers()
     for victim in before[:2]:
         os.kill(victim, number)
     assert "motley:device_programs_total" in server.metrics()
@@ -271,7 +260,7 @@ def test_told_to_end_while_recovering(isolated):
     server = isolated("tensor")
     stream = iter(Stream(server, prompt="Once upon a time", max_tokens=64, ignore_eos=True))
     told = [next(stream)]
-    os.kill(workers(server)[1], signal.SIGKILL)
+    os.kill(server.workers()[1], signal.SIGKILL)
     server.signal(signal.SIGTERM)
     told += stream
     assert told[-1]["choices"][0]["finish_reason"] == "length"

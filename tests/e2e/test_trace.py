@@ -1,12 +1,14 @@
 """--trace FILE: the file that ui.perfetto.dev opens."""
 import json
 import os
+import re
 import signal
 import subprocess
+from xml.etree import ElementTree
 
 import pytest
 
-from support import EXIT_SECONDS_MAX, command_line, motley, refuse
+from support import EXIT_SECONDS_MAX, ROOT, command_line, motley, refuse
 
 FRANCE = "The capital of France is"
 
@@ -49,6 +51,14 @@ def test_trace_has_both_parts_of_a_pair(model, tmp_path):
         assert {"attention part", "ffn part"} <= {span["name"] for span in programs}
         assert {span["name"] for span in meetings} >= {"reduce"}
         assert all(span["dur"] >= 0 and span["args"]["rows"] >= 1 for span in programs)
+    picture = tmp_path / "picture.svg"
+    told = subprocess.run([ROOT / "tools/trace_picture", file, picture, "--ms", "20"], capture_output=True, text=True,
+                          check=True).stdout.splitlines()
+    assert [line.split(": busy ")[0] for line in told[:2]] == parts
+    both = float(re.search(r"both at once (\d+) %", told[2])[1])
+    assert 30 <= both <= 100, told  # they meet in every layer: what one has to do takes the other as long
+    boxes = [box for box in ElementTree.parse(picture).iter() if box.tag.endswith("rect") and len(box)]
+    assert len(boxes) > 4
 
 
 def test_trace_that_cannot_be_written_is_refused(model, tmp_path):

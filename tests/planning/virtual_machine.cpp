@@ -13,11 +13,11 @@ std::string toml_of(const SimDevice& device) {
   return fmt::format(
       "kind = \"{}\"\nmemory_bytes = {}\nbandwidth_gb_s = {}\ngflops = {{f32 = {}, attention = {}}}\nhalf_rows = {}\n"
       "dispatch_us = {}\nlink_gb_s = {}\nlink_latency_us = {}\nmemory_group = {}\ncontention = {}\njitter = {}\n"
-      "seed = {}\nqueue_depth = 64\ndeclared = {{gflops = {}, bandwidth_gb_s = {}}}\n",
+      "seed = {}\nqueue_depth = 64\ndeclared = {{gflops = {}, bandwidth_gb_s = {}}}\n{}",
       device.kind, device.memory_bytes, device.bandwidth_gb_s, device.gflops, device.attention_gflops, device.half_rows,
       device.dispatch_us, device.link_gb_s, device.link_latency_us, device.memory_group, device.contention,
       device.jitter, device.seed, device.gflops * device.declared_factor,
-      device.bandwidth_gb_s * device.declared_factor);
+      device.bandwidth_gb_s * device.declared_factor, device.rules);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
 #include <random>
 
 #include "base/check.hpp"
@@ -64,6 +65,50 @@ std::vector<DeviceUse> VirtualRun::uses() const {
   return uses;
 }
 
+namespace {
+
+// Steps under way; the results of all lanes in the order of their times.
+class Lanes {
+ public:
+  Lanes(size_t lanes, int64_t now_ns) : lanes_(lanes) {
+    for (Lane& lane : lanes_) lane.ended_ns = now_ns;
+  }
+  void add(uint32_t lane, Future<StepResult> result, int64_t submitted_ns) {
+    lanes_[lane].flying.push_back({std::move(result), submitted_ns});
+  }
+  bool empty() const {
+    return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.flying.empty(); });
+  }
+  std::pair<StepResult, int64_t> take_first() {
+    Lane* first = nullptr;
+    for (Lane& lane : lanes_) {
+      if (lane.flying.empty()) continue;
+      if (!lane.next) {
+        lane.next = lane.flying.front().result.take();
+        lane.next_ns = std::max(lane.flying.front().submitted_ns, lane.ended_ns) + lane.next->busy_ns;
+      }
+      if (first == nullptr || lane.next_ns < first->next_ns) first = &lane;
+    }
+    first->flying.pop_front();
+    first->ended_ns = first->next_ns;
+    return {*std::exchange(first->next, std::nullopt), first->ended_ns};
+  }
+
+ private:
+  struct Flying {
+    Future<StepResult> result;
+    int64_t submitted_ns;
+  };
+  struct Lane {
+    std::deque<Flying> flying;
+    std::optional<StepResult> next;  // of the first of them
+    int64_t next_ns = 0, ended_ns = 0;
+  };
+  std::vector<Lane> lanes_;
+};
+
+}  // namespace
+
 Served VirtualRun::serve(const Load& load) {
   ExecutorDescription description = executor_->describe();
   // A device alone begins its next step when the host gets to it, which no virtual time tells: one at a time.
@@ -71,7 +116,7 @@ Served VirtualRun::serve(const Load& load) {
   EngineOptions options;
   options.max_num_seqs = load.concurrency;
   options.max_num_batched_tokens = load.step_rows;
-  options.max_model_len = load.prompt_len + load.output_len;
+  options.max_model_len = load.prompt_len + load.output_len + load.spread;
   options.enable_prefix_caching = false;
   const auto config = resolve_config(description, options);
   CHECK(config.ok(), "{}", config.error().message());
@@ -87,7 +132,7 @@ Served VirtualRun::serve(const Load& load) {
     for (uint32_t i = 0; i < load.prompt_len; ++i)
       request.prompt.push_back(kFirstToken + static_cast<TokenId>(random() % 200));
     request.params.temperature = 0;
-    request.params.max_tokens = load.output_len;
+    request.params.max_tokens = load.output_len - load.spread + static_cast<uint32_t>(random() % (2 * load.spread + 1));
     request.params.ignore_eos = true;
     request.on_update = [](RequestUpdate) {};
     CHECK(check_request(*config, request).ok());
@@ -95,25 +140,18 @@ Served VirtualRun::serve(const Load& load) {
   }
   const std::vector<DeviceUse> before = uses();
   const int64_t began_ns = now_.ns;
-  struct Flying {
-    Future<StepResult> result;
-    int64_t submitted_ns;
-  };
-  std::deque<Flying> flying;
-  int64_t ended_ns = now_.ns;
-  while (scheduler.unfinished() > 0 || !flying.empty()) {
+  Lanes lanes(description.lanes.size(), now_.ns);
+  while (scheduler.unfinished() > 0 || !lanes.empty()) {
     while (auto plan = scheduler.plan_step(now_.ns)) {
       ++served.steps;
       served.rows += plan->tokens.size();
-      flying.push_back({executor_->submit(*std::move(plan)), now_.ns});
+      const uint32_t lane = plan->lane;
+      lanes.add(lane, executor_->submit(*std::move(plan)), now_.ns);
     }
-    CHECK(!flying.empty());
-    const int64_t submitted_ns = flying.front().submitted_ns;
-    StepResult result = flying.front().result.take();
-    flying.pop_front();
+    CHECK(!lanes.empty());
+    auto [result, ended_ns] = lanes.take_first();
     CHECK(result.status.ok(), "{}", result.status.message());
-    ended_ns = std::max(submitted_ns, ended_ns) + result.busy_ns;
-    now_.ns = ended_ns;
+    now_.ns = std::max(now_.ns, ended_ns);
     CHECK(scheduler.apply(std::move(result), now_.ns).ok());
   }
   served.ns = now_.ns - began_ns;

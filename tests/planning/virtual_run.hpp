@@ -20,6 +20,7 @@ struct Load {
   uint32_t concurrency = 8;  // at once
   uint32_t prompt_len = 16, output_len = 16;
   uint32_t step_rows = 40;  // of one step at most
+  uint32_t spread = 0;      // outputs are output_len - spread to output_len + spread tokens long, evenly drawn
 };
 
 struct DeviceUse {

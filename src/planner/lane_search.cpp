@@ -1,0 +1,138 @@
+#include "planner/lane_search.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace motley {
+namespace {
+
+constexpr double kWorthLanes = 1.05;    // of tokens/s without: an exchange a layer is easily underrated
+constexpr double kWorthHolding = 1.25;  // of the sequences without, where nothing is lost by it
+constexpr double kSlowerMost = 4;       // a pool, in time a token, than the first, for the latter's sake
+constexpr size_t kLanesMax = 8;
+constexpr size_t kOwnersMax = 32;  // that are tried
+constexpr size_t kDecodersMax = 3;
+
+class LaneSearch {
+ public:
+  LaneSearch(Predictor* predictor, const Candidate& best) : predictor_(*predictor), without_(best.predicted) {}
+
+  void try_owners(const Candidate& start) {
+    if (start.predicted.concurrency >= predictor_.request().concurrency) return;
+    std::vector<LaneOfSet> lanes = {{start.plan}};
+    Prediction without = start.predicted;
+    while (lanes.size() < kLanesMax) {
+      std::optional<LaneSet> best;
+      for (size_t owner = 0; owner < std::min(devices().size(), kOwnersMax); ++owner) {
+        if (!devices()[owner].attends) continue;
+        LanePlan plan = with_kv_owner(start.plan, owner);
+        const std::vector<size_t> owners = {owner};
+        if (std::any_of(lanes.begin(), lanes.end(), [&](const LaneOfSet& l) { return kv_owners(l.plan) == owners; }))
+          continue;
+        std::vector<LaneOfSet> more = lanes;
+        more.push_back({std::move(plan), static_cast<uint32_t>(lanes.size())});
+        keep_better(evaluate_lanes(&predictor_, std::move(more)), &best);
+      }
+      if (!best || !worth(*best, without)) return;
+      without = best->predicted;
+      lanes = best->lanes;
+      keep_better(*std::move(best), &best_);
+    }
+  }
+
+  // The decoder's device keeps the KV, and the vocabulary where the other cannot.
+  void try_roles(const Candidate& start) {
+    const size_t decoder = start.memory.devices[0].device;
+    if (start.memory.devices.size() != 1) return;
+    std::vector<LaneOfSet> lanes = {{start.plan}};
+    Prediction without = start.predicted;
+    while (lanes.size() < kLanesMax) {
+      std::optional<LaneSet> best;
+      for (size_t d = 0; d < std::min(devices().size(), kOwnersMax); ++d) {
+        const std::vector<size_t> pair = {std::min(d, decoder), std::max(d, decoder)};
+        if (d == decoder || std::any_of(lanes.begin(), lanes.end(),
+                                        [&](const LaneOfSet& lane) { return devices_of(lane.plan) == pair; }))
+          continue;
+        std::vector<LaneOfSet> more = lanes;
+        more.back().prefills = false;
+        more.insert(more.begin(), {prompts_on(d, decoder), 0, true, false});
+        keep_better(evaluate_lanes(&predictor_, std::move(more)), &best);
+      }
+      if (!best || !worth(*best, without)) return;
+      without = best->predicted;
+      lanes = best->lanes;
+      keep_better(*std::move(best), &best_);
+    }
+  }
+
+  std::optional<LaneSet> take() {
+    if (best_ && !worth(*best_, without_)) best_.reset();
+    return std::move(best_);
+  }
+
+ private:
+  const std::vector<DeviceProfile>& devices() const { return predictor_.input().devices; }
+
+  static std::vector<size_t> kv_owners(const LanePlan& plan) {
+    std::vector<size_t> owners;
+    for (const StagePlan& stage : plan.stages) {
+      for (const ShardPlan& shard : stage.shards)
+        if (shard.query_heads > 0) owners.push_back(shard.kv_owner());
+    }
+    std::sort(owners.begin(), owners.end());
+    owners.erase(std::unique(owners.begin(), owners.end()), owners.end());
+    return owners;
+  }
+
+  LanePlan prompts_on(size_t device, size_t decoder) const {
+    const ModelShape& shape = predictor_.shape();
+    LanePlan plan{{whole_stage(shape, device, 0, shape.layers.size())}};
+    ShardPlan& shard = plan.stages[0].shards[0];
+    shard.partner = decoder;
+    if (!devices()[device].holds_vocabulary)
+      plan.stages[0].shards.push_back({decoder, 0, 0, 0, 0, std::exchange(shard.vocab_rows, 0)});
+    return plan;
+  }
+
+  void keep_better(LaneSet set, std::optional<LaneSet>* best) const {
+    if (!set.fits()) return;
+    for (const LaneOfSet& lane : set.lanes)
+      if (!check_abilities(predictor_.input(), lane.plan).ok()) return;
+    if (!*best || predictor_.score(set.predicted) > predictor_.score((*best)->predicted)) *best = std::move(set);
+  }
+
+  bool worth(const LaneSet& set, const Prediction& without) const {
+    const double now = predictor_.score(set.predicted), before = predictor_.score(without);
+    if (now >= kWorthLanes * before) return true;
+    return now >= before && set.predicted.concurrency >= kWorthHolding * without.concurrency &&
+           std::all_of(set.pools.begin(), set.pools.end(),
+                       [&](const Prediction& pool) { return pool.tpot_ms <= kSlowerMost * set.pools[0].tpot_ms; });
+  }
+
+  Predictor& predictor_;
+  const Prediction without_;
+  std::optional<LaneSet> best_;
+};
+
+}  // namespace
+
+LanePlan with_kv_owner(LanePlan plan, size_t owner) {
+  for (StagePlan& stage : plan.stages) {
+    for (ShardPlan& shard : stage.shards)
+      if (shard.query_heads > 0) shard.partner = shard.device == owner ? kNoPartner : owner;
+  }
+  return plan;
+}
+
+std::optional<LaneSet> find_lanes(Predictor* predictor, std::span<const Candidate> starts, bool roles) {
+  if (starts.empty() || predictor->request().objective != Objective::kThroughput) return std::nullopt;
+  LaneSearch search(predictor, starts[0]);
+  size_t decoders = 0;
+  for (const Candidate& start : starts) {
+    search.try_owners(start);
+    if (roles && start.memory.devices.size() == 1 && decoders++ < kDecodersMax) search.try_roles(start);
+  }
+  return search.take();
+}
+
+}  // namespace motley

@@ -1,0 +1,236 @@
+#include "planner/lane_set.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+#include <utility>
+
+namespace motley {
+namespace {
+
+constexpr double kNsPerMs = 1e6, kNsPerS = 1e9;
+constexpr int kRounds = 16;  // until the number of those that decode stands
+
+// One pool of a set, alone: what it gives and the share of each device's time that it takes.
+struct PoolAlone {
+  Prediction predicted;
+  std::vector<double> busy;
+};
+
+// Devices that somebody computes for, or attends on, layer by layer: others' programs there are of a layer, too.
+std::set<size_t> devices_by_layers(std::span<const LaneOfSet> lanes) {
+  std::set<size_t> devices;
+  for (const LaneOfSet& lane : lanes) {
+    for (const StagePlan& stage : lane.plan.stages) {
+      for (const ShardPlan& shard : stage.shards)
+        if (shard.partner != kNoPartner) devices.insert({shard.device, shard.partner});
+    }
+  }
+  return devices;
+}
+
+// A step of one kind over all stages.
+struct StepTimes {
+  double whole_ns = 0;          // one behind the other
+  double most_ns = 0;           // of the slowest, from one step's beginning to the next one's
+  std::vector<double> busy_ns;  // [device]
+};
+
+class SetClock {
+ public:
+  SetClock(Predictor* predictor, std::span<const LaneOfSet> lanes)
+      : predictor_(*predictor), lanes_(lanes), by_layers_(devices_by_layers(lanes)) {}
+
+  PoolAlone one_lane(const LaneOfSet& lane, uint32_t concurrency, uint32_t micro_batches) {
+    PoolAlone pool{predictor_.predict(lane.plan, concurrency, micro_batches), {}};
+    Prediction& predicted = pool.predicted;
+    pool.busy = predictor_.busy_ns(lane.plan, predicted);
+    double more_ns = 0;
+    const StepCosts& costs = predictor_.steady(predicted).decode;
+    for (const StagePlan& stage : lane.plan.stages) more_ns += programs_ns(costs, stage, &pool.busy);
+    const double cycle_ns = predicted.tpot_ms * kNsPerMs;
+    for (double& ns : pool.busy) ns /= std::max(cycle_ns + more_ns, 1e-9);
+    predicted.tokens_per_s *= cycle_ns / std::max(cycle_ns + more_ns, 1e-9);
+    predicted.tpot_ms += more_ns / kNsPerMs;
+    return pool;
+  }
+
+  PoolAlone roles(uint32_t pool_id, uint32_t concurrency) {
+    std::vector<const LaneOfSet*> prompts;  // that only prefill
+    const LaneOfSet* decoder = nullptr;
+    for (const LaneOfSet& lane : lanes_) {
+      if (lane.pool == pool_id) (lane.decodes ? decoder : prompts.emplace_back()) = &lane;
+    }
+    const PlanRequest& request = predictor_.request();
+    const SteadyLoad& lone = predictor_.lone().load;
+    const std::vector<size_t> attends = devices_of(decoder->plan);
+    std::vector<StepTimes> chunks;
+    std::vector<PrefillCost> costs;
+    for (const LaneOfSet* lane : prompts) {
+      const StepTimes& chunk = chunks.emplace_back(step_times(predictor_.lone().mixed, lane->plan));
+      double taken = 0;
+      for (const size_t d : attends) taken = std::max(taken, chunk.busy_ns[d]);
+      costs.push_back({lone.chunks * std::max(chunk.most_ns, chunk.whole_ns / 2), lone.chunks * taken});
+    }
+    PoolAlone pool;
+    double decoding = std::max(1.0, concurrency / 2.0), output = request.output_len;
+    for (int round = 0; round < kRounds; ++round) {
+      StepLoad load = lone.decode;
+      load.decode_rows = load.head_rows = decoding;
+      const StepTimes decode = step_times(costs_of(load), decoder->plan);
+      const std::vector<double> rates = share_prompts(costs, output * decode.whole_ns / decoding);
+      const double requests = std::accumulate(rates.begin(), rates.end(), 0.0);
+      double at_prompts = 0;
+      pool.busy.assign(decode.busy_ns.size(), 0);
+      for (size_t d = 0; d < pool.busy.size(); ++d) {
+        pool.busy[d] = requests * output / decoding * decode.busy_ns[d];
+        for (size_t i = 0; i < chunks.size(); ++i) pool.busy[d] += rates[i] * lone.chunks * chunks[i].busy_ns[d];
+      }
+      for (size_t i = 0; i < chunks.size(); ++i) at_prompts += rates[i] * lone.chunks * chunks[i].whole_ns;
+      pool.predicted.tokens_per_s = requests * output * kNsPerS;
+      pool.predicted.tpot_ms = requests > 0 ? decoding / (requests * output) / kNsPerMs : 0;
+      pool.predicted.ttft_ms = lone.chunks * chunks[0].whole_ns / kNsPerMs;
+      pool.predicted.request_ms = pool.predicted.ttft_ms + output * decode.whole_ns / kNsPerMs;
+      decoding = std::clamp((decoding + concurrency - at_prompts) / 2, 1.0, static_cast<double>(concurrency));
+    }
+    pool.predicted.concurrency = concurrency;
+    pool.predicted.chunk_rows = static_cast<uint32_t>(lone.mixed.chunk_rows);
+    return pool;
+  }
+
+ private:
+  StepCosts costs_of(const StepLoad& load) const {
+    return StepCosts(predictor_.shape(), predictor_.input(), predictor_.links(), predictor_.twins(), load);
+  }
+
+  StepTimes step_times(const StepCosts& costs, const LanePlan& plan) const {
+    StepTimes times;
+    times.busy_ns.assign(predictor_.input().devices.size(), 0);
+    for (size_t s = 0; s < plan.stages.size(); ++s) {
+      const StageCost stage = stage_cost(costs, plan, s, false);
+      const double more_ns = programs_ns(costs, plan.stages[s], &times.busy_ns);
+      times.whole_ns += stage.ns + more_ns + (s + 1 < plan.stages.size() ? stage.hop_ns : 0);
+      times.most_ns = std::max(times.most_ns, stage.most_ns + more_ns);
+      for (size_t i = 0; i < stage.busy_ns.size(); ++i) {
+        times.busy_ns[plan.stages[s].shards[i].device] += stage.busy_ns[i];
+        times.busy_ns[plan.stages[s].shards[i].kv_owner()] += stage.partner_ns[i];
+      }
+    }
+    return times;
+  }
+
+  // Of a stage that runs whole elsewhere: its layers' programs beyond the first.
+  double programs_ns(const StepCosts& costs, const StagePlan& stage, std::vector<double>* busy) const {
+    if (splits_layers(stage)) return 0;
+    double most = 0;
+    for (const ShardPlan& shard : stage.shards) {
+      if (!shard.in_layers() || shard.partner != kNoPartner || !by_layers_.contains(shard.device)) continue;
+      const double ns = costs.program_ns(shard.device) * static_cast<double>(stage.end - stage.begin - 1);
+      (*busy)[shard.device] += ns;
+      most = std::max(most, ns);
+    }
+    return most;
+  }
+
+  Predictor& predictor_;
+  const std::span<const LaneOfSet> lanes_;
+  const std::set<size_t> by_layers_;
+};
+
+// How much of its steps each pool gets to do.
+std::vector<double> share_devices(const std::vector<PoolAlone>& pools, size_t devices) {
+  constexpr double kFull = 1 - 1e-9;
+  std::vector<double> parts(pools.size(), 0);
+  std::vector<bool> stays(pools.size(), false);
+  double level = 0;
+  while (std::find(stays.begin(), stays.end(), false) != stays.end()) {
+    double most = 1;
+    for (size_t d = 0; d < devices; ++d) {
+      double taken = 0, rising = 0;
+      for (size_t p = 0; p < pools.size(); ++p)
+        (stays[p] ? taken : rising) += pools[p].busy[d] * (stays[p] ? parts[p] : 1);
+      if (rising > 0) most = std::min(most, std::max(level, (1 - taken) / rising));
+    }
+    level = most;
+    for (size_t p = 0; p < pools.size(); ++p) parts[p] = stays[p] ? parts[p] : level;
+    bool any = false;
+    for (size_t d = 0; d < devices; ++d) {
+      double taken = 0;
+      for (size_t p = 0; p < pools.size(); ++p) taken += pools[p].busy[d] * parts[p];
+      if (taken < kFull) continue;
+      for (size_t p = 0; p < pools.size(); ++p) {
+        if (pools[p].busy[d] > 0 && !stays[p]) stays[p] = any = true;
+      }
+    }
+    if (!any || level >= kFull) break;
+  }
+  return parts;
+}
+
+}  // namespace
+
+std::vector<double> share_prompts(std::span<const PrefillCost> lanes, double decode_ns) {
+  std::vector<size_t> order(lanes.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return lanes[a].decoder_ns < lanes[b].decoder_ns; });
+  std::vector<double> rates(lanes.size(), 0);
+  double left = 1;  // of the decoding device's time
+  for (const size_t i : order) {
+    const double each = std::max(lanes[i].decoder_ns + decode_ns, 1e-9);
+    rates[i] = std::max(0.0, left) / each;
+    if (lanes[i].own_ns > 0) rates[i] = std::min(rates[i], 1 / lanes[i].own_ns);
+    left -= rates[i] * each;
+  }
+  return rates;
+}
+
+LaneSet evaluate_lanes(Predictor* predictor, std::vector<LaneOfSet> lanes, const LaneSetGiven& given) {
+  const ModelShape& shape = predictor->shape();
+  const PlanRequest& request = predictor->request();
+  const size_t devices = predictor->input().devices.size();
+  LaneSet set;
+  set.lanes = std::move(lanes);
+  set.memory = lanes_memory(shape, predictor->input(), request, set.lanes, given.kv_tokens);
+  set.micro_batches.assign(set.lanes.size(), 1);
+  set.busy.assign(devices, 0);
+  if (!set.fits()) return set;
+  SetClock clock(predictor, set.lanes);
+  std::vector<PoolAlone> pools;
+  uint32_t left = request.concurrency;
+  for (size_t i = 0; i < set.lanes.size(); ++i) {
+    const uint32_t pool = set.lanes[i].pool;
+    const bool roles =
+        std::count_if(set.lanes.begin(), set.lanes.end(), [&](const LaneOfSet& lane) { return lane.pool == pool; }) > 1;
+    if (pool < pools.size()) continue;
+    const uint32_t fixed = i < given.micro_batches.size() ? given.micro_batches[i] : 0;
+    if (fixed > 0) set.micro_batches[i] = fixed;
+    if (left == 0) {  // the pools before hold everybody
+      pools.push_back({{.concurrency = 0}, std::vector<double>(devices, 0)});
+      continue;
+    }
+    const uint32_t held = std::min(left, held_concurrency(shape, request, set.memory.kv_tokens[pool]));
+    pools.push_back(roles ? clock.roles(pool, held) : clock.one_lane(set.lanes[i], held, fixed));
+    if (fixed == 0 && !roles) set.micro_batches[i] = pools.back().predicted.micro_batches;
+    left -= held;
+  }
+  const std::vector<double> parts = share_devices(pools, devices);
+  set.predicted = pools[0].predicted;
+  set.predicted.tokens_per_s = set.predicted.ttft_ms = set.predicted.tpot_ms = 0;
+  set.predicted.concurrency = 0;
+  for (size_t p = 0; p < pools.size(); ++p) {
+    Prediction& own = pools[p].predicted;
+    own.tokens_per_s *= parts[p];
+    own.tpot_ms /= std::max(parts[p], 1e-9), own.ttft_ms /= std::max(parts[p], 1e-9);
+    for (size_t d = 0; d < devices; ++d) set.busy[d] += parts[p] * pools[p].busy[d];
+    set.predicted.tokens_per_s += own.tokens_per_s;
+    set.predicted.concurrency += own.concurrency;
+    set.predicted.ttft_ms = std::max(set.predicted.ttft_ms, own.ttft_ms);
+    set.predicted.tpot_ms = std::max(set.predicted.tpot_ms, own.tpot_ms);
+    set.pools.push_back(own);
+  }
+  for (double& share : set.busy) share = std::min(share, 1.0);
+  return set;
+}
+
+}  // namespace motley

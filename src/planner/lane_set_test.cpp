@@ -1,0 +1,244 @@
+// Several lanes: KV over owners, and roles.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+
+#include "planner/lane_search.hpp"
+#include "planner/plan_json.hpp"
+#include "planner/plan_picture.hpp"
+#include "planner/planner_test_fleet.hpp"
+#include "planner/search.hpp"
+
+namespace motley {
+namespace {
+
+using testing::make_device;
+using testing::make_shape;
+using testing::Speed;
+
+constexpr double kGiB = 1 << 30;
+
+// A GPU of whose memory the weights take `filled`, and a processor with much memory.
+struct FullGpu {
+  ModelShape shape =
+      make_shape({.layers = 16, .hidden = 2048, .heads = 16, .kv_heads = 4, .head_dim = 128, .ffn = 8192});
+  PlanInput input;
+  PlanRequest request;
+
+  explicit FullGpu(double filled = 0.9, double cpu_gb_per_s = 100, double gpu_gb_per_s = 1000) {
+    const double gib = static_cast<double>(shape.weight_bytes()) / kGiB / filled;
+    input.devices = {make_device("GPU:0", "gpu", {.gb_per_s = gpu_gb_per_s, .gflops = 200'000, .gib = gib}, shape),
+                     make_device("CPU:0", "cpu", {.gb_per_s = cpu_gb_per_s, .gflops = 1000, .gib = 64}, shape)};
+    for (DeviceProfile& device : input.devices) device.own_memory = true;
+    request.concurrency = 512, request.prompt_len = 128, request.output_len = 512;
+    request.step_bytes = 1 << 20;
+  }
+  Candidate alone(size_t device) const {
+    Predictor predictor(shape, input, request);
+    return predictor.evaluate({{whole_stage(shape, device, 0, shape.layers.size())}});
+  }
+};
+
+std::vector<std::string> owners(const Lane& lane) { return lane.stages.at(0).kv_owners; }
+
+TEST(KvLanes, AFullGpu_LeavesTheKvThatItCannotHoldToTheProcessor) {
+  const FullGpu world;
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  ASSERT_EQ(report->placement.lanes.size(), 2u) << plan_text(*report, world.shape);
+  const std::vector<Lane>& lanes = report->placement.lanes;
+  EXPECT_EQ(owners(lanes[0]), std::vector<std::string>{"GPU:0"});
+  EXPECT_EQ(owners(lanes[1]), std::vector<std::string>{"CPU:0"});
+  EXPECT_EQ(lanes[1].stages[0].shards[0].device, "GPU:0");
+  EXPECT_NE(lanes[0].pool, lanes[1].pool);
+  EXPECT_EQ(report->kv_capacity_tokens, kv_tokens(report->placement));
+  EXPECT_EQ(report->kv_capacity_tokens, report->lanes[0].kv_tokens + report->lanes[1].kv_tokens);
+  EXPECT_LE(report->predicted.tokens_per_s, report->bound_tokens_per_s);
+  EXPECT_TRUE(report->left_out.empty());
+  for (const DeviceShare& share : report->devices)
+    EXPECT_LE(share.weight_bytes + share.step_bytes + share.kv_bytes, share.usable_bytes) << share.device;
+}
+
+// The ceiling: a GPU that reads its full memory each step, while the processor reads KV all the time.
+TEST(KvLanes, Gain_IsMostOfTheCeiling) {
+  for (const double cpu_gb_per_s : {50.0, 100.0, 200.0}) {
+    FullGpu world(0.9, cpu_gb_per_s);
+    world.request.concurrency = 4096;
+    const double alone = world.alone(0).predicted.tokens_per_s;
+    const auto report = plan(world.shape, world.input, world.request);
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    const double ceiling = cpu_gb_per_s / 1000 * 1 / (1 - 0.9);  // of the gain
+    const double gain = report->predicted.tokens_per_s / alone - 1;
+    EXPECT_GE(gain, 0.7 * ceiling) << plan_text(*report, world.shape);
+  }
+}
+
+TEST(KvLanes, WhatDoesNotPay_IsLeftAlone) {
+  FullGpu fits;
+  fits.request.concurrency = 2;
+  FullGpu slow(0.9, 1);
+  slow.input.host_memory = {"", "", 1e7, 1};
+  for (const FullGpu* world : {&fits, &slow}) {
+    const auto report = plan(world->shape, world->input, world->request);
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    EXPECT_EQ(report->placement.lanes.size(), 1u) << plan_text(*report, world->shape);
+    EXPECT_GE(report->predicted.tokens_per_s, world->alone(0).predicted.tokens_per_s);
+    ASSERT_EQ(report->left_out.size(), 1u);
+    EXPECT_EQ(report->left_out[0].device, "CPU:0");
+  }
+}
+
+// Owners with 1, 4 and 16 parts of memory for KV: pools that all had the size of the least would hold three parts.
+TEST(KvLanes, UnevenMemories_HoldTheSumOfWhatEachHolds) {
+  FullGpu world;
+  const double weights = static_cast<double>(world.shape.weight_bytes()) / kGiB;
+  const auto device = [&](const char* name, double gb_per_s, double gflops, double gib) {
+    world.input.devices.push_back(
+        make_device(name, "gpu", {.gb_per_s = gb_per_s, .gflops = gflops, .gib = gib}, world.shape));
+    world.input.devices.back().own_memory = true;
+  };
+  world.input.devices.clear();
+  device("GPU:0", 2000, 300'000, weights + 1);
+  device("GPU:1", 300, 500, 4);
+  device("CPU:0", 200, 500, 16);
+  world.request.concurrency = 1024, world.request.prompt_len = 256, world.request.output_len = 1024;
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  ASSERT_EQ(report->placement.lanes.size(), 3u) << plan_text(*report, world.shape);
+  uint64_t least = UINT64_MAX, sum = 0;
+  for (const LaneReport& lane : report->lanes) least = std::min(least, lane.kv_tokens), sum += lane.kv_tokens;
+  EXPECT_EQ(sum, report->kv_capacity_tokens);
+  EXPECT_GE(static_cast<double>(sum), 6 * 3 * static_cast<double>(least)) << plan_text(*report, world.shape);
+  const double held = 21 * kGiB / (kv_head_bytes(world.shape, world.request) * 4 * 16);
+  EXPECT_NEAR(static_cast<double>(sum), held, 0.15 * held);
+}
+
+TEST(KvLanes, PlanFile_ComesBackEqual_AndIsReadStrictly) {
+  const FullGpu world;
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  const std::string text = to_json(*report, world.shape, {});
+  const auto placement = read_plan(text, world.shape, world.input, world.request, {});
+  ASSERT_TRUE(placement.ok()) << placement.error().message();
+  const auto again = report_on(world.shape, world.input, world.request, *placement);
+  ASSERT_TRUE(again.ok()) << again.error().message();
+  EXPECT_DOUBLE_EQ(again->predicted.tokens_per_s, report->predicted.tokens_per_s);
+  EXPECT_EQ(again->kv_capacity_tokens, report->kv_capacity_tokens);
+  PlanReport same = *report;
+  same.placement = *placement;
+  EXPECT_EQ(to_json(same, world.shape, {}), text);
+}
+
+const std::string kOnGpu = R"("stages": [{"layers": [0, 16], "shards": [{"device": "GPU:0"}]}])";
+const std::string kAttended = R"("stages": [{"layers": [0, 16], "shards": [{"device": "GPU:0", "partner": "CPU:0"}]}])";
+const std::string kOnCpu = R"("stages": [{"layers": [0, 16], "shards": [{"device": "CPU:0"}]}])";
+
+std::string refusal(const std::string& lanes) {
+  const FullGpu world;
+  const auto read = read_plan("{\"lanes\": [" + lanes + "]}", world.shape, world.input, world.request, {});
+  return read.ok() ? "" : read.error().message();
+}
+
+TEST(KvLanes, LanesByHand_AreReadOrRefusedWithTheirPlace) {
+  EXPECT_EQ(refusal("{" + kOnGpu + "}, {" + kAttended + "}"), "");
+  EXPECT_EQ(refusal(R"({"role": "prefill", )" + kAttended + R"(}, {"pool": 0, "role": "decode", )" + kOnCpu + "}"), "");
+  EXPECT_NE(refusal("").find("lanes"), std::string::npos);
+  EXPECT_NE(refusal("{" + kOnGpu + R"(}, {"pool": 0, )" + kAttended + "}").find("shares a pool"), std::string::npos);
+  EXPECT_NE(refusal(R"({"role": "decode", )" + kOnCpu + R"(}, {"pool": 0, "role": "decode", )" + kOnCpu + "}")
+                .find("one lane that"),
+            std::string::npos);
+  EXPECT_NE(refusal("{" + kOnGpu + R"(}, {"pool": 2, )" + kAttended + "}").find("lanes[1]"), std::string::npos);
+  EXPECT_NE(refusal(R"({"role": "prefill", )" + kOnGpu + "}").find("decodes"), std::string::npos);
+  EXPECT_NE(refusal(R"({"role": "both ways", )" + kOnGpu + "}").find("role"), std::string::npos);
+  EXPECT_NE(refusal(R"({"role": "decode", )" + kOnCpu + R"(}, {"pool": 0, )" + kOnCpu + "}").find("no role"),
+            std::string::npos);
+  EXPECT_NE(refusal(R"({"kv_capacity_tokens": 64, "role": "prefill", )" + kAttended +
+                    R"(}, {"kv_capacity_tokens": 32, "pool": 0, "role": "decode", )" + kOnCpu + "}")
+                .find("kv_capacity_tokens"),
+            std::string::npos);
+}
+
+// Long prompts, few tokens: an NPU computes prompts, the processor keeps their KV and generates.
+struct NpuWorld {
+  ModelShape shape =
+      make_shape({.layers = 16, .hidden = 2048, .heads = 16, .kv_heads = 4, .head_dim = 128, .ffn = 8192});
+  PlanInput input;
+  PlanRequest request;
+  NpuWorld() {
+    DeviceProfile npu = make_device("NPU:0", "npu", {.gb_per_s = 60, .gflops = 8000, .overhead_ns = 200'000}, shape);
+    npu.attends = npu.holds_vocabulary = false;
+    npu.buckets = {16, 64, 256, 512};
+    npu.head = npu.embed = {};
+    npu.context = {};
+    input.devices = {make_device("CPU:0", "cpu", {.gb_per_s = 80, .gflops = 1000}, shape), npu};
+    input.devices[0].chunk_context_ns = input.devices[0].context.values[0] / 32;
+    request.concurrency = 16, request.prompt_len = 2048, request.output_len = 128;
+  }
+};
+
+TEST(Roles, AnNpuComputesPrompts_AndTheProcessorGenerates) {
+  const NpuWorld world;
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  ASSERT_EQ(report->placement.lanes.size(), 2u) << plan_text(*report, world.shape);
+  const Lane &prompts = report->placement.lanes[0], &tokens = report->placement.lanes[1];
+  EXPECT_EQ(prompts.pool, tokens.pool);
+  EXPECT_EQ(prompts.kv_blocks, tokens.kv_blocks);
+  EXPECT_TRUE(prompts.prefills && !prompts.decodes && tokens.decodes);
+  EXPECT_EQ(prompts.stages[0].shards[0].device, "NPU:0");
+  EXPECT_EQ(tokens.stages[0].shards[0].device, "CPU:0");
+  EXPECT_LE(report->predicted.tokens_per_s, report->bound_tokens_per_s);
+  EXPECT_EQ(report->kv_capacity_tokens, report->lanes[0].kv_tokens);
+}
+
+TEST(Roles, ADearDispatch_StaysOffTheTokens) {
+  NpuWorld world;
+  for (CostTable* table : {&world.input.devices[1].attention, &world.input.devices[1].ffn}) {
+    for (auto& line : table->ns)
+      for (double& ns : line) ns += 1'200'000;
+  }
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  for (const Lane& lane : report->placement.lanes) {
+    const bool on_npu = lane.stages[0].shards[0].device == "NPU:0";
+    EXPECT_FALSE(on_npu && lane.decodes) << plan_text(*report, world.shape);
+  }
+}
+
+// Greedy by the decoding device's time is the linear program's optimum: no other order of filling gives more.
+TEST(Roles, SharePrompts_IsTheBestOfAllOrders) {
+  std::mt19937_64 random(7);
+  for (int round = 0; round < 300; ++round) {
+    const size_t lanes = 1 + random() % 4;
+    std::vector<PrefillCost> costs;
+    for (size_t i = 0; i < lanes; ++i)
+      costs.push_back({static_cast<double>(random() % 50), static_cast<double>(1 + random() % 20)});
+    const double decode = static_cast<double>(random() % 30);
+    const std::vector<double> rates = share_prompts(costs, decode);
+    double taken = 0;
+    for (size_t i = 0; i < lanes; ++i) {
+      EXPECT_LE(rates[i] * costs[i].own_ns, 1 + 1e-9);
+      taken += rates[i] * (costs[i].decoder_ns + decode);
+    }
+    EXPECT_LE(taken, 1 + 1e-9);
+    std::vector<size_t> order(lanes);
+    std::iota(order.begin(), order.end(), size_t{0});
+    double best = 0;
+    do {
+      double left = 1, all = 0;
+      for (const size_t i : order) {
+        double rate = left / (costs[i].decoder_ns + decode);
+        if (costs[i].own_ns > 0) rate = std::min(rate, 1 / costs[i].own_ns);
+        all += rate;
+        left = std::max(0.0, left - rate * (costs[i].decoder_ns + decode));
+      }
+      best = std::max(best, all);
+    } while (std::next_permutation(order.begin(), order.end()));
+    EXPECT_NEAR(std::accumulate(rates.begin(), rates.end(), 0.0), best, 1e-9 * best);
+  }
+}
+
+}  // namespace
+}  // namespace motley

@@ -1,0 +1,122 @@
+// Several lanes on virtual time: KV over owners, and roles, as planned and as they come out.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+
+#include "model/random_model.hpp"
+#include "planner/plan_picture.hpp"
+#include "planner/search.hpp"
+#include "planning/placements.hpp"
+#include "planning/virtual_run.hpp"
+
+namespace motley::testing {
+namespace {
+
+constexpr uint32_t kRowsMax = 128;
+
+make_model::ModelSpec lanes_model() {
+  make_model::ModelSpec spec;
+  spec.type = "F32";
+  spec.seed = 5;
+  spec.layers = 6;
+  spec.hidden = 128;
+  spec.heads = spec.kv_heads = 8;
+  spec.head_dim = 16;
+  spec.ffn = 512;
+  spec.vocab = 320;
+  return spec;
+}
+
+class PlannedLanes : public ::testing::Test {
+ protected:
+  PlannedLanes() : random_(lanes_model()), shape_(*shape_of(random_.model())) {}
+  const Model& model() const { return random_.model(); }
+  Served serve(const VirtualMachine& machine, const Placement& placement, const Load& load) const {
+    return VirtualRun(model(), machine, placement, kRowsMax).serve(load);
+  }
+
+  const RandomModel random_;
+  const ModelShape shape_;
+};
+
+// A GPU of whose memory nine tenths are weights, beside a processor a tenth as fast: what is gained over the GPU alone,
+// of the ceiling: the processor reads KV all the time, the GPU its full memory.
+TEST_F(PlannedLanes, KvWithTheProcessor_GainsMostOfTheCeiling) {
+  constexpr double kFilled = 0.9, kSlower = 0.1;
+  SimDevice gpu{.gflops = 4000, .attention_gflops = 4000, .bandwidth_gb_s = 10, .dispatch_us = 2};
+  SimDevice cpu = scaled(gpu, kSlower);
+  cpu.kind = "cpu";
+  const VirtualMachine machine({gpu, cpu}, {.latency_ns = 2000, .ns_per_byte = 0.1});
+  PlanInput input = machine.measure(model(), kRowsMax);
+  input.devices[0].memory_free = static_cast<uint64_t>(static_cast<double>(shape_.weight_bytes()) / kFilled);
+  for (DeviceProfile& device : input.devices) device.own_memory = true;
+  const Load load{.requests = 400, .concurrency = 100, .prompt_len = 8, .output_len = 24, .step_rows = 104};
+  PlanRequest request = request_of(load);
+  request.step_bytes = 64 << 10;
+  const auto report = plan(shape_, input, request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  std::printf("%s", plan_text(*report, shape_).c_str());
+  ASSERT_EQ(report->placement.lanes.size(), 2u);
+  PlanInput one = input;
+  one.devices.resize(1);
+  one.links.clear();
+  const auto alone = plan(shape_, one, request);
+  ASSERT_TRUE(alone.ok()) << alone.error().message();
+  std::printf("%s", plan_text(*alone, shape_).c_str());
+  const double without = serve(machine, alone->placement, load).tokens_per_s();
+  const double with = serve(machine, report->placement, load).tokens_per_s();
+  const double ceiling = kSlower / (1 - kFilled);  // of the gain
+  std::printf("alone %.0f (predicted %.0f), with lanes %.0f (predicted %.0f): %.0f %% of the ceiling's gain\n", without,
+              alone->predicted.tokens_per_s, with, report->predicted.tokens_per_s,
+              100 * (with / without - 1) / ceiling);
+  EXPECT_GE(with / without - 1, 0.7 * ceiling);
+}
+
+// A processor, and a device of fixed shapes that cannot attend; `dispatch_us` of each of its programs.
+std::vector<SimDevice> with_npu(double dispatch_us) {
+  SimDevice cpu{.kind = "cpu", .gflops = 100, .attention_gflops = 100, .bandwidth_gb_s = 10, .dispatch_us = 2};
+  SimDevice npu{.kind = "npu", .gflops = 2000, .bandwidth_gb_s = 10, .dispatch_us = dispatch_us};
+  npu.rules = "dynamic_rows = false\npaged_attention = false\n";
+  return {cpu, npu};
+}
+
+bool decodes_on(const Placement& placement, const std::string& device) {
+  return std::any_of(placement.lanes.begin(), placement.lanes.end(),
+                     [&](const Lane& lane) { return lane.decodes && lane.stages[0].shards[0].device == device; });
+}
+
+// Long prompts: most of what the linear program says comes out, and more than the processor does alone. (In virtual
+// time a step's programs take their times when they are enqueued: who attends for a prompt meanwhile waits for all.)
+TEST_F(PlannedLanes, PromptsOnTheNpu_GiveWhatTheLinearProgramSays) {
+  const VirtualMachine machine(with_npu(20), {.latency_ns = 2000, .ns_per_byte = 0.1});
+  const PlanInput input = machine.measure(model(), kRowsMax);
+  const Load load{
+      .requests = 384, .concurrency = 16, .prompt_len = 128, .output_len = 32, .step_rows = 128, .spread = 28};
+  const auto report = plan(shape_, input, request_of(load));
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  std::printf("%s", plan_text(*report, shape_).c_str());
+  ASSERT_EQ(report->placement.lanes.size(), 2u);
+  EXPECT_FALSE(report->placement.lanes[0].decodes);
+  EXPECT_EQ(report->placement.lanes[0].stages[0].shards[0].device, machine.name(1));
+  const double served = serve(machine, report->placement, load).tokens_per_s();
+  const double alone = serve(machine, on_one(shape_, machine.devices(), 0), load).tokens_per_s();
+  std::printf("roles %.0f tokens/s, predicted %.0f; the processor alone %.0f\n", served, report->predicted.tokens_per_s,
+              alone);
+  EXPECT_GE(served, 0.75 * report->predicted.tokens_per_s);
+  EXPECT_GT(served, 1.3 * alone);
+}
+
+// 1.4 ms a program where a layer takes some: nothing that decodes goes there.
+TEST_F(PlannedLanes, DearDispatch_KeepsTokensOffTheNpu) {
+  const VirtualMachine machine(with_npu(1400), {.latency_ns = 2000, .ns_per_byte = 0.1});
+  const PlanInput input = machine.measure(model(), kRowsMax);
+  for (const uint32_t prompt : {16u, 128u}) {
+    const Load load{.concurrency = 16, .prompt_len = prompt, .output_len = 32, .step_rows = 128};
+    const auto report = plan(shape_, input, request_of(load));
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    EXPECT_FALSE(decodes_on(report->placement, machine.name(1))) << plan_text(*report, shape_);
+  }
+}
+
+}  // namespace
+}  // namespace motley::testing
