@@ -130,7 +130,7 @@ void paged_attention(const kit::OpCall& call) {
     return;
   }
   const AttentionItems& items = stream.attention(static_cast<const AttentionOp*>(call.op->data.get())->shape);
-  a.chunks = items.chunks, a.chunk_items = items.chunk_items;
+  a.chunks = items.chunks, a.chunk_items = items.chunk_items, a.chunks_most = items.chunks_most;
   a.passes = items.passes, a.passes_count = items.passes_count;
   a.partial = static_cast<float*>(call.out.back().data), a.arrived = stream.counters();
   if (a.passes_count > 0) attend_passes(a, stream.raw());

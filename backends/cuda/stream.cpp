@@ -265,6 +265,7 @@ void CudaStream::lay_out(const motley_batch& b, std::span<const int32_t> row_seq
     if (plan.chunks.empty()) continue;
     const int32_t& count = layout.counts.emplace_back(static_cast<int32_t>(plan.chunks.size()));
     layout.add(&count, 1, 1, &items.chunk_items);
+    items.chunks_most = std::bit_ceil(static_cast<uint32_t>(count));
     layout.add(plan.chunks.data(), plan.chunks.size(), room_for(plan.chunks.size(), 64), &items.chunks);
   }
   if (needs.samples && b.samples) {
@@ -306,7 +307,10 @@ bool CudaStream::begin(const motley_batch& b, std::span<const int32_t> row_seque
   held_.pieces.push_back(piece);
   std::vector<uint64_t> all(key.begin(), key.end());
   layout.write(piece.data, device_, &all);
-  for (const AttentionItems& items : attention_) all.push_back(static_cast<uint64_t>(items.passes_count));
+  for (const AttentionItems& items : attention_) {
+    all.push_back(static_cast<uint64_t>(items.passes_count));
+    all.push_back(items.chunks_most);
+  }
   all.push_back(batch_.counts_room), all.push_back(batch_.biases_room);
   if (!memory_.one_class()) add_classes(b, &all);
   batch_.fault = reinterpret_cast<int32_t*>(device_);

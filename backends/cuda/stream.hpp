@@ -41,6 +41,7 @@ struct DeviceBatch {
 struct AttentionItems {
   const ChunkItem* chunks = nullptr;
   const int32_t* chunk_items = nullptr;
+  uint32_t chunks_most = 0;  // a power of two
   const PassItem* passes = nullptr;
   int32_t passes_count = 0;
 };

@@ -438,7 +438,9 @@ void launch_kernel(const Attention& a, const CudaStream& stream) {
   allow_shared<attend_items<T, D, kCapped>>(sizeof(Shared<D>), "PAGED_ATTENTION: shared memory");
   const auto heads = static_cast<unsigned>(a.layer.kv_heads * a.head_tiles);
   const unsigned each = std::max(1u, static_cast<unsigned>(stream.processors() * kBlocksOf<D>) / heads);
-  launch_early(stream, attend_items<T, D, kCapped>, dim3(each, heads), kThreadsHere, sizeof(Shared<D>), a);
+  // Idle ones would keep the next kernel's blocks out.
+  launch_early(stream, attend_items<T, D, kCapped>, dim3(std::min(each, a.chunks_most), heads), kThreadsHere,
+               sizeof(Shared<D>), a);
 }
 
 }  // namespace

@@ -44,6 +44,7 @@ struct Attention {
   const ChunkItem* chunks;
   const PassItem* passes;
   const int32_t* chunk_items;  // how many
+  uint32_t chunks_most;        // there are no more
   int32_t* arrived;            // a counter for each tile and its heads; zero between launches
   int32_t passes_count, group, heads_of_tile, head_tiles;
 };

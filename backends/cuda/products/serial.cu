@@ -24,20 +24,27 @@ __host__ __device__ int input_stride(int chunks) { return chunks * kRowBytes + k
 // Each 16 bytes of a tile's row lie where eight rows of the same column meet no bank twice.
 __device__ int place_in_row(int row, int unit) { return row * kRowBytes + (unit ^ row % 8) * 16; }
 
+// Columns i to i + 7 of a row, in bf16; rows have a multiple of eight.
+__device__ uint4 eight_of(const Inputs& x, int64_t row, int i, int cols) {
+  if (i >= cols) return {};
+  if (x.bf16) return load16(static_cast<const uint16_t*>(x.data) + row * cols + i);
+  const float4 low = four_of(x, row, i, cols), high = four_of(x, row, i + 4, cols);
+  return {bf16_pair(low.x, low.y), bf16_pair(low.z, low.w), bf16_pair(high.x, high.y), bf16_pair(high.z, high.w)};
+}
+
 // The rows as bf16 in shared memory, zeros behind their columns.
 __device__ void hold_inputs(const Job& job, int chunks, uint8_t* to) {
-  constexpr int kAtOnce = 8;
+  constexpr int kAtOnce = 8, kEach = 8;  // loads, columns of a load
   const int columns = chunks * kChunk, stride = input_stride(chunks);
   for (int r = 0; r < job.rows; ++r) {
-    for (int first = 4 * threadIdx.x; first < columns; first += kAtOnce * 4 * kSerialThreads) {
-      float4 v[kAtOnce];
+    for (int first = kEach * threadIdx.x; first < columns; first += kAtOnce * kEach * kSerialThreads) {
+      uint4 v[kAtOnce];
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) v[k] = four_of(job.x, r, first + k * 4 * kSerialThreads, job.cols);
+      for (int k = 0; k < kAtOnce; ++k) v[k] = eight_of(job.x, r, first + k * kEach * kSerialThreads, job.cols);
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
-        const int i = first + k * 4 * kSerialThreads;
-        if (i < columns)
-          *reinterpret_cast<uint2*>(to + r * stride + 2 * i) = {bf16_pair(v[k].x, v[k].y), bf16_pair(v[k].z, v[k].w)};
+        const int i = first + k * kEach * kSerialThreads;
+        if (i < columns) *reinterpret_cast<uint4*>(to + r * stride + 2 * i) = v[k];
       }
     }
   }
