@@ -162,6 +162,10 @@ void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) 
   add_number(
       app, "--kv-cache-memory-bytes", options.kv_cache_memory_bytes,
       "size of the KV pool; default: 2 GB or a quarter of the free memory, of a GPU's 7/8 of what the model leaves");
+  app->add_option("--quality", options.quality,
+                  "formats that devices may hold float weights in: exact, balanced (8 bits) or fast (4 bits)")
+      ->check(CLI::IsMember({"exact", "balanced", "fast"}))
+      ->capture_default_str();
   add_switch(app, "--enable-prefix-caching,!--no-enable-prefix-caching", options.engine.enable_prefix_caching,
              "share the KV of equal prompt beginnings (on by default)");
   add_switch(app, "--enable-chunked-prefill,!--no-enable-chunked-prefill", options.engine.enable_chunked_prefill,

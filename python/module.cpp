@@ -133,6 +133,7 @@ void bind_options(nb::module_& module) {
       .def_rw("max_num_seqs", &LlmOptions::max_num_seqs)
       .def_rw("max_num_batched_tokens", &LlmOptions::max_num_batched_tokens)
       .def_rw("block_size", &LlmOptions::block_size)
+      .def_rw("quality", &LlmOptions::quality)
       .def_rw("kv_cache_dtype", &LlmOptions::kv_cache_dtype)
       .def_rw("kv_cache_memory_bytes", &LlmOptions::kv_cache_memory_bytes)
       .def_rw("enable_prefix_caching", &LlmOptions::enable_prefix_caching)

@@ -156,7 +156,7 @@ motley_code pack(motley_device* raw, const motley_weight_desc* desc, motley_weig
     need(raw, desc, out);
     sized(*desc, "motley_weight_desc");
     Device& device = *of(raw);
-    device.require_alive();
+    device.packing();
     auto weight = std::make_unique<Weight>();
     weight->device = &device;
     motley_weight_info packed{};

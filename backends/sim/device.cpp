@@ -120,7 +120,7 @@ Verdict Device::judge_program(int64_t at_ns) {
   for (size_t i = 0; i < spec.faults.size(); ++i) {
     const Fault& fault = spec.faults[i];
     const bool now = fault.at_program ? enqueued_ == fault.at_program : at_ns - zero_ns_ >= fault.at_ns;
-    if (!now || met_[i] || fault.what == Fault::kCompile) continue;
+    if (!now || met_[i] || fault.what == Fault::kCompile || fault.what == Fault::kPack) continue;
     met_[i] = true;
     if (fault.what == Fault::kDeath) verdict.dies = true;
     if (fault.what == Fault::kStall && fault.for_ns) verdict.delay_ns += fault.for_ns;
@@ -151,6 +151,26 @@ int64_t Device::compile(double seconds, std::span<const uint32_t> buckets) {
   }
   const int64_t now_ns = clock.now();
   return compiler_.take(now_ns, duration_ns) + duration_ns;
+}
+
+void Device::packing() {
+  require_alive();
+  if (clock.is_virtual()) return;
+  const int64_t now_ns = kit::monotonic_ns();
+  int64_t until_ns = now_ns;
+  {
+    std::lock_guard lock(faults_);
+    for (size_t i = 0; i < spec.faults.size(); ++i) {
+      const Fault& fault = spec.faults[i];
+      if (fault.what != Fault::kPack || met_[i] || now_ns - zero_ns_ < fault.at_ns) continue;
+      met_[i] = true;
+      until_ns = fault.for_ns ? std::max(until_ns, now_ns + fault.for_ns) : kNever;
+    }
+  }
+  while (kit::monotonic_ns() < until_ns) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    require_alive();
+  }
 }
 
 bool Residents::load(uint64_t program) {

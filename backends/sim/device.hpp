@@ -77,6 +77,8 @@ class Device {
   // Takes the time of compiling that long, and answers when its programs may run (virtual time). Throws INTERNAL where
   // a bucket is to fail.
   int64_t compile(double seconds, std::span<const uint32_t> buckets);
+  // A weight is packed: throws UNAVAILABLE once the device is lost, and lasts as long as a fault of it says.
+  void packing();
   // The part of the bandwidth that is left beside the other devices of the memory group: those that have a queue
   // (virtual time, where who runs when must not matter) or that run a program now (wall time).
   double bandwidth_share() const;

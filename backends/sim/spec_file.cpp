@@ -199,11 +199,14 @@ class Reader {
       Fault fault;
       int what = -1;
       Schema schema;
-      schema.words = {
-          {"what",
-           {{"stall", Fault::kStall}, {"death", Fault::kDeath}, {"slow", Fault::kSlow}, {"compile", Fault::kCompile}},
-           true,
-           [&](int x) { what = x; }}};
+      schema.words = {{"what",
+                       {{"stall", Fault::kStall},
+                        {"death", Fault::kDeath},
+                        {"slow", Fault::kSlow},
+                        {"compile", Fault::kCompile},
+                        {"pack", Fault::kPack}},
+                       true,
+                       [&](int x) { what = x; }}};
       schema.figures = {
           {"at_program", 1, 0x1p53, true, false, [&](double x) { fault.at_program = static_cast<uint64_t>(x); }},
           {"at_ns", 0, 0x1p53, true, false, [&](double x) { fault.at_ns = static_cast<int64_t>(x); }},
@@ -217,6 +220,8 @@ class Reader {
       if (compiles ? timed : (fault.at_program == 0) == (fault.at_ns < 0))
         refuse(line_of(item), compiles ? "a fault of compile is of the bucket of so many rows, not of a time"
                                        : "a fault has either at_program or at_ns; give one of them");
+      if (fault.what == Fault::kPack && fault.at_ns < 0)
+        refuse(line_of(item), "a fault of packing has at_ns: no program runs then");
       if (fault.rows != 0 && !compiles) refuse(line_of(item), "rows belongs to what = \"compile\", and only there");
       if ((fault.what == Fault::kSlow) != (fault.factor != 1))
         refuse(line_of(item), "factor (above 1) belongs to what = \"slow\", and only there");

@@ -53,6 +53,7 @@ struct LlmOptions {
   uint32_t max_num_seqs = 128;          // sequences that run at once
   uint32_t max_num_batched_tokens = 0;  // tokens of one step: as many as keep it within 200 ms
   uint32_t block_size = 16;             // positions of a KV block
+  std::string quality = "exact";        // of weights: exact, balanced (8 bits) or fast (4 bits)
   std::string kv_cache_dtype = "auto";  // auto, float32, float16, bfloat16, fp8, int8
   uint64_t kv_cache_memory_bytes = 0;   // 0: 2 GB or a quarter of the free memory, of a GPU's 7/8 of what is left
   bool enable_prefix_caching = true;    // share the KV of equal prompt beginnings

@@ -10,6 +10,7 @@ class LlmOptions:
     max_num_seqs: int
     max_num_batched_tokens: int
     block_size: int
+    quality: str
     kv_cache_dtype: str
     kv_cache_memory_bytes: int
     enable_prefix_caching: bool

@@ -22,7 +22,8 @@ _Pair = tuple[Union[str, None], list[int]]  # a prompt's text and token ids
 _OPTIONS: dict[str, _fields.Convert] = {
     "devices": _fields.text, "device_map": _fields.text, "tensor_parallel_size": _fields.count,
     "max_model_len": _fields.count, "max_num_seqs": _fields.count, "max_num_batched_tokens": _fields.count,
-    "block_size": _fields.count, "kv_cache_dtype": _fields.text, "kv_cache_memory_bytes": _fields.size,
+    "block_size": _fields.count, "quality": _fields.text, "kv_cache_dtype": _fields.text,
+    "kv_cache_memory_bytes": _fields.size,
     "enable_prefix_caching": _fields.flag, "enable_chunked_prefill": _fields.flag, "threads": _fields.count,
     "deterministic": _fields.flag, "chat_template": _fields.text, "seed": _fields.seed,
 }
@@ -122,7 +123,7 @@ class LLM:
     def __init__(self, model: str | os.PathLike[str], *, devices: str | Sequence[str] = "auto", device_map: str = "",
                  tensor_parallel_size: int = 1, max_model_len: int | None = None, max_num_seqs: int | None = None,
                  max_num_batched_tokens: int | None = None, block_size: int | None = None,
-                 kv_cache_dtype: str = "auto", kv_cache_memory_bytes: int | None = None,
+                 quality: str = "exact", kv_cache_dtype: str = "auto", kv_cache_memory_bytes: int | None = None,
                  enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, threads: int | None = None,
                  deterministic: bool = False, chat_template: str | os.PathLike[str] | None = None,
                  seed: int | None = None, **others: Any) -> None:

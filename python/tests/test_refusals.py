@@ -58,6 +58,7 @@ def test_unknown_and_unbuilt_arguments(model):
     ({"devices": "GPU:0", "device_map": "GPU:0"}, InvalidArgumentError, "NAME=SIM:PRESET"),
     ({"devices": "GPU:0", "device_map": "GPU:0=SIM:no"}, NotFoundError, "SIM:no"),  # no simulations in the package
     ({"max_model_len": 10**6}, InvalidArgumentError, "context"),
+    ({"quality": "best"}, InvalidArgumentError, "'best'"),
     ({"kv_cache_dtype": "fp6"}, InvalidArgumentError, "fp6"), ({"block_size": 0}, InvalidArgumentError, "block"),
     ({"chat_template": "/nonexistent"}, NotFoundError, "/nonexistent"), ({"devices": 5}, TypeError, "devices")])
 def test_llm_refuses_options(model, options, kind, text):

@@ -35,20 +35,24 @@ Result<Device> Device::open(const Plugin& plugin, uint32_t index, const DeviceOp
   motley_device* device = nullptr;
   motley_error failure{};
   RETURN_IF_ERROR(to_status(plugin.api().open(index, &open, &device, &failure), failure, "open"));
-  return Device(&plugin.api(), device, nullptr, options.weight_formats);
+  return Device(&plugin.api(), device, nullptr, options);
 }
 
 Result<Device> Device::open_isolated(const std::filesystem::path& plugin_file, uint32_t index,
                                      const DeviceOptions& options, const WorkerOptions& worker) {
   ASSIGN_OR_RETURN(const IsolatedDevice opened,
                    motley::open_isolated(plugin_file, index, abi_options(options), worker));
-  return Device(opened.api, opened.device, opened.process, options.weight_formats);
+  return Device(opened.api, opened.device, opened.process, options);
 }
 
-int32_t Device::format_of(int32_t dtype) const {
-  const bool held =
-      weight_formats_ == 0 || dtype < 0 || dtype >= MOTLEY_DTYPE_COUNT || (weight_formats_ >> dtype & 1) != 0;
-  return held ? dtype : MOTLEY_F16;
+int32_t Device::format_of(int32_t dtype, Quality quality) const {
+  const auto held = [&](int32_t format) {
+    return weight_formats_ == 0 || format < 0 || format >= MOTLEY_DTYPE_COUNT || (weight_formats_ >> format & 1) != 0;
+  };
+  const bool floats = dtype == MOTLEY_F32 || dtype == MOTLEY_F16 || dtype == MOTLEY_BF16;
+  if (floats && quality == Quality::kFast && held(MOTLEY_Q4_0)) return MOTLEY_Q4_0;
+  if (floats && quality != Quality::kExact && held(MOTLEY_Q8_0)) return MOTLEY_Q8_0;
+  return held(dtype) ? dtype : MOTLEY_F16;
 }
 
 Result<QueueHandle> Device::create_queue() const {

@@ -57,7 +57,13 @@ struct PackedWeight {
   std::vector<std::byte> source;  // what the weight aliases, where nobody else keeps it; outlives the handle
   WeightHandle weight;
   motley_weight_info info{};
+  int32_t source_dtype = 0;               // as the model has it
+  double squares = 0, error_squares = 0;  // sums over its elements, where it was made a format of fewer bits
 };
+
+// What formats a device may hold matrices of floats in: the model's (or F16, where it has no such); or 8 bits, or 4, of
+// which each is an integer times a block's scale.
+enum class Quality { kExact, kBalanced, kFast };
 
 struct DeviceOptions {
   uint32_t threads = 0;  // 0 = the device's default
@@ -67,6 +73,7 @@ struct DeviceOptions {
   bool deterministic = false;
   bool virtual_time = false;    // of simulated devices (device/virtual_time.hpp)
   uint64_t weight_formats = 0;  // that it holds (motley_device_desc.weight_dtypes); 0 = every one
+  Quality quality = Quality::kExact;
 };
 
 // An opened device. Thread-safe as the ABI says: one thread at a time per queue.
@@ -88,8 +95,10 @@ class Device {
   // The buffer's memory as the host sees it; FAILED_PRECONDITION when it is separate.
   Result<void*> map(const BufferHandle& buffer) const;
   Result<PackedWeight> pack(const motley_weight_desc& desc) const;
-  // What it holds a matrix of that format in: the same, or F16 where it has no such.
-  int32_t format_of(int32_t dtype) const;
+  Quality quality() const { return quality_; }
+  // What it holds a matrix of that format in, of what the quality allows: with kExact the same, or F16 where it has no
+  // such; else a format of fewer bits, if it has one.
+  int32_t format_of(int32_t dtype, Quality quality) const;
   Result<KvHandle> create_kv(const motley_kv_desc& desc) const;
   Result<motley_kv_layout> kv_layout(const motley_kv_desc& desc) const;
   // Of all layers [0, layers) of the pool, from the canonical format (docs/formats/kv.md). The host's memory is
@@ -113,12 +122,17 @@ class Device {
   Result<motley_device_stats> stats() const;
 
  private:
-  Device(const motley_backend* api, motley_device* device, WorkerProcess* worker, uint64_t weight_formats)
-      : api_(api), device_(api, device), worker_(worker), weight_formats_(weight_formats) {}
+  Device(const motley_backend* api, motley_device* device, WorkerProcess* worker, const DeviceOptions& options)
+      : api_(api),
+        device_(api, device),
+        worker_(worker),
+        weight_formats_(options.weight_formats),
+        quality_(options.quality) {}
   const motley_backend* api_;
   RawDevice device_;
   WorkerProcess* worker_;  // owned by the device
   uint64_t weight_formats_;
+  Quality quality_;
 };
 
 }  // namespace motley

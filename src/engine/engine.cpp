@@ -294,6 +294,8 @@ class Engine::Impl {
     if (phase_ != Phase::kReplacing) return;  // the engine has ended meanwhile
     if (current_->stays) {
       current_->done.set(made.error());
+    } else if (made.ok() && *made == nullptr) {
+      return die(error(MOTLEY_UNAVAILABLE, "no executor is left"));
     } else if (!made.ok() && !losing()) {
       log_warning("the executor was not replaced: {}", made.error().to_string());
       current_->done.set(made.error());
@@ -316,7 +318,8 @@ class Engine::Impl {
           MOTLEY_INTERNAL,
           "the new executor has epoch {} and a vocabulary of {}; a later one than {} and the same {} are needed",
           next.epoch, next.vocab_size, config_->epoch, config_->vocab_size);
-    const uint64_t lost = scheduler_.restart(next);
+    const bool kept = !losing() && scheduler_.carry_on(next);
+    const uint64_t lost = kept ? 0 : scheduler_.restart(next);
     executor_ = &executor;
     {
       std::lock_guard lock(config_mutex_);

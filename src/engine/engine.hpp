@@ -6,9 +6,10 @@
 // Executors may be replaced. A lost one (a step came back UNAVAILABLE or DEADLINE_EXCEEDED) is replaced by what
 // RecoverFn gives, a healthy one by what replace() is given. Either way the engine stops planning, waits until every
 // step under way has come back, calls the function on a thread of its own, and begins anew with the new executor: every
-// request waits again with its rank and is prefilled with its prompt and the tokens it has. What requests hear is the
-// same as without the replacement, later; steps of the lost executor count up to the first that failed. Meanwhile
-// requests may be submitted (they queue) and ended.
+// request waits again with its rank and is prefilled with its prompt and the tokens it has. Where a healthy one's KV
+// pools lie in the same memory as the new one's, requests go on where they are instead. What requests hear is the same
+// as without the replacement, later; steps of the lost executor count up to the first that failed. Meanwhile requests
+// may be submitted (they queue) and ended.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +55,7 @@ struct Histogram {
 // may take its time, and must not call the engine. No step is under way at the earlier executor, and once the function
 // has succeeded the engine does not touch that one again: the function may destroy it. The new one has a later epoch
 // and the same vocabulary; it may have other limits (a request that they leave no room ends with RESOURCE_EXHAUSTED).
+// Null: the earlier one has ended, and none could be made; so does the engine.
 using ReplaceFn = std::function<Result<Executor*>()>;
 // The same for an executor that was lost with `why`. A failure ends the engine.
 using RecoverFn = std::function<Result<Executor*>(const Status& why)>;

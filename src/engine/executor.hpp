@@ -18,6 +18,9 @@ namespace motley {
 struct KvPoolDescription {
   uint32_t block_size = 0;  // positions
   uint32_t blocks = 0;
+  // The memory that it lies in, of all its owners, by numbers that no other memory ever has. A pool in the same memory
+  // as one of the executor before has its contents. Empty: nobody knows.
+  std::vector<uint64_t> memory = {};
 };
 
 // Predicted time of a step: fixed + rows * per_row + (sum of KV positions read) * per_context. Filled from measurement;
@@ -43,7 +46,7 @@ struct LaneDescription {
   std::vector<uint32_t> buckets;  // row counts that cost no padding, ascending; empty = any
   uint32_t lookahead = 0;         // further steps of the same sequence that may be submitted before the first is done
   uint32_t pipeline = 1;          // steps of disjoint sequences that may be under way together
-  uint32_t chunk_rows = 0;        // of known text in a step beside rows behind it, at most; 0 = any
+  uint32_t chunk_rows = 0;        // of each sequence's known text in a step beside rows behind it; 0 = any
   bool as_good_as_previous = false;  // neither it nor the lane listed before it is preferred
 };
 

@@ -68,6 +68,22 @@ TEST(Lanes, ChunkRows_BoundPromptsBesideRowsThatDecode) {
   EXPECT_EQ(bench.rows_of(second), 8u);
 }
 
+// Two prompts of two steps' worth: neither step takes both, so that a pipeline's stages all have work.
+TEST(Lanes, Pipeline_PartsThePromptsThatWait) {
+  for (const uint32_t steps : {1u, 2u}) {
+    ScriptedOptions device = device_of({64});
+    device.lanes[0].pipeline = steps;
+    SchedulerBench bench(device, {.max_num_batched_tokens = 128, .enable_prefix_caching = false});
+    const RequestId first = bench.add(bench.request(random_text(1, 40, kVocab), 5));
+    const RequestId second = bench.add(bench.request(random_text(2, 40, kVocab), 5));
+    ASSERT_TRUE(bench.plan());
+    EXPECT_EQ(bench.rows_of(first), 40u);
+    EXPECT_EQ(bench.rows_of(second), steps == 1 ? 40u : 0u);
+    EXPECT_EQ(bench.plan(), steps == 2);
+    if (steps == 2) EXPECT_EQ(bench.rows_of(second), 40u);
+  }
+}
+
 // ---- which pool
 
 TEST(Lanes, FullPool_SendsTheNextToTheLessPreferredOne) {

@@ -77,6 +77,19 @@ class Devices {
     made_.push_back(std::make_unique<ScriptedExecutor>(options_));
     return made_.back().get();
   }
+  // With the KV of the one before.
+  Result<Executor*> next_with_kv() {
+    std::lock_guard lock(mutex_);
+    options_.epoch = made_.size() + 1;
+    made_.push_back(std::make_unique<ScriptedExecutor>(options_, made_.back().get()));
+    return made_.back().get();
+  }
+  uint64_t rows_run() {
+    std::lock_guard lock(mutex_);
+    uint64_t rows = 0;
+    for (const auto& device : made_) rows += device->rows_run();
+    return rows;
+  }
   RecoverFn recover() {
     return [this](const Status&) { return next(); };
   }
@@ -398,6 +411,87 @@ TEST(Replace, WhileServing_GivesTheSameTokensAndKeepsWhatRan) {
   EXPECT_EQ(engine->stats().recoveries, 0u);
   EXPECT_EQ(engine->stats().pause_s.total(), 1u);
   devices.expect_no_violations();
+}
+
+// Rows that the requests need when nothing is computed twice.
+uint64_t rows_once(const std::vector<Asked>& all) {
+  uint64_t rows = 0;
+  for (uint32_t i = 0; i < all.size(); ++i) rows += 3 + 7 * i + all[i].expected.size() - 1;
+  return rows;
+}
+
+// Whatever its steps hold of the future: nobody is in the middle of it.
+TEST(Replace, InTheSameMemory_ComputesNothingAgain) {
+  for (const auto& [lookahead, next_lookahead] : {std::pair{0u, 0u}, {0u, 1u}, {1u, 0u}, {1u, 1u}}) {
+    for (uint32_t after = 1; after < 12; ++after) {
+      SCOPED_TRACE(::testing::Message() << lookahead << " then " << next_lookahead << " after " << after << " steps");
+      Devices devices({.memory = {7}, .rows_max = 16, .lookahead = lookahead, .manual = true}, {kForever, kForever});
+      Inbox inbox;
+      auto engine = engine_on(devices, {.max_num_seqs = 3, .max_num_batched_tokens = 16});
+      const std::vector<Asked> asked = ask(*engine, inbox);
+      for (uint32_t i = 0; i < after; ++i) {
+        devices.first().wait_pending(1);
+        devices.first().run_next();
+      }
+      devices.options().manual = false;
+      devices.options().lookahead = next_lookahead;
+      Future<Status> done = engine->replace([&] { return devices.next_with_kv(); });
+      while (!done.ready()) {
+        if (!devices.first().run_next()) std::this_thread::yield();
+      }
+      EXPECT_TRUE(done.take().ok());
+      expect_answers(inbox, asked);
+      EXPECT_TRUE(engine->drain().take());
+      EXPECT_LE(devices.rows_run(), rows_once(asked) + 1);  // one may run behind a stop token
+      EXPECT_GE(devices.rows_run(), rows_once(asked));
+      devices.expect_no_violations();
+    }
+  }
+}
+
+TEST(Replace, InOtherMemoryOrWithFewerBlocks_ComputesAgain) {
+  for (const bool other : {true, false}) {
+    Devices devices({.memory = {7}, .manual = true}, {kForever, kForever});
+    Inbox inbox;
+    auto engine = engine_on(devices);
+    const std::vector<Asked> asked = ask(*engine, inbox);
+    for (int i = 0; i < 3; ++i) {
+      devices.first().wait_pending(1);
+      devices.first().run_next();
+    }
+    devices.options().manual = false;
+    if (other) devices.options().memory = {8};
+    if (!other) devices.options().blocks -= 1;
+    Future<Status> done = engine->replace([&] { return devices.next(); });
+    while (!done.ready()) {
+      if (!devices.first().run_next()) std::this_thread::yield();
+    }
+    EXPECT_TRUE(done.take().ok());
+    expect_answers(inbox, asked);
+    EXPECT_TRUE(engine->drain().take());
+    EXPECT_GT(devices.rows_run(), rows_once(asked));
+    devices.expect_no_violations();
+  }
+}
+
+// What a lost executor wrote last is not known, whatever its memory.
+TEST(Loss, InTheSameMemory_ComputesAgain) {
+  Devices devices({.memory = {7}, .lookahead = 1}, {4, kForever});
+  Inbox inbox;
+  auto engine = engine_on(devices);
+  expect_answers(inbox, ask(*engine, inbox));
+  EXPECT_TRUE(engine->drain().take());
+  EXPECT_EQ(engine->stats().recoveries, 1u);
+  devices.expect_no_violations();
+}
+
+TEST(Replace, GivesNone_EndsTheEngine) {
+  Devices devices({}, {kForever});
+  Inbox inbox;
+  auto engine = engine_on(devices);
+  EXPECT_EQ(engine->replace([]() -> Result<Executor*> { return nullptr; }).take().code(), MOTLEY_UNAVAILABLE);
+  EXPECT_EQ(engine->health().code(), MOTLEY_UNAVAILABLE);
+  EXPECT_FALSE(engine->submit(request_of(inbox, text_of(1, 5), 4)).ok());
 }
 
 TEST(Replace, Fails_TheEarlierExecutorGoesOn) {

@@ -88,6 +88,9 @@ class Scheduler {
   // text. A request that has no room left under the new limits ends with RESOURCE_EXHAUSTED, now or when it comes to
   // them. How many positions' rows had run, and must run again.
   uint64_t restart(const SchedulerConfig& config);
+  // Goes on with another executor whose pools lie in the same memory, once no step is under way and none was discarded:
+  // every request keeps what has run. False, and nothing changed, where that cannot be: then restart().
+  bool carry_on(const SchedulerConfig& config);
 
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   uint32_t running() const;
@@ -205,6 +208,7 @@ class Scheduler {
   void leave(Sequence& sequence);
   void settle(Sequence& sequence);
   void fit(Sequence& sequence);
+  bool can_carry_on(const SchedulerConfig& config) const;
   Status no_room(const Sequence& sequence) const;
   void take_config();
   RequestUpdate update_of(const Sequence& sequence) const;

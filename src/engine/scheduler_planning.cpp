@@ -195,10 +195,19 @@ void Scheduler::plan_prefills(Draft& draft, bool may_admit, int64_t now_ns) {
     if (entry.sequence->times.first_scheduled_ns == 0) entry.sequence->times.first_scheduled_ns = now_ns;
 }
 
-// Rows that prompts may have of the step.
+// Rows that prompts may have of the step. Where several steps can be under way, each gets its part of several prompts:
+// what one took alone would keep the others idle. (A prompt's own parts go one behind the other.)
 uint32_t Scheduler::prompt_rows(const Draft& draft, const std::vector<Sequence*>& prefills) const {
   uint32_t left = rows_left(draft, prefills.front()->computed);
-  if (draft.lane.is.chunk_rows > 0 && !draft.plan.tokens.empty()) left = std::min(left, draft.lane.is.chunk_rows);
+  if (draft.lane.is.chunk_rows > 0 && !draft.plan.tokens.empty())
+    left = std::min(left, draft.lane.is.chunk_rows * static_cast<uint32_t>(prefills.size()));
+  const auto under_way = static_cast<uint32_t>(draft.lane.in_flight.size());
+  if (draft.lane.is.pipeline > under_way + 1 && prefills.size() > 1) {
+    uint32_t missing = 0;
+    for (const Sequence* s : prefills) missing += s->rows_missing();
+    const uint32_t steps = draft.lane.is.pipeline - under_way;
+    left = std::min(left, std::max(prefills.front()->rows_missing(), (missing + steps - 1) / steps));
+  }
   if (draft.lane.is.buckets.empty() || left == 0) return left;
   RowsAsked asked;
   asked.begun = asked.wanted = static_cast<uint32_t>(draft.plan.tokens.size());
@@ -209,13 +218,14 @@ uint32_t Scheduler::prompt_rows(const Draft& draft, const std::vector<Sequence*>
 }
 
 // Half of the rows go to the prompt of the highest rank, so that it always moves on; the rest to the shortest first, so
-// that a short prompt does not wait behind a long one; what is left, again by rank.
+// that a short prompt does not wait behind a long one; what is left, again by rank. Where several steps can be under
+// way, the first takes what it can: a short one finds the next step.
 void Scheduler::share_rows(Draft& draft, const std::vector<Sequence*>& prefills) {
   if (prefills.empty()) return;
   Sequence& first = *prefills.front();
   std::vector<std::pair<Sequence*, uint32_t>> shares;
   uint32_t left = prompt_rows(draft, prefills);
-  const uint32_t half = prefills.size() == 1 ? left : std::min(first.rows_missing(), (left + 1) / 2);
+  const uint32_t half = std::min(first.rows_missing(), draft.lane.is.pipeline > 1 ? left : (left + 1) / 2);
   left -= half;
   std::vector<Sequence*> rest(prefills.begin() + 1, prefills.end());
   std::stable_sort(rest.begin(), rest.end(),

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "base/quote.hpp"
 #include "device/worker/worker_process.hpp"
 
 namespace motley {
@@ -38,6 +39,23 @@ Result<Device> open_device(const ListedDevice& listed, const DeviceOptions& opti
 
 }  // namespace
 
+namespace {
+constexpr std::pair<Quality, std::string_view> kQualities[] = {
+    {Quality::kExact, "exact"}, {Quality::kBalanced, "balanced"}, {Quality::kFast, "fast"}};
+}  // namespace
+
+Result<Quality> parse_quality(std::string_view name) {
+  for (const auto& [quality, known] : kQualities)
+    if (known == name) return quality;
+  return invalid_argument("--quality {}: exact, balanced or fast", in_quotes(name));
+}
+
+std::string_view quality_name(Quality quality) {
+  for (const auto& [known, name] : kQualities)
+    if (known == quality) return name;
+  return "";
+}
+
 Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice listed, const DeviceSetOptions& options) {
   if (options.deterministic) RETURN_IF_ERROR(check_deterministic(listed.description));
   DeviceOptions open;
@@ -46,6 +64,7 @@ Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice list
   open.deterministic = options.deterministic;
   open.virtual_time = options.virtual_time;
   open.weight_formats = listed.description.desc.weight_dtypes;
+  open.quality = options.quality;
   const auto cap = options.memory_caps.find(listed.description.name);
   if (cap != options.memory_caps.end()) open.memory_cap = cap->second;
   auto device = open_device(listed, open, options.isolate);

@@ -24,8 +24,13 @@ struct DeviceSetOptions {
   bool deterministic = false;
   bool virtual_time = false;
   bool isolate = false;                         // each device in a worker process of its own
+  Quality quality = Quality::kExact;            // of the formats that weights are held in
   std::map<std::string, uint64_t> memory_caps;  // bytes by listed name
 };
+
+// "exact", "balanced" or "fast".
+Result<Quality> parse_quality(std::string_view name);
+std::string_view quality_name(Quality quality);
 
 // The process that a device runs in.
 struct DeviceWorker {

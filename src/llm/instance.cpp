@@ -125,6 +125,7 @@ Status Instance::open_devices(const InstanceOptions& options) {
   open.deterministic = options.deterministic;
   open.memory_caps = options.device_memory;
   open.isolate = options.isolate;
+  ASSIGN_OR_RETURN(open.quality, parse_quality(options.quality));
   ASSIGN_OR_RETURN(devices_, DeviceSet::open(std::move(listed), open));
   return ok_status();
 }

@@ -23,6 +23,7 @@
 #include "llm/planning.hpp"
 #include "llm/text_model.hpp"
 #include "model/model.hpp"
+#include "planner/drift.hpp"
 #include "planner/placement.hpp"
 #include "runtime/runtime_executor.hpp"
 #include "text/chat_template.hpp"
@@ -44,6 +45,7 @@ struct DeviceWork {
   double busy_s = 0;
   bool lost = false, in_force = false;  // in_force: the plan uses it
   bool simulated = false;
+  double weight_error = 0;  // as DriverReport
 };
 
 struct InstanceOptions {
@@ -63,6 +65,7 @@ struct InstanceOptions {
   uint32_t block_size = 16;
   uint32_t threads = 0;  // 0 = the device's default
   bool deterministic = false;
+  std::string quality = "exact";   // of weights: parse_quality()
   std::string chat_template_file;  // "" = the model's own
   Trace* trace = nullptr;          // borrowed, outlives the instance; null = none
   EngineOptions engine;            // max_model_len 0 = the model's context, lowered to what the pool holds
@@ -150,13 +153,22 @@ class Instance {
   };
   KnownDevices known_devices() const;
   Status check_known(const KnownDevices& known) const;
+  Status check_take_over(const KnownDevices& known, const Placement& placement) const;
   // `prepared`: an executor of the plan, to be taken if the epoch is still the one it was made for; null = none.
   Result<Executor*> take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
                               std::unique_ptr<RuntimeExecutor> prepared = nullptr);
+  Result<Executor*> take_over_with_room(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned);
   // Follows the devices' speed until stopped.
   void adapt(const std::stop_token& stop);
   Epoch next_epoch() const;
-  Result<std::unique_ptr<RuntimeExecutor>> build_runtime(const Placement& placement);
+  // By the name of the device: as far as it is known.
+  DriftFactors drift() const;
+  void set_drift(DriftFactors factors);
+  // What is known of the devices that are not lost, as they are now.
+  PlanInput input_now(const PlannedModel& known, const DeviceSet& devices) const;
+  Result<RuntimeOptions> options_for(const Placement& placement, const std::stop_token& stop) const;
+  Result<std::unique_ptr<RuntimeExecutor>> build_runtime(const Placement& placement,
+                                                         const std::stop_token& stop = std::stop_token()) const;
   Status make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> prepared = nullptr);
   void count_work(std::map<std::string, DriverWork>* work) const;
   void drop_runtime();
@@ -185,6 +197,7 @@ class Instance {
   uint64_t restarts_ = 0;  // of workers, where no device was left
   std::shared_ptr<const PlannedModel> planned_;
   std::optional<PlanReport> in_force_;
+  DriftFactors drift_;                      // of what was measured
   std::map<std::string, DriverWork> work_;  // by executors that are gone
   DeviceSet runtime_devices_;               // which runtime_ uses
   std::unique_ptr<RuntimeExecutor> runtime_;

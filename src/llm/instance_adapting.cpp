@@ -1,5 +1,4 @@
 // The plan follows its devices: one that becomes slower or faster than it was measured changes what it gets to do.
-#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -8,68 +7,113 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "llm/instance.hpp"
-#include "planner/drift.hpp"
+#include "planner/adaptation.hpp"
 
 namespace motley {
 namespace {
 
-constexpr std::chrono::milliseconds kLookEvery{100};
-constexpr double kWorthMoving = 1.2;          // of the tokens/s that the plan in force would still give
-constexpr int64_t kSettleNs = 5'000'000'000;  // after a move, and twice as long after each of a series
-constexpr int64_t kSettleNsMax = 300'000'000'000;
+// A step that is under way counts for its device, not for its model: what a window is off by is at most one such time.
+constexpr std::chrono::milliseconds kLookEvery{25}, kLookEveryIdle{100};
+
+std::string factors_text(const DriftFactors& factors) {
+  std::string text;
+  for (const auto& [device, factor] : factors)
+    text += fmt::format("{}{} takes {:.2f} of its time", text.empty() ? "" : ", ", device, factor);
+  return text;
+}
+
+StepsByRows done_of(const TotalsByRows& totals) {
+  StepsByRows done;
+  for (const StepTotals& sum : totals) {
+    done.push_back({static_cast<double>(sum.steps), static_cast<double>(sum.rows), static_cast<double>(sum.decoding),
+                    static_cast<double>(sum.heads), static_cast<double>(sum.reads),
+                    static_cast<double>(sum.chunk_reads)});
+  }
+  return done;
+}
 
 }  // namespace
 
 // What devices say of themselves, against what a placement's steps should take them.
 class Instance::Adapting {
  public:
-  explicit Adapting(Instance* instance) : instance_(*instance) {}
+  Adapting(Instance* instance, std::stop_token stop)
+      : instance_(*instance), stop_(std::move(stop)), law_(system_clock()) {}
 
-  void run(const std::stop_token& stop) {
+  void run() {
     std::mutex mutex;
     std::condition_variable_any wake;
     std::unique_lock lock(mutex);
-    while (!stop.stop_requested()) {
-      wake.wait_for(lock, stop, kLookEvery, [] { return false; });
-      if (!stop.stop_requested() && look()) move();
+    while (!stop_.stop_requested()) {
+      wake.wait_for(lock, stop_, idle_ ? kLookEveryIdle : kLookEvery, [] { return false; });
+      if (!stop_.stop_requested() && look()) move();
     }
   }
 
  private:
-  // Whether something has changed for good.
-  bool look() {
+  // What one look needs of the instance, all of the same moment.
+  struct Seen {
     std::shared_ptr<const PlannedModel> planned;
-    std::optional<Placement> placement;
-    StepTotals totals;
+    Placement placement;
+    std::vector<TotalsByDevice> totals;
     DeviceSet devices;
-    {
-      std::lock_guard lock(instance_.mutex_);
-      if (instance_.runtime_ == nullptr || !instance_.in_force_) return false;
-      planned = instance_.planned_;
-      placement = instance_.in_force_->placement;
-      totals = instance_.runtime_->totals();
-      devices = instance_.devices_;
+  };
+  std::optional<Seen> see() const {
+    std::lock_guard lock(instance_.mutex_);
+    if (instance_.runtime_ == nullptr || !instance_.in_force_ || instance_.planned_ == nullptr) return std::nullopt;
+    return Seen{instance_.planned_, instance_.in_force_->placement, instance_.runtime_->totals(), instance_.devices_};
+  }
+
+  // Whether a better plan is to be looked for.
+  bool look() {
+    const std::optional<Seen> seen = see();
+    idle_ = !seen || seen->totals == totals_;
+    if (idle_) return false;  // nobody asks for anything
+    const std::vector<TotalsByDevice> before = std::exchange(totals_, seen->totals);
+    if (seen->placement.epoch != epoch_) {
+      if (!take_models(*seen)) return false;
+      epoch_ = seen->placement.epoch;
+      law_.begin_anew();
     }
-    if (planned == nullptr || totals == totals_) return false;  // nobody asks for anything
-    totals_ = totals;
-    if (placement->epoch != epoch_) {
-      auto models = busy_models(planned->shape, planned->input, *placement, instance_.runtime_options_.rows_max);
-      if (!models.ok()) return false;
-      models_ = *std::move(models);
-      epoch_ = placement->epoch;
-      watch_.begin_anew();
+    if (instance_.changing_) law_.begin_anew();  // what is measured meanwhile is not of steps
+    for (const auto& [name, by_lane] : models_) {
+      const auto at = seen->devices.find(name);
+      if (!at || seen->devices.lost(*at)) continue;
+      if (before.size() == totals_.size() && !has_done_more(name, before)) continue;
+      double predicted_ns = 0;
+      for (size_t lane = 0; lane < by_lane.size(); ++lane) {
+        const auto done = totals_[lane].find(name);
+        if (done != totals_[lane].end()) predicted_ns += by_lane[lane].of(done_of(done->second));
+      }
+      const auto stats = seen->devices.device(*at).stats();
+      if (stats.ok()) law_.observe(name, static_cast<double>(stats->busy_ns), predicted_ns);
     }
-    if (instance_.changing_) watch_.begin_anew();  // what is measured meanwhile is not of steps
-    const StepsDone done{static_cast<double>(totals.steps), static_cast<double>(totals.rows),
-                         static_cast<double>(totals.reads)};
-    const int64_t now_ns = system_clock().now_ns();
-    for (const BusyModel& model : models_) {
-      const auto at = devices.find(model.device);
-      if (!at || devices.lost(*at)) continue;
-      const auto stats = devices.device(*at).stats();
-      if (stats.ok()) watch_.observe(model.device, now_ns, static_cast<double>(stats->busy_ns), model.of(done));
+    instance_.set_drift(law_.factors());
+    return law_.due();
+  }
+
+  // Looked at just behind the end of a step of its own, a device has little done that its model does not know of yet.
+  bool has_done_more(const std::string& device, const std::vector<TotalsByDevice>& before) const {
+    for (size_t lane = 0; lane < totals_.size(); ++lane) {
+      const auto then = before[lane].find(device), now = totals_[lane].find(device);
+      if (now != totals_[lane].end() && (then == before[lane].end() || then->second != now->second)) return true;
     }
-    return now_ns >= settled_ns_ && watch_.changed();
+    return false;
+  }
+
+  bool take_models(const Seen& seen) {
+    models_.clear();
+    for (size_t lane = 0; lane < seen.placement.lanes.size(); ++lane) {
+      auto of_lane = busy_models(seen.planned->shape, seen.planned->input, seen.placement, lane,
+                                 instance_.runtime_options_.rows_max);
+      if (!of_lane.ok()) return false;
+      for (BusyModel& model : *of_lane) {
+        std::vector<BusyModel>& by_lane = models_[model.device];
+        by_lane.resize(seen.placement.lanes.size());
+        by_lane[lane] = std::move(model);
+      }
+    }
+    return true;
   }
 
   // Plans anew with what is known now; the better plan takes over if it is worth that.
@@ -77,71 +121,66 @@ class Instance::Adapting {
     const Claim claim(instance_.changing_);
     if (!claim.held()) return;
     const KnownDevices known = instance_.known_devices();
-    const auto planned = instance_.planned();
-    Placement now;
-    {
-      std::lock_guard lock(instance_.mutex_);
-      if (planned == nullptr || !instance_.in_force_) return;
-      now = instance_.in_force_->placement;
-    }
-    const DriftFactors factors = watch_.factors();
-    const PlanInput input = with_drift(without_lost(planned->input, known.devices), factors);
-    auto best = plan(planned->shape, input, planned->request);
-    const auto stays = report_on(planned->shape, input, planned->request, now);
-    settled_ns_ = system_clock().now_ns() + settle_ns_;  // if nothing comes of it, it is tried again then
-    if (!best.ok() || !stays.ok()) return;
-    const double gain = best->predicted.tokens_per_s / std::max(stays->predicted.tokens_per_s, 1e-9);
-    log_info("devices have changed their speed ({}); the best plan would be worth {:.2f} of this one",
-             factors_text(factors), gain);
-    if (gain < kWorthMoving) return watch_.accept();
-    // As many blocks as before where they fit: then who keeps its heads keeps its pool.
-    uint32_t& blocks = best->placement.lanes[0].kv_blocks;
-    blocks = std::min(blocks, now.lanes[0].kv_blocks);
+    const std::optional<Seen> seen = see();
+    if (!seen) return;
+    const PlannedModel& planned = *seen->planned;
+    const DriftFactors factors = law_.factors();
+    auto better = better_plan(planned.shape, without_lost(planned.input, known.devices), planned.request,
+                              seen->placement, factors, stop_);
+    if (stop_.stop_requested()) return;
+    log_info("devices have changed their speed ({}); {}", factors_text(factors),
+             better.ok() ? fmt::format("the best plan would be worth {:.2f} of this one", better->gain)
+                         : better.error().message());
+    if (!law_.judge(better.ok() ? better->gain : 0)) return;
+    better->report.simulated = known.devices.simulated();
     const int64_t began_ns = system_clock().now_ns();
-    const Status status = take_over(known, *planned, *std::move(best));
-    if (!status.ok()) return log_warning("the plan stays as it is: {}", status.message());
-    watch_.accept();
-    const int64_t ended_ns = system_clock().now_ns();
-    log_info("moved to {} in {:.0f} ms", instance_.device_text(), static_cast<double>(ended_ns - began_ns) / 1e6);
-    settle_ns_ =
-        moved_ns_ > 0 && ended_ns - moved_ns_ < 2 * settle_ns_ ? std::min(2 * settle_ns_, kSettleNsMax) : kSettleNs;
-    moved_ns_ = ended_ns;
-    settled_ns_ = ended_ns + settle_ns_;
+    const Status status = take_over(known, planned, std::move(better->report));
+    if (!status.ok()) {
+      law_.not_moved();
+      if (!stop_.stop_requested()) log_warning("the plan stays as it is: {}", status.message());
+      return;
+    }
+    law_.moved();
+    log_info("moved to {} in {:.0f} ms", instance_.device_text(),
+             static_cast<double>(system_clock().now_ns() - began_ns) / 1e6);
   }
 
-  // The weights that the plan needs are packed while the one in force serves.
+  // The weights that the plan needs are packed while the one in force serves; so is all else that it needs, where the
+  // devices have room for both.
   Status take_over(const KnownDevices& known, const PlannedModel& planned, PlanReport report) {
     report.placement.epoch = instance_.next_epoch();
-    ASSIGN_OR_RETURN(auto made, instance_.build_runtime(report.placement));
-    const auto prepared = std::make_shared<std::unique_ptr<RuntimeExecutor>>(std::move(made));
+    auto made = instance_.build_runtime(report.placement, stop_);
+    std::vector<std::shared_ptr<const PackedWeight>> weights;
+    if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
+      log_info("the devices have no room for both plans at once: the one in service will end before the other begins");
+      ASSIGN_OR_RETURN(const RuntimeOptions options, instance_.options_for(report.placement, stop_));
+      ASSIGN_OR_RETURN(
+          weights, RuntimeExecutor::pack(instance_.model(), report.placement, instance_.devices().named(), options));
+    } else {
+      RETURN_IF_ERROR(made.error());
+    }
     PlannedModel next = planned;  // the tables stay as they were measured: factors are of them
     next.report = std::move(report);
     const auto shared = std::make_shared<const PlannedModel>(std::move(next));
-    return instance_.engine_
-        ->replace([this, known, shared, prepared] { return instance_.take_over(known, shared, std::move(*prepared)); })
-        .take();
-  }
-
-  static std::string factors_text(const DriftFactors& factors) {
-    std::string text;
-    for (const auto& [device, factor] : factors)
-      text += fmt::format("{}{} takes {:.2f} of its time", text.empty() ? "" : ", ", device, factor);
-    return text;
+    const auto prepared = std::make_shared<std::unique_ptr<RuntimeExecutor>>(made.ok() ? *std::move(made) : nullptr);
+    const auto take = [this, known, shared, prepared]() -> Result<Executor*> {
+      if (*prepared == nullptr) return instance_.take_over_with_room(known, shared);
+      return instance_.take_over(known, shared, std::move(*prepared));
+    };
+    RETURN_IF_ERROR(instance_.engine_->replace(take).take());
+    if (instance_.planned() == shared) return ok_status();  // where room was made, it may be back at the plan before
+    return error(MOTLEY_UNAVAILABLE, "the devices have no room for the better plan");
   }
 
   Instance& instance_;
-  DriftWatch watch_;
-  std::vector<BusyModel> models_;
+  const std::stop_token stop_;
+  Adaptation law_;
+  std::map<std::string, std::vector<BusyModel>> models_;  // by device, [lane]
   Epoch epoch_ = 0;
-  StepTotals totals_;
-  int64_t moved_ns_ = 0, settled_ns_ = 0, settle_ns_ = kSettleNs;
+  std::vector<TotalsByDevice> totals_;
+  bool idle_ = true;
 };
 
-void Instance::adapt(const std::stop_token& stop) { Adapting(this).run(stop); }
-
-Epoch Instance::next_epoch() const {
-  std::lock_guard lock(mutex_);
-  return epoch_ + 1;
-}
+void Instance::adapt(const std::stop_token& stop) { Adapting(this, stop).run(); }
 
 }  // namespace motley

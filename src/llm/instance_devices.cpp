@@ -109,18 +109,23 @@ Status Instance::check_known(const KnownDevices& known) const {
   return error(MOTLEY_UNAVAILABLE, "devices were lost and started anew meanwhile; try again");
 }
 
-// On a thread of the engine's, while no step is under way: the devices, and the plan over them. Nothing changes where
-// that fails.
-Result<Executor*> Instance::take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
-                                      std::unique_ptr<RuntimeExecutor> prepared) {
+Status Instance::check_take_over(const KnownDevices& known, const Placement& placement) const {
   {
     std::lock_guard lock(mutex_);
     RETURN_IF_ERROR(check_known(known));
   }
-  for (const std::string& name : devices_of(planned->report.placement)) {
+  for (const std::string& name : devices_of(placement)) {
     const auto found = known.devices.find(name);
     if (!found || known.devices.lost(*found)) return error(MOTLEY_UNAVAILABLE, "device {} was lost meanwhile", name);
   }
+  return ok_status();
+}
+
+// On a thread of the engine's, while no step is under way: the devices, and the plan over them. Nothing changes where
+// that fails.
+Result<Executor*> Instance::take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
+                                      std::unique_ptr<RuntimeExecutor> prepared) {
+  RETURN_IF_ERROR(check_take_over(known, planned->report.placement));
   DeviceSet devices_before = known.devices;
   auto planned_before = planned;
   const auto exchange = [&] {
@@ -133,6 +138,31 @@ Result<Executor*> Instance::take_over(const KnownDevices& known, const std::shar
   if (status.ok()) return runtime_.get();
   exchange();
   return status;
+}
+
+// The same where the devices do not hold what two executors need at once: the one in service ends first, and with it
+// its weights, for which the plan has no room; those of the plan are packed. Null where nothing can serve any more.
+Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
+                                                const std::shared_ptr<const PlannedModel>& planned) {
+  RETURN_IF_ERROR(check_take_over(known, planned->report.placement));
+  PlanReport before;
+  std::unique_ptr<RuntimeExecutor> ended;
+  {
+    std::lock_guard lock(mutex_);
+    if (!in_force_) return error(MOTLEY_UNAVAILABLE, "no plan is in force any more");
+    count_work(&work_);
+    before = *in_force_;
+    ended = std::move(runtime_);
+  }
+  ended.reset();
+  const auto taken = take_over(known, planned);
+  if (taken.ok()) return taken;
+  log_warning("{}; back to the plan before", taken.error().message());
+  Status back = put_in_force(std::move(before));
+  while (!back.ok() && !devices().mark_failed().empty()) back = serve_on_what_is_left(back);
+  if (back.ok()) return runtime_.get();
+  log_error("nothing can serve any more: {}", back.message());
+  return nullptr;
 }
 
 // ---- a device is added
@@ -167,7 +197,7 @@ Result<PlannedModel> Instance::plan_over(const DeviceSet& devices, std::string* 
   ServingGate gate(*engine_, changes_.get_token());
   const auto plan_with = [&](const PlanSettings& settings) {
     return plan_model(model(), devices, settings, kv_, runtime_options_, log_progress, &gate,
-                      known == nullptr ? nullptr : &known->input);
+                      known == nullptr ? nullptr : &known->input, drift());
   };
   const std::string forced = forced_text(settings_);
   auto planned = plan_with(settings_);
@@ -218,22 +248,47 @@ Result<AddedDevices> Instance::add_devices(const std::vector<std::string>& names
 
 // ---- executors, one after another
 
-Result<std::unique_ptr<RuntimeExecutor>> Instance::build_runtime(const Placement& placement) {
+Epoch Instance::next_epoch() const {
+  std::lock_guard lock(mutex_);
+  return epoch_ + 1;
+}
+
+DriftFactors Instance::drift() const {
+  std::lock_guard lock(mutex_);
+  return drift_;
+}
+
+void Instance::set_drift(DriftFactors factors) {
+  std::lock_guard lock(mutex_);
+  drift_ = std::move(factors);
+}
+
+PlanInput Instance::input_now(const PlannedModel& known, const DeviceSet& devices) const {
+  return with_drift(without_lost(known.input, devices), drift());
+}
+
+Result<RuntimeOptions> Instance::options_for(const Placement& placement, const std::stop_token& stop) const {
   RuntimeOptions options = runtime_options_;
-  const DeviceSet devices = this->devices();
-  if (const auto known = planned()) {
-    const PlanInput left = without_lost(known->input, devices);
-    if (!left.devices.empty()) {  // else one serves that took too long to measure, however long its steps take
-      ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(known->shape, left, placement, options.rows_max));
-    }
-    if (left.devices.size() == 1) {
-      options.step_limit_ns = [limit = options.step_limit_ns](double rows, double reads) {
-        return kPatienceWithTheLast * limit(rows, reads);
-      };
-    }
-  }
   options.holdings = holdings_;
-  return RuntimeExecutor::create(model(), placement, devices.named(), options);
+  options.stop = stop;
+  const auto known = planned();
+  if (known == nullptr) return options;
+  const PlanInput left = with_drift(without_lost(known->input, devices()), only_slower(drift()));
+  if (!left.devices.empty()) {  // else one serves that took too long to measure, however long its steps take
+    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(known->shape, left, placement, options.rows_max));
+  }
+  if (left.devices.size() == 1) {
+    options.step_limit_ns = [limit = options.step_limit_ns](double rows, double reads) {
+      return kPatienceWithTheLast * limit(rows, reads);
+    };
+  }
+  return options;
+}
+
+Result<std::unique_ptr<RuntimeExecutor>> Instance::build_runtime(const Placement& placement,
+                                                                 const std::stop_token& stop) const {
+  ASSIGN_OR_RETURN(const RuntimeOptions options, options_for(placement, stop));
+  return RuntimeExecutor::create(model(), placement, devices().named(), options);
 }
 
 Status Instance::make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> runtime) {
@@ -348,7 +403,7 @@ Status Instance::serve_on_what_is_left(const Status& why) {
   settings.use_all_devices = false;
   const PlanRequest request =
       plan_request(settings, kv_, model().config(), runtime_options_.rows_max, known->request.step_bytes);
-  const PlanInput left = without_lost(known->input, devices);
+  const PlanInput left = input_now(*known, devices);
   const int64_t began_ns = system_clock().now_ns();
   const Effort effort = left.devices.size() <= kDevicesPlannedFully ? Effort::kFull : Effort::kFirst;
   ASSIGN_OR_RETURN(PlanReport report, plan(known->shape, left, request, effort));
@@ -393,10 +448,13 @@ std::vector<DeviceWork> Instance::device_work() {
   devices.mark_failed();  // without the lock: recover() ends a device that hangs
   const std::vector<std::string> used = devices_in_force();
   std::map<std::string, DriverWork> done;
+  std::map<std::string, double> errors;
   {
     std::lock_guard lock(mutex_);
     done = work_;
     count_work(&done);
+    for (const DriverReport& report : runtime_ == nullptr ? std::vector<DriverReport>() : runtime_->reports())
+      errors[report.device] = report.weight_error;
   }
   std::vector<DeviceWork> work;
   for (size_t i = 0; i < devices.size(); ++i) {
@@ -404,7 +462,8 @@ std::vector<DeviceWork> Instance::device_work() {
     const DriverWork& of_steps = done[name];
     work.push_back({name, of_steps.programs, of_steps.rows, of_steps.bytes_moved,
                     static_cast<double>(of_steps.busy_ns) / 1e9, devices.lost(i),
-                    !devices.lost(i) && contains(used, name), devices.listed(i).description.desc.simulated != 0});
+                    !devices.lost(i) && contains(used, name), devices.listed(i).description.desc.simulated != 0,
+                    errors[name]});
   }
   return work;
 }

@@ -40,6 +40,7 @@ Result<InstanceOptions> instance_options(const LlmOptions& options) {
   out.devices = options.devices;
   out.device_map = options.device_map;
   if (options.tensor_parallel_size > 1) out.planning.tensor_parallel_size = options.tensor_parallel_size;
+  out.quality = options.quality;
   out.kv_cache_dtype = options.kv_cache_dtype;
   out.kv_cache_memory_bytes = options.kv_cache_memory_bytes;
   out.block_size = options.block_size;

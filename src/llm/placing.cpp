@@ -24,7 +24,7 @@ Status check_unmeasured(const PlannedModel& planned, const DeviceSet& devices, c
 
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
                                 const KvSettings& kv, const RuntimeOptions& runtime, const Progress& progress,
-                                MeasureGate* gate, const PlanInput* have) {
+                                MeasureGate* gate, const PlanInput* have, const DriftFactors& drift) {
   PlannedModel planned;
   planned.identity = {model_digest(model), machine_of(devices)};
   ASSIGN_OR_RETURN(planned.shape, shape_of(model));
@@ -44,15 +44,16 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   const MeasureScope scope{have, settings.measure_again, waits ? 0 : settings.measure_limit_s};
   ASSIGN_OR_RETURN(MeasuredInput measured, measured_input(model, devices, measure, progress, scope));
   planned.input = std::move(measured.input);
+  const PlanInput now = with_drift(planned.input, drift);
   if (settings.plan_file.empty()) {
-    ASSIGN_OR_RETURN(planned.report, plan(planned.shape, planned.input, planned.request));
+    ASSIGN_OR_RETURN(planned.report, plan(planned.shape, now, planned.request));
     for (LeftOut& left : measured.left_out) planned.report.left_out.push_back(std::move(left));
     planned.report.simulated = devices.simulated();
     return planned;
   }
   auto placement = read_plan(text, planned.shape, planned.input, planned.request, planned.identity);
   if (!placement.ok()) return placement.error().annotate(settings.plan_file);
-  auto report = report_on(planned.shape, planned.input, planned.request, *placement);
+  auto report = report_on(planned.shape, now, planned.request, *placement);
   if (!report.ok()) return report.error().annotate(settings.plan_file);
   planned.report = *std::move(report);
   planned.report.simulated = devices.simulated();

@@ -7,6 +7,7 @@
 #include "llm/device_set.hpp"
 #include "llm/planning.hpp"
 #include "model/model.hpp"
+#include "planner/drift.hpp"
 #include "planner/plan_json.hpp"
 
 namespace motley {
@@ -22,9 +23,11 @@ struct PlannedModel {
 
 // Refuses what is forced, and the settings' plan file, where they cannot be, before anything is measured. Then measures
 // the devices that are not lost (or finds them measured, in `have` too) and searches, or takes the settings' plan file
-// and reports on it. With a gate, which stands between measuring and requests, it measures briefly.
+// and reports on it. With a gate, which stands between measuring and requests, it measures briefly. `drift`: of what
+// was measured, which the result keeps.
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
                                 const KvSettings& kv, const RuntimeOptions& runtime, const Progress& progress,
-                                MeasureGate* gate = nullptr, const PlanInput* have = nullptr);
+                                MeasureGate* gate = nullptr, const PlanInput* have = nullptr,
+                                const DriftFactors& drift = {});
 
 }  // namespace motley

@@ -124,8 +124,9 @@ CostCache cost_cache() { return CostCache(cache_directory() / "costs"); }
 // Of the model on devices opened as these are: what changes times beside who they are.
 std::string cost_key(const Model& model, const DeviceSet& devices, int64_t kv_dtype) {
   const DeviceSetOptions& options = devices.options();
-  return fmt::format("{}-kv{}-threads{}{}{}", model_digest(model), kv_dtype, options.threads,
-                     options.deterministic ? "-deterministic" : "", options.isolate ? "-isolated" : "");
+  return fmt::format("{}-kv{}-threads{}{}{}{}", model_digest(model), kv_dtype, options.threads,
+                     options.deterministic ? "-deterministic" : "", options.isolate ? "-isolated" : "",
+                     options.quality == Quality::kExact ? "" : fmt::format("-{}", quality_name(options.quality)));
 }
 
 }  // namespace

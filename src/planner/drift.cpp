@@ -10,7 +10,9 @@ namespace motley {
 namespace {
 
 constexpr double kFar = 1024;          // positions, where reading is looked at
-constexpr uint32_t kUsualWindows = 3;  // that say what the tables are off by
+constexpr double kSome = 16;           // rows, where what a row adds is looked at
+constexpr uint32_t kColdWindows = 1;   // that say nothing: what runs first runs slower
+constexpr uint32_t kUsualWindows = 4;  // after them, that say what the tables are off by
 constexpr double kNewest = 0.5;        // weight of the last window in a factor
 
 // By device, of one step.
@@ -32,23 +34,55 @@ std::map<size_t, double> busy_of(const ModelShape& shape, const PlanInput& input
 
 }  // namespace
 
+double BusyModel::of(const StepsByRows& done) const {
+  double ns = 0;
+  for (size_t k = 0; k < done.size() && !step_ns.empty(); ++k) {
+    const StepsDone& some = done[k];
+    const size_t at = std::min(k, step_ns.size() - 1), next = std::min(at + 1, step_ns.size() - 1);
+    const double least = std::ldexp(1, static_cast<int>(at));
+    ns += some.steps * step_ns[at] + (some.rows - some.steps * least) * (step_ns[next] - step_ns[at]) / least;
+    ns += some.decoding * decoding_ns + (some.heads - some.steps) * head_ns;
+    ns += some.reads * read_ns + some.chunk_reads * chunk_read_ns;
+  }
+  return ns;
+}
+
 Result<std::vector<BusyModel>> busy_models(const ModelShape& shape, const PlanInput& input, const Placement& placement,
-                                           uint32_t rows_max) {
-  ASSIGN_OR_RETURN(const LanePlan plan, lane_plan_of(shape, input, placement));
-  const double rows = std::max(2u, rows_max);
-  const auto busy = [&](double r, double context) {
-    return busy_of(shape, input, plan, {.decode_rows = r, .context = context, .head_rows = r});
+                                           size_t lane, uint32_t rows_max) {
+  if (lane >= placement.lanes.size()) return invalid_argument("lane {} of {}", lane, placement.lanes.size());
+  ASSIGN_OR_RETURN(const LanePlan plan, lane_plan_of(shape, input, placement, lane));
+  const auto chunk = [&](double rows, double context, double heads) {
+    return busy_of(shape, input, plan,
+                   {.decode_rows = 0, .chunk_rows = rows, .chunk_context = context, .head_rows = heads});
   };
-  const auto one = busy(1, 1), many = busy(rows, 1), far = busy(rows, kFar);
+  const auto decode = [&](double context) {
+    return busy_of(shape, input, plan, {.decode_rows = kSome, .context = context, .head_rows = 1});
+  };
+  const auto some = chunk(kSome, 1, 1), far = chunk(kSome, kFar, 1), drawn = chunk(kSome, 1, kSome);
+  const auto decoding = decode(1), decoding_far = decode(kFar);
   std::vector<BusyModel> models;
-  for (const auto& [device, ns] : one) {
-    BusyModel model{input.devices[device].name, 0, 0, 0};
-    model.per_row_ns = std::max(0.0, many.at(device) - ns) / (rows - 1);
-    model.per_read_ns = std::max(0.0, far.at(device) - many.at(device)) / (rows * (kFar - 1));
-    model.per_step_ns = std::max(0.0, ns - model.per_row_ns - model.per_read_ns);
-    models.push_back(std::move(model));
+  for (const auto& [device, ns] : some) {
+    const auto more = [device = device](const auto& with, const auto& without, double each) {
+      return std::max(0.0, with.at(device) - without.at(device)) / each;
+    };
+    BusyModel& model = models.emplace_back();
+    model.device = input.devices[device].name;
+    model.decoding_ns = more(decoding, some, kSome);
+    model.head_ns = more(drawn, some, kSome - 1);
+    model.read_ns = more(decoding_far, decoding, kSome * (kFar - 1));
+    model.chunk_read_ns = more(far, some, kSome * (kFar - 1));
+  }
+  for (double rows = 1; rows < 2 * std::max(2.0, double{1} * rows_max); rows *= 2) {
+    const auto step = chunk(rows, 1, 1);
+    size_t i = 0;
+    for (const auto& [device, ns] : some) models[i++].step_ns.push_back(step.at(device));
   }
   return models;
+}
+
+DriftFactors only_slower(DriftFactors factors) {
+  std::erase_if(factors, [](const auto& each) { return each.second <= 1; });
+  return factors;
 }
 
 PlanInput with_drift(PlanInput input, const DriftFactors& factors) {
@@ -69,57 +103,84 @@ PlanInput with_drift(PlanInput input, const DriftFactors& factors) {
   return input;
 }
 
+bool DriftWatch::Device::known() const { return seen >= kColdWindows + kUsualWindows; }
+
 void DriftWatch::observe(std::string_view name, int64_t now_ns, double busy_ns, double predicted_ns) {
   Device& device = devices_.try_emplace(std::string(name)).first->second;
   const double busy = busy_ns - device.busy_ns, predicted = predicted_ns - device.predicted_ns;
   const bool anew = !device.begun || busy < 0 || predicted < 0;
   const bool full = now_ns - device.since_ns >= options_.window_ns && predicted >= options_.busy_ns_least;
   if (!anew && !full) return;
-  if (!anew) close(device, busy / predicted);
+  if (!anew) close(device, busy, predicted);
   device.begun = true;
   device.since_ns = now_ns;
   device.busy_ns = busy_ns, device.predicted_ns = predicted_ns;
 }
 
-void DriftWatch::close(Device& device, double ratio) const {
+void DriftWatch::close(Device& device, double busy_ns, double predicted_ns) const {
+  const double ratio = busy_ns / predicted_ns;
   if (!(ratio > 0) || !std::isfinite(ratio)) return;
-  if (device.seen < kUsualWindows) {
-    device.usual = (device.usual * device.seen + ratio) / (device.seen + 1);
-    ++device.seen;
+  if (device.seen++ < kColdWindows) return;
+  device.busy_sum_ns += busy_ns, device.predicted_sum_ns += predicted_ns;
+  if (device.seen <= kColdWindows + kUsualWindows) {
+    device.usual = device.busy_sum_ns / device.predicted_sum_ns;
     return;
   }
   const double now = ratio / device.usual;
   // A jump counts at once, and is confirmed by the next window; what varies a little is smoothed.
-  const bool jumps = std::abs(std::log(now / device.factor)) > std::log(options_.changed_least);
+  const bool jumps = far(now, device.factor);
   device.factor = jumps ? now : device.factor + kNewest * (now - device.factor);
-  const bool differs = std::abs(std::log(device.factor / device.accepted)) > std::log(options_.changed_least);
-  device.windows_changed = differs ? device.windows_changed + 1 : 0;
+  for (Since* since : {&device.look, &device.plan})
+    since->windows = far(device.factor, since->factor) ? since->windows + 1 : 0;
 }
+
+bool DriftWatch::far(double a, double b) const { return std::abs(std::log(a / b)) > std::log(options_.changed_least); }
 
 DriftFactors DriftWatch::factors() const {
   DriftFactors factors;
   for (const auto& [name, device] : devices_) {
-    if (device.seen >= kUsualWindows) factors.emplace(name, device.factor);
+    if (device.known()) factors.emplace(name, device.factor);
   }
   return factors;
 }
 
-bool DriftWatch::changed() const {
+DriftFactors DriftWatch::averages() const {
+  DriftFactors averages = factors();
+  for (auto& [name, factor] : averages) factor = devices_.find(name)->second.average();
+  return averages;
+}
+
+bool DriftWatch::off_plan_on_average() const {
+  return std::any_of(devices_.begin(), devices_.end(), [&](const auto& each) {
+    return each.second.known() && far(each.second.average(), each.second.plan.factor);
+  });
+}
+
+bool DriftWatch::any(Since Device::*since) const {
   return std::any_of(devices_.begin(), devices_.end(),
-                     [&](const auto& each) { return each.second.windows_changed >= options_.windows; });
+                     [&](const auto& each) { return (each.second.*since).windows >= options_.windows; });
+}
+
+bool DriftWatch::changed() const { return any(&Device::look); }
+
+void DriftWatch::looked() {
+  for (auto& [name, device] : devices_) device.look = {device.factor, 0};
+}
+
+bool DriftWatch::off_plan() const { return any(&Device::plan); }
+
+void DriftWatch::plan_is_for(const DriftFactors& factors) {
+  for (auto& [name, device] : devices_) {
+    const auto known = factors.find(name);
+    device.plan = {known == factors.end() ? 1 : known->second, 0};
+    device.busy_sum_ns = device.predicted_sum_ns = 0;
+  }
 }
 
 void DriftWatch::begin_anew() {
   for (auto& [name, device] : devices_) {
     device.begun = false;
-    device.windows_changed = 0;
-  }
-}
-
-void DriftWatch::accept() {
-  for (auto& [name, device] : devices_) {
-    device.accepted = device.factor;
-    device.windows_changed = 0;
+    device.look.windows = device.plan.windows = 0;
   }
 }
 

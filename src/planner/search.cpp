@@ -45,8 +45,10 @@ std::vector<std::string> names_of(const PlanInput& input, const std::vector<size
 // All the candidates of one search.
 class Search {
  public:
-  Search(const ModelShape& shape, const PlanInput& input, const PlanRequest& request)
-      : predictor_(shape, input, request),
+  Search(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+         const std::stop_token& stop = std::stop_token())
+      : stop_(stop),
+        predictor_(shape, input, request),
         types_(find_types(input, predictor_.links(), shape, predictor_.steady(request.concurrency, 1))),
         pool_(predictor_),
         builder_(&predictor_, types_, &pool_) {}
@@ -63,6 +65,7 @@ class Search {
     const bool few = predictor_.input().devices.size() > kGroupingsAllDevicesMax;
     std::vector<double> worths;
     for (const Grouping& grouping : groupings) {
+      if (stop_.stop_requested()) return;
       if (grouping.size() == 1) {
         worths.push_back(builder_.try_stage(grouping[0], false));
         continue;
@@ -146,7 +149,9 @@ class Search {
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return worths[a] > worths[b]; });
     if (order.size() > kTriedClosely) order.resize(kTriedClosely);
-    for (const size_t i : order) builder_.try_closely(groupings[i], everybody);
+    for (const size_t i : order) {
+      if (!stop_.stop_requested()) builder_.try_closely(groupings[i], everybody);
+    }
   }
 
   void refine_best(bool keep_shards) {
@@ -155,12 +160,14 @@ class Search {
       if (starts.size() < kRefined) starts.push_back(*candidate);
     }
     for (const Candidate& start : starts) {
+      if (stop_.stop_requested()) return;
       uint64_t shards = 0;
       for (const StagePlan& stage : start.plan.stages) shards += stage.shards.size();
       pool_.add(refine(&predictor_, start, kRefineShardSteps / (shards * shards + 20), keep_shards));
     }
   }
 
+  const std::stop_token stop_;  // nobody waits for the plan any more
   Predictor predictor_;
   const DeviceTypes types_;
   CandidatePool pool_;
@@ -349,12 +356,14 @@ Status check_forced(const PlanRequest& request, const std::vector<std::string>& 
                           width, used, there, joined(devices));
 }
 
-Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, Effort effort) {
+Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, Effort effort,
+                        const std::stop_token& stop) {
   RETURN_IF_ERROR(check_plannable(shape, input, request));
   if (is_forced(request)) return plan_forced(shape, input, request);
-  Search search(shape, input, request);
+  Search search(shape, input, request, stop);
   search.try_first();
   if (effort == Effort::kFull || search.pool().empty()) search.try_free();
+  if (stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the plan any more");
   if (search.pool().empty()) return fits_nowhere(search.predictor(), search.pool());
   if (effort == Effort::kFull) search.try_each_left_out();
   const Candidate best = best_of(search);

@@ -4,6 +4,7 @@
 // predicted worse than the best of them.
 #pragma once
 
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -69,9 +70,10 @@ Status check_plannable(const ModelShape& shape, const PlanInput& input, const Pl
 Status check_forced(const PlanRequest& request, const std::vector<std::string>& devices, size_t layers);
 
 // RESOURCE_EXHAUSTED where the model fits nowhere: how much is missing, and what would fit. INVALID_ARGUMENT for input
-// that contradicts itself, or sizes that the devices cannot give.
+// that contradicts itself, or sizes that the devices cannot give. CANCELLED soon after `stop` is requested; forced
+// plans are made all the same.
 Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                        Effort effort = Effort::kFull);
+                        Effort effort = Effort::kFull, const std::stop_token& stop = std::stop_token());
 
 // What holds of any lanes that fit: placement, shares, stages' times; without bound, alternatives and who is left
 // out. The predictor's request and input are those of the report.

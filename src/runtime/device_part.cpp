@@ -25,6 +25,7 @@ Result<std::shared_ptr<const DevicePart>> DevicePart::create(const Model& model,
   std::shared_ptr<DevicePart> part(new DevicePart(model, device, std::move(shard), std::move(options)));
   const ShardGraph& graph = part->shard_;
   for (const ShardWeight& weight : graph.weights) {
+    if (part->options_.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the plan any more");
     ASSIGN_OR_RETURN(part->weights_.emplace_back(), holdings->weight(device, weight));
   }
   if (!graph.kv_layers.empty()) {
@@ -68,8 +69,8 @@ Status DevicePart::clear_kv(const QueueHandle& queue, uint32_t first_blocks, uin
     blocks.resize(std::min(kBlocksAtOnce, end - begin));
     std::iota(blocks.begin(), blocks.end(), static_cast<int32_t>(begin));
     const std::span<const std::byte> from = std::span(zeros).first(layout.canonical_bytes_per_block * blocks.size());
-    ASSIGN_OR_RETURN(const EventHandle event,
-                     device_.import_kv(queue, *kv_, blocks, static_cast<uint32_t>(shard_.kv_layers.size()), from));
+    ASSIGN_OR_RETURN(const EventHandle event, device_.import_kv(queue, kv_->handle, blocks,
+                                                                static_cast<uint32_t>(shard_.kv_layers.size()), from));
     RETURN_IF_ERROR(device_.wait(event, timeout_ns));
   }
   return ok_status();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct PartOptions {
   std::vector<uint32_t> buckets;  // row counts that programs are compiled for, ascending; the last is a step's most
   uint32_t pool = 0;              // the name of its KV pool
   KvShape kv;
+  std::stop_token stop;  // of making it
 };
 
 // Row counts that a device without MOTLEY_CAP_DYNAMIC_ROWS is compiled for: ascending, the last is rows_max.
@@ -44,7 +46,8 @@ class DevicePart {
   uint32_t rows_max() const { return options_.buckets.back(); }
   // By the shard's pieces; null where a piece is no program.
   const PartProgram* program(size_t piece) const { return programs_[piece].get(); }
-  motley_kv* kv() const { return kv_ == nullptr ? nullptr : kv_->get(); }
+  motley_kv* kv() const { return kv_ == nullptr ? nullptr : kv_->handle.get(); }
+  uint64_t kv_number() const { return kv_ == nullptr ? 0 : kv_->number; }  // as of HeldKv; 0: it has none
   // By the shard's weights; other parts may use them, too.
   const std::vector<std::shared_ptr<const PackedWeight>>& weights() const { return weights_; }
   // Zeros to the first blocks of the KV pool. UNIMPLEMENTED where the device takes no KV from the host.
@@ -60,7 +63,7 @@ class DevicePart {
   const ShardGraph shard_;
   const PartOptions options_;
   std::vector<std::shared_ptr<const PackedWeight>> weights_;
-  std::shared_ptr<const KvHandle> kv_;
+  std::shared_ptr<const HeldKv> kv_;
   std::vector<std::unique_ptr<PartProgram>> programs_;
 };
 

@@ -31,6 +31,7 @@
 #include "runtime/driver_trace.hpp"
 #include "runtime/flight.hpp"
 #include "runtime/host_buffer.hpp"
+#include "runtime/step_totals.hpp"
 #include "runtime/tape.hpp"
 
 namespace motley {
@@ -102,6 +103,11 @@ class Driver {
   const Tape& tape() const { return tape_; }
   const QueueHandle& queue() const { return queue_; }  // before start(), and after stop()
   DriverWork work() const { return {programs_, rows_, bytes_moved_, busy_ns_}; }
+  // Of the steps whose part here has ended well. Any thread.
+  TotalsByRows totals() const {
+    std::lock_guard lock(mutex_);
+    return totals_;
+  }
   // When its device has used up its time, of system_clock(). INT64_MAX where the driver waits for nothing of it just
   // now: idle, in a meeting, or asleep until a step has ended. Any thread.
   int64_t due_ns() const { return due_ns_.load(); }
@@ -185,7 +191,8 @@ class Driver {
   bool meets_ = false;  // the tape is not programs alone
 
   Events events_;
-  std::mutex mutex_;  // guards the two below
+  mutable std::mutex mutex_;  // guards the three below
+  TotalsByRows totals_;
   std::deque<std::shared_ptr<Flight>> waiting_;
   bool stopping_ = false;
   // The driver's thread only:

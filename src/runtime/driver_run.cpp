@@ -140,6 +140,10 @@ void Driver::report(const Status& why, std::shared_ptr<Flight> flight) {
 }
 
 void Driver::leave(Flight& flight) {
+  if (flight.status().ok()) {
+    std::lock_guard lock(mutex_);
+    count(flight.plan, &totals_);
+  }
   if (flight.leave(now_ns())) events_.finished(flight);
 }
 

@@ -29,7 +29,6 @@ class Flight {
   const StepPlan plan;
   Promise<StepResult> promise;
   motley_batch batch{};
-  double reads = 0;                  // KV positions that its rows see
   bool refused = false;              // broke the contract: no device runs it
   int64_t submitted_ns = 0;          // as the executor's clock counts
   int64_t submitted_at_ns = 0;       // of system_clock()

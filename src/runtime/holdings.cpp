@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
 #include <utility>
 
+#include "model/requantise.hpp"
 #include "runtime/kv_request.hpp"
 
 namespace motley {
@@ -16,29 +19,35 @@ std::string ranges_text(const std::vector<Range>& ranges) {
   return text;
 }
 
-// What is there under the key, or what `make` gives, which is then there.
-template <typename T, typename Make>
-Result<std::shared_ptr<const T>> find_or_make(std::map<std::string, std::weak_ptr<const T>>* things,
-                                              const std::string& key, const Make& make) {
-  if (const auto known = things->find(key); known != things->end()) {
-    if (auto there = known->second.lock()) return there;
-  }
-  ASSIGN_OR_RETURN(T made, make());
-  auto shared = std::make_shared<const T>(std::move(made));
-  std::erase_if(*things, [](const auto& each) { return each.second.expired(); });
-  (*things)[key] = shared;
-  return shared;
+// Experts are chosen by small differences; blocks must not be cut.
+bool may_requantise(const GraphWeight& graph_weight, const ShardWeight& weight) {
+  constexpr int64_t kBlock = 32;
+  return (graph_weight.uses & MOTLEY_WEIGHT_MATMUL) != 0 &&
+         graph_weight.name.find("ffn_gate_inp") == std::string::npos &&
+         std::all_of(weight.cols.begin(), weight.cols.end(),
+                     [](const motley_range& range) { return range.begin % kBlock == 0 && range.end % kBlock == 0; });
 }
 
 Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const Device& device) {
   const GraphWeight& graph_weight = model.graph().weights[weight.source];
   const WeightSource& source = model.weight(weight.source);
   ASSIGN_OR_RETURN(WeightBytes bytes, model.read(weight.source));
+  const bool vector = (graph_weight.uses & MOTLEY_WEIGHT_VECTOR) != 0;
+  int32_t dtype = source.dtype;
+  FormatError error;
+  if (const int32_t format = device.format_of(dtype, device.quality());
+      !vector && may_requantise(graph_weight, weight) && can_requantise(dtype, format, source.cols)) {
+    auto made = requantise(bytes.data, dtype, format, source.cols);
+    if (!made.ok()) return made.error().annotate(graph_weight.name);
+    bytes = WeightBytes(std::move(made->bytes));
+    dtype = format, error = made->error;
+    model.release(weight.source);
+  }
   motley_weight_desc desc{};
   desc.struct_size = sizeof desc;
   desc.name = graph_weight.name.c_str();
-  desc.dtype = source.dtype;
-  desc.format = (graph_weight.uses & MOTLEY_WEIGHT_VECTOR) != 0 ? source.dtype : device.format_of(source.dtype);
+  desc.dtype = dtype;
+  desc.format = vector ? dtype : device.format_of(dtype, Quality::kExact);
   desc.uses = graph_weight.uses;
   desc.experts = source.experts;
   desc.rows = source.rows;
@@ -52,6 +61,8 @@ Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const D
   desc.expert_ranges = weight.experts.data();
   desc.expert_range_count = static_cast<uint32_t>(weight.experts.size());
   ASSIGN_OR_RETURN(PackedWeight packed, device.pack(desc));
+  packed.source_dtype = source.dtype;
+  packed.squares = error.squares, packed.error_squares = error.error_squares;
   if (packed.info.aliases_source == 0) {
     model.release(weight.source);
   } else {
@@ -62,23 +73,52 @@ Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const D
 
 }  // namespace
 
+// What is there under the key, or what `make` gives, which is then there.
+template <typename T, typename Make>
+Result<std::shared_ptr<const T>> Holdings::find_or_make(Things<T>* things, const std::string& key, const Make& make) {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (const auto known = things->find(key); known != things->end()) {
+      if (auto there = known->second.lock()) return there;
+    }
+    if (making_.insert(key).second) break;
+    made_.wait(lock);
+  }
+  lock.unlock();
+  struct Making {  // ended however making it ends
+    ~Making() {
+      std::lock_guard again(all.mutex_);
+      all.making_.erase(key);
+      all.made_.notify_all();
+    }
+    Holdings& all;
+    const std::string& key;
+  } const making{*this, key};
+  ASSIGN_OR_RETURN(T made, make());
+  auto shared = std::make_shared<const T>(std::move(made));
+  std::lock_guard again(mutex_);
+  std::erase_if(*things, [](const auto& each) { return each.second.expired(); });
+  (*things)[key] = shared;
+  return shared;
+}
+
 Result<std::shared_ptr<const PackedWeight>> Holdings::weight(const Device& device, const ShardWeight& weight) {
   const std::string key = fmt::format("{} {} rows {} cols {} experts {}", fmt::ptr(device.raw()), weight.source,
                                       ranges_text(weight.rows), ranges_text(weight.cols), ranges_text(weight.experts));
-  std::lock_guard lock(mutex_);
   return find_or_make(&weights_, key, [&] { return pack(model_, weight, device); });
 }
 
-Result<std::shared_ptr<const KvHandle>> Holdings::kv(const Device& device, uint32_t pool, int32_t layer_begin,
-                                                     std::span<const UnitRange> heads, std::span<const KvLayer> layers,
-                                                     const KvShape& shape) {
+Result<std::shared_ptr<const HeldKv>> Holdings::kv(const Device& device, uint32_t pool, int32_t layer_begin,
+                                                   std::span<const UnitRange> heads, std::span<const KvLayer> layers,
+                                                   const KvShape& shape) {
   const std::string key = fmt::format(
       "{} pool {} layers {}+{} heads {} blocks {}x{} of {}", fmt::ptr(device.raw()), pool, layer_begin, layers.size(),
       ranges_text(std::vector<UnitRange>(heads.begin(), heads.end())), shape.blocks, shape.block_size, shape.dtype);
-  std::lock_guard lock(mutex_);
-  return find_or_make(&pools_, key, [&] {
+  return find_or_make(&pools_, key, [&]() -> Result<HeldKv> {
+    static std::atomic<uint64_t> made = 0;
     const KvRequest request(layers, shape.dtype, shape.block_size, shape.blocks);
-    return device.create_kv(request.desc);
+    ASSIGN_OR_RETURN(KvHandle handle, device.create_kv(request.desc));
+    return HeldKv{std::move(handle), ++made};
   });
 }
 

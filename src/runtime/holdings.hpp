@@ -3,10 +3,12 @@
 // devices everything of theirs.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 
@@ -22,23 +24,39 @@ struct KvShape {
   int32_t dtype = 0;
 };
 
+// A KV pool of a device, with a number that no other of this process has.
+struct HeldKv {
+  KvHandle handle;
+  uint64_t number = 0;
+};
+
 class Holdings {
  public:
   explicit Holdings(const Model& model) : model_(model) {}
+
+  // One thing at a time is made under each key, without a lock on the others: a device that hangs while it packs keeps
+  // waiting who needs the same of it, and nobody else.
 
   // Packs what the shard keeps of a weight where the device does not have it yet, and lets go of the file's pages
   // unless the packed form needs them.
   Result<std::shared_ptr<const PackedWeight>> weight(const Device& device, const ShardWeight& weight);
   // The pool of that name: whatever parts of a device ask for the same layers, heads and shape under it share it.
-  Result<std::shared_ptr<const KvHandle>> kv(const Device& device, uint32_t pool, int32_t layer_begin,
-                                             std::span<const UnitRange> heads, std::span<const KvLayer> layers,
-                                             const KvShape& shape);
+  Result<std::shared_ptr<const HeldKv>> kv(const Device& device, uint32_t pool, int32_t layer_begin,
+                                           std::span<const UnitRange> heads, std::span<const KvLayer> layers,
+                                           const KvShape& shape);
 
  private:
+  template <typename T>
+  using Things = std::map<std::string, std::weak_ptr<const T>>;
+  template <typename T, typename Make>
+  Result<std::shared_ptr<const T>> find_or_make(Things<T>* things, const std::string& key, const Make& make);
+
   const Model& model_;
-  std::mutex mutex_;  // guards the two below, and packing: one at a time
-  std::map<std::string, std::weak_ptr<const PackedWeight>> weights_;
-  std::map<std::string, std::weak_ptr<const KvHandle>> pools_;
+  std::mutex mutex_;  // guards the rest
+  std::condition_variable made_;
+  std::set<std::string> making_;  // keys of both
+  Things<PackedWeight> weights_;
+  Things<HeldKv> pools_;
 };
 
 }  // namespace motley

@@ -17,15 +17,17 @@ Result<HostBuffer> HostBuffer::create(const Device& device, uint64_t bytes) {
 }
 
 void HostBuffer::start_pull(const QueueHandle& queue, uint64_t bytes) {
-  pulled_.reset();
+  pulling_ = false;
   if (mapped_ != nullptr || bytes == 0 || pushed_) return;
-  if (auto started = device_->copy_to_host(queue, std::span(copy_).first(bytes), buffer_); started.ok())
-    pulled_ = *std::move(started);
+  auto started = device_->copy_to_host(queue, std::span(copy_).first(bytes), buffer_);
+  if (!started.ok()) return;
+  pulled_ = *std::move(started);  // ends behind one that nobody has waited for: they are of one queue
+  pulling_ = true;
 }
 
 Status HostBuffer::pull(const QueueHandle& queue, uint64_t bytes, uint64_t timeout_ns, int64_t* ended_ns) {
   if (mapped_ != nullptr || bytes == 0) return ok_status();
-  if (!pulled_) {
+  if (!std::exchange(pulling_, false)) {
     RETURN_IF_ERROR(acquire(timeout_ns));
     ASSIGN_OR_RETURN(pulled_, device_->copy_to_host(queue, std::span(copy_).first(bytes), buffer_));
   }
@@ -39,6 +41,11 @@ Status HostBuffer::pull(const QueueHandle& queue, uint64_t bytes, uint64_t timeo
 }
 
 Status HostBuffer::acquire(uint64_t timeout_ns) {
+  pulling_ = false;
+  if (pulled_) {
+    RETURN_IF_ERROR(device_->wait(pulled_, timeout_ns));
+    pulled_.reset();
+  }
   if (!pushed_) return ok_status();
   RETURN_IF_ERROR(device_->wait(pushed_, timeout_ns));
   tell_pushed();

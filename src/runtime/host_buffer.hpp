@@ -36,7 +36,8 @@ class HostBuffer {
   void start_pull(const QueueHandle& queue, uint64_t bytes);
   // All work that writes the buffer has ended, or the copy was started behind it: the first `bytes` become visible.
   Status pull(const QueueHandle& queue, uint64_t bytes, uint64_t timeout_ns, int64_t* ended_ns);
-  // The host may write: an earlier push() has been read.
+  // The host may write: an earlier push() has been read, and a copy that was started and never pulled, because its step
+  // failed, has ended.
   Status acquire(uint64_t timeout_ns);
   // Work that is enqueued from now on sees the first `bytes` as the host left them.
   Status push(const QueueHandle& queue, uint64_t bytes);
@@ -54,7 +55,8 @@ class HostBuffer {
   uint64_t bytes_;
   std::byte* mapped_ = nullptr;
   std::vector<std::byte> copy_;
-  EventHandle pushed_, pulled_;
+  EventHandle pushed_, pulled_;  // copies that the host has not waited for
+  bool pulling_ = false;         // pulled_ is the one that the next pull() asks for
   uint64_t pushed_bytes_ = 0;
   CopyObserver* observer_ = nullptr;
 };

@@ -1,6 +1,8 @@
 #include "runtime/lane_runner.hpp"
 
 #include <algorithm>
+#include <set>
+#include <string_view>
 #include <utility>
 
 #include "base/affinity.hpp"
@@ -9,11 +11,6 @@ namespace motley {
 namespace {
 
 constexpr size_t kWaysWithPartners = 2;
-
-const NamedDevice* find_device(std::span<const NamedDevice> devices, const std::string& name) {
-  const auto found = std::find_if(devices.begin(), devices.end(), [&](const auto& d) { return d.name == name; });
-  return found == devices.end() ? nullptr : &*found;
-}
 
 // Each device of the lane has some, and no two the same one.
 bool have_own_cores(const std::vector<LanePart>& parts, std::span<const NamedDevice> devices) {
@@ -76,6 +73,7 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
     PartOptions held;
     held.buckets = device->any_rows ? std::vector<uint32_t>{options.rows_max} : row_buckets(options.rows_max);
     held.pool = lane.pool;
+    held.stop = options.stop;
     held.kv = {lane.kv_blocks, placement.block_size, placement.kv_dtype};
     if (!device->any_rows) runner->buckets_ = held.buckets;
     const auto programs = by_layers(placement, part.device) ? LayerPrograms::kEach : LayerPrograms::kTogether;
@@ -104,6 +102,18 @@ Status LaneRunner::make_drivers(const Model& model, const Lane& lane, std::span<
     }
   }
   return ok_status();
+}
+
+// A device with several parts of a step counts it once.
+TotalsByDevice LaneRunner::totals() const {
+  TotalsByDevice totals;
+  for (const auto& way : ways_) {
+    std::set<std::string_view> counted;
+    for (const auto& driver : way) {
+      if (counted.insert(driver->name()).second) add(driver->totals(), &totals[driver->name()]);
+    }
+  }
+  return totals;
 }
 
 void LaneRunner::start(const Driver::Events& events, std::function<void(Flight&)> hand_in) {

@@ -18,6 +18,7 @@
 #include "runtime/flight.hpp"
 #include "runtime/lane_links.hpp"
 #include "runtime/runtime_options.hpp"
+#include "runtime/step_totals.hpp"
 
 namespace motley {
 
@@ -34,6 +35,8 @@ class LaneRunner {
   uint32_t pipeline() const { return pipeline_; }
   // Row counts that cost no padding; empty = any.
   const std::vector<uint32_t>& buckets() const { return buckets_; }
+  // Of each device's parts of steps. Any thread.
+  TotalsByDevice totals() const;
   size_t drivers() const { return ways_.size() * ways_[0].size(); }
 
   // `hand_in` gets each step once, when it and all before it have ended; on some driver's thread, one at a time.

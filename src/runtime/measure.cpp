@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -14,6 +15,8 @@
 #include "base/log.hpp"
 #include "device/virtual_time.hpp"
 #include "model/axes.hpp"
+#include "model/dtype.hpp"
+#include "model/requantise.hpp"
 #include "runtime/copy_side.hpp"
 #include "runtime/measured_layers.hpp"
 #include "runtime/probe.hpp"
@@ -166,11 +169,27 @@ class DeviceMeasurer {
   void count_weights(const Probe& probe) {
     packed_bytes_ += static_cast<double>(probe.weight_bytes());
     source_bytes_ += static_cast<double>(probe.source_bytes());
+    for (const auto& weight : probe.weights()) {
+      if (weight->source_dtype == weight->info.format) continue;
+      formats_.insert(weight->info.format);
+      error_ += {weight->squares, weight->error_squares};
+    }
+  }
+  // For people: what weights are held in that is not the file's, and what that takes from them.
+  std::string format_text() const {
+    std::string text;
+    for (const int32_t format : formats_) {
+      const DtypeInfo* info = find_dtype(format);
+      if (info != nullptr) text += (text.empty() ? "" : ", ") + std::string(info->name);
+    }
+    return error_.squares > 0 ? fmt::format("{}, {:.2g} % off", text, 100 * error_.relative()) : text;
   }
   std::unique_ptr<Probe> several_;  // the measured layers, whole, as one program
   std::unique_ptr<Probe> vocab_;    // all of embedding and head
   double wait_ns_ = 0;              // as in the profile
   double source_bytes_ = 0, packed_bytes_ = 0;
+  std::set<int32_t> formats_;
+  FormatError error_;
 };
 
 Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_t runs) {
@@ -496,6 +515,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   several_.reset();
   RETURN_IF_ERROR(through(options_.gate, [&] { return measure_copies(&profile); }));
   if (source_bytes_ > 0) profile.packed_ratio = packed_bytes_ / source_bytes_;
+  profile.format = format_text();
   return profile;
 }
 

@@ -76,6 +76,7 @@ class Probe {
     for (const auto& weight : driver_->part().weights()) bytes += weight->info.bytes;
     return bytes;
   }
+  const std::vector<std::shared_ptr<const PackedWeight>>& weights() const { return driver_->part().weights(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
 
  private:

@@ -7,8 +7,10 @@
 #include <set>
 #include <utility>
 
+#include "base/check.hpp"
 #include "base/log.hpp"
 #include "device/worker/worker_process.hpp"
+#include "model/requantise.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/step_check.hpp"
 
@@ -94,7 +96,12 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
   for (size_t i = 0; i < lanes_.size(); ++i) {
     const Lane& from = placement.lanes[i];
     const auto [pool, is_new] = pools.emplace(from.pool, static_cast<uint32_t>(description_.pools.size()));
-    if (is_new) description_.pools.push_back({placement.block_size, from.kv_blocks});
+    if (is_new) {
+      std::set<uint64_t> memory;
+      lanes_[i]->each_driver([&](const Driver& driver) { memory.insert(driver.part().kv_number()); });
+      memory.erase(0);
+      description_.pools.push_back({placement.block_size, from.kv_blocks, {memory.begin(), memory.end()}});
+    }
     LaneDescription lane;
     lane.pool = pool->second;
     lane.role = role_of(from);
@@ -127,14 +134,38 @@ std::vector<LostDevice> RuntimeExecutor::lost_devices() const {
   return lost_devices_;
 }
 
-StepTotals RuntimeExecutor::totals() const {
-  std::lock_guard lock(mutex_);
-  return totals_;
+std::vector<TotalsByDevice> RuntimeExecutor::totals() const {
+  std::vector<TotalsByDevice> totals;
+  for (const auto& lane : lanes_) totals.push_back(lane->totals());
+  return totals;
+}
+
+Result<std::vector<std::shared_ptr<const PackedWeight>>> RuntimeExecutor::pack(const Model& model,
+                                                                               const Placement& placement,
+                                                                               std::span<const NamedDevice> devices,
+                                                                               const RuntimeOptions& options) {
+  CHECK(options.holdings != nullptr);
+  std::vector<std::shared_ptr<const PackedWeight>> all;
+  for (const Lane& lane : placement.lanes) {
+    for (const LanePart& part : lane_parts(lane)) {
+      const NamedDevice* device = find_device(devices, part.device);
+      if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
+      ASSIGN_OR_RETURN(const ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role));
+      for (const ShardWeight& weight : graph.weights) {
+        if (options.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the weights any more");
+        auto packed = options.holdings->weight(*device->device, weight);
+        if (!packed.ok()) return packed.error().annotate(part.device);
+        all.push_back(*std::move(packed));
+      }
+    }
+  }
+  return all;
 }
 
 std::vector<DriverReport> RuntimeExecutor::reports() const {
   std::vector<DriverReport> reports;
   std::set<const PackedWeight*> counted;
+  std::map<std::string, FormatError> errors;
   for (const auto& lane : lanes_) {
     lane->each_driver([&](const Driver& driver) {
       auto report = std::find_if(reports.begin(), reports.end(),
@@ -144,8 +175,12 @@ std::vector<DriverReport> RuntimeExecutor::reports() const {
         report = reports.end() - 1;
       }
       report->work += driver.work();
-      for (const auto& weight : driver.part().weights())
-        report->weight_bytes += counted.insert(weight.get()).second ? weight->info.bytes : 0;
+      for (const auto& weight : driver.part().weights()) {
+        if (!counted.insert(weight.get()).second) continue;
+        report->weight_bytes += weight->info.bytes;
+        errors[driver.name()] += {weight->squares, weight->error_squares};
+      }
+      report->weight_error = errors[driver.name()].relative();
     });
   }
   return reports;
@@ -170,7 +205,6 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   const auto rows = static_cast<double>(plan.tokens.size());
   const size_t lane = std::min<size_t>(plan.lane, lanes_.size() - 1);  // who runs it, refused or not
   auto flight = std::make_shared<Flight>(std::move(plan));
-  flight->reads = reads;
   Future<StepResult> future = flight->promise.future();
   flight->submitted_ns = clock_.now_ns();
   const Status admitted = admit(flight->plan);
@@ -212,10 +246,6 @@ void RuntimeExecutor::hand_in(Flight& flight) {
     if (!lost_.ok() && (state.ended || !result.status.ok())) {
       result.status = lost_;
       state.ended = true;
-    }
-    if (result.status.ok()) {
-      totals_.steps += 1, totals_.rows += flight.plan.tokens.size();
-      totals_.reads += static_cast<uint64_t>(flight.reads);
     }
   }
   if (result.status.ok()) result.tokens = std::move(flight.tokens);

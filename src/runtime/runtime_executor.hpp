@@ -22,6 +22,7 @@
 #include "runtime/holdings.hpp"
 #include "runtime/lane_runner.hpp"
 #include "runtime/runtime_options.hpp"
+#include "runtime/step_totals.hpp"
 
 namespace motley {
 
@@ -34,12 +35,7 @@ struct DriverReport {
   std::string device;
   DriverWork work;
   uint64_t weight_bytes = 0;  // resident
-};
-
-// What has been run. `reads`: KV positions that all rows saw.
-struct StepTotals {
-  uint64_t steps = 0, rows = 0, reads = 0;
-  bool operator==(const StepTotals&) const = default;
+  double weight_error = 0;    // root mean square, relative, of weights that were made a format of fewer bits
 };
 
 struct LostDevice {
@@ -61,8 +57,13 @@ class RuntimeExecutor : public Executor {
   ExecutorDescription describe() const override { return description_; }
   Future<StepResult> submit(StepPlan plan) override;
   std::vector<DriverReport> reports() const;
-  // Of steps that went well. Any thread.
-  StepTotals totals() const;
+  // [lane] of steps that went well: each counts for a device once its own part of it has ended. Any thread.
+  std::vector<TotalsByDevice> totals() const;
+  // What an executor of the placement would hold packed, without the rest of it: whoever keeps it has it, when an
+  // executor of the same holdings needs it. Errors as of create().
+  static Result<std::vector<std::shared_ptr<const PackedWeight>>> pack(const Model& model, const Placement& placement,
+                                                                       std::span<const NamedDevice> devices,
+                                                                       const RuntimeOptions& options);
   // The devices whose loss ended this executor, the first one first; all of them once no step is under way. None where
   // they could not meet, and none is to blame. Their workers are killed at once, so that nobody waits for them. Any
   // thread.
@@ -95,11 +96,10 @@ class RuntimeExecutor : public Executor {
     bool ended = false;  // a step was handed in as lost: behind it none counts, though another way may have run it
     int64_t last_finished_ns = 0;
   };
-  mutable std::mutex mutex_;  // guards the five below
+  mutable std::mutex mutex_;  // guards the four below
   std::condition_variable_any begun_;
   std::vector<LaneState> states_;  // [lane]
-  StepTotals totals_;
-  Status lost_;  // a device answered UNAVAILABLE, or not at all: so does every later step
+  Status lost_;                    // a device answered UNAVAILABLE, or not at all: so does every later step
   std::vector<LostDevice> lost_devices_;
   std::vector<std::unique_ptr<LaneRunner>> lanes_;  // their threads use the above
   std::jthread watch_;                              // last: it looks at the drivers

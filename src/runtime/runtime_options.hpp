@@ -1,9 +1,12 @@
 // How a placement is run, and on what.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -26,6 +29,7 @@ struct RuntimeOptions {
   // it is lost; in nanoseconds; null = forever.
   std::function<int64_t(double rows, double reads)> step_limit_ns;
   Trace* trace = nullptr;  // borrowed; null = none
+  std::stop_token stop;    // nobody waits for what is being made any more: CANCELLED, soon
   // Of this model: what is in it already is not made again. Null: its own.
   std::shared_ptr<Holdings> holdings;
 };
@@ -39,5 +43,11 @@ struct NamedDevice {
   bool any_rows = true;      // false: it runs row counts it has compiled for
   uint32_t queue_depth = 0;  // programs that a queue takes before it refuses; 0 = any number
 };
+
+// Null where there is none of that name.
+inline const NamedDevice* find_device(std::span<const NamedDevice> devices, const std::string& name) {
+  const auto found = std::find_if(devices.begin(), devices.end(), [&](const auto& d) { return d.name == name; });
+  return found == devices.end() ? nullptr : &*found;
+}
 
 }  // namespace motley

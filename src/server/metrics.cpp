@@ -140,20 +140,23 @@ void add_lanes(Page& page, const EngineStats& stats) {
 
 void add_devices(Page& page, const std::vector<DeviceCounters>& devices) {
   struct Series {
-    std::string_view name, help;
+    std::string_view name, kind, help;
     double (*value)(const DeviceCounters&);
   };
   static constexpr Series kSeries[] = {
-      {"device_programs_total", "Programs run for steps.",
+      {"device_programs_total", "counter", "Programs run for steps.",
        [](const DeviceCounters& d) { return static_cast<double>(d.programs); }},
-      {"device_rows_total", "Rows of those programs.",
+      {"device_rows_total", "counter", "Rows of those programs.",
        [](const DeviceCounters& d) { return static_cast<double>(d.rows); }},
-      {"device_bytes_moved_total", "Bytes to and from other devices.",
+      {"device_bytes_moved_total", "counter", "Bytes to and from other devices.",
        [](const DeviceCounters& d) { return static_cast<double>(d.bytes_moved); }},
-      {"device_busy_seconds_total", "Time in those programs.", [](const DeviceCounters& d) { return d.busy_s; }}};
+      {"device_busy_seconds_total", "counter", "Time in those programs.",
+       [](const DeviceCounters& d) { return d.busy_s; }},
+      {"device_weight_error", "gauge", "Relative root mean square error of weights held in fewer bits (--quality).",
+       [](const DeviceCounters& d) { return d.weight_error; }}};
   for (const Series& series : kSeries) {
     if (devices.empty()) return;
-    page.head(series.name, "counter", series.help);
+    page.head(series.name, series.kind, series.help);
     for (const DeviceCounters& device : devices)
       page.sample(
           series.name, series.value(device),

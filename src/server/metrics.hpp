@@ -22,7 +22,8 @@ struct DeviceCounters {
   std::string state;  // "serving", "idle" or "lost"
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
   double busy_s = 0;
-  bool simulated = false;  // its series have a label that says so
+  bool simulated = false;   // its series have a label that says so
+  double weight_error = 0;  // root mean square, relative, of weights held in a format of fewer bits
 };
 
 struct MetricsInput {

@@ -10,6 +10,7 @@ import pytest
 from support import ROOT, Server
 
 sys.path.insert(0, str(ROOT / "tests"))  # what other folders' tests use too
+from hf_folder import write_hf_folder  # noqa: E402
 
 
 def pytest_configure():
@@ -24,6 +25,14 @@ def model():
     if not path:
         path = subprocess.run([ROOT / "tools/get_model"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     return Path(path)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A random model's folder, of a few kilobytes."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_hf_folder(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,19 +7,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from hf_folder import write_hf_folder
 from support import ROOT, Server, free_port, motley, refuse, wait_until
 
 PROMPTS, INPUT_LEN, OUTPUT_LEN = 16, 12, 6
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A small model of random weights, whose tokens are bytes, and a server of it."""
-    folder = tmp_path_factory.mktemp("bench") / "tiny"
-    write_hf_folder(folder)
-    with Server(folder, folder.parent / "log") as server:
-        server.folder = folder
+def tiny(tiny, tmp_path_factory):
+    """A server of it."""
+    with Server(tiny, tmp_path_factory.mktemp("bench") / "log") as server:
+        server.folder = tiny
         yield server
         assert server.stop() == 0
 

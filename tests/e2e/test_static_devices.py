@@ -1,40 +1,39 @@
 """Devices of fixed shapes that cannot attend, in service beside others."""
+import asyncio
 import json
 
 import pytest
 
-from hf_folder import write_hf_folder
 from support import Server, motley
+from test_loss import assert_same, tell
 
 SCENE = ["--devices", "GPU:0,CPU:0,NPU:1", "--tensor-parallel-size", 3,
          "--device-map", "GPU:0=SIM:gpu-like,NPU:1=SIM:intel-npu-like"]
 PAIR = ["--devices", "NPU:1,CPU:0", "--device-map", "NPU:1=SIM:intel-npu-like"]
+TIES_MAX = 4  # of eight streams: half-precision results change what was as good as undecided
 PROMPT = ["--prompt", "a b c a b c d", "--max-tokens", 12, "--ignore-eos", "--temperature", 0]
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("static") / "tiny"
-    write_hf_folder(folder)
-    return folder
+def cache(tmp_path_factory):
+    return {"MOTLEY_CACHE_DIR": str(tmp_path_factory.mktemp("static"))}
+
+
+def told(server):
+    """Eight streams of 16 tokens each."""
+    return asyncio.run(tell(server, prompts=tuple(f"a b c {chr(100 + i)} a b c" for i in range(8))))
 
 
 @pytest.fixture(scope="module")
-def cache(tiny):
-    return {"MOTLEY_CACHE_DIR": str(tiny.parent / "cache")}
+def undisturbed(tiny, cache, tmp_path_factory):
+    """What the CPU says alone."""
+    with Server(tiny, tmp_path_factory.mktemp("alone") / "log", "--devices", "CPU:0", environment=cache) as server:
+        return told(server)
 
 
-def complete(model, cache, *arguments):
-    done = motley("complete", model, *PROMPT, "--json", *arguments, environment=cache)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_gpu_cpu_and_npu_serve_one_model_together(tiny, cache, tmp_path):
-    alone = complete(tiny, cache, "--devices", "CPU:0")
+def test_gpu_cpu_and_npu_serve_one_model_together(tiny, cache, undisturbed, tmp_path):
     with Server(tiny, tmp_path / "log", *SCENE, environment=cache) as server:
-        answer = server.complete(prompt="a b c a b c d", max_tokens=12, temperature=0, ignore_eos=True)
-        assert answer["choices"][0]["text"][:4] == alone["text"][:4]
+        assert assert_same(told(server), undisturbed) <= TIES_MAX
         devices = {one["name"]: one for one in server.get("/v1/devices").json()["data"]}
     assert list(devices) == ["GPU:0", "CPU:0", "NPU:1"]
     for name, one in devices.items():
@@ -42,7 +41,7 @@ def test_gpu_cpu_and_npu_serve_one_model_together(tiny, cache, tmp_path):
         assert one["programs"] > 0 and one["rows"] > 0 and one["bytes_moved"] > 0
 
 
-def test_the_cpu_attends_for_an_npu(tiny, cache, tmp_path):
+def test_the_cpu_attends_for_an_npu(tiny, cache, undisturbed, tmp_path):
     picture = json.loads(motley("plan", tiny, *PAIR, "--json", environment=cache).stdout)
     stage = {"layers": picture["stages"][0]["layers"], "shards": []}
     whole = picture["stages"][0]["shards"]
@@ -52,9 +51,11 @@ def test_the_cpu_attends_for_an_npu(tiny, cache, tmp_path):
         {"device": "CPU:0", "vocab_rows": total["vocab_rows"]}]
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"stages": [stage]}))
-    seen = complete(tiny, cache, *PAIR, "--plan", plan)
-    assert seen["token_ids"][:4] == complete(tiny, cache, "--devices", "CPU:0")["token_ids"][:4]
-    assert {one["name"] for one in seen["devices"] if one["programs"] > 0} == {"NPU:1", "CPU:0"}
+    with Server(tiny, tmp_path / "log", *PAIR, "--plan", plan, environment=cache) as server:
+        assert assert_same(told(server), undisturbed) <= TIES_MAX
+        devices = server.get("/v1/devices").json()["data"]
+    assert {one["name"]: one["state"] for one in devices} == {"NPU:1": "serving", "CPU:0": "serving"}
+    assert all(one["programs"] > 0 for one in devices)
     shown = motley("plan", tiny, *PAIR, "--plan", plan, environment=cache).stdout
     assert "of CPU:0, which attends" in shown and "SIMULATED" in shown
 
@@ -66,8 +67,8 @@ def test_what_an_npu_cannot_do_is_refused_plainly(tiny, cache, tmp_path):
         last = done.stderr.splitlines()[-1]
         assert last.startswith("motley: ") and says in last, done.stderr
 
-    refused("cannot attend", "--devices", "NPU:1", "--device-map", "NPU:1=SIM:intel-npu-like")
+    refused("NPU:1 cannot attend, and a model needs that", "--devices", "NPU:1", "--device-map", "NPU:1=SIM:intel-npu-like")
     plan = tmp_path / "plan.json"
     layers = json.loads(motley("plan", tiny, *PAIR, "--json", environment=cache).stdout)["stages"][-1]["layers"][1]
     plan.write_text(json.dumps({"stages": [{"layers": [0, layers], "shards": [{"device": "NPU:1"}]}]}))
-    refused("cannot", *PAIR, "--plan", plan)
+    refused("'NPU:1' cannot hold vocabulary; give it to another shard of the stage", *PAIR, "--plan", plan)

@@ -272,6 +272,20 @@ std::array<std::vector<Drawn>, 2> run(const Model& model, const Placement& place
   return Reader(model).read(**executor);
 }
 
+void expect_same(const std::array<std::vector<Drawn>, 2>& want, const std::array<std::vector<Drawn>, 2>& got,
+                 float logprob_error = 2e-4f) {
+  for (size_t s = 0; s < 2; ++s) {
+    ASSERT_EQ(got[s].size(), want[s].size());
+    for (size_t i = 0; i < want[s].size(); ++i) {
+      ASSERT_EQ(got[s][i].id, want[s][i].id) << "sequence " << s << " token " << i;
+      ASSERT_EQ(got[s][i].top.size(), want[s][i].top.size());
+      for (size_t k = 0; k < want[s][i].top.size(); ++k)
+        ASSERT_NEAR(got[s][i].top[k].logprob, want[s][i].top[k].logprob, logprob_error)
+            << "sequence " << s << " token " << i << " rank " << k;
+    }
+  }
+}
+
 class Placements : public ::testing::TestWithParam<std::tuple<const char*, uint32_t>> {};
 
 TEST_P(Placements, EveryCut_SaysWhatOneDeviceSays) {
@@ -281,14 +295,7 @@ TEST_P(Placements, EveryCut_SaysWhatOneDeviceSays) {
   const auto want = run(model, place(model, {"whole", {{1, {1}, {1}, {1}, {1}}}}), "REF:0");
   for (const PlacementCase& c : cases()) {
     SCOPED_TRACE(c.name);
-    const auto got = run(model, place(model, c), "REF:0");
-    for (size_t s = 0; s < 2; ++s) {
-      for (size_t i = 0; i < want[s].size(); ++i) {
-        ASSERT_EQ(got[s][i].id, want[s][i].id) << "sequence " << s << " token " << i;
-        for (size_t k = 0; k < want[s][i].top.size(); ++k)
-          ASSERT_NEAR(got[s][i].top[k].logprob, want[s][i].top[k].logprob, 2e-4) << "token " << i << " rank " << k;
-      }
-    }
+    expect_same(want, run(model, place(model, c), "REF:0"));
   }
 }
 
@@ -298,13 +305,7 @@ TEST(PlacementBuckets, CompiledForRowCounts_SayWhatAnyRowsSay) {
   for (const PlacementCase& c : cases()) {
     SCOPED_TRACE(c.name);
     const Placement placement = place(random.model(), c);
-    const auto want = run(random.model(), placement, "REF:0"), got = run(random.model(), placement, "REF:0", false);
-    for (size_t s = 0; s < 2; ++s) {
-      for (size_t i = 0; i < want[s].size(); ++i) {
-        ASSERT_EQ(got[s][i].id, want[s][i].id) << "sequence " << s << " token " << i;
-        ASSERT_EQ(got[s][i].top[0].logprob, want[s][i].top[0].logprob);
-      }
-    }
+    expect_same(run(random.model(), placement, "REF:0"), run(random.model(), placement, "REF:0", false), 0);
   }
 }
 
@@ -331,17 +332,6 @@ Placement lanes_of(const Model& model, const std::vector<std::pair<StageSpec, ui
 
 const StageSpec kAlone = {1, {1}, {1}, {1}, {1}};
 const StageSpec kAttended = {1, {1, 0}, {1, 0}, {0, 1}, {1, 0}, false, {1, 1}};
-
-void expect_same(const std::array<std::vector<Drawn>, 2>& want, const std::array<std::vector<Drawn>, 2>& got) {
-  for (size_t s = 0; s < 2; ++s) {
-    ASSERT_EQ(got[s].size(), want[s].size());
-    for (size_t i = 0; i < want[s].size(); ++i) {
-      ASSERT_EQ(got[s][i].id, want[s][i].id) << "sequence " << s << " token " << i;
-      for (size_t k = 0; k < want[s][i].top.size(); ++k)
-        ASSERT_NEAR(got[s][i].top[k].logprob, want[s][i].top[k].logprob, 2e-4) << "token " << i << " rank " << k;
-    }
-  }
-}
 
 std::array<std::vector<Drawn>, 2> run_lanes(const Model& model, const Placement& placement,
                                             const Reader::LaneOf& lane_of, uint64_t* weight_bytes) {
@@ -391,6 +381,39 @@ TEST(PlacementLanes, Roles_ShareThePool) {
   EXPECT_EQ(refused.error().code(), MOTLEY_INVALID_ARGUMENT);
 }
 
+// Columns move, heads stay: their KV is the same memory, with its contents. Heads that move have other memory, and so
+// has a pool that was made anew.
+TEST(PlacementPools, OfTheSameHeads_AreTheSameMemory) {
+  const RandomModel random(spec_of("llama", 3));
+  const Model& model = random.model();
+  const Devices devices("REF:0", kDevices, true);
+  RuntimeOptions options;
+  options.rows_max = 32;
+  options.logit_rows_max = 4;
+  options.holdings = std::make_shared<Holdings>(model);
+  const auto made = [&](const StageSpec& stage) {
+    auto executor = RuntimeExecutor::create(model, place(model, {"", {stage}}), devices.named(), options);
+    CHECK(executor.ok(), "{}", executor.error().message());
+    return *std::move(executor);
+  };
+  const auto memory = [](const RuntimeExecutor& executor) { return executor.describe().pools[0].memory; };
+  const StageSpec even = {1, {2, 1}, {1, 1}, {1, 0}, {1, 1}};
+  StageSpec columns = even, heads = even;
+  columns.ffn = {3, 1};
+  heads.heads = {1, 2};
+  auto first = made(even);
+  const std::vector<uint64_t> known = memory(*first);
+  EXPECT_EQ(known.size(), 2u);
+  EXPECT_NE(memory(*made(heads)), known);
+  auto second = made(columns);
+  EXPECT_EQ(memory(*second), known);
+  const auto want = Reader(model).read(*first);
+  first.reset();
+  expect_same(want, Reader(model).read(*second));
+  second.reset();
+  EXPECT_NE(memory(*made(even)), known);
+}
+
 // All pairs over Gloo, or only those of different stages, or only those of one.
 enum class OverGloo { kAll, kHops, kStages };
 
@@ -422,14 +445,7 @@ TEST(PlacementRoutes, OverGloo_SaysWhatSharedMemorySays) {
     for (const OverGloo which : {OverGloo::kAll, OverGloo::kHops, OverGloo::kStages}) {
       SCOPED_TRACE(fmt::format("{} {}", c.name, static_cast<int>(which)));
       const Placement routed = over_gloo(placement, which);
-      const auto got = run(model, routed, "REF:0");
-      for (size_t s = 0; s < 2; ++s) {
-        for (size_t i = 0; i < want[s].size(); ++i) {
-          ASSERT_EQ(got[s][i].id, want[s][i].id) << "sequence " << s << " token " << i;
-          for (size_t k = 0; k < want[s][i].top.size(); ++k)
-            ASSERT_EQ(got[s][i].top[k].logprob, want[s][i].top[k].logprob) << "token " << i << " rank " << k;
-        }
-      }
+      expect_same(want, run(model, routed, "REF:0"), 0);
     }
   }
 }

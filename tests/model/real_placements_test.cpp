@@ -25,6 +25,7 @@ using testing::value_of;
 
 constexpr uint32_t kStepRows = 24, kLongPrompt = 40, kAlternatives = 20;
 constexpr uint32_t kBlockSize = 16, kBlocks = 64;
+constexpr uint32_t kFewBlocks = 4;             // that hold one of the texts, not all
 constexpr double kReferenceDifference = 1e-4;  // of log-probabilities
 
 using Texts = std::vector<std::vector<SampledToken>>;
@@ -33,10 +34,16 @@ using Texts = std::vector<std::vector<SampledToken>>;
 constexpr const char* kDevices = "CPU:0/cores=0,CPU:0/cores=1,SIM:gpu-like,SIM:slow-gpu-like,SIM:intel-npu-like";
 enum : size_t { kCore, kOtherCore, kGpu, kSlowGpu, kNpu, kDeviceCount };
 
+// Beside the stages, as a second lane: the KV that their pool cannot hold, with `owner`; or a lane on `owner` alone
+// that decodes, while the stages prefill and `owner` attends for them.
+enum class Beside { kNothing, kKvLane, kDecoder };
+
 struct PlacementCase {
   const char* name;
   std::vector<StageParts> stages;  // of parts {device, heads, ffn, vocab}
   bool same_order = false;         // nothing is summed over devices: the same bits as on one
+  Beside beside = Beside::kNothing;
+  size_t owner = 0;
 };
 
 const std::vector<PlacementCase>& cases() {
@@ -60,6 +67,11 @@ const std::vector<PlacementCase>& cases() {
       {"a core attends for the NPU", {{1, {{kNpu, 1, 1, 0, kCore}, {kCore, 0, 0, 1}}}}},
       {"columns alone on the NPU", {{1, {{kCore, 1, 1, 1}, {kNpu, 0, 2, 0}}}}},
       {"a pipeline, the second attended", {{1, {{kGpu}}}, {1, {{kSlowGpu, 1, 1, 1, kCore}}}}, true},
+      {"KV of the GPU, and of a core", {{1, {{kGpu}}}}, true, Beside::kKvLane, kCore},
+      {"KV of two, and of one of them", {{1, {{kCore, 1, 1, 1}, {kGpu, 2, 3, 2}}}}, false, Beside::kKvLane, kCore},
+      {"KV of a pipeline, and of a third", {{1, {{kGpu}}}, {2, {{kSlowGpu}}}}, true, Beside::kKvLane, kOtherCore},
+      {"the GPU prefills, a core decodes", {{1, {{kGpu, 1, 1, 1}}}}, true, Beside::kDecoder, kCore},
+      {"the NPU prefills, a core decodes", {{1, {{kNpu, 1, 1, 0}, {kCore, 0, 0, 1}}}}, false, Beside::kDecoder, kCore},
       {"two, then two",
        {{3, {{kCore, 1, 1, 1}, {kGpu, 1, 2, 1}}, true}, {1, {{kSlowGpu, 0, 1, 1}, {kOtherCore, 1, 3, 6}}}}},
   };
@@ -119,7 +131,7 @@ Texts answers(Executor& executor, const Question& question) {
 Texts serve(const Model& model, const DeviceSet& devices, Placement placement, const Question& question) {
   placement.kv_dtype = question.kv_dtype;
   placement.block_size = kBlockSize;
-  for (Lane& lane : placement.lanes) lane.kv_blocks = kBlocks;
+  for (Lane& lane : placement.lanes) lane.kv_blocks = lane.kv_blocks > 0 ? lane.kv_blocks : kBlocks;
   RuntimeOptions options;
   options.rows_max = kStepRows;
   options.logit_rows_max = static_cast<uint32_t>(question.prompts.size());
@@ -173,9 +185,34 @@ class RealPlacements : public testing::RealModelTest {
     return {text.begin(), text.begin() + kLongPrompt};
   }
 
+  Placement placement_of(const PlacementCase& c, const DeviceSet& devices) const {
+    std::vector<StageParts> attended = c.stages;
+    for (StageParts& stage : attended) {
+      for (Part& part : stage.parts)
+        if (part.heads > 0 && part.device != c.owner) part.partner = c.owner;
+    }
+    switch (c.beside) {
+      case Beside::kNothing: return testing::place(shape_, devices, c.stages);
+      case Beside::kKvLane: {
+        Placement placement = testing::place(shape_, devices, c.stages);
+        placement.lanes[0].kv_blocks = kFewBlocks;
+        placement.lanes.push_back(testing::place(shape_, devices, attended).lanes[0]);
+        placement.lanes[1].kv_blocks = kBlocks;
+        placement.lanes[1].pool = 1;
+        return placement;
+      }
+      case Beside::kDecoder: break;
+    }
+    Placement placement = testing::place(shape_, devices, attended);
+    placement.lanes.push_back(testing::on_one(shape_, devices, c.owner).lanes[0]);
+    placement.lanes[0].kv_blocks = placement.lanes[1].kv_blocks = kBlocks;
+    placement.lanes[0].decodes = placement.lanes[1].prefills = false;
+    return placement;
+  }
+
   // One placement's answers against what one device said.
   Tally judge(const Texts& want, const PlacementCase& c, const DeviceSet& devices, const Question& question) const {
-    const Texts got = serve(*model_, devices, testing::place(shape_, devices, c.stages), question);
+    const Texts got = serve(*model_, devices, placement_of(c, devices), question);
     Tally tally;
     for (size_t s = 0; s < want.size(); ++s) {
       SCOPED_TRACE(fmt::format("a prompt of {} tokens", question.prompts[s].size()));

@@ -94,6 +94,35 @@ TEST_F(RuntimeExecutorTest, BrokenPlans_AnswerInOrderAndHarmNothing) {
   EXPECT_TRUE(runtime_->submit(plan(3, {1}, {-1}, 1, 0)).take().status.ok());
 }
 
+TEST_F(RuntimeExecutorTest, Totals_SayWhatStepsWereMadeOf) {
+  ASSERT_TRUE(runtime_->submit(plan(1, {1, 5, 9, 2, 7}, {-1, -1, -1, -1, -1}, 5, 0)).take().status.ok());
+  ASSERT_TRUE(runtime_->submit(plan(2, {3}, {-1}, 6, 0)).take().status.ok());
+  auto stale = plan(3, {1}, {-1}, 7, 0);
+  stale.epoch = 9;  // does not run
+  ASSERT_FALSE(runtime_->submit(std::move(stale)).take().status.ok());
+  const auto totals = runtime_->totals();
+  ASSERT_EQ(totals.size(), 1u);
+  const StepTotals none, one{1, 1, 1, 1, 6, 0}, five{1, 5, 0, 1, 0, 1 + 2 + 3 + 4 + 5};
+  EXPECT_EQ(totals[0].at("REF:0"), (TotalsByRows{one, none, five}));
+}
+
+// A server that ends waits for no weights.
+TEST_F(RuntimeExecutorTest, NobodyWaits_IsCancelledBeforeItIsPacked) {
+  const auto placement =
+      plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 64ull << 20, 1 << 16}, plan_);
+  ASSERT_TRUE(placement.ok()) << placement.error().message();
+  std::stop_source stop;
+  RuntimeOptions options;
+  options.rows_max = 32;
+  options.holdings = std::make_shared<Holdings>(model_.model());
+  options.stop = stop.get_token();
+  const std::array devices{NamedDevice{"REF:0", &*device_}};
+  EXPECT_TRUE(RuntimeExecutor::pack(model_.model(), *placement, devices, options).ok());
+  stop.request_stop();
+  EXPECT_EQ(RuntimeExecutor::pack(model_.model(), *placement, devices, options).error().code(), MOTLEY_CANCELLED);
+  EXPECT_EQ(RuntimeExecutor::create(model_.model(), *placement, devices, options).error().code(), MOTLEY_CANCELLED);
+}
+
 TEST_F(RuntimeExecutorTest, Destroyed_FinishesWhatIsUnderWay) {
   auto first = runtime_->submit(plan(1, {1, 2, 3}, {-1, -1, -1}, 3, 0));
   runtime_.reset();

@@ -161,6 +161,8 @@ void check(const Scenario& scenario, const PlanReport& report, const Line& line)
     EXPECT_LE(report.predicted.tokens_per_s, number() * best_single(scenario));
   } else if (what == "loss") {
     EXPECT_GE(report.forced_loss.loss, number());
+  } else if (what == "loss_at_most") {
+    EXPECT_LE(report.forced_loss.loss, number());
   } else {
     ADD_FAILURE() << what << " is nothing to expect";
   }

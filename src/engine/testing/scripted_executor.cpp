@@ -21,7 +21,7 @@ uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64
 
 ScriptedOptions with_lanes(ScriptedOptions options) {
   if (!options.lanes.empty()) return options;
-  options.pools = {{.block_size = options.block_size, .blocks = options.blocks}};
+  options.pools = {{.block_size = options.block_size, .blocks = options.blocks, .memory = options.memory}};
   LaneDescription& lane = options.lanes.emplace_back();
   lane.cost = options.cost;
   lane.rows_max = options.rows_max;
@@ -32,8 +32,14 @@ ScriptedOptions with_lanes(ScriptedOptions options) {
 
 }  // namespace
 
-ScriptedExecutor::ScriptedExecutor(ScriptedOptions options)
+ScriptedExecutor::ScriptedExecutor(ScriptedOptions options, const ScriptedExecutor* before)
     : options_(with_lanes(std::move(options))), slots_(options_.slots) {
+  if (before != nullptr) {
+    std::lock_guard lock(before->mutex_);
+    cells_ = before->cells_;
+    seen_ = before->seen_;
+    return;
+  }
   for (const KvPoolDescription& pool : options_.pools)
     cells_.emplace_back(static_cast<size_t>(pool.blocks) * pool.block_size);
 }

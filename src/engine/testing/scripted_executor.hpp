@@ -31,6 +31,7 @@ struct ScriptedOptions {
   std::vector<KvPoolDescription> pools = {};
   std::vector<LaneDescription> lanes = {};
   uint32_t block_size = 4, blocks = 256;
+  std::vector<uint64_t> memory = {};  // of its pool
   uint32_t rows_max = 256;
   uint32_t vocab_size = 1000;
   uint32_t positions_max = 512;
@@ -47,7 +48,8 @@ struct ScriptedOptions {
 
 class ScriptedExecutor final : public Executor {
  public:
-  explicit ScriptedExecutor(ScriptedOptions options);
+  // With the KV of `before`, if there is one: then their pools are to be the same.
+  explicit ScriptedExecutor(ScriptedOptions options, const ScriptedExecutor* before = nullptr);
   ~ScriptedExecutor() override;  // steps that nobody ran end as CANCELLED
 
   ExecutorDescription describe() const override;

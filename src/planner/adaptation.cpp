@@ -1,0 +1,111 @@
+#include "planner/adaptation.hpp"
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+
+namespace motley {
+namespace {
+
+constexpr double kPoolWorthGrowing = 1.25;  // of its blocks; less is not worth a pool beside the one that is there
+constexpr int64_t kSettledEnough = 4;       // times as long as a move has to settle
+
+// Owner, layers, and heads of the KV in a pool.
+using Kept = std::tuple<std::string, uint32_t, uint32_t, int64_t, int64_t>;
+
+std::set<Kept> kept_in(const Placement& placement, uint32_t pool) {
+  std::set<Kept> kept;
+  for (const Lane& lane : placement.lanes) {
+    for (const Stage& stage : lane.stages) {
+      for (const Shard& shard : stage.shards) {
+        for (const UnitRange& heads : shard.kv_heads)
+          if (lane.pool == pool)
+            kept.emplace(shard.kv_owner(), stage.layer_begin, stage.layer_end, heads.begin, heads.end);
+      }
+    }
+  }
+  return kept;
+}
+
+// Blocks of a pool, as close to what it has now as is good.
+void settle_pools(const Placement& now, Placement* next) {
+  for (const Lane& lane : now.lanes) {
+    const std::set<Kept> before = kept_in(now, lane.pool), after = kept_in(*next, lane.pool);
+    if (std::none_of(after.begin(), after.end(), [&](const Kept& each) { return before.contains(each); })) continue;
+    for (Lane& other : next->lanes) {
+      const bool near = other.kv_blocks >= lane.kv_blocks && other.kv_blocks < kPoolWorthGrowing * lane.kv_blocks;
+      if (other.pool == lane.pool && near) other.kv_blocks = lane.kv_blocks;
+    }
+  }
+}
+
+}  // namespace
+
+void Adaptation::observe(std::string_view device, double busy_ns, double predicted_ns) {
+  const int64_t now_ns = clock_.now_ns();
+  watch_.observe(device, now_ns, busy_ns, predicted_ns);
+  if (!restless_) return;
+  if (watch_.changed()) {
+    changed_at_ns_ = now_ns;
+    watch_.looked();
+  } else if (now_ns - changed_at_ns_ >= kSettledEnough * settle_ns_) {
+    restless_ = false;
+    settle_ns_ = options_.settle_ns;
+  }
+}
+
+bool Adaptation::due() const {
+  const int64_t now_ns = clock_.now_ns();
+  if (moved_before_ && now_ns < moved_at_ns_ + settle_ns_) return false;
+  if (!restless_ && watch_.changed()) return true;
+  return (restless_ ? watch_.off_plan_on_average() : watch_.off_plan()) && now_ns >= looked_at_ns_ + look_again_ns_;
+}
+
+bool Adaptation::judge(double gain) {
+  judged_ = factors();
+  watch_.looked();
+  if (gain >= options_.worth_moving) return true;
+  look_later();
+  return false;
+}
+
+void Adaptation::moved() {
+  const int64_t now_ns = clock_.now_ns();
+  if (moved_before_ && now_ns - moved_at_ns_ < kSettledEnough * settle_ns_) {
+    settle_ns_ = std::min(2 * settle_ns_, options_.settle_ns_max);
+    restless_ = true;
+    changed_at_ns_ = now_ns;
+  }
+  moved_before_ = true;
+  moved_at_ns_ = now_ns;
+  look_again_ns_ = options_.look_again_ns;
+  watch_.plan_is_for(judged_);
+}
+
+void Adaptation::not_moved() { look_later(); }
+
+void Adaptation::look_later() {
+  const int64_t now_ns = clock_.now_ns();
+  const bool again = looked_at_ns_ > 0 && now_ns - looked_at_ns_ < kSettledEnough * look_again_ns_;
+  look_again_ns_ = again ? std::min(2 * look_again_ns_, options_.look_again_ns_max) : options_.look_again_ns;
+  looked_at_ns_ = now_ns;
+}
+
+Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                         const Placement& now, const DriftFactors& factors, const std::stop_token& stop) {
+  const PlanInput input = with_drift(measured, factors);
+  Placement as_much_as_fits = now;
+  for (Lane& lane : as_much_as_fits.lanes) lane.kv_blocks = 0;
+  ASSIGN_OR_RETURN(const PlanReport stays, report_on(shape, input, request, as_much_as_fits));
+  Move move;
+  ASSIGN_OR_RETURN(move.report, plan(shape, input, request, Effort::kFull, stop));
+  const Prediction &best = move.report.predicted, &same = stays.predicted;
+  move.gain = request.objective == Objective::kLatency ? same.request_ms / std::max(best.request_ms, 1e-9)
+                                                       : best.tokens_per_s / std::max(same.tokens_per_s, 1e-9);
+  settle_pools(now, &move.report.placement);
+  return move;
+}
+
+}  // namespace motley

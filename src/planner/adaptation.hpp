@@ -1,0 +1,78 @@
+// Adaptation: when the plan in force is to follow its devices, and to what. Pure but for its clock.
+#pragma once
+
+#include <cstdint>
+#include <stop_token>
+#include <string_view>
+
+#include "base/clock.hpp"
+#include "planner/drift.hpp"
+#include "planner/search.hpp"
+
+namespace motley {
+
+struct AdaptationOptions {
+  DriftOptions drift;
+  double worth_moving = 1.2;  // of the tokens/s that the plan in force would still give
+  // After a move nothing moves for so long: at least, and twice as long after each that comes within four times as long
+  // of the one before.
+  int64_t settle_ns = 5'000'000'000, settle_ns_max = 300'000'000'000;
+  // The same plan is looked for again after so long, and twice as long each time that nothing comes of it.
+  int64_t look_again_ns = 5'000'000'000, look_again_ns_max = 300'000'000'000;
+};
+
+// The control law: what devices say of themselves goes in, and what came of looking for a better plan; out comes when
+// to look, and whether to move. A device that changes is seen within six windows. Once moves come in quick succession
+// the devices are restless: then what they take on average since the last move counts, not what they take now, until
+// none has changed for four times as long as moves have to settle. Not thread-safe.
+class Adaptation {
+ public:
+  // `clock` outlives this.
+  explicit Adaptation(const Clock& clock, const AdaptationOptions& options = {})
+      : clock_(clock),
+        options_(options),
+        watch_(options.drift),
+        settle_ns_(options.settle_ns),
+        look_again_ns_(options.look_again_ns) {}
+
+  // As of DriftWatch, now.
+  void observe(std::string_view device, double busy_ns, double predicted_ns);
+  void begin_anew() { watch_.begin_anew(); }
+  // What plans are to count with.
+  DriftFactors factors() const { return restless_ ? watch_.averages() : watch_.factors(); }
+
+  // Whether a better plan is to be looked for, for factors() as they are.
+  bool due() const;
+  // The best plan for factors() gives `gain` times the tokens/s of the one in force. True: move; one of the two below
+  // follows. 0: no plan was found.
+  bool judge(double gain);
+  void moved();      // the plan is in force
+  void not_moved();  // it could not be
+
+ private:
+  void look_later();
+
+  const Clock& clock_;
+  const AdaptationOptions options_;
+  DriftWatch watch_;
+  DriftFactors judged_;
+  bool moved_before_ = false, restless_ = false;
+  int64_t moved_at_ns_ = 0, settle_ns_;
+  int64_t changed_at_ns_ = 0;  // while restless
+  int64_t looked_at_ns_ = 0, look_again_ns_;
+};
+
+struct Move {
+  PlanReport report;
+  // Of the tokens/s that the plan in force would still give (or its time of a lone request by the new one's, if that is
+  // what is asked for): each with as much KV as fits.
+  double gain = 0;
+};
+
+// The best plan with these factors beside the one in force, `now`. Where an owner of KV keeps its layers and heads, and
+// the new plan would hold as many blocks as now or few more, their number stays, so that its pool can stay, too.
+// CANCELLED once `stop` is requested.
+Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                         const Placement& now, const DriftFactors& factors, const std::stop_token& stop = {});
+
+}  // namespace motley

@@ -1,0 +1,358 @@
+// Fifty losses, each by its seed: an NPU or the partner that attends for it dies or hangs, at a step or in the middle
+// of a move to another placement, with one lane or several. The engine goes on with what is left, and no request
+// notices.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstdio>
+#include <map>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "base/config.hpp"
+#include "device/registry.hpp"
+#include "device/worker/worker_process.hpp"
+#include "engine/engine.hpp"
+#include "engine/testing/inbox.hpp"
+#include "model/axes.hpp"
+#include "model/random_model.hpp"
+#include "runtime/runtime_executor.hpp"
+
+namespace motley {
+namespace {
+
+constexpr uint32_t kSeeds = 50;
+constexpr uint32_t kBlockSize = 16, kBlocks = 32;
+constexpr uint32_t kRequests = 6, kTokens = 12;
+constexpr int64_t kStepLimitNs = 500'000'000;
+constexpr double kTie = 0.35;  // logits: tokens that were closer may change places where rounding differs
+
+make_model::ModelSpec spec() {
+  make_model::ModelSpec spec;
+  spec.type = "F16";
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 32;
+  return spec;
+}
+
+constexpr const char *kNpu = "NPU", *kPartner = "D0", *kOther = "D1";
+
+constexpr uint32_t kNpuDepth = 4;  // programs in a queue, as the preset has it
+
+enum class Way {
+  kAttended,  // the NPU has all of the layers, and its partner attends and has the vocabulary
+  kShared,    // the NPU has columns, the other heads, vocabulary, and columns too
+  kLanes,     // as kAttended; and a second lane, of its own pool, on the third device
+  kRoles,     // prompts as kAttended; the partner alone decodes, in the same pool
+};
+constexpr uint32_t kWays = 4;
+
+enum class Instant {
+  kStep,        // before a step is submitted
+  kMoveBegins,  // before the next executor is made
+  kMoveMakes,   // while it is made
+  kMoveEnds,    // once it is made, before it serves
+};
+constexpr uint32_t kInstants = 4;
+
+struct Fault {
+  Way way;
+  Instant instant;
+  const char* victim;
+  int signal;
+  uint32_t step;  // the n-th to be submitted: there the fault comes, or the move begins
+  uint32_t delay_ms;
+
+  // Every way with every instant and either victim comes up; the rest is drawn.
+  static Fault of(uint32_t seed) {
+    std::mt19937 random(seed);
+    Fault fault{};
+    fault.way = static_cast<Way>(seed % kWays);
+    fault.instant = static_cast<Instant>(seed / kWays % kInstants);
+    fault.victim = seed / (kWays * kInstants) % 2 == 0 ? kNpu : kPartner;
+    fault.signal = random() % 5 == 0 ? SIGSTOP : SIGKILL;
+    // With roles an NPU has nothing to do once the last prompts are computed.
+    fault.step = 1 + random() % (fault.way == Way::kRoles ? 8 : 18);
+    fault.delay_ms = random() % 30;
+    return fault;
+  }
+  std::string text() const {
+    return fmt::format("way {} instant {} victim {} signal {} step {}", static_cast<int>(way),
+                       static_cast<int>(instant), victim, signal, step);
+  }
+};
+
+Shard shard(const ModelAxes& axes, const std::string& device, bool heads, int64_t column_begin, int64_t column_end,
+            bool vocabulary) {
+  Shard made;
+  made.device = device;
+  if (heads) made.kv_heads = {{0, axes.kv_heads}};
+  if (column_begin < column_end) made.ffn_columns = {{column_begin, column_end}};
+  if (vocabulary) made.vocab_rows = {{0, axes.vocab}};
+  return made;
+}
+
+Lane lane_of(const Model& model, std::vector<Shard> shards) {
+  Lane lane;
+  lane.kv_blocks = kBlocks;
+  Stage& stage = lane.stages.emplace_back();
+  stage.layer_end = model.config().layers;
+  stage.shards = std::move(shards);
+  return lane;
+}
+
+Lane alone(const Model& model, const std::string& device) {
+  const ModelAxes axes = axes_of(model);
+  return lane_of(model, {shard(axes, device, true, 0, axes.ffn_columns, true)});
+}
+
+Lane attended(const Model& model) {
+  const ModelAxes axes = axes_of(model);
+  Lane lane =
+      lane_of(model, {shard(axes, kNpu, true, 0, axes.ffn_columns, false), shard(axes, kPartner, false, 0, 0, true)});
+  lane.stages[0].shards[0].partner = kPartner;
+  return lane;
+}
+
+std::vector<Lane> lanes_of(const Model& model, Way way) {
+  const ModelAxes axes = axes_of(model);
+  if (way == Way::kAttended) return {attended(model)};
+  if (way == Way::kShared) {
+    const int64_t cut = axes.ffn_columns / 2 / 32 * 32;
+    return {lane_of(
+        model, {shard(axes, kPartner, true, 0, cut, true), shard(axes, kNpu, false, cut, axes.ffn_columns, false)})};
+  }
+  std::vector<Lane> lanes = {attended(model), alone(model, way == Way::kLanes ? kOther : kPartner)};
+  if (way == Way::kLanes) {
+    lanes[1].pool = 1;
+  } else {
+    lanes[0].decodes = lanes[1].prefills = false;
+  }
+  return lanes;
+}
+
+// The devices, each in a worker: those that a seed loses are opened anew for the next.
+class Workers {
+ public:
+  Workers() : registry_(DeviceRegistry::scan(plugin_directory())) { open_missing(); }
+  void open_missing() {
+    for (const char* name : {kNpu, kPartner, kOther}) {
+      if (const auto known = devices_.find(name); known != devices_.end() && !lost(name)) continue;
+      devices_.erase(name);
+      devices_.emplace(name, open(name));
+    }
+  }
+  bool lost(const std::string& name) const { return devices_.at(name).worker()->wait_ended(0); }
+  void signal(const std::string& name, int number) const { kill(devices_.at(name).worker()->pid(), number); }
+  std::vector<NamedDevice> named() const {
+    std::vector<NamedDevice> named;
+    for (const auto& [name, device] : devices_) {
+      if (!lost(name)) named.push_back({name, &device, {}, name == kNpu, name != kNpu, name == kNpu ? kNpuDepth : 0});
+    }
+    return named;
+  }
+
+ private:
+  Device open(const std::string& name) const {
+    WorkerOptions worker;
+    worker.program = MOTLEY_BINARY_DIR "/tests/motley_test_worker";
+    worker.device_name = name;
+    DeviceOptions options;
+    options.threads = 1;
+    auto device = Result<Device>(error(MOTLEY_NOT_FOUND, "none"));
+    if (name == kNpu) {
+      const auto entry = registry_.describe("SIM", "intel-npu-like");
+      CHECK(entry.ok(), "{}", entry.error().message());
+      worker.spec = "intel-npu-like";
+      options.threads = 0;
+      options.weight_formats = entry->description.desc.weight_dtypes;
+      device = Device::open_isolated(entry->plugin->file(), entry->description.desc.index, options, worker);
+    } else {
+      device = Device::open_isolated(plugin_directory() / "cpu.so", 0, options, worker);
+    }
+    CHECK(device.ok(), "{}", device.error().message());
+    return *std::move(device);
+  }
+
+  const DeviceRegistry registry_;
+  std::map<std::string, Device> devices_;
+};
+
+struct Text {
+  std::vector<SampledToken> tokens;
+  RequestUpdate last;
+};
+
+// One service of all requests, on one placement and, after the fault, on what is left.
+class Service {
+ public:
+  Service(const Model& model, Workers* workers) : model_(model), workers_(*workers) {}
+  ~Service() { engine_.reset(); }
+
+  std::vector<Text> serve(const std::vector<Lane>& lanes, const Fault* fault) {
+    fault_ = fault;
+    auto first = make(lanes);
+    CHECK(first.ok(), "{}", first.error().message());
+    current_ = *std::move(first);
+    EngineOptions options;
+    options.max_num_seqs = 4;
+    options.max_num_batched_tokens = 32;
+    options.enable_prefix_caching = false;
+    auto engine =
+        Engine::create(*current_, options, system_clock(), [this](const Status& why) { return recover(why); });
+    CHECK(engine.ok(), "{}", engine.error().message());
+    engine_ = *std::move(engine);
+    std::vector<std::pair<RequestId, std::shared_ptr<Text>>> asked;
+    for (uint32_t i = 0; i < kRequests; ++i) asked.push_back(ask(i));
+    std::vector<Text> texts;
+    for (auto& [id, text] : asked) {
+      inbox_.wait(id);
+      texts.push_back(std::move(*text));
+    }
+    recoveries_ = engine_->stats().recoveries;
+    return texts;
+  }
+  uint64_t recoveries() const { return recoveries_; }
+
+ private:
+  // Hears of every step before it is submitted.
+  class Watched : public Executor {
+   public:
+    Watched(Service* service, std::unique_ptr<RuntimeExecutor> inner) : service_(*service), inner_(std::move(inner)) {}
+    ExecutorDescription describe() const override { return inner_->describe(); }
+    Future<StepResult> submit(StepPlan plan) override {
+      service_.step();
+      return inner_->submit(std::move(plan));
+    }
+    std::vector<LostDevice> lost_devices() const { return inner_->lost_devices(); }
+
+   private:
+    Service& service_;
+    std::unique_ptr<RuntimeExecutor> inner_;
+  };
+
+  std::pair<RequestId, std::shared_ptr<Text>> ask(uint32_t i) {
+    auto text = std::make_shared<Text>();
+    Request request = testing::request_of(inbox_, {}, kTokens);
+    std::mt19937 random(i);
+    request.prompt.resize(5 + random() % 30);
+    for (TokenId& id : request.prompt) id = static_cast<TokenId>(3 + random() % 250);
+    request.params.temperature = 0;
+    request.params.logprobs = 2;
+    request.params.ignore_eos = true;
+    request.on_update = [text, hear = inbox_.sink()](RequestUpdate update) {
+      text->tokens.insert(text->tokens.end(), update.tokens.begin(), update.tokens.end());
+      text->last = update;
+      hear(std::move(update));
+    };
+    const auto id = engine_->submit(std::move(request));
+    CHECK(id.ok(), "{}", id.error().message());
+    return {*id, text};
+  }
+
+  Result<std::unique_ptr<Watched>> make(std::vector<Lane> lanes) {
+    Placement placement;
+    placement.epoch = ++epoch_;
+    placement.block_size = kBlockSize;
+    placement.kv_dtype = MOTLEY_F32;
+    placement.lanes = std::move(lanes);
+    RuntimeOptions options;
+    options.rows_max = 32;
+    options.logit_rows_max = 8;
+    options.step_limit_ns = [](double, double) { return kStepLimitNs; };
+    ASSIGN_OR_RETURN(auto runtime, RuntimeExecutor::create(model_, placement, workers_.named(), options));
+    return std::make_unique<Watched>(this, std::move(runtime));
+  }
+
+  void strike() const { workers_.signal(fault_->victim, fault_->signal); }
+
+  void step() {
+    if (fault_ == nullptr || ++steps_ != fault_->step) return;
+    if (fault_->instant == Instant::kStep) return strike();
+    static_cast<void>(engine_->replace([this] { return move(); }));
+  }
+
+  // To another placement of the same devices.
+  Result<Executor*> move() {
+    const Way next = static_cast<Way>((static_cast<uint32_t>(fault_->way) + 1) % kWays);
+    if (fault_->instant == Instant::kMoveBegins) strike();
+    std::thread striker;
+    if (fault_->instant == Instant::kMoveMakes) {
+      striker = std::thread([this] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(fault_->delay_ms));
+        strike();
+      });
+    }
+    auto made = make(lanes_of(model_, next));
+    if (striker.joinable()) striker.join();
+    if (!made.ok()) return made.error();
+    if (fault_->instant == Instant::kMoveEnds) strike();
+    current_ = *std::move(made);
+    return current_.get();
+  }
+
+  Result<Executor*> recover(const Status& why) {
+    const std::vector<LostDevice> lost = current_->lost_devices();
+    EXPECT_EQ(lost.size(), 1u) << why.message();
+    for (const LostDevice& each : lost) EXPECT_EQ(each.name, fault_->victim) << why.message();
+    current_.reset();
+    const std::string left = fault_->victim == std::string_view(kPartner) ? kOther : kPartner;
+    ASSIGN_OR_RETURN(current_, make({alone(model_, left)}));
+    return current_.get();
+  }
+
+  const Model& model_;
+  Workers& workers_;
+  const Fault* fault_ = nullptr;
+  testing::Inbox inbox_;
+  Epoch epoch_ = 0;
+  uint32_t steps_ = 0;  // the engine's thread's
+  uint64_t recoveries_ = 0;
+  std::unique_ptr<Watched> current_;
+  std::unique_ptr<Engine> engine_;
+};
+
+// Tokens that are the same, up to the first that was as good as undecided.
+size_t same_tokens(const Text& got, const Text& want) {
+  EXPECT_TRUE(got.last.status.ok()) << got.last.status.message();
+  EXPECT_EQ(got.last.finished, FinishReason::kLength);
+  EXPECT_EQ(got.tokens.size(), kTokens);
+  for (size_t i = 0; i < std::min(got.tokens.size(), want.tokens.size()); ++i) {
+    if (got.tokens[i].id == want.tokens[i].id) continue;
+    const auto& top = want.tokens[i].top;
+    EXPECT_LT(top.at(0).logprob - top.at(1).logprob, kTie) << "token " << i;
+    return i;
+  }
+  return kTokens;
+}
+
+TEST(SeededLoss, NoRequestNotices) {
+  const testing::RandomModel random(spec());
+  Workers workers;
+  const std::vector<Text> want = Service(random.model(), &workers).serve({alone(random.model(), kOther)}, nullptr);
+  std::set<TokenId> different;
+  for (const Text& text : want)
+    for (const SampledToken& token : text.tokens) different.insert(token.id);
+  ASSERT_GE(different.size(), 12u) << "texts that say nothing";
+  size_t same = 0;
+  for (uint32_t seed = 0; seed < kSeeds; ++seed) {
+    const Fault fault = Fault::of(seed);
+    SCOPED_TRACE(fmt::format("seed {}: {}", seed, fault.text()));
+    {
+      Service service(random.model(), &workers);
+      const std::vector<Text> got = service.serve(lanes_of(random.model(), fault.way), &fault);
+      for (size_t i = 0; i < want.size(); ++i) same += same_tokens(got[i], want[i]);
+      EXPECT_EQ(service.recoveries(), 1u);
+    }
+    EXPECT_TRUE(workers.lost(fault.victim));
+    workers.open_missing();
+  }
+  std::printf("%zu of %u tokens equal before a tie\n", same, kSeeds * kRequests * kTokens);
+  EXPECT_GE(same, kSeeds * kRequests * kTokens * 3 / 4);
+}
+
+}  // namespace
+}  // namespace motley

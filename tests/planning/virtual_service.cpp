@@ -1,0 +1,207 @@
+#include "planning/virtual_service.hpp"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "base/check.hpp"
+
+namespace motley::testing {
+namespace {
+
+constexpr uint32_t kRowsMax = 64;
+constexpr int64_t kPrepareNs = 300'000'000;  // from the decision until the next plan's weights are packed
+
+ModelShape shape_or_abort(const Model& model) {
+  auto shape = shape_of(model);
+  CHECK(shape.ok(), "{}", shape.error().message());
+  return *std::move(shape);
+}
+
+}  // namespace
+
+PlanInput renamed(PlanInput input, const VirtualMachine& from, const VirtualMachine& to) {
+  const auto rename = [&](std::string* name) {
+    for (size_t i = 0; i < from.size(); ++i) {
+      if (*name == from.name(i)) {
+        *name = to.name(i);
+        return;
+      }
+    }
+  };
+  for (DeviceProfile& device : input.devices) rename(&device.name);
+  for (LinkProfile& link : input.links) rename(&link.a), rename(&link.b);
+  return input;
+}
+
+VirtualService::VirtualService(const Model& model, const VirtualMachine& machine, PlanInput measured, const Load& load,
+                               int64_t start_ns)
+    : model_(model),
+      machine_(machine),
+      shape_(shape_or_abort(model)),
+      input_(std::move(measured)),
+      load_(load),
+      request_(request_of(load)),
+      holdings_(std::make_shared<Holdings>(model)),
+      law_(now_) {
+  now_.ns = ended_ns_ = start_ns;
+  auto first = plan(shape_, input_, request_);
+  CHECK(first.ok(), "{}", first.error().message());
+  placement_ = first->placement;
+  executor_ = executor_of(placement_);
+  take_models();
+  options_.max_num_seqs = load.concurrency;
+  options_.max_num_batched_tokens = load.step_rows;
+  options_.max_model_len = load.prompt_len + load.output_len;
+  options_.enable_prefix_caching = false;
+  const auto config = resolve_config(description(), options_);
+  CHECK(config.ok(), "{}", config.error().message());
+  scheduler_ = std::make_unique<Scheduler>(
+      *config, [this](const Sequence& sequence, RequestUpdate update) { hear(sequence, std::move(update)); });
+}
+
+VirtualService::~VirtualService() = default;
+
+std::unique_ptr<RuntimeExecutor> VirtualService::executor_of(const Placement& placement) const {
+  RuntimeOptions options;
+  options.rows_max = kRowsMax;
+  options.logit_rows_max = kRowsMax;
+  options.virtual_time = true;
+  options.virtual_link = machine_.link();
+  options.holdings = holdings_;
+  auto made = RuntimeExecutor::create(model_, placement, machine_.devices().named(), options, now_);
+  CHECK(made.ok(), "{}", made.error().message());
+  return *std::move(made);
+}
+
+// As VirtualRun: a device alone gets one step at a time.
+ExecutorDescription VirtualService::description() const {
+  ExecutorDescription description = executor_->describe();
+  for (LaneDescription& lane : description.lanes) lane.lookahead = 0;
+  return description;
+}
+
+void VirtualService::take_models() {
+  auto models = busy_models(shape_, input_, placement_, 0, kRowsMax);
+  CHECK(models.ok(), "{}", models.error().message());
+  models_ = *std::move(models);
+  law_.begin_anew();
+}
+
+// As many requests as are served at once; each of its own text and length, by its number alone.
+void VirtualService::top_up() {
+  while (scheduler_->unfinished() < load_.concurrency) {
+    Request request;
+    request.id = ++requests_;
+    std::mt19937 random(static_cast<uint32_t>(request.id));
+    for (uint32_t i = 0; i < load_.prompt_len; ++i)
+      request.prompt.push_back(kFirstToken + static_cast<TokenId>(random() % 200));
+    request.params.temperature = 0;
+    request.params.logprobs = 2;
+    request.params.max_tokens = load_.output_len - static_cast<uint32_t>(random() % (load_.output_len / 2));
+    request.params.ignore_eos = true;
+    request.on_update = [](const RequestUpdate&) {};
+    scheduler_->add(std::move(request), now_.ns);
+  }
+}
+
+void VirtualService::hear(const Sequence& sequence, RequestUpdate update) {
+  failed_ += update.status.ok() ? 0 : 1;
+  std::vector<SampledToken>& text = open_[sequence.id()];
+  for (SampledToken& token : update.tokens) {
+    text.push_back(std::move(token));
+    token_times_ns_[sequence.id()].push_back(now_.ns);
+  }
+  if (!update.finished) return;
+  ended_[sequence.id()] = std::move(text);
+  open_.erase(sequence.id());
+}
+
+void VirtualService::run_until(int64_t ns) {
+  while (now_.ns < ns) {
+    top_up();
+    if (next_ && !stopped_at_ns_ && now_.ns >= next_->move.in_force_ns) stopped_at_ns_ = now_.ns;
+    if (!stopped_at_ns_) {
+      while (auto step = scheduler_->plan_step(now_.ns))
+        flying_.push_back({executor_->submit(*std::move(step)), now_.ns});
+    }
+    if (flying_.empty()) {
+      CHECK(stopped_at_ns_.has_value(), "nothing to do");
+      take_over();
+      continue;
+    }
+    take_result();
+    look();
+  }
+}
+
+void VirtualService::take_result() {
+  const int64_t submitted_ns = flying_.front().submitted_ns;
+  StepResult result = flying_.front().result.take();
+  flying_.pop_front();
+  CHECK(result.status.ok(), "{}", result.status.message());
+  ended_ns_ = std::max(submitted_ns, ended_ns_) + result.busy_ns;
+  now_.ns = ended_ns_;
+  CHECK(scheduler_->apply(std::move(result), now_.ns).ok());
+}
+
+void VirtualService::look() {
+  const TotalsByDevice totals = executor_->totals().at(0);
+  for (const BusyModel& model : models_) {
+    StepsByRows done;
+    for (const StepTotals& sum : totals.at(model.device)) {
+      done.push_back({static_cast<double>(sum.steps), static_cast<double>(sum.rows), static_cast<double>(sum.decoding),
+                      static_cast<double>(sum.heads), static_cast<double>(sum.reads),
+                      static_cast<double>(sum.chunk_reads)});
+    }
+    const auto stats = machine_.devices().device(*machine_.devices().find(model.device)).stats();
+    CHECK(stats.ok(), "{}", stats.error().message());
+    law_.observe(model.device, static_cast<double>(stats->busy_ns), model.of(done));
+  }
+  if (next_ || !law_.due()) return;
+  const auto better = better_plan(shape_, input_, request_, placement_, law_.factors());
+  CHECK(better.ok(), "{}", better.error().message());
+  if (!law_.judge(better->gain)) return;
+  Placement placement = better->report.placement;
+  placement.epoch = placement_.epoch + 1;
+  auto executor = executor_of(placement);
+  next_ = Next{std::move(placement), std::move(executor), {now_.ns, now_.ns + kPrepareNs, 0, better->gain}};
+}
+
+void VirtualService::take_over() {
+  Next next = *std::exchange(next_, std::nullopt);
+  placement_ = std::move(next.placement);
+  executor_ = std::move(next.executor);
+  const auto config = resolve_replacement(description(), options_);
+  CHECK(config.ok(), "{}", config.error().message());
+  if (!scheduler_->carry_on(*config)) scheduler_->restart(*config);
+  take_models();
+  law_.moved();
+  next.move.pause_ns = now_.ns - *std::exchange(stopped_at_ns_, std::nullopt);
+  next.move.in_force_ns = now_.ns;
+  moves_.push_back(next.move);
+}
+
+double VirtualService::tokens_per_s(int64_t begin_ns, int64_t end_ns) const {
+  double tokens = 0;
+  for (const auto& [id, times] : token_times_ns_) {
+    tokens += static_cast<double>(
+        std::count_if(times.begin(), times.end(), [&](int64_t at) { return at >= begin_ns && at < end_ns; }));
+  }
+  return tokens * 1e9 / static_cast<double>(end_ns - begin_ns);
+}
+
+std::vector<int64_t> VirtualService::gaps_over_moves_ns() const {
+  std::vector<int64_t> gaps;
+  for (const auto& [id, times] : token_times_ns_) {
+    for (size_t i = 1; i < times.size(); ++i) {
+      for (const ServiceMove& move : moves_) {
+        if (times[i - 1] <= move.in_force_ns && times[i] > move.in_force_ns) gaps.push_back(times[i] - times[i - 1]);
+      }
+    }
+  }
+  std::sort(gaps.begin(), gaps.end());
+  return gaps;
+}
+
+}  // namespace motley::testing
