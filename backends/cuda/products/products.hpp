@@ -9,10 +9,9 @@
 
 namespace motley::cuda {
 
-// PlanOp::data of a MATMUL. Its input: x; its weights: weight and bias
-// of each product.
+// PlanOp::data of a MATMUL. Its input: x; its weights: weight and bias of each product.
 struct ProductData {
-  std::shared_ptr<const Library> cublaslt;  // of prompt rows; null: they are as the others
+  std::shared_ptr<const Library> cublaslt;  // null: own kernels take all rows
   kit::Allocation counters;                 // of multiply_rows, zero between calls
   bool head = false;                        // no prompt rows
 };
