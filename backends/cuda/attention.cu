@@ -89,7 +89,8 @@ __global__ void attend(Attention a) {
     }
   }
   __syncthreads();
-  for (int64_t e = threadIdx.x; e < dim; e += kTile) a.out[here * dim + e] = s.total > 0 ? sum[e] / s.total : 0.0f;
+  for (int64_t e = threadIdx.x; e < dim; e += kTile)
+    store_one(a.bf16, a.out, here * dim + e, s.total > 0 ? sum[e] / s.total : 0.0f);
   if (a.log_sum_exp && threadIdx.x == 0) a.log_sum_exp[here] = s.total > 0 ? s.largest + logf(s.total) : -INFINITY;
 }
 
@@ -117,7 +118,8 @@ void paged_attention(const kit::OpCall& call) {
   Attention a{};
   a.layer = layer_of(call, from.layer), a.batch = stream.batch();
   a.q = call.in[0].f32(), a.sinks = call.weight[0] ? call.weight[0]->vector() : nullptr;
-  a.out = call.out[0].f32(), a.log_sum_exp = static_cast<float*>(call.out[1].data);
+  a.out = call.out[0].data, a.bf16 = call.out[0].dtype == MOTLEY_BF16,
+  a.log_sum_exp = static_cast<float*>(call.out[1].data);
   a.heads = from.heads, a.window = from.window, a.scale = from.scale, a.softcap = from.softcap;
   a.cap_scale = from.softcap > 0 ? from.scale / from.softcap : 0;
   a.group = shape.group(), a.heads_of_tile = shape.heads_of_tile(), a.head_tiles = shape.head_tiles();
@@ -128,7 +130,7 @@ void paged_attention(const kit::OpCall& call) {
     return;
   }
   const AttentionItems& items = stream.attention(static_cast<const AttentionOp*>(call.op->data.get())->shape);
-  a.chunks = items.chunks, a.chunk_items = items.chunk_items;
+  a.chunks = items.chunks, a.chunk_items = items.chunk_items, a.chunks_most = items.chunks_most;
   a.passes = items.passes, a.passes_count = items.passes_count;
   a.partial = static_cast<float*>(call.out.back().data), a.arrived = stream.counters();
   if (a.passes_count > 0) attend_passes(a, stream.raw());

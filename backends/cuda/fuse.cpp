@@ -88,6 +88,23 @@ bool join_norm(PlanOp& add, const PlanOp& norm, const Plan& plan) {
   return true;
 }
 
+// A product, and ADD of it with the norm behind, as join_norm makes them.
+bool join_product(PlanOp& product, const PlanOp& add, const std::vector<int>& readers) {
+  if (product.kind != MOTLEY_OP_MATMUL || product.kernel != matmul || product.out.size() != 1 ||
+      add.kernel != add_rmsnorm)
+    return false;
+  const int32_t out = product.out[0], x = product.in[0];
+  if (readers[static_cast<size_t>(out)] != 1 || (add.in[0] != out && add.in[1] != out)) return false;
+  const int32_t other = add.in[0] == out ? add.in[1] : add.in[0];
+  if (other == x || add.out[0] == x || add.out[1] == x) return false;
+  product.in.push_back(other);
+  product.out.insert(product.out.end(), add.out.begin(), add.out.end());
+  product.weight.push_back(add.weight[0]);
+  product.more_attrs = {add.attr};
+  product.kernel = matmul_add_rmsnorm;
+  return true;
+}
+
 // ROPE of q, ROPE of k, KV_WRITE of k: the turned k goes to the pool alone.
 bool join_heads(PlanOp& q, const PlanOp& k, const PlanOp& write, const std::vector<int>& readers) {
   if (q.kind != MOTLEY_OP_ROPE || q.kernel != rope || k.kind != MOTLEY_OP_ROPE || k.kernel != rope ||
@@ -115,10 +132,41 @@ void join(Plan& plan) {
     size_t took = 1;
     if (left > 1 && join_norm(op, plan.ops[i + 1], plan)) took = 2;
     if (left > 2 && join_heads(op, plan.ops[i + 1], plan.ops[i + 2], count)) took = 3;
-    joined.push_back(std::move(op));
+    if (joined.empty() || !join_product(joined.back(), op, count)) joined.push_back(std::move(op));
     i += took;
   }
   plan.ops = std::move(joined);
+}
+
+// The result of an op that can write bf16; MOTLEY_NONE: it has none.
+int32_t result_in_bf16(const PlanOp& op) {
+  switch (op.kind) {
+    case MOTLEY_OP_RMSNORM:
+    case MOTLEY_OP_SILU_MUL:
+    case MOTLEY_OP_GELU_MUL:
+    case MOTLEY_OP_CLAMPED_SWIGLU:
+    case MOTLEY_OP_PAGED_ATTENTION: return op.out[0];
+    case MOTLEY_OP_ADD: return op.kernel == add_rmsnorm ? op.out[1] : MOTLEY_NONE;
+    case MOTLEY_OP_MATMUL: return op.kernel == matmul_add_rmsnorm ? op.out[2] : MOTLEY_NONE;
+    default: return MOTLEY_NONE;
+  }
+}
+
+// What products alone read is written in bf16, as they would round it: half the bytes, and no step of its own for it.
+void round_early(Plan& plan) {
+  std::vector<int> others = readers(plan);  // that are no such products
+  for (const PlanOp& op : plan.ops) {
+    if (op.kind != MOTLEY_OP_MATMUL) continue;
+    const auto& weight = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[0])]);
+    if (weight.view().streams && weight.cols % 8 == 0) --others[static_cast<size_t>(op.in[0])];
+  }
+  for (const PlanOp& op : plan.ops) {
+    const int32_t id = result_in_bf16(op);
+    if (id == MOTLEY_NONE || others[static_cast<size_t>(id)] != 0) continue;
+    kit::PlanValue& value = plan.values[static_cast<size_t>(id)];
+    if (value.dtype != MOTLEY_F32 || value.width % 8 != 0) continue;
+    value.dtype = MOTLEY_BF16, value.row_bytes = 2 * value.width;
+  }
 }
 
 }  // namespace
@@ -132,6 +180,7 @@ void fuse(Plan& plan, CudaMemory& memory) {
     if (op.kind == MOTLEY_OP_SAMPLE) needs->samples = true;
   }
   join(plan);
+  round_early(plan);
   tables.insert();
   plan.data = std::move(needs);
 }

@@ -87,8 +87,11 @@ struct Heads {
 
 // A warp a head of q, k or v.
 __global__ void each_head(const __grid_constant__ Heads a) {
-  wait_for_earlier();
   const int32_t kv_heads = a.slots ? a.layer.kv_heads : 0, heads = a.q_heads + 2 * kv_heads;
+  const auto first_row = static_cast<uint32_t>(first_item()) / static_cast<uint32_t>(kWarp * heads);
+  // Of the batch, which came before the program's first kernel began.
+  const int32_t first_slot = a.slots && first_row < a.rows ? a.slots[first_row] : -1;
+  wait_for_earlier();
   for (int64_t i = first_item() / kWarp; i < a.rows * heads; i += item_step() / kWarp) {
     const int64_t row = static_cast<uint32_t>(i) / static_cast<uint32_t>(heads);  // fewer than 2^32: see launch()
     int head = static_cast<int>(i - row * heads);
@@ -98,7 +101,7 @@ __global__ void each_head(const __grid_constant__ Heads a) {
       continue;
     }
     head -= a.q_heads;
-    const int32_t slot = a.slots[row];
+    const int32_t slot = row == first_row ? first_slot : a.slots[row];
     if (slot < 0) continue;
     const bool keys = head < kv_heads;
     const int64_t at = row * kv_heads + head % kv_heads;

@@ -33,12 +33,16 @@ void launch_early(const CudaStream& stream, void (*kernel)(Parameter...), dim3 g
   config.stream = stream.raw(), config.attrs = &early, config.numAttrs = stream.starts_early() ? 1 : 0;
   cudaLaunchKernelEx(&config, kernel, Parameter(std::forward<Argument>(argument))...);
 }
-// What was enqueued before is done, and seen, from here on.
-__device__ inline void wait_for_earlier() {
+// What was enqueued before is done, and seen, from here on. Where it is little that this kernel does, the next one may
+// start at once: products then ask for weights while this one waits. (Blocks that wait would be in the way of more.)
+constexpr unsigned kLittle = 16;  // blocks
+__device__ inline void wait_for_earlier(bool little) {
 #if __CUDA_ARCH__ >= 900
+  if (little) asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+__device__ inline void wait_for_earlier() { wait_for_earlier(gridDim.x <= kLittle); }
 // Lets a kernel have so much dynamic shared memory, once for each GPU.
 template <auto kernel>
 void allow_shared(size_t bytes, const char* what) {

@@ -10,6 +10,9 @@ namespace motley::cuda {
 void embed(const kit::OpCall& call);
 void matmul(const kit::OpCall& call);
 void grouped_matmul(const kit::OpCall& call);
+// in: x, addend; out0: the product, or anything; out1: its sum with the addend; out2: the norm of that. weight: the
+// product's two, the norm's; more_attrs: the norm's.
+void matmul_add_rmsnorm(const kit::OpCall& call);
 
 void add(const kit::OpCall& call);
 void mul(const kit::OpCall& call);
@@ -21,8 +24,11 @@ void sigmoid_mul(const kit::OpCall& call);
 void clamped_swiglu(const kit::OpCall& call);
 void rmsnorm(const kit::OpCall& call);
 void add_rmsnorm(const kit::OpCall& call);  // in0 + in1 -> out0, its norm -> out1
-void rope_turns(const kit::OpCall& call);   // out0: cosine and sine of each row's pairs
-void rope(const kit::OpCall& call);         // in1: those
+// x (+ more) -> sum, its norm -> out. more null: x is the sum.
+void rmsnorm_of_sum(const kit::OpCall& call, const float* x, const float* more, const kit::Tensor& sum,
+                    const kit::Tensor& out, const motley_attr& attr, const kit::Weight& weight);
+void rope_turns(const kit::OpCall& call);  // out0: cosine and sine of each row's pairs
+void rope(const kit::OpCall& call);        // in1: those
 void rope_kv_write(
     const kit::OpCall& call);  // in: q, k, v, turns; out0: q turned. attr: q's; more_attrs: k's, KV_WRITE's
 void split(const kit::OpCall& call);

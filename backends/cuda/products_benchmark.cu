@@ -59,10 +59,11 @@ class Bench {
       for (const Shape& shape : kShapes) add(shape);
     add(kHead);
     x_ = allocate(kRowsMax * kFfn * 4, 0xffffffffu, 0);
-    fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(x_.data()), kRowsMax * kFfn, 0x807fffffu, 0x3f000000u);
+    // Two numbers of bf16, or one of f32.
+    fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(x_.data()), kRowsMax * kFfn, 0x807f807fu, 0x3f003f00u);
     out_ = allocate(kRowsMax * kProductsMax * kFfn * 4, 0, 0);
     for (Job& job : jobs_) {
-      job.x = reinterpret_cast<const float*>(x_.data());
+      job.x = {x_.data(), true};
       for (int p = 0; p < job.count; ++p)
         job.products[p].out = reinterpret_cast<float*>(out_.data()) + p * kRowsMax * kFfn;
     }
@@ -99,13 +100,23 @@ class Bench {
     job.rows = rows;
     multiply_rows(job, scratch_.data(), reinterpret_cast<uint32_t*>(counts_.data()), stream_, few_rows_max);
   }
+  void serially(size_t i, int64_t rows) {
+    Job job = jobs_[i];
+    job.rows = rows;
+    multiply_serially(job, stream_);
+  }
   void by_library(const Library& library, size_t i, int64_t rows) {
     const Job& job = jobs_[i];
-    std::byte *const x = scratch_.data(), *const workspace = x + kWorkspaceAt, *const weights = x + kWeightsAt;
-    rows_to_bf16(job.x, rows, job.cols, x, bf16_stride(job.cols), stream_);
+    std::byte *const workspace = scratch_.data() + kWorkspaceAt, *const weights = scratch_.data() + kWeightsAt;
     for (int p = 0; p < job.count; ++p) {
       const Product& product = job.products[p];
       const void* w = product.data;
+      LibraryCall call{nullptr,       job.x.data, nullptr, nullptr,  product.out,
+                       product.width, job.cols,   rows,    job.cols, product.width};
+      if (dtype_ == MOTLEY_BF16 && p + 1 < job.count && job.products[p + 1].width == product.width) {  // as in a step
+        call.batch = 2, call.w_step = (job.products[p + 1].data - product.data) / 2;
+        call.out_step = job.products[p + 1].out - product.out;
+      }
       if (dtype_ != MOTLEY_BF16) {
         WeightView view;
         view.data = product.data, view.row_bytes = job.row_bytes, view.rows = product.width, view.cols = job.cols;
@@ -113,9 +124,9 @@ class Bench {
         to_bf16(dtype_, view, 0, product.width, weights, stream_);
         w = weights;
       }
-      library.multiply(
-          {w, x, nullptr, nullptr, product.out, product.width, job.cols, rows, bf16_stride(job.cols), product.width},
-          workspace, stream_);
+      call.w = w;
+      library.multiply(call, workspace, stream_);
+      p += static_cast<int>(call.batch) - 1;
     }
   }
   double weight_bytes(bool head) const {
@@ -175,15 +186,17 @@ class Bench {
       const int64_t bytes = (tile_bytes(dtype_) ? tiles_down(width) : width) * job.row_bytes;
       // Small numbers in bf16; of tiles any bits but the exponents of infinities.
       held_.push_back(allocate(bytes, 0xbbffbbffu, 0));
-      job.products[job.count++] = {reinterpret_cast<const uint8_t*>(held_.back().data()),
-                                   nullptr,
-                                   nullptr,
-                                   nullptr,
-                                   static_cast<int32_t>(width),
-                                   job.tiles};
+      job.products[job.count++] = {reinterpret_cast<const uint8_t*>(held_.back().data()), nullptr, nullptr,
+                                   static_cast<int32_t>(width), job.tiles};
       job.tiles += tiles_of(width);
       all += static_cast<double>(bytes);
     }
+    std::sort(job.products, job.products + job.count, [](const Product& a, const Product& b) {
+      return std::pair(-a.width, a.data) < std::pair(-b.width, b.data);
+    });
+    int32_t tiles = 0;
+    for (int p = 0; p < job.count; ++p)
+      job.products[p].first = std::exchange(tiles, tiles + tiles_of(job.products[p].width));
     bytes_.push_back(all);
     jobs_.push_back(job);
   }
@@ -224,6 +237,17 @@ void measure(int32_t dtype, const Library* library, bool quick) {
       std::printf(" %7.2f %5.2f %5.0f %% |", ms, bytes / ms / 1e9, 100 * bytes / ms * 1e3 / copy);
     else
       std::printf("       -     -       - |");
+    if (dtype == MOTLEY_BF16 && rows <= kSerialRows) {
+      const auto serially = [&](size_t i, int64_t n) { bench.serially(i, n); };
+      std::printf(" serial %.2f:", bench.step(rows, head, serially));
+      for (size_t s = 0; s <= kShapes.size(); ++s) std::printf(" %.1f", 1e3 * bench.shape(s, rows, serially));
+      std::printf(" |");
+    }
+    if (library && dtype == MOTLEY_BF16 && head) {
+      std::printf(" library:");
+      for (size_t s = 0; s <= kShapes.size(); ++s) std::printf(" %.1f", 1e3 * bench.shape(s, rows, other));
+      std::printf(" |");
+    }
     if (rows <= kFewRows)
       std::printf(" few %.2f many %.2f |", bench.step(rows, head, few), bench.step(rows, head, many));
     if (library) {

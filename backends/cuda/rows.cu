@@ -1,6 +1,7 @@
 // RMSNORM, alone and of a sum.
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/launch.cuh"
+#include "cuda/stored.cuh"
 
 namespace motley::cuda {
 
@@ -14,7 +15,9 @@ struct Rows {
   const float *x, *more, *weight;  // more: added first; null: nothing is
   int64_t group, runs;
   float eps;
-  float *sum, *out;
+  float* sum;
+  void* out;
+  bool bf16;  // of out, else it is f32
 };
 
 // The values that one thread has: quads of four, kRowThreads apart, whatever the addresses are.
@@ -35,22 +38,31 @@ __device__ void store_quad(float* to, float4 v) {
 template <bool kAligned>
 __global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_constant__ Rows a) {
   __shared__ float warps[kRowThreads / kWarp];
-  wait_for_earlier();
+  float4 v[kQuadsMax], more[kQuadsMax]{}, weight[kQuadsMax];
   const int64_t first = blockIdx.x * a.group;
-  float4 v[kQuadsMax];
-  float squares = 0;
+  const auto each_quad = [&](auto&& f) {
 #pragma unroll
-  for (int k = 0; k < kQuadsMax; ++k) {
-    const int64_t i = 4 * (int64_t{k} * kRowThreads + threadIdx.x);
-    if (i >= a.group) break;
+    for (int k = 0; k < kQuadsMax; ++k) {
+      const int64_t i = 4 * (int64_t{k} * kRowThreads + threadIdx.x);
+      if (i >= a.group) break;
+      f(k, i);
+    }
+  };
+  each_quad([&](int k, int64_t i) { weight[k] = load_quad<false>(a.weight + i); });
+  wait_for_earlier();
+  // All loads before the first store: as far as the compiler knows, it may be to where they read.
+  each_quad([&](int k, int64_t i) {
     v[k] = load_quad<kAligned>(a.x + first + i);
+    if (a.more) more[k] = load_quad<kAligned>(a.more + first + i);
+  });
+  float squares = 0;
+  each_quad([&](int k, int64_t i) {
     if (a.more) {
-      const float4 m = load_quad<kAligned>(a.more + first + i);
-      v[k] = {v[k].x + m.x, v[k].y + m.y, v[k].z + m.z, v[k].w + m.w};
+      v[k] = {v[k].x + more[k].x, v[k].y + more[k].y, v[k].z + more[k].z, v[k].w + more[k].w};
       store_quad<kAligned>(a.sum + first + i, v[k]);
     }
     squares = fmaf(v[k].x, v[k].x, fmaf(v[k].y, v[k].y, fmaf(v[k].z, v[k].z, fmaf(v[k].w, v[k].w, squares))));
-  }
+  });
   squares = warp_sum(squares);
   if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = squares;
   __syncthreads();
@@ -58,14 +70,14 @@ __global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_const
 #pragma unroll
   for (int w = 0; w < kRowThreads / kWarp; ++w) all += warps[w];
   const float factor = 1.0f / sqrtf(all / static_cast<float>(a.group) + a.eps);
-#pragma unroll
-  for (int k = 0; k < kQuadsMax; ++k) {
-    const int64_t i = 4 * (int64_t{k} * kRowThreads + threadIdx.x);
-    if (i >= a.group) break;
-    const float4 w = load_quad<false>(a.weight + i);
-    store_quad<kAligned>(a.out + first + i,
-                         {v[k].x * factor * w.x, v[k].y * factor * w.y, v[k].z * factor * w.z, v[k].w * factor * w.w});
-  }
+  each_quad([&](int k, int64_t i) {
+    const float4 w = weight[k];
+    const float4 result{v[k].x * factor * w.x, v[k].y * factor * w.y, v[k].z * factor * w.z, v[k].w * factor * w.w};
+    if (a.bf16)
+      store_four(true, a.out, (first + i) / 4, result);
+    else
+      store_quad<kAligned>(static_cast<float*>(a.out) + first + i, result);
+  });
 }
 
 // A warp a run, of any length.
@@ -80,7 +92,8 @@ __global__ void normalise_runs(const __grid_constant__ Rows a) {
     float squares = 0;
     for (int64_t i = lane; i < a.group; i += kWarp) squares = fmaf(x[i], x[i], squares);
     const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.group) + a.eps);
-    for (int64_t i = lane; i < a.group; i += kWarp) a.out[run * a.group + i] = x[i] * factor * a.weight[i];
+    for (int64_t i = lane; i < a.group; i += kWarp)
+      store_one(a.bf16, a.out, run * a.group + i, x[i] * factor * a.weight[i]);
   }
 }
 
@@ -103,14 +116,19 @@ void normalise(const Rows& a, const CudaStream& stream) {
 void rmsnorm(const kit::OpCall& call) {
   const int64_t group = call.op->attr.norm.group;
   normalise({call.in[0].f32(), nullptr, call.weight[0]->vector(), group, call.in[0].rows * (call.in[0].width / group),
-             call.op->attr.norm.eps, nullptr, call.out[0].f32()},
+             call.op->attr.norm.eps, nullptr, call.out[0].data, call.out[0].dtype == MOTLEY_BF16},
             stream_of(call));
 }
 
+void rmsnorm_of_sum(const kit::OpCall& call, const float* x, const float* more, const kit::Tensor& sum,
+                    const kit::Tensor& out, const motley_attr& attr, const kit::Weight& weight) {
+  normalise(
+      {x, more, weight.vector(), sum.width, sum.rows, attr.norm.eps, sum.f32(), out.data, out.dtype == MOTLEY_BF16},
+      stream_of(call));
+}
+
 void add_rmsnorm(const kit::OpCall& call) {
-  normalise({call.in[0].f32(), call.in[1].f32(), call.weight[0]->vector(), call.in[0].width, call.in[0].rows,
-             call.op->attr.norm.eps, call.out[0].f32(), call.out[1].f32()},
-            stream_of(call));
+  rmsnorm_of_sum(call, call.in[0].f32(), call.in[1].f32(), call.out[0], call.out[1], call.op->attr, *call.weight[0]);
 }
 
 }  // namespace motley::cuda

@@ -29,4 +29,24 @@ __device__ inline void store_as(int32_t dtype, float value, void* to, int64_t i)
   }
 }
 
+// Two neighbours of a result that is f32 or, where products alone read it, bf16. `i` is even.
+__device__ inline void store_two(bool bf16, void* to, int64_t i, float x, float y) {
+  if (bf16)
+    *reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(to) + i) = __floats2bfloat162_rn(x, y);
+  else
+    static_cast<float*>(to)[i] = x, static_cast<float*>(to)[i + 1] = y;
+}
+// Four from 4 * i on, of a place on a border of so many.
+__device__ inline void store_four(bool bf16, void* to, int64_t i, float4 v) {
+  if (!bf16) {
+    static_cast<float4*>(to)[i] = v;
+    return;
+  }
+  const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y), high = __floats2bfloat162_rn(v.z, v.w);
+  static_cast<uint2*>(to)[i] = {reinterpret_cast<const uint32_t&>(low), reinterpret_cast<const uint32_t&>(high)};
+}
+__device__ inline void store_one(bool bf16, void* to, int64_t i, float x) {
+  store_as(bf16 ? MOTLEY_BF16 : MOTLEY_F32, x, to, i);
+}
+
 }  // namespace motley::cuda

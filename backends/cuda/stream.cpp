@@ -179,6 +179,9 @@ CudaStream::~CudaStream() {
   for (const PinnedPool::Piece& piece : held_.pieces) pool_.give(piece);
   if (staging_.data) pool_.give(staging_);
   cudaStreamDestroy(stream_);
+  if (joined_) cudaEventDestroy(joined_);
+  if (forked_) cudaEventDestroy(forked_);
+  if (beside_) cudaStreamDestroy(beside_);
   memory_.release(counters_, kPartialsMax * sizeof(int32_t));
   if (device_) memory_.release(device_, room_);
   cudaGetLastError();
@@ -262,6 +265,7 @@ void CudaStream::lay_out(const motley_batch& b, std::span<const int32_t> row_seq
     if (plan.chunks.empty()) continue;
     const int32_t& count = layout.counts.emplace_back(static_cast<int32_t>(plan.chunks.size()));
     layout.add(&count, 1, 1, &items.chunk_items);
+    items.chunks_most = std::bit_ceil(static_cast<uint32_t>(count));
     layout.add(plan.chunks.data(), plan.chunks.size(), room_for(plan.chunks.size(), 64), &items.chunks);
   }
   if (needs.samples && b.samples) {
@@ -303,7 +307,10 @@ bool CudaStream::begin(const motley_batch& b, std::span<const int32_t> row_seque
   held_.pieces.push_back(piece);
   std::vector<uint64_t> all(key.begin(), key.end());
   layout.write(piece.data, device_, &all);
-  for (const AttentionItems& items : attention_) all.push_back(static_cast<uint64_t>(items.passes_count));
+  for (const AttentionItems& items : attention_) {
+    all.push_back(static_cast<uint64_t>(items.passes_count));
+    all.push_back(items.chunks_most);
+  }
   all.push_back(batch_.counts_room), all.push_back(batch_.biases_room);
   if (!memory_.one_class()) add_classes(b, &all);
   batch_.fault = reinterpret_cast<int32_t*>(device_);
@@ -354,6 +361,22 @@ void CudaStream::stop_recording() {
   if (graph) cudaGraphDestroy(graph);
   cudaGetLastError();
   record->refused = true;
+}
+
+cudaStream_t CudaStream::fork() {
+  if (!beside_) {
+    check(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking), "making a second stream");
+    check(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming), "making an event");
+    check(cudaEventCreateWithFlags(&joined_, cudaEventDisableTiming), "making an event");
+  }
+  check(cudaEventRecord(forked_, stream_), "forking a stream");
+  check(cudaStreamWaitEvent(beside_, forked_, 0), "forking a stream");
+  return beside_;
+}
+
+void CudaStream::join() {
+  check(cudaEventRecord(joined_, beside_), "joining a stream");
+  check(cudaStreamWaitEvent(stream_, joined_, 0), "joining a stream");
 }
 
 void CudaStream::follow(kit::Stream& other) {

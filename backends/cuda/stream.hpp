@@ -41,6 +41,7 @@ struct DeviceBatch {
 struct AttentionItems {
   const ChunkItem* chunks = nullptr;
   const int32_t* chunk_items = nullptr;
+  uint32_t chunks_most = 0;  // a power of two
   const PassItem* passes = nullptr;
   int32_t passes_count = 0;
 };
@@ -86,6 +87,9 @@ class CudaStream : public kit::Stream {
   const AttentionItems& attention(size_t shape) const { return attention_[shape]; }
   int32_t* counters() const { return reinterpret_cast<int32_t*>(counters_); }  // kPartialsMax, zero between steps
   int processors() const { return processors_; }
+  // A second stream, for what need not wait for what this one is given until join(). It follows all before.
+  cudaStream_t fork();
+  void join();
   bool starts_early() const { return starts_early_; }  // kernels may be set up while the one before ends
 
   // A copy to the host that waits in pinned memory.
@@ -117,7 +121,8 @@ class CudaStream : public kit::Stream {
 
   CudaMemory& memory_;
   PinnedPool pool_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, beside_ = nullptr;
+  cudaEvent_t forked_ = nullptr, joined_ = nullptr;
   std::byte *device_ = nullptr, *counters_ = nullptr;  // the batch on the GPU: the first word is the fault
   uint64_t room_ = 0;
   int processors_ = 0;

@@ -17,10 +17,10 @@ namespace motley {
 inline constexpr double kStepLimitNs = 200e6;  // a step shall not take longer
 // What a step is predicted to take at most: below the limit by what a machine with other work to do now and then adds.
 inline constexpr double kStepAimNs = 120e6;
-// The same of a step that also carries rows of sequences which decode, and whose next tokens wait for it: 30 tokens a
+// The same of a step that also carries rows of sequences which decode, and whose next tokens wait for it: 20 tokens a
 // second are more than anybody reads, and smaller parts would only cost throughput; but where the decoding rows alone
 // take long, so many times that, so that prompts get most of the time and the gaps grow by a known factor only.
-inline constexpr double kStepAimBesideNs = 33e6;
+inline constexpr double kStepAimBesideNs = 48e6;
 inline constexpr double kStepAimBesideTimes = 3;
 inline constexpr uint32_t kBudgetRowsUnknown = 64;  // of the first step, and of steps until one has had more than half
 inline constexpr uint32_t kBudgetRowsMax = 2048;    // chosen rows; more gives no more throughput, only latency

@@ -11,7 +11,7 @@ namespace motley {
 
 inline constexpr uint32_t kMeasuredContext = 512;  // positions at which the reading of KV is measured
 
-inline constexpr uint32_t kLayersOfOwnMemory = 16;  // of a device whose programs are sent for
+inline constexpr uint32_t kLayersOfOwnMemory = 32;  // of a device whose programs are sent for
 
 // Positions that a layer sees; 0 = all.
 uint32_t window_of(const Model& model, size_t layer);

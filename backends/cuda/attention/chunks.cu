@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cuda/attention/pool.cuh"
+#include "cuda/stored.cuh"
 
 namespace motley::cuda {
 
@@ -13,7 +14,8 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreadsHere = kWarps * kWarp;
 constexpr int kStep = 16;  // positions of a warp's step; step i belongs to warp i % kWarps
-constexpr int kPad = 4;    // floats behind a row in shared memory
+constexpr int kRound = kWarps * kStep;
+constexpr int kPad = 4;  // floats behind a row in shared memory
 
 // What a block of threads shares. The rows of `sum` are (row, head) pairs.
 template <int D>
@@ -53,16 +55,21 @@ class ChunkAttention {
   static constexpr int kKeyLoads = D / 32, kValueLoads = D / 64;
 
  public:
-  __device__ ChunkAttention(const Attention& a, Shared<D>& s) : a_(a), s_(s), lane_(threadIdx.x % kWarp) {
+  // Items first, first + step, ...
+  __device__ ChunkAttention(const Attention& a, Shared<D>& s, int32_t first, int32_t step)
+      : a_(a), s_(s), lane_(threadIdx.x % kWarp), step_(step), count_(*a.chunk_items) {
     kv_head_ = blockIdx.y / a.head_tiles;
     head_in_group_ = blockIdx.y % a.head_tiles * kTileHeads;
     heads_ = min(a.heads_of_tile, a.group - head_in_group_);
+    look_at(first);
+    slots_ = find();
+    next_ = find();
   }
+  __device__ void begin() { load_keys(slots_); }
 
   __device__ void run(const ChunkItem& item) {
     item_ = item;
-    blocks_ = a_.batch.blocks + item.blocks;
-    lowest_ = a_.window > 0 ? max(0, item.front - a_.window + 1) : 0;
+    lowest_ = lowest_of(item.front);
     if (threadIdx.x < kTileHeads) start_pair(threadIdx.x);
     for (int i = threadIdx.x; i < kTileHeads * D; i += kThreadsHere) s_.joined[i / D][i % D] = 0;
     load_query();
@@ -123,10 +130,29 @@ class ChunkAttention {
     }
   }
 
-  // The slot of position `base + lane % kStep`, -1 for one that no row of the tile sees in this chunk.
-  __device__ int32_t find(int32_t base) const {
-    const int32_t p = base + lane_ % kStep;
-    return p >= begin_ && p <= end_ ? slot_of(a_, blocks_, p) : -1;
+  __device__ int32_t lowest_of(int32_t front) const { return a_.window > 0 ? max(0, front - a_.window + 1) : 0; }
+  // The first item from `index` on that has positions is what find() looks at.
+  __device__ void look_at(int32_t index) {
+    for (ahead_ = index; ahead_ < count_; ahead_ += step_) {
+      const ChunkItem& item = a_.chunks[ahead_];
+      const int32_t length = chunk_positions(item.last);
+      ahead_lowest_ = max(item.chunk_begin * length, lowest_of(item.front));
+      ahead_end_ = min(item.chunk_end * length - 1, item.last);
+      ahead_blocks_ = item.blocks;
+      ahead_base_ = ahead_lowest_ / kRound * kRound;
+      if (ahead_lowest_ <= ahead_end_) return;
+    }
+  }
+  // The slot of a position of this warp's next step, -1 for one that no row of the item sees. Steps come in the order
+  // in which they are attended, from one item to the next: what is above a chunk's end is loaded while its results are
+  // joined.
+  __device__ int32_t find() {
+    if (ahead_ >= count_) return -1;
+    const int32_t p = ahead_base_ + threadIdx.x / kWarp * kStep + lane_ % kStep;
+    const int32_t slot = p >= ahead_lowest_ && p <= ahead_end_ ? slot_of(a_, a_.batch.blocks + ahead_blocks_, p) : -1;
+    ahead_base_ += kRound;
+    if (ahead_base_ > ahead_end_) look_at(ahead_ + step_);
+    return slot;
   }
   __device__ Raw load(const std::byte* plane, int32_t slot, int e) const {
     const int64_t at = (int64_t{slot} * a_.layer.kv_heads + kv_head_) * a_.layer.dim + e;
@@ -247,25 +273,21 @@ class ChunkAttention {
       for (int i = 0; i < 4; ++i) sum_[t][i] = 0;
     }
     for (Pair& pair : pairs_) pair.largest = -INFINITY, pair.total = 0;
-    constexpr int kRound = kWarps * kStep;
     const int warp = threadIdx.x / kWarp;
-    int32_t slots = find(begin / kRound * kRound + warp * kStep);
-    int32_t next = find((begin / kRound + 1) * kRound + warp * kStep);
-    load_keys(slots);
     // As many rounds for each warp, as the compiler sees: it then takes the warp's threads to be together.
     for (int32_t round = begin / kRound; round * kRound <= end; ++round) {
       const int32_t base = round * kRound + warp * kStep;
       Raw values[4][kValueLoads];
-      load_values(slots, values);
+      load_values(slots_, values);
       hold_keys();
       float k_scale = 1, v_scale = 1;
       if constexpr (N::kScaled)
-        k_scale = scale_at(a_.layer.k_scale, slots), v_scale = scale_at(a_.layer.v_scale, slots);
+        k_scale = scale_at(a_.layer.k_scale, slots_), v_scale = scale_at(a_.layer.v_scale, slots_);
       float score[4];
       multiply_keys(score);
-      slots = next;
-      load_keys(slots);
-      next = find(base + 2 * kRound);
+      slots_ = next_;
+      load_keys(slots_);
+      next_ = find();
       weigh(score, base, k_scale);
       add_values(score, values, v_scale);
     }
@@ -327,7 +349,6 @@ class ChunkAttention {
   }
   __device__ void store_chunk(int32_t chunk) const {
     each_value([&](int pair, int e) { a_.partial[partial_of(pair, chunk) * a_.layer.dim + e] = join_value(pair, e); });
-    __threadfence();
   }
 
   // True for the block that came last, which then has all of the tile's chunks.
@@ -336,12 +357,13 @@ class ChunkAttention {
     const int32_t chunks = chunk_count(item_.last);
     if (threadIdx.x == 0) {
       int32_t* const counter = a_.arrived + int64_t{item_.tile} * gridDim.y + blockIdx.y;
+      __threadfence();  // of what the whole block has written, since they met
       s_.last = atomicAdd(counter, 1) == chunks - 1;
       if (s_.last) *counter = 0;
+      __threadfence();
     }
     __syncthreads();
     if (!s_.last) return false;
-    __threadfence();
     each_value([&](int pair, int e) {
       Joined all;
       float sum = 0;
@@ -371,17 +393,22 @@ class ChunkAttention {
     }
     __syncthreads();
     each_value([&](int pair, int e) {
-      a_.out[int64_t{s_.head[pair]} * a_.layer.dim + e] = s_.joined[pair][e] * s_.chunk_factor[pair].x;
+      store_one(a_.bf16, a_.out, int64_t{s_.head[pair]} * a_.layer.dim + e,
+                s_.joined[pair][e] * s_.chunk_factor[pair].x);
     });
   }
 
   const Attention& a_;
   Shared<D>& s_;
   const int lane_;
+  const int32_t step_, count_;  // of items
   int kv_head_, head_in_group_, heads_;
   ChunkItem item_;
-  const int32_t* blocks_;
   int32_t lowest_, begin_, end_;
+  // The item that find() looks at, and the slots of the step to come, whose keys are held, and of the one behind it.
+  int32_t ahead_, ahead_lowest_, ahead_end_, ahead_base_;
+  uint32_t ahead_blocks_;
+  int32_t slots_, next_;
   Pair pairs_[2];
   uint32_t query_[kKeyLoads][4];
   Raw keys_[2][kKeyLoads];
@@ -397,8 +424,11 @@ constexpr int kBlocksOf = D <= 64    ? 4
 template <class T, int D, bool kCapped>
 __global__ void __launch_bounds__(kThreadsHere, kBlocksOf<D>) attend_items(const __grid_constant__ Attention a) {
   extern __shared__ __align__(16) std::byte memory[];
-  wait_for_earlier();
-  ChunkAttention<T, D, kCapped> attention(a, *reinterpret_cast<Shared<D>*>(memory));
+  // The batch came before the program's first kernel began: where keys lie is found while the kernel before this one
+  // still writes some.
+  ChunkAttention<T, D, kCapped> attention(a, *reinterpret_cast<Shared<D>*>(memory), blockIdx.x, gridDim.x);
+  wait_for_earlier(a.batch.rows <= kLittle);
+  attention.begin();
   const int32_t count = *a.chunk_items;
   for (int32_t i = blockIdx.x; i < count; i += gridDim.x) attention.run(a.chunks[i]);
 }
@@ -408,7 +438,9 @@ void launch_kernel(const Attention& a, const CudaStream& stream) {
   allow_shared<attend_items<T, D, kCapped>>(sizeof(Shared<D>), "PAGED_ATTENTION: shared memory");
   const auto heads = static_cast<unsigned>(a.layer.kv_heads * a.head_tiles);
   const unsigned each = std::max(1u, static_cast<unsigned>(stream.processors() * kBlocksOf<D>) / heads);
-  launch_early(stream, attend_items<T, D, kCapped>, dim3(each, heads), kThreadsHere, sizeof(Shared<D>), a);
+  // Idle ones would keep the next kernel's blocks out.
+  launch_early(stream, attend_items<T, D, kCapped>, dim3(std::min(each, a.chunks_most), heads), kThreadsHere,
+               sizeof(Shared<D>), a);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // one head, and its tiles of positions lie at multiples of kTile: a row's bits depend on its own position alone.
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/attention/pool.cuh"
+#include "cuda/stored.cuh"
 
 namespace motley::cuda {
 
@@ -310,12 +311,11 @@ class PassAttention {
       if (row >= item_.rows) continue;
       const int64_t at = int64_t{item_.row + row} * a_.heads + head_;
       const float factor = total > 0 ? 1.0f / total : total;  // a NaN stays one
-      float* const out = a_.out + at * a_.layer.dim;
 #pragma unroll
       for (int t = 0; t < D / 8; ++t) {
         const int e = 8 * t + 2 * (lane_ % 4);
         if (e >= a_.layer.dim) continue;
-        out[e] = sum_[t][2 * i] * factor, out[e + 1] = sum_[t][2 * i + 1] * factor;
+        store_two(a_.bf16, a_.out, at * a_.layer.dim + e, sum_[t][2 * i] * factor, sum_[t][2 * i + 1] * factor);
       }
       if (a_.log_sum_exp && lane_ % 4 == 0)
         a_.log_sum_exp[at] = total > 0 ? (largest_[i] + log2f(total)) * kLn2 : -INFINITY;

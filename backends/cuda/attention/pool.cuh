@@ -35,13 +35,16 @@ struct Attention {
   Layer layer;
   DeviceBatch batch;
   const float *q, *sinks;
-  float *out, *log_sum_exp;
+  void* out;
+  bool bf16;  // of out, else it is f32
+  float* log_sum_exp;
   int32_t heads, window;
   float scale, softcap, cap_scale;  // cap_scale: scale / softcap
   float* partial;                   // kPartialsMax * dim sums, then as many pairs of largest and total
   const ChunkItem* chunks;
   const PassItem* passes;
   const int32_t* chunk_items;  // how many
+  uint32_t chunks_most;        // there are no more
   int32_t* arrived;            // a counter for each tile and its heads; zero between launches
   int32_t passes_count, group, heads_of_tile, head_tiles;
 };

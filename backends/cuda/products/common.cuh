@@ -58,6 +58,8 @@ __device__ typename Kind::Cursor cursor_of(const Job& job, int64_t expert_offset
   return Kind::at(p.data + expert_offset, job.row_bytes, p.width, job.cols, own, lane);
 }
 
+void prepare_serial();  // the kernels behind multiply_serially
+
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kLeft>
 __device__ void wait_for_copies() {
@@ -67,9 +69,7 @@ __device__ void wait_for_copies() {
 __device__ inline void put(const Product& p, int64_t row, int weight_row, float sum, int64_t bias_offset) {
   if (weight_row >= p.width) return;
   if (p.bias) sum += p.bias[bias_offset + weight_row];
-  const int64_t at = row * p.width + weight_row;
-  if (p.residual) sum += p.residual[at];
-  p.out[at] = sum;
+  p.out[row * p.width + weight_row] = sum;
 }
 
 }  // namespace motley::cuda

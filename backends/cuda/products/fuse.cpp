@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 
 #include "cuda/products/products.hpp"
 
@@ -53,28 +54,22 @@ void join_products(kit::Plan& plan) {
   }
 }
 
-size_t uses_of(const kit::Plan& plan, int32_t value) {
-  size_t uses = 0;
-  for (const kit::PlanOp& op : plan.ops) uses += static_cast<size_t>(std::count(op.in.begin(), op.in.end(), value));
-  return uses;
-}
-
-// A product followed by the addition of its result alone.
-void take_additions(kit::Plan& plan) {
-  for (size_t i = 0; i + 1 < plan.ops.size(); ++i) {
-    kit::PlanOp &product = plan.ops[i], &add = plan.ops[i + 1];
-    if (!is_product(product) || product.out.size() != 1 || add.kind != MOTLEY_OP_ADD) continue;
-    if (!weight_of(plan, product, 0)->view().streams) continue;
-    const int32_t out = product.out[0];
-    if (value_of(plan, out).bound || uses_of(plan, out) != 1) continue;
-    const int32_t other = add.in[0] == out ? add.in[1] : add.in[0];
-    if (add.in[0] != out && add.in[1] != out) continue;
-    // Blocks of threads write while others still read the input.
-    if (other == product.in[0] || add.out[0] == product.in[0]) continue;
-    product.in.resize(1);
-    product.in.push_back(other);
-    product.out[0] = add.out[0];
-    plan.ops.erase(plan.ops.begin() + static_cast<long>(i + 1));
+// Products of one width beside each other, as their weights lie: the library may take them at once.
+void sort_products(kit::Plan& plan) {
+  for (kit::PlanOp& op : plan.ops) {
+    if (!is_product(op) || op.out.size() < 2) continue;
+    std::vector<size_t> order(op.out.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    const auto place = [&](size_t i) {
+      const CudaWeight& w = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[2 * i])]);
+      return std::pair(-w.rows, w.view().data);
+    };
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return place(a) < place(b); });
+    const std::vector<int32_t> out = op.out, weight = op.weight;
+    for (size_t i = 0; i < order.size(); ++i) {
+      op.out[i] = out[order[i]];
+      op.weight[2 * i] = weight[2 * order[i]], op.weight[2 * i + 1] = weight[2 * order[i] + 1];
+    }
   }
 }
 
@@ -95,7 +90,8 @@ int64_t slab_rows(int64_t width, int64_t cols) {
 LibraryScratch library_scratch(int64_t rows, int64_t cols) {
   LibraryScratch s;
   s.workspace = align(rows * bf16_stride(cols) * 2);
-  s.slab = s.workspace + static_cast<int64_t>(Library::kWorkspace);
+  s.beside = s.workspace + static_cast<int64_t>(Library::kWorkspace);
+  s.slab = s.beside + static_cast<int64_t>(Library::kWorkspace);
   s.bytes = s.slab;
   return s;
 }
@@ -121,7 +117,7 @@ int64_t product_scratch(const kit::Plan& plan, const kit::PlanOp& op) {
 
 void fuse_products(kit::Plan& plan, CudaMemory& memory, const std::shared_ptr<const Library>& library) {
   join_products(plan);
-  take_additions(plan);
+  sort_products(plan);
   for (kit::PlanOp& op : plan.ops) {
     if (op.kind != MOTLEY_OP_MATMUL && op.kind != MOTLEY_OP_GROUPED_MATMUL) continue;
     op.scratch_bytes = product_scratch(plan, op);

@@ -6,18 +6,25 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
+#include <limits>
+#include <optional>
 #include <vector>
 
 namespace motley::cuda {
 
 namespace {
 
-constexpr int64_t kManyRows = 2048;  // that a shape's algorithm is chosen for
-// Fewer rows take an algorithm that is chosen for so many, up to a half more of them.
-constexpr std::array<int64_t, 2> kFewerRows = {128, 512};
-constexpr int64_t kComparedRows = 64;
-constexpr int kCandidates = 16;
+// Up to so many rows take an algorithm of their own, more than the last the last one.
+constexpr std::array<int64_t, 9> kBuckets = {16, 32, 64, 128, 192, 256, 512, 1024, 2048};
+// The library's choices for these are tried for up to kAlsoUpTo rows as well: for few it names slow ones.
+constexpr std::array<int64_t, 3> kAlso = {64, 128, 256};
+constexpr int64_t kAlsoUpTo = 256;
+constexpr int64_t kComparedRows = 16;
+constexpr size_t kTried = 5, kAlsoTried = 2;  // of the library's choices
+constexpr int kCandidates = 16, kTimes = 6;
+constexpr size_t kCacheBytes = size_t{96} << 20;  // more than the caches hold
 
 #define MOTLEY_TEXT_OF(x) #x
 #define MOTLEY_TEXT(x) MOTLEY_TEXT_OF(x)
@@ -45,6 +52,7 @@ struct Library::Entries {
   decltype(&cublasLtMatmulDescSetAttribute) desc_set;
   decltype(&cublasLtMatrixLayoutCreate) layout_create;
   decltype(&cublasLtMatrixLayoutDestroy) layout_destroy;
+  decltype(&cublasLtMatrixLayoutSetAttribute) layout_set;
   decltype(&cublasLtMatmulPreferenceCreate) preference_create;
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
@@ -64,6 +72,7 @@ struct Library::Entries {
            find(matmul, "cublasLtMatmul") && find(desc_create, "cublasLtMatmulDescCreate") &&
            find(desc_destroy, "cublasLtMatmulDescDestroy") && find(desc_set, "cublasLtMatmulDescSetAttribute") &&
            find(layout_create, "cublasLtMatrixLayoutCreate") && find(layout_destroy, "cublasLtMatrixLayoutDestroy") &&
+           find(layout_set, "cublasLtMatrixLayoutSetAttribute") &&
            find(preference_create, "cublasLtMatmulPreferenceCreate") &&
            find(preference_destroy, "cublasLtMatmulPreferenceDestroy") &&
            find(preference_set, "cublasLtMatmulPreferenceSetAttribute") &&
@@ -72,13 +81,14 @@ struct Library::Entries {
 };
 
 struct Library::Way {
-  cublasLtMatmulAlgo_t algorithm;
+  cublasLtMatmulAlgo_t algorithm{};
 };
 
 struct Library::Ways {
-  std::unique_ptr<Way> many;  // null: the library has none
-  std::array<std::unique_ptr<Way>, kFewerRows.size()> fewer;
-  std::array<bool, kFewerRows.size()> tried{};
+  std::unique_ptr<Way> first;  // null: the library has none
+  std::array<std::unique_ptr<Way>, kBuckets.size()> of_rows;
+  std::array<bool, kBuckets.size()> tried{};
+  std::optional<bool> agrees;
 };
 
 namespace {
@@ -141,15 +151,20 @@ struct Shapes {
       require(e.desc_set(made, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "describing a bias");
       require(e.desc_set(made, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call.bias, sizeof call.bias), "describing a bias");
     }
-    const auto layout = [&](auto& to, cudaDataType_t type, int64_t rows_of_it, int64_t cols_of_it, int64_t stride) {
+    const auto batch = static_cast<int32_t>(call.batch);
+    const auto layout = [&](auto& to, cudaDataType_t type, int64_t rows_of_it, int64_t cols_of_it, int64_t stride,
+                            int64_t step) {
       cublasLtMatrixLayout_t one = nullptr;
       require(e.layout_create(&one, type, static_cast<uint64_t>(rows_of_it), static_cast<uint64_t>(cols_of_it), stride),
               "describing a matrix");
       to.reset(one);
+      if (batch == 1) return;
+      require(e.layout_set(one, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch), "describing a batch");
+      require(e.layout_set(one, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step), "describing a batch");
     };
-    layout(w, CUDA_R_16BF, call.cols, call.width, call.cols);
-    layout(x, CUDA_R_16BF, call.cols, rows, call.stride);
-    layout(out, CUDA_R_32F, call.width, rows, call.out_stride);
+    layout(w, CUDA_R_16BF, call.cols, call.width, call.cols, call.w_step);
+    layout(x, CUDA_R_16BF, call.cols, rows, call.stride, 0);
+    layout(out, CUDA_R_32F, call.width, rows, call.out_stride, call.out_step);
   }
   Handle<cublasLtMatmulDesc_t> desc;
   Handle<cublasLtMatrixLayout_t> w, x, out;
@@ -157,8 +172,8 @@ struct Shapes {
 
 }  // namespace
 
-// The library's first choice for so many rows that adds each sum in one piece; null if it has none.
-std::unique_ptr<Library::Way> Library::find(const LibraryCall& call, int64_t rows) const {
+// The library's choices for so many rows that add each sum in one piece, the best first.
+std::vector<Library::Way> Library::find(const LibraryCall& call, int64_t rows) const {
   const Shapes shapes(*entries_, call, rows);
   cublasLtMatmulPreference_t made = nullptr;
   require(entries_->preference_create(&made), "asking for algorithms");
@@ -173,24 +188,27 @@ std::unique_ptr<Library::Way> Library::find(const LibraryCall& call, int64_t row
   const cublasStatus_t answer =
       entries_->heuristic(static_cast<cublasLtHandle_t>(handle_), shapes.desc.get(), shapes.w.get(), shapes.x.get(),
                           shapes.out.get(), shapes.out.get(), made, kCandidates, found.data(), &count);
-  if (answer == CUBLAS_STATUS_NOT_SUPPORTED) return nullptr;
+  if (answer == CUBLAS_STATUS_NOT_SUPPORTED) return {};
   require(answer, "asking for algorithms");
+  std::vector<Way> ways;
   for (int i = 0; i < count; ++i) {
     int32_t split = 1;
     size_t written = 0;
     entries_->algo_get(&found[static_cast<size_t>(i)].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof split,
                        &written);
     if (split > 1 || found[static_cast<size_t>(i)].workspaceSize > kWorkspace) continue;
-    return std::make_unique<Way>(Way{found[static_cast<size_t>(i)].algo});
+    ways.emplace_back().algorithm = found[static_cast<size_t>(i)].algo;
   }
-  return nullptr;
+  return ways;
 }
 
 Library::Ways& Library::ways_for(const LibraryCall& call) const {
-  std::unique_ptr<Ways>& ways = ways_[{call.width, call.cols, call.bias != nullptr, call.out_stride}];
+  std::unique_ptr<Ways>& ways =
+      ways_[{call.width, call.cols, (call.bias ? 1 : 0) + (call.add ? 2 : 0), call.out_stride, call.batch}];
   if (!ways) {
     auto made = std::make_unique<Ways>();
-    made->many = find(call, kManyRows);
+    if (const std::vector<Way> found = find(call, kBuckets.back()); !found.empty())
+      made->first = std::make_unique<Way>(found.front());
     ways = std::move(made);
   }
   return *ways;
@@ -198,41 +216,146 @@ Library::Ways& Library::ways_for(const LibraryCall& call) const {
 
 bool Library::knows(const LibraryCall& call) const {
   std::lock_guard lock(mutex_);
-  return ways_for(call).many != nullptr;
+  return ways_for(call).first != nullptr;
 }
+
+namespace {
+
+bool is_capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &capture), "asking a stream");
+  return capture != cudaStreamCaptureStatusNone;
+}
+
+using Memory = std::unique_ptr<void, cudaError_t (*)(void*)>;
+Memory borrow(size_t bytes) {
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, bytes) != cudaSuccess) cudaGetLastError();
+  return {memory, cudaFree};
+}
+
+// In bf16, between -4 and 4.
+std::vector<uint16_t> random_numbers(size_t count) {
+  std::vector<uint16_t> numbers(count);
+  uint32_t state = 1;
+  for (uint16_t& number : numbers) {
+    state = state * 1664525u + 1013904223u;
+    number = kit::f32_to_bf16(static_cast<float>(static_cast<int32_t>(state)) * 0x1p-29f);
+  }
+  return numbers;
+}
+
+}  // namespace
 
 const Library::Way& Library::way_for(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const {
   std::lock_guard lock(mutex_);
   Ways& ways = ways_for(call);
   size_t i = 0;
-  while (i < kFewerRows.size() && call.rows > kFewerRows[i] + kFewerRows[i] / 2) ++i;
-  if (i == kFewerRows.size()) return *ways.many;
-  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  check(cudaStreamIsCapturing(stream, &capture), "asking a stream");
-  if (!ways.tried[i] && capture == cudaStreamCaptureStatusNone) {
+  while (i + 1 < kBuckets.size() && call.rows > kBuckets[i]) ++i;
+  if (!ways.tried[i] && !is_capturing(stream)) {
     ways.tried[i] = true;
-    auto way = find(call, kFewerRows[i]);
-    if (way && agree(call, *way, *ways.many, workspace, stream)) ways.fewer[i] = std::move(way);
+    ways.of_rows[i] = fastest(call, kBuckets[i], *ways.first, workspace, stream);
   }
-  return ways.fewer[i] ? *ways.fewer[i] : *ways.many;
+  return ways.of_rows[i] ? *ways.of_rows[i] : *ways.first;
 }
 
-// Whether both give the same bits for some of the call's rows. Waits for the stream.
-bool Library::agree(const LibraryCall& call, const Way& a, const Way& b, std::byte* workspace,
-                    cudaStream_t stream) const {
-  LibraryCall some = call;
-  some.rows = std::min(call.rows, kComparedRows);
-  some.add = nullptr;
-  const auto count = static_cast<size_t>((some.rows - 1) * call.out_stride + call.width);
-  void* memory = nullptr;
-  if (cudaMalloc(&memory, count * sizeof(float)) != cudaSuccess) {
-    cudaGetLastError();
-    return false;
+// Times products one by one, with nothing in the GPU's caches.
+struct Library::Timer {
+  explicit Timer(cudaStream_t on) : stream(on), other(borrow(kCacheBytes)) {
+    check(cudaEventCreate(&from), "making an event");
+    check(cudaEventCreate(&to), "making an event");
   }
-  const std::unique_ptr<void, cudaError_t (*)(void*)> held(memory, cudaFree);
-  some.out = static_cast<float*>(memory);
-  const auto results = [&](const Way& way) {
-    run(some, way, workspace, stream);
+  ~Timer() {
+    cudaEventDestroy(from);
+    cudaEventDestroy(to);
+  }
+  template <class F>
+  float least_ms(F&& work) {
+    float least = std::numeric_limits<float>::infinity();
+    for (int i = 0; i < kTimes; ++i) {
+      if (other) check(cudaMemsetAsync(other.get(), i, kCacheBytes, stream), "emptying the caches");
+      check(cudaEventRecord(from, stream), "timing algorithms");
+      if (!work()) return std::numeric_limits<float>::infinity();
+      check(cudaEventRecord(to, stream), "timing algorithms");
+      check(cudaEventSynchronize(to), "timing algorithms");
+      float ms = 0;
+      check(cudaEventElapsedTime(&ms, from, to), "timing algorithms");
+      if (i > 0) least = std::min(least, ms);  // the first one may load code
+    }
+    return least;
+  }
+  cudaStream_t stream;
+  Memory other;
+  cudaEvent_t from = nullptr, to = nullptr;
+};
+
+// Algorithms to be tried for a call of `rows` rows.
+std::vector<Library::Way> Library::candidates(const LibraryCall& call, int64_t rows) const {
+  std::vector<Way> ways;
+  const auto take = [&](int64_t named_for, size_t most) {
+    for (const Way& way : find(call, named_for)) {
+      const bool known = std::any_of(ways.begin(), ways.end(), [&](const Way& one) {
+        return std::memcmp(&one.algorithm, &way.algorithm, sizeof way.algorithm) == 0;
+      });
+      if (!known && most-- > 0) ways.push_back(way);
+      if (most == 0) return;
+    }
+  };
+  take(rows, kTried);
+  for (const int64_t also : kAlso)
+    if (rows <= kAlsoUpTo) take(also, kAlsoTried);
+  return ways;
+}
+
+// The fastest way whose results are those of `first`; null: none. What the call writes is overwritten.
+std::unique_ptr<Library::Way> Library::fastest(const LibraryCall& call, int64_t rows, const Way& first,
+                                               std::byte* workspace, cudaStream_t stream) const {
+  std::vector<Way> ways = candidates(call, rows);
+  LibraryCall timed = call;
+  Memory elsewhere(nullptr, cudaFree);
+  if (call.add) {  // it may be where the results go
+    elsewhere = borrow(static_cast<size_t>(call.rows * call.out_stride) * sizeof(float));
+    if (!elsewhere) return nullptr;
+    timed.out = static_cast<float*>(elsewhere.get());
+  }
+  Timer timer(stream);
+  std::vector<std::pair<float, size_t>> times;
+  for (size_t i = 0; i < ways.size(); ++i)
+    times.emplace_back(timer.least_ms([&] { return try_run(timed, ways[i], workspace, stream); }), i);
+  std::sort(times.begin(), times.end());
+  const auto by = [&](const Way& way) { return [&](const LibraryCall& few) { try_run(few, way, workspace, stream); }; };
+  for (const auto& [ms, i] : times)
+    if (std::isfinite(ms) && same(call, std::min(call.rows, kComparedRows), by(ways[i]), by(first), stream))
+      return std::make_unique<Way>(ways[i]);
+  return nullptr;
+}
+
+bool Library::agrees(const LibraryCall& call, int64_t rows, const Other& other, std::byte* workspace,
+                     cudaStream_t stream) const {
+  std::lock_guard lock(mutex_);
+  Ways& ways = ways_for(call);
+  if (!ways.agrees) {
+    if (is_capturing(stream)) kit::fail(MOTLEY_INTERNAL, "a product is recorded before it ran");
+    ways.agrees = same(
+        call, rows, other, [&](const LibraryCall& some) { try_run(some, *ways.first, workspace, stream); }, stream);
+  }
+  return *ways.agrees;
+}
+
+// Whether both give the same bits for rows of random numbers. Waits for the stream.
+bool Library::same(const LibraryCall& call, int64_t rows, const Other& a, const Other& b, cudaStream_t stream) const {
+  LibraryCall some = call;
+  some.rows = rows, some.out_step = rows * call.out_stride, some.stride = call.cols;
+  const auto count = static_cast<size_t>(call.batch * some.out_step);
+  const std::vector<uint16_t> x = random_numbers(static_cast<size_t>(rows * call.cols));
+  const Memory memory = borrow(count * sizeof(float)), inputs = borrow(x.size() * sizeof x[0]);
+  if (!memory || !inputs) return false;
+  check(cudaMemcpyAsync(inputs.get(), x.data(), x.size() * sizeof x[0], cudaMemcpyHostToDevice, stream),
+        "comparing algorithms");
+  some.x = inputs.get(), some.out = static_cast<float*>(memory.get());
+  const auto results = [&](const Other& write) {
+    check(cudaMemsetAsync(some.out, 0xff, count * sizeof(float), stream), "comparing algorithms");
+    write(some);
     std::vector<float> values(count);
     check(cudaMemcpyAsync(values.data(), some.out, count * sizeof(float), cudaMemcpyDeviceToHost, stream),
           "comparing algorithms");
@@ -240,7 +363,7 @@ bool Library::agree(const LibraryCall& call, const Way& a, const Way& b, std::by
     return values;
   };
   const std::vector<float> first = results(a), second = results(b);
-  for (int64_t row = 0; row < some.rows; ++row)
+  for (int64_t row = 0; row < call.batch * rows; ++row)
     if (std::memcmp(&first[static_cast<size_t>(row * call.out_stride)],
                     &second[static_cast<size_t>(row * call.out_stride)],
                     static_cast<size_t>(call.width) * sizeof(float)) != 0)
@@ -249,16 +372,16 @@ bool Library::agree(const LibraryCall& call, const Way& a, const Way& b, std::by
 }
 
 void Library::multiply(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const {
-  run(call, way_for(call, workspace, stream), workspace, stream);
+  if (!try_run(call, way_for(call, workspace, stream), workspace, stream))
+    kit::fail(MOTLEY_INTERNAL, "cuBLASLt does not multiply as it said that it would");
 }
 
-void Library::run(const LibraryCall& call, const Way& way, std::byte* workspace, cudaStream_t stream) const {
+bool Library::try_run(const LibraryCall& call, const Way& way, std::byte* workspace, cudaStream_t stream) const {
   const Shapes shapes(*entries_, call, call.rows);
   const float one = 1, beta = call.add ? 1 : 0;
-  require(entries_->matmul(static_cast<cublasLtHandle_t>(handle_), shapes.desc.get(), &one, call.w, shapes.w.get(),
-                           call.x, shapes.x.get(), &beta, call.add ? call.add : call.out, shapes.out.get(), call.out,
-                           shapes.out.get(), &way.algorithm, workspace, kWorkspace, stream),
-          "multiplying");
+  return entries_->matmul(static_cast<cublasLtHandle_t>(handle_), shapes.desc.get(), &one, call.w, shapes.w.get(),
+                          call.x, shapes.x.get(), &beta, call.add ? call.add : call.out, shapes.out.get(), call.out,
+                          shapes.out.get(), &way.algorithm, workspace, kWorkspace, stream) == CUBLAS_STATUS_SUCCESS;
 }
 
 }  // namespace motley::cuda

@@ -2,21 +2,26 @@
 // its own kernels then serve all rows. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "cuda/memory.hpp"
 
 namespace motley::cuda {
 
-// out[rows][width] = x w^T (+ bias) (+ add). w: [width][cols] and x: [rows][stride], bf16; out and add f32.
+// out[rows][width] = x w^T (+ add) (+ bias). w: [width][cols] and x: [rows][stride], bf16; out and add f32, the same or
+// apart. `batch` such products of one x, with neither: their weights and results are so many elements apart.
 struct LibraryCall {
   const void *w, *x;
   const float *bias, *add;  // null: none
   float* out;
   int64_t width, cols, rows, stride;
-  int64_t out_stride;  // of out and add
+  int64_t out_stride;
+  int64_t batch = 1, w_step = 0, out_step = 0;
 };
 
 class Library {
@@ -32,25 +37,34 @@ class Library {
   static bool takes(int64_t width, int64_t cols) { return width % 8 == 0 && cols % 8 == 0 && width >= 64; }
   // Whether the library has an algorithm for the call's shape.
   bool knows(const LibraryCall& call) const;
-  // It knows the shape. A row has the same bits among any others: of one shape all rows go one way, but for algorithms
-  // for fewer rows whose results were seen to be those of the first to the bit.
+  // It knows the shape. A row has the same bits among any others: those of the shape's first algorithm, which splits no
+  // sum. Another one serves so many rows if it was the fastest of those whose results were seen to be the same.
   void multiply(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const;
+  // Whether the results for `rows` of the call's rows are those that `other` writes to the bit: out[rows][out_stride]
+  // for each product of the batch. It knows the shape, which is asked about once; then the stream is waited for.
+  using Other = std::function<void(const LibraryCall& some)>;
+  bool agrees(const LibraryCall& call, int64_t rows, const Other& other, std::byte* workspace,
+              cudaStream_t stream) const;
   uint64_t version() const;
 
  private:
   struct Entries;
-  struct Way;   // an algorithm
-  struct Ways;  // of a shape
+  struct Way;    // an algorithm
+  struct Ways;   // of a shape
+  struct Timer;  // of algorithms
   Library(std::unique_ptr<Entries> entries, void* handle);
   Ways& ways_for(const LibraryCall& call) const;
   const Way& way_for(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const;
-  std::unique_ptr<Way> find(const LibraryCall& call, int64_t rows) const;
-  void run(const LibraryCall& call, const Way& way, std::byte* workspace, cudaStream_t stream) const;
-  bool agree(const LibraryCall& call, const Way& a, const Way& b, std::byte* workspace, cudaStream_t stream) const;
+  std::vector<Way> find(const LibraryCall& call, int64_t rows) const;
+  std::vector<Way> candidates(const LibraryCall& call, int64_t rows) const;
+  bool try_run(const LibraryCall& call, const Way& way, std::byte* workspace, cudaStream_t stream) const;
+  std::unique_ptr<Way> fastest(const LibraryCall& call, int64_t rows, const Way& first, std::byte* workspace,
+                               cudaStream_t stream) const;
+  bool same(const LibraryCall& call, int64_t rows, const Other& a, const Other& b, cudaStream_t stream) const;
   std::unique_ptr<Entries> entries_;
   void* handle_;
   mutable std::mutex mutex_;
-  mutable std::map<std::array<int64_t, 4>, std::unique_ptr<Ways>> ways_;
+  mutable std::map<std::array<int64_t, 5>, std::unique_ptr<Ways>> ways_;
 };
 
 }  // namespace motley::cuda

@@ -62,47 +62,29 @@ __device__ void find_rows(const Job& job, const Crowd& crowd, CrowdRows& rows) {
   if (threadIdx.x == 0) rows.count = min(kRows, all - first), rows.expert = 0;
 }
 
-__device__ inline void warpgroup_multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                          uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3}, "
-      "{%4, %5, %6, %7}, %8, 1, 1, 1, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
-}
-__device__ inline void warpgroup_multiply(float (&d)[8], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                          uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7}, "
-      "{%8, %9, %10, %11}, %12, 1, 1, 1, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
-}
-__device__ inline void warpgroup_multiply(float (&d)[16], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                          uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-      "{%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-        "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
-}
-__device__ inline void warpgroup_multiply(float (&d)[32], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                          uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-        "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-        "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-        "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
-}
+// One instruction for each number of rows; `sums` and `others`: the places of its operands.
+#define MOTLEY_FOUR_SUMS(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define MOTLEY_WARPGROUP_MULTIPLY(rows, sums, others, ...)                                                           \
+  __device__ inline void warpgroup_multiply(float(&d)[rows / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, \
+                                            uint64_t b) {                                                            \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #rows "k16.f32.bf16.bf16 {" sums "}, {" others ", 1, 1, 1, 0;"  \
+                 : __VA_ARGS__                                                                                       \
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));                                                      \
+  }
+MOTLEY_WARPGROUP_MULTIPLY(8, "%0, %1, %2, %3", "%4, %5, %6, %7}, %8", MOTLEY_FOUR_SUMS(0))
+MOTLEY_WARPGROUP_MULTIPLY(16, "%0, %1, %2, %3, %4, %5, %6, %7", "%8, %9, %10, %11}, %12", MOTLEY_FOUR_SUMS(0),
+                          MOTLEY_FOUR_SUMS(4))
+MOTLEY_WARPGROUP_MULTIPLY(32, "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15",
+                          "%16, %17, %18, %19}, %20", MOTLEY_FOUR_SUMS(0), MOTLEY_FOUR_SUMS(4), MOTLEY_FOUR_SUMS(8),
+                          MOTLEY_FOUR_SUMS(12))
+MOTLEY_WARPGROUP_MULTIPLY(64,
+                          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31",
+                          "%32, %33, %34, %35}, %36", MOTLEY_FOUR_SUMS(0), MOTLEY_FOUR_SUMS(4), MOTLEY_FOUR_SUMS(8),
+                          MOTLEY_FOUR_SUMS(12), MOTLEY_FOUR_SUMS(16), MOTLEY_FOUR_SUMS(20), MOTLEY_FOUR_SUMS(24),
+                          MOTLEY_FOUR_SUMS(28))
+#undef MOTLEY_WARPGROUP_MULTIPLY
+#undef MOTLEY_FOUR_SUMS
 
 template <int kLeft>
 __device__ void wait_for_products() {
@@ -156,13 +138,15 @@ __device__ void keep_part(const Crowd& crowd, int part, const float (&sums)[kCou
 template <int kCount>
 __device__ bool join_parts(const Crowd& crowd, float (&sums)[kCount]) {
   const int64_t place = int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
-  __threadfence();
   __syncthreads();
   __shared__ bool last;
-  if (threadIdx.x == 0) last = atomicInc(crowd.counters + place, crowd.sharers - 1) + 1 == crowd.sharers;
+  if (threadIdx.x == 0) {
+    __threadfence();  // of what the whole block has written, since they met
+    last = atomicInc(crowd.counters + place, crowd.sharers - 1) + 1 == crowd.sharers;
+    __threadfence();
+  }
   __syncthreads();
   if (!last) return false;
-  __threadfence();
 #pragma unroll
   for (int n = 0; n < kCount; n += 4) {
     float4 sum{};

@@ -37,11 +37,12 @@ __device__ int64_t token_row(const WeightView& w, const DeviceBatch& batch, cons
   return !known ? -1 : w.row_of ? w.row_of[token] : token;
 }
 
-// A block of threads a row.
+constexpr unsigned kEmbedBlocks = 4;  // of threads, a row
+
 template <class Block>
 __global__ void embed_rows(WeightView w, DeviceBatch batch, Numbering n, float* out) {
   const int64_t r = blockIdx.x, row = token_row(w, batch, n.slots, r);
-  for (int64_t i = threadIdx.x; i < w.cols; i += blockDim.x)
+  for (int64_t i = blockIdx.y * blockDim.x + threadIdx.x; i < w.cols; i += gridDim.y * blockDim.x)
     out[r * w.cols + i] = row < 0 ? 0.0f : element<Block>(w, w.data + row * w.row_bytes, i) * n.factor;
 }
 
@@ -49,7 +50,7 @@ template <class Kind>
 __global__ void embed_tiles(WeightView w, DeviceBatch batch, Numbering n, float* out) {
   const int64_t r = blockIdx.x, row = token_row(w, batch, n.slots, r);
   const uint8_t* const tiles = w.data + row / kTileRows * w.row_bytes;
-  for (int64_t i = threadIdx.x; i < w.cols; i += blockDim.x) {
+  for (int64_t i = blockIdx.y * blockDim.x + threadIdx.x; i < w.cols; i += gridDim.y * blockDim.x) {
     const uint8_t* const tile = tiles + i / Kind::kColumns * Kind::kTileBytes;
     const float value =
         row < 0 ? 0.0f : Kind::value(tile, static_cast<int>(row % kTileRows), static_cast<int>(i % Kind::kColumns));
@@ -113,15 +114,10 @@ Job job_of(const kit::OpCall& call, Rows rows) {
   job.dtype = w.format;
   job.cols = static_cast<int32_t>(w.cols);
   job.row_bytes = w.view().row_bytes, job.expert_bytes = w.view().expert_bytes;
-  job.x = call.in[0].f32(rows.first), job.rows = rows.count;
-  const bool add = call.in.size() > 1 && call.op->kind == MOTLEY_OP_MATMUL && call.in[1].data;
+  job.x = {call.in[0].bytes(rows.first), call.in[0].dtype == MOTLEY_BF16}, job.rows = rows.count;
   for (size_t i = 0; i < call.out.size(); ++i) {
     const WeightView& view = weight_of(call, i).view();
-    job.products[i] = {view.data,
-                       bias_of(call, i),
-                       add ? call.in[1].f32(rows.first) : nullptr,
-                       call.out[i].f32(rows.first),
-                       static_cast<int32_t>(view.rows),
+    job.products[i] = {view.data, bias_of(call, i), call.out[i].f32(rows.first), static_cast<int32_t>(view.rows),
                        job.tiles};
     job.tiles += tiles_of(view.rows);
     ++job.count;
@@ -131,7 +127,14 @@ Job job_of(const kit::OpCall& call, Rows rows) {
 
 bool aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
 
-// The library's calls of a job, each with the weight rows [first, first + width) of product i: f(i, first, call).
+// Products i and i + 1 of a job can be one call of the library.
+bool are_a_batch(const Job& job, int i) {
+  if (i + 1 >= job.count) return false;
+  const Product &a = job.products[i], &b = job.products[i + 1];
+  return a.width == b.width && !a.bias && !b.bias && a.data < b.data && a.out < b.out;
+}
+
+// The library's calls of a job, each of weight rows [first, first + width) of products from i on: f(i, first, call).
 template <class F>
 void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
   const LibraryScratch at = library_scratch(job.rows, job.cols);
@@ -140,15 +143,22 @@ void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
     const bool direct = w.format == MOTLEY_BF16 && !w.view().sub_block_of;
     const int64_t step = direct ? p.width : slab_rows(p.width, job.cols);
+    LibraryCall one{};
+    one.cols = job.cols, one.rows = job.rows, one.out_stride = p.width;
+    one.x = job.x.bf16 ? job.x.data : call.scratch;
+    one.stride = job.x.bf16 ? job.cols : bf16_stride(job.cols);
+    if (direct && are_a_batch(job, i)) {
+      const Product& next = job.products[i + 1];
+      one.batch = 2, one.out_step = next.out - p.out, one.w_step = (next.data - p.data) / 2;
+    }
     for (int64_t first = 0; first < p.width; first += step) {
-      LibraryCall one{};
-      one.width = std::min(step, p.width - first), one.cols = job.cols, one.rows = job.rows;
+      one.width = std::min(step, p.width - first);
       one.w = direct ? static_cast<const void*>(p.data) : call.scratch + at.slab;
-      one.x = call.scratch, one.stride = bf16_stride(job.cols);
-      one.out = p.out + first, one.out_stride = p.width;
-      one.bias = p.bias ? p.bias + first : nullptr, one.add = p.residual ? p.residual + first : nullptr;
+      one.out = p.out + first;
+      one.bias = p.bias ? p.bias + first : nullptr;
       f(i, first, one);
     }
+    i += static_cast<int>(one.batch) - 1;
   }
 }
 
@@ -156,21 +166,69 @@ bool fits_library(const kit::OpCall& call, const Job& job, const Library& librar
   bool fits = true;
   for (int i = 0; i < job.count; ++i) {
     const Product& p = job.products[i];
-    fits = fits && Library::takes(p.width, job.cols) && aligned(p.out) && aligned(p.residual) && aligned(p.bias);
+    fits = fits && Library::takes(p.width, job.cols) && aligned(p.out) && aligned(p.bias);
   }
   if (fits)
     each_library_call(call, job, [&](int, int64_t, const LibraryCall& one) { fits = fits && library.knows(one); });
   return fits;
 }
 
-void multiply_by_library(const kit::OpCall& call, const Job& job, const Library& library) {
-  const cudaStream_t stream = stream_of(call).raw();
-  rows_to_bf16(job.x, job.rows, job.cols, call.scratch, bf16_stride(job.cols), stream);
-  each_library_call(call, job, [&](int i, int64_t first, const LibraryCall& one) {
+// The products of few rows run beside each other: one alone does not keep the memory busy. add: to the one product.
+void multiply_by_library(const kit::OpCall& call, const Job& job, const Library& library, const float* add = nullptr) {
+  constexpr int64_t kBesideRows = 512;
+  CudaStream& stream = stream_of(call);
+  const LibraryScratch at = library_scratch(job.rows, job.cols);
+  if (!job.x.bf16) rows_to_bf16(job.x, job.rows, job.cols, call.scratch, bf16_stride(job.cols), stream.raw());
+  bool forked = false;
+  each_library_call(call, job, [&](int i, int64_t first, LibraryCall one) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
-    if (one.w != job.products[i].data) to_bf16(w.format, w.view(), first, one.width, const_cast<void*>(one.w), stream);
-    library.multiply(one, call.scratch + library_scratch(job.rows, job.cols).workspace, stream);
+    one.add = add;
+    if (one.w != job.products[i].data)
+      to_bf16(w.format, w.view(), first, one.width, const_cast<void*>(one.w), stream.raw());
+    const bool more = one.w == job.products[i].data && i + one.batch < job.count && job.rows <= kBesideRows;
+    if (more && !forked) {
+      forked = true;
+      return library.multiply(one, call.scratch + at.beside, stream.fork());
+    }
+    library.multiply(one, call.scratch + at.workspace, stream.raw());
   });
+  if (forked) stream.join();
+}
+
+// Products i to i + call.batch - 1 of a job, for the library's call, by own kernels.
+void multiply_call_serially(Job job, int i, const LibraryCall& call, cudaStream_t stream) {
+  job.rows = call.rows, job.x = {call.x, true}, job.tiles = 0;
+  job.count = static_cast<int32_t>(call.batch);
+  for (int b = 0; b < job.count; ++b) {
+    Product& p = job.products[b] = job.products[i + b];
+    p.first = job.tiles, p.out = call.out + b * call.out_step;
+    job.tiles += tiles_of(p.width);
+  }
+  multiply_serially(job, stream);
+}
+
+__global__ void add_values(float* out, const float* add, int64_t count) {
+  for (int64_t i = first_item(); i < count; i += item_step()) out[i] += add[i];
+}
+
+// Whether the sums of the library are those of multiply_serially: all rows may then go either way. add: as above.
+bool is_of_one_class(const kit::OpCall& call, const Job& job, const Library& library, const float* add = nullptr) {
+  const CudaWeight& w = weight_of(call, 0);
+  const int64_t few = std::min(job.rows, serial_rows_max(job));
+  if (w.format != MOTLEY_BF16 || !w.view().streams || few <= 0 || !fits_library(call, job, library)) return false;
+  const cudaStream_t stream = stream_of(call).raw();
+  bool agree = true;
+  each_library_call(call, job, [&](int i, int64_t, LibraryCall one) {
+    one.add = add;
+    const auto serially = [&](const LibraryCall& some) {
+      multiply_call_serially(job, i, some, stream);
+      const int64_t count = some.rows * some.width;
+      if (add) add_values<<<blocks_for(count), kThreads, 0, stream>>>(some.out, add, count);
+    };
+    std::byte* const workspace = call.scratch + library_scratch(job.rows, job.cols).workspace;
+    agree = agree && library.agrees(one, few, serially, workspace, stream);
+  });
+  return agree;
 }
 
 void multiply_by_formulas(const kit::OpCall& call, Rows rows) {
@@ -201,7 +259,7 @@ void embed(const kit::OpCall& call) {
   if (call.out[0].rows == 0) return;
   const CudaStream& stream = stream_of(call);
   const auto& weight = *static_cast<const CudaWeight*>(call.weight[0]);
-  const auto blocks = static_cast<unsigned>(call.out[0].rows);
+  const dim3 blocks(static_cast<unsigned>(call.out[0].rows), kEmbedBlocks);
   const Numbering numbering{static_cast<const int32_t*>(call.in[0].data), call.op->attr.embed.scale};
   if (weight.view().tiled) {
     visit_packed(weight.format, [&]<class Kind>(Kind) {
@@ -217,10 +275,29 @@ void embed(const kit::OpCall& call) {
   launched("EMBED");
 }
 
-// Prompt rows may be of another class than the others: runs of equal rows are products of their own.
-void matmul(const kit::OpCall& call) {
+namespace {
+
+// Of so many rows cuBLASLt adds to a product as it ends; for fewer the algorithms that do so are slow.
+constexpr int64_t kAddedRows = 1024;
+
+// Prompt rows may be of another class than the others: runs of equal rows are products of their own. True if the
+// product, with `add`, is in `sum`: both of the shape of the one result.
+bool multiply(const kit::OpCall& call, const float* add, float* sum) {
   const auto& data = *static_cast<const ProductData*>(call.op->data.get());
   const int64_t rows = call.in[0].rows;
+  if (rows == 0) return false;
+  Job all = job_of(call, {0, rows});
+  if (data.cublaslt && is_of_one_class(call, all, *data.cublaslt)) {
+    if (rows <= serial_rows_max(all)) {
+      multiply_serially(all, stream_of(call).raw());
+      return false;
+    }
+    const bool adds = add && rows > kAddedRows && aligned(add) && aligned(sum) && !all.products[0].bias &&
+                      is_of_one_class(call, all, *data.cublaslt, add);
+    if (adds) all.products[0].out = sum;
+    multiply_by_library(call, all, *data.cublaslt, adds ? add : nullptr);
+    return adds;
+  }
   const auto is_prompt = [&](int64_t r) { return data.cublaslt && !data.head && call.batch->generated[r] == 0; };
   for (int64_t first = 0; first < rows;) {
     int64_t end = first + 1;
@@ -228,6 +305,21 @@ void matmul(const kit::OpCall& call) {
     multiply_class(call, data, {first, end - first}, is_prompt(first));
     first = end;
   }
+  return false;
+}
+
+}  // namespace
+
+void matmul(const kit::OpCall& call) { multiply(call, nullptr, nullptr); }
+
+void matmul_add_rmsnorm(const kit::OpCall& call) {
+  kit::OpCall product = call;
+  product.in = call.in.first(1), product.out = call.out.first(1), product.weight = call.weight.first(2);
+  const float* const add = call.in[1].f32();
+  const kit::Tensor& sum = call.out[1];
+  const bool added = multiply(product, add, sum.f32());
+  rmsnorm_of_sum(call, added ? sum.f32() : call.out[0].f32(), added ? nullptr : add, sum, call.out[2],
+                 call.op->more_attrs[0], *call.weight[2]);
 }
 
 void grouped_matmul(const kit::OpCall& call) {

@@ -9,17 +9,16 @@
 
 namespace motley::cuda {
 
-// PlanOp::data of a MATMUL. Its inputs: x, and what is added to the result, if anything; its weights: weight and bias
-// of each product.
+// PlanOp::data of a MATMUL. Its input: x; its weights: weight and bias of each product.
 struct ProductData {
-  std::shared_ptr<const Library> cublaslt;  // of prompt rows; null: they are as the others
+  std::shared_ptr<const Library> cublaslt;  // null: own kernels take all rows
   kit::Allocation counters;                 // of multiply_rows, zero between calls
   bool head = false;                        // no prompt rows
 };
 
 // Where a product by the library has its parts, and how many bytes it needs.
 struct LibraryScratch {
-  int64_t workspace, slab, bytes;
+  int64_t workspace, beside, slab, bytes;  // beside: another workspace
 };
 LibraryScratch library_scratch(int64_t rows, int64_t cols);
 // Weight rows that are de-quantised at once.

@@ -80,7 +80,7 @@ class Streaming : public testing::Test {
     Job job{};
     job.dtype = w.format, job.cols = static_cast<int32_t>(w.cols), job.count = 1, job.tiles = tiles_of(w.rows);
     job.row_bytes = w.view().row_bytes, job.expert_bytes = w.view().expert_bytes;
-    job.products[0] = {w.view().data, nullptr, nullptr, nullptr, static_cast<int32_t>(w.rows), 0};
+    job.products[0] = {w.view().data, nullptr, nullptr, static_cast<int32_t>(w.rows), 0};
     return job;
   }
 
@@ -90,7 +90,7 @@ class Streaming : public testing::Test {
     const DeviceBytes in(*memory_, x.data(), x.size() * 4);
     const kit::Allocation out = room(job.rows * width * 4), scratch = room(stream_scratch(job, job.rows));
     const kit::Allocation counters = room(stream_counters(job, job.rows) * 4);
-    job.x = in.as<float>(), job.products[0].out = reinterpret_cast<float*>(out.data());
+    job.x = {in.as<float>(), false}, job.products[0].out = reinterpret_cast<float*>(out.data());
     multiply_rows(job, scratch.data(), reinterpret_cast<uint32_t*>(counters.data()), nullptr, few_rows_max);
     multiply_rows(job, scratch.data(), reinterpret_cast<uint32_t*>(counters.data()), nullptr,
                   few_rows_max);  // counters are zero
@@ -154,7 +154,7 @@ TEST_F(Streaming, ChosenExperts_AreTheirProducts) {
       const kit::Allocation out = room(rows * kChoices * kWidth * 4), fault = room(4);
       const kit::Allocation scratch = room(choice_scratch(rows * kChoices, rows, kCols, kExperts));
       Job job = job_of(w);
-      job.x = in.as<float>(), job.rows = rows, job.products[0].out = reinterpret_cast<float*>(out.data());
+      job.x = {in.as<float>(), false}, job.rows = rows, job.products[0].out = reinterpret_cast<float*>(out.data());
       multiply_chosen(
           job, {on_gpu.as<int32_t>(), nullptr, kExperts, kChoices, false, reinterpret_cast<int32_t*>(fault.data())},
           kExperts, scratch.data(), nullptr);
@@ -182,7 +182,7 @@ TEST_F(Streaming, Library_IsNearThem) {
                         out = room(kRows * kWidth * 4);
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
   to_bf16(w.format, w.view(), 0, kWidth, weights.data(), nullptr);
-  rows_to_bf16(in.as<float>(), kRows, kCols, rows.data(), kCols, nullptr);
+  rows_to_bf16({in.as<float>(), false}, kRows, kCols, rows.data(), kCols, nullptr);
   LibraryCall call{weights.data(), rows.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
                    kWidth,         kCols,       kRows,   kCols,   kWidth};
   EXPECT_TRUE(library->knows(call));
@@ -197,6 +197,73 @@ TEST_F(Streaming, Library_IsNearThem) {
     const std::vector<float> got = read(out, few * kWidth);
     EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << few << " rows";
   }
+}
+
+// What lets rows in bf16 be of one class: few rows by own kernels have the bits that they have among many.
+TEST_F(Streaming, Serial_IsTheLibrary) {
+  std::string why;
+  const auto library = Library::open(&why);
+  if (!library) GTEST_SKIP() << why;
+  constexpr int64_t kRows = 300;
+  for (const auto& [width, cols] : {std::pair{400, 2816}, {64, 264}, {2104, 5120}, {20400, 1024}, {4096, 14336}}) {
+    const CudaWeight w = weight(MOTLEY_BF16, 1, width, cols);
+    const std::vector<float> x = normals(kRows * cols), bias = normals(width);
+    const DeviceBytes in(*memory_, x.data(), x.size() * 4), b(*memory_, bias.data(), bias.size() * 4);
+    const kit::Allocation rounded = room(kRows * cols * 2), out = room(kRows * width * 4);
+    const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
+    rows_to_bf16({in.as<float>(), false}, kRows, cols, rounded.data(), cols, nullptr);
+    auto* const to = reinterpret_cast<float*>(out.data());
+    LibraryCall call{w.view().data, rounded.data(), b.as<float>(), nullptr, to, width, cols, kRows, cols, width};
+    ASSERT_TRUE(library->knows(call));
+    library->multiply(call, workspace.data(), nullptr);
+    const std::vector<float> all = read(out, kRows * width);
+    const auto check = [&](const std::vector<float>& got, int64_t rows, const char* by) {
+      EXPECT_TRUE(std::equal(got.begin(), got.begin() + rows * width, all.begin()))
+          << width << " x " << cols << ", " << rows << " rows by " << by;
+    };
+    for (const int64_t rows : {5, 16, 17, 33, 65, 130, 200, 257}) {
+      call.rows = rows;
+      library->multiply(call, workspace.data(), nullptr);
+      check(read(out, rows * width), rows, "the library");
+    }
+    Job job = job_of(w);
+    job.products[0].bias = b.as<float>(), job.products[0].out = to;
+    for (const bool bf16 : {false, true}) {
+      job.x = {bf16 ? static_cast<const void*>(rounded.data()) : in.as<float>(), bf16};
+      for (job.rows = 1; job.rows <= serial_rows_max(job); ++job.rows) {
+        EXPECT_EQ(cudaMemset(to, 0xff, static_cast<size_t>(job.rows * width) * 4), cudaSuccess);
+        multiply_serially(job, nullptr);
+        check(read(out, job.rows * width), job.rows, bf16 ? "the serial kernel" : "it, from f32");
+      }
+    }
+  }
+}
+
+// Two products of an input in one call of the library, and rows that are bf16 already.
+TEST_F(Streaming, ABatch_IsItsProducts) {
+  std::string why;
+  const auto library = Library::open(&why);
+  if (!library) GTEST_SKIP() << why;
+  constexpr int64_t kWidth = 1024, kCols = 512, kRows = 100;
+  const CudaWeight w = weight(MOTLEY_BF16, 1, 2 * kWidth, kCols);
+  const std::vector<float> x = normals(kRows * kCols);
+  const DeviceBytes in(*memory_, x.data(), x.size() * 4);
+  const kit::Allocation rounded = room(kRows * kCols * 2), out = room(kRows * 2 * kWidth * 4);
+  const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
+  rows_to_bf16({in.as<float>(), false}, kRows, kCols, rounded.data(), kCols, nullptr);
+  LibraryCall call{w.view().data, rounded.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
+                   kWidth,        kCols,          kRows,   kCols,   kWidth};
+  for (int i = 0; i < 2; ++i) {
+    LibraryCall one = call;
+    one.w = w.view().data + i * kWidth * kCols * 2, one.out = call.out + i * kRows * kWidth;
+    library->multiply(one, workspace.data(), nullptr);
+  }
+  const std::vector<float> wanted = read(out, kRows * 2 * kWidth);
+  EXPECT_EQ(cudaMemset(out.data(), 0xff, kRows * 2 * kWidth * 4), cudaSuccess);
+  call.batch = 2, call.w_step = kWidth * kCols, call.out_step = kRows * kWidth;
+  ASSERT_TRUE(library->knows(call));
+  library->multiply(call, workspace.data(), nullptr);
+  EXPECT_TRUE(read(out, kRows * 2 * kWidth) == wanted);
 }
 
 }  // namespace

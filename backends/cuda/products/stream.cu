@@ -61,13 +61,11 @@ int32_t sharers_of(const StreamKernels& kernels, const Cut& cut) {
   return best;
 }
 
-__global__ void plain_rows(const float* x, int64_t cols, int64_t stride, int64_t count, __nv_bfloat16* to) {
+__global__ void plain_rows(Inputs x, int64_t cols, int64_t stride, int64_t count, __nv_bfloat16* to) {
   wait_for_previous();
   for (int64_t i = first_item(); i < count; i += item_step()) {
     const int64_t row = i / (stride / 4), column = i % (stride / 4) * 4;
-    const float* const from = x + row * cols;
-    const float4 v = four(from, static_cast<int>(column), static_cast<int>(cols),
-                          (reinterpret_cast<uintptr_t>(from) & 15) == 0 && column + 4 <= cols);
+    const float4 v = four_of(x, row, static_cast<int>(column), static_cast<int>(cols));
     *reinterpret_cast<uint2*>(to + row * stride + column) = {bf16_pair(v.x, v.y), bf16_pair(v.z, v.w)};
   }
 }
@@ -141,7 +139,7 @@ int64_t choice_scratch(int64_t pairs, int64_t x_rows, int64_t cols, int64_t expe
   return align(pairs * 4) + align(groups * static_cast<int64_t>(sizeof(Group))) + align(x_rows * bf16_stride(cols) * 2);
 }
 
-void rows_to_bf16(const float* x, int64_t rows, int64_t cols, void* to, int64_t to_stride, cudaStream_t stream) {
+void rows_to_bf16(const Inputs& x, int64_t rows, int64_t cols, void* to, int64_t to_stride, cudaStream_t stream) {
   const int64_t count = rows * to_stride / 4;
   launch_early(plain_rows, dim3(blocks_for(count)), kThreads, 0, stream, x, cols, to_stride, count,
                static_cast<__nv_bfloat16*>(to));
@@ -200,6 +198,7 @@ bool prepare_stream() {
     if (!kernels->built()) return false;
     kernels->prepare();
   }
+  prepare_serial();
   return true;
 }
 

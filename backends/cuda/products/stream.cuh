@@ -15,17 +15,27 @@ __device__ inline float4 four(const float* from, int i, int cols, bool aligned) 
           i + 3 < cols ? from[i + 3] : 0.0f};
 }
 
-// x as bf16 in shared memory, row_bytes apart, zeros behind its columns, in the kind's order.
+// Columns i to i + 3 of a row.
+__device__ inline float4 four_of(const Inputs& x, int64_t row, int i, int cols) {
+  if (x.bf16) {
+    if (i >= cols) return {};
+    const uint2 v = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(x.data) + row * cols + i);
+    return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
+            __uint_as_float(v.y & 0xffff0000u)};
+  }
+  const float* const from = static_cast<const float*>(x.data) + row * cols;
+  return four(from, i, cols, (reinterpret_cast<uintptr_t>(from) & 15) == 0 && i + 4 <= cols);
+}
+
+// Rows from `row` on as bf16 in shared memory, row_bytes apart, zeros behind their columns, in the kind's order.
 template <class Kind>
-__device__ void stage_rows(const float* x, int rows, int cols, int columns, int row_bytes, uint8_t* to) {
+__device__ void stage_rows(const Inputs& x, int64_t row, int rows, int cols, int columns, int row_bytes, uint8_t* to) {
   constexpr int kAtOnce = 8;
-  const bool aligned = (reinterpret_cast<uintptr_t>(x) & 15) == 0 && cols % 4 == 0;
   for (int r = 0; r < rows; ++r) {
-    const float* const from = x + int64_t{r} * cols;
     for (int first = 4 * threadIdx.x; first < columns; first += kAtOnce * 4 * kFewThreads) {
       float4 v[kAtOnce];
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) v[k] = four(from, first + k * 4 * kFewThreads, cols, aligned);
+      for (int k = 0; k < kAtOnce; ++k) v[k] = four_of(x, row + r, first + k * 4 * kFewThreads, cols);
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
         const int i = first + k * 4 * kFewThreads;
@@ -79,7 +89,7 @@ __global__ void __launch_bounds__(kFewThreads, kFewBlocks) few_rows(Job job, Cho
   const auto ask_first = [&] {
     for (int i = 0; i + 1 < kFewStages; ++i) ask();
   };
-  const float* x = job.x;
+  int64_t input = 0;
   if (choice.ids) {
     wait_for_previous();
     row = blockIdx.y;
@@ -87,14 +97,14 @@ __global__ void __launch_bounds__(kFewThreads, kFewBlocks) few_rows(Job job, Cho
     const bool known = id >= 0 && id < choice.source_experts;
     if (!known && threadIdx.x == 0) report(choice.fault, Fault::kExpert);
     expert = !known ? -1 : choice.expert_of ? choice.expert_of[id] : id;
-    x += (choice.own_inputs ? row : row / choice.top_k) * job.cols;
+    input = choice.own_inputs ? row : row / choice.top_k;
     ask_first();
   } else {
     ask_first();
     wait_for_previous();
   }
   const int rows = expert < 0 ? 0 : static_cast<int>(job.rows);
-  stage_rows<Kind>(x, rows, job.cols, chunks * Kind::kColumns, row_bytes, inputs);
+  stage_rows<Kind>(job.x, input, rows, job.cols, chunks * Kind::kColumns, row_bytes, inputs);
   __syncthreads();
   const uint8_t* const own = inputs + lane.row * row_bytes + 16 * lane.part;
   int turn = 0, stage = 0;
@@ -131,15 +141,13 @@ __global__ void __launch_bounds__(kFewThreads, kFewBlocks) few_rows(Job job, Cho
 // first product takes 4. rows_at_once: the rows of a block of threads lie as it has them in shared memory; 0: row by
 // row.
 template <class Kind>
-__global__ void rows_in_order(const float* x, int64_t cols, int64_t stride, int64_t count, int rows_at_once,
+__global__ void rows_in_order(Inputs x, int64_t cols, int64_t stride, int64_t count, int rows_at_once,
                               __nv_bfloat16* to) {
   wait_for_previous();
   for (int64_t i = first_item(); i < count; i += item_step()) {
     const int64_t row = i / (stride / 4);
     const int column = static_cast<int>(i % (stride / 4) * 4), in_chunk = column % Kind::kColumns;
-    const float* const from = x + row * cols;
-    const float4 v =
-        four(from, column, static_cast<int>(cols), (reinterpret_cast<uintptr_t>(from) & 15) == 0 && column + 4 <= cols);
+    const float4 v = four_of(x, row, column, static_cast<int>(cols));
     const int unit = Kind::unit(in_chunk / 8);
     const int place = column - in_chunk + unit / 4 * kStep + column / 4 % 2 * 16 + unit % 4 * 2;
     const auto put = [&](int at, uint32_t pair) {
@@ -224,7 +232,7 @@ void allow_shared() {
 }
 
 template <class Kind>
-void launch_order(const float* x, int64_t rows, int64_t cols, int64_t stride, int rows_at_once, __nv_bfloat16* to,
+void launch_order(const Inputs& x, int64_t rows, int64_t cols, int64_t stride, int rows_at_once, __nv_bfloat16* to,
                   cudaStream_t stream) {
   const int64_t count = rows * stride / 4;
   launch_early(rows_in_order<Kind>, dim3(blocks_for(count)), kThreads, 0, stream, x, cols, stride, count, rows_at_once,
@@ -254,7 +262,7 @@ struct StreamKernels {
   int (*row_shared)(const Job&);
   void (*few)(const Job&, const Choice&, unsigned pairs, cudaStream_t);
   void (*many)(const Job&, const Crowd&, int eights, unsigned blocks, cudaStream_t);
-  void (*order)(const float* x, int64_t rows, int64_t cols, int64_t stride, int rows_at_once, __nv_bfloat16* to,
+  void (*order)(const Inputs& x, int64_t rows, int64_t cols, int64_t stride, int rows_at_once, __nv_bfloat16* to,
                 cudaStream_t);
   bool (*built)();  // for this GPU, and not from another one's intermediate code
   void (*prepare)();

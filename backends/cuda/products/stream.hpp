@@ -11,16 +11,17 @@ constexpr int kParts = 8;        // of the columns
 constexpr int kProductsMax = 3;  // of one input at once
 constexpr int kFewRows = 8;      // that need no copy of the activations
 constexpr int kFewRowsBest = 4;  // of these it pays
+constexpr int kSerialRows = 4;   // that multiply_serially takes
 constexpr int kRowsAtOnce = 64;  // that a block of threads takes, the most
 constexpr int kBlockTiles = 8;   // of 16 weight rows each, that a block of threads takes with more than few rows
 
 // One of the products that share an input.
 struct Product {
   const uint8_t* data;
-  const float *bias, *residual;  // null: none
-  float* out;                    // [rows][width]
-  int32_t width;                 // weight rows
-  int32_t first;                 // tile, counted over all products
+  const float* bias;  // null: none
+  float* out;         // [rows][width]
+  int32_t width;      // weight rows
+  int32_t first;      // tile, counted over all products
 };
 
 // Rows that go to one expert.
@@ -28,12 +29,18 @@ struct Group {
   int32_t expert, first, count;  // expert -1: zeros; first: into `order`
 };
 
+// Rows of activations: f32, or already rounded to bf16 (of a multiple of eight columns).
+struct Inputs {
+  const void* data;
+  bool bf16;
+};
+
 struct Job {
   Product products[kProductsMax];
   int32_t count, tiles;  // products; tiles of all
   int32_t dtype, cols;
   int64_t row_bytes, expert_bytes;  // as WeightView has them
-  const float* x;                   // [rows][cols]
+  Inputs x;                         // [rows][cols]
   int64_t rows;
 };
 
@@ -60,8 +67,13 @@ void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaS
 // `experts` are held.
 void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std::byte* scratch, cudaStream_t stream);
 
-// f32 to bf16 rows, `to_stride` apart, zeros behind.
-void rows_to_bf16(const float* x, int64_t rows, int64_t cols, void* to, int64_t to_stride, cudaStream_t stream);
+// In bf16 (rows as the file has them) with the sums of cuBLASLt's kernels that split none: the columns from the first
+// to the last, 16 at a time. Up to serial_rows_max rows, kSerialRows or fewer, 0 where a row is too long.
+int64_t serial_rows_max(const Job& job);
+void multiply_serially(const Job& job, cudaStream_t stream);
+
+// To bf16 rows, `to_stride` apart, zeros behind.
+void rows_to_bf16(const Inputs& x, int64_t rows, int64_t cols, void* to, int64_t to_stride, cudaStream_t stream);
 int64_t bf16_stride(int64_t cols);  // elements
 
 // Lets the kernels have the shared memory they ask for; once a GPU. False: it has too little (before compute capability
