@@ -175,6 +175,7 @@ CudaStream::CudaStream(CudaMemory& memory) : memory_(memory) {
 
 CudaStream::~CudaStream() {
   cudaStreamSynchronize(stream_);
+  if (beside_) cudaStreamSynchronize(beside_);
   drop_records();
   for (const PinnedPool::Piece& piece : held_.pieces) pool_.give(piece);
   if (staging_.data) pool_.give(staging_);

@@ -163,13 +163,17 @@ class Instance {
   Epoch next_epoch() const;
   // By the name of the device: as far as it is known.
   DriftFactors drift() const;
+  DriftFactors planned_for() const;  // what drift() was when the plan in force came
   void set_drift(DriftFactors factors);
   // What is known of the devices that are not lost, as they are now.
   PlanInput input_now(const PlannedModel& known, const DeviceSet& devices) const;
   Result<RuntimeOptions> options_for(const Placement& placement, const std::stop_token& stop) const;
   Result<std::unique_ptr<RuntimeExecutor>> build_runtime(const Placement& placement,
                                                          const std::stop_token& stop = std::stop_token()) const;
-  Status make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> prepared = nullptr);
+  // With the report, if any, of the placement: it is in force then.
+  Status make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> prepared = nullptr,
+                      PlanReport* report = nullptr);
+  Status serve_on_any(const Status& why);
   void count_work(std::map<std::string, DriverWork>* work) const;
   void drop_runtime();
   bool restart_workers();
@@ -197,7 +201,7 @@ class Instance {
   uint64_t restarts_ = 0;  // of workers, where no device was left
   std::shared_ptr<const PlannedModel> planned_;
   std::optional<PlanReport> in_force_;
-  DriftFactors drift_;                      // of what was measured
+  DriftFactors drift_, planned_for_;        // of what was measured
   std::map<std::string, DriverWork> work_;  // by executors that are gone
   DeviceSet runtime_devices_;               // which runtime_ uses
   std::unique_ptr<RuntimeExecutor> runtime_;

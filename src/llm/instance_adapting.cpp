@@ -74,7 +74,9 @@ class Instance::Adapting {
       if (!take_models(*seen)) return false;
       epoch_ = seen->placement.epoch;
       law_.begin_anew();
+      if (std::exchange(moved_to_, 0) != epoch_) law_.planned_for(instance_.planned_for());
     }
+    if (totals_.size() != seen->placement.lanes.size()) return false;
     if (instance_.changing_) law_.begin_anew();  // what is measured meanwhile is not of steps
     for (const auto& [name, by_lane] : models_) {
       const auto at = seen->devices.find(name);
@@ -141,6 +143,7 @@ class Instance::Adapting {
       return;
     }
     law_.moved();
+    moved_to_ = see() ? see()->placement.epoch : 0;
     log_info("moved to {} in {:.0f} ms", instance_.device_text(),
              static_cast<double>(system_clock().now_ns() - began_ns) / 1e6);
   }
@@ -176,7 +179,7 @@ class Instance::Adapting {
   const std::stop_token stop_;
   Adaptation law_;
   std::map<std::string, std::vector<BusyModel>> models_;  // by device, [lane]
-  Epoch epoch_ = 0;
+  Epoch epoch_ = 0, moved_to_ = 0;
   std::vector<TotalsByDevice> totals_;
   bool idle_ = true;
 };

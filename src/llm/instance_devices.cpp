@@ -159,7 +159,7 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
   if (taken.ok()) return taken;
   log_warning("{}; back to the plan before", taken.error().message());
   Status back = put_in_force(std::move(before));
-  while (!back.ok() && !devices().mark_failed().empty()) back = serve_on_what_is_left(back);
+  if (!back.ok()) back = serve_on_any(back);
   if (back.ok()) return runtime_.get();
   log_error("nothing can serve any more: {}", back.message());
   return nullptr;
@@ -253,6 +253,11 @@ Epoch Instance::next_epoch() const {
   return epoch_ + 1;
 }
 
+DriftFactors Instance::planned_for() const {
+  std::lock_guard lock(mutex_);
+  return planned_for_;
+}
+
 DriftFactors Instance::drift() const {
   std::lock_guard lock(mutex_);
   return drift_;
@@ -291,18 +296,22 @@ Result<std::unique_ptr<RuntimeExecutor>> Instance::build_runtime(const Placement
   return RuntimeExecutor::create(model(), placement, devices().named(), options);
 }
 
-Status Instance::make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> runtime) {
-  const DeviceSet devices = this->devices();
+Status Instance::make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> prepared,
+                              PlanReport* report) {
+  DeviceSet devices_before = devices();  // outlives the executor that uses it
+  std::unique_ptr<RuntimeExecutor> runtime = std::move(prepared);
   if (runtime == nullptr || runtime->describe().epoch != placement.epoch) {
     runtime.reset();
     ASSIGN_OR_RETURN(runtime, build_runtime(placement));
   }
-  DeviceSet devices_before = devices;  // outlives the executor that uses it
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(mutex_);  // whoever looks sees all of one plan
   count_work(&work_);
   std::swap(runtime_devices_, devices_before);
   std::swap(runtime_, runtime);
   epoch_ = placement.epoch;
+  if (report == nullptr) return ok_status();
+  in_force_ = std::move(*report);
+  planned_for_ = drift_;
   return ok_status();
 }
 
@@ -367,19 +376,25 @@ Result<Executor*> Instance::recover(const Status& why) {
   const int64_t began_ns = system_clock().now_ns();
   drop_runtime();
   const int64_t dropped_ns = system_clock().now_ns();
+  RETURN_IF_ERROR(serve_on_any(why));
+  const int64_t ready_ns = system_clock().now_ns();
+  log_info("loaded anew on {} in {:.0f} ms, after {:.0f} ms for letting go of what was there", device_text(),
+           static_cast<double>(ready_ns - dropped_ns) / 1e6, static_cast<double>(dropped_ns - began_ns) / 1e6);
+  return runtime_.get();
+}
+
+// On whatever serves, and as often as it takes. What has failed may be marked by others, too.
+Status Instance::serve_on_any(const Status& why) {
+  devices().mark_failed();
   for (;;) {
     if (devices().named().empty() && !restart_workers()) return why.annotate("no device is left");
     const Status status = serve_on_what_is_left(why);
-    if (status.ok()) break;
+    if (status.ok()) return status;
     // A device that fails while it is loaded is lost too. Each turn has one less.
     const std::vector<std::string> failed = devices().mark_failed();
     if (failed.empty()) return status;
     log_warning("{}; planning without {}", status.message(), fmt::join(failed, ", "));
   }
-  const int64_t ready_ns = system_clock().now_ns();
-  log_info("loaded anew on {} in {:.0f} ms, after {:.0f} ms for letting go of what was there", device_text(),
-           static_cast<double>(ready_ns - dropped_ns) / 1e6, static_cast<double>(dropped_ns - began_ns) / 1e6);
-  return runtime_.get();
 }
 
 // Plans over the devices that are not lost, and loads the plan.
@@ -416,10 +431,8 @@ Status Instance::serve_on_what_is_left(const Status& why) {
 
 Status Instance::put_in_force(PlanReport report, std::unique_ptr<RuntimeExecutor> prepared) {
   report.placement.epoch = epoch_ + 1;
-  RETURN_IF_ERROR(make_runtime(report.placement, std::move(prepared)));
-  std::lock_guard lock(mutex_);
-  in_force_ = std::move(report);
-  return ok_status();
+  const Placement placement = report.placement;
+  return make_runtime(placement, std::move(prepared), &report);
 }
 
 // ---- what is told of them

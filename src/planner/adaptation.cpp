@@ -86,6 +86,11 @@ void Adaptation::moved() {
 
 void Adaptation::not_moved() { look_later(); }
 
+void Adaptation::planned_for(const DriftFactors& factors) {
+  watch_.plan_is_for(factors);
+  watch_.looked();
+}
+
 void Adaptation::look_later() {
   const int64_t now_ns = clock_.now_ns();
   const bool again = looked_at_ns_ > 0 && now_ns - looked_at_ns_ < kSettledEnough * look_again_ns_;

@@ -48,6 +48,8 @@ class Adaptation {
   bool judge(double gain);
   void moved();      // the plan is in force
   void not_moved();  // it could not be
+  // Somebody else put a plan in force, made for these factors: a device was lost, or came.
+  void planned_for(const DriftFactors& factors);
 
  private:
   void look_later();

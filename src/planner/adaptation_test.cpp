@@ -259,6 +259,31 @@ TEST(Adaptation, AMoveThatCannotBe_IsTriedMoreAndMoreSeldom) {
 }
 
 // With a pool that an earlier move left small: it is judged by what it might have, and the next plan has it all.
+// A plan that a loss or a new device brought counts with the device as it was then: that is no news, and what it was
+// before is.
+TEST(Adaptation, AForeignPlan_IsMeasuredByWhatItWasMadeFor) {
+  for (const bool told : {false, true}) {
+    ManualClock clock;
+    Adaptation law(clock);
+    double busy_ns = 0, predicted_ns = 0;
+    const auto serve = [&](int64_t for_ns, double factor) {
+      bool due = false;
+      for (int64_t ns = 0; ns < for_ns; ns += 25 * kMs) {
+        clock.advance_ns(25 * kMs);
+        predicted_ns += 20e6, busy_ns += 20e6 * factor;
+        law.observe("GPU:0", busy_ns, predicted_ns);
+        due = due || law.due();
+      }
+      return due;
+    };
+    EXPECT_FALSE(serve(3 * kSecond, 1));
+    serve(kSecond / 2, 3);
+    if (told) law.planned_for(law.factors());
+    EXPECT_EQ(serve(20 * kSecond, 3), !told);
+    if (told) EXPECT_TRUE(serve(20 * kSecond, 1));
+  }
+}
+
 TEST(BetterPlan, APoolThatAnEarlierMoveLeftSmall_GrowsAgain_AndIsNotAGain) {
   const ModelShape shape = make_shape({});
   PlanInput input;

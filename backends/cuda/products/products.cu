@@ -1,6 +1,7 @@
 // EMBED and the matrix products: which kernels take which rows. Formats without tiles have a kernel of kit's formulas.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <utility>
 
 #include "cuda/launch.cuh"
 #include "cuda/products/element.cuh"
@@ -179,20 +180,31 @@ void multiply_by_library(const kit::OpCall& call, const Job& job, const Library&
   CudaStream& stream = stream_of(call);
   const LibraryScratch at = library_scratch(job.rows, job.cols);
   if (!job.x.bf16) rows_to_bf16(job.x, job.rows, job.cols, call.scratch, bf16_stride(job.cols), stream.raw());
-  bool forked = false;
+  struct Beside {  // the second stream reads and writes what the first one's next program does
+    CudaStream& stream;
+    bool forked = false;
+    ~Beside() {
+      if (!forked) return;
+      try {
+        stream.join();
+      } catch (const kit::Error&) {
+        // then nothing more runs on either
+      }
+    }
+  } beside{stream};
   each_library_call(call, job, [&](int i, int64_t first, LibraryCall one) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
     one.add = add;
     if (one.w != job.products[i].data)
       to_bf16(w.format, w.view(), first, one.width, const_cast<void*>(one.w), stream.raw());
     const bool more = one.w == job.products[i].data && i + one.batch < job.count && job.rows <= kBesideRows;
-    if (more && !forked) {
-      forked = true;
+    if (more && !beside.forked) {
+      beside.forked = true;
       return library.multiply(one, call.scratch + at.beside, stream.fork());
     }
     library.multiply(one, call.scratch + at.workspace, stream.raw());
   });
-  if (forked) stream.join();
+  if (std::exchange(beside.forked, false)) stream.join();
 }
 
 // Products i to i + call.batch - 1 of a job, for the library's call, by own kernels.
