@@ -110,6 +110,9 @@ Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, con
   move.gain = request.objective == Objective::kLatency ? same.request_ms / std::max(best.request_ms, 1e-9)
                                                        : best.tokens_per_s / std::max(same.tokens_per_s, 1e-9);
   settle_pools(now, &move.report.placement);
+  for (size_t i = 0; i < move.report.lanes.size(); ++i)
+    move.report.lanes[i].kv_tokens = uint64_t{move.report.placement.lanes[i].kv_blocks} * now.block_size;
+  move.report.kv_capacity_tokens = kv_tokens(move.report.placement);
   return move;
 }
 

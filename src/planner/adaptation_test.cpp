@@ -303,6 +303,7 @@ TEST(BetterPlan, APoolThatAnEarlierMoveLeftSmall_GrowsAgain_AndIsNotAGain) {
   const auto near = better_plan(shape, input, request, now, {});
   ASSERT_TRUE(near.ok()) << near.error().message();
   EXPECT_EQ(near->report.placement.lanes[0].kv_blocks, now.lanes[0].kv_blocks);
+  EXPECT_EQ(near->report.kv_capacity_tokens, kv_tokens(near->report.placement));
 }
 
 TEST(BetterPlan, ForALoneRequest_IsJudgedByItsTime) {
