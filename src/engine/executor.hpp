@@ -47,7 +47,6 @@ struct LaneDescription {
   uint32_t lookahead = 0;         // further steps of the same sequence that may be submitted before the first is done
   uint32_t pipeline = 1;          // steps of disjoint sequences that may be under way together
   uint32_t chunk_rows = 0;        // of each sequence's known text in a step beside rows behind it, at most; 0 = any
-  bool as_good_as_previous = false;  // neither it nor the lane listed before it is preferred
 };
 
 struct ExecutorDescription {

@@ -111,42 +111,6 @@ TEST(Lanes, BusyLane_IsNoReasonToTakeALessPreferredPool) {
   bench.expect_all_right();
 }
 
-TEST(Lanes, EquallyGoodPools_ShareTheRequests) {
-  ScriptedOptions device = device_of({64, 64});
-  device.lanes[1].as_good_as_previous = true;
-  SchedulerBench bench(device, {.enable_prefix_caching = false});
-  std::vector<uint32_t> in(2);
-  for (uint32_t i = 0; i < 6; ++i) {
-    const RequestId id = bench.add(bench.request(random_text(i, 20, kVocab), 30));
-    const std::optional<uint32_t> lane = lane_in_which_runs(bench, id);
-    ASSERT_TRUE(lane.has_value());
-    ++in[*lane];
-    while (bench.result()) {  // so that neither lane is busy when the next one comes
-    }
-  }
-  EXPECT_EQ(in, (std::vector<uint32_t>{3, 3}));
-  ASSERT_TRUE(bench.finish(1000));
-  bench.expect_all_right();
-}
-
-TEST(Lanes, EquallyGoodPools_TheOneThatCachedThePrefixWins) {
-  ScriptedOptions device = device_of({64, 64});
-  device.lanes[1].as_good_as_previous = true;
-  SchedulerBench bench(device, {});
-  const RequestId a = bench.add(bench.request(random_text(1, 8, kVocab), 4));
-  EXPECT_EQ(lane_in_which_runs(bench, a), 0u);
-  const RequestId b = bench.add(bench.request(random_text(2, 40, kVocab), 4));
-  EXPECT_EQ(lane_in_which_runs(bench, b), 1u);
-  ASSERT_TRUE(bench.finish(100));
-  for (int i = 0; i < 2; ++i) {  // both are idle, and the first is asked first
-    const RequestId again = bench.add(bench.request(random_text(2, 40, kVocab), 4));
-    EXPECT_EQ(lane_in_which_runs(bench, again), 1u);
-    ASSERT_TRUE(bench.finish(100));
-    EXPECT_EQ(bench.stories()[again].last.cached_tokens, 36u);
-  }
-  bench.expect_all_right();
-}
-
 TEST(Lanes, SequenceThatOutgrowsItsPool_GoesOnInALargerOne) {
   SchedulerBench bench(device_of({4, 6, 32}), {});
   EXPECT_EQ(bench.config().options.max_model_len, 128u);

@@ -32,7 +32,6 @@ void Scheduler::take_config() {
     pool.sequences_max = config_.sequences_max(id);
     pool.preference = UINT32_MAX;
   }
-  uint32_t preference = 0;
   for (const LaneDescription& from : config_.lanes) {
     const uint32_t fixed_rows =
         config_.chosen_budget ? 0 : std::min(config_.options.max_num_batched_tokens, from.rows_max);
@@ -40,8 +39,7 @@ void Scheduler::take_config() {
                         StepBudget(from.cost, fixed_rows, from.rows_max, from.buckets));
     Pool& pool = pools_[from.pool];
     if (from.role != LaneRole::kPrefill) pool.decode_steps += from.pipeline;
-    if (!from.as_good_as_previous) ++preference;
-    pool.preference = std::min(pool.preference, preference);
+    pool.preference = std::min(pool.preference, lanes_.back().id);
   }
   if (config_.slots_each == 0) return;
   for (uint32_t i = config_.options.max_num_seqs; i-- > 0;)

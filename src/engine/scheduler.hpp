@@ -9,10 +9,9 @@
 // Over several lanes: each lane plans steps of its own, of sequences whose blocks lie in its pool and that are not
 // under way in another lane; lanes of one pool share its sequences by their roles. A waiting request goes to the first
 // pool, by the preference of the lanes, that has KV room for it now. That its lanes are busy is no reason to take a
-// less preferred one: their next step comes soon, room may not. Of pools as good as each other it goes to where the
-// fewest rows lie before it, those of its own that the prefix cache saves left out. It passes nobody whose place it
-// could take: only in a pool that the passed one does not fit into, or does not need. A sequence that outgrows its pool
-// waits again, with its rank, for a larger one; the largest holds any.
+// less preferred one: their next step comes soon, room may not. It passes nobody whose place it could take: only in a
+// pool that the passed one does not fit into, or does not need. A sequence that outgrows its pool waits again, with its
+// rank, for a larger one; the largest holds any.
 #pragma once
 
 #include <cstdint>
@@ -133,7 +132,7 @@ class Scheduler {
     uint32_t draining = 0;           // sequences in kLeaving that still hold blocks
     uint32_t sequences_max = 0;      // that run
     uint32_t decode_steps = 0;       // of disjoint sequences that its lanes can have under way
-    uint32_t preference = 0;         // the least first; equal: neither is preferred
+    uint32_t preference = 0;         // the least first: its first lane
   };
   struct Draft {
     Draft(Lane& of, Pool& in, StepPlan& to) : lane(of), pool(in), plan(to) {}
@@ -194,7 +193,6 @@ class Scheduler {
   Admission try_admit(Draft& draft, Sequence& sequence, AdmissionPass& pass);
   Offer offer(const Pool& pool, const Sequence& sequence) const;
   bool belongs_elsewhere(const Pool& pool, const Sequence& sequence, const Offer& own, uint64_t closed) const;
-  static uint64_t rows_before(const Pool& pool);
   bool uses_cache(const Sequence& sequence) const;
   void close_pools(const Sequence& sequence, AdmissionPass& pass) const;
   uint32_t holding() const;

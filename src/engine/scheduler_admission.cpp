@@ -11,7 +11,6 @@ namespace {
 // Waiting requests that one step looks at and passes: a running one computes their prefix just now, or another pool is
 // the one for them.
 constexpr uint32_t kPassedOverMax = 16;
-constexpr uint64_t kRowsOfRunning = 32;  // of prompts, that a running sequence is taken to be as much work as
 
 uint32_t blocks_for(uint32_t positions, uint32_t block_size) { return (positions + block_size - 1) / block_size; }
 
@@ -124,18 +123,9 @@ bool Scheduler::belongs_elsewhere(const Pool& pool, const Sequence& s, const Off
   for (const Pool& other : pools_) {
     if (other.id == pool.id || (closed >> other.id & 1) != 0) continue;
     if (own.room && other.preference > pool.preference) continue;
-    const Offer offered = offer(other, s);
-    if (!offered.room) continue;
-    if (!own.room || other.preference < pool.preference) return true;
-    if (rows_before(other) + offered.missing < rows_before(pool) + own.missing) return true;
+    if (offer(other, s).room) return true;
   }
   return false;
-}
-
-uint64_t Scheduler::rows_before(const Pool& pool) {
-  uint64_t rows = kRowsOfRunning * pool.running.size();
-  for (const Sequence* s : pool.running) rows += s->prefilling ? s->rows_missing() : 0;
-  return rows;
 }
 
 // Nobody who ranks lower takes the room that the request waits for.

@@ -105,7 +105,7 @@ void add_pool(std::mt19937& random, ScriptedOptions& device) {
     lane.rows_max = pick(8, 160);
     lane.lookahead = pick(0, 2);
     lane.pipeline = pick(0, 3) == 0 ? 2 : 1;
-    lane.as_good_as_previous = pick(0, 3) == 0;
+    lane.chunk_rows = pick(0, 3) == 0 ? pick(1, 16) : 0;
     if (pick(0, 1) == 1)
       lane.cost = {.fixed_ns = 1e6, .per_row_ns = 1e3 * pick(1, 30000), .per_context_ns = pick(0, 100) * 1.0};
     device.lanes.push_back(lane);

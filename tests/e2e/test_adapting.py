@@ -26,17 +26,22 @@ what = "slow"
 at_ns = {SLOW_AFTER_S * 10**9}
 factor = 5
 """
+PACKS_SLOWLY = f"""[[fault]]
+what = "pack"
+at_ns = {SLOW_AFTER_S * 10**9}
+for_ms = 8000
+"""
 MOVED = re.compile(r"info moved to (.*) in (\d+) ms")
 
 
 class Machine:
     """A model and two devices that are measured already; the second one will be slow."""
 
-    def __init__(self, model, folder):
+    def __init__(self, model, folder, steady=""):
         self.model, self.folder = model, folder
         self.environment = {"MOTLEY_CACHE_DIR": str(folder / "cache")}
         files = [folder / name for name in ("steady.toml", "fades.toml")]
-        files[0].write_text(DEVICE)
+        files[0].write_text(DEVICE + steady)
         files[1].write_text(DEVICE + SLOW)  # what was measured is known by what the file says
         self.names = [f"SIM:{file}" for file in files]
         self.options = ["--devices", ",".join(self.names), *LOAD]
@@ -115,16 +120,17 @@ def test_what_is_known_of_a_device_counts_when_another_is_lost_and_comes_back(ma
     assert 4 < as_measured / as_it_is < 5.5
 
 
-def test_a_server_that_ends_while_it_moves(machine, tmp_path):
-    """It does not wait for a plan that nobody needs any more."""
+def test_a_server_that_ends_while_it_moves(tiny, tmp_path):
+    """It does not wait for a plan that nobody needs any more: the device that gets more keeps its packer so long that the
+    end comes first."""
+    machine = Machine(tiny, tmp_path, steady=PACKS_SLOWLY)
     with machine.serve(tmp_path / "log") as server:
         log = lambda: Path(server.log).read_text()  # noqa: E731
 
         async def until_seen():
             while "have changed their speed" not in log():
-                await tell(server, prompts=PROMPTS)
+                await tell(server, prompts=PROMPTS[:1])
 
         asyncio.run(asyncio.wait_for(until_seen(), 60))
-        began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 10
+        assert "moved to" not in log()
