@@ -29,7 +29,7 @@ factor = 5
 PACKS_SLOWLY = f"""[[fault]]
 what = "pack"
 at_ns = {SLOW_AFTER_S * 10**9}
-for_ms = 8000
+for_ms = 4000
 """
 MOVED = re.compile(r"info moved to (.*) in (\d+) ms")
 
