@@ -60,12 +60,12 @@ class CopySide {
 
  private:
   CopySide(QueueHandle queue, HostBuffer buffer, bool virtual_time)
-      : queue_(std::move(queue)),
-        buffer_(std::move(buffer)),
+      : buffer_(std::move(buffer)),
+        queue_(std::move(queue)),
         virtual_time_(virtual_time),
         virtual_ns_(virtual_time ? virtual_start_ns() : 0) {}
-  QueueHandle queue_;
   HostBuffer buffer_;
+  QueueHandle queue_;  // goes first: it waits for what nobody pulled
   bool virtual_time_;
   int64_t virtual_ns_;
 };

@@ -19,7 +19,7 @@ class CopyObserver {
   virtual void copied(bool to_device, uint64_t bytes, const motley_event_times& times) = 0;
 };
 
-// One thread at a time; the device outlives it.
+// One thread at a time; the device outlives it. The queues that its copies are on go before it, or those have ended.
 class HostBuffer {
  public:
   static Result<HostBuffer> create(const Device& device, uint64_t bytes);

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "model/sim_file.hpp"
+#include "runtime/copy_side.hpp"
 
 namespace motley {
 namespace {
@@ -18,8 +19,8 @@ class HostBuffers : public ::testing::Test {
   HostBuffers()
       : file_("memory_bytes = 1048576\nbandwidth_gb_s = 10\ngflops = {f32 = 10}\nlink_latency_us = 60000\n"),
         device_(file_.open()),
-        queue_(*device_.create_queue()),
-        buffer_(*HostBuffer::create(device_, kBytes)) {}
+        buffer_(*HostBuffer::create(device_, kBytes)),
+        queue_(*device_.create_queue()) {}
   void fill(std::byte with) {
     for (std::byte& byte : buffer_.view<std::byte>(kBytes)) byte = with;
   }
@@ -27,8 +28,8 @@ class HostBuffers : public ::testing::Test {
 
   const testing::SimFile file_;
   const Device device_;
-  QueueHandle queue_;
   HostBuffer buffer_;
+  QueueHandle queue_;  // goes first, as buffer_ says
 };
 
 TEST_F(HostBuffers, CopyThatNobodyWaitedFor_EndsBeforeTheHostWrites) {
@@ -57,6 +58,16 @@ TEST_F(HostBuffers, PullAfterOneThatNobodyWaitedFor_GivesWhatIsThereNow) {
   buffer_.start_pull(queue_, kBytes);
   ASSERT_TRUE(buffer_.pull(queue_, kBytes, kForEver, &ended_ns).ok());
   EXPECT_EQ(first(), std::byte{3});
+}
+
+// What is measured ends with a push that nobody waits for; its memory is given back to the system when it is freed.
+TEST_F(HostBuffers, CopySideThatGoes_WaitsForWhatIsUnderWay) {
+  constexpr uint64_t kMany = 512 * 1024;
+  auto side = CopySide::create(device_, kMany, false);
+  ASSERT_TRUE(side.ok());
+  ASSERT_TRUE(side->push(kMany).ok());
+  { const CopySide gone = *std::move(side); }
+  std::this_thread::sleep_for(2 * kCopyLasts);
 }
 
 }  // namespace
