@@ -155,8 +155,8 @@ namespace {
 
 // One of the two sides of a link: sums with the other from and to its device's memory.
 Status meet(const Device& device, Communicator& communicator, size_t floats, int rounds, double* ns) {
-  ASSIGN_OR_RETURN(const QueueHandle queue, device.create_queue());
   ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::create(device, floats * sizeof(float)));
+  ASSIGN_OR_RETURN(const QueueHandle queue, device.create_queue());  // goes first
   std::vector<double> times;
   for (int i = 0; i < rounds; ++i) {
     int64_t ended_ns = 0;
