@@ -64,8 +64,8 @@ DeviceControl device_control(Instance& instance) {
     std::vector<DeviceCounters> counters;
     for (const DeviceWork& work : instance.device_work()) {
       const char* state = work.lost ? "lost" : work.in_force ? "serving" : "idle";
-      counters.push_back({work.name, state, work.programs, work.rows, work.bytes_moved, work.busy_s, work.simulated,
-                          work.weight_error});
+      counters.push_back({work.name, state, work.programs, work.rows, work.bytes_moved, work.flops, work.busy_s,
+                          work.simulated, work.weight_error});
     }
     return counters;
   };

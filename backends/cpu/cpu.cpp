@@ -49,7 +49,6 @@ class CpuBackend final : public kit::Backend {
     desc.ops = kit::ops_of(kernel_table());
     desc.weight_dtypes = kit::weight_formats();
     desc.kv_dtypes = kit::kKvDtypes;
-    desc.threads = static_cast<uint32_t>(kit::allowed_cores().size());
     return {desc};
   }
 

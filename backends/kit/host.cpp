@@ -201,6 +201,7 @@ void describe_host_cpu(motley_device_desc* desc) {
   const HostMemory memory = host_memory();
   desc->memory_total = memory.total, desc->memory_free = memory.free;
   desc->memory_group = 1;  // the host's memory
+  desc->threads = host_cores(allowed_cores()).threads;
 }
 
 }  // namespace motley::kit

@@ -412,7 +412,7 @@ class Backend {
 std::vector<int> allowed_cores();
 std::vector<int> parse_cores(const char* text);
 
-// Name, memory and the like of this machine's CPU, for descriptions.
+// Name, memory, default threads and the like of this machine's CPU, for descriptions.
 void describe_host_cpu(motley_device_desc* desc);
 
 namespace detail {

@@ -56,10 +56,16 @@ std::string_view quality_name(Quality quality) {
   return "";
 }
 
+namespace {
+// A device of the host's cores, of which nobody named any.
+bool of_host(const ListedDevice& device) { return device.description.desc.threads > 0 && device.cores.empty(); }
+}  // namespace
+
 Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice listed, const DeviceSetOptions& options) {
   if (options.deterministic) RETURN_IF_ERROR(check_deterministic(listed.description));
   DeviceOptions open;
-  open.threads = listed.description.desc.threads > 0 ? options.threads : 0;
+  if (listed.description.desc.threads > 0) open.threads = options.threads;
+  if (of_host(listed) && options.threads == 0) open.threads = listed.description.desc.threads;
   open.cores = listed.cores;
   open.deterministic = options.deterministic;
   open.virtual_time = options.virtual_time;
@@ -72,9 +78,31 @@ Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice list
   return std::make_shared<Opened>(std::move(listed), *std::move(device));
 }
 
+namespace {
+
+// Simulated devices compute on the host's cores, one each. Processors that nobody gave threads or cores leave them
+// theirs, as far as each keeps one: else all are slower than what was measured of each alone.
+void leave_cores(const DeviceSetOptions& options, std::vector<ListedDevice>* listed) {
+  if (options.threads > 0 || options.virtual_time) return;
+  uint64_t cores = 0, simulated = 0;
+  for (const ListedDevice& device : *listed) {
+    if (of_host(device)) cores += device.description.desc.threads;
+    if (device.description.desc.simulated != 0) ++simulated;
+  }
+  if (cores == 0) return;
+  const uint64_t left = cores - std::min(cores, simulated);
+  for (ListedDevice& device : *listed) {
+    uint32_t& threads = device.description.desc.threads;
+    if (of_host(device)) threads = static_cast<uint32_t>(std::max<uint64_t>(1, threads * left / cores));
+  }
+}
+
+}  // namespace
+
 Result<DeviceSet> DeviceSet::open(std::vector<ListedDevice> listed, const DeviceSetOptions& options) {
   DeviceSet set;
   set.options_ = options;
+  leave_cores(options, &listed);
   for (ListedDevice& each : listed) {
     ASSIGN_OR_RETURN(auto opened, open_one(std::move(each), options));
     set.devices_.push_back(std::move(opened));

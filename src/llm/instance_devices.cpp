@@ -319,9 +319,7 @@ Status Instance::make_runtime(const Placement& placement, std::unique_ptr<Runtim
 void Instance::count_work(std::map<std::string, DriverWork>* work) const {
   if (runtime_ == nullptr) return;
   for (const DriverReport& report : runtime_->reports()) {
-    DriverWork& sum = (*work)[report.device];
-    sum.programs += report.work.programs, sum.rows += report.work.rows;
-    sum.bytes_moved += report.work.bytes_moved, sum.busy_ns += report.work.busy_ns;
+    (*work)[report.device] += report.work;
   }
 }
 
@@ -473,7 +471,7 @@ std::vector<DeviceWork> Instance::device_work() {
   for (size_t i = 0; i < devices.size(); ++i) {
     const std::string& name = devices.listed(i).description.name;
     const DriverWork& of_steps = done[name];
-    work.push_back({name, of_steps.programs, of_steps.rows, of_steps.bytes_moved,
+    work.push_back({name, of_steps.programs, of_steps.rows, of_steps.bytes_moved, of_steps.flops,
                     static_cast<double>(of_steps.busy_ns) / 1e9, devices.lost(i),
                     !devices.lost(i) && contains(used, name), devices.listed(i).description.desc.simulated != 0,
                     errors[name]});

@@ -274,6 +274,7 @@ Json Api::devices_json() const {
                     {"programs", device.programs},
                     {"rows", device.rows},
                     {"bytes_moved", device.bytes_moved},
+                    {"flops", device.flops},
                     {"busy_s", device.busy_s}});
   }
   return {{"object", "list"}, {"data", std::move(list)}};

@@ -285,7 +285,8 @@ TEST(Operations, ContextAfterAReplacement_IsTheOneInForce) {
 StackOptions with_devices(std::function<Result<DevicesAdded>(const std::vector<std::string>&)> add) {
   StackOptions options;
   options.server.devices.list = [] {
-    return std::vector<DeviceCounters>{{"CPU:0", "serving", 3, 5, 64, 0.5}, {"GPU:0", "lost", 1, 1, 0, 0, true}};
+    return std::vector<DeviceCounters>{{"CPU:0", "serving", 3, 5, 64, 4096, 0.5},
+                                       {"GPU:0", "lost", 1, 1, 0, 0, 0, true}};
   };
   options.server.devices.add = std::move(add);
   return options;
@@ -297,7 +298,7 @@ TEST(Devices, Get_ListsThemWithWhatTheyDid) {
   ASSERT_EQ(data.size(), 2u);
   EXPECT_EQ(data[0],
             Json::parse(R"({"name":"CPU:0","state":"serving","simulated":false,"programs":3,"rows":5,"bytes_moved":64,
-                                     "busy_s":0.5})"));
+                                     "flops":4096.0,"busy_s":0.5})"));
   EXPECT_EQ(data[1]["state"], "lost");
   EXPECT_EQ(data[1]["simulated"], true);
   const std::string metrics = stack.get("/metrics").body;

@@ -150,6 +150,8 @@ void add_devices(Page& page, const std::vector<DeviceCounters>& devices) {
        [](const DeviceCounters& d) { return static_cast<double>(d.rows); }},
       {"device_bytes_moved_total", "counter", "Bytes to and from other devices.",
        [](const DeviceCounters& d) { return static_cast<double>(d.bytes_moved); }},
+      {"device_flops_total", "counter", "Floating-point operations of their products with weights, padding left out.",
+       [](const DeviceCounters& d) { return d.flops; }},
       {"device_busy_seconds_total", "counter", "Time in those programs.",
        [](const DeviceCounters& d) { return d.busy_s; }},
       {"device_weight_error", "gauge", "Relative root mean square error of weights held in fewer bits (--quality).",

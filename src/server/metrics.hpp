@@ -21,6 +21,7 @@ struct DeviceCounters {
   std::string device;
   std::string state;  // "serving", "idle" or "lost"
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
+  double flops = 0;  // of products with weights, two a multiply-add, padding left out
   double busy_s = 0;
   bool simulated = false;   // its series have a label that says so
   double weight_error = 0;  // root mean square, relative, of weights held in a format of fewer bits

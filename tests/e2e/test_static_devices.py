@@ -1,10 +1,12 @@
 """Devices of fixed shapes that cannot attend, in service beside others."""
 import asyncio
 import json
+import os
+import subprocess
 
 import pytest
 
-from support import Server, motley
+from support import BUILD, Server, motley
 from test_loss import assert_same, tell
 
 SCENE = ["--devices", "GPU:0,CPU:0,NPU:1", "--tensor-parallel-size", 3,
@@ -39,6 +41,44 @@ def test_gpu_cpu_and_npu_serve_one_model_together(tiny, cache, undisturbed, tmp_
     for name, one in devices.items():
         assert one["state"] == "serving" and one["simulated"] == (name != "CPU:0")
         assert one["programs"] > 0 and one["rows"] > 0 and one["bytes_moved"] > 0
+
+
+@pytest.fixture
+def two_cores():
+    """This process and its servers run on two cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:2])
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def arithmetic_of_prompts(server):
+    """What the devices count as they run eight prompts of 400 tokens."""
+    def flops():
+        return {one["name"]: one["flops"] for one in server.get("/v1/devices").json()["data"]}
+    before = flops()
+    for prompt in range(8):
+        tokens = [3 + (7 * prompt + at) % 300 for at in range(400)]
+        server.complete(prompt=tokens, max_tokens=1)
+    return {name: count - before[name] for name, count in flops().items()}
+
+
+def test_most_arithmetic_of_prompts_is_off_the_cpu(two_cores, tmp_path):
+    """On two cores, of which the CPU leaves one to the simulated devices. What is measured there depends on who else
+    runs: up to three times."""
+    model = tmp_path / "half-precision.gguf"
+    made = subprocess.run([BUILD / "bin/make_model", model, "--layers", "4", "--hidden", "1024", "--heads", "8", "--kv-heads",
+                           "4", "--head-dim", "128", "--ffn", "4096", "--vocab", "512", "--type", "F16"])
+    assert made.returncode == 0
+    for attempt in range(3):
+        with Server(model, tmp_path / "log", *SCENE, environment={"MOTLEY_CACHE_DIR": str(tmp_path / str(attempt))}) as server:
+            count = arithmetic_of_prompts(server)
+        assert all(of > 0 for of in count.values()), count
+        elsewhere = 1 - count["CPU:0"] / sum(count.values())
+        print(f"{100 * elsewhere:.0f} % is off the CPU: {count}")
+        if elsewhere >= 0.5:
+            return
+    pytest.fail(f"{100 * elsewhere:.0f} % is off the CPU")
 
 
 def test_the_cpu_attends_for_an_npu(tiny, cache, undisturbed, tmp_path):
