@@ -125,6 +125,11 @@ void add_placement_options(CLI::App* app, InstanceOptions& options) {
       app, "--measure-limit", planning.measure_limit_s,
       "seconds that measuring one device may take before the plan goes without it; 0 = any; what is forced waits")
       ->capture_default_str();
+  add_number(
+      app, "--compile-limit", planning.compile_limit_s,
+      "seconds, by its own estimate, that an NPU may compile: it gets programs for fewer row counts where that is "
+      "not enough")
+      ->capture_default_str();
   app->add_option_function<std::vector<std::string>>(
          "--device-memory",
          [&options](const std::vector<std::string>& values) {

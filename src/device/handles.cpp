@@ -104,13 +104,13 @@ Result<motley_kv_layout> Device::kv_layout(const motley_kv_desc& desc) const {
   return layout;
 }
 
-Result<uint64_t> Device::query(const motley_segment& segment, std::span<const uint32_t> buckets) const {
+Result<QueryResult> Device::query(const motley_segment& segment, std::span<const uint32_t> buckets) const {
   motley_query_result result{};
   result.struct_size = sizeof result;
   motley_error failure{};
   const auto count = static_cast<uint32_t>(buckets.size());
   RETURN_IF_ERROR(to_status(api_->query(raw(), &segment, buckets.data(), count, &result, &failure), failure, "query"));
-  if (result.support == MOTLEY_SUPPORT_NATIVE) return result.workspace_bytes;
+  if (result.support == MOTLEY_SUPPORT_NATIVE) return QueryResult{result.workspace_bytes, result.compile_ns};
   result.reason[sizeof result.reason - 1] = '\0';
   return error(MOTLEY_UNIMPLEMENTED, "{}", result.reason);
 }

@@ -76,6 +76,12 @@ struct DeviceOptions {
   Quality quality = Quality::kExact;
 };
 
+// What a device expects of a segment.
+struct QueryResult {
+  uint64_t workspace_bytes = 0;  // of the largest bucket
+  uint64_t compile_ns = 0;       // of all buckets together
+};
+
 // An opened device. Thread-safe as the ABI says: one thread at a time per queue.
 class Device {
  public:
@@ -105,9 +111,8 @@ class Device {
   // borrowed until the event has fired.
   Result<EventHandle> import_kv(const QueueHandle& queue, const KvHandle& kv, std::span<const int32_t> blocks,
                                 uint32_t layers, std::span<const std::byte> from) const;
-  // The workspace of the largest bucket, in bytes. UNIMPLEMENTED with the plugin's reason unless the segment runs
-  // natively.
-  Result<uint64_t> query(const motley_segment& segment, std::span<const uint32_t> buckets) const;
+  // UNIMPLEMENTED with the plugin's reason unless the segment runs natively.
+  Result<QueryResult> query(const motley_segment& segment, std::span<const uint32_t> buckets) const;
   Result<ProgramsHandle> compile(const motley_segment& segment, std::span<motley_weight* const> weights,
                                  std::span<const uint32_t> buckets) const;
   Result<EventHandle> enqueue(const QueueHandle& queue, const ProgramsHandle& programs,

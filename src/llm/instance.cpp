@@ -74,6 +74,7 @@ RuntimeOptions runtime_options(const InstanceOptions& options, const ModelConfig
     }
   }
   runtime.logit_rows_max = engine.max_num_seqs;
+  runtime.compile_seconds_max = options.planning.compile_limit_s;
   runtime.positions_max = model.context_length;
   runtime.trace = options.trace;
   return runtime;
@@ -147,7 +148,7 @@ Status Instance::place(const InstanceOptions& options) {
     return ok_status();
   }
   const bool known =
-      !settings_.measure_again && known_input(model(), devices_, kv_.dtype, runtime_options_.virtual_time).has_value();
+      !settings_.measure_again && known_input(model(), devices_, measure_options(kv_, runtime_options_)).has_value();
   return options.serve_first && !known && !settings_.forced() ? place_first() : place_together();
 }
 

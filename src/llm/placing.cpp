@@ -35,9 +35,7 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
     ASSIGN_OR_RETURN(text, read_file(settings.plan_file, kPlanFileBytesMax));
   }
   RETURN_IF_ERROR(check_unmeasured(planned, devices, settings, text));
-  MeasureOptions measure;
-  measure.kv_dtype = kv.dtype;
-  measure.virtual_time = runtime.virtual_time;
+  MeasureOptions measure = measure_options(kv, runtime);
   measure.gate = gate;
   measure.brief = gate != nullptr;
   const bool waits = settings.forced() || !settings.plan_file.empty();

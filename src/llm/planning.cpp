@@ -122,20 +122,29 @@ namespace {
 CostCache cost_cache() { return CostCache(cache_directory() / "costs"); }
 
 // Of the model on devices opened as these are: what changes times beside who they are.
-std::string cost_key(const Model& model, const DeviceSet& devices, int64_t kv_dtype) {
+std::string cost_key(const Model& model, const DeviceSet& devices, const MeasureOptions& measure) {
   const DeviceSetOptions& options = devices.options();
-  return fmt::format("{}-kv{}-threads{}{}{}{}", model_digest(model), kv_dtype, options.threads,
+  const bool usual = measure.compile_seconds_max == kCompileSecondsMax;
+  return fmt::format("{}-kv{}-threads{}{}{}{}{}", model_digest(model), measure.kv_dtype, options.threads,
+                     usual ? "" : fmt::format("-compile{:.0f}", measure.compile_seconds_max),
                      options.deterministic ? "-deterministic" : "", options.isolate ? "-isolated" : "",
                      options.quality == Quality::kExact ? "" : fmt::format("-{}", quality_name(options.quality)));
 }
 
 }  // namespace
 
-std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype,
-                                     bool virtual_time) {
-  if (virtual_time) return std::nullopt;
+MeasureOptions measure_options(const KvSettings& kv, const RuntimeOptions& runtime) {
+  MeasureOptions options;
+  options.kv_dtype = kv.dtype;
+  options.virtual_time = runtime.virtual_time;
+  options.compile_seconds_max = runtime.compile_seconds_max;
+  return options;
+}
+
+std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options) {
+  if (options.virtual_time) return std::nullopt;
   const std::vector<MeasuredDevice> measured = devices.measured();
-  std::optional<PlanInput> known = cost_cache().read(machine_of(devices), cost_key(model, devices, kv_dtype));
+  std::optional<PlanInput> known = cost_cache().read(machine_of(devices), cost_key(model, devices, options));
   if (!known || known->devices.empty()) return std::nullopt;
   for (DeviceProfile& profile : known->devices) {
     const auto device = std::find_if(measured.begin(), measured.end(),
@@ -215,7 +224,7 @@ Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& device
                                      const Progress& progress, const MeasureScope& scope) {
   MeasureScope rest = scope;
   std::optional<PlanInput> known;
-  if (!scope.again) known = known_input(model, devices, static_cast<int32_t>(options.kv_dtype), options.virtual_time);
+  if (!scope.again) known = known_input(model, devices, options);
   if (known) {
     MeasuredInput made;
     for (const MeasuredDevice& device : devices.measured()) {
@@ -233,7 +242,7 @@ Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& device
   if (!made.ok() || options.virtual_time) return made;
   PlanInput kept = made->input;
   kept.memory_caps.clear();  // the caller's, not the machine's
-  cost_cache().write(machine_of(devices), cost_key(model, devices, options.kv_dtype), kept);
+  cost_cache().write(machine_of(devices), cost_key(model, devices, options), kept);
   return made;
 }
 

@@ -26,6 +26,9 @@ struct PlanSettings {
   bool measure_again = false;  // what was measured before does not count
   // Seconds that measuring a device may take before the plan goes without it; 0 = any. Forced plans wait.
   uint32_t measure_limit_s = 60;
+  // That a device of fixed row counts may compile, by its own estimate; it is compiled for fewer counts where that is
+  // not enough.
+  uint32_t compile_limit_s = static_cast<uint32_t>(kCompileSecondsMax);
   bool forced() const { return tensor_parallel_size > 0 || pipeline_parallel_size > 0 || use_all_devices; }
 };
 
@@ -74,7 +77,10 @@ Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& device
 std::string machine_of(const DeviceSet& devices);
 
 // The same if it is known already; devices that took too long to measure are missing.
-std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, int32_t kv_dtype, bool virtual_time);
+std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options);
+
+// What is measured for a runtime of these options.
+MeasureOptions measure_options(const KvSettings& kv, const RuntimeOptions& runtime);
 
 // What is left of the input without the devices that are lost.
 PlanInput without_lost(const PlanInput& input, const DeviceSet& devices);

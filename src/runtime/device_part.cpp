@@ -7,17 +7,21 @@
 #include "runtime/kv_request.hpp"
 
 namespace motley {
-namespace {
 
-constexpr uint32_t kRowsOfFirstBucket = 16;
-
-}  // namespace
-
-std::vector<uint32_t> row_buckets(uint32_t rows_max) {
-  std::vector<uint32_t> buckets;
-  for (uint32_t rows = kRowsOfFirstBucket; rows < rows_max; rows *= 4) buckets.push_back(rows);
-  buckets.push_back(rows_max);
-  return buckets;
+std::vector<std::unique_ptr<Segment>> segments_of(const ShardGraph& shard) {
+  std::vector<int32_t> kept;  // beside what later nodes read
+  for (const ShardPiece& piece : shard.pieces) {
+    if (piece.value >= 0) kept.push_back(piece.value);
+    kept.insert(kept.end(), piece.gives.begin(), piece.gives.end());
+  }
+  std::vector<std::unique_ptr<Segment>> segments;
+  for (const ShardPiece& piece : shard.pieces) {
+    segments.emplace_back();
+    if (piece.kind != ShardPiece::Kind::kProgram) continue;
+    segments.back() = std::make_unique<Segment>(Segment::of_nodes(
+        shard.graph, piece.cut, piece.layer_begin, piece.layer_end, piece.node_begin, piece.node_end, kept));
+  }
+  return segments;
 }
 
 Result<std::shared_ptr<const DevicePart>> DevicePart::create(const Model& model, const Device& device, ShardGraph shard,
@@ -37,17 +41,12 @@ Result<std::shared_ptr<const DevicePart>> DevicePart::create(const Model& model,
 }
 
 Status DevicePart::compile() {
-  std::vector<int32_t> kept;  // beside what later nodes read
-  for (const ShardPiece& piece : shard_.pieces) {
-    if (piece.value >= 0) kept.push_back(piece.value);
-    kept.insert(kept.end(), piece.gives.begin(), piece.gives.end());
-  }
-  for (const ShardPiece& piece : shard_.pieces) {
+  for (const auto& segment : segments_of(shard_)) {
     programs_.emplace_back();
-    if (piece.kind != ShardPiece::Kind::kProgram) continue;
+    if (segment == nullptr) continue;
+    if (options_.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the plan any more");
     auto made = std::make_unique<PartProgram>();
-    made->segment = Segment::of_nodes(shard_.graph, piece.cut, piece.layer_begin, piece.layer_end, piece.node_begin,
-                                      piece.node_end, kept);
+    made->segment = std::move(*segment);
     std::vector<motley_weight*> weights;
     for (const int32_t id : made->segment.graph_weights())
       weights.push_back(weights_[static_cast<size_t>(id)]->weight.get());

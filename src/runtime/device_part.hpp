@@ -22,8 +22,8 @@ struct PartOptions {
   std::stop_token stop;  // of making it
 };
 
-// Row counts that a device without MOTLEY_CAP_DYNAMIC_ROWS is compiled for: ascending, the last is rows_max.
-std::vector<uint32_t> row_buckets(uint32_t rows_max);
+// By the shard's pieces; null where a piece is no program.
+std::vector<std::unique_ptr<Segment>> segments_of(const ShardGraph& shard);
 
 // A piece of the shard, compiled.
 struct PartProgram {

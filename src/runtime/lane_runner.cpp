@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/affinity.hpp"
+#include "runtime/buckets.hpp"
 
 namespace motley {
 namespace {
@@ -71,7 +72,8 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
     const NamedDevice* device = find_device(devices, part.device);
     if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
     PartOptions held;
-    held.buckets = device->any_rows ? std::vector<uint32_t>{options.rows_max} : row_buckets(options.rows_max);
+    ASSIGN_OR_RETURN(held.buckets, buckets_of(model, *device->device,
+                                              {device->any_rows, options.rows_max, options.compile_seconds_max}));
     held.pool = lane.pool;
     held.stop = options.stop;
     held.kv = {lane.kv_blocks, placement.block_size, placement.kv_dtype};

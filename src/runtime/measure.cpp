@@ -75,17 +75,15 @@ ProbeLoad prompt_of(uint32_t rows) { return rows_of_one(rows, rows); }
 
 class DeviceMeasurer {
  public:
-  DeviceMeasurer(const Model& model, const MeasuredDevice& device, const MeasureOptions& options)
-      : model_(model),
-        axes_(axes_of(model)),
-        device_(device),
-        options_(options),
-        depth_(std::max(1u, device.description.desc.queue_depth)),
-        any_rows_((device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0),
-        probing_(probe_options(device.description, options.rows_max, options.kv_dtype, options.virtual_time)),
-        layers_(measured_layers(model, device.description.desc.memory_free,
-                                has_own_memory(device.description.desc) ? kLayersOfOwnMemory : 1)),
-        rows_max_(options.rows_max) {}
+  // All are borrowed.
+  static Result<std::unique_ptr<DeviceMeasurer>> create(const Model& model, const MeasuredDevice& device,
+                                                        const MeasureOptions& options) {
+    ASSIGN_OR_RETURN(ProbeOptions probing,
+                     probe_options(model, *device.device, device.description,
+                                   {.rows_max = options.rows_max, .compile_seconds_max = options.compile_seconds_max},
+                                   options.kv_dtype, options.virtual_time));
+    return std::unique_ptr<DeviceMeasurer>(new DeviceMeasurer(model, device, options, std::move(probing)));
+  }
 
   // A part to be timed; with `both`, a split layer's attention and FFN by turns.
   struct Timing {
@@ -121,6 +119,17 @@ class DeviceMeasurer {
   bool attends() const { return probing_.attends; }
 
  private:
+  DeviceMeasurer(const Model& model, const MeasuredDevice& device, const MeasureOptions& options, ProbeOptions probing)
+      : model_(model),
+        axes_(axes_of(model)),
+        device_(device),
+        options_(options),
+        depth_(std::max(1u, device.description.desc.queue_depth)),
+        any_rows_((device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0),
+        probing_(std::move(probing)),
+        layers_(measured_layers(model, device.description.desc.memory_free,
+                                has_own_memory(device.description.desc) ? kLayersOfOwnMemory : 1)),
+        rows_max_(options.rows_max) {}
   struct Part {
     motley_cut cut;
     CostTable* table;
@@ -525,7 +534,8 @@ Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& d
   Result<DeviceProfile> profile = DeviceProfile{};
   std::thread driver([&] {
     run_on(device.cores);
-    profile = DeviceMeasurer(model, device, options).run();
+    auto measurer = DeviceMeasurer::create(model, device, options);
+    profile = measurer.ok() ? (*measurer)->run() : measurer.error();
   });
   driver.join();
   if (!profile.ok()) return profile.error().annotate(device.description.name);
@@ -538,16 +548,19 @@ namespace {
 class Group {
  public:
   // `rows_max`: of which each device has been timed.
-  Group(const Model& model, std::span<const MeasuredDevice> devices, const MeasureOptions& options, uint32_t rows_max)
+  Group(size_t devices, const MeasureOptions& options, uint32_t rows_max)
       : options_(options),
         own_(options),
         rows_(rows_of(rows_max)),
         readers_(std::min(kTogetherReaders, rows_max)),
-        probes_(devices.size()),
-        working_(devices.size()) {
+        probes_(devices),
+        working_(devices) {
     own_.gate = nullptr;  // they go through it together
-    for (const MeasuredDevice& device : devices)
-      measurers_.push_back(std::make_unique<DeviceMeasurer>(model, device, own_));
+  }
+  // As many as it was made for, before measure().
+  Status add(const Model& model, const MeasuredDevice& device) {
+    ASSIGN_OR_RETURN(measurers_.emplace_back(), DeviceMeasurer::create(model, device, own_));
+    return ok_status();
   }
 
   // Alone and together by turns: what else slows the machine for a while slows both. Few rows share the memory's rate,
@@ -673,7 +686,9 @@ Status measure_together(const Model& model, std::span<const MeasuredDevice> devi
   for (const DeviceProfile& profile : profiles) {
     if (!profile.layer.empty()) rows_max = std::min(rows_max, static_cast<uint32_t>(profile.layer.rows.back()));
   }
-  return Group(model, devices, options, rows_max).measure(profiles);
+  Group group(devices.size(), options, rows_max);
+  for (const MeasuredDevice& device : devices) RETURN_IF_ERROR(group.add(model, device));
+  return group.measure(profiles);
 }
 
 }  // namespace motley

@@ -19,6 +19,7 @@
 #include "device/handles.hpp"
 #include "model/model.hpp"
 #include "planner/profile.hpp"
+#include "runtime/buckets.hpp"
 #include "runtime/lane_links.hpp"
 #include "runtime/measure_gate.hpp"
 
@@ -33,8 +34,9 @@ struct MeasureOptions {
   VirtualLink virtual_link;   // between drivers, with virtual_time
   // Over which links are timed (comm's available_routes(), say); with virtual_time shared memory alone is.
   std::vector<Route> routes = {Route::kSharedMemory};
-  MeasureGate* gate = nullptr;  // borrowed; each timing goes through it. Null = none
-  bool brief = false;           // fewer samples at fewer points: with pauses between they last twenty times as long
+  MeasureGate* gate = nullptr;                      // borrowed; each timing goes through it. Null = none
+  double compile_seconds_max = kCompileSecondsMax;  // as BucketOptions
+  bool brief = false;  // fewer samples at fewer points: with pauses between they last twenty times as long
 };
 
 struct MeasuredDevice {

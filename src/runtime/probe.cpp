@@ -70,10 +70,14 @@ uint32_t most_blocks(const ShardGraph& shard, uint64_t memory_bytes) {
 
 }  // namespace
 
-ProbeOptions probe_options(const DeviceDescription& device, uint32_t rows_max, int64_t kv_dtype, bool virtual_time) {
-  const auto can = [&](uint64_t cap) { return (device.desc.caps & cap) != 0; };
-  return {can(MOTLEY_CAP_DYNAMIC_ROWS) ? std::vector<uint32_t>{rows_max} : row_buckets(rows_max),
-          static_cast<int32_t>(kv_dtype), can(MOTLEY_CAP_PAGED_ATTENTION), device.desc.memory_free, virtual_time};
+Result<ProbeOptions> probe_options(const Model& model, const Device& device, const DeviceDescription& description,
+                                   BucketOptions buckets, int64_t kv_dtype, bool virtual_time) {
+  const auto can = [&](uint64_t cap) { return (description.desc.caps & cap) != 0; };
+  buckets.any_rows = can(MOTLEY_CAP_DYNAMIC_ROWS);
+  ProbeOptions probing{
+      {}, static_cast<int32_t>(kv_dtype), can(MOTLEY_CAP_PAGED_ATTENTION), description.desc.memory_free, virtual_time};
+  ASSIGN_OR_RETURN(probing.buckets, buckets_of(model, device, buckets));
+  return probing;
 }
 
 Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& device, const ProbeShare& share,

@@ -12,6 +12,7 @@
 #include "model/model.hpp"
 #include "motley/backend.h"
 #include "planner/placement.hpp"
+#include "runtime/buckets.hpp"
 #include "runtime/driver.hpp"
 
 namespace motley {
@@ -49,8 +50,9 @@ struct ProbeOptions {
   bool virtual_time = false;
 };
 
-// As what the device says of itself asks for.
-ProbeOptions probe_options(const DeviceDescription& device, uint32_t rows_max, int64_t kv_dtype, bool virtual_time);
+// As what the device says of itself asks for; of `buckets`, whether it runs any rows is not read.
+Result<ProbeOptions> probe_options(const Model& model, const Device& device, const DeviceDescription& description,
+                                   BucketOptions buckets, int64_t kv_dtype, bool virtual_time);
 
 class Probe {
  public:

@@ -28,8 +28,8 @@ Result<uint64_t> step_bytes(const Model& model, const Device& device, const Runt
   uint64_t workspace = 0;  // of one segment after another
   for (const motley_cut cut : {MOTLEY_CUT_EMBED, MOTLEY_CUT_STAGE, MOTLEY_CUT_HEAD, MOTLEY_CUT_SAMPLE}) {
     const Segment segment = Segment::cut(model.graph(), cut, 0, static_cast<int32_t>(model.config().layers));
-    ASSIGN_OR_RETURN(const uint64_t bytes, device.query(segment.view(), buckets));
-    workspace = std::max(workspace, bytes);
+    ASSIGN_OR_RETURN(const QueryResult asked, device.query(segment.view(), buckets));
+    workspace = std::max(workspace, asked.workspace_bytes);
   }
   return workspace + sizeof(float) * (rows * model.config().hidden + logit_rows * model.config().vocab_size);
 }

@@ -12,6 +12,7 @@
 
 #include "base/trace.hpp"
 #include "device/handles.hpp"
+#include "runtime/buckets.hpp"
 #include "runtime/holdings.hpp"
 #include "runtime/lane_links.hpp"
 
@@ -25,6 +26,7 @@ struct RuntimeOptions {
   uint32_t positions_max = 0;      // longest sequence; 0 = the model's context
   bool virtual_time = false;       // every device is simulated and keeps virtual time; times of results are virtual
   VirtualLink virtual_link;        // between drivers, with virtual_time
+  double compile_seconds_max = kCompileSecondsMax;  // as BucketOptions
   // How long a device may be at a step of so many rows and positions read, what it waits for others not counted, before
   // it is lost; in nanoseconds; null = forever.
   std::function<int64_t(double rows, double reads)> step_limit_ns;

@@ -1,0 +1,57 @@
+#include "runtime/buckets.hpp"
+
+#include <algorithm>
+
+#include "model/axes.hpp"
+#include "runtime/device_part.hpp"
+
+namespace motley {
+namespace {
+
+constexpr uint32_t kRowsOfFirstBucket = 16, kBucketStep = 4;
+
+// All layers of the model on one device that does not attend; embedding and head elsewhere.
+Lane layers_alone(const ModelAxes& axes, uint32_t layers) {
+  const auto all = [](int64_t units) {
+    return units > 0 ? std::vector<UnitRange>{{0, units}} : std::vector<UnitRange>();
+  };
+  Stage stage;
+  stage.layer_end = layers;
+  stage.shards.resize(2);
+  Shard& dense = stage.shards[0];
+  dense.kv_heads = all(axes.kv_heads), dense.ffn_columns = all(axes.ffn_columns);
+  for (int64_t e = 0; e < axes.experts; ++e) dense.experts.push_back(static_cast<int32_t>(e));
+  stage.shards[1].vocab_rows = all(axes.vocab);
+  Lane lane;
+  lane.stages.push_back(std::move(stage));
+  return lane;
+}
+
+}  // namespace
+
+std::vector<uint32_t> row_buckets(uint32_t rows_max, size_t most) {
+  std::vector<uint32_t> steps;
+  for (uint32_t rows = kRowsOfFirstBucket; rows < rows_max; rows *= kBucketStep) steps.push_back(rows);
+  const size_t count = std::min(steps.size() + 1, std::max<size_t>(most, 1));
+  std::vector<uint32_t> buckets;
+  for (size_t i = 0; i + 1 < count; ++i) buckets.push_back(steps[i * steps.size() / (count - 1)]);
+  buckets.push_back(rows_max);
+  return buckets;
+}
+
+Result<std::vector<uint32_t>> buckets_of(const Model& model, const Device& device, const BucketOptions& options) {
+  if (options.any_rows) return std::vector<uint32_t>{options.rows_max};
+  const Lane lane = layers_alone(axes_of(model), model.config().layers);
+  ASSIGN_OR_RETURN(const ShardGraph shard, shard_graph(model, lane, 0, 0, ShardRole::kDense));
+  const std::vector<uint32_t> largest = {options.rows_max};
+  double each_ns = 0;
+  for (const auto& segment : segments_of(shard)) {
+    if (segment == nullptr) continue;
+    ASSIGN_OR_RETURN(const QueryResult asked, device.query(segment->view(), largest));
+    each_ns += static_cast<double>(asked.compile_ns);
+  }
+  const double fit = options.compile_seconds_max * 1e9 / std::max(each_ns, 1.0);
+  return row_buckets(options.rows_max, fit < 64 ? static_cast<size_t>(fit) : SIZE_MAX);
+}
+
+}  // namespace motley

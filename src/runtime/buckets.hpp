@@ -1,0 +1,30 @@
+// Row counts that programs are compiled for.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/status.hpp"
+#include "device/handles.hpp"
+#include "model/model.hpp"
+
+namespace motley {
+
+inline constexpr double kCompileSecondsMax = 1800;  // of a device, by its own estimate, if nobody says otherwise
+
+struct BucketOptions {
+  bool any_rows = true;  // the device runs any count up to that it is compiled for (MOTLEY_CAP_DYNAMIC_ROWS)
+  uint32_t rows_max = 0;
+  double compile_seconds_max = kCompileSecondsMax;
+};
+
+// At most `most` (at least one) of 16, 64, 256, ... and rows_max, ascending: rows_max, then the smallest, which decode,
+// then of the others those that leave no wide step, the smaller ones first.
+std::vector<uint32_t> row_buckets(uint32_t rows_max, size_t most = SIZE_MAX);
+
+// {rows_max} for a device of any rows. Else as many of row_buckets() as it compiles within the time, all layers of the
+// model for each; one at least. UNIMPLEMENTED where it cannot run them.
+Result<std::vector<uint32_t>> buckets_of(const Model& model, const Device& device, const BucketOptions& options);
+
+}  // namespace motley
