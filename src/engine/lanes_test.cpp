@@ -68,6 +68,24 @@ TEST(Lanes, ChunkRows_BoundPromptsBesideRowsThatDecode) {
   EXPECT_EQ(bench.rows_of(second), 8u);
 }
 
+// What a lane of prompts was planned for is neither left to its times nor grows with who waits; with nobody's prompts
+// cut, it can only take them whole.
+TEST(Lanes, ChunkRows_AreTheStepsOfALaneThatOnlyPrefills) {
+  for (const bool cut : {true, false}) {
+    ScriptedOptions device = device_with_roles(64);
+    device.lanes[0].chunk_rows = 8;
+    SchedulerBench bench(device, {.max_model_len = 64, .enable_prefix_caching = false, .enable_chunked_prefill = cut});
+    const RequestId first = bench.add(bench.request(random_text(1, 40, kVocab), 5));
+    bench.add(bench.request(random_text(2, 40, kVocab), 5));
+    for (int step = 0; step < 3; ++step) {
+      ASSERT_TRUE(bench.plan());
+      EXPECT_EQ(bench.last_plan().tokens.size(), cut ? 8u : step == 0 ? 80u : 2u) << step;
+      if (step == 0) EXPECT_EQ(bench.rows_of(first), cut ? 4u : 40u);
+      ASSERT_TRUE(bench.result());
+    }
+  }
+}
+
 // Two prompts of two steps' worth: neither step takes both, so that a pipeline's stages all have work.
 TEST(Lanes, Pipeline_PartsThePromptsThatWait) {
   for (const uint32_t steps : {1u, 2u}) {

@@ -33,10 +33,9 @@ void Scheduler::take_config() {
     pool.preference = UINT32_MAX;
   }
   for (const LaneDescription& from : config_.lanes) {
-    const uint32_t fixed_rows =
-        config_.chosen_budget ? 0 : std::min(config_.options.max_num_batched_tokens, from.rows_max);
+    const uint32_t rows = config_.step_rows_max(from), fixed_rows = config_.has_fixed_steps(from) ? rows : 0;
     lanes_.emplace_back(from, static_cast<uint32_t>(lanes_.size()),
-                        StepBudget(from.cost, fixed_rows, from.rows_max, from.buckets));
+                        StepBudget(from.cost, fixed_rows, rows, from.buckets));
     Pool& pool = pools_[from.pool];
     if (from.role != LaneRole::kPrefill) pool.decode_steps += from.pipeline;
     pool.preference = std::min(pool.preference, lanes_.back().id);

@@ -43,6 +43,9 @@ struct SchedulerConfig {
 
   // Rows of a step of the lane, prompts apart, that options and executor allow.
   uint32_t step_rows_max(const LaneDescription& lane) const;
+  // The rows of its steps are what the plan is made for; else what their times tell, or what the options say.
+  bool has_planned_steps(const LaneDescription& lane) const;
+  bool has_fixed_steps(const LaneDescription& lane) const { return !chosen_budget || has_planned_steps(lane); }
   // Sequences that may run in a pool.
   uint32_t sequences_max(uint32_t pool) const;
 };

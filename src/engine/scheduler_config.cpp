@@ -126,8 +126,13 @@ void resolve_depths(SchedulerConfig& config, const ExecutorDescription& executor
 
 }  // namespace
 
+bool SchedulerConfig::has_planned_steps(const LaneDescription& lane) const {
+  return options.enable_chunked_prefill && lane.role == LaneRole::kPrefill && lane.chunk_rows > 0;
+}
+
 uint32_t SchedulerConfig::step_rows_max(const LaneDescription& lane) const {
-  return chosen_budget ? lane.rows_max : std::min(lane.rows_max, options.max_num_batched_tokens);
+  const uint32_t most = has_planned_steps(lane) ? std::min(lane.rows_max, lane.chunk_rows) : lane.rows_max;
+  return chosen_budget ? most : std::min(most, options.max_num_batched_tokens);
 }
 
 // Every running sequence must be able to put a row into every step.

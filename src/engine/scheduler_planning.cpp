@@ -216,7 +216,7 @@ uint32_t Scheduler::prompt_rows(const Draft& draft, const std::vector<Sequence*>
   RowsAsked asked;
   asked.begun = asked.wanted = static_cast<uint32_t>(draft.plan.tokens.size());
   asked.limit = asked.begun + left;
-  asked.strict = !config_.chosen_budget;
+  asked.strict = config_.has_fixed_steps(draft.lane.is);
   for (const Sequence* s : prefills) asked.wanted += rows_wanted(draft, *s);
   return rounded_rows(draft.lane.is.buckets, asked) - asked.begun;
 }

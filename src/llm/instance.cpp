@@ -1,5 +1,7 @@
 #include "llm/instance.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -20,7 +22,8 @@ constexpr size_t kTemplateBytesMax = 1u << 20;
 constexpr uint32_t kSequencesMax = 4096;  // two token slots each
 constexpr uint32_t kBlockSizeMax = 1024;
 constexpr uint32_t kBatchedTokensMax = 1u << 17;
-constexpr double kLossTold = 0.005;  // less shows as 0 %
+constexpr double kLossTold = 0.005;         // less shows as 0 %
+constexpr double kCompileSoonSeconds = 10;  // what takes longer is not waited for, if others can serve
 
 Status check_options(const InstanceOptions& options) {
   const EngineOptions& engine = options.engine;
@@ -149,7 +152,8 @@ Status Instance::place(const InstanceOptions& options) {
   }
   const bool known =
       !settings_.measure_again && known_input(model(), devices_, measure_options(kv_, runtime_options_)).has_value();
-  return options.serve_first && !known && !settings_.forced() ? place_first() : place_together();
+  const bool serve_first = options.serve_first && !settings_.forced();
+  return serve_first && !known ? place_first() : place_together(serve_first);
 }
 
 // One device: nothing to choose, nothing to measure.
@@ -183,14 +187,49 @@ Status Instance::place_first() {
     log_info("serving on {} until the devices are measured", devices_.listed(i).description.name);
     placement_ = *std::move(placement);
     plans_later_ = true;
+    std::lock_guard lock(mutex_);
+    in_force_.emplace().placement = placement_;  // of which nothing is predicted
     return ok_status();
   }
   return place_together();  // on none alone, but perhaps on all together
 }
 
-Status Instance::place_together() {
+// Of the placement.
+Result<std::vector<std::string>> Instance::slow_to_compile(const Placement& placement) const {
+  ASSIGN_OR_RETURN(const auto seconds, compile_seconds(model(), placement, devices_.named(), runtime_options_));
+  std::vector<std::string> slow;
+  for (const auto& [device, expected] : seconds) {
+    if (expected > kCompileSoonSeconds) slow.push_back(device);
+  }
+  return slow;
+}
+
+// `planned` becomes the best plan without the slow devices, and is kept for later itself. Nothing changes where there
+// is none.
+Status Instance::serve_while_compiling(PlannedModel* planned, const std::vector<std::string>& slow) {
+  PlannedModel first = *planned;
+  std::erase_if(first.input.devices, [&](const DeviceProfile& device) {
+    return std::find(slow.begin(), slow.end(), device.name) != slow.end();
+  });
+  std::erase_if(first.input.links, [&](const LinkProfile& link) {
+    return std::any_of(slow.begin(), slow.end(),
+                       [&](const std::string& name) { return name == link.a || name == link.b; });
+  });
+  ASSIGN_OR_RETURN(first.report, plan(first.shape, first.input, first.request));
+  first.report.simulated = devices_.simulated();
+  next_ = std::exchange(*planned, std::move(first));
+  plans_later_ = true;
+  log_info("serving without {} until its programs are compiled", fmt::join(slow, ", "));
+  return ok_status();
+}
+
+Status Instance::place_together(bool may_serve_first) {
   ASSIGN_OR_RETURN(PlannedModel planned, plan_model(model(), devices_, settings_, kv_, runtime_options_,
                                                     [](const std::string& what) { log_info("{}", what); }));
+  if (may_serve_first) {
+    ASSIGN_OR_RETURN(const std::vector<std::string> slow, slow_to_compile(planned.report.placement));
+    if (!slow.empty()) static_cast<void>(serve_while_compiling(&planned, slow));  // else it is waited for
+  }
   placement_ = planned.report.placement;
   tell(planned.report);
   std::lock_guard lock(mutex_);

@@ -55,8 +55,9 @@ struct InstanceOptions {
   std::map<std::string, uint64_t> device_memory;  // bytes that a listed device may use at most
   PlanSettings planning;
   bool isolate = false;  // each device in a worker process of its own
-  // Devices that are not measured yet: serve on the first that the model fits, measure the others between its steps,
-  // then move to the best plan. Not where a plan is forced or given.
+  // Where no plan is forced or given: serve before all devices can. Those that are not measured yet are measured
+  // between the steps of the first that the model fits; those that compile for long do so while the best plan of the
+  // others serves. Then the best plan takes over.
   bool serve_first = false;
   // Where nothing is forced and there are several devices: plan anew when their speed changes, and move.
   bool adapt = false;
@@ -141,7 +142,9 @@ class Instance {
   Status place(const InstanceOptions& options);
   Result<Placement> alone_on(const DeviceSet& devices, size_t index) const;
   Status place_first();
-  Status place_together();
+  Status place_together(bool may_serve_first = false);
+  Result<std::vector<std::string>> slow_to_compile(const Placement& placement) const;
+  Status serve_while_compiling(PlannedModel* planned, const std::vector<std::string>& slow);
   static void tell(const PlanReport& report);
   void plan_later(const std::stop_token& stop);
   Result<std::vector<ListedDevice>> listed_anew(const std::vector<std::string>& names) const;
@@ -158,6 +161,7 @@ class Instance {
   Result<Executor*> take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
                               std::unique_ptr<RuntimeExecutor> prepared = nullptr);
   Result<Executor*> take_over_with_room(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned);
+  Status change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop);
   // Follows the devices' speed until stopped.
   void adapt(const std::stop_token& stop);
   Epoch next_epoch() const;
@@ -167,9 +171,9 @@ class Instance {
   void set_drift(DriftFactors factors);
   // What is known of the devices that are not lost, as they are now.
   PlanInput input_now(const PlannedModel& known, const DeviceSet& devices) const;
-  Result<RuntimeOptions> options_for(const Placement& placement, const std::stop_token& stop) const;
-  Result<std::unique_ptr<RuntimeExecutor>> build_runtime(const Placement& placement,
-                                                         const std::stop_token& stop = std::stop_token()) const;
+  // `planned`: what is known of the devices, or null.
+  Result<RuntimeOptions> options_for(const Placement& placement, const DeviceSet& devices, const PlannedModel* planned,
+                                     const std::stop_token& stop = {}) const;
   // With the report, if any, of the placement: it is in force then.
   Status make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> prepared = nullptr,
                       PlanReport* report = nullptr);
@@ -192,7 +196,8 @@ class Instance {
   Placement placement_;
   Epoch epoch_ = 0;
   bool plans_later_ = false;
-  int64_t restart_after_ns_ = 0;  // of system_clock(); the engine's thread of replacements only
+  std::optional<PlannedModel> next_;  // what takes over once it is compiled; plan_later()'s
+  int64_t restart_after_ns_ = 0;      // of system_clock(); the engine's thread of replacements only
   std::shared_ptr<Holdings> holdings_;
   std::atomic<bool> changing_{false};  // one changes the devices, or measures them for the first time
   std::stop_source changes_;

@@ -136,7 +136,9 @@ class Instance::Adapting {
     if (!law_.judge(better.ok() ? better->gain : 0)) return;
     better->report.simulated = known.devices.simulated();
     const int64_t began_ns = system_clock().now_ns();
-    const Status status = take_over(known, planned, std::move(better->report));
+    PlannedModel next = planned;  // the tables stay as they were measured: factors are of them
+    next.report = std::move(better->report);
+    const Status status = instance_.change_to(known, std::move(next), stop_);
     if (!status.ok()) {
       law_.not_moved();
       if (!stop_.stop_requested()) log_warning("the plan stays as it is: {}", status.message());
@@ -146,33 +148,6 @@ class Instance::Adapting {
     moved_to_ = see() ? see()->placement.epoch : 0;
     log_info("moved to {} in {:.0f} ms", instance_.device_text(),
              static_cast<double>(system_clock().now_ns() - began_ns) / 1e6);
-  }
-
-  // The weights that the plan needs are packed while the one in force serves; so is all else that it needs, where the
-  // devices have room for both.
-  Status take_over(const KnownDevices& known, const PlannedModel& planned, PlanReport report) {
-    report.placement.epoch = instance_.next_epoch();
-    auto made = instance_.build_runtime(report.placement, stop_);
-    std::vector<std::shared_ptr<const PackedWeight>> weights;
-    if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
-      log_info("the devices have no room for both plans at once: the one in service will end before the other begins");
-      ASSIGN_OR_RETURN(const RuntimeOptions options, instance_.options_for(report.placement, stop_));
-      ASSIGN_OR_RETURN(
-          weights, RuntimeExecutor::pack(instance_.model(), report.placement, instance_.devices().named(), options));
-    } else {
-      RETURN_IF_ERROR(made.error());
-    }
-    PlannedModel next = planned;  // the tables stay as they were measured: factors are of them
-    next.report = std::move(report);
-    const auto shared = std::make_shared<const PlannedModel>(std::move(next));
-    const auto prepared = std::make_shared<std::unique_ptr<RuntimeExecutor>>(made.ok() ? *std::move(made) : nullptr);
-    const auto take = [this, known, shared, prepared]() -> Result<Executor*> {
-      if (*prepared == nullptr) return instance_.take_over_with_room(known, shared);
-      return instance_.take_over(known, shared, std::move(*prepared));
-    };
-    RETURN_IF_ERROR(instance_.engine_->replace(take).take());
-    if (instance_.planned() == shared) return ok_status();  // where room was made, it may be back at the plan before
-    return error(MOTLEY_UNAVAILABLE, "the devices have no room for the better plan");
   }
 
   Instance& instance_;

@@ -75,24 +75,29 @@ DeviceSet Instance::devices() const {
 
 // ---- measuring while requests run
 
-// Measures while the first device serves, and then has the best plan take over. A device that fails meanwhile is lost,
-// and it is tried without: each turn has one less.
+// Measures while the first device serves, if that is not done, and then has the best plan take over. A device that
+// fails meanwhile is lost, and it is tried without: each turn has one less.
 void Instance::plan_later(const std::stop_token& stop) {
   const Claim claim(changing_, true);
+  std::optional<PlannedModel> next = std::exchange(next_, std::nullopt);
+  const auto plan_now = [&](const KnownDevices& known) -> Result<PlannedModel> {
+    if (next) return *std::exchange(next, std::nullopt);
+    ServingGate gate(*engine_, stop);
+    return plan_model(model(), known.devices, settings_, kv_, runtime_options_, log_progress, &gate);
+  };
   Status status;
   do {
     const KnownDevices known = known_devices();
-    ServingGate gate(*engine_, stop);
-    auto planned = plan_model(model(), known.devices, settings_, kv_, runtime_options_, log_progress, &gate);
+    auto planned = plan_now(known);
     if (stop.stop_requested()) return;
     status = planned.error();
     if (!status.ok()) continue;
     tell(planned->report);
-    const auto shared = std::make_shared<const PlannedModel>(*std::move(planned));
-    status = engine_->replace([this, known, shared] { return take_over(known, shared); }).take();
+    status = change_to(known, *std::move(planned), stop);
+    if (stop.stop_requested()) return;
   } while (!status.ok() && !devices().mark_failed().empty());
   if (status.ok()) {
-    log_info("the devices are measured; the plan takes over");
+    log_info("the devices are measured and loaded; the plan takes over");
   } else {
     log_warning("no plan over the other devices: {}; serving goes on as it is", status.message());
   }
@@ -165,6 +170,32 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
   return nullptr;
 }
 
+// The next plan takes over from the one in force while requests run. Its weights are packed, its programs compiled and
+// its pools made beside those in service; where the devices have no room for both, its weights alone, and the rest once
+// the plan in force has ended.
+Status Instance::change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop) {
+  next.report.placement.epoch = next_epoch();
+  const auto planned = std::make_shared<const PlannedModel>(std::move(next));
+  const Placement& placement = planned->report.placement;
+  ASSIGN_OR_RETURN(const RuntimeOptions options, options_for(placement, known.devices, planned.get(), stop));
+  auto made = RuntimeExecutor::create(model(), placement, known.devices.named(), options);
+  std::vector<std::shared_ptr<const PackedWeight>> weights;
+  if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
+    log_info("the devices have no room for both plans at once: the one in service will end before the other begins");
+    ASSIGN_OR_RETURN(weights, RuntimeExecutor::pack(model(), placement, known.devices.named(), options));
+  } else {
+    RETURN_IF_ERROR(made.error());
+  }
+  const auto prepared = std::make_shared<std::unique_ptr<RuntimeExecutor>>(made.ok() ? *std::move(made) : nullptr);
+  const auto take = [this, known, planned, prepared]() -> Result<Executor*> {
+    if (*prepared == nullptr) return take_over_with_room(known, planned);
+    return take_over(known, planned, std::move(*prepared));
+  };
+  RETURN_IF_ERROR(engine_->replace(take).take());
+  if (this->planned() == planned) return ok_status();  // where room was made, it may be back at the plan before
+  return error(MOTLEY_UNAVAILABLE, "the devices have no room for the next plan");
+}
+
 // ---- a device is added
 
 // What `names` mean: a lost device by its name, others as in a list.
@@ -230,16 +261,15 @@ Result<AddedDevices> Instance::add_devices(const std::vector<std::string>& names
     if (!contains(added.names, left.device)) continue;
     added.note += fmt::format("{}{} is idle: {}", added.note.empty() ? "" : "; ", left.device, left.reason);
   }
-  const auto planned = std::make_shared<const PlannedModel>(std::move(made));
   const bool used_now = std::any_of(added.names.begin(), added.names.end(),
                                     [&](const std::string& name) { return contains(used, name); });
   if (used_now) {
-    RETURN_IF_ERROR(engine_->replace([&] { return take_over(known, planned); }).take());
+    RETURN_IF_ERROR(change_to(known, std::move(made), changes_.get_token()));
   } else {  // the plan in force stays; when a device of it is lost, the new one is there
     std::lock_guard lock(mutex_);
     RETURN_IF_ERROR(check_known(known));
     devices_ = known.devices;
-    planned_ = planned;
+    planned_ = std::make_shared<const PlannedModel>(std::move(made));
   }
   log_info("{} added; serving on {}{}{}", fmt::join(added.names, ", "), device_text(), added.note.empty() ? "" : "; ",
            added.note);
@@ -272,15 +302,15 @@ PlanInput Instance::input_now(const PlannedModel& known, const DeviceSet& device
   return with_drift(without_lost(known.input, devices), drift());
 }
 
-Result<RuntimeOptions> Instance::options_for(const Placement& placement, const std::stop_token& stop) const {
+Result<RuntimeOptions> Instance::options_for(const Placement& placement, const DeviceSet& devices,
+                                             const PlannedModel* planned, const std::stop_token& stop) const {
   RuntimeOptions options = runtime_options_;
   options.holdings = holdings_;
   options.stop = stop;
-  const auto known = planned();
-  if (known == nullptr) return options;
-  const PlanInput left = with_drift(without_lost(known->input, devices()), only_slower(drift()));
+  if (planned == nullptr) return options;
+  const PlanInput left = with_drift(without_lost(planned->input, devices), only_slower(drift()));
   if (!left.devices.empty()) {  // else one serves that took too long to measure, however long its steps take
-    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(known->shape, left, placement, options.rows_max));
+    ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(planned->shape, left, placement, options.rows_max));
   }
   if (left.devices.size() == 1) {
     options.step_limit_ns = [limit = options.step_limit_ns](double rows, double reads) {
@@ -290,19 +320,14 @@ Result<RuntimeOptions> Instance::options_for(const Placement& placement, const s
   return options;
 }
 
-Result<std::unique_ptr<RuntimeExecutor>> Instance::build_runtime(const Placement& placement,
-                                                                 const std::stop_token& stop) const {
-  ASSIGN_OR_RETURN(const RuntimeOptions options, options_for(placement, stop));
-  return RuntimeExecutor::create(model(), placement, devices().named(), options);
-}
-
 Status Instance::make_runtime(const Placement& placement, std::unique_ptr<RuntimeExecutor> prepared,
                               PlanReport* report) {
   DeviceSet devices_before = devices();  // outlives the executor that uses it
   std::unique_ptr<RuntimeExecutor> runtime = std::move(prepared);
   if (runtime == nullptr || runtime->describe().epoch != placement.epoch) {
     runtime.reset();
-    ASSIGN_OR_RETURN(runtime, build_runtime(placement));
+    ASSIGN_OR_RETURN(const RuntimeOptions options, options_for(placement, devices_before, planned().get()));
+    ASSIGN_OR_RETURN(runtime, RuntimeExecutor::create(model(), placement, devices_before.named(), options));
   }
   std::lock_guard lock(mutex_);  // whoever looks sees all of one plan
   count_work(&work_);

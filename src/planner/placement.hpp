@@ -49,7 +49,9 @@ struct Lane {
   std::vector<Stage> stages;
   uint32_t kv_blocks = 0;
   bool prefills = true, decodes = true;  // its role: rows of text that is known, and those behind it
-  uint32_t chunk_rows = 0;        // of each sequence's known text in a step beside rows behind it, at most; 0 = any
+  // Of each sequence's known text in a step beside rows behind it, at most; of a lane that only prefills: of a whole
+  // step. 0 = any.
+  uint32_t chunk_rows = 0;
   uint32_t pool = 0;              // lanes of one number have the same KV: the same owners, layers, heads and blocks
   uint32_t micro_batches = 0;     // steps of disjoint sequences under way together; 0 = as many as stages
   std::vector<PairRoute> routes;  // each pair at most once; who is not here meets over shared memory

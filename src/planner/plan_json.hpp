@@ -8,7 +8,8 @@
 // Where there are several lanes, each says its own: {"lanes": [{"pool", "kv_capacity_tokens", "role"?: "prefill" or
 //   "decode", "stages", "micro_batches"?, "chunk_rows"?, "routes"?}], ...}. Lanes of one pool share its sequences.
 // Counts; ranges follow the order of the shards. query_heads stands only where KV heads are replicated, micro_batches
-// (in flight together) and chunk_rows (of a prompt beside rows that decode) only with several stages, routes only of
+// (in flight together) only with several stages, chunk_rows (of a prompt beside rows that decode) likewise, or (of a
+// step) where a lane only prefills, routes only of
 // pairs that do not meet over shared memory: who is not there does, keeps_slo only where limits were asked for. By
 // hand, "stages" alone will do; a stage's only shard may leave its counts out: it takes everything.
 #pragma once

@@ -202,7 +202,8 @@ PlanReport report_of(Predictor* predictor, const LaneSet& set) {
     const Prediction& predicted = set.pools[lane.pool];
     report.lanes.push_back({predicted, set.memory.kv_tokens[lane.pool], set.stages[i]});
     Lane& placed = report.placement.lanes[i];
-    if (predicted.chunks == Chunks::kEven && lane.plan.stages.size() > 1) placed.chunk_rows = predicted.chunk_rows;
+    const bool pipeline = predicted.chunks == Chunks::kEven && lane.plan.stages.size() > 1;
+    if (pipeline || !lane.decodes) placed.chunk_rows = predicted.chunk_rows;
     placed.routes =
         lane_routes(input, predictor->links(), lane.plan, sizeof(float) * static_cast<double>(shape.hidden));
   }

@@ -8,7 +8,7 @@
 namespace motley {
 namespace {
 
-constexpr uint32_t kRowsOfFirstBucket = 16, kBucketStep = 4;
+constexpr uint32_t kRowsOfFirstBucket = 16, kRowsOfPrompts = 256;  // beyond, rows are dear to pad
 
 // All layers of the model on one device that does not attend; embedding and head elsewhere.
 Lane layers_alone(const ModelAxes& axes, uint32_t layers) {
@@ -31,7 +31,8 @@ Lane layers_alone(const ModelAxes& axes, uint32_t layers) {
 
 std::vector<uint32_t> row_buckets(uint32_t rows_max, size_t most) {
   std::vector<uint32_t> steps;
-  for (uint32_t rows = kRowsOfFirstBucket; rows < rows_max; rows *= kBucketStep) steps.push_back(rows);
+  for (uint32_t rows = kRowsOfFirstBucket; rows < rows_max; rows *= rows < kRowsOfPrompts ? 4 : 2)
+    steps.push_back(rows);
   const size_t count = std::min(steps.size() + 1, std::max<size_t>(most, 1));
   std::vector<uint32_t> buckets;
   for (size_t i = 0; i + 1 < count; ++i) buckets.push_back(steps[i * steps.size() / (count - 1)]);

@@ -19,8 +19,8 @@ struct BucketOptions {
   double compile_seconds_max = kCompileSecondsMax;
 };
 
-// At most `most` (at least one) of 16, 64, 256, ... and rows_max, ascending: rows_max, then the smallest, which decode,
-// then of the others those that leave no wide step, the smaller ones first.
+// At most `most` (at least one) of 16, 64, 256, 512, 1024, ... and rows_max, ascending: rows_max, then the smallest,
+// which decode, then of the others those that leave no wide step, the smaller ones first.
 std::vector<uint32_t> row_buckets(uint32_t rows_max, size_t most = SIZE_MAX);
 
 // {rows_max} for a device of any rows. Else as many of row_buckets() as it compiles within the time, all layers of the

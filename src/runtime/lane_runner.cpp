@@ -35,6 +35,15 @@ bool by_layers(const Placement& placement, const std::string& device) {
   return false;
 }
 
+Result<ShardGraph> graph_of(const Model& model, const Placement& placement, const Lane& lane, const LanePart& part) {
+  const auto programs = by_layers(placement, part.device) ? LayerPrograms::kEach : LayerPrograms::kTogether;
+  return shard_graph(model, lane, part.stage, part.shard, part.role, programs);
+}
+
+Result<std::vector<uint32_t>> buckets_on(const Model& model, const NamedDevice& device, const RuntimeOptions& options) {
+  return buckets_of(model, *device.device, {device.any_rows, options.rows_max, options.compile_seconds_max});
+}
+
 DriverOptions driver_options(const NamedDevice& device, const RuntimeOptions& options, uint32_t lookahead) {
   DriverOptions made;
   made.name = device.name;
@@ -50,6 +59,27 @@ DriverOptions driver_options(const NamedDevice& device, const RuntimeOptions& op
 }
 
 }  // namespace
+
+Result<std::map<std::string, double>> compile_seconds(const Model& model, const Placement& placement,
+                                                      std::span<const NamedDevice> devices,
+                                                      const RuntimeOptions& options) {
+  std::map<std::string, double> seconds;
+  for (const Lane& lane : placement.lanes) {
+    for (const LanePart& part : lane_parts(lane)) {
+      const NamedDevice* device = find_device(devices, part.device);
+      if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
+      if (device->any_rows) continue;
+      ASSIGN_OR_RETURN(const std::vector<uint32_t> buckets, buckets_on(model, *device, options));
+      ASSIGN_OR_RETURN(const ShardGraph graph, graph_of(model, placement, lane, part));
+      for (const auto& segment : segments_of(graph)) {
+        if (segment == nullptr) continue;
+        ASSIGN_OR_RETURN(const QueryResult asked, device->device->query(segment->view(), buckets));
+        if (asked.compile_ns > 0) seconds[part.device] += static_cast<double>(asked.compile_ns) / 1e9;
+      }
+    }
+  }
+  return seconds;
+}
 
 // A pipeline keeps as many steps under way as its lane says, else as it has stages, of sequences that differ; one stage
 // runs the same sequence's next step behind this one, because the token it needs is there by then. Where somebody
@@ -72,14 +102,12 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
     const NamedDevice* device = find_device(devices, part.device);
     if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
     PartOptions held;
-    ASSIGN_OR_RETURN(held.buckets, buckets_of(model, *device->device,
-                                              {device->any_rows, options.rows_max, options.compile_seconds_max}));
+    ASSIGN_OR_RETURN(held.buckets, buckets_on(model, *device, options));
     held.pool = lane.pool;
     held.stop = options.stop;
     held.kv = {lane.kv_blocks, placement.block_size, placement.kv_dtype};
     if (!device->any_rows) runner->buckets_ = held.buckets;
-    const auto programs = by_layers(placement, part.device) ? LayerPrograms::kEach : LayerPrograms::kTogether;
-    ASSIGN_OR_RETURN(ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role, programs));
+    ASSIGN_OR_RETURN(ShardGraph graph, graph_of(model, placement, lane, part));
     auto created = DevicePart::create(model, *device->device, std::move(graph), std::move(held), holdings);
     if (!created.ok()) return created.error().annotate(part.device);
     made.push_back(*std::move(created));

@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/clock.hpp"
@@ -21,6 +23,12 @@
 #include "runtime/step_totals.hpp"
 
 namespace motley {
+
+// Seconds that devices of fixed rows expect to compile their parts of the placement; of those that expect none,
+// nothing. Errors as of LaneRunner::create().
+Result<std::map<std::string, double>> compile_seconds(const Model& model, const Placement& placement,
+                                                      std::span<const NamedDevice> devices,
+                                                      const RuntimeOptions& options);
 
 class LaneRunner {
  public:

@@ -3,6 +3,7 @@ import asyncio
 import json
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -63,15 +64,22 @@ def arithmetic_of_prompts(server):
     return {name: count - before[name] for name, count in flops().items()}
 
 
-def test_most_arithmetic_of_prompts_is_off_the_cpu(two_cores, tmp_path):
-    """On two cores, of which the CPU leaves one to the simulated devices. What is measured there depends on who else
-    runs: up to three times."""
-    model = tmp_path / "half-precision.gguf"
+@pytest.fixture(scope="module")
+def half_precision(tmp_path_factory):
+    """A random model in the format of NPUs, of layers large enough to be worth a device's while."""
+    model = tmp_path_factory.mktemp("models") / "half-precision.gguf"
     made = subprocess.run([BUILD / "bin/make_model", model, "--layers", "4", "--hidden", "1024", "--heads", "8", "--kv-heads",
                            "4", "--head-dim", "128", "--ffn", "4096", "--vocab", "512", "--type", "F16"])
     assert made.returncode == 0
+    return model
+
+
+def test_most_arithmetic_of_prompts_is_off_the_cpu(two_cores, half_precision, tmp_path):
+    """On two cores, of which the CPU leaves one to the simulated devices. What is measured there depends on who else
+    runs: up to three times."""
     for attempt in range(3):
-        with Server(model, tmp_path / "log", *SCENE, environment={"MOTLEY_CACHE_DIR": str(tmp_path / str(attempt))}) as server:
+        cache = {"MOTLEY_CACHE_DIR": str(tmp_path / str(attempt))}
+        with Server(half_precision, tmp_path / "log", *SCENE, environment=cache) as server:
             count = arithmetic_of_prompts(server)
         assert all(of > 0 for of in count.values()), count
         elsewhere = 1 - count["CPU:0"] / sum(count.values())
@@ -79,6 +87,43 @@ def test_most_arithmetic_of_prompts_is_off_the_cpu(two_cores, tmp_path):
         if elsewhere >= 0.5:
             return
     pytest.fail(f"{100 * elsewhere:.0f} % is off the CPU")
+
+
+def npu_that_compiles(folder, wall):
+    """20 s for each program and row count, of which `wall` are waited for."""
+    file = folder / "npu.toml"
+    file.write_text("kind = 'npu'\nmemory_bytes = 4000000000\nbandwidth_gb_s = 1000\ngflops = {f32 = 10000}\n"
+                    "dynamic_rows = false\npaged_attention = false\nweight_formats = ['F16']\nqueue_depth = 4\n"
+                    f"compile_s = 20\ncompile_op_s = 0\ncompile_wall = {wall}\n")
+    return file
+
+
+def test_programs_compile_while_others_serve(two_cores, half_precision, tmp_path):
+    """Some seconds, of ten minutes that the device expects: at the first start behind measuring, at the second alone."""
+    sim = npu_that_compiles(tmp_path, wall=0.003)
+    cache = {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}
+    texts = set()
+    for says in ("serving on CPU:0 until the devices are measured", f"serving without SIM:{sim} until its programs are compiled"):
+        log = tmp_path / "log"
+        with Server(half_precision, log, "--devices", f"CPU:0,SIM:{sim}", environment=cache) as server:
+            deadline, answered = time.monotonic() + 120, 0
+            while server.get("/v1/devices").json()["data"][1]["state"] != "serving":
+                assert time.monotonic() < deadline, log.read_text()
+                texts.add(server.complete(prompt="a b c d e f g", max_tokens=8)["choices"][0]["text"])
+                answered += 1
+            assert answered > 10  # they did not wait for it
+            texts.add(server.complete(prompt="a b c d e f g", max_tokens=8)["choices"][0]["text"])
+            assert server.get("/v1/devices").json()["data"][1]["rows"] > 0
+        assert says in log.read_text() and "the plan takes over" in log.read_text()
+    assert len(texts) <= 2  # one, but for a tie
+
+
+def test_what_is_forced_waits_for_its_programs(two_cores, half_precision, tmp_path):
+    sim = npu_that_compiles(tmp_path, wall=0.001)
+    cache = {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}
+    with Server(half_precision, tmp_path / "log", "--devices", f"CPU:0,SIM:{sim}", "--use-all-devices",
+                environment=cache) as server:
+        assert [one["state"] for one in server.get("/v1/devices").json()["data"]] == ["serving"] * 2
 
 
 def test_the_cpu_attends_for_an_npu(tiny, cache, undisturbed, tmp_path):

@@ -12,9 +12,9 @@ namespace {
 using Rows = std::vector<uint32_t>;
 
 TEST(Buckets, TheLargestAndTheSmallestFirst_ThenWhatLeavesNoWideStep) {
-  EXPECT_EQ(row_buckets(2048), (Rows{16, 64, 256, 1024, 2048}));
+  EXPECT_EQ(row_buckets(2048), (Rows{16, 64, 256, 512, 1024, 2048}));
   EXPECT_EQ(row_buckets(2048, 9), row_buckets(2048));
-  EXPECT_EQ(row_buckets(2048, 4), (Rows{16, 64, 256, 2048}));
+  EXPECT_EQ(row_buckets(2048, 4), (Rows{16, 64, 512, 2048}));
   EXPECT_EQ(row_buckets(2048, 3), (Rows{16, 256, 2048}));
   EXPECT_EQ(row_buckets(2048, 2), (Rows{16, 2048}));
   EXPECT_EQ(row_buckets(2048, 1), Rows{2048});
@@ -35,8 +35,8 @@ TEST(Buckets, AsManyAsTheTimeCompiles) {
     EXPECT_TRUE(rows.ok()) << rows.error().message();
     return rows.ok() ? *rows : Rows{};
   };
-  EXPECT_EQ(of(kCompileSecondsMax), (Rows{16, 64, 256, 1024}));
-  EXPECT_EQ(of(119), (Rows{16, 64, 1024}));
+  EXPECT_EQ(of(kCompileSecondsMax), (Rows{16, 64, 256, 512, 1024}));
+  EXPECT_EQ(of(119), (Rows{16, 256, 1024}));
   EXPECT_EQ(of(89), (Rows{16, 1024}));
   EXPECT_EQ(of(0), Rows{1024});
   EXPECT_EQ(of(0, true), Rows{1024});
