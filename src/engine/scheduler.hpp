@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -54,6 +55,9 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
 // lowered to that instead of refused.
 Result<SchedulerConfig> resolve_replacement(const ExecutorDescription& executor, const EngineOptions& options);
 
+// [pool], ascending, as KvContents has them.
+using KvSavedBlocks = std::vector<std::vector<BlockId>>;
+
 struct SchedulerCounters {
   uint64_t prefix_queries = 0, prefix_hits = 0, preemptions = 0, recomputed_tokens = 0;
 };
@@ -87,9 +91,19 @@ class Scheduler {
   // text. A request that has no room left under the new limits ends with RESOURCE_EXHAUSTED, now or when it comes to
   // them. How many positions' rows had run, and must run again.
   uint64_t restart(const SchedulerConfig& config);
-  // Goes on with another executor whose pools lie in the same memory, once no step is under way and none was discarded:
-  // every request keeps what has run. False, and nothing changed, where that cannot be: then restart().
-  bool carry_on(const SchedulerConfig& config);
+
+  // What another executor may need of the one in service: the blocks of those that run, by rank, and then of the prefix
+  // cache the latest used, but not of pools whose memory `next` has, too.
+  std::vector<KvBlock> blocks_to_save(std::span<const KvPoolDescription> next) const;
+  struct CarriedOn {
+    std::vector<KvMove> moves;
+    uint64_t lost = 0;  // positions whose rows had run, and must run again
+  };
+  // Goes on with another executor, once no step is under way and none was discarded. Requests keep what has run where
+  // their pool lies in the same memory, or else their blocks were saved and there is room; the others wait again with
+  // their rank, as after restart(). So does the prefix cache. Nothing is to be planned before the moves have ended; if
+  // they fail, restart().
+  CarriedOn carry_on(const SchedulerConfig& config, const KvSavedBlocks& saved);
 
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   uint32_t running() const;
@@ -188,6 +202,17 @@ class Scheduler {
   uint32_t rows_left(const Draft& draft, uint32_t position) const;
   uint32_t short_rows(const Lane& lane) const;
 
+  // Going on (scheduler_moving.cpp).
+  struct Carrying;
+  std::vector<Sequence*> by_rank() const;
+  bool has_seat(const Pool& pool) const;
+  void seat(Pool& pool, Sequence& sequence);
+  void carry(Carrying& carrying, Sequence& sequence);
+  bool carry_to(Carrying& carrying, Sequence& sequence, Pool& pool);
+  static void carry_cache(Carrying& carrying);
+  static void carry_cache(Carrying& carrying, const Pool& before, Pool& to);
+  static std::span<const TokenId> text_of_block(const Sequence& sequence, size_t block, uint32_t size);
+
   // Admission (scheduler_admission.cpp).
   void admit(Draft& draft, std::vector<Sequence*>& prefills, uint32_t longs);
   Admission try_admit(Draft& draft, Sequence& sequence, AdmissionPass& pass);
@@ -207,7 +232,6 @@ class Scheduler {
   void leave(Sequence& sequence);
   void settle(Sequence& sequence);
   void fit(Sequence& sequence);
-  bool can_carry_on(const SchedulerConfig& config) const;
   Status no_room(const Sequence& sequence) const;
   void take_config();
   RequestUpdate update_of(const Sequence& sequence) const;

@@ -147,6 +147,33 @@ class SchedulerBench {
     EXPECT_EQ(scheduler_->running(), 0u);
     expect_pools_free();
   }
+  // `next` takes over by plan, once what is under way has come back: with the KV that it needs of the executor before,
+  // or of which it has the memory. Where loading fails, all is computed again.
+  void replace(ScriptedOptions next, bool loading_fails) {
+    while (!flying_.empty()) result();
+    auto saved = executor_->save_kv(scheduler_->blocks_to_save(next.pools));
+    ASSERT_TRUE(saved.ok()) << saved.error().to_string();
+    EXPECT_THAT(executor_->violations(), ::testing::IsEmpty());
+    next.manual = true;
+    next.epoch = device_.epoch + 1;
+    device_ = next;
+    auto made = std::make_unique<ScriptedExecutor>(device_, executor_.get());
+    executor_ = std::move(made);
+    auto config = resolve_replacement(executor_->describe(), options_);
+    ASSERT_TRUE(config.ok()) << config.error().to_string();
+    config_ = *config;
+    length_min_ = std::min(length_min_, config_.options.max_model_len);
+    const uint32_t before = scheduler_->running();
+    Scheduler::CarriedOn carried = scheduler_->carry_on(config_, saved->blocks);
+    EXPECT_LE(scheduler_->running(), std::min(before, config_.options.max_num_seqs));
+    carried_on_ += scheduler_->running();
+    moved_ += carried.moves.size();
+    if (loading_fails) executor_->fail_loading(Status(MOTLEY_UNAVAILABLE, "scripted"));
+    const auto loaded =
+        executor_->load_kv(std::make_shared<const KvContents>(*std::move(saved)), std::move(carried.moves));
+    EXPECT_EQ(loaded.ok(), !loading_fails) << loaded.error().to_string();
+    if (!loaded.ok()) scheduler_->restart(config_);
+  }
   // Steps with full lookahead until nothing is left. False: no end in sight.
   bool finish(uint64_t steps_max) {
     const uint64_t until = steps_ + steps_max;
@@ -186,6 +213,9 @@ class SchedulerBench {
   uint64_t steps() const { return steps_; }
   // Steps that were planned while one of another lane of the same pool was under way.
   uint64_t overlaps() const { return overlaps_; }
+  // By replace(): requests that went on, and blocks that moved.
+  uint64_t carried_on() const { return carried_on_; }
+  uint64_t moved() const { return moved_; }
   uint64_t computed_again() const { return computed_again_; }
   uint32_t rows_of(RequestId id) const {
     for (const PlanSequence& part : last_plan_.sequences)
@@ -237,7 +267,7 @@ class SchedulerBench {
     }
   }
 
-  uint64_t computed_again_ = 0, overlaps_ = 0;
+  uint64_t computed_again_ = 0, overlaps_ = 0, carried_on_ = 0, moved_ = 0;
   ScriptedOptions device_;
   const EngineOptions options_;
   std::unique_ptr<ScriptedExecutor> executor_;
