@@ -170,7 +170,8 @@ class Instance::Adapting {
       if (*prepared == nullptr) return instance_.take_over_with_room(known, shared);
       return instance_.take_over(known, shared, std::move(*prepared));
     };
-    RETURN_IF_ERROR(instance_.engine_->replace(take).take());
+    const auto pools = *prepared == nullptr ? std::vector<KvPoolDescription>() : (*prepared)->describe().pools;
+    RETURN_IF_ERROR(instance_.engine_->replace(take, pools).take());
     if (instance_.planned() == shared) return ok_status();  // where room was made, it may be back at the plan before
     return error(MOTLEY_UNAVAILABLE, "the devices have no room for the better plan");
   }
