@@ -17,7 +17,6 @@ namespace motley {
 namespace {
 
 constexpr size_t kAhead = 2;                  // that are enqueued on a device
-constexpr int64_t kLimitNs = 3'000'000'000;   // of one of them
 constexpr int64_t kGraceNs = 500'000'000;     // a turn that is not stuck says first that its device is late
 constexpr int64_t kGiveUpNs = 2'000'000'000;  // for a thread whose device was given up, to come back
 constexpr std::chrono::milliseconds kLookEvery{100};
@@ -85,7 +84,7 @@ Status wait_for(Job& job, const DeviceTurnOptions& options) {
 }  // namespace
 
 void DeviceTurn::begin_wait() {
-  if (limited_) due_ns_ = system_clock().now_ns() + kLimitNs;
+  if (limit_ns_ != INT64_MAX) due_ns_ = system_clock().now_ns() + limit_ns_;
 }
 
 Status DeviceTurn::run(const std::function<Status(DeviceTurn&)>& work) {
@@ -94,8 +93,9 @@ Status DeviceTurn::run(const std::function<Status(DeviceTurn&)>& work) {
   ASSIGN_OR_RETURN(queue_, device_.create_queue());
   Status status = work(*this);
   if (status.ok()) status = finish();
-  under_way_.clear();
   begin_wait();
+  if (status.code() == MOTLEY_DEADLINE_EXCEEDED) due_ns_ = 0;  // who waits for the device below is let go at once
+  under_way_.clear();
   queue_.reset();  // waits for what is enqueued
   due_ns_ = INT64_MAX;
   return status;
@@ -117,7 +117,7 @@ Status DeviceTurn::wait_oldest() {
   begin_wait();
   const EventHandle oldest = std::move(under_way_.front());
   under_way_.pop_front();
-  const uint64_t timeout_ns = limited_ ? kLimitNs : UINT64_MAX;
+  const uint64_t timeout_ns = limit_ns_ == INT64_MAX ? UINT64_MAX : static_cast<uint64_t>(limit_ns_);
   Status status = device_.wait(oldest, timeout_ns);
   if (status.code() == MOTLEY_DEADLINE_EXCEEDED && device_.worker() != nullptr && device_.worker()->at_work()) {
     begin_wait();  // on a machine that is short of cores
@@ -136,7 +136,7 @@ Result<int64_t> run_on_devices(std::vector<DeviceTask> tasks, const DeviceTurnOp
   job->tasks = std::move(tasks);
   job->results.resize(job->tasks.size());
   for (const DeviceTask& task : job->tasks)
-    job->turns.emplace_back(*task.device, options.limited, options.virtual_time,
+    job->turns.emplace_back(*task.device, options.limit_ns, options.virtual_time,
                             options.virtual_time ? clock.now_ns() : 0);
   std::vector<std::thread> threads(job->tasks.size());
   for (size_t i = 0; i < threads.size(); ++i) {

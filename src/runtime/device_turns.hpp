@@ -18,8 +18,8 @@ namespace motley {
 // A device's part of it. Its thread's alone, but for due_ns().
 class DeviceTurn {
  public:
-  DeviceTurn(const Device& device, bool limited, bool virtual_time, int64_t now_ns)
-      : device_(device), limited_(limited), virtual_time_(virtual_time), began_ns_(now_ns), now_ns_(now_ns) {}
+  DeviceTurn(const Device& device, int64_t limit_ns, bool virtual_time, int64_t now_ns)
+      : device_(device), limit_ns_(limit_ns), virtual_time_(virtual_time), began_ns_(now_ns), now_ns_(now_ns) {}
 
   const Device& device() const { return device_; }
   const QueueHandle& queue() const { return queue_; }
@@ -40,7 +40,8 @@ class DeviceTurn {
   Status wait_oldest();
 
   const Device& device_;
-  const bool limited_, virtual_time_;
+  const int64_t limit_ns_;
+  const bool virtual_time_;
   const int64_t began_ns_;
   int64_t now_ns_;
   std::vector<std::shared_ptr<const void>> kept_;  // shared with who uses it
@@ -57,7 +58,7 @@ struct DeviceTask {
 
 struct DeviceTurnOptions {
   bool virtual_time = false;
-  bool limited = false;  // else a device may take for ever
+  int64_t limit_ns = INT64_MAX;  // of what is enqueued at once; INT64_MAX: a device may take for ever
   // A device that is late, or answered so: whoever waits for it in a call is to be let go. On the calling thread.
   std::function<void(const DeviceTask&, const Status& why)> lost;
 };

@@ -128,7 +128,7 @@ void RuntimeExecutor::make_mover() {
   }
   DeviceTurnOptions turns;
   turns.virtual_time = options_.virtual_time;
-  turns.limited = options_.step_limit_ns != nullptr;
+  if (options_.step_limit_ns != nullptr) turns.limit_ns = options_.kv_limit_ns;
   turns.lost = [this](const DeviceTask& task, const Status& why) { lost(task.name, task.device->worker(), why); };
   mover_.emplace(std::move(owners), static_cast<uint32_t>(description_.pools.size()), std::move(turns),
                  options_.kv_saved_bytes_max, clock_);
