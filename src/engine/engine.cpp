@@ -6,6 +6,7 @@
 #include <list>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <thread>
 #include <unordered_map>
@@ -38,6 +39,13 @@ struct Made {
   std::shared_ptr<const KvContents> saved;  // shared with who loads it; null = none
 };
 
+// Requests that went from pool to pool, or did not.
+struct Transferred {
+  std::vector<RequestId> ids;
+  size_t blocks = 0;
+  Result<KvLoaded> loaded;
+};
+
 // What other threads have to say to the engine's thread. Outlives the engine where a step of it is still under way.
 class Mailbox {
  public:
@@ -49,6 +57,7 @@ class Mailbox {
     std::vector<Replacement> replacements;
     std::optional<Made> made;
     std::optional<Result<KvLoaded>> loaded;
+    std::optional<Transferred> transferred;
     bool stop = false;
   };
 
@@ -102,6 +111,11 @@ class Mailbox {
     mail_.loaded = std::move(loaded);
     changed_.notify_one();
   }
+  void transferred(Transferred transferred) {
+    std::lock_guard lock(mutex_);
+    mail_.transferred = std::move(transferred);
+    changed_.notify_one();
+  }
   void stop() {
     std::lock_guard lock(mutex_);
     mail_.stop = draining_ = true;
@@ -125,7 +139,8 @@ class Mailbox {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] {
       return mail_.stop || !mail_.requests.empty() || !mail_.ends.empty() || !mail_.results.empty() ||
-             !mail_.drains.empty() || !mail_.replacements.empty() || mail_.made.has_value() || mail_.loaded.has_value();
+             !mail_.drains.empty() || !mail_.replacements.empty() || mail_.made.has_value() ||
+             mail_.loaded.has_value() || mail_.transferred.has_value();
     });
     waiting_ += mail_.requests.size();
     return std::exchange(mail_, {});
@@ -163,6 +178,7 @@ class Engine::Impl {
     mailbox_->stop();
     thread_.join();
     if (maker_.joinable()) maker_.join();
+    if (mover_.joinable()) mover_.join();
   }
 
   // Of the executor in service. Any thread; the value stays as it is while held.
@@ -213,6 +229,7 @@ class Engine::Impl {
     for (Replacement& replacement : mail.replacements) queue(std::move(replacement));
     if (mail.made) take_over(*std::move(mail.made));
     if (mail.loaded) end_loading(*mail.loaded);
+    if (mail.transferred) end_transfers(*mail.transferred);
     if (phase_ == Phase::kDead) scheduler_.end_all(FinishReason::kError, mailbox_->health());
     for (const auto& [id, reason] : mail.ends) scheduler_.end(id, reason);
     for (Promise<bool>& drain : mail.drains) drains_.push_back(std::move(drain));
@@ -280,8 +297,59 @@ class Engine::Impl {
       paused_at_ns_ = clock_.now_ns();
       phase_ = Phase::kSettling;
     }
-    if (phase_ == Phase::kSettling && scheduler_.steps_in_flight() == 0) make_next();
     if (phase_ == Phase::kServing) plan();
+    start_transfers();
+    const bool settled = scheduler_.steps_in_flight() == 0 && scheduler_.transfers_in_flight() == 0;
+    if (phase_ == Phase::kSettling && settled) make_next();
+  }
+
+  // ---- from pool to pool
+
+  // Beside the steps, all that wait at once.
+  void start_transfers() {
+    if (transferring_) return;
+    const std::vector<Scheduler::Transfer> transfers = scheduler_.take_transfers();
+    if (transfers.empty()) return;
+    transferring_ = true;
+    std::set<KvBlock> blocks;  // some may be shared
+    std::vector<KvMove> moves;
+    std::vector<RequestId> ids;
+    for (const Scheduler::Transfer& each : transfers) {
+      ids.push_back(each.id);
+      moves.insert(moves.end(), each.moves.begin(), each.moves.end());
+      for (const KvMove& move : each.moves) blocks.insert(move.from);
+    }
+    if (mover_.joinable()) mover_.join();  // it has delivered
+    try {
+      mover_ = std::thread([executor = executor_, mailbox = mailbox_, ids, moves, blocks] {
+        const MemoryPatience patience;
+        Result<KvLoaded> loaded = error(MOTLEY_RESOURCE_EXHAUSTED, "no memory to move KV");
+        try {
+          loaded = transfer(*executor, {blocks.begin(), blocks.end()}, moves);
+        } catch (const std::bad_alloc&) {
+        }
+        mailbox->transferred({ids, moves.size(), std::move(loaded)});
+      });
+    } catch (const std::system_error& refused) {
+      mailbox_->transferred({ids, 0, error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to move KV on: {}", refused.what())});
+    }
+  }
+
+  static Result<KvLoaded> transfer(Executor& executor, std::vector<KvBlock> blocks, std::vector<KvMove> moves) {
+    ASSIGN_OR_RETURN(KvContents saved, executor.save_kv(std::move(blocks)));
+    return executor.load_kv(std::make_shared<const KvContents>(std::move(saved)), std::move(moves));
+  }
+
+  void end_transfers(const Transferred& done) {
+    transferring_ = false;
+    for (const RequestId id : done.ids) scheduler_.moved(id, done.loaded.ok());
+    if (!done.loaded.ok()) {
+      log_warning("the KV of {} requests does not move to another pool, and is computed again: {}", done.ids.size(),
+                  done.loaded.error().message());
+      return;
+    }
+    std::lock_guard lock(stats_mutex_);
+    metrics_.on_moved(done.blocks, done.loaded->bytes);
   }
 
   // On a thread of its own. False: there is none.
@@ -477,6 +545,8 @@ class Engine::Impl {
   int64_t paused_at_ns_ = 0;
   uint32_t losses_in_a_row_ = 0;
   std::thread maker_;
+  bool transferring_ = false;  // mover_ is at work
+  std::thread mover_;
   mutable std::mutex stats_mutex_;
   EngineMetrics metrics_;
   std::thread thread_;  // last: it uses the others

@@ -3,13 +3,18 @@
 
 #include <vector>
 
+#include "engine/engine.hpp"
+#include "engine/testing/inbox.hpp"
 #include "engine/testing/scheduler_bench.hpp"
 
 namespace motley {
 namespace {
 
+using testing::expected_tokens;
+using testing::Inbox;
 using testing::random_text;
 using testing::SchedulerBench;
+using testing::ScriptedExecutor;
 using testing::ScriptedOptions;
 
 constexpr uint32_t kVocab = 1000;
@@ -154,6 +159,123 @@ TEST(Moving, BlocksOfAnotherSize_AreComputedAgain) {
   bench.replace(other, false);
   EXPECT_EQ(bench.moved(), 0u);
   expect_end(bench, 23);
+}
+
+// ---- from pool to pool
+
+TEST(MovingPools, WhoOutgrowsItsPool_GoesOnInALargerOne) {
+  SchedulerBench bench(device_of({6, 64}), {.enable_prefix_caching = false});
+  const RequestId id = bench.add(bench.request(random_text(1, 20, kVocab), 30));
+  run_steps(bench, 5);  // 24 positions
+  ASSERT_FALSE(bench.plan());
+  EXPECT_EQ(bench.scheduler().transfers_in_flight(), 1u);
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 0u);  // held until it has moved
+  EXPECT_EQ(bench.scheduler().pool(1).free_count(), 64u - 7u);
+  ASSERT_TRUE(bench.transfer());
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 6u);
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.rows_of(id), 1u);
+  expect_end(bench, 0);
+  EXPECT_EQ(bench.scheduler().counters().preemptions, 0u);
+}
+
+TEST(MovingPools, WhoIsPreempted_GoesOnElsewhereWhileTheOthersRun) {
+  SchedulerBench bench(device_of({16, 64}), {.enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 2; ++i) ids.push_back(bench.add(bench.request(random_text(i, 23 + 3 * i, kVocab), 30)));
+  while (bench.scheduler().transfers_in_flight() == 0) {
+    while (bench.plan()) {
+    }
+    if (bench.scheduler().transfers_in_flight() > 0) break;
+    ASSERT_TRUE(bench.result());
+  }
+  EXPECT_EQ(bench.rows_of(ids[1]), 0u);
+  for (int steps = 0; steps < 2; ++steps) {  // as long as its last block has room
+    ASSERT_TRUE(bench.result());
+    ASSERT_TRUE(bench.plan());
+    EXPECT_EQ(bench.rows_of(ids[0]), 1u);
+    EXPECT_EQ(bench.rows_of(ids[1]), 0u);
+  }
+  ASSERT_TRUE(bench.transfer());
+  expect_end(bench, 0);
+  EXPECT_EQ(bench.stories()[ids[1]].pools, (std::set<uint32_t>{0, 1}));
+}
+
+TEST(MovingPools, ItsRoomIsWaitedForByAHigherRank_WaitsItself) {
+  SchedulerBench bench(device_of({6, 24}), {.enable_prefix_caching = false, .policy = SchedulingPolicy::kPriority});
+  const RequestId id = bench.add(bench.request(random_text(1, 20, kVocab), 30));
+  bench.add(bench.request(random_text(2, 60, kVocab), 20));  // in the larger pool, and fills it
+  run_steps(bench, 4);
+  Request first = bench.request(random_text(3, 80, kVocab), 4);
+  first.priority = -1;
+  bench.add(std::move(first));
+  run_steps(bench, 4);
+  EXPECT_EQ(bench.scheduler().transfers_in_flight(), 0u);
+  ASSERT_TRUE(bench.finish(1000));
+  bench.expect_all_right();
+  EXPECT_GT(bench.scheduler().counters().recomputed_tokens, 0u);
+  EXPECT_EQ(bench.stories()[id].pools, (std::set<uint32_t>{0, 1}));
+}
+
+TEST(MovingPools, EndedWhileItMoves_GivesBothPoolsBack) {
+  SchedulerBench bench(device_of({6, 64}), {.enable_prefix_caching = false});
+  const RequestId id = bench.add(bench.request(random_text(1, 20, kVocab), 30));
+  run_steps(bench, 5);
+  ASSERT_FALSE(bench.plan());
+  bench.scheduler().end(id, FinishReason::kAborted);
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 0u);
+  ASSERT_TRUE(bench.transfer());
+  ASSERT_TRUE(bench.finish(10));
+  bench.expect_all_right();
+}
+
+TEST(MovingPools, TheMoveFails_ComputesAgain) {
+  SchedulerBench bench(device_of({6, 64}), {.enable_prefix_caching = false});
+  bench.add(bench.request(random_text(1, 20, kVocab), 30));
+  run_steps(bench, 5);
+  ASSERT_FALSE(bench.plan());
+  ASSERT_TRUE(bench.transfer(0, true));
+  expect_end(bench, 25);
+  EXPECT_EQ(bench.scheduler().counters().preemptions, 1u);
+}
+
+// The engine makes the moves by itself; where one fails, nobody notices but by the time.
+TEST(MovingPools, InTheEngine) {
+  for (const bool fails : {false, true}) {
+    ScriptedExecutor executor(device_of({6, 64}));
+    if (fails) executor.fail_loading(Status(MOTLEY_RESOURCE_EXHAUSTED, "scripted"));
+    Inbox inbox;
+    const auto engine = Engine::create(executor, {.enable_prefix_caching = false}).value();
+    const std::vector<TokenId> text = random_text(1, 20, kVocab);
+    const RequestId id = engine->submit(testing::request_of(inbox, text, 30)).value();
+    EXPECT_EQ(inbox.wait(id).tokens, expected_tokens(text, 30));
+    EXPECT_TRUE(engine->drain().take());
+    const EngineStats stats = engine->stats();
+    EXPECT_EQ(stats.kv_blocks_moved, fails ? 0u : 6u);
+    EXPECT_EQ(stats.recomputed_tokens, fails ? 25u : 0u);
+    EXPECT_EQ(executor.violations(), std::vector<std::string>());
+  }
+}
+
+// Who moves is waited for before the executor is replaced, and goes on with the next one.
+TEST(MovingPools, ReplacedMeanwhile) {
+  ScriptedExecutor first(device_of({6, 64}));
+  ScriptedOptions next_device = device_of({64});
+  next_device.epoch = 2;
+  ScriptedExecutor next(next_device);
+  Inbox inbox;
+  const auto engine = Engine::create(first, {.enable_prefix_caching = false}).value();
+  std::vector<std::pair<RequestId, std::vector<TokenId>>> asked;
+  for (uint32_t i = 0; i < 4; ++i) {
+    const std::vector<TokenId> text = random_text(i, 18 + i, kVocab);
+    asked.emplace_back(engine->submit(testing::request_of(inbox, text, 200)).value(), expected_tokens(text, 200));
+  }
+  inbox.wait_tokens(asked[0].first, 2);
+  EXPECT_TRUE(engine->replace([&]() -> Result<Executor*> { return &next; }).take().ok());
+  for (const auto& [id, tokens] : asked) EXPECT_EQ(inbox.wait(id).tokens, tokens);
+  EXPECT_TRUE(engine->drain().take());
+  EXPECT_EQ(first.violations(), std::vector<std::string>());
+  EXPECT_EQ(next.violations(), std::vector<std::string>());
 }
 
 }  // namespace

@@ -152,7 +152,8 @@ Status Scheduler::discard(const StepResult& result) {
 }
 
 uint64_t Scheduler::restart(const SchedulerConfig& config) {
-  CHECK(steps_in_flight() == 0, "a restart with {} steps under way", steps_in_flight());
+  CHECK(steps_in_flight() == 0 && transfers_in_flight_ == 0, "a restart with {} steps and {} moves under way",
+        steps_in_flight(), transfers_in_flight_);
   for (const Pool& pool : pools_)
     CHECK(pool.draining == 0, "{} sequences hold blocks without a step under way", pool.draining);
   config_ = config;
@@ -239,7 +240,7 @@ RequestUpdate Scheduler::update_of(const Sequence& s) const {
 void Scheduler::finish(Sequence& s, FinishReason reason, RequestUpdate update) {
   s.finished = true;
   --unfinished_;
-  if (s.state != Sequence::State::kLeaving) leave(s);
+  if (s.state != Sequence::State::kLeaving && s.state != Sequence::State::kMoving) leave(s);
   update.finished = reason;
   sink_(s, std::move(update));
 }
@@ -256,9 +257,14 @@ void Scheduler::leave(Sequence& s) {
   ++pools_[s.pool].draining;
 }
 
-// Once a leaving sequence has no step under way: gives back what it holds, and ends it or lets it wait again.
+// Once a leaving sequence has no step under way: gives back what it holds, and ends it or lets it move or wait again.
 void Scheduler::settle(Sequence& s) {
   if (s.state != Sequence::State::kLeaving || s.in_flight > 0) return;
+  if (!s.finished && move_on(s)) return;
+  give_back(s);
+}
+
+void Scheduler::give_back(Sequence& s) {
   Pool& pool = pools_[s.pool];
   if (std::exchange(s.draining, false)) --pool.draining;
   for (size_t i = s.blocks.size(); i-- > 0;) pool.blocks.release(s.blocks[i]);
@@ -269,6 +275,7 @@ void Scheduler::settle(Sequence& s) {
     return;
   }
   CHECK(s.unknown == 0, "request {} waits again with {} tokens unknown", s.id(), s.unknown);
+  ++counters_.preemptions;
   s.forget_progress();
   waiting_.insert(&s);
 }

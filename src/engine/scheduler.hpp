@@ -10,8 +10,9 @@
 // under way in another lane; lanes of one pool share its sequences by their roles. A waiting request goes to the first
 // pool, by the preference of the lanes, that has KV room for it now. That its lanes are busy is no reason to take a
 // less preferred one: their next step comes soon, room may not. It passes nobody whose place it could take: only in a
-// pool that the passed one does not fit into, or does not need. A sequence that outgrows its pool waits again, with its
-// rank, for a larger one; the largest holds any.
+// pool that the passed one does not fit into, or does not need. A sequence that outgrows its pool, or is preempted,
+// moves to another one that has room for it, where the executor moves KV and nobody of higher rank waits for that room;
+// else it waits again, with its rank. The largest pool holds any.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +40,7 @@ struct SchedulerConfig {
   Epoch epoch = 0;
   std::vector<KvPoolDescription> pools;
   std::vector<LaneDescription> lanes;  // with the depths that the slots allow
+  bool moves_kv = false;
   uint32_t vocab_size = 0;
   uint32_t slots_each = 0;  // token slots of a running sequence; 0 = none
 
@@ -92,6 +94,17 @@ class Scheduler {
   // them. How many positions' rows had run, and must run again.
   uint64_t restart(const SchedulerConfig& config);
 
+  // Moves between pools of the executor that are to be made beside the steps. Each is answered by moved(); until then
+  // its request runs nowhere, and its blocks are left alone.
+  struct Transfer {
+    RequestId id = 0;
+    std::vector<KvMove> moves;
+  };
+  std::vector<Transfer> take_transfers() { return std::exchange(transfers_, {}); }
+  // Not OK: the request waits again instead.
+  void moved(RequestId id, bool ok);
+  uint32_t transfers_in_flight() const { return transfers_in_flight_; }  // not answered
+
   // What another executor may need of the one in service: the blocks of those that run, by rank, and then of the prefix
   // cache the latest used, but not of pools whose memory `next` has, too.
   std::vector<KvBlock> blocks_to_save(std::span<const KvPoolDescription> next) const;
@@ -143,7 +156,8 @@ class Scheduler {
     uint32_t id;
     BlockPool blocks;
     std::vector<Sequence*> running;  // by rank
-    uint32_t draining = 0;           // sequences in kLeaving that still hold blocks
+    uint32_t draining = 0;           // sequences in kLeaving or kMoving that still hold blocks
+    uint32_t arriving = 0;           // sequences in kMoving that come here
     uint32_t sequences_max = 0;      // that run
     uint32_t decode_steps = 0;       // of disjoint sequences that its lanes can have under way
     uint32_t preference = 0;         // the least first: its first lane
@@ -202,7 +216,17 @@ class Scheduler {
   uint32_t rows_left(const Draft& draft, uint32_t position) const;
   uint32_t short_rows(const Lane& lane) const;
 
-  // Going on (scheduler_moving.cpp).
+  // From pool to pool, and from executor to executor (scheduler_moving.cpp).
+  struct Landing {
+    std::vector<BlockId> hits;  // leading full blocks that are there already
+    uint32_t fresh = 0;         // blocks beside them
+    bool room = false;
+  };
+  Landing landing(const Pool& pool, const Sequence& sequence, uint32_t block_size, uint32_t blocks) const;
+  bool move_on(Sequence& sequence);
+  bool is_waited_for(const Pool& pool, const Sequence& sequence) const;
+  static std::vector<BlockId> take_blocks(Pool& pool, const Landing& landing);
+  void publish_again(Pool& pool, Sequence& sequence) const;
   struct Carrying;
   std::vector<Sequence*> by_rank() const;
   bool has_seat(const Pool& pool) const;
@@ -231,6 +255,7 @@ class Scheduler {
   void finish(Sequence& sequence, FinishReason reason, RequestUpdate update);
   void leave(Sequence& sequence);
   void settle(Sequence& sequence);
+  void give_back(Sequence& sequence);
   void fit(Sequence& sequence);
   Status no_room(const Sequence& sequence) const;
   void take_config();
@@ -247,6 +272,9 @@ class Scheduler {
   SchedulerCounters counters_;
   uint64_t arrivals_ = 0;
   StepId last_step_ = 0;
+  std::vector<Transfer> transfers_;  // not taken
+  uint32_t transfers_in_flight_ = 0;
+  uint64_t evictions_ = 0;  // from pools, so far
   uint32_t unfinished_ = 0;
   bool catching_up_ = false;  // some may be interrupted
 };

@@ -1,4 +1,4 @@
-// What requests keep when another executor takes over.
+// What requests keep when they leave a pool for another, of the same executor or of one that takes over.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -67,7 +67,8 @@ std::vector<KvBlock> Scheduler::blocks_to_save(std::span<const KvPoolDescription
 }
 
 Scheduler::CarriedOn Scheduler::carry_on(const SchedulerConfig& config, const KvSavedBlocks& saved) {
-  CHECK(steps_in_flight() == 0, "going on with another executor with {} steps under way", steps_in_flight());
+  CHECK(steps_in_flight() == 0 && transfers_in_flight_ == 0, "going on with {} steps and {} moves under way",
+        steps_in_flight(), transfers_in_flight_);
   Carrying carrying{.before = std::move(pools_),
                     .described = std::move(config_.pools),
                     .staying = {},
@@ -98,6 +99,112 @@ Scheduler::CarriedOn Scheduler::carry_on(const SchedulerConfig& config, const Kv
   catching_up_ |= carrying.done.lost > 0;
   return std::move(carrying.done);
 }
+
+// What `blocks` blocks of a sequence need in a pool: those that hold the same text are shared there.
+Scheduler::Landing Scheduler::landing(const Pool& pool, const Sequence& s, uint32_t size, uint32_t blocks) const {
+  Landing landing;
+  if (pool.blocks.block_size() != size) return landing;
+  const bool cached = uses_cache(s);
+  uint32_t free_hits = 0;
+  ChainId chain = kChainRoot;
+  while (cached && landing.hits.size() < s.committed / size) {
+    const auto hit = pool.blocks.find(chain, text_of_block(s, landing.hits.size(), size));
+    if (!hit) break;
+    free_hits += pool.blocks.references(hit->block) == 0 ? 1 : 0;
+    chain = hit->chain;
+    landing.hits.push_back(hit->block);
+  }
+  landing.fresh = blocks - static_cast<uint32_t>(landing.hits.size());
+  const size_t running = pool.running.size() + pool.arriving;
+  landing.room = running + pool.draining < pool.sequences_max &&
+                 uint64_t{landing.fresh} + free_hits + running <= pool.blocks.free_count();
+  return landing;
+}
+
+std::vector<BlockId> Scheduler::take_blocks(Pool& pool, const Landing& landing) {
+  std::vector<BlockId> blocks = landing.hits;
+  for (const BlockId hit : blocks) pool.blocks.retain(hit);
+  for (uint32_t i = 0; i < landing.fresh; ++i) blocks.push_back(pool.blocks.allocate());
+  return blocks;
+}
+
+// In the pool that it has come to.
+void Scheduler::publish_again(Pool& pool, Sequence& s) const {
+  s.published = 0;
+  s.chain = kChainRoot;
+  if (!uses_cache(s)) return;
+  const uint32_t size = pool.blocks.block_size();
+  for (; s.published < s.committed / size; ++s.published) {
+    const auto text = text_of_block(s, s.published, size);
+    const auto there = pool.blocks.find(s.chain, text);
+    s.chain = there ? there->chain : pool.blocks.publish(s.blocks[s.published], s.chain, text);
+  }
+}
+
+// ---- from pool to pool
+
+// Whether somebody of higher rank waits who could take the room there.
+bool Scheduler::is_waited_for(const Pool& pool, const Sequence& s) const {
+  for (const Sequence* other : waiting_) {
+    if (!waiting_.key_comp()(other, &s)) return false;
+    if (blocks_for(static_cast<uint32_t>(other->tokens.size()), pool.blocks.block_size()) <= pool.blocks.size())
+      return true;
+  }
+  return false;
+}
+
+// Has the sequence, which leaves its pool and has no step under way, move to another one. False where that cannot be.
+bool Scheduler::move_on(Sequence& s) {
+  if (!config_.moves_kv || s.computed == 0 || s.computed != s.committed) return false;
+  Pool& from = pools_[s.pool];
+  const uint32_t size = from.blocks.block_size();
+  const uint32_t blocks = std::max(static_cast<uint32_t>(s.blocks.size()), blocks_for(s.committed + 1, size));
+  Pool* to = nullptr;
+  Landing there;
+  for (Pool& pool : pools_) {
+    if (pool.id == from.id || (to != nullptr && to->preference < pool.preference) || is_waited_for(pool, s)) continue;
+    Landing other = landing(pool, s, size, blocks);
+    if (!other.room) continue;
+    to = &pool;
+    there = std::move(other);
+  }
+  if (to == nullptr) return false;
+  s.next_pool = to->id;
+  s.next_blocks = take_blocks(*to, there);
+  s.state = Sequence::State::kMoving;
+  ++to->arriving;
+  if (!std::exchange(s.draining, true)) ++from.draining;
+  Transfer transfer{s.id(), {}};
+  for (size_t i = there.hits.size(); i < blocks_for(s.committed, size); ++i)
+    transfer.moves.push_back({{from.id, s.blocks[i]}, {to->id, s.next_blocks[i]}});
+  transfers_.push_back(std::move(transfer));
+  ++transfers_in_flight_;
+  return true;
+}
+
+void Scheduler::moved(RequestId id, bool ok) {
+  Sequence& s = *sequences_.at(id);
+  CHECK(s.state == Sequence::State::kMoving, "request {} does not move", id);
+  --transfers_in_flight_;
+  Pool& to = pools_[s.next_pool];
+  --to.arriving;
+  if (s.finished || !ok) {
+    for (size_t i = s.next_blocks.size(); i-- > 0;) to.blocks.release(s.next_blocks[i]);
+    s.next_blocks.clear();
+    return give_back(s);
+  }
+  Pool& from = pools_[s.pool];
+  s.draining = false;
+  --from.draining;
+  for (size_t i = s.blocks.size(); i-- > 0;) from.blocks.release(s.blocks[i]);
+  s.blocks = std::exchange(s.next_blocks, {});
+  s.pool = to.id;
+  publish_again(to, s);
+  s.state = Sequence::State::kRunning;
+  to.running.insert(std::upper_bound(to.running.begin(), to.running.end(), &s, waiting_.key_comp()), &s);
+}
+
+// ---- from executor to executor
 
 // Whether the pool may have one more that runs.
 bool Scheduler::has_seat(const Pool& pool) const {
@@ -131,45 +238,25 @@ void Scheduler::carry(Carrying& carrying, Sequence& s) {
   waiting_.insert(&s);
 }
 
-// False, and nothing changed, where there is no room or its blocks were not saved. Blocks that hold the same text are
-// shared there as they were before.
+// False, and nothing changed, where there is no room or its blocks were not saved.
 bool Scheduler::carry_to(Carrying& carrying, Sequence& s, Pool& pool) {
   const BlockPool& from = carrying.before[s.pool].blocks;
-  const uint32_t size = from.block_size(), full = s.committed / size, written = blocks_for(s.committed, size);
-  if (pool.blocks.block_size() != size) return false;
-  const bool cached = uses_cache(s);
-  std::vector<BlockPool::Hit> hits;
-  uint32_t free_hits = 0;
-  ChainId chain = kChainRoot;
-  while (cached && hits.size() < full) {
-    const auto hit = pool.blocks.find(chain, text_of_block(s, hits.size(), size));
-    if (!hit) break;
-    free_hits += pool.blocks.references(hit->block) == 0 ? 1 : 0;
-    chain = hit->chain;
-    hits.push_back(*hit);
-  }
-  const uint64_t fresh = s.blocks.size() - hits.size();
-  if (fresh + free_hits + pool.running.size() > pool.blocks.free_count()) return false;
-  for (size_t i = hits.size(); i < written; ++i)
+  const uint32_t size = from.block_size(), written = blocks_for(s.committed, size);
+  const Landing there = landing(pool, s, size, static_cast<uint32_t>(s.blocks.size()));
+  if (!there.room) return false;
+  for (size_t i = there.hits.size(); i < written; ++i)
     if (!was_saved(carrying.saved, s.pool, s.blocks[i])) return false;
-  const std::vector<BlockId> old = std::exchange(s.blocks, {});
-  for (const BlockPool::Hit& hit : hits) {
-    pool.blocks.retain(hit.block);
-    s.blocks.push_back(hit.block);
-  }
-  for (size_t i = hits.size(); i < old.size(); ++i) {
-    s.blocks.push_back(pool.blocks.allocate());
-    if (i < written) carrying.done.moves.push_back({{s.pool, old[i]}, {pool.id, s.blocks[i]}});
-  }
-  s.chain = kChainRoot;
-  ChainId before = kChainRoot;
-  for (s.published = 0; cached && s.published < full; ++s.published) {
-    const auto text = text_of_block(s, s.published, size);
-    s.chain =
-        s.published < hits.size() ? hits[s.published].chain : pool.blocks.publish(s.blocks[s.published], s.chain, text);
-    const auto known = from.find(before, text);
-    before = known ? known->chain : kChainRoot;
-    if (known) carrying.chains[{s.pool, before}] = {pool.id, s.chain};
+  const std::vector<BlockId> old = std::exchange(s.blocks, take_blocks(pool, there));
+  for (size_t i = there.hits.size(); i < written; ++i)
+    carrying.done.moves.push_back({{s.pool, old[i]}, {pool.id, s.blocks[i]}});
+  publish_again(pool, s);
+  ChainId before = kChainRoot, now = kChainRoot;
+  for (size_t i = 0; i < s.published; ++i) {
+    const auto was = from.find(before, text_of_block(s, i, size)),
+               is = pool.blocks.find(now, text_of_block(s, i, size));
+    if (!was || !is) break;
+    before = was->chain, now = is->chain;
+    carrying.chains[{s.pool, before}] = {pool.id, now};
   }
   seat(pool, s);
   return true;

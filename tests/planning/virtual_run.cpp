@@ -113,6 +113,7 @@ Served VirtualRun::serve(const Load& load) {
   ExecutorDescription description = executor_->describe();
   // A device alone begins its next step when the host gets to it, which no virtual time tells: one at a time.
   for (LaneDescription& lane : description.lanes) lane.lookahead = 0;
+  description.moves_kv = false;  // from pool to pool: nobody here answers
   EngineOptions options;
   options.max_num_seqs = load.concurrency;
   options.max_num_batched_tokens = load.step_rows;

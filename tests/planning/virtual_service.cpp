@@ -78,6 +78,7 @@ std::unique_ptr<RuntimeExecutor> VirtualService::executor_of(const Placement& pl
 ExecutorDescription VirtualService::description() const {
   ExecutorDescription description = executor_->describe();
   for (LaneDescription& lane : description.lanes) lane.lookahead = 0;
+  description.moves_kv = false;  // from pool to pool: nobody here answers
   return description;
 }
 
