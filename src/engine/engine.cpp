@@ -377,8 +377,8 @@ class Engine::Impl {
                        mailbox = mailbox_] {
       Made made{error(MOTLEY_RESOURCE_EXHAUSTED, "no memory for another executor"), nullptr};
       try {
-        made.saved = save(*executor, blocks);
-        made.executor = make();
+        const Status status = save(*executor, blocks, &made.saved);
+        made.executor = status.ok() ? make() : status;
       } catch (const std::bad_alloc&) {
       }
       mailbox->made(std::move(made));
@@ -391,13 +391,19 @@ class Engine::Impl {
     phase_ = Phase::kServing;
   }
 
-  // Null where that cannot be: what was computed is computed again then.
-  static std::shared_ptr<const KvContents> save(Executor& executor, const std::vector<KvBlock>& blocks) {
-    if (blocks.empty()) return nullptr;
+  // None where that cannot be: what was computed is computed again then. Not OK where the executor has lost a device:
+  // its next step says so, and it is replaced for that.
+  static Status save(Executor& executor, const std::vector<KvBlock>& blocks, std::shared_ptr<const KvContents>* to) {
+    if (blocks.empty()) return ok_status();
     auto saved = executor.save_kv(blocks);
-    if (saved.ok()) return std::make_shared<const KvContents>(*std::move(saved));
-    log_warning("the KV of {} blocks is not saved: {}", blocks.size(), saved.error().message());
-    return nullptr;
+    const Code code = saved.error().code();
+    if (code == MOTLEY_UNAVAILABLE || code == MOTLEY_DEADLINE_EXCEEDED) return saved.error();
+    if (saved.ok()) {
+      *to = std::make_shared<const KvContents>(*std::move(saved));
+    } else {
+      log_warning("the KV of {} blocks is not saved: {}", blocks.size(), saved.error().message());
+    }
+    return ok_status();
   }
 
   void take_over(Made made) {

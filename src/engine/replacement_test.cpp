@@ -461,6 +461,39 @@ TEST(Replace, InOtherMemoryThatTheKvMovesTo_ComputesNothingAgain) {
     for (uint32_t after = 1; after < 12; ++after) expect_nothing_again(true, lookahead, next_lookahead, after);
 }
 
+// Where KV cannot be saved, it is computed again; where that is because a device is lost, the executor is not replaced
+// by plan: its next step tells.
+TEST(Replace, KvIsNotSaved_ComputesAgain_OrStaysWhereADeviceIsLost) {
+  for (const Code code : {MOTLEY_RESOURCE_EXHAUSTED, MOTLEY_UNAVAILABLE}) {
+    Devices devices({.manual = true, .moves_kv = true}, {kForever, kForever});
+    devices.first().fail_saving(Status(code, "scripted"));
+    Inbox inbox;
+    auto engine = engine_on(devices);
+    const std::vector<Asked> asked = ask(*engine, inbox);
+    for (int i = 0; i < 3; ++i) {
+      devices.first().wait_pending(1);
+      devices.first().run_next();
+    }
+    devices.options().manual = false;
+    Future<Status> done = engine->replace([&] { return devices.next(); });
+    while (!done.ready()) {
+      if (!devices.first().run_next()) std::this_thread::yield();
+    }
+    const bool lost = code == MOTLEY_UNAVAILABLE;
+    EXPECT_EQ(done.take().code(), lost ? MOTLEY_UNAVAILABLE : MOTLEY_OK);
+    if (lost) {
+      for (const Asked& each : asked)
+        while (inbox.tokens(each.id) < each.expected.size())
+          if (!devices.first().run_next()) std::this_thread::yield();
+    }
+    expect_answers(inbox, asked);
+    const EngineStats stats = engine->stats();
+    EXPECT_EQ(stats.replacements, lost ? 0u : 1u);
+    EXPECT_EQ(stats.recomputed_tokens > 0, !lost);
+    devices.expect_no_violations();
+  }
+}
+
 TEST(Replace, InOtherMemoryOrWithFewerBlocks_ComputesAgain) {
   for (const bool other : {true, false}) {
     Devices devices({.memory = {7}, .manual = true}, {kForever, kForever});

@@ -156,9 +156,10 @@ std::unique_ptr<RuntimeExecutor> executor_of(const Model& model, const DeviceSet
 }
 
 // The placement in service. Every device of it works.
-Texts serve(const Model& model, const DeviceSet& devices, const Placement& placement, const Question& question) {
+Texts serve(const Model& model, const DeviceSet& devices, const Placement& placement, const Question& question,
+            EngineStats* stats = nullptr) {
   const auto executor = executor_of(model, devices, placement, question);
-  Texts texts = answers(*executor, question);
+  Texts texts = answers(*executor, question, nullptr, stats);
   for (const DriverReport& report : executor->reports()) EXPECT_GT(report.work.programs, 0u) << report.device;
   return texts;
 }
@@ -305,6 +306,24 @@ TEST_P(RealPlacements, MovedInMidAnswer_SaysWhatOneDeviceSays) {
   }
   std::printf("%zu moves: %zu tokens equal, %zu ties\n", std::size(kMoves), all.equal, all.ties);
   EXPECT_GE(all.equal, std::size(kMoves) * want.size() * question.tokens / 2);
+}
+
+// A text that the first pool has no room for any more goes on in the second.
+TEST_P(RealPlacements, WhoOutgrowsItsPool_SaysWhatOneDeviceSays) {
+  const Question question{{long_prompt()}, 24, MOTLEY_F16, kTieLogits};
+  const Texts want = alone(open_listed(registry_, "CPU:0"), question);
+  const DeviceSet devices = open_listed(registry_, kDevices);
+  for (const PlacementCase& c : cases()) {
+    if (c.beside != Beside::kKvLane) continue;
+    SCOPED_TRACE(c.name);
+    Placement placement = placement_of(c, devices);
+    placement.lanes[0].kv_blocks = kLongPrompt / kBlockSize + 1;
+    EngineStats stats;
+    Tally tally;
+    compare(want[0], serve(*model_, devices, placement, question, &stats)[0], question.tie_logits, &tally);
+    EXPECT_EQ(stats.kv_blocks_moved, placement.lanes[0].kv_blocks);
+    EXPECT_EQ(stats.recomputed_tokens, 0u);
+  }
 }
 
 // The same cuts of the same weights where nothing is rounded but to f32: no log-probability moves.

@@ -81,9 +81,10 @@ struct Fault {
     fault.delay_us = random() % (fault.instant == Instant::kMoveMakes ? 30'000 : 1'500);
     return fault;
   }
-  // Where the move is one to roles, all prompts may be computed by then: nobody asks anything of the NPU any more.
+  // Where the move is one to roles or from them, all prompts may be computed by then: nobody asks anything of the NPU
+  // any more.
   bool may_pass_unnoticed() const {
-    return way == Way::kLanes && instant != Instant::kStep && victim == std::string_view(kNpu);
+    return (way == Way::kLanes || way == Way::kRoles) && instant != Instant::kStep && victim == std::string_view(kNpu);
   }
   std::string text() const {
     return fmt::format("way {} instant {} victim {} signal {} step {}", static_cast<int>(way),

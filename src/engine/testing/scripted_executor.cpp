@@ -116,6 +116,7 @@ Result<KvContents> ScriptedExecutor::save_kv(std::vector<KvBlock> blocks) {
   std::lock_guard lock(mutex_);
   if (!options_.moves_kv) return error(MOTLEY_UNIMPLEMENTED, "scripted");
   if (loss_) return *loss_;
+  if (saving_) return *std::exchange(saving_, std::nullopt);
   KvContents contents;
   contents.block_size = options_.pools.front().block_size;
   contents.blocks.resize(options_.pools.size());
@@ -194,6 +195,11 @@ void ScriptedExecutor::fail_next(Status status) {
 void ScriptedExecutor::lose(Status status) {
   std::lock_guard lock(mutex_);
   loss_ = std::move(status);
+}
+
+void ScriptedExecutor::fail_saving(Status status) {
+  std::lock_guard lock(mutex_);
+  saving_ = std::move(status);
 }
 
 void ScriptedExecutor::fail_loading(Status status) {

@@ -71,7 +71,8 @@ class ScriptedExecutor final : public Executor {
   void fail_next(Status status);
   // From the next step to run on, every step gives `status`.
   void lose(Status status);
-  // So does load_kv().
+  // The next save_kv() or load_kv() gives `status`.
+  void fail_saving(Status status);
   void fail_loading(Status status);
   uint64_t steps_run() const;
   uint64_t rows_run() const;
@@ -127,7 +128,7 @@ class ScriptedExecutor final : public Executor {
   std::vector<Slot> slots_;
   std::map<uint64_t, std::map<uint32_t, TokenId>> seen_;  // per sequence: the token each position was computed with
   std::set<uint64_t> failed_;                             // sequences of failed steps
-  std::optional<Status> failure_, loss_, loading_;
+  std::optional<Status> failure_, loss_, saving_, loading_;
   std::vector<std::string> violations_;
   StepId last_step_ = 0;
   uint64_t steps_run_ = 0, rows_run_ = 0;
