@@ -165,6 +165,17 @@ Result<EventHandle> Device::import_kv(const QueueHandle& queue, const KvHandle& 
   return EventHandle(api_, event);
 }
 
+Result<EventHandle> Device::export_kv(const QueueHandle& queue, const KvHandle& kv, std::span<const int32_t> blocks,
+                                      uint32_t layers, std::span<std::byte> to) const {
+  if (api_->kv_export == nullptr) return error(MOTLEY_UNIMPLEMENTED, "{} gives no KV", api_->name);
+  motley_event* event = nullptr;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->kv_export(queue.get(), kv.get(), blocks.data(), static_cast<uint32_t>(blocks.size()),
+                                            0, layers, to.data(), to.size(), &event, &failure),
+                            failure, "kv_export"));
+  return EventHandle(api_, event);
+}
+
 Status Device::wait(const EventHandle& event, uint64_t timeout_ns) const {
   motley_error failure{};
   return to_status(api_->event_wait(event.get(), timeout_ns, &failure), failure, "device");

@@ -111,6 +111,11 @@ class Device {
   // borrowed until the event has fired.
   Result<EventHandle> import_kv(const QueueHandle& queue, const KvHandle& kv, std::span<const int32_t> blocks,
                                 uint32_t layers, std::span<const std::byte> from) const;
+  // The other way round.
+  Result<EventHandle> export_kv(const QueueHandle& queue, const KvHandle& kv, std::span<const int32_t> blocks,
+                                uint32_t layers, std::span<std::byte> to) const;
+  // Whether import_kv() and export_kv() are there.
+  bool moves_kv() const { return api_->kv_import != nullptr && api_->kv_export != nullptr; }
   // UNIMPLEMENTED with the plugin's reason unless the segment runs natively.
   Result<QueryResult> query(const motley_segment& segment, std::span<const uint32_t> buckets) const;
   Result<ProgramsHandle> compile(const motley_segment& segment, std::span<motley_weight* const> weights,

@@ -117,6 +117,12 @@ void BlockPool::forget(BlockId id) {
   block.parent = block.chain = kChainRoot;
 }
 
+BlockPool::Text BlockPool::text_of(BlockId id) const {
+  const Block& block = at(id);
+  CHECK(block.chain != kChainRoot, "block {} holds no published text", id);
+  return {block.parent, block.chain, std::span(tokens_).subspan(static_cast<size_t>(id) * block_size_, block_size_)};
+}
+
 std::vector<BlockId> BlockPool::free_order() const {
   std::vector<BlockId> order;
   for (BlockId id = first_free_; id != kEnd; id = at(id).next) order.push_back(id);

@@ -51,7 +51,14 @@ class BlockPool {
   // block already holds that text, that one stays the shared one. Gives the id of the text.
   ChainId publish(BlockId id, ChainId parent, std::span<const TokenId> tokens);
 
-  // Free blocks in order of reuse; for tests.
+  // Of a published block.
+  struct Text {
+    ChainId parent = kChainRoot, chain = kChainRoot;
+    std::span<const TokenId> tokens;
+  };
+  Text text_of(BlockId id) const;
+
+  // Free blocks in order of reuse.
   std::vector<BlockId> free_order() const;
 
  private:

@@ -6,6 +6,7 @@
 #include <list>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <thread>
 #include <unordered_map>
@@ -27,8 +28,22 @@ constexpr uint32_t kLossesInARowMax = 16;  // without a step that succeeded: the
 struct Replacement {
   ReplaceFn make;
   Promise<Status> done;
-  Status loss;         // OK: planned, by replace()
-  bool stays = false;  // `make` makes none: the executor in service goes on
+  Status loss;                                // OK: planned, by replace()
+  std::vector<KvPoolDescription> pools = {};  // of what it makes, where that is known
+  bool stays = false;                         // `make` makes none: the executor in service goes on
+};
+
+// What a replacement's function gave, and the KV that the executor before it had.
+struct Made {
+  Result<Executor*> executor;
+  std::shared_ptr<const KvContents> saved;  // shared with who loads it; null = none
+};
+
+// Requests that went from pool to pool, or did not.
+struct Transferred {
+  std::vector<RequestId> ids;
+  size_t blocks = 0;
+  Result<KvLoaded> loaded;
 };
 
 // What other threads have to say to the engine's thread. Outlives the engine where a step of it is still under way.
@@ -40,7 +55,9 @@ class Mailbox {
     std::list<StepResult> results;
     std::vector<Promise<bool>> drains;
     std::vector<Replacement> replacements;
-    std::optional<Result<Executor*>> made;  // what a replacement's function gave
+    std::optional<Made> made;
+    std::optional<Result<KvLoaded>> loaded;
+    std::optional<Transferred> transferred;
     bool stop = false;
   };
 
@@ -84,9 +101,19 @@ class Mailbox {
     changed_.notify_one();
     return future;
   }
-  void made(Result<Executor*> executor) {
+  void made(Made made) {
     std::lock_guard lock(mutex_);
-    mail_.made = std::move(executor);
+    mail_.made = std::move(made);
+    changed_.notify_one();
+  }
+  void loaded(Result<KvLoaded> loaded) {
+    std::lock_guard lock(mutex_);
+    mail_.loaded = std::move(loaded);
+    changed_.notify_one();
+  }
+  void transferred(Transferred transferred) {
+    std::lock_guard lock(mutex_);
+    mail_.transferred = std::move(transferred);
     changed_.notify_one();
   }
   void stop() {
@@ -112,7 +139,8 @@ class Mailbox {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] {
       return mail_.stop || !mail_.requests.empty() || !mail_.ends.empty() || !mail_.results.empty() ||
-             !mail_.drains.empty() || !mail_.replacements.empty() || mail_.made.has_value();
+             !mail_.drains.empty() || !mail_.replacements.empty() || mail_.made.has_value() ||
+             mail_.loaded.has_value() || mail_.transferred.has_value();
     });
     waiting_ += mail_.requests.size();
     return std::exchange(mail_, {});
@@ -150,6 +178,7 @@ class Engine::Impl {
     mailbox_->stop();
     thread_.join();
     if (maker_.joinable()) maker_.join();
+    if (mover_.joinable()) mover_.join();
   }
 
   // Of the executor in service. Any thread; the value stays as it is while held.
@@ -169,6 +198,7 @@ class Engine::Impl {
     kServing,
     kSettling,   // no planning: waits for the steps under way, before the executor is replaced
     kReplacing,  // no step under way: waits for the function that makes the next executor
+    kLoading,    // the next one is there: waits for the KV that it gets
     kDead,
   };
 
@@ -198,6 +228,8 @@ class Engine::Impl {
     for (auto& [request, came_ns] : mail.requests) scheduler_.add(std::move(request), came_ns);
     for (Replacement& replacement : mail.replacements) queue(std::move(replacement));
     if (mail.made) take_over(*std::move(mail.made));
+    if (mail.loaded) end_loading(*mail.loaded);
+    if (mail.transferred) end_transfers(*mail.transferred);
     if (phase_ == Phase::kDead) scheduler_.end_all(FinishReason::kError, mailbox_->health());
     for (const auto& [id, reason] : mail.ends) scheduler_.end(id, reason);
     for (Promise<bool>& drain : mail.drains) drains_.push_back(std::move(drain));
@@ -265,50 +297,134 @@ class Engine::Impl {
       paused_at_ns_ = clock_.now_ns();
       phase_ = Phase::kSettling;
     }
-    if (phase_ == Phase::kSettling && scheduler_.steps_in_flight() == 0) make_next();
     if (phase_ == Phase::kServing) plan();
+    start_transfers();
+    const bool settled = scheduler_.steps_in_flight() == 0 && scheduler_.transfers_in_flight() == 0;
+    if (phase_ == Phase::kSettling && settled) make_next();
   }
 
-  void make_next() {
-    phase_ = Phase::kReplacing;
-    if (maker_.joinable()) maker_.join();  // it has delivered what it made
+  // ---- from pool to pool
+
+  // Beside the steps, all that wait at once.
+  void start_transfers() {
+    if (transferring_) return;
+    const std::vector<Scheduler::Transfer> transfers = scheduler_.take_transfers();
+    if (transfers.empty()) return;
+    transferring_ = true;
+    std::set<KvBlock> blocks;  // some may be shared
+    std::vector<KvMove> moves;
+    std::vector<RequestId> ids;
+    for (const Scheduler::Transfer& each : transfers) {
+      ids.push_back(each.id);
+      moves.insert(moves.end(), each.moves.begin(), each.moves.end());
+      for (const KvMove& move : each.moves) blocks.insert(move.from);
+    }
+    if (mover_.joinable()) mover_.join();  // it has delivered
     try {
-      maker_ = std::thread([make = std::move(current_->make), mailbox = mailbox_] {
+      mover_ = std::thread([executor = executor_, mailbox = mailbox_, ids, moves, blocks] {
         const MemoryPatience patience;
+        Result<KvLoaded> loaded = error(MOTLEY_RESOURCE_EXHAUSTED, "no memory to move KV");
         try {
-          mailbox->made(make());
+          loaded = transfer(*executor, {blocks.begin(), blocks.end()}, moves);
         } catch (const std::bad_alloc&) {
-          mailbox->made(error(MOTLEY_RESOURCE_EXHAUSTED, "no memory for another executor"));
         }
+        mailbox->transferred({ids, moves.size(), std::move(loaded)});
       });
     } catch (const std::system_error& refused) {
-      const Status why = error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to replace the executor on: {}", refused.what());
-      if (losing()) return die(why);
-      current_->done.set(why);
-      current_.reset();
-      phase_ = Phase::kServing;
+      mailbox_->transferred({ids, 0, error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to move KV on: {}", refused.what())});
     }
   }
 
-  void take_over(Result<Executor*> made) {
+  static Result<KvLoaded> transfer(Executor& executor, std::vector<KvBlock> blocks, std::vector<KvMove> moves) {
+    ASSIGN_OR_RETURN(KvContents saved, executor.save_kv(std::move(blocks)));
+    return executor.load_kv(std::make_shared<const KvContents>(std::move(saved)), std::move(moves));
+  }
+
+  void end_transfers(const Transferred& done) {
+    transferring_ = false;
+    for (const RequestId id : done.ids) scheduler_.moved(id, done.loaded.ok());
+    if (!done.loaded.ok()) {
+      log_warning("the KV of {} requests does not move to another pool, and is computed again: {}", done.ids.size(),
+                  done.loaded.error().message());
+      return;
+    }
+    std::lock_guard lock(stats_mutex_);
+    metrics_.on_moved(done.blocks, done.loaded->bytes);
+  }
+
+  // On a thread of its own. False: there is none.
+  bool start_maker(std::function<void()> work) {
+    if (maker_.joinable()) maker_.join();  // it has delivered
+    try {
+      maker_ = std::thread([work = std::move(work)] {
+        const MemoryPatience patience;
+        work();
+      });
+    } catch (const std::system_error& refused) {
+      log_warning("no thread to replace the executor on: {}", refused.what());
+      return false;
+    }
+    return true;
+  }
+
+  // What is saved of the executor in service is saved before the other is made: it may end for that.
+  void make_next() {
+    phase_ = Phase::kReplacing;
+    std::vector<KvBlock> blocks;
+    if (!losing() && !current_->stays && executor_->describe().moves_kv)
+      blocks = scheduler_.blocks_to_save(current_->pools);
+    const auto work = [make = std::move(current_->make), blocks = std::move(blocks), executor = executor_,
+                       mailbox = mailbox_] {
+      Made made{error(MOTLEY_RESOURCE_EXHAUSTED, "no memory for another executor"), nullptr};
+      try {
+        const Status status = save(*executor, blocks, &made.saved);
+        made.executor = status.ok() ? make() : status;
+      } catch (const std::bad_alloc&) {
+      }
+      mailbox->made(std::move(made));
+    };
+    if (start_maker(work)) return;
+    const Status why = error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to replace the executor on");
+    if (losing()) return die(why);
+    current_->done.set(why);
+    current_.reset();
+    phase_ = Phase::kServing;
+  }
+
+  // None where that cannot be: what was computed is computed again then. Not OK where the executor has lost a device:
+  // its next step says so, and it is replaced for that.
+  static Status save(Executor& executor, const std::vector<KvBlock>& blocks, std::shared_ptr<const KvContents>* to) {
+    if (blocks.empty()) return ok_status();
+    auto saved = executor.save_kv(blocks);
+    const Code code = saved.error().code();
+    if (code == MOTLEY_UNAVAILABLE || code == MOTLEY_DEADLINE_EXCEEDED) return saved.error();
+    if (saved.ok()) {
+      *to = std::make_shared<const KvContents>(*std::move(saved));
+    } else {
+      log_warning("the KV of {} blocks is not saved: {}", blocks.size(), saved.error().message());
+    }
+    return ok_status();
+  }
+
+  void take_over(Made made) {
     if (phase_ != Phase::kReplacing) return;  // the engine has ended meanwhile
     if (current_->stays) {
-      current_->done.set(made.error());
-    } else if (made.ok() && *made == nullptr) {
+      current_->done.set(made.executor.error());
+    } else if (made.executor.ok() && *made.executor == nullptr) {
       return die(error(MOTLEY_UNAVAILABLE, "no executor is left"));
-    } else if (!made.ok() && !losing()) {
-      log_warning("the executor was not replaced: {}", made.error().to_string());
-      current_->done.set(made.error());
-    } else if (const Status status = made.ok() ? restart(**made) : made.error(); !status.ok()) {
-      return die(losing() ? current_->loss.annotate(status.to_string()) : status);
+    } else if (!made.executor.ok() && !losing()) {
+      log_warning("the executor was not replaced: {}", made.executor.error().to_string());
+      current_->done.set(made.executor.error());
     } else {
-      current_->done.set(ok_status());
+      const Status status = made.executor.ok() ? go_on_with(**made.executor, made.saved) : made.executor.error();
+      if (!status.ok()) die(losing() ? current_->loss.annotate(status.to_string()) : status);
+      return;
     }
     current_.reset();
     phase_ = Phase::kServing;
   }
 
-  Status restart(Executor& executor) {
+  Status go_on_with(Executor& executor, const std::shared_ptr<const KvContents>& saved) {
     if (losses_in_a_row_ > kLossesInARowMax)
       return error(MOTLEY_UNAVAILABLE, "{} executors in a row were lost before they ran a step", losses_in_a_row_);
     const ExecutorDescription description = executor.describe();
@@ -318,20 +434,61 @@ class Engine::Impl {
           MOTLEY_INTERNAL,
           "the new executor has epoch {} and a vocabulary of {}; a later one than {} and the same {} are needed",
           next.epoch, next.vocab_size, config_->epoch, config_->vocab_size);
-    const bool kept = !losing() && scheduler_.carry_on(next);
-    const uint64_t lost = kept ? 0 : scheduler_.restart(next);
     executor_ = &executor;
     {
       std::lock_guard lock(config_mutex_);
       config_ = std::make_shared<const SchedulerConfig>(std::move(next));
     }
+    if (losing()) {
+      serve(scheduler_.restart(*config_));
+      return ok_status();
+    }
+    const bool takes_kv = saved != nullptr && description.moves_kv;
+    Scheduler::CarriedOn carried = scheduler_.carry_on(*config_, takes_kv ? saved->blocks : KvSavedBlocks());
+    carried_ = {carried.moves.size(), carried.lost};
+    if (carried.moves.empty()) {
+      serve(carried.lost);
+      return ok_status();
+    }
+    phase_ = Phase::kLoading;
+    const auto work = [&executor, saved, moves = std::move(carried.moves), mailbox = mailbox_]() mutable {
+      Result<KvLoaded> loaded = error(MOTLEY_RESOURCE_EXHAUSTED, "no memory to move KV");
+      try {
+        loaded = executor.load_kv(saved, std::move(moves));
+      } catch (const std::bad_alloc&) {
+      }
+      mailbox->loaded(std::move(loaded));
+    };
+    if (!start_maker(work)) end_loading(error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to move KV on"));
+    return ok_status();
+  }
+
+  void end_loading(const Result<KvLoaded>& loaded) {
+    if (phase_ != Phase::kLoading) return;  // the engine has ended meanwhile
+    if (loaded.ok()) {
+      {
+        std::lock_guard lock(stats_mutex_);
+        metrics_.on_moved(carried_.blocks, loaded->bytes);
+      }
+      return serve(carried_.lost);
+    }
+    log_warning("KV does not move, and is computed again: {}", loaded.error().message());
+    serve(carried_.lost + scheduler_.restart(*config_));
+  }
+
+  // The executor that took over, `lost` being the tokens that are computed again.
+  void serve(uint64_t lost) {
     const int64_t now_ns = clock_.now_ns(), pause_ns = now_ns - paused_at_ns_;
     trace_.paused(paused_at_ns_, now_ns, losing(), config_->epoch);
     log_info("epoch {} serves after a pause of {:.3f} s; {} requests wait, {} tokens are computed again",
              config_->epoch, static_cast<double>(pause_ns) * 1e-9, scheduler_.waiting(), lost);
-    std::lock_guard lock(stats_mutex_);
-    metrics_.on_replacement(losing(), pause_ns);
-    return ok_status();
+    {
+      std::lock_guard lock(stats_mutex_);
+      metrics_.on_replacement(losing(), pause_ns);
+    }
+    current_->done.set(ok_status());
+    current_.reset();
+    phase_ = Phase::kServing;
   }
 
   void plan() {
@@ -371,6 +528,7 @@ class Engine::Impl {
     stats.prefix_queries = scheduler_.counters().prefix_queries;
     stats.prefix_hits = scheduler_.counters().prefix_hits;
     stats.preemptions = scheduler_.counters().preemptions;
+    stats.recomputed_tokens = scheduler_.counters().recomputed_tokens;
   }
 
   const Clock& clock_;
@@ -386,9 +544,15 @@ class Engine::Impl {
   Phase phase_ = Phase::kServing;
   std::optional<Replacement> current_;  // in kSettling and kReplacing
   std::deque<Replacement> replacements_;
+  struct {
+    size_t blocks = 0;
+    uint64_t lost = 0;
+  } carried_;  // in kLoading
   int64_t paused_at_ns_ = 0;
   uint32_t losses_in_a_row_ = 0;
   std::thread maker_;
+  bool transferring_ = false;  // mover_ is at work
+  std::thread mover_;
   mutable std::mutex stats_mutex_;
   EngineMetrics metrics_;
   std::thread thread_;  // last: it uses the others
@@ -415,8 +579,8 @@ Result<RequestId> Engine::submit(Request request) {
 void Engine::abort(RequestId id) { impl_->mailbox().end(id, FinishReason::kAborted); }
 void Engine::finish(RequestId id) { impl_->mailbox().end(id, FinishReason::kStop); }
 Future<bool> Engine::drain() { return impl_->mailbox().drain(); }
-Future<Status> Engine::replace(ReplaceFn make) {
-  return impl_->mailbox().replace({.make = std::move(make), .done = {}, .loss = {}, .stays = false});
+Future<Status> Engine::replace(ReplaceFn make, std::vector<KvPoolDescription> pools) {
+  return impl_->mailbox().replace({.make = std::move(make), .done = {}, .loss = {}, .pools = std::move(pools)});
 }
 Future<Status> Engine::between_steps(std::function<Status()> work) {
   const auto make = [work = std::move(work)]() -> Result<Executor*> {

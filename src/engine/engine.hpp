@@ -6,10 +6,11 @@
 // Executors may be replaced. A lost one (a step came back UNAVAILABLE or DEADLINE_EXCEEDED) is replaced by what
 // RecoverFn gives, a healthy one by what replace() is given. Either way the engine stops planning, waits until every
 // step under way has come back, calls the function on a thread of its own, and begins anew with the new executor: every
-// request waits again with its rank and is prefilled with its prompt and the tokens it has. Where a healthy one's KV
-// pools lie in the same memory as the new one's, requests go on where they are instead. What requests hear is the same
-// as without the replacement, later; steps of the lost executor count up to the first that failed. Meanwhile requests
-// may be submitted (they queue) and ended.
+// request waits again with its rank and is prefilled with its prompt and the tokens it has. A healthy one's KV goes on
+// instead: where pools lie in the same memory as the new one's it stays; else it is saved before the function is
+// called, and loaded into the new one, as far as there is room. What requests hear is the same as without the
+// replacement, later; steps of the lost executor count up to the first that failed. Meanwhile requests may be submitted
+// (they queue) and ended.
 #pragma once
 
 #include <cstdint>
@@ -77,7 +78,9 @@ struct EngineStats {
   uint64_t preemptions = 0;
   uint64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
   uint64_t prompt_tokens_cached = 0;  // those of prompt_tokens found in the prefix cache; the others were computed
-  uint64_t recoveries = 0, replacements = 0;  // executors that took over: from a lost one, and by replace()
+  uint64_t recomputed_tokens = 0;     // that were computed again, after a preemption or a replacement
+  uint64_t recoveries = 0, replacements = 0;         // executors that took over: from a lost one, and by replace()
+  uint64_t kv_blocks_moved = 0, kv_bytes_moved = 0;  // bytes: that were written, copies included
   uint64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
   Histogram prefill_computed_tokens_per_request;  // prompt tokens that were not found in the prefix cache
   Histogram pause_s;  // of either: from the last step planned for the one executor to the first for the next
@@ -110,8 +113,9 @@ class Engine {
   Future<bool> drain();
   // Has another executor take over, after replacements asked for earlier. Ready with OK once it serves; if `make`
   // fails, with its failure, and the earlier executor goes on serving. RESOURCE_EXHAUSTED: too many wait; UNAVAILABLE:
-  // the engine has ended.
-  Future<Status> replace(ReplaceFn make);
+  // the engine has ended. `pools`: of the executor to come, where they are known by now; what lies in their memory
+  // already is not saved.
+  Future<Status> replace(ReplaceFn make, std::vector<KvPoolDescription> pools = {});
   // Has `work` run while no step is under way, on a thread of its own and after what was asked for earlier; the
   // executor then goes on where it was, and requests notice nothing but the wait. Ready with what `work` answered.
   // Errors and duties of `work` as for replace().

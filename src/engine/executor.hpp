@@ -5,11 +5,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "base/future.hpp"
 #include "base/ids.hpp"
 #include "base/status.hpp"
+#include "engine/kv_contents.hpp"
 #include "motley/types.h"
 
 namespace motley {
@@ -58,6 +60,7 @@ struct ExecutorDescription {
   uint32_t vocab_size = 0;
   uint32_t positions_max = 0;  // longest sequence
   uint32_t slots = 0;          // token slots; ids 0 .. slots - 1
+  bool moves_kv = false;       // save_kv() and load_kv() are there
 };
 
 // One sequence's part of a step: rows [row_begin, row_begin + row_count) at positions context - row_count .. context
@@ -119,6 +122,24 @@ class Executor {
   // Never blocks. Steps of a lane run in the order of submission. A plan that breaks the contract (ids out of range, a
   // step beyond the depths) gives a result with INVALID_ARGUMENT.
   virtual Future<StepResult> submit(StepPlan plan) = 0;
+
+  // KV blocks to and from the host's memory. Both block, on any thread but the one that submits; steps that touch none
+  // of the blocks may be under way, and both end before the executor does. UNAVAILABLE or DEADLINE_EXCEEDED: a device
+  // is lost, and so says every later step.
+
+  // A copy of blocks, each named once, the most important first: where the host has no memory for all, the others are
+  // left out.
+  virtual Result<KvContents> save_kv(std::vector<KvBlock> blocks);
+  // Blocks of this executor become what `contents` has of another's, or of its own. Shared: a device that hangs may
+  // read it still. FAILED_PRECONDITION: the contents do not fit.
+  virtual Result<KvLoaded> load_kv(std::shared_ptr<const KvContents> contents, std::vector<KvMove> moves);
 };
+
+inline Result<KvContents> Executor::save_kv(std::vector<KvBlock>) {
+  return error(MOTLEY_UNIMPLEMENTED, "this executor's KV does not move");
+}
+inline Result<KvLoaded> Executor::load_kv(std::shared_ptr<const KvContents>, std::vector<KvMove>) {
+  return error(MOTLEY_UNIMPLEMENTED, "this executor's KV does not move");
+}
 
 }  // namespace motley

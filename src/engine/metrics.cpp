@@ -70,6 +70,11 @@ void EngineMetrics::on_replacement(bool lost, int64_t pause_ns) {
   stats_.pause_s.observe(seconds(0, pause_ns));
 }
 
+void EngineMetrics::on_moved(size_t blocks, uint64_t bytes) {
+  stats_.kv_blocks_moved += blocks;
+  stats_.kv_bytes_moved += bytes;
+}
+
 void EngineMetrics::on_update(const Sequence& sequence, const RequestUpdate& update, int64_t now_ns) {
   if (!update.tokens.empty()) on_tokens(sequence, update.tokens.size());
   if (update.finished) on_finish(sequence, *update.finished, now_ns);

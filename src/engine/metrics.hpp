@@ -13,6 +13,8 @@ class EngineMetrics {
   void on_update(const Sequence& sequence, const RequestUpdate& update, int64_t now_ns);
   // Another executor serves, after one that was lost or by plan.
   void on_replacement(bool lost, int64_t pause_ns);
+  // KV, from one pool to another.
+  void on_moved(size_t blocks, uint64_t bytes);
   EngineStats& stats() { return stats_; }
   const EngineStats& stats() const { return stats_; }
 

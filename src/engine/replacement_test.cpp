@@ -421,31 +421,76 @@ uint64_t rows_once(const std::vector<Asked>& all) {
 }
 
 // Whatever its steps hold of the future: nobody is in the middle of it.
+void expect_nothing_again(bool moves, uint32_t lookahead, uint32_t next_lookahead, uint32_t after) {
+  SCOPED_TRACE(::testing::Message() << lookahead << " then " << next_lookahead << " after " << after << " steps");
+  Devices devices({.memory = {7}, .rows_max = 16, .lookahead = lookahead, .manual = true, .moves_kv = moves},
+                  {kForever, kForever});
+  Inbox inbox;
+  auto engine = engine_on(devices, {.max_num_seqs = 3, .max_num_batched_tokens = 16});
+  const std::vector<Asked> asked = ask(*engine, inbox);
+  for (uint32_t i = 0; i < after; ++i) {
+    devices.first().wait_pending(1);
+    devices.first().run_next();
+  }
+  devices.options().manual = false;
+  devices.options().lookahead = next_lookahead;
+  if (moves) devices.options().memory = {8};
+  Future<Status> done = engine->replace([&] { return moves ? devices.next() : devices.next_with_kv(); });
+  while (!done.ready()) {
+    if (!devices.first().run_next()) std::this_thread::yield();
+  }
+  EXPECT_TRUE(done.take().ok());
+  expect_answers(inbox, asked);
+  EXPECT_TRUE(engine->drain().take());
+  EXPECT_LE(devices.rows_run(), rows_once(asked) + 1);  // one may run behind a stop token
+  EXPECT_GE(devices.rows_run(), rows_once(asked));
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.kv_blocks_moved > 0, moves);
+  EXPECT_EQ(stats.kv_bytes_moved > 0, moves);
+  EXPECT_EQ(stats.recomputed_tokens, 0u);
+  devices.expect_no_violations();
+}
+
 TEST(Replace, InTheSameMemory_ComputesNothingAgain) {
-  for (const auto& [lookahead, next_lookahead] : {std::pair{0u, 0u}, {0u, 1u}, {1u, 0u}, {1u, 1u}}) {
-    for (uint32_t after = 1; after < 12; ++after) {
-      SCOPED_TRACE(::testing::Message() << lookahead << " then " << next_lookahead << " after " << after << " steps");
-      Devices devices({.memory = {7}, .rows_max = 16, .lookahead = lookahead, .manual = true}, {kForever, kForever});
-      Inbox inbox;
-      auto engine = engine_on(devices, {.max_num_seqs = 3, .max_num_batched_tokens = 16});
-      const std::vector<Asked> asked = ask(*engine, inbox);
-      for (uint32_t i = 0; i < after; ++i) {
-        devices.first().wait_pending(1);
-        devices.first().run_next();
-      }
-      devices.options().manual = false;
-      devices.options().lookahead = next_lookahead;
-      Future<Status> done = engine->replace([&] { return devices.next_with_kv(); });
-      while (!done.ready()) {
-        if (!devices.first().run_next()) std::this_thread::yield();
-      }
-      EXPECT_TRUE(done.take().ok());
-      expect_answers(inbox, asked);
-      EXPECT_TRUE(engine->drain().take());
-      EXPECT_LE(devices.rows_run(), rows_once(asked) + 1);  // one may run behind a stop token
-      EXPECT_GE(devices.rows_run(), rows_once(asked));
-      devices.expect_no_violations();
+  for (const auto& [lookahead, next_lookahead] : {std::pair{0u, 0u}, {0u, 1u}, {1u, 0u}, {1u, 1u}})
+    for (uint32_t after = 1; after < 12; ++after) expect_nothing_again(false, lookahead, next_lookahead, after);
+}
+
+TEST(Replace, InOtherMemoryThatTheKvMovesTo_ComputesNothingAgain) {
+  for (const auto& [lookahead, next_lookahead] : {std::pair{0u, 0u}, {0u, 1u}, {1u, 0u}, {1u, 1u}})
+    for (uint32_t after = 1; after < 12; ++after) expect_nothing_again(true, lookahead, next_lookahead, after);
+}
+
+// Where KV cannot be saved, it is computed again; where that is because a device is lost, the executor is not replaced
+// by plan: its next step tells.
+TEST(Replace, KvIsNotSaved_ComputesAgain_OrStaysWhereADeviceIsLost) {
+  for (const Code code : {MOTLEY_RESOURCE_EXHAUSTED, MOTLEY_UNAVAILABLE}) {
+    Devices devices({.manual = true, .moves_kv = true}, {kForever, kForever});
+    devices.first().fail_saving(Status(code, "scripted"));
+    Inbox inbox;
+    auto engine = engine_on(devices);
+    const std::vector<Asked> asked = ask(*engine, inbox);
+    for (int i = 0; i < 3; ++i) {
+      devices.first().wait_pending(1);
+      devices.first().run_next();
     }
+    devices.options().manual = false;
+    Future<Status> done = engine->replace([&] { return devices.next(); });
+    while (!done.ready()) {
+      if (!devices.first().run_next()) std::this_thread::yield();
+    }
+    const bool lost = code == MOTLEY_UNAVAILABLE;
+    EXPECT_EQ(done.take().code(), lost ? MOTLEY_UNAVAILABLE : MOTLEY_OK);
+    if (lost) {
+      for (const Asked& each : asked)
+        while (inbox.tokens(each.id) < each.expected.size())
+          if (!devices.first().run_next()) std::this_thread::yield();
+    }
+    expect_answers(inbox, asked);
+    const EngineStats stats = engine->stats();
+    EXPECT_EQ(stats.replacements, lost ? 0u : 1u);
+    EXPECT_EQ(stats.recomputed_tokens > 0, !lost);
+    devices.expect_no_violations();
   }
 }
 

@@ -151,14 +151,13 @@ Status Scheduler::discard(const StepResult& result) {
 }
 
 uint64_t Scheduler::restart(const SchedulerConfig& config) {
-  CHECK(steps_in_flight() == 0, "a restart with {} steps under way", steps_in_flight());
+  CHECK(steps_in_flight() == 0 && transfers_in_flight_ == 0, "a restart with {} steps and {} moves under way",
+        steps_in_flight(), transfers_in_flight_);
   for (const Pool& pool : pools_)
     CHECK(pool.draining == 0, "{} sequences hold blocks without a step under way", pool.draining);
   config_ = config;
   take_config();
-  std::vector<Sequence*> all;
-  for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
-  std::sort(all.begin(), all.end(), waiting_.key_comp());
+  const std::vector<Sequence*> all = by_rank();
   uint64_t lost = 0;
   for (Sequence* s : all) {
     lost += s->committed;
@@ -170,42 +169,6 @@ uint64_t Scheduler::restart(const SchedulerConfig& config) {
   for (Sequence* s : all) fit(*s);
   catching_up_ |= lost > 0;
   return lost;
-}
-
-bool Scheduler::can_carry_on(const SchedulerConfig& config) const {
-  if (config.pools.size() != config_.pools.size() || running() > config.options.max_num_seqs) return false;
-  for (uint32_t i = 0; i < config.pools.size(); ++i) {
-    const KvPoolDescription &now = config_.pools[i], &next = config.pools[i];
-    if (now.memory.empty() || now.memory != next.memory || now.blocks != next.blocks ||
-        now.block_size != next.block_size || pools_[i].running.size() > config.sequences_max(i))
-      return false;
-  }
-  return true;
-}
-
-bool Scheduler::carry_on(const SchedulerConfig& config) {
-  CHECK(steps_in_flight() == 0, "going on with another executor with {} steps under way", steps_in_flight());
-  if (!can_carry_on(config)) return false;
-  std::vector<Pool> before = std::move(pools_);
-  config_ = config;
-  take_config();
-  for (size_t i = 0; i < pools_.size(); ++i) {
-    CHECK(before[i].draining == 0, "{} sequences hold blocks without a step under way", before[i].draining);
-    pools_[i].blocks = std::move(before[i].blocks);
-    pools_[i].running = std::move(before[i].running);
-    for (Sequence* s : pools_[i].running) {  // slots hold nothing: every token is known
-      CHECK(s->unknown == 0, "request {} goes on with {} tokens unknown", s->id(), s->unknown);
-      s->slot_base = MOTLEY_NONE;
-      if (free_slots_.empty()) continue;
-      s->slot_base = free_slots_.back();
-      free_slots_.pop_back();
-    }
-  }
-  std::vector<Sequence*> all;
-  for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
-  std::sort(all.begin(), all.end(), waiting_.key_comp());
-  for (Sequence* s : all) fit(*s);
-  return true;
 }
 
 Status Scheduler::apply(StepResult result, int64_t now_ns) {
@@ -276,7 +239,7 @@ RequestUpdate Scheduler::update_of(const Sequence& s) const {
 void Scheduler::finish(Sequence& s, FinishReason reason, RequestUpdate update) {
   s.finished = true;
   --unfinished_;
-  if (s.state != Sequence::State::kLeaving) leave(s);
+  if (s.state != Sequence::State::kLeaving && s.state != Sequence::State::kMoving) leave(s);
   update.finished = reason;
   sink_(s, std::move(update));
 }
@@ -293,9 +256,14 @@ void Scheduler::leave(Sequence& s) {
   ++pools_[s.pool].draining;
 }
 
-// Once a leaving sequence has no step under way: gives back what it holds, and ends it or lets it wait again.
+// Once a leaving sequence has no step under way: gives back what it holds, and ends it or lets it move or wait again.
 void Scheduler::settle(Sequence& s) {
   if (s.state != Sequence::State::kLeaving || s.in_flight > 0) return;
+  if (!s.finished && move_on(s)) return;
+  give_back(s);
+}
+
+void Scheduler::give_back(Sequence& s) {
   Pool& pool = pools_[s.pool];
   if (std::exchange(s.draining, false)) --pool.draining;
   for (size_t i = s.blocks.size(); i-- > 0;) pool.blocks.release(s.blocks[i]);
@@ -306,6 +274,7 @@ void Scheduler::settle(Sequence& s) {
     return;
   }
   CHECK(s.unknown == 0, "request {} waits again with {} tokens unknown", s.id(), s.unknown);
+  ++counters_.preemptions;
   s.forget_progress();
   waiting_.insert(&s);
 }

@@ -10,8 +10,9 @@
 // under way in another lane; lanes of one pool share its sequences by their roles. A waiting request goes to the first
 // pool, by the preference of the lanes, that has KV room for it now. That its lanes are busy is no reason to take a
 // less preferred one: their next step comes soon, room may not. It passes nobody whose place it could take: only in a
-// pool that the passed one does not fit into, or does not need. A sequence that outgrows its pool waits again, with its
-// rank, for a larger one; the largest holds any.
+// pool that the passed one does not fit into, or does not need. A sequence that outgrows its pool, or is preempted,
+// moves to another one that has room for it, where the executor moves KV and nobody of higher rank waits for that room;
+// else it waits again, with its rank. The largest pool holds any.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -38,6 +40,7 @@ struct SchedulerConfig {
   Epoch epoch = 0;
   std::vector<KvPoolDescription> pools;
   std::vector<LaneDescription> lanes;  // with the depths that the slots allow
+  bool moves_kv = false;
   uint32_t vocab_size = 0;
   uint32_t slots_each = 0;  // token slots of a running sequence; 0 = none
 
@@ -56,6 +59,9 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
 // The same for an executor that takes the place of one that served `options`: where it can give less, the options are
 // lowered to that instead of refused.
 Result<SchedulerConfig> resolve_replacement(const ExecutorDescription& executor, const EngineOptions& options);
+
+// [pool], ascending, as KvContents has them.
+using KvSavedBlocks = std::vector<std::vector<BlockId>>;
 
 struct SchedulerCounters {
   uint64_t prefix_queries = 0, prefix_hits = 0, preemptions = 0, recomputed_tokens = 0;
@@ -90,9 +96,30 @@ class Scheduler {
   // text. A request that has no room left under the new limits ends with RESOURCE_EXHAUSTED, now or when it comes to
   // them. How many positions' rows had run, and must run again.
   uint64_t restart(const SchedulerConfig& config);
-  // Goes on with another executor whose pools lie in the same memory, once no step is under way and none was discarded:
-  // every request keeps what has run. False, and nothing changed, where that cannot be: then restart().
-  bool carry_on(const SchedulerConfig& config);
+
+  // Moves between pools of the executor that are to be made beside the steps. Each is answered by moved(); until then
+  // its request runs nowhere, and its blocks are left alone.
+  struct Transfer {
+    RequestId id = 0;
+    std::vector<KvMove> moves;
+  };
+  std::vector<Transfer> take_transfers() { return std::exchange(transfers_, {}); }
+  // Not OK: the request waits again instead.
+  void moved(RequestId id, bool ok);
+  uint32_t transfers_in_flight() const { return transfers_in_flight_; }  // not answered
+
+  // What another executor may need of the one in service: the blocks of those that run, by rank, and then of the prefix
+  // cache the latest used, but not of pools whose memory `next` has, too.
+  std::vector<KvBlock> blocks_to_save(std::span<const KvPoolDescription> next) const;
+  struct CarriedOn {
+    std::vector<KvMove> moves;
+    uint64_t lost = 0;  // positions whose rows had run, and must run again
+  };
+  // Goes on with another executor, once no step is under way and none was discarded. Requests keep what has run where
+  // their pool lies in the same memory, or else their blocks were saved and there is room; the others wait again with
+  // their rank, as after restart(). So does the prefix cache. Nothing is to be planned before the moves have ended; if
+  // they fail, restart().
+  CarriedOn carry_on(const SchedulerConfig& config, const KvSavedBlocks& saved);
 
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   uint32_t running() const;
@@ -132,7 +159,8 @@ class Scheduler {
     uint32_t id;
     BlockPool blocks;
     std::vector<Sequence*> running;  // by rank
-    uint32_t draining = 0;           // sequences in kLeaving that still hold blocks
+    uint32_t draining = 0;           // sequences in kLeaving or kMoving that still hold blocks
+    uint32_t arriving = 0;           // sequences in kMoving that come here
     uint32_t sequences_max = 0;      // that run
     uint32_t decode_steps = 0;       // of disjoint sequences that its lanes can have under way
     uint32_t preference = 0;         // the least first: its first lane
@@ -191,6 +219,27 @@ class Scheduler {
   uint32_t rows_left(const Draft& draft, uint32_t position) const;
   uint32_t short_rows(const Lane& lane) const;
 
+  // From pool to pool, and from executor to executor (scheduler_moving.cpp).
+  struct Landing {
+    std::vector<BlockId> hits;  // leading full blocks that are there already
+    uint32_t fresh = 0;         // blocks beside them
+    bool room = false;
+  };
+  Landing landing(const Pool& pool, const Sequence& sequence, uint32_t block_size, uint32_t blocks) const;
+  bool move_on(Sequence& sequence);
+  bool is_waited_for(const Pool& pool, const Sequence& sequence) const;
+  static std::vector<BlockId> take_blocks(Pool& pool, const Landing& landing);
+  void publish_again(Pool& pool, Sequence& sequence) const;
+  struct Carrying;
+  std::vector<Sequence*> by_rank() const;
+  bool has_seat(const Pool& pool) const;
+  void seat(Pool& pool, Sequence& sequence);
+  void carry(Carrying& carrying, Sequence& sequence);
+  bool carry_to(Carrying& carrying, Sequence& sequence, Pool& pool);
+  static void carry_cache(Carrying& carrying);
+  static void carry_cache(Carrying& carrying, const Pool& before, Pool& to);
+  static std::span<const TokenId> text_of_block(const Sequence& sequence, size_t block, uint32_t size);
+
   // Admission (scheduler_admission.cpp).
   void admit(Draft& draft, std::vector<Sequence*>& prefills, uint32_t longs);
   Admission try_admit(Draft& draft, Sequence& sequence, AdmissionPass& pass);
@@ -209,8 +258,8 @@ class Scheduler {
   void finish(Sequence& sequence, FinishReason reason, RequestUpdate update);
   void leave(Sequence& sequence);
   void settle(Sequence& sequence);
+  void give_back(Sequence& sequence);
   void fit(Sequence& sequence);
-  bool can_carry_on(const SchedulerConfig& config) const;
   Status no_room(const Sequence& sequence) const;
   void take_config();
   RequestUpdate update_of(const Sequence& sequence) const;
@@ -226,6 +275,9 @@ class Scheduler {
   SchedulerCounters counters_;
   uint64_t arrivals_ = 0;
   StepId last_step_ = 0;
+  std::vector<Transfer> transfers_;  // not taken
+  uint32_t transfers_in_flight_ = 0;
+  uint64_t evictions_ = 0;  // from pools, so far
   uint32_t unfinished_ = 0;
   bool catching_up_ = false;  // some may be interrupted
 };

@@ -113,8 +113,9 @@ Scheduler::Offer Scheduler::offer(const Pool& pool, const Sequence& s) const {
   const auto found = static_cast<uint32_t>(offer.hits.size());
   offer.fresh = blocks_for(length, size) - found;
   offer.missing = length - found * size;
-  offer.room = pool.running.size() + pool.draining < pool.sequences_max &&
-               static_cast<uint64_t>(offer.fresh) + free_hits + pool.running.size() <= blocks.free_count();
+  offer.room =
+      pool.running.size() + pool.draining + pool.arriving < pool.sequences_max &&
+      static_cast<uint64_t>(offer.fresh) + free_hits + pool.running.size() + pool.arriving <= blocks.free_count();
   return offer;
 }
 

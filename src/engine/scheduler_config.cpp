@@ -151,6 +151,7 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
   config.pools = executor.pools;
   config.lanes = executor.lanes;
   config.vocab_size = executor.vocab_size;
+  config.moves_kv = executor.moves_kv;
   resolve_depths(config, executor);
   EngineOptions& resolved = config.options;
   if (resolved.max_num_seqs == 0) return invalid_argument("max_num_seqs must be at least 1, got 0");

@@ -16,8 +16,8 @@ constexpr uint32_t kCatchUpPeriod = 4;  // steps, of which one is everybody's
 
 std::optional<StepPlan> Scheduler::plan_step(int64_t now_ns) {
   std::optional<StepPlan> plan(std::in_place);
-  for (uint64_t preemptions = ~counters_.preemptions; preemptions != counters_.preemptions;) {
-    preemptions = counters_.preemptions;  // who is preempted for one lane may be for another that was asked before
+  for (uint64_t evictions = ~evictions_; evictions != evictions_;) {
+    evictions = evictions_;  // who is preempted for one lane may be for another that was asked before
     for (Lane& lane : lanes_)
       if (plan_step(lane, now_ns, *plan)) return plan;
   }
@@ -30,8 +30,8 @@ bool Scheduler::plan_step(Lane& lane, int64_t now_ns, StepPlan& plan) {
   if (lane.in_flight.size() >= static_cast<size_t>(lane.is.pipeline) + lane.is.lookahead) return false;
   Draft draft(lane, pools_[lane.is.pool], plan);
   // Who was to decode may have been preempted instead; then there is room for others. Ends: fewer run each time.
-  for (uint64_t preemptions = ~counters_.preemptions; draft.step.entries.empty();) {
-    if (std::exchange(preemptions, counters_.preemptions) == counters_.preemptions) return false;
+  for (uint64_t evictions = ~evictions_; draft.step.entries.empty();) {
+    if (std::exchange(evictions, evictions_) == evictions_) return false;
     fill(draft, now_ns);
   }
   plan.epoch = config_.epoch;
@@ -147,7 +147,7 @@ Sequence* Scheduler::choose_victim(const Pool& pool) const {
 }
 
 void Scheduler::preempt(Sequence& victim) {
-  ++counters_.preemptions;
+  ++evictions_;
   leave(victim);
   settle(victim);
 }

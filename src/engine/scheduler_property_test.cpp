@@ -21,6 +21,7 @@ struct Workload {
   EngineOptions options;
   uint32_t requests = 0;
   double abort_share = 0, fail_share = 0, loss_share = 0;
+  double replace_share = 0;  // by plan, KV and all
 };
 
 Workload random_workload(std::mt19937& random) {
@@ -82,7 +83,7 @@ Request random_request(std::mt19937& random, const SchedulerBench& bench, uint32
 
 struct Totals {
   uint64_t preemptions = 0, hits = 0, failed = 0, aborted = 0, stopped = 0, losses = 0, no_room = 0;
-  uint64_t overlaps = 0, changed_pool = 0;
+  uint64_t overlaps = 0, changed_pool = 0, carried_on = 0, moved = 0, transferred = 0;
 };
 
 // A pool of its own with one lane, or with two by their roles.
@@ -156,6 +157,33 @@ ScriptedOptions random_successor(std::mt19937& random, ScriptedOptions device, c
   return device;
 }
 
+// One that takes over by plan: some of the pools are those of the one before, in its memory; blocks may not all be
+// saved.
+ScriptedOptions random_next(std::mt19937& random, const ScriptedOptions& device, const EngineOptions& options) {
+  ScriptedOptions next = random_successor(random, device, options);
+  static uint64_t memory = 0;
+  for (KvPoolDescription& pool : next.pools) {
+    if (random() % 4 != 0) pool.block_size = device.pools.front().block_size;  // as moving needs
+    pool.memory = {++memory};
+    const KvPoolDescription& before = device.pools[random() % device.pools.size()];
+    const bool taken = std::any_of(next.pools.begin(), next.pools.end(),
+                                   [&](const KvPoolDescription& each) { return each.memory == before.memory; });
+    if (random() % 3 == 0 && !taken) pool = before;
+  }
+  next.saved_blocks_max = random() % 4 == 0 ? random() % 20 : SIZE_MAX;
+  return next;
+}
+
+Workload random_moves(std::mt19937& random) {
+  Workload w = random_lanes(random);
+  w.device.moves_kv = true;
+  const bool alike = random() % 4 != 0;  // as moving from pool to pool needs
+  for (KvPoolDescription& pool : w.device.pools)
+    if (alike) pool.block_size = w.device.pools.front().block_size;
+  w.replace_share = 0.04;
+  return w;
+}
+
 void run_workload(uint32_t seed, Workload (*make)(std::mt19937&), Totals& totals) {
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937 random(seed);
@@ -179,6 +207,11 @@ void run_workload(uint32_t seed, Workload (*make)(std::mt19937&), Totals& totals
         if (chance(w.abort_share)) bench.scheduler().end(random() % w.requests + 1, FinishReason::kAborted);
       });
     }
+    if (chance(w.replace_share)) {
+      ++losses;
+      bench.replace(random_next(random, bench.device(), w.options), chance(0.1));
+    }
+    if (chance(0.3)) bench.transfer(random(), chance(0.1));
     if (chance(w.fail_share)) bench.executor().fail_next(Status(MOTLEY_INTERNAL, "scripted"));
     if (chance(0.6)) bench.plan();
     if (chance(0.5)) {
@@ -195,6 +228,9 @@ void run_workload(uint32_t seed, Workload (*make)(std::mt19937&), Totals& totals
   totals.hits += bench.scheduler().counters().prefix_hits;
   totals.losses += losses;
   totals.overlaps += bench.overlaps();
+  totals.carried_on += bench.carried_on();
+  totals.moved += bench.moved();
+  totals.transferred += bench.transferred();
   for (const auto& [id, story] : bench.stories()) {
     totals.changed_pool += story.pools.size() > 1 ? 1 : 0;
     const bool no_room = story.last.status.code() == MOTLEY_RESOURCE_EXHAUSTED;
@@ -243,6 +279,15 @@ TEST(SchedulerProperty, RandomLanesAndPools_EveryRequestGetsTheTokensItWouldGetA
   expect_reached(totals);
   EXPECT_GT(totals.overlaps, kWorkloads * 5u);
   EXPECT_GT(totals.changed_pool, kWorkloads / 4u);
+}
+
+TEST(SchedulerProperty, ExecutorsReplacedWithTheirKv_EveryRequestGetsTheTokensItWouldGetAlone) {
+  Totals totals;
+  for (uint32_t seed = 1; seed <= kWorkloads && !HasFailure(); ++seed) run_workload(seed, random_moves, totals);
+  EXPECT_GT(totals.carried_on, kWorkloads * 1u);
+  EXPECT_GT(totals.moved, kWorkloads * 5u);
+  EXPECT_GT(totals.transferred, kWorkloads / 10u);
+  EXPECT_GT(totals.hits, kWorkloads * 5u);
 }
 
 }  // namespace

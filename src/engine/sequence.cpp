@@ -54,6 +54,7 @@ void Sequence::build_biases() {
 
 void Sequence::forget_progress() {
   blocks.clear();
+  next_blocks.clear();
   slot_base = MOTLEY_NONE;
   pool = lane = 0;
   computed = committed = published = 0;

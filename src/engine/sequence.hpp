@@ -23,6 +23,7 @@ class Sequence {
     kWaiting,  // holds nothing
     kRunning,  // holds blocks and slots
     kLeaving,  // finished or preempted; holds them until its last step under way is done
+    kMoving,   // its KV goes to another pool; holds blocks there, too, and runs in neither
   };
 
   // max_output: tokens it may generate, after all limits. Takes request.prompt.
@@ -69,7 +70,9 @@ class Sequence {
   uint32_t in_flight = 0;      // steps under way with rows of it
   uint32_t cached_tokens = 0;  // prompt tokens found in the prefix cache when first admitted
   SlotId slot_base = MOTLEY_NONE;
-  uint32_t pool = 0;  // of the blocks
+  uint32_t pool = 0;                 // of the blocks
+  std::vector<BlockId> next_blocks;  // in kMoving
+  uint32_t next_pool = 0;
   uint32_t lane = 0;  // of its last step
   StepId last_step = 0;
 

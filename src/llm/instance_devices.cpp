@@ -191,7 +191,8 @@ Status Instance::change_to(const KnownDevices& known, PlannedModel next, const s
     if (*prepared == nullptr) return take_over_with_room(known, planned);
     return take_over(known, planned, std::move(*prepared));
   };
-  RETURN_IF_ERROR(engine_->replace(take).take());
+  const auto pools = *prepared == nullptr ? std::vector<KvPoolDescription>() : (*prepared)->describe().pools;
+  RETURN_IF_ERROR(engine_->replace(take, pools).take());
   if (this->planned() == planned) return ok_status();  // where room was made, it may be back at the plan before
   return error(MOTLEY_UNAVAILABLE, "the devices have no room for the next plan");
 }

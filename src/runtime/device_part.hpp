@@ -47,6 +47,7 @@ class DevicePart {
   // By the shard's pieces; null where a piece is no program.
   const PartProgram* program(size_t piece) const { return programs_[piece].get(); }
   motley_kv* kv() const { return kv_ == nullptr ? nullptr : kv_->handle.get(); }
+  const KvHandle& kv_handle() const { return kv_->handle; }                // where it has one
   uint64_t kv_number() const { return kv_ == nullptr ? 0 : kv_->number; }  // as of HeldKv; 0: it has none
   // By the shard's weights; other parts may use them, too.
   const std::vector<std::shared_ptr<const PackedWeight>>& weights() const { return weights_; }

@@ -103,6 +103,7 @@ class Driver {
   const std::string& name() const { return options_.name; }
   const Device& device() const { return device_; }
   const DevicePart& part() const { return *part_; }
+  std::shared_ptr<const DevicePart> hold_part() const { return part_; }
   const Tape& tape() const { return tape_; }
   const QueueHandle& queue() const { return queue_; }  // before start(), and after stop()
   DriverWork work() const { return {programs_, rows_, bytes_moved_, flops_, busy_ns_}; }

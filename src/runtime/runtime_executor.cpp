@@ -113,11 +113,41 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
     description_.lanes.push_back(std::move(lane));
   }
   states_.resize(lanes_.size());
+  make_mover();
+}
+
+// Of all pools, each owner's part once, though several lanes may use it.
+void RuntimeExecutor::make_mover() {
+  std::vector<KvMover::Owner> owners;
+  std::set<uint64_t> known;
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    lanes_[i]->each_driver([&](const Driver& driver) {
+      if (driver.part().kv() == nullptr || !known.insert(driver.part().kv_number()).second) return;
+      owners.push_back({driver.name(), driver.hold_part(), description_.lanes[i].pool});
+    });
+  }
+  DeviceTurnOptions turns;
+  turns.virtual_time = options_.virtual_time;
+  if (options_.step_limit_ns != nullptr) turns.limit_ns = options_.kv_limit_ns;
+  turns.lost = [this](const DeviceTask& task, const Status& why) { lost(task.name, task.device->worker(), why); };
+  mover_.emplace(std::move(owners), static_cast<uint32_t>(description_.pools.size()), std::move(turns),
+                 options_.kv_saved_bytes_max, clock_);
+  description_.moves_kv = mover_->moves_kv();
+}
+
+Result<KvContents> RuntimeExecutor::save_kv(std::vector<KvBlock> blocks) {
+  RETURN_IF_ERROR(health());
+  return mover_->save(blocks);
+}
+
+Result<KvLoaded> RuntimeExecutor::load_kv(std::shared_ptr<const KvContents> contents, std::vector<KvMove> moves) {
+  RETURN_IF_ERROR(health());
+  return mover_->load(contents, std::move(moves));
 }
 
 void RuntimeExecutor::start() {
   Driver::Events events;
-  events.lost = [this](const Driver& driver, const Status& why) { lost(driver, why); };
+  events.lost = [this](const Driver& driver, const Status& why) { lost(driver.name(), driver.device().worker(), why); };
   events.broken = [this](const Status& why) { broken(why); };
   events.health = [this] { return health(); };
   for (const auto& lane : lanes_) lane->start(events, [this](Flight& flight) { hand_in(flight); });
@@ -252,17 +282,17 @@ void RuntimeExecutor::hand_in(Flight& flight) {
   flight.promise.set(std::move(result));
 }
 
-void RuntimeExecutor::lost(const Driver& driver, const Status& why) {
+void RuntimeExecutor::lost(const std::string& device, WorkerProcess* worker, const Status& why) {
   {
     std::lock_guard lock(mutex_);
     for (const LostDevice& known : lost_devices_) {
-      if (known.name == driver.name()) return;
+      if (known.name == device) return;
     }
-    if (lost_.ok()) lost_ = error(MOTLEY_UNAVAILABLE, "device {} is lost: {}", driver.name(), why.message());
-    lost_devices_.push_back({driver.name(), why.code() == MOTLEY_DEADLINE_EXCEEDED});
+    if (lost_.ok()) lost_ = error(MOTLEY_UNAVAILABLE, "device {} is lost: {}", device, why.message());
+    lost_devices_.push_back({device, why.code() == MOTLEY_DEADLINE_EXCEEDED});
   }
   abort_meetings();
-  if (WorkerProcess* worker = driver.device().worker()) worker->kill();
+  if (worker != nullptr) worker->kill();
 }
 
 // The lane is of no use any more, and no device is to blame: each keeps its own limits.
@@ -293,7 +323,8 @@ void RuntimeExecutor::watch(const std::stop_token& stop) {
     for (const auto& lane : lanes_) {
       lane->each_driver([&](const Driver& driver) {
         if (driver.due_ns() > late_ns) return;
-        lost(driver, error(MOTLEY_DEADLINE_EXCEEDED, "it did not come back from a call in time"));
+        lost(driver.name(), driver.device().worker(),
+             error(MOTLEY_DEADLINE_EXCEEDED, "it did not come back from a call in time"));
       });
     }
     lock.lock();

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -20,6 +21,7 @@
 #include "planner/placement.hpp"
 #include "runtime/flight.hpp"
 #include "runtime/holdings.hpp"
+#include "runtime/kv_mover.hpp"
 #include "runtime/lane_runner.hpp"
 #include "runtime/runtime_options.hpp"
 #include "runtime/step_totals.hpp"
@@ -56,6 +58,8 @@ class RuntimeExecutor : public Executor {
 
   ExecutorDescription describe() const override { return description_; }
   Future<StepResult> submit(StepPlan plan) override;
+  Result<KvContents> save_kv(std::vector<KvBlock> blocks) override;
+  Result<KvLoaded> load_kv(std::shared_ptr<const KvContents> contents, std::vector<KvMove> moves) override;
   std::vector<DriverReport> reports() const;
   // [lane] of steps that went well: each counts for a device once its own part of it has ended. Any thread.
   std::vector<TotalsByDevice> totals() const;
@@ -79,7 +83,8 @@ class RuntimeExecutor : public Executor {
   Status admit(const StepPlan& plan);
   Status health() const;
   void hand_in(Flight& flight);
-  void lost(const Driver& driver, const Status& why);
+  void make_mover();
+  void lost(const std::string& device, WorkerProcess* worker, const Status& why);
   void broken(const Status& why);
   void abort_meetings();
   void watch(const std::stop_token& stop);
@@ -102,7 +107,8 @@ class RuntimeExecutor : public Executor {
   Status lost_;                    // a device answered UNAVAILABLE, or not at all: so does every later step
   std::vector<LostDevice> lost_devices_;
   std::vector<std::unique_ptr<LaneRunner>> lanes_;  // their threads use the above
-  std::jthread watch_;                              // last: it looks at the drivers
+  std::optional<KvMover> mover_;
+  std::jthread watch_;  // last: it looks at the drivers
 };
 
 }  // namespace motley

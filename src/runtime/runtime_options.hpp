@@ -31,7 +31,10 @@ struct RuntimeOptions {
   // it is lost; in nanoseconds; null = forever.
   std::function<int64_t(double rows, double reads)> step_limit_ns;
   Trace* trace = nullptr;  // borrowed; null = none
-  std::stop_token stop;    // nobody waits for what is being made any more: CANCELLED, soon
+  // With a limit of steps: of moving a run of KV blocks, which is some megabytes.
+  int64_t kv_limit_ns = 3'000'000'000;
+  uint64_t kv_saved_bytes_max = UINT64_MAX;  // by save_kv() at once, beside what the host's memory allows
+  std::stop_token stop;                      // nobody waits for what is being made any more: CANCELLED, soon
   // Of this model: what is in it already is not made again. Null: its own.
   std::shared_ptr<Holdings> holdings;
 };

@@ -120,6 +120,9 @@ void add_replacements(Page& page, const EngineStats& stats) {
   page.counter("recoveries", "Lost devices or workers after which the requests went on elsewhere.", stats.recoveries);
   page.counter("replacements", "Changes of the placement by plan, while serving.", stats.replacements);
   page.histogram("replacement_pause_seconds", "Without steps because of either.", stats.pause_s);
+  page.counter("recomputed_tokens", "Tokens computed again, after a preemption or a change.", stats.recomputed_tokens);
+  page.counter("kv_blocks_moved", "KV blocks that moved from one pool to another.", stats.kv_blocks_moved);
+  page.counter("kv_bytes_moved", "Bytes written by that.", stats.kv_bytes_moved);
 }
 
 // By KV pool and by lane, in the order in which the executor lists them.

@@ -119,6 +119,7 @@ class Loss : public ::testing::TestWithParam<Way> {
     options.rows_max = 32;
     options.logit_rows_max = 4;
     options.step_limit_ns = [](double, double) { return kStepLimit_ns; };
+    options.kv_limit_ns = kStepLimit_ns;
     std::vector<NamedDevice> named;
     for (size_t i = 0; i < devices_.size(); ++i) named.push_back({fmt::format("D{}", i), &devices_[i]});
     auto made = RuntimeExecutor::create(model_.model(), place(model_.model(), names, GetParam()), named, options);
@@ -193,6 +194,61 @@ TEST_P(Loss, Stopped_IsNamedByItsDeadlineAndKilled) {
   EXPECT_TRUE(lost[0].hangs);
   EXPECT_TRUE(ended(1));
   EXPECT_FALSE(ended(0));
+}
+
+constexpr size_t kKvOwner = 1;  // of all ways
+
+// Blocks there and back, until a device is lost; OK if none is.
+Status move_blocks(RuntimeExecutor& executor, int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    auto saved = executor.save_kv({{0, 1}, {0, 2}});
+    if (!saved.ok()) return saved.error();
+    const auto loaded = executor.load_kv(std::make_shared<const KvContents>(*std::move(saved)), {{{0, 1}, {0, 3}}});
+    if (!loaded.ok()) return loaded.error();
+  }
+  return ok_status();
+}
+
+TEST_P(Loss, KilledWhileBlocksMove_IsNamed) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 6; ++round) {
+    ASSERT_TRUE(move_blocks(*executor_, 1).ok());
+    std::thread killer([this, delay = std::chrono::microseconds(random() % 5'000)] {
+      std::this_thread::sleep_for(delay);
+      signal(kKvOwner, SIGKILL);
+    });
+    const Status why = move_blocks(*executor_, 1'000'000);
+    killer.join();
+    EXPECT_EQ(why.code(), MOTLEY_UNAVAILABLE) << why.message();
+    const auto lost = executor_->lost_devices();
+    ASSERT_EQ(lost.size(), 1u) << why.message();
+    EXPECT_EQ(lost[0].name, "D1");
+    EXPECT_EQ(executor_->submit(prompt(1)).take().status.code(), MOTLEY_UNAVAILABLE);
+    executor_.reset();
+    devices_[kKvOwner] = open_worker();
+    start({"D0", "D1"});
+  }
+}
+
+TEST_P(Loss, StoppedBeforeBlocksMove_IsNamedByItsDeadlineAndKilled) {
+  auto saved = executor_->save_kv({{0, 1}});
+  ASSERT_TRUE(saved.ok());
+  const auto contents = std::make_shared<const KvContents>(*std::move(saved));
+  for (const bool loads : {false, true}) {
+    stop(kKvOwner);
+    const Status why =
+        loads ? executor_->load_kv(contents, {{{0, 1}, {0, 3}}}).error() : executor_->save_kv({{0, 1}}).error();
+    EXPECT_FALSE(why.ok());
+    const auto lost = executor_->lost_devices();
+    ASSERT_EQ(lost.size(), 1u) << why.message();
+    EXPECT_EQ(lost[0].name, "D1");
+    EXPECT_TRUE(lost[0].hangs);
+    EXPECT_TRUE(ended(kKvOwner));
+    EXPECT_FALSE(ended(0));
+    executor_.reset();
+    devices_[kKvOwner] = open_worker();
+    start({"D0", "D1"});
+  }
 }
 
 TEST_P(Loss, BothStopped_EveryStepEndsAndSoDoesTheExecutor) {

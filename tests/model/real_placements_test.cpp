@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <latch>
 #include <limits>
 
@@ -100,8 +102,14 @@ struct Question {
   double tie_logits = 0;  // the contract's epsilon
 };
 
+// An executor that takes over once so many tokens are there.
+struct Move {
+  size_t after = 0;
+  std::function<Result<Executor*>()> make;
+};
+
 // The greedy answers, all asked for at once.
-Texts answers(Executor& executor, const Question& question) {
+Texts answers(Executor& executor, const Question& question, const Move* move = nullptr, EngineStats* stats = nullptr) {
   const size_t count = question.prompts.size();
   EngineOptions options;
   options.max_num_batched_tokens = kStepRows;
@@ -109,6 +117,7 @@ Texts answers(Executor& executor, const Question& question) {
   const auto engine = value_of(Engine::create(executor, options));
   Texts texts(count);
   std::latch unfinished(static_cast<std::ptrdiff_t>(count));
+  std::atomic<size_t> drawn{0};
   for (size_t i = 0; i < count; ++i) {
     Request request;
     request.prompt = question.prompts[i];
@@ -116,27 +125,41 @@ Texts answers(Executor& executor, const Question& question) {
     request.params.max_tokens = question.tokens;
     request.params.ignore_eos = true;
     request.params.logprobs = kAlternatives;
-    request.on_update = [&text = texts[i], &unfinished](const RequestUpdate& update) {
+    request.on_update = [&, &text = texts[i]](const RequestUpdate& update) {
+      drawn += update.tokens.size();
+      drawn.notify_all();
       CHECK(update.status.ok(), "{}", update.status.message());
       text.insert(text.end(), update.tokens.begin(), update.tokens.end());
       if (update.finished) unfinished.count_down();
     };
     value_of(engine->submit(std::move(request)));
   }
+  if (move != nullptr) {
+    for (size_t seen = 0; seen < move->after; seen = drawn) drawn.wait(seen);
+    const Status moved = engine->replace(move->make).take();
+    EXPECT_TRUE(moved.ok()) << moved.message();
+  }
   unfinished.wait();
+  if (stats != nullptr) *stats = engine->stats();
   return texts;
 }
 
-// The placement in service. Every device of it works.
-Texts serve(const Model& model, const DeviceSet& devices, Placement placement, const Question& question) {
+std::unique_ptr<RuntimeExecutor> executor_of(const Model& model, const DeviceSet& devices, Placement placement,
+                                             const Question& question) {
   placement.kv_dtype = question.kv_dtype;
   placement.block_size = kBlockSize;
   for (Lane& lane : placement.lanes) lane.kv_blocks = lane.kv_blocks > 0 ? lane.kv_blocks : kBlocks;
   RuntimeOptions options;
   options.rows_max = kStepRows;
   options.logit_rows_max = static_cast<uint32_t>(question.prompts.size());
-  const auto executor = value_of(RuntimeExecutor::create(model, placement, devices.named(), options));
-  Texts texts = answers(*executor, question);
+  return value_of(RuntimeExecutor::create(model, placement, devices.named(), options));
+}
+
+// The placement in service. Every device of it works.
+Texts serve(const Model& model, const DeviceSet& devices, const Placement& placement, const Question& question,
+            EngineStats* stats = nullptr) {
+  const auto executor = executor_of(model, devices, placement, question);
+  Texts texts = answers(*executor, question, nullptr, stats);
   for (const DriverReport& report : executor->reports()) EXPECT_GT(report.work.programs, 0u) << report.device;
   return texts;
 }
@@ -249,6 +272,58 @@ TEST_P(RealPlacements, EveryMixOfDevices_SaysWhatOneDeviceSays) {
     }
   }
   std::printf("%zu placements: %zu tokens equal, %zu ties\n", cases().size(), all.equal, all.ties);
+}
+
+// From one to the next while the answers are told: nothing is computed again, whoever keeps the KV before and after.
+TEST_P(RealPlacements, MovedInMidAnswer_SaysWhatOneDeviceSays) {
+  const Question question{{prompt(3), prompt(5), prompt(7), long_prompt()}, 24, MOTLEY_F16, kTieLogits};
+  const Texts want = alone(open_listed(registry_, "CPU:0"), question);
+  const DeviceSet devices = open_listed(registry_, kDevices);
+  const auto named = [](std::string_view name) -> const PlacementCase& {
+    return *std::find_if(cases().begin(), cases().end(), [&](const PlacementCase& each) { return each.name == name; });
+  };
+  constexpr std::pair<const char*, const char*> kMoves[] = {
+      {"two cores, uneven", "three, uneven"},
+      {"three, uneven", "pipeline of three"},
+      {"pipeline of two", "replicated KV heads"},
+      {"replicated, and none on a third", "a core attends for the NPU"},
+      {"KV of the GPU, and of a core", "two, then one"},
+      {"the GPU prefills, a core decodes", "KV of a pipeline, and of a third"}};
+  Tally all;
+  for (const auto& [from, to] : kMoves) {
+    SCOPED_TRACE(fmt::format("{} to {}", from, to));
+    const auto first = executor_of(*model_, devices, placement_of(named(from), devices), question);
+    Placement placement = placement_of(named(to), devices);
+    placement.epoch = 2;
+    const auto second = executor_of(*model_, devices, placement, question);
+    const Move move{30, [&]() -> Result<Executor*> { return second.get(); }};
+    EngineStats stats;
+    const Texts got = answers(*first, question, &move, &stats);
+    EXPECT_EQ(stats.replacements, 1u);
+    EXPECT_GT(stats.kv_blocks_moved, 0u);
+    EXPECT_EQ(stats.recomputed_tokens, 0u);
+    for (size_t s = 0; s < want.size(); ++s) compare(want[s], got[s], question.tie_logits, &all);
+  }
+  std::printf("%zu moves: %zu tokens equal, %zu ties\n", std::size(kMoves), all.equal, all.ties);
+  EXPECT_GE(all.equal, std::size(kMoves) * want.size() * question.tokens / 2);
+}
+
+// A text that the first pool has no room for any more goes on in the second.
+TEST_P(RealPlacements, WhoOutgrowsItsPool_SaysWhatOneDeviceSays) {
+  const Question question{{long_prompt()}, 24, MOTLEY_F16, kTieLogits};
+  const Texts want = alone(open_listed(registry_, "CPU:0"), question);
+  const DeviceSet devices = open_listed(registry_, kDevices);
+  for (const PlacementCase& c : cases()) {
+    if (c.beside != Beside::kKvLane) continue;
+    SCOPED_TRACE(c.name);
+    Placement placement = placement_of(c, devices);
+    placement.lanes[0].kv_blocks = kLongPrompt / kBlockSize + 1;
+    EngineStats stats;
+    Tally tally;
+    compare(want[0], serve(*model_, devices, placement, question, &stats)[0], question.tie_logits, &tally);
+    EXPECT_EQ(stats.kv_blocks_moved, placement.lanes[0].kv_blocks);
+    EXPECT_EQ(stats.recomputed_tokens, 0u);
+  }
 }
 
 // The same cuts of the same weights where nothing is rounded but to f32: no log-probability moves.

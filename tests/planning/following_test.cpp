@@ -96,14 +96,22 @@ TEST_F(Following, ADeviceAtHalfItsSpeedInMidLoad_IsPlannedForWithinTwoSeconds) {
   const int64_t slow_at_ns = start_ns_ + 10 * kSecond;
   const std::vector<int64_t> gaps = service_->gaps_over_moves_ns();
   ASSERT_FALSE(gaps.empty());
+  const int64_t p99_ns = gaps[(gaps.size() * 99 + 99) / 100 - 1];
+  std::printf("%zu blocks of KV moved, %llu positions computed again; of %zu streams' gaps p50 %.0f ms, p99 %.0f ms\n",
+              move.blocks, static_cast<unsigned long long>(move.computed_again), gaps.size(),
+              static_cast<double>(gaps[gaps.size() / 2]) / 1e6, static_cast<double>(p99_ns) / 1e6);
   std::printf(
-      "in force %.2f s after the change; pause %.0f ms, streams' gaps up to %.0f ms; %.0f tokens/s before, %.0f "
+      "in force %.2f s after the change; pause %.3f ms, streams' gaps up to %.0f ms; %.0f tokens/s before, %.0f "
       "of %.0f after\n",
       static_cast<double>(move.in_force_ns - slow_at_ns) / 1e9, static_cast<double>(move.pause_ns) / 1e6,
       static_cast<double>(gaps.back()) / 1e6, tokens_per_s(5, 10), tokens_per_s(14, 30), after);
   EXPECT_GE(move.judged_ns, slow_at_ns);
   EXPECT_LE(move.in_force_ns - slow_at_ns, 2 * kSecond);
   EXPECT_LE(move.pause_ns, 200 * kMs);
+  EXPECT_GT(move.pause_ns, 0);  // what moving takes
+  EXPECT_LE(p99_ns, 200 * kMs);
+  EXPECT_GT(move.blocks, 0u);
+  EXPECT_EQ(move.computed_again, 0u);
   EXPECT_GE(tokens_per_s(14, 30), 0.9 * after);
   EXPECT_EQ(service_->failed(), 0u);
   size_t compared = 0;

@@ -72,6 +72,30 @@ TEST_F(PlannedLanes, KvWithTheProcessor_GainsMostOfTheCeiling) {
   EXPECT_GE(with / without - 1, 0.7 * ceiling);
 }
 
+// Texts that outgrow the GPU's pool: those that it preempts move to the processor's instead of being computed again
+// there. Their blocks take the links' time, beside the steps.
+TEST_F(PlannedLanes, WhoIsPreempted_MovesToTheOtherPool) {
+  SimDevice gpu{.gflops = 400, .attention_gflops = 400, .bandwidth_gb_s = 10, .dispatch_us = 2};
+  SimDevice cpu = scaled(gpu, 0.1);
+  cpu.kind = "cpu";
+  const VirtualMachine machine({gpu, cpu}, {.latency_ns = 2000, .ns_per_byte = 0.1});
+  Placement placement = on_one(shape_, machine.devices(), 0);
+  placement.lanes.push_back(place(shape_, machine.devices(), {{1, {{0, 1, 1, 1, 1}}}}).lanes[0]);
+  placement.lanes[0].kv_blocks = 144;
+  placement.lanes[1].pool = 1;
+  Load load{.requests = 48, .concurrency = 12, .prompt_len = 256, .output_len = 96, .step_rows = 128, .spread = 32};
+  for (const bool moves : {false, true}) {
+    load.moves_kv = moves;
+    const Served served = serve(machine, placement, load);
+    std::printf("%s: %.0f tokens/s, %llu tokens computed again, %llu blocks moved\n",
+                moves ? "moves" : "computes again", served.tokens_per_s(),
+                static_cast<unsigned long long>(served.recomputed),
+                static_cast<unsigned long long>(served.moved_blocks));
+    EXPECT_EQ(served.recomputed == 0, moves);
+    EXPECT_EQ(served.moved_blocks > 0, moves);
+  }
+}
+
 // A processor, and a device of fixed shapes that cannot attend; `dispatch_us` of each of its programs.
 std::vector<SimDevice> with_npu(double dispatch_us) {
   SimDevice cpu{.kind = "cpu", .gflops = 100, .attention_gflops = 100, .bandwidth_gb_s = 10, .dispatch_us = 2};

@@ -79,22 +79,30 @@ class Lanes {
   bool empty() const {
     return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.flying.empty(); });
   }
+  // The lane of the first of them to come, and when that is.
+  int64_t first_ns() {
+    find_first();
+    return first_ == nullptr ? INT64_MAX : first_->next_ns;
+  }
   std::pair<StepResult, int64_t> take_first() {
-    Lane* first = nullptr;
+    find_first();
+    first_->flying.pop_front();
+    first_->ended_ns = first_->next_ns;
+    return {*std::exchange(first_->next, std::nullopt), first_->ended_ns};
+  }
+
+ private:
+  void find_first() {
+    first_ = nullptr;
     for (Lane& lane : lanes_) {
       if (lane.flying.empty()) continue;
       if (!lane.next) {
         lane.next = lane.flying.front().result.take();
         lane.next_ns = std::max(lane.flying.front().submitted_ns, lane.ended_ns) + lane.next->busy_ns;
       }
-      if (first == nullptr || lane.next_ns < first->next_ns) first = &lane;
+      if (first_ == nullptr || lane.next_ns < first_->next_ns) first_ = &lane;
     }
-    first->flying.pop_front();
-    first->ended_ns = first->next_ns;
-    return {*std::exchange(first->next, std::nullopt), first->ended_ns};
   }
-
- private:
   struct Flying {
     Future<StepResult> result;
     int64_t submitted_ns;
@@ -105,14 +113,27 @@ class Lanes {
     int64_t next_ns = 0, ended_ns = 0;
   };
   std::vector<Lane> lanes_;
+  Lane* first_ = nullptr;
 };
 
 }  // namespace
+
+int64_t VirtualRun::move_ns(const std::vector<KvMove>& moves) {
+  std::vector<KvBlock> blocks;
+  for (const KvMove& move : moves) blocks.push_back(move.from);
+  auto saved = executor_->save_kv(std::move(blocks));
+  CHECK(saved.ok(), "{}", saved.error().message());
+  const int64_t saving_ns = saved->busy_ns;
+  const auto loaded = executor_->load_kv(std::make_shared<const KvContents>(*std::move(saved)), moves);
+  CHECK(loaded.ok(), "{}", loaded.error().message());
+  return saving_ns + loaded->busy_ns;
+}
 
 Served VirtualRun::serve(const Load& load) {
   ExecutorDescription description = executor_->describe();
   // A device alone begins its next step when the host gets to it, which no virtual time tells: one at a time.
   for (LaneDescription& lane : description.lanes) lane.lookahead = 0;
+  description.moves_kv = load.moves_kv;
   EngineOptions options;
   options.max_num_seqs = load.concurrency;
   options.max_num_batched_tokens = load.step_rows;
@@ -141,12 +162,25 @@ Served VirtualRun::serve(const Load& load) {
   const std::vector<DeviceUse> before = uses();
   const int64_t began_ns = now_.ns;
   Lanes lanes(description.lanes.size(), now_.ns);
+  std::deque<std::pair<RequestId, int64_t>> moves;  // from pool to pool, one behind the other, and when they have ended
   while (scheduler.unfinished() > 0 || !lanes.empty()) {
     while (auto plan = scheduler.plan_step(now_.ns)) {
       ++served.steps;
       served.rows += plan->tokens.size();
       const uint32_t lane = plan->lane;
       lanes.add(lane, executor_->submit(*std::move(plan)), now_.ns);
+    }
+    const int64_t first_ns = lanes.first_ns();  // what runs has run by now: then moves take their times
+    for (const Scheduler::Transfer& each : scheduler.take_transfers()) {
+      const int64_t begin_ns = moves.empty() ? now_.ns : moves.back().second;
+      moves.emplace_back(each.id, begin_ns + move_ns(each.moves));
+      served.moved_blocks += each.moves.size();
+    }
+    if (!moves.empty() && moves.front().second <= first_ns) {
+      now_.ns = std::max(now_.ns, moves.front().second);
+      scheduler.moved(moves.front().first, true);
+      moves.pop_front();
+      continue;
     }
     CHECK(!lanes.empty());
     auto [result, ended_ns] = lanes.take_first();
@@ -155,6 +189,7 @@ Served VirtualRun::serve(const Load& load) {
     CHECK(scheduler.apply(std::move(result), now_.ns).ok());
   }
   served.ns = now_.ns - began_ns;
+  served.recomputed = scheduler.counters().recomputed_tokens;
   served.devices = uses();
   for (size_t i = 0; i < before.size(); ++i) {
     served.devices[i].busy_ns -= before[i].busy_ns;

@@ -20,6 +20,7 @@ struct Load {
   uint32_t concurrency = 8;  // at once
   uint32_t prompt_len = 16, output_len = 16;
   uint32_t step_rows = 40;  // of one step at most
+  bool moves_kv = true;     // from pool to pool, instead of computing it again
   uint32_t spread = 0;      // outputs are output_len - spread to output_len + spread tokens long, evenly drawn
 };
 
@@ -32,7 +33,8 @@ struct DeviceUse {
 struct Served {
   int64_t ns = 0;
   uint64_t tokens = 0, steps = 0, rows = 0;
-  std::vector<DeviceUse> devices;  // those of the placement, in its order
+  uint64_t recomputed = 0, moved_blocks = 0;  // tokens; blocks that went from pool to pool
+  std::vector<DeviceUse> devices;             // those of the placement, in its order
   double tokens_per_s() const { return static_cast<double>(tokens) * 1e9 / static_cast<double>(ns); }
 };
 
@@ -57,6 +59,7 @@ class VirtualRun {
     int64_t ns = virtual_start_ns();
   };
   std::vector<DeviceUse> uses() const;
+  int64_t move_ns(const std::vector<KvMove>& moves);
 
   const Model& model_;
   const VirtualMachine& machine_;

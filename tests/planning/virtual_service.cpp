@@ -78,6 +78,7 @@ std::unique_ptr<RuntimeExecutor> VirtualService::executor_of(const Placement& pl
 ExecutorDescription VirtualService::description() const {
   ExecutorDescription description = executor_->describe();
   for (LaneDescription& lane : description.lanes) lane.lookahead = 0;
+  description.moves_kv = false;  // from pool to pool: nobody here answers
   return description;
 }
 
@@ -165,16 +166,26 @@ void VirtualService::look() {
   Placement placement = better->report.placement;
   placement.epoch = placement_.epoch + 1;
   auto executor = executor_of(placement);
-  next_ = Next{std::move(placement), std::move(executor), {now_.ns, now_.ns + kPrepareNs, 0, better->gain}};
+  next_ = Next{std::move(placement), std::move(executor), {now_.ns, now_.ns + kPrepareNs, 0, better->gain, 0, 0}};
 }
 
 void VirtualService::take_over() {
   Next next = *std::exchange(next_, std::nullopt);
+  auto saved = executor_->save_kv(scheduler_->blocks_to_save(next.executor->describe().pools));
+  CHECK(saved.ok(), "{}", saved.error().message());
+  now_.ns += saved->busy_ns;
   placement_ = std::move(next.placement);
   executor_ = std::move(next.executor);
   const auto config = resolve_replacement(description(), options_);
   CHECK(config.ok(), "{}", config.error().message());
-  if (!scheduler_->carry_on(*config)) scheduler_->restart(*config);
+  Scheduler::CarriedOn carried = scheduler_->carry_on(*config, saved->blocks);
+  next.move.blocks = carried.moves.size();
+  next.move.computed_again = carried.lost;
+  const auto loaded =
+      executor_->load_kv(std::make_shared<const KvContents>(*std::move(saved)), std::move(carried.moves));
+  CHECK(loaded.ok(), "{}", loaded.error().message());
+  now_.ns += loaded->busy_ns;
+  ended_ns_ = now_.ns;
   take_models();
   law_.moved();
   next.move.pause_ns = now_.ns - *std::exchange(stopped_at_ns_, std::nullopt);

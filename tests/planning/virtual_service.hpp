@@ -20,8 +20,10 @@ PlanInput renamed(PlanInput input, const VirtualMachine& from, const VirtualMach
 
 struct ServiceMove {
   int64_t judged_ns = 0, in_force_ns = 0;
-  int64_t pause_ns = 0;  // from the last step planned for the one plan to the first for the next
-  double gain = 0;       // as predicted
+  int64_t pause_ns = 0;         // from the last step planned for the one plan to the first for the next
+  double gain = 0;              // as predicted
+  size_t blocks = 0;            // of KV that went from one owner to another
+  uint64_t computed_again = 0;  // positions
 };
 
 // Not thread-safe; aborts on failures.

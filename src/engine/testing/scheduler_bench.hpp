@@ -99,6 +99,7 @@ class SchedulerBench {
   }
   bool plan() {
     auto plan = scheduler_->plan_step(kNow);
+    take_transfers();
     if (!plan) return false;
     check(*plan);
     last_plan_ = *plan;
@@ -120,6 +121,28 @@ class SchedulerBench {
     flying_.erase(next);
     const Status status = scheduler_->apply(std::move(result), kNow);
     EXPECT_TRUE(status.ok()) << status.to_string();
+    take_transfers();
+    return true;
+  }
+  // A move from pool to pool is made, the oldest or any. False where there is none.
+  bool transfer(size_t which = 0, bool fails = false) {
+    if (transfers_.empty()) return false;
+    const auto at = transfers_.begin() + static_cast<ptrdiff_t>(which % transfers_.size());
+    const Scheduler::Transfer transfer = *at;
+    transfers_.erase(at);
+    if (fails) {
+      scheduler_->moved(transfer.id, false);
+      return true;
+    }
+    std::vector<KvBlock> blocks;
+    for (const KvMove& move : transfer.moves) blocks.push_back(move.from);
+    auto saved = executor_->save_kv(blocks);
+    EXPECT_TRUE(saved.ok()) << saved.error().to_string();
+    if (!saved.ok()) return false;
+    const auto loaded = executor_->load_kv(std::make_shared<const KvContents>(*std::move(saved)), transfer.moves);
+    EXPECT_TRUE(loaded.ok() || device_.saved_blocks_max != SIZE_MAX) << loaded.error().to_string();
+    scheduler_->moved(transfer.id, loaded.ok());
+    transferred_ += loaded.ok() ? 1 : 0;
     return true;
   }
   // The device is lost: what is under way comes back, `meanwhile` is called after each step, and `next` takes over.
@@ -134,6 +157,9 @@ class SchedulerBench {
       EXPECT_TRUE(status.ok()) << status.to_string();
       meanwhile();
     }
+    take_transfers();
+    while (transfer(0, true)) {
+    }
     EXPECT_THAT(executor_->violations(), ::testing::IsEmpty());
     next.manual = true;
     next.epoch = device_.epoch + 1;
@@ -147,13 +173,42 @@ class SchedulerBench {
     EXPECT_EQ(scheduler_->running(), 0u);
     expect_pools_free();
   }
+  // `next` takes over by plan, once what is under way has come back: with the KV that it needs of the executor before,
+  // or of which it has the memory. Where loading fails, all is computed again.
+  void replace(ScriptedOptions next, bool loading_fails) {
+    while (!flying_.empty()) result();
+    while (transfer()) {
+    }
+    auto saved = executor_->save_kv(scheduler_->blocks_to_save(next.pools));
+    ASSERT_TRUE(saved.ok()) << saved.error().to_string();
+    EXPECT_THAT(executor_->violations(), ::testing::IsEmpty());
+    next.manual = true;
+    next.epoch = device_.epoch + 1;
+    device_ = next;
+    auto made = std::make_unique<ScriptedExecutor>(device_, executor_.get());
+    executor_ = std::move(made);
+    auto config = resolve_replacement(executor_->describe(), options_);
+    ASSERT_TRUE(config.ok()) << config.error().to_string();
+    config_ = *config;
+    length_min_ = std::min(length_min_, config_.options.max_model_len);
+    const uint32_t before = scheduler_->running();
+    Scheduler::CarriedOn carried = scheduler_->carry_on(config_, saved->blocks);
+    EXPECT_LE(scheduler_->running(), std::min(before, config_.options.max_num_seqs));
+    carried_on_ += scheduler_->running();
+    moved_ += carried.moves.size();
+    if (loading_fails) executor_->fail_loading(Status(MOTLEY_UNAVAILABLE, "scripted"));
+    const auto loaded =
+        executor_->load_kv(std::make_shared<const KvContents>(*std::move(saved)), std::move(carried.moves));
+    EXPECT_EQ(loaded.ok(), !loading_fails) << loaded.error().to_string();
+    if (!loaded.ok()) scheduler_->restart(config_);
+  }
   // Steps with full lookahead until nothing is left. False: no end in sight.
   bool finish(uint64_t steps_max) {
     const uint64_t until = steps_ + steps_max;
     while (scheduler_->unfinished() > 0 || scheduler_->steps_in_flight() > 0) {
       while (plan()) {
       }
-      if (!result() || steps_ > until) return false;
+      if ((!result() && !transfer()) || steps_ > until) return false;
     }
     return true;
   }
@@ -186,6 +241,10 @@ class SchedulerBench {
   uint64_t steps() const { return steps_; }
   // Steps that were planned while one of another lane of the same pool was under way.
   uint64_t overlaps() const { return overlaps_; }
+  // By replace(): requests that went on, and blocks that moved.
+  uint64_t carried_on() const { return carried_on_; }
+  uint64_t moved() const { return moved_; }
+  uint64_t transferred() const { return transferred_; }  // requests, from pool to pool
   uint64_t computed_again() const { return computed_again_; }
   uint32_t rows_of(RequestId id) const {
     for (const PlanSequence& part : last_plan_.sequences)
@@ -199,6 +258,9 @@ class SchedulerBench {
     Future<StepResult> result;
   };
 
+  void take_transfers() {
+    for (Scheduler::Transfer& each : scheduler_->take_transfers()) transfers_.push_back(std::move(each));
+  }
   void expect_pools_free() const {
     for (uint32_t i = 0; i < scheduler_->pools(); ++i)
       EXPECT_EQ(scheduler_->pool(i).free_count(), config_.pools[i].blocks) << "pool " << i;
@@ -237,7 +299,8 @@ class SchedulerBench {
     }
   }
 
-  uint64_t computed_again_ = 0, overlaps_ = 0;
+  uint64_t computed_again_ = 0, overlaps_ = 0, carried_on_ = 0, moved_ = 0, transferred_ = 0;
+  std::deque<Scheduler::Transfer> transfers_;
   ScriptedOptions device_;
   const EngineOptions options_;
   std::unique_ptr<ScriptedExecutor> executor_;

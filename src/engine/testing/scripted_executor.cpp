@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "base/check.hpp"
@@ -34,14 +35,17 @@ ScriptedOptions with_lanes(ScriptedOptions options) {
 
 ScriptedExecutor::ScriptedExecutor(ScriptedOptions options, const ScriptedExecutor* before)
     : options_(with_lanes(std::move(options))), slots_(options_.slots) {
-  if (before != nullptr) {
-    std::lock_guard lock(before->mutex_);
-    cells_ = before->cells_;
-    seen_ = before->seen_;
-    return;
-  }
   for (const KvPoolDescription& pool : options_.pools)
     cells_.emplace_back(static_cast<size_t>(pool.blocks) * pool.block_size);
+  if (before == nullptr) return;
+  std::lock_guard lock(before->mutex_);
+  seen_ = before->seen_;
+  for (size_t i = 0; i < options_.pools.size(); ++i) {
+    for (size_t j = 0; j < before->options_.pools.size(); ++j) {
+      const KvPoolDescription &now = options_.pools[i], &then = before->options_.pools[j];
+      if (!now.memory.empty() && now.memory == then.memory) cells_[i] = before->cells_[j];
+    }
+  }
 }
 
 ScriptedExecutor::~ScriptedExecutor() {
@@ -61,6 +65,7 @@ ExecutorDescription ScriptedExecutor::describe() const {
   d.vocab_size = options_.vocab_size;
   d.positions_max = options_.positions_max;
   d.slots = options_.slots;
+  d.moves_kv = options_.moves_kv;
   return d;
 }
 
@@ -87,6 +92,73 @@ Future<StepResult> ScriptedExecutor::submit(StepPlan plan) {
   }
   promise.set(std::move(result));
   return future;
+}
+
+std::span<ScriptedExecutor::Cell> ScriptedExecutor::cells_of(const KvBlock& block) {
+  const uint32_t size = options_.pools.at(block.pool).block_size;
+  return std::span(cells_.at(block.pool)).subspan(static_cast<size_t>(block.block) * size, size);
+}
+
+// What is saved may be read by steps under way, but not written; what is loaded, neither.
+void ScriptedExecutor::check_untouched(const KvBlock& block, bool writes) {
+  for (const Pending& step : pending_) {
+    if (lane_of(step.plan).pool != block.pool) continue;
+    for (const PlanSequence& part : step.plan.sequences) {
+      const auto begin = step.plan.blocks.begin() + part.block_begin;
+      const bool reads = std::find(begin, begin + part.block_count, block.block) != begin + part.block_count;
+      if (writes ? reads : blocks_written(step.plan, part).contains(block.block))
+        complain(step.plan, fmt::format("block {} of pool {} moves meanwhile", block.block, block.pool));
+    }
+  }
+}
+
+Result<KvContents> ScriptedExecutor::save_kv(std::vector<KvBlock> blocks) {
+  std::lock_guard lock(mutex_);
+  if (!options_.moves_kv) return error(MOTLEY_UNIMPLEMENTED, "scripted");
+  if (loss_) return *loss_;
+  if (saving_) return *std::exchange(saving_, std::nullopt);
+  KvContents contents;
+  contents.block_size = options_.pools.front().block_size;
+  contents.blocks.resize(options_.pools.size());
+  blocks.resize(std::min(blocks.size(), options_.saved_blocks_max));
+  for (const KvBlock& block : blocks) contents.blocks.at(block.pool).push_back(block.block);
+  for (uint32_t pool = 0; pool < contents.blocks.size(); ++pool) {
+    std::sort(contents.blocks[pool].begin(), contents.blocks[pool].end());
+    KvSlice& slice = contents.slices.emplace_back();
+    slice.pool = pool;
+    const size_t each = options_.pools[pool].block_size * sizeof(Cell);
+    slice.size = contents.blocks[pool].size() * each;
+    slice.bytes = std::make_unique<std::byte[]>(slice.size);
+    for (size_t i = 0; i < contents.blocks[pool].size(); ++i) {
+      const KvBlock block{pool, contents.blocks[pool][i]};
+      check_untouched(block, false);
+      std::memcpy(slice.bytes.get() + i * each, cells_of(block).data(), each);
+    }
+    contents.bytes += slice.size;
+  }
+  return contents;
+}
+
+Result<KvLoaded> ScriptedExecutor::load_kv(std::shared_ptr<const KvContents> contents, std::vector<KvMove> moves) {
+  std::lock_guard lock(mutex_);
+  if (!options_.moves_kv) return error(MOTLEY_UNIMPLEMENTED, "scripted");
+  if (loss_) return *loss_;
+  if (loading_) return *std::exchange(loading_, std::nullopt);
+  KvLoaded loaded;
+  std::set<KvBlock> written;
+  for (const KvMove& move : moves) {
+    const std::vector<BlockId>& saved = contents->blocks.at(move.from.pool);
+    const auto at = std::lower_bound(saved.begin(), saved.end(), move.from.block);
+    const size_t each = cells_of(move.to).size_bytes();
+    if (at == saved.end() || *at != move.from.block || !written.insert(move.to).second)
+      return invalid_argument("scripted: block {} was not saved, or {} is written twice", move.from.block,
+                              move.to.block);
+    check_untouched(move.to, true);
+    std::memcpy(cells_of(move.to).data(),
+                contents->slices.at(move.from.pool).bytes.get() + static_cast<size_t>(at - saved.begin()) * each, each);
+    loaded.bytes += each;
+  }
+  return loaded;
 }
 
 bool ScriptedExecutor::run_next(std::optional<uint32_t> lane) {
@@ -123,6 +195,16 @@ void ScriptedExecutor::fail_next(Status status) {
 void ScriptedExecutor::lose(Status status) {
   std::lock_guard lock(mutex_);
   loss_ = std::move(status);
+}
+
+void ScriptedExecutor::fail_saving(Status status) {
+  std::lock_guard lock(mutex_);
+  saving_ = std::move(status);
+}
+
+void ScriptedExecutor::fail_loading(Status status) {
+  std::lock_guard lock(mutex_);
+  loading_ = std::move(status);
 }
 
 uint64_t ScriptedExecutor::steps_run() const {

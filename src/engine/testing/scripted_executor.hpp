@@ -43,17 +43,23 @@ struct ScriptedOptions {
   Epoch epoch = 1;
   uint64_t steps_max = UINT64_MAX;  // steps that run; then the device is lost: lose()
   bool manual = false;              // steps wait for run_next(); otherwise submit() runs them
-  ScriptedChoice choice = nullptr;  // none: a hash of (text, seed, choice), never a banned token
+  bool moves_kv = false;
+  size_t saved_blocks_max = SIZE_MAX;  // by save_kv()
+  ScriptedChoice choice = nullptr;     // none: a hash of (text, seed, choice), never a banned token
 };
 
 class ScriptedExecutor final : public Executor {
  public:
-  // With the KV of `before`, if there is one: then their pools are to be the same.
+  // With the KV of `before`, if there is one, in those pools that lie in the memory of one of it.
   explicit ScriptedExecutor(ScriptedOptions options, const ScriptedExecutor* before = nullptr);
   ~ScriptedExecutor() override;  // steps that nobody ran end as CANCELLED
 
   ExecutorDescription describe() const override;
   Future<StepResult> submit(StepPlan plan) override;
+  // One layer with one head, whose elements are the cells. Positions of another sequence's step under way are not to be
+  // touched: that is a violation.
+  Result<KvContents> save_kv(std::vector<KvBlock> blocks) override;
+  Result<KvLoaded> load_kv(std::shared_ptr<const KvContents> contents, std::vector<KvMove> moves) override;
 
   // Manual mode: runs the oldest step that was submitted, of the lane if one is named, and sets its future. False if
   // there is none.
@@ -65,6 +71,9 @@ class ScriptedExecutor final : public Executor {
   void fail_next(Status status);
   // From the next step to run on, every step gives `status`.
   void lose(Status status);
+  // The next save_kv() or load_kv() gives `status`.
+  void fail_saving(Status status);
+  void fail_loading(Status status);
   uint64_t steps_run() const;
   uint64_t rows_run() const;
   // Broken promises of the plans so far; empty is right.
@@ -90,6 +99,8 @@ class ScriptedExecutor final : public Executor {
   };
 
   void complain(const StepPlan& plan, const std::string& what);
+  void check_untouched(const KvBlock& block, bool writes);
+  std::span<Cell> cells_of(const KvBlock& block);
   bool check_shape(const StepPlan& plan);
   bool check_role(const StepPlan& plan, const PlanSequence& part);
   bool check_sequence(const StepPlan& plan, const PlanSequence& part, uint32_t row, uint32_t logit);
@@ -117,7 +128,7 @@ class ScriptedExecutor final : public Executor {
   std::vector<Slot> slots_;
   std::map<uint64_t, std::map<uint32_t, TokenId>> seen_;  // per sequence: the token each position was computed with
   std::set<uint64_t> failed_;                             // sequences of failed steps
-  std::optional<Status> failure_, loss_;
+  std::optional<Status> failure_, loss_, saving_, loading_;
   std::vector<std::string> violations_;
   StepId last_step_ = 0;
   uint64_t steps_run_ = 0, rows_run_ = 0;

@@ -1,0 +1,282 @@
+// Requests whose KV goes on with another executor.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "engine/engine.hpp"
+#include "engine/testing/inbox.hpp"
+#include "engine/testing/scheduler_bench.hpp"
+
+namespace motley {
+namespace {
+
+using testing::expected_tokens;
+using testing::Inbox;
+using testing::random_text;
+using testing::SchedulerBench;
+using testing::ScriptedExecutor;
+using testing::ScriptedOptions;
+
+constexpr uint32_t kVocab = 1000;
+
+// Pools of blocks of four positions, with a lane each.
+ScriptedOptions device_of(const std::vector<uint32_t>& blocks) {
+  ScriptedOptions device;
+  device.moves_kv = true;
+  for (const uint32_t each : blocks) {
+    LaneDescription& lane = device.lanes.emplace_back();
+    lane.pool = static_cast<uint32_t>(device.pools.size());
+    lane.rows_max = 128;
+    device.pools.push_back({.block_size = 4, .blocks = each});
+  }
+  return device;
+}
+
+void run_steps(SchedulerBench& bench, int count) {
+  for (int i = 0; i < count; ++i) {
+    while (bench.plan()) {
+    }
+    ASSERT_TRUE(bench.result());
+  }
+}
+
+void expect_end(SchedulerBench& bench, uint64_t recomputed_tokens) {
+  ASSERT_TRUE(bench.finish(1000));
+  bench.expect_all_right();
+  EXPECT_EQ(bench.scheduler().counters().recomputed_tokens, recomputed_tokens);
+}
+
+TEST(Moving, IntoASmallerPool_TheFirstGoOnAndTheLastWaits) {
+  SchedulerBench bench(device_of({64}), {.enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 3; ++i) ids.push_back(bench.add(bench.request(random_text(i, 20, kVocab), 8)));
+  run_steps(bench, 3);
+  ScriptedOptions smaller = device_of({16});  // of six blocks each, and one for who runs
+  bench.replace(smaller, false);
+  EXPECT_EQ(bench.scheduler().running(), 2u);
+  EXPECT_EQ(bench.moved(), 12u);
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.rows_of(ids[0]), 1u);
+  EXPECT_EQ(bench.rows_of(ids[1]), 1u);
+  EXPECT_EQ(bench.rows_of(ids[2]), 0u);
+  expect_end(bench, 23);
+}
+
+TEST(Moving, FromOnePoolToTwo_TakesThePreferredOneFirst) {
+  SchedulerBench bench(device_of({64}), {.enable_prefix_caching = false});
+  for (uint32_t i = 0; i < 3; ++i) bench.add(bench.request(random_text(i, 20, kVocab), 8));
+  run_steps(bench, 3);
+  bench.replace(device_of({16, 16}), false);
+  EXPECT_EQ(bench.scheduler().running(), 3u);
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 4u);
+  EXPECT_EQ(bench.scheduler().pool(1).free_count(), 10u);
+  expect_end(bench, 0);
+}
+
+TEST(Moving, FromTwoPoolsToOne_BesideThePoolThatStays) {
+  ScriptedOptions device = device_of({8, 64});
+  device.pools[1].memory = {5};
+  SchedulerBench bench(device, {.enable_prefix_caching = false});
+  for (uint32_t i = 0; i < 3; ++i) bench.add(bench.request(random_text(i, 20, kVocab), 8));
+  run_steps(bench, 6);
+  ScriptedOptions one = device_of({64});
+  one.pools[0].memory = {5};
+  bench.replace(one, false);
+  EXPECT_EQ(bench.scheduler().running(), 3u);
+  EXPECT_EQ(bench.moved(), 6u);  // of the first alone: the others' lie where they lay
+  expect_end(bench, 0);
+}
+
+TEST(Moving, WhatIsShared_MovesOnceAndStaysShared) {
+  SchedulerBench bench(device_of({64}), {});
+  const std::vector<TokenId> text = random_text(1, 32, kVocab);
+  bench.add(bench.request(text, 20));
+  run_steps(bench, 2);
+  std::vector<TokenId> other = text;
+  other.push_back(7);
+  bench.add(bench.request(other, 20));
+  run_steps(bench, 2);
+  ASSERT_EQ(bench.scheduler().running(), 2u);
+  const uint32_t free = bench.scheduler().pool(0).free_count();
+  bench.replace(device_of({64}), false);
+  EXPECT_EQ(bench.scheduler().running(), 2u);
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), free);
+  EXPECT_EQ(bench.moved(), 64u - free);
+  expect_end(bench, 0);
+}
+
+TEST(Moving, ThePrefixCacheGoesAlong) {
+  SchedulerBench bench(device_of({64}), {});
+  const std::vector<TokenId> text = random_text(1, 41, kVocab);
+  bench.add(bench.request(text, 4));
+  ASSERT_TRUE(bench.finish(100));
+  bench.replace(device_of({48}), false);
+  const uint64_t before = bench.scheduler().counters().prefix_hits;
+  bench.add(bench.request(text, 4));
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.scheduler().counters().prefix_hits - before, 40u);
+  expect_end(bench, 0);
+}
+
+// Of a chain the beginning is worth more than the end.
+TEST(Moving, OfThePrefixCacheWhatFits_IsTheBeginning) {
+  SchedulerBench bench(device_of({64}), {});
+  const std::vector<TokenId> text = random_text(1, 41, kVocab);
+  bench.add(bench.request(text, 4));
+  ASSERT_TRUE(bench.finish(100));
+  ScriptedOptions smaller = device_of({64});
+  bench.replace(smaller, false);
+  smaller.pools[0].blocks = 12;
+  smaller.saved_blocks_max = 5;
+  smaller.pools[0].memory = {};
+  bench.replace(smaller, false);  // of the first executor all is saved
+  EXPECT_EQ(bench.moved(), 11u + 11u);
+  bench.replace(smaller, false);  // of this one five blocks are
+  EXPECT_EQ(bench.moved(), 11u + 11u + 5u);
+  const uint64_t before = bench.scheduler().counters().prefix_hits;
+  bench.add(bench.request(text, 4));
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.scheduler().counters().prefix_hits - before, 20u);
+  expect_end(bench, 0);
+}
+
+TEST(Moving, LoadingFails_AllIsComputedAgain) {
+  SchedulerBench bench(device_of({64}), {});
+  for (uint32_t i = 0; i < 3; ++i) bench.add(bench.request(random_text(i, 20, kVocab), 8));
+  run_steps(bench, 3);
+  bench.replace(device_of({64}), true);
+  EXPECT_EQ(bench.scheduler().running(), 0u);
+  EXPECT_EQ(bench.scheduler().waiting(), 3u);
+  expect_end(bench, 3 * 23);
+}
+
+TEST(Moving, BlocksOfAnotherSize_AreComputedAgain) {
+  SchedulerBench bench(device_of({64}), {});
+  bench.add(bench.request(random_text(1, 20, kVocab), 8));
+  run_steps(bench, 3);
+  ScriptedOptions other = device_of({64});
+  other.pools[0].block_size = 8;
+  bench.replace(other, false);
+  EXPECT_EQ(bench.moved(), 0u);
+  expect_end(bench, 23);
+}
+
+// ---- from pool to pool
+
+TEST(MovingPools, WhoOutgrowsItsPool_GoesOnInALargerOne) {
+  SchedulerBench bench(device_of({6, 64}), {.enable_prefix_caching = false});
+  const RequestId id = bench.add(bench.request(random_text(1, 20, kVocab), 30));
+  run_steps(bench, 5);  // 24 positions
+  ASSERT_FALSE(bench.plan());
+  EXPECT_EQ(bench.scheduler().transfers_in_flight(), 1u);
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 0u);  // held until it has moved
+  EXPECT_EQ(bench.scheduler().pool(1).free_count(), 64u - 7u);
+  ASSERT_TRUE(bench.transfer());
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 6u);
+  ASSERT_TRUE(bench.plan());
+  EXPECT_EQ(bench.rows_of(id), 1u);
+  expect_end(bench, 0);
+  EXPECT_EQ(bench.scheduler().counters().preemptions, 0u);
+}
+
+TEST(MovingPools, WhoIsPreempted_GoesOnElsewhereWhileTheOthersRun) {
+  SchedulerBench bench(device_of({16, 64}), {.enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 2; ++i) ids.push_back(bench.add(bench.request(random_text(i, 23 + 3 * i, kVocab), 30)));
+  while (bench.scheduler().transfers_in_flight() == 0) {
+    while (bench.plan()) {
+    }
+    if (bench.scheduler().transfers_in_flight() > 0) break;
+    ASSERT_TRUE(bench.result());
+  }
+  EXPECT_EQ(bench.rows_of(ids[1]), 0u);
+  for (int steps = 0; steps < 2; ++steps) {  // as long as its last block has room
+    ASSERT_TRUE(bench.result());
+    ASSERT_TRUE(bench.plan());
+    EXPECT_EQ(bench.rows_of(ids[0]), 1u);
+    EXPECT_EQ(bench.rows_of(ids[1]), 0u);
+  }
+  ASSERT_TRUE(bench.transfer());
+  expect_end(bench, 0);
+  EXPECT_EQ(bench.stories()[ids[1]].pools, (std::set<uint32_t>{0, 1}));
+}
+
+TEST(MovingPools, ItsRoomIsWaitedForByAHigherRank_WaitsItself) {
+  SchedulerBench bench(device_of({6, 24}), {.enable_prefix_caching = false, .policy = SchedulingPolicy::kPriority});
+  const RequestId id = bench.add(bench.request(random_text(1, 20, kVocab), 30));
+  bench.add(bench.request(random_text(2, 60, kVocab), 20));  // in the larger pool, and fills it
+  run_steps(bench, 4);
+  Request first = bench.request(random_text(3, 80, kVocab), 4);
+  first.priority = -1;
+  bench.add(std::move(first));
+  run_steps(bench, 4);
+  EXPECT_EQ(bench.scheduler().transfers_in_flight(), 0u);
+  ASSERT_TRUE(bench.finish(1000));
+  bench.expect_all_right();
+  EXPECT_GT(bench.scheduler().counters().recomputed_tokens, 0u);
+  EXPECT_EQ(bench.stories()[id].pools, (std::set<uint32_t>{0, 1}));
+}
+
+TEST(MovingPools, EndedWhileItMoves_GivesBothPoolsBack) {
+  SchedulerBench bench(device_of({6, 64}), {.enable_prefix_caching = false});
+  const RequestId id = bench.add(bench.request(random_text(1, 20, kVocab), 30));
+  run_steps(bench, 5);
+  ASSERT_FALSE(bench.plan());
+  bench.scheduler().end(id, FinishReason::kAborted);
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 0u);
+  ASSERT_TRUE(bench.transfer());
+  ASSERT_TRUE(bench.finish(10));
+  bench.expect_all_right();
+}
+
+TEST(MovingPools, TheMoveFails_ComputesAgain) {
+  SchedulerBench bench(device_of({6, 64}), {.enable_prefix_caching = false});
+  bench.add(bench.request(random_text(1, 20, kVocab), 30));
+  run_steps(bench, 5);
+  ASSERT_FALSE(bench.plan());
+  ASSERT_TRUE(bench.transfer(0, true));
+  expect_end(bench, 25);
+  EXPECT_EQ(bench.scheduler().counters().preemptions, 1u);
+}
+
+// The engine makes the moves by itself; where one fails, nobody notices but by the time.
+TEST(MovingPools, InTheEngine) {
+  for (const bool fails : {false, true}) {
+    ScriptedExecutor executor(device_of({6, 64}));
+    if (fails) executor.fail_loading(Status(MOTLEY_RESOURCE_EXHAUSTED, "scripted"));
+    Inbox inbox;
+    const auto engine = Engine::create(executor, {.enable_prefix_caching = false}).value();
+    const std::vector<TokenId> text = random_text(1, 20, kVocab);
+    const RequestId id = engine->submit(testing::request_of(inbox, text, 30)).value();
+    EXPECT_EQ(inbox.wait(id).tokens, expected_tokens(text, 30));
+    EXPECT_TRUE(engine->drain().take());
+    const EngineStats stats = engine->stats();
+    EXPECT_EQ(stats.kv_blocks_moved, fails ? 0u : 6u);
+    EXPECT_EQ(stats.recomputed_tokens, fails ? 25u : 0u);
+    EXPECT_EQ(executor.violations(), std::vector<std::string>());
+  }
+}
+
+// Who moves is waited for before the executor is replaced, and goes on with the next one.
+TEST(MovingPools, ReplacedMeanwhile) {
+  ScriptedExecutor first(device_of({6, 64}));
+  ScriptedOptions next_device = device_of({64});
+  next_device.epoch = 2;
+  ScriptedExecutor next(next_device);
+  Inbox inbox;
+  const auto engine = Engine::create(first, {.enable_prefix_caching = false}).value();
+  std::vector<std::pair<RequestId, std::vector<TokenId>>> asked;
+  for (uint32_t i = 0; i < 4; ++i) {
+    const std::vector<TokenId> text = random_text(i, 18 + i, kVocab);
+    asked.emplace_back(engine->submit(testing::request_of(inbox, text, 200)).value(), expected_tokens(text, 200));
+  }
+  inbox.wait_tokens(asked[0].first, 2);
+  EXPECT_TRUE(engine->replace([&]() -> Result<Executor*> { return &next; }).take().ok());
+  for (const auto& [id, tokens] : asked) EXPECT_EQ(inbox.wait(id).tokens, tokens);
+  EXPECT_TRUE(engine->drain().take());
+  EXPECT_EQ(first.violations(), std::vector<std::string>());
+  EXPECT_EQ(next.violations(), std::vector<std::string>());
+}
+
+}  // namespace
+}  // namespace motley

@@ -1,0 +1,50 @@
+// KvMover: KV blocks to and from the host's memory, of all who own a part of them, beside the steps.
+//
+// A device that does not move a run of blocks in time is lost, as one that does not finish a step. Immutable, and so
+// thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "engine/executor.hpp"
+#include "runtime/device_part.hpp"
+#include "runtime/device_turns.hpp"
+
+namespace motley {
+
+class KvMover {
+ public:
+  // Who keeps some heads of some layers of a pool. Each pool of a device stands once.
+  struct Owner {
+    std::string device;
+    std::shared_ptr<const DevicePart> part;  // shared with its drivers, and with a turn that is left behind
+    uint32_t pool = 0;                       // of the executor's description
+  };
+  // The clock is borrowed. `bytes_max`: that are saved at once, beside what the host's memory allows.
+  KvMover(std::vector<Owner> owners, uint32_t pools, DeviceTurnOptions options, uint64_t bytes_max, const Clock& clock)
+      : owners_(std::move(owners)), pools_(pools), options_(std::move(options)), bytes_max_(bytes_max), clock_(clock) {}
+
+  // Whether all devices can.
+  bool moves_kv() const;
+  // As of Executor.
+  Result<KvContents> save(const std::vector<KvBlock>& blocks) const;
+  Result<KvLoaded> load(const std::shared_ptr<const KvContents>& contents, std::vector<KvMove> moves) const;
+
+ private:
+  std::vector<Owner> savers(uint32_t pool) const;
+  Status choose_blocks(const std::vector<KvBlock>& blocks, KvContents* contents) const;
+  Status check(const KvContents& contents, const std::vector<KvMove>& moves) const;
+
+  const std::vector<Owner> owners_;
+  const uint32_t pools_;
+  const DeviceTurnOptions options_;
+  const uint64_t bytes_max_;
+  const Clock& clock_;
+};
+
+}  // namespace motley
