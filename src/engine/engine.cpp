@@ -445,7 +445,7 @@ class Engine::Impl {
     }
     const bool takes_kv = saved != nullptr && description.moves_kv;
     Scheduler::CarriedOn carried = scheduler_.carry_on(*config_, takes_kv ? saved->blocks : KvSavedBlocks());
-    carried_ = {carried.moves.size(), carried.lost};
+    carried_ = {carried.moves.size(), carried.lost, saved == nullptr ? 0 : saved->busy_ns};
     if (carried.moves.empty()) {
       serve(carried.lost);
       return ok_status();
@@ -466,6 +466,8 @@ class Engine::Impl {
   void end_loading(const Result<KvLoaded>& loaded) {
     if (phase_ != Phase::kLoading) return;  // the engine has ended meanwhile
     if (loaded.ok()) {
+      log_info("{} KV blocks moved: saved in {:.0f} ms, loaded in {:.0f} ms", carried_.blocks,
+               static_cast<double>(carried_.saving_ns) * 1e-6, static_cast<double>(loaded->busy_ns) * 1e-6);
       {
         std::lock_guard lock(stats_mutex_);
         metrics_.on_moved(carried_.blocks, loaded->bytes);
@@ -547,6 +549,7 @@ class Engine::Impl {
   struct {
     size_t blocks = 0;
     uint64_t lost = 0;
+    int64_t saving_ns = 0;
   } carried_;  // in kLoading
   int64_t paused_at_ns_ = 0;
   uint32_t losses_in_a_row_ = 0;

@@ -10,7 +10,7 @@
 namespace motley {
 namespace {
 
-constexpr size_t kCachedBlocksMin = 256;  // that may move; more where running requests hold more
+constexpr size_t kCachedBlocksMin = 32;  // that may move, in the pause; more where running requests hold more
 
 bool same_memory(const KvPoolDescription& a, const KvPoolDescription& b) {
   return !a.memory.empty() && a.memory == b.memory && a.blocks == b.blocks && a.block_size == b.block_size;
