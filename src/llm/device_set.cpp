@@ -153,7 +153,8 @@ std::vector<NamedDevice> DeviceSet::named() const {
     const DeviceDescription& description = opened->listed.description;
     if (opened->lost) continue;
     named.push_back({description.name, &opened->device, cores_of(opened->listed.cores), description.desc.simulated != 0,
-                     (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, description.desc.queue_depth});
+                     (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, description.desc.queue_depth,
+                     (description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0});
   }
   return named;
 }

@@ -45,9 +45,17 @@ struct PairRoute {
   bool operator==(const PairRoute&) const = default;
 };
 
+// A further run of a pool's blocks, with an owner of its own.
+struct KvSection {
+  std::string owner;  // keeps these blocks' KV, of all heads of all layers, and attends to it
+  uint32_t blocks = 0;
+  bool operator==(const KvSection&) const = default;
+};
+
 struct Lane {
   std::vector<Stage> stages;
-  uint32_t kv_blocks = 0;
+  uint32_t kv_blocks = 0;                // of its pool, with the shards' owners
+  std::vector<KvSection> sections;       // of its pool, behind those: in order, no device twice
   bool prefills = true, decodes = true;  // its role: rows of text that is known, and those behind it
   uint32_t chunk_rows = 0;        // of each sequence's known text in a step beside rows behind it, at most; 0 = any
   uint32_t pool = 0;              // lanes of one number have the same KV: the same owners, layers, heads and blocks
@@ -62,6 +70,8 @@ struct Placement {
   int32_t kv_dtype = 0;      // motley_dtype
 };
 
+// Of its pool, all sections together.
+uint32_t pool_blocks(const Lane& lane);
 // Positions that its pools hold.
 uint64_t kv_tokens(const Placement& placement);
 

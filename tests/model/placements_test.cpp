@@ -75,6 +75,9 @@ constexpr int kStranger = 9;
 struct PlacementCase {
   const char* name;
   std::vector<StageSpec> stages;
+  // Of the pool, behind its first blocks. A sequence has every other block.
+  uint32_t first_blocks = kBlocks;
+  std::vector<KvSection> sections = {};
 };
 
 const std::vector<PlacementCase>& cases() {
@@ -93,6 +96,22 @@ const std::vector<PlacementCase>& cases() {
       {"attended_in_parts", {{1, {1, 1, 1}, {1, 2, 1}, {0, 1, 2}, {1, 2, 0}, false, {1, 1, kStranger}}}},
       {"attended_in_a_pipeline",
        {{1, {1, 0}, {1, 0}, {0, 1}, {1, 0}, false, {1, 1}}, {2, {1}, {1}, {1}, {1}, false, {kStranger}}}},
+      {"two_sections", {{1, {1}, {1}, {1}, {1}}}, 2, {{"D10", kBlocks}}},
+      {"three_sections", {{1, {1}, {1}, {1}, {1}}}, 1, {{"D10", 2}, {"D11", kBlocks}}},
+      {"four_sections", {{1, {1}, {1}, {1}, {1}}}, 3, {{"D9", 1}, {"D10", 1}, {"D11", kBlocks}}},
+      {"nothing_in_the_second_section", {{1, {1}, {1}, {1}, {1}}}, kBlocks, {{"D10", kBlocks}}},
+      {"sections_of_two_shards", {{1, {2, 1}, {1, 2}, {1, 1}, {1, 1}}}, 2, {{"D10", 2}, {"D11", kBlocks}}},
+      {"sections_and_no_heads_on_one", {{1, {1, 0}, {1, 2}, {0, 1}, {1, 1}}}, 2, {{"D10", kBlocks}}},
+      {"sections_of_replicated_kv_heads",
+       {{1, {1, 0, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, true}},
+       3,
+       {{"D10", kBlocks}}},
+      {"sections_of_a_pipeline", {{1, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, {1, {1}, {1}, {1}, {1}}}, 2, {{"D10", kBlocks}}},
+      {"sections_behind_a_partner", {{1, {1}, {1}, {1}, {1}, false, {kStranger}}}, 2, {{"D10", 2}, {"D11", kBlocks}}},
+      {"sections_behind_a_neighbour",
+       {{1, {1, 0}, {1, 0}, {0, 1}, {1, 0}, false, {1, 1}}, {2, {1}, {1}, {1}, {1}, false, {kStranger}}},
+       3,
+       {{"D10", kBlocks}}},
       {"narrow_then_wide", {{1, {1}, {1}, {1}, {1}}, {1, {0, 1, 1}, {1, 1, 1}, {0, 1, 2}, {1, 1, 1}}}},
   };
   return all;
@@ -117,7 +136,8 @@ Placement place(const Model& model, const PlacementCase& c) {
   placement.block_size = kBlockSize;
   placement.kv_dtype = MOTLEY_F32;
   Lane lane;
-  lane.kv_blocks = kBlocks;
+  lane.kv_blocks = c.first_blocks;
+  lane.sections = c.sections;
   double layers = 0, done = 0;
   for (const StageSpec& stage : c.stages) layers += stage.layers;
   uint32_t device = 0;
@@ -307,6 +327,53 @@ TEST(PlacementBuckets, CompiledForRowCounts_SayWhatAnyRowsSay) {
     const Placement placement = place(random.model(), c);
     expect_same(run(random.model(), placement, "REF:0"), run(random.model(), placement, "REF:0", false), 0);
   }
+}
+
+// What a placement with sections may not be.
+TEST(PlacementSections, ThatCannotBe_AreRefused) {
+  const RandomModel random(spec_of("llama", 3));
+  const std::vector<StageSpec> alone = {{1, {1}, {1}, {1}, {1}}},
+                               attended = {{1, {1}, {1}, {1}, {1}, false, {kStranger}}};
+  const Devices devices("REF:0", kDevices, true);
+  const auto refusal = [&](const PlacementCase& c, std::vector<NamedDevice> named) {
+    const auto made = RuntimeExecutor::create(random.model(), place(random.model(), c), named, {});
+    CHECK(!made.ok(), "{}", c.name);
+    return made.error();
+  };
+  const auto code = [&](const std::vector<StageSpec>& stages, const std::vector<KvSection>& sections) {
+    return refusal({"", stages, 2, sections}, devices.named()).code();
+  };
+  EXPECT_EQ(code(alone, {{"D10", 0}}), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(code(alone, {{"D0", 1}}), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(code(alone, {{"D10", 1}, {"D10", 1}}), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(code(attended, {{"D9", 1}}), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(code(alone, {{"D99", 1}}), MOTLEY_INVALID_ARGUMENT);
+  for (const size_t without : {0, 10}) {
+    std::vector<NamedDevice> named = devices.named();
+    named[without].attends_partially = false;
+    const Status why = refusal({"", alone, 2, {{"D10", 1}}}, named);
+    EXPECT_EQ(why.code(), MOTLEY_UNIMPLEMENTED);
+    EXPECT_NE(why.message().find(named[without].name), std::string::npos) << why.message();
+  }
+}
+
+// What no block of a step lies with has nothing to do for it.
+TEST(PlacementSections, WithNothingOfAStep_ArePassedOver) {
+  const RandomModel random(spec_of("llama", 3));
+  const auto programs = [&](uint32_t first_blocks) {
+    const PlacementCase c = {"", {{1, {1}, {1}, {1}, {1}}}, first_blocks, {{"D10", kBlocks}}};
+    const Devices devices("REF:0", kDevices, true);
+    RuntimeOptions options;
+    options.rows_max = 32, options.logit_rows_max = 4;
+    auto executor = RuntimeExecutor::create(random.model(), place(random.model(), c), devices.named(), options);
+    CHECK(executor.ok(), "{}", executor.error().message());
+    Reader(random.model()).read(**executor);
+    const auto reports = (*executor)->reports();
+    const auto found = std::find_if(reports.begin(), reports.end(), [](const auto& r) { return r.device == "D10"; });
+    return found->work.programs;
+  };
+  EXPECT_GT(programs(2), 0u);
+  EXPECT_EQ(programs(kBlocks), 0u);
 }
 
 // Lanes of a stage each: D0 alone; D0 with D1 attending; D1 alone.

@@ -44,6 +44,7 @@ struct PlacementCase {
   bool same_order = false;         // nothing is summed over devices: the same bits as on one
   Beside beside = Beside::kNothing;
   size_t owner = 0;
+  std::vector<size_t> sections = {};  // owners of further sections of the pool, whose first is short
 };
 
 const std::vector<PlacementCase>& cases() {
@@ -72,6 +73,26 @@ const std::vector<PlacementCase>& cases() {
       {"KV of a pipeline, and of a third", {{1, {{kGpu}}}, {2, {{kSlowGpu}}}}, true, Beside::kKvLane, kOtherCore},
       {"the GPU prefills, a core decodes", {{1, {{kGpu, 1, 1, 1}}}}, true, Beside::kDecoder, kCore},
       {"the NPU prefills, a core decodes", {{1, {{kNpu, 1, 1, 0}, {kCore, 0, 0, 1}}}}, false, Beside::kDecoder, kCore},
+      {"sections of the GPU and of a core", {{1, {{kGpu}}}}, false, Beside::kNothing, 0, {kCore}},
+      {"sections of three", {{1, {{kGpu}}}}, false, Beside::kNothing, 0, {kSlowGpu, kCore}},
+      {"sections of two shards and of a third",
+       {{1, {{kCore, 1, 1, 1}, {kGpu, 2, 3, 2}}}},
+       false,
+       Beside::kNothing,
+       0,
+       {kOtherCore}},
+      {"sections of the NPU's core and of the GPU",
+       {{1, {{kNpu, 1, 1, 0, kCore}, {kCore, 0, 0, 1}}}},
+       false,
+       Beside::kNothing,
+       0,
+       {kGpu}},
+      {"sections of a pipeline and of a third",
+       {{1, {{kGpu}}}, {2, {{kSlowGpu}}}},
+       false,
+       Beside::kNothing,
+       0,
+       {kOtherCore}},
       {"two, then two",
        {{3, {{kCore, 1, 1, 1}, {kGpu, 1, 2, 1}}, true}, {1, {{kSlowGpu, 0, 1, 1}, {kOtherCore, 1, 3, 6}}}}},
   };
@@ -100,13 +121,16 @@ struct Question {
   double tie_logits = 0;  // the contract's epsilon
 };
 
-// The greedy answers, all asked for at once.
-Texts answers(Executor& executor, const Question& question) {
-  const size_t count = question.prompts.size();
+std::unique_ptr<Engine> engine_of(Executor& executor, const Question& question) {
   EngineOptions options;
   options.max_num_batched_tokens = kStepRows;
-  options.max_num_seqs = static_cast<uint32_t>(count);
-  const auto engine = value_of(Engine::create(executor, options));
+  options.max_num_seqs = static_cast<uint32_t>(question.prompts.size());
+  return value_of(Engine::create(executor, options));
+}
+
+// The greedy answers, all asked for at once.
+Texts answers(Engine& engine, const Question& question) {
+  const size_t count = question.prompts.size();
   Texts texts(count);
   std::latch unfinished(static_cast<std::ptrdiff_t>(count));
   for (size_t i = 0; i < count; ++i) {
@@ -121,7 +145,7 @@ Texts answers(Executor& executor, const Question& question) {
       text.insert(text.end(), update.tokens.begin(), update.tokens.end());
       if (update.finished) unfinished.count_down();
     };
-    value_of(engine->submit(std::move(request)));
+    value_of(engine.submit(std::move(request)));
   }
   unfinished.wait();
   return texts;
@@ -136,7 +160,7 @@ Texts serve(const Model& model, const DeviceSet& devices, Placement placement, c
   options.rows_max = kStepRows;
   options.logit_rows_max = static_cast<uint32_t>(question.prompts.size());
   const auto executor = value_of(RuntimeExecutor::create(model, placement, devices.named(), options));
-  Texts texts = answers(*executor, question);
+  Texts texts = answers(*engine_of(*executor, question), question);
   for (const DriverReport& report : executor->reports()) EXPECT_GT(report.work.programs, 0u) << report.device;
   return texts;
 }
@@ -192,7 +216,14 @@ class RealPlacements : public testing::RealModelTest {
         if (part.heads > 0 && part.device != c.owner) part.partner = c.owner;
     }
     switch (c.beside) {
-      case Beside::kNothing: return testing::place(shape_, devices, c.stages);
+      case Beside::kNothing: {
+        Placement placement = testing::place(shape_, devices, c.stages);
+        if (!c.sections.empty()) placement.lanes[0].kv_blocks = kFewBlocks;
+        for (const size_t owner : c.sections)
+          placement.lanes[0].sections.push_back({devices.listed(owner).description.name, kFewBlocks});
+        if (!c.sections.empty()) placement.lanes[0].sections.back().blocks = kBlocks;
+        return placement;
+      }
       case Beside::kKvLane: {
         Placement placement = testing::place(shape_, devices, c.stages);
         placement.lanes[0].kv_blocks = kFewBlocks;
@@ -249,6 +280,36 @@ TEST_P(RealPlacements, EveryMixOfDevices_SaysWhatOneDeviceSays) {
     }
   }
   std::printf("%zu placements: %zu tokens equal, %zu ties\n", cases().size(), all.equal, all.ties);
+}
+
+// A pool of three sections that is too short for all: sequences give their blocks back and come again, and what is
+// asked twice is found, wherever its blocks lie.
+TEST_P(RealPlacements, SectionsUnderLoad_PreemptAndShare) {
+  const Question question{{prompt(3), prompt(5), prompt(7), long_prompt()}, 24, MOTLEY_F16, kTieLogits};
+  const Texts want = alone(open_listed(registry_, "CPU:0"), question);
+  const DeviceSet devices = open_listed(registry_, kDevices);
+  Placement placement = testing::on_one(shape_, devices, kGpu);
+  placement.kv_dtype = question.kv_dtype;
+  placement.block_size = kBlockSize;
+  placement.lanes[0].kv_blocks = 3;
+  for (const auto& [owner, blocks] : {std::pair{kSlowGpu, 2u}, {kCore, 3u}})
+    placement.lanes[0].sections.push_back({devices.listed(owner).description.name, blocks});
+  RuntimeOptions options;
+  options.rows_max = kStepRows;
+  options.logit_rows_max = static_cast<uint32_t>(question.prompts.size());
+  const auto executor = value_of(RuntimeExecutor::create(*model_, placement, devices.named(), options));
+  const auto engine = engine_of(*executor, question);
+  EXPECT_EQ(engine->stats().kv_blocks_total, 8u);
+  for (const char* time : {"first", "second"}) {
+    SCOPED_TRACE(time);
+    const Texts got = answers(*engine, question);
+    Tally tally;
+    for (size_t s = 0; s < want.size(); ++s) compare(want[s], got[s], question.tie_logits, &tally);
+    EXPECT_GE(tally.equal, want.size() * question.tokens / 2);
+    std::printf("the %s time %zu tokens equal, %zu ties\n", time, tally.equal, tally.ties);
+  }
+  EXPECT_GT(engine->stats().preemptions, 0u);
+  EXPECT_GT(engine->stats().prefix_hits, 0u);
 }
 
 // The same cuts of the same weights where nothing is rounded but to f32: no log-probability moves.
