@@ -57,7 +57,11 @@ std::string_view quality_name(Quality quality) {
 }
 
 Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice listed, const DeviceSetOptions& options) {
-  if (options.deterministic) RETURN_IF_ERROR(check_deterministic(listed.description));
+  if (options.deterministic) {
+    RETURN_IF_ERROR(check_deterministic(listed.description));
+    // How it rounds depends on where blocks lie, and so on what ran before.
+    listed.description.desc.caps &= ~uint64_t{MOTLEY_CAP_PARTIAL_ATTENTION};
+  }
   DeviceOptions open;
   open.threads = listed.description.desc.threads > 0 ? options.threads : 0;
   open.cores = listed.cores;
