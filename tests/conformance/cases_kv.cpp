@@ -352,12 +352,14 @@ void merges(Judge& judge) {
   const int32_t a = g.input(MOTLEY_F32, {kR, 48}), b = g.input(MOTLEY_F32, {kR, 48});
   const int32_t la = g.input(MOTLEY_F32, {kR, 3}), lb = g.input(MOTLEY_F32, {kR, 3});
   g.op(MOTLEY_OP_ATTN_MERGE, {a, b, la, lb}, {g.output(MOTLEY_F32, {kR, 48}), g.output(MOTLEY_F32, {kR, 3})});
-  auto x = random.normals(5 * 48), lx = random.normals(15, 3), ly = random.normals(15, 3);
+  auto x = random.normals(5 * 48), y = random.normals(5 * 48), lx = random.normals(15, 3), ly = random.normals(15, 3);
   lx[0] = -INFINITY;  // a part that saw nothing, whose output is then not looked at
   for (int i = 0; i < 16; ++i) x[static_cast<size_t>(i)] = NAN;
+  ly[5] = -INFINITY;
+  for (size_t i = 5 * 16; i < 6 * 16; ++i) y[i] = NAN;
   lx[4] = ly[4] = -INFINITY;
-  judge.compare(g, {{a, to_bytes(x)}, {b, to_bytes(random.normals(5 * 48))}, {la, to_bytes(lx)}, {lb, to_bytes(ly)}},
-                plain_batch(5), kElementwise, "ATTN_MERGE");
+  judge.compare(g, {{a, to_bytes(x)}, {b, to_bytes(y)}, {la, to_bytes(lx)}, {lb, to_bytes(ly)}}, plain_batch(5),
+                kElementwise, "ATTN_MERGE");
 }
 
 }  // namespace
