@@ -273,23 +273,30 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-// The best plan of those that hold a sequence of the load in sections, if there is one. Where others hold it, too,
-// single devices are looked at alone, which hold the model and no sequence.
-std::optional<LaneSet> with_sections(Search* search, Effort effort, const std::stop_token& stop) {
-  Predictor& predictor = search->predictor();
-  PlanRequest request = predictor.request();
+// Plans that need not hold a sequence of the load. Where others hold it, the single devices that do not, one of each
+// type.
+std::vector<LanePlan> plans_without_room(Search* search, Effort effort, const std::stop_token& stop) {
+  const ModelShape& shape = search->predictor().shape();
+  const PlanInput& input = search->predictor().input();
+  PlanRequest request = search->predictor().request();
+  const uint64_t least = least_kv_tokens(shape, request);
   request.kv.any_room = true;
-  Search parts(predictor.shape(), predictor.input(), request, stop);
-  const bool only = search->pool().empty();
-  parts.try_first();
-  if (only && (effort == Effort::kFull || parts.pool().empty())) parts.try_free();
-  const uint64_t least = least_kv_tokens(predictor.shape(), predictor.request());
-  std::vector<Candidate> starts;
-  for (const Candidate* candidate : parts.pool().ranked()) {
-    const bool short_one = candidate->memory.kv_tokens < least && devices_of(candidate->plan).size() == 1;
-    if (starts.size() < kRefined && (only || short_one)) starts.push_back(*candidate);
+  std::vector<LanePlan> plans;
+  if (search->pool().empty()) {
+    Search parts(shape, input, request, stop);
+    parts.try_first();
+    if (effort == Effort::kFull || parts.pool().empty()) parts.try_free();
+    for (const Candidate* candidate : parts.pool().ranked())
+      if (plans.size() < kRefined) plans.push_back(candidate->plan);
+    return plans;
   }
-  return find_sections(&predictor, starts);
+  for (const std::vector<size_t>& members : search->types().members) {
+    LanePlan whole{{whole_stage(shape, members[0], 0, shape.layers.size())}, {}};
+    if (!check_abilities(input, whole).ok()) continue;
+    const LaneMemory memory = lane_memory(shape, input, request, whole);
+    if (memory.missing_bytes == 0 && memory.kv_tokens < least) plans.push_back(std::move(whole));
+  }
+  return plans;
 }
 
 PlanReport report_of_sections(Predictor* predictor, const LaneSet& set) {
@@ -383,7 +390,7 @@ Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const P
   if (effort == Effort::kFull || search.pool().empty()) search.try_free();
   if (stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the plan any more");
   if (search.pool().empty()) {
-    const std::optional<LaneSet> parts = with_sections(&search, effort, stop);
+    const std::optional<LaneSet> parts = find_sections(&search.predictor(), plans_without_room(&search, effort, stop));
     if (stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the plan any more");
     if (!parts) return fits_nowhere(search.predictor(), search.pool());
     PlanReport report = report_of_sections(&search.predictor(), *parts);
@@ -395,7 +402,7 @@ Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const P
   const LaneSet set =
       effort == Effort::kFull ? with_further_lanes(&search, best, true) : set_of(&search.predictor(), best);
   std::optional<LaneSet> parts;
-  if (effort == Effort::kFull) parts = with_sections(&search, effort, stop);
+  if (effort == Effort::kFull) parts = find_sections(&search.predictor(), plans_without_room(&search, effort, stop));
   const Predictor& predictor = search.predictor();
   const bool in_sections =
       parts && predictor.score(parts->predicted) >= kWorthSections * predictor.score(set.predicted);

@@ -58,9 +58,9 @@ class SectionSearch {
 
 }  // namespace
 
-std::optional<LaneSet> find_sections(Predictor* predictor, std::span<const Candidate> starts) {
+std::optional<LaneSet> find_sections(Predictor* predictor, std::span<const LanePlan> starts) {
   SectionSearch search(predictor);
-  for (const Candidate& start : starts) search.try_start(start.plan);
+  for (const LanePlan& start : starts) search.try_start(start);
   return search.take();
 }
 

@@ -11,6 +11,6 @@ namespace motley {
 // The best lane whose pool holds a sequence, of those made of `starts`, plans that need not. Each gets one owner after
 // another, at the best place of the order in which a pool is filled: while none holds a sequence, whoever leaves
 // least missing, then whoever is worth it. None where no pool of all of them holds a sequence.
-std::optional<LaneSet> find_sections(Predictor* predictor, std::span<const Candidate> starts);
+std::optional<LaneSet> find_sections(Predictor* predictor, std::span<const LanePlan> starts);
 
 }  // namespace motley

@@ -328,7 +328,8 @@ class StageClock {
     double reading_ns = 0;                                               // of the program's
     double attending_ns = 0, attending_reading_ns = 0, exchange_ns = 0;  // of its partner
     double hidden_ns = 0;                                                // of what owners of further sections take
-    std::vector<std::pair<double, double>> sections;                     // [section] beside reading, and reading
+    const ShardPlan* of = nullptr;                                       // whose heads they attend for; null: for none
+    uint32_t kind = 0;
   };
 
   bool hands_over() const { return shared_ && !split_; }
@@ -351,11 +352,9 @@ class StageClock {
       work.reading_ns *= share;
       work.hidden_ns = work.reading_ns + share * seen;
     }
-    for (const SectionPlan& section : plan_.sections) {
+    work.of = &shard, work.kind = kind;
+    for (const SectionPlan& section : plan_.sections)
       work.exchange_ns += costs_.exchange_ns(shard.device, section.owner, shard.query_heads, shard.kv_heads);
-      work.sections.push_back({costs_.partner_ns(section.owner, kind, shard.kv_heads, section.share),
-                               section.share * costs_.reading_ns(section.owner, kind, shard.kv_heads)});
-    }
     return work;
   }
 
@@ -404,6 +403,20 @@ class StageClock {
                        [&](const ShardPlan& shard) { return shard.device == device; });
   }
 
+  // What the owners of further sections take longer than who keeps the first; counts their time.
+  double attend_elsewhere(const Work& work, double times) {
+    double most = 0;
+    for (size_t s = 0; s < plan_.sections.size(); ++s) {
+      const SectionPlan& section = plan_.sections[s];
+      const auto& [slow, slow_reading] = section_slowdowns_[s];
+      const double ns = slow * costs_.partner_ns(section.owner, work.kind, work.of->kv_heads, section.share) +
+                        slow_reading * section.share * costs_.reading_ns(section.owner, work.kind, work.of->kv_heads);
+      cost_.section_ns[s] += times * ns;
+      most = std::max(most, ns - work.hidden_ns);
+    }
+    return most;
+  }
+
   template <typename WorkOf>
   void part(double times, const WorkOf& work_of) {
     double latest = 0;
@@ -416,13 +429,7 @@ class StageClock {
       cost_.busy_ns[i] += times * ns;
       cost_.partner_ns[i] += times * attending;
       copies_ns_[i] += times * work.copies_ns;
-      double elsewhere = 0;
-      for (size_t s = 0; s < work.sections.size(); ++s) {
-        const double owner_ns = work.sections[s].first * section_slowdowns_[s].first +
-                                work.sections[s].second * section_slowdowns_[s].second;
-        cost_.section_ns[s] += times * owner_ns;
-        elsewhere = std::max(elsewhere, owner_ns - work.hidden_ns);
-      }
+      const double elsewhere = work.of == nullptr ? 0 : attend_elsewhere(work, times);
       latest = std::max(latest, ns + work.copies_ns + attending + elsewhere + work.exchange_ns);
     }
     cost_.ns += times * latest;
