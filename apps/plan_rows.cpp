@@ -85,6 +85,7 @@ std::string placement_text(const PlanRow& row) {
                                        : fmt::format("{}-{}", stage.layer_begin, stage.layer_end - 1);
         stages.push_back(fmt::format("{} {}", layers, fmt::join(shards, " + ")));
       }
+      for (const KvSection& section : lane.sections) stages.push_back("a section with " + section.owner);
     }
     text += fmt::format("{}{}", text.empty() ? "" : " | ", fmt::join(stages, "; "));
   }
@@ -97,6 +98,7 @@ std::string placement_key(const PlanRow& row) {
     for (const Lane& lane : engine.placement.lanes) {
       key += fmt::format(" pool {} blocks {} batches {} {}{}", lane.pool, lane.kv_blocks, lane.micro_batches,
                          lane.prefills, lane.decodes);
+      for (const KvSection& section : lane.sections) key += fmt::format(" {} {}", section.owner, section.blocks);
       for (const PairRoute& route : lane.routes)
         key += fmt::format(" {} {} {}", route.a, route.b, static_cast<int>(route.route));
       for (const Stage& stage : lane.stages) {

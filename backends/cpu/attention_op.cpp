@@ -82,6 +82,7 @@ class Attention {
     g.kv.scale_position_stride = layer_.scale_position_stride;
     g.kv.blocks = call_.batch->blocks + call_.batch->seq_block_begin[seq];
     g.kv.block_size = static_cast<int32_t>(pool.block_size);
+    g.kv.holes = call_.holes;
     g.kv.context = call_.batch->seq_context[seq];
     g.q = call_.in[0].f32(row) + int64_t{kv_head} * group_ * a_.head_dim;
     g.q_stride = call_.in[0].width;

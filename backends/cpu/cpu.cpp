@@ -27,6 +27,7 @@ class CpuKernels final : public kit::Kernels {
     return nullptr;
   }
   void fuse(kit::Plan& plan) const override { cpu::fuse(plan, set_, one_class_); }
+  bool attends_partially() const override { return true; }
   kit::KvOrder kv_order() const override { return kit::KvOrder::kKeysByDim; }
 
  private:
@@ -45,7 +46,7 @@ class CpuBackend final : public kit::Backend {
     std::snprintf(desc.variant, sizeof desc.variant, "%s", variants().front()->name);
     desc.tier = MOTLEY_TIER_MEASURED;
     desc.caps = MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST |
-                MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS;
+                MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS | MOTLEY_CAP_PARTIAL_ATTENTION;
     desc.ops = kit::ops_of(kernel_table());
     desc.weight_dtypes = kit::weight_formats();
     desc.kv_dtypes = kit::kKvDtypes;

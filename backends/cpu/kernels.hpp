@@ -52,8 +52,9 @@ struct KvView {
   const float *k_scale = nullptr, *v_scale = nullptr;  // I8: + b * scale_block_stride + p * scale_position_stride
   int64_t block_stride = 0, k_position_stride = 0, k_dim_stride = 0, v_position_stride = 0;
   int64_t scale_block_stride = 0, scale_position_stride = 0;
-  const int32_t* blocks = nullptr;
+  const int32_t* blocks = nullptr;  // below 0, and then `holes`: its positions lie elsewhere
   int32_t block_size = 0;
+  bool holes = false;
   int32_t context = 0;  // positions that hold data
 };
 

@@ -410,8 +410,9 @@ motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley
     run->batch = args->batch;
     run->stream = queue->stream.get();
     run->kv = args->kv ? &args->kv->memory.pool() : nullptr;
-    check_batch(programs->program.segment(), *args->batch, programs->program.plan().rows_max, programs->vocab, run->kv,
-                &run->row_sequence);
+    const BatchLimits limits{programs->program.plan().rows_max, programs->vocab,
+                             queue->device->kernels->attends_partially()};
+    run->checked = check_batch(programs->program.segment(), *args->batch, limits, run->kv);
     run->bound = check_bindings(programs, *args);
     submit(
         queue, Queue::Kind::kProgram, event,

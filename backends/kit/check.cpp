@@ -339,6 +339,7 @@ void note_needs(CheckedSegment& s, const PlanOp& op) {
   s.needs_tokens |= op.kind == MOTLEY_OP_EMBED;
   s.needs_positions |= op.kind == MOTLEY_OP_ROPE || op.kind == MOTLEY_OP_PAGED_ATTENTION;
   s.needs_sequences |= op.kind == MOTLEY_OP_PAGED_ATTENTION;
+  s.only_partial &= op.kind != MOTLEY_OP_PAGED_ATTENTION || (op.out.size() > 1 && op.out[1] != MOTLEY_NONE);
   s.needs_kv_slots |= op.kind == MOTLEY_OP_KV_WRITE;
   s.needs_head_rows |= op.kind == MOTLEY_OP_SELECT_ROWS;
   if (op.kind == MOTLEY_OP_SAMPLE) {

@@ -18,6 +18,7 @@ struct CheckedSegment {
   std::vector<KvUse> kv_uses;
   bool needs_tokens = false, needs_positions = false, needs_kv_slots = false, needs_sequences = false;
   bool needs_head_rows = false, needs_samples = false;
+  bool only_partial = true;  // every PAGED_ATTENTION gives its log-sum-exp
   int64_t sample_vocab = 0;  // of SAMPLE's logits
 };
 
@@ -32,9 +33,20 @@ void check_weights(const Plan& plan);
 // Embeds look up ids below this; 0 if the plan has no EMBED. Needs weights.
 int64_t embed_rows(const Plan& plan);
 
+// What a batch must keep to.
+struct BatchLimits {
+  int64_t rows = 0, vocab = 0;
+  bool holes = false;  // blocks may lie elsewhere, where the segment can do without
+};
+
+// What was found of a batch, if the segment attends.
+struct CheckedBatch {
+  std::vector<int32_t> row_sequence;  // [rows] the sequence of each row
+  bool holes = false;                 // some blocks lie elsewhere
+};
+
 // Throws Error unless the batch provides what the segment needs, with every index in range. `kv` may be null.
-// *row_sequence receives the sequence of each row if the segment attends.
-void check_batch(const CheckedSegment& segment, const motley_batch& batch, int64_t rows_max, int64_t vocab,
-                 const KvPool* kv, std::vector<int32_t>* row_sequence);
+CheckedBatch check_batch(const CheckedSegment& segment, const motley_batch& batch, const BatchLimits& limits,
+                         const KvPool* kv);
 
 }  // namespace motley::kit

@@ -26,9 +26,21 @@ void check_tokens(const motley_batch& b, int64_t vocab) {
   }
 }
 
-void check_sequences(const motley_batch& b, const KvPool& kv, std::vector<int32_t>* row_sequence) {
+// Whether some of the sequence's blocks lie elsewhere.
+bool check_blocks(const motley_batch& b, uint32_t seq, const KvPool& kv) {
+  bool holes = false;
+  for (uint32_t i = b.seq_block_begin[seq]; i < b.seq_block_begin[seq + 1]; ++i) {
+    if (b.blocks[i] == MOTLEY_NONE)
+      holes = true;
+    else if (b.blocks[i] < 0 || static_cast<uint32_t>(b.blocks[i]) >= kv.blocks)
+      fail(MOTLEY_OUT_OF_RANGE, "batch: sequence %u names block %d of %u", seq, b.blocks[i], kv.blocks);
+  }
+  return holes;
+}
+
+void check_sequences(const motley_batch& b, const KvPool& kv, CheckedBatch* checked) {
   if (b.seqs > b.rows) fail(MOTLEY_INVALID_ARGUMENT, "batch: %u sequences of %u rows", b.seqs, b.rows);
-  row_sequence->assign(b.rows, 0);
+  checked->row_sequence.assign(b.rows, 0);
   if (b.rows == 0) return;
   need(b.seq_row_begin, 1, "seq_row_begin");
   need(b.seq_context, 1, "seq_context");
@@ -43,20 +55,21 @@ void check_sequences(const motley_batch& b, const KvPool& kv, std::vector<int32_
       fail(MOTLEY_INVALID_ARGUMENT, "batch: sequence %u has rows [%u, %u) and blocks [%u, %u)", s, begin, end,
            blocks_begin, blocks_end);
     const int64_t context = b.seq_context[s];
-    if (context < end - begin || context > pool_positions ||
-        context > int64_t{blocks_end - blocks_begin} * kv.block_size)
+    if (context < end - begin || context > int64_t{blocks_end - blocks_begin} * kv.block_size)
       fail(MOTLEY_OUT_OF_RANGE, "batch: sequence %u has %lld positions in %u blocks of %u", s,
            static_cast<long long>(context), blocks_end - blocks_begin, kv.block_size);
     need(b.blocks, blocks_end - blocks_begin, "blocks");
-    for (uint32_t i = blocks_begin; i < blocks_end; ++i)
-      if (b.blocks[i] < 0 || static_cast<uint32_t>(b.blocks[i]) >= kv.blocks)
-        fail(MOTLEY_OUT_OF_RANGE, "batch: sequence %u names block %d of %u", s, b.blocks[i], kv.blocks);
+    const bool holes = check_blocks(b, s, kv);
+    if (!holes && context > pool_positions)
+      fail(MOTLEY_OUT_OF_RANGE, "batch: sequence %u has %lld positions in a pool of %lld", s,
+           static_cast<long long>(context), static_cast<long long>(pool_positions));
+    checked->holes |= holes;
     for (uint32_t r = begin; r < end; ++r) {
       const bool ascends = r == begin || b.positions[r] > b.positions[r - 1];
       if (!ascends || (r + 1 == end && b.positions[r] != context - 1))
         fail(MOTLEY_INVALID_ARGUMENT, "batch: row %u of sequence %u is at position %d of %lld", r, s, b.positions[r],
              static_cast<long long>(context));
-      (*row_sequence)[r] = static_cast<int32_t>(s);
+      checked->row_sequence[r] = static_cast<int32_t>(s);
     }
   }
 }
@@ -94,18 +107,18 @@ void check_sample(const motley_batch& b, uint32_t h, int64_t vocab) {
 
 }  // namespace
 
-void check_batch(const CheckedSegment& segment, const motley_batch& b, int64_t rows_max, int64_t vocab,
-                 const KvPool* kv, std::vector<int32_t>* row_sequence) {
+CheckedBatch check_batch(const CheckedSegment& segment, const motley_batch& b, const BatchLimits& limits,
+                         const KvPool* kv) {
   if (b.struct_size < sizeof b) fail(MOTLEY_INVALID_ARGUMENT, "batch: struct_size %u", b.struct_size);
   if (b.adapters || b.overrides) fail(MOTLEY_UNIMPLEMENTED, "batch: adapters and overrides are reserved");
-  if (b.rows > rows_max)
-    fail(MOTLEY_OUT_OF_RANGE, "batch: %u rows; the program takes %lld", b.rows, static_cast<long long>(rows_max));
+  if (b.rows > limits.rows)
+    fail(MOTLEY_OUT_OF_RANGE, "batch: %u rows; the program takes %lld", b.rows, static_cast<long long>(limits.rows));
   if (b.slot_count > kSlotsMax) fail(MOTLEY_OUT_OF_RANGE, "batch: %u token slots", b.slot_count);
-  if (b.head_row_count > rows_max)
+  if (b.head_row_count > limits.rows)
     fail(MOTLEY_OUT_OF_RANGE, "batch: %u head rows; the program takes %lld", b.head_row_count,
-         static_cast<long long>(rows_max));
+         static_cast<long long>(limits.rows));
   need(b.generated, b.rows, "generated");
-  if (segment.needs_tokens) check_tokens(b, vocab);
+  if (segment.needs_tokens) check_tokens(b, limits.vocab);
   if (segment.needs_positions) {
     need(b.positions, b.rows, "positions");
     for (uint32_t r = 0; r < b.rows; ++r)
@@ -117,7 +130,12 @@ void check_batch(const CheckedSegment& segment, const motley_batch& b, int64_t r
       if (b.kv_slots[r] >= 0 && static_cast<uint32_t>(b.kv_slots[r]) / kv->block_size >= kv->blocks)
         fail(MOTLEY_OUT_OF_RANGE, "batch: row %u is stored at KV slot %d of %u blocks", r, b.kv_slots[r], kv->blocks);
   }
-  if (segment.needs_sequences) check_sequences(b, *kv, row_sequence);
+  CheckedBatch checked;
+  if (segment.needs_sequences) check_sequences(b, *kv, &checked);
+  if (checked.holes && !limits.holes)
+    fail(MOTLEY_UNIMPLEMENTED, "batch: a block lies elsewhere, and this device does not attend partially");
+  if (checked.holes && !segment.only_partial)
+    fail(MOTLEY_INVALID_ARGUMENT, "batch: a block lies elsewhere, and an attention gives no log-sum-exp");
   if (segment.needs_head_rows) {
     need(b.head_rows, b.head_row_count, "head_rows");
     for (uint32_t h = 0; h < b.head_row_count; ++h)
@@ -128,6 +146,7 @@ void check_batch(const CheckedSegment& segment, const motley_batch& b, int64_t r
     need(b.samples, b.head_row_count, "samples");
     for (uint32_t h = 0; h < b.head_row_count; ++h) check_sample(b, h, segment.sample_vocab);
   }
+  return checked;
 }
 
 }  // namespace motley::kit

@@ -44,7 +44,7 @@ void motley_device::run(const Program& program, const RunArgs& args) {
   last_stream_ = &stream;
   const std::vector<uint64_t> key = memory.in_host() ? std::vector<uint64_t>() : program.key(args, workspace_.data());
   const int64_t start_ns = monotonic_ns();
-  if (stream.begin(batch, args.row_sequence, program.plan(), key)) {
+  if (stream.begin(batch, args.checked.row_sequence, program.plan(), key)) {
     try {
       do program.run(team, args, workspace_.data());
       while (!stream.end());

@@ -335,6 +335,7 @@ struct OpCall {
   std::span<const Weight* const> weight;  // as op->weight; null = absent
   const motley_batch* batch = nullptr;    // checked: ids, ranges and slots lie within what they index
   const int32_t* row_sequence = nullptr;  // [rows] the sequence of each row
+  bool holes = false;                     // some of the batch's blocks lie elsewhere
   const KvPool* kv = nullptr;             // null: the segment has no KV op
   std::byte* scratch = nullptr;           // op->scratch_bytes, 64-byte aligned, not cleared
   uint32_t thread = 0, threads = 1;
@@ -391,6 +392,8 @@ class Kernels {
   virtual const char* refuse(const Plan&, const PlanOp&) const { return nullptr; }
   // May rewrite the checked op list (merge, annotate, replace kernels, add arena values). Called once per compile.
   virtual void fuse(Plan&) const {}
+  // Whether its PAGED_ATTENTION skips blocks that lie elsewhere (MOTLEY_CAP_PARTIAL_ATTENTION).
+  virtual bool attends_partially() const { return false; }
   virtual KvOrder kv_order() const { return KvOrder::kPositionMajor; }  // the only one outside host memory
   // A device with memory of its own: kernels get its addresses and a batch of the host's (its stream's begin() may copy
   // it), run on one thread, and enqueue. Outlives what is allocated there.

@@ -213,7 +213,8 @@ void Program::run(Team& team, const RunArgs& args, std::byte* workspace) const {
           call.out = std::span(c.tensors).subspan(step.first_out, call.op->out.size());
           call.weight = std::span(p.weights_).subspan(step.first_weight, call.op->weight.size());
           call.batch = c.args.batch;
-          call.row_sequence = c.args.row_sequence.data();
+          call.row_sequence = c.args.checked.row_sequence.data();
+          call.holes = c.args.checked.holes;
           call.kv = c.args.kv;
           call.scratch = c.scratch + p.scratch_bytes_ * thread;
           call.thread = thread, call.threads = p.plan().threads;

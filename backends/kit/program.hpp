@@ -16,7 +16,7 @@ struct RunArgs {
   const motley_batch* batch = nullptr;
   const KvPool* kv = nullptr;
   Stream* stream = nullptr;
-  std::vector<int32_t> row_sequence;
+  CheckedBatch checked;
   std::vector<std::byte*> bound;  // by value id; null = not bound
 };
 

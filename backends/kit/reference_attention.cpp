@@ -80,6 +80,7 @@ void attend(const OpCall& call, int64_t row, int32_t head, double* sum, float* e
   if (call.weight[0]) softmax.add(call.weight[0]->vector()[head], nullptr);  // a sink takes weight and adds no value
   for (int64_t p = first; p <= position; ++p) {
     const int64_t block = blocks[p / pool.block_size], within = p % pool.block_size;
+    if (block == MOTLEY_NONE) continue;
     const int64_t at = layer.offset(block, within, kv_head) * pool.element_bytes;
     const int64_t key_at = layer.key_offset(block, within, kv_head) * pool.element_bytes;
     const int64_t scale_at = layer.scale_offset(block, within, kv_head);

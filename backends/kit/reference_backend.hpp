@@ -12,6 +12,7 @@ class RefKernels : public Kernels {
  public:
   const KernelTable& table() const override { return reference_kernels(); }
   std::unique_ptr<Weight> pack(const WeightSource& source) const override { return pack_reference(source); }
+  bool attends_partially() const override { return true; }
   uint32_t threads(const OpenOptions& options) const override { return options.threads ? options.threads : 1; }
 };
 
@@ -24,7 +25,7 @@ class RefBackend : public Backend {
     std::snprintf(desc.variant, sizeof desc.variant, "naive");
     desc.tier = MOTLEY_TIER_MEASURED;
     desc.caps = MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST |
-                MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS;
+                MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS | MOTLEY_CAP_PARTIAL_ATTENTION;
     desc.ops = ops_of(reference_kernels());
     desc.weight_dtypes = weight_formats();
     desc.kv_dtypes = kKvDtypes;

@@ -73,7 +73,8 @@ motley_device_desc Catalogue::describe_locked(uint32_t index) const {
   desc.caps = cpu.caps & ~static_cast<uint64_t>(MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST);
   const Rules& rules = spec.rules;
   if (!rules.dynamic_rows) desc.caps &= ~static_cast<uint64_t>(MOTLEY_CAP_DYNAMIC_ROWS);
-  if (!rules.paged_attention) desc.caps &= ~static_cast<uint64_t>(MOTLEY_CAP_PAGED_ATTENTION);
+  if (!rules.paged_attention)
+    desc.caps &= ~static_cast<uint64_t>(MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_PARTIAL_ATTENTION);
   desc.ops = ops_of(rules, cpu.ops);
   desc.weight_dtypes = rules.weight_formats ? cpu.weight_dtypes & rules.weight_formats : cpu.weight_dtypes;
   desc.kv_dtypes = rules.paged_attention ? cpu.kv_dtypes : 0;

@@ -20,13 +20,18 @@ struct WeightFacts {
   double kept = 1;      // kept experts / all of them
 };
 
+struct KvSize {
+  int32_t element_bytes = 0;
+  uint32_t block_size = 0;
+};
+
 // Immutable; any thread.
 class ProgramCost {
  public:
   ProgramCost() = default;
   ProgramCost(const kit::Plan& plan, const std::vector<WeightFacts>& weights);
-  // `batch` is checked. `bandwidth_share`: 1, less on a contended bus. `kv_bytes`: of a KV element.
-  double seconds(const Rates& rates, const motley_batch& batch, int32_t kv_bytes, double bandwidth_share) const;
+  // `batch` is checked. `bandwidth_share`: 1, less on a contended bus.
+  double seconds(const Rates& rates, const motley_batch& batch, const KvSize& kv, double bandwidth_share) const;
 
  private:
   struct Op {
@@ -44,7 +49,7 @@ class ProgramCost {
     double pairs = 0;      // (row, visible position)
     double positions = 0;  // KV positions read: those of a sequence once
   };
-  static Attended attended(const motley_batch& batch, int64_t window);
+  static Attended attended(const motley_batch& batch, int64_t window, uint32_t block_size);
   std::vector<Op> ops_;
 };
 

@@ -46,7 +46,7 @@ motley_batch rows_only(uint32_t rows) {
 }
 
 double ns(const ProgramCost& cost, const Rates& rates, const motley_batch& batch, double share = 1) {
-  return cost.seconds(rates, batch, 2, share) * 1e9;
+  return cost.seconds(rates, batch, {2, 4}, share) * 1e9;
 }
 
 TEST(ProgramCost, Matmul_IsTheLargerOfArithmeticAndBytes) {
@@ -98,6 +98,25 @@ TEST(ProgramCost, Attention_ReadsWhatTheBatchSees) {
   EXPECT_DOUBLE_EQ(ns(ProgramCost(plan, {}), rates, batch), 17 * 16);
   plan.ops[0].attr.attention.window = 2;
   EXPECT_DOUBLE_EQ(ns(ProgramCost(plan, {}), rates, batch), (4 + 2) * 16) << "positions 3..6, and 8 and 9";
+}
+
+TEST(ProgramCost, Attention_DoesNotReadBlocksThatLieElsewhere) {
+  kit::Plan plan = plan_of(MOTLEY_OP_PAGED_ATTENTION, {value(kR, 8)}, {value(kR, 8)});
+  plan.ops[0].attr.attention = {0, 2, 1, 4, 1, 0, 0};
+  // Rows at positions 8 and 9 of a sequence without its positions 4..7, and one of a sequence with all of its four.
+  const int32_t positions[] = {8, 9, 3}, context[] = {10, 4}, blocks[] = {0, MOTLEY_NONE, 1, 2};
+  const uint32_t begins[] = {0, 2, 3}, block_begins[] = {0, 3, 4};
+  motley_batch batch = rows_only(3);
+  batch.positions = positions, batch.seqs = 2, batch.seq_row_begin = begins, batch.seq_context = context;
+  batch.blocks = blocks, batch.seq_block_begin = block_begins;
+  Rates rates = unit_rates();
+  rates.bandwidth_gb_s = 1e6;
+  EXPECT_DOUBLE_EQ(ns(ProgramCost(plan, {}), rates, batch), 32 * (5 + 6 + 4));
+  rates = unit_rates();
+  rates.gflops.fill(1e6);
+  EXPECT_DOUBLE_EQ(ns(ProgramCost(plan, {}), rates, batch), (6 + 4) * 16);
+  plan.ops[0].attr.attention.window = 3;
+  EXPECT_DOUBLE_EQ(ns(ProgramCost(plan, {}), rates, batch), (2 + 3) * 16);
 }
 
 TEST(ProgramCost, Experts_OnlyTheTouchedOnesAreRead) {

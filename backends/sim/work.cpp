@@ -178,11 +178,11 @@ Queue::Work program_work(Queue& queue, Programs& programs, const motley_enqueue_
     fail(MOTLEY_INVALID_ARGUMENT, "the program needs a KV pool of its device");
   kit::KvPool pool;
   if (kv) pool.dtype = kv->shape.dtype, pool.block_size = kv->shape.block_size, pool.blocks = kv->shape.blocks;
-  std::vector<int32_t> row_sequence;
   const bool dynamic = device->spec.rules.dynamic_rows;
   const uint32_t rows_max = dynamic ? programs.buckets.back() : programs.buckets[args.bucket];
-  kit::check_batch(programs.segment, *args.batch, rows_max, std::numeric_limits<int64_t>::max(), kv ? &pool : nullptr,
-                   &row_sequence);
+  constexpr bool kHoles = true;  // as the cpu plugin
+  kit::check_batch(programs.segment, *args.batch, {rows_max, std::numeric_limits<int64_t>::max(), kHoles},
+                   kv ? &pool : nullptr);
   auto run = std::make_shared<Run>();  // std::function wants copies
   run->args = args;
   if (!dynamic) run->args.batch = &run->padded.emplace(*args.batch, rows_max, programs.has_head_rows()).view();
@@ -192,9 +192,9 @@ Queue::Work program_work(Queue& queue, Programs& programs, const motley_enqueue_
   work.program = true, work.rows = args.batch->rows, work.padded_rows = run->args.batch->rows;
   work.name = programs.name(dynamic ? 0 : args.bucket), work.ready_ns = programs.ready_ns;
   work.engine = &device->compute;
-  const int32_t kv_bytes = static_cast<int32_t>(kit::element_bytes(pool.dtype));
-  work.seconds = [device, cost = &programs.cost, run, kv_bytes](double share) {
-    return cost->seconds(device->rates, *run->args.batch, kv_bytes, share);
+  const KvSize size{static_cast<int32_t>(kit::element_bytes(pool.dtype)), pool.block_size};
+  work.seconds = [device, cost = &programs.cost, run, size](double share) {
+    return cost->seconds(device->rates, *run->args.batch, size, share);
   };
   work.run = [&queue, &programs, run] {
     for (const auto& [at, bytes] : run->poisoned) std::memset(at, kPoison, bytes);

@@ -54,7 +54,8 @@ enum {
   MOTLEY_CAP_IMPORT_HOST = 1 << 4,     /* alloc() accepts page-aligned host memory */
   MOTLEY_CAP_ROW_INVARIANT = 1 << 5,   /* bit-identical rows for any batch, chunk and thread count within a class */
   MOTLEY_CAP_ONE_CLASS = 1 << 6, /* opened as deterministic, prompt rows and generated ones are of one numeric class */
-  MOTLEY_CAP_COLLECTIVES = 1 << 7
+  MOTLEY_CAP_COLLECTIVES = 1 << 7,
+  MOTLEY_CAP_PARTIAL_ATTENTION = 1 << 8 /* motley_batch.blocks may say that a block lies elsewhere */
 };
 
 typedef struct motley_device_desc {
@@ -230,7 +231,9 @@ typedef struct motley_batch {
   const uint32_t* seq_row_begin;   /* [seqs + 1] */
   const int32_t* seq_context;      /* [seqs] KV positions visible to the sequence's last row, itself included */
   const uint32_t* seq_block_begin; /* [seqs + 1] into blocks */
-  const int32_t* blocks;           /* block ids, concatenated */
+  /* Block ids, concatenated. MOTLEY_NONE: the block lies elsewhere, and no position of it is seen. Only with
+   * CAP_PARTIAL_ATTENTION, and in programs all of whose PAGED_ATTENTIONs give a log-sum-exp. */
+  const int32_t* blocks;
   uint32_t head_row_count;
   const int32_t* head_rows; /* [head_row_count] row indices */
   /* [head_row_count]; a program of MOTLEY_CUT_HEAD that is given them (null: it is not) may leave the logits of a row

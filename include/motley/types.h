@@ -96,10 +96,11 @@ typedef enum motley_op_kind {
    * kv_slots[r] < 0: not stored. */
   MOTLEY_OP_KV_WRITE = 13,
   /* in0 = q [R, heads*head_dim] -> out0 [R, heads*head_dim]; out1: log-sum-exp [R, heads] or none. Causal over the
-   * row's sequence: a row at position p sees KV positions max(0, p-window+1)..p. w0: sinks [heads] or none.
-   * attr.attention */
+   * row's sequence: a row at position p sees KV positions max(0, p-window+1)..p, of blocks that are there. w0: sinks
+   * [heads] or none. A row that sees nothing, no sink either: out0 = 0, out1 = -infinity. attr.attention */
   MOTLEY_OP_PAGED_ATTENTION = 14,
-  /* in0, in1: partial outputs; in2, in3: their log-sum-exps -> out0 merged, out1 merged log-sum-exp or none. */
+  /* in0, in1: partial outputs; in2, in3: their log-sum-exps -> out0 merged, out1 merged log-sum-exp or none. A part
+   * whose log-sum-exp is -infinity is not looked at; where both are, out0 = 0 and out1 = -infinity. */
   MOTLEY_OP_ATTN_MERGE = 15,
   MOTLEY_OP_SELECT_ROWS = 16, /* out0[H,n] = in0[batch.head_rows[h], n] */
   /* in0 = logits [H, vocab]; in1 = token slots i32 [SLOTS], read (pending tokens) and written (samples[h].out_slot).

@@ -104,7 +104,7 @@ std::vector<std::string> dtype_names(uint64_t mask) {
 }
 
 std::vector<std::string> capability_names(uint64_t caps) {
-  static constexpr std::array<std::pair<uint64_t, const char*>, 8> kNames = {
+  static constexpr std::array<std::pair<uint64_t, const char*>, 9> kNames = {
       {{MOTLEY_CAP_DYNAMIC_ROWS, "dynamic-rows"},
        {MOTLEY_CAP_PAGED_ATTENTION, "paged-attention"},
        {MOTLEY_CAP_WEIGHTS_AS_ARGS, "weights-as-arguments"},
@@ -112,7 +112,8 @@ std::vector<std::string> capability_names(uint64_t caps) {
        {MOTLEY_CAP_IMPORT_HOST, "import-host"},
        {MOTLEY_CAP_ROW_INVARIANT, "row-invariant"},
        {MOTLEY_CAP_ONE_CLASS, "one-numeric-class"},
-       {MOTLEY_CAP_COLLECTIVES, "collectives"}}};
+       {MOTLEY_CAP_COLLECTIVES, "collectives"},
+       {MOTLEY_CAP_PARTIAL_ATTENTION, "partial-attention"}}};
   std::vector<std::string> names;
   for (const auto& [bit, name] : kNames) {
     if ((caps & bit) != 0) names.emplace_back(name);

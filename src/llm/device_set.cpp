@@ -62,7 +62,11 @@ bool of_host(const ListedDevice& device) { return device.description.desc.thread
 }  // namespace
 
 Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice listed, const DeviceSetOptions& options) {
-  if (options.deterministic) RETURN_IF_ERROR(check_deterministic(listed.description));
+  if (options.deterministic) {
+    RETURN_IF_ERROR(check_deterministic(listed.description));
+    // How it rounds depends on where blocks lie, and so on what ran before.
+    listed.description.desc.caps &= ~uint64_t{MOTLEY_CAP_PARTIAL_ATTENTION};
+  }
   DeviceOptions open;
   if (listed.description.desc.threads > 0) open.threads = options.threads;
   if (of_host(listed) && options.threads == 0) open.threads = listed.description.desc.threads;
@@ -181,7 +185,8 @@ std::vector<NamedDevice> DeviceSet::named() const {
     const DeviceDescription& description = opened->listed.description;
     if (opened->lost) continue;
     named.push_back({description.name, &opened->device, cores_of(opened->listed.cores), description.desc.simulated != 0,
-                     (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, description.desc.queue_depth});
+                     (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, description.desc.queue_depth,
+                     (description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0});
   }
   return named;
 }

@@ -32,6 +32,7 @@ std::vector<std::string> devices_of(const Placement& placement) {
         if (!shard.partner.empty()) add(shard.partner);
       }
     }
+    for (const KvSection& section : lane.sections) add(section.owner);
   }
   return names;
 }

@@ -12,10 +12,14 @@ namespace {
 Status check_unmeasured(const PlannedModel& planned, const DeviceSet& devices, const PlanSettings& settings,
                         const std::string& text) {
   std::vector<std::string> names;
-  for (const MeasuredDevice& device : devices.measured()) names.push_back(device.description.name);
-  if (settings.plan_file.empty()) return check_forced(planned.request, names, planned.shape.layers.size());
   PlanInput named;
-  for (const std::string& name : names) named.devices.emplace_back().name = name;
+  for (const MeasuredDevice& device : devices.measured()) {
+    names.push_back(device.description.name);
+    DeviceProfile& profile = named.devices.emplace_back();
+    profile.name = device.description.name;
+    profile.attends_partially = (device.description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0;
+  }
+  if (settings.plan_file.empty()) return check_forced(planned.request, names, planned.shape.layers.size());
   const auto placement = read_plan(text, planned.shape, named, planned.request, planned.identity);
   return placement.ok() ? ok_status() : placement.error().annotate(settings.plan_file);
 }

@@ -151,6 +151,7 @@ std::optional<PlanInput> known_input(const Model& model, const DeviceSet& device
                                      [&](const MeasuredDevice& each) { return each.description.name == profile.name; });
     if (device == measured.end()) return std::nullopt;
     profile.memory_free = device->description.desc.memory_free;  // changes from start to start
+    profile.attends_partially = (device->description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0;
   }
   known->memory_caps = devices.memory_caps();
   return known;

@@ -12,7 +12,7 @@ namespace {
 constexpr double kPoolWorthGrowing = 1.25;  // of its blocks; less is not worth a pool beside the one that is there
 constexpr int64_t kSettledEnough = 4;       // times as long as a move has to settle
 
-// Owner, layers, and heads of the KV in a pool.
+// Owner, layers, and heads of the KV in a pool that is of one section.
 using Kept = std::tuple<std::string, uint32_t, uint32_t, int64_t, int64_t>;
 
 std::set<Kept> kept_in(const Placement& placement, uint32_t pool) {
@@ -21,7 +21,7 @@ std::set<Kept> kept_in(const Placement& placement, uint32_t pool) {
     for (const Stage& stage : lane.stages) {
       for (const Shard& shard : stage.shards) {
         for (const UnitRange& heads : shard.kv_heads)
-          if (lane.pool == pool)
+          if (lane.pool == pool && lane.sections.empty())
             kept.emplace(shard.kv_owner(), stage.layer_begin, stage.layer_end, heads.begin, heads.end);
       }
     }
@@ -102,7 +102,10 @@ Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, con
                          const Placement& now, const DriftFactors& factors, const std::stop_token& stop) {
   const PlanInput input = with_drift(measured, factors);
   Placement as_much_as_fits = now;
-  for (Lane& lane : as_much_as_fits.lanes) lane.kv_blocks = 0;
+  for (Lane& lane : as_much_as_fits.lanes) {
+    lane.kv_blocks = 0;
+    for (KvSection& section : lane.sections) section.blocks = 0;
+  }
   ASSIGN_OR_RETURN(const PlanReport stays, report_on(shape, input, request, as_much_as_fits));
   Move move;
   ASSIGN_OR_RETURN(move.report, plan(shape, input, request, Effort::kFull, stop));
@@ -111,7 +114,7 @@ Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, con
                                                        : best.tokens_per_s / std::max(same.tokens_per_s, 1e-9);
   settle_pools(now, &move.report.placement);
   for (size_t i = 0; i < move.report.lanes.size(); ++i)
-    move.report.lanes[i].kv_tokens = uint64_t{move.report.placement.lanes[i].kv_blocks} * now.block_size;
+    move.report.lanes[i].kv_tokens = uint64_t{pool_blocks(move.report.placement.lanes[i])} * now.block_size;
   move.report.kv_capacity_tokens = kv_tokens(move.report.placement);
   return move;
 }

@@ -28,6 +28,7 @@ std::map<size_t, double> busy_of(const ModelShape& shape, const PlanInput& input
       busy[plan.stages[s].shards[i].device] += stage.busy_ns[i];
       busy[plan.stages[s].shards[i].kv_owner()] += stage.partner_ns[i];
     }
+    for (size_t i = 0; i < stage.section_ns.size(); ++i) busy[plan.sections[i].owner] += stage.section_ns[i];
   }
   return busy;
 }

@@ -75,6 +75,7 @@ std::vector<size_t> devices_of(const LanePlan& plan) {
       devices.insert(shard.kv_owner());
     }
   }
+  for (const SectionPlan& section : plan.sections) devices.insert(section.owner);
   return {devices.begin(), devices.end()};
 }
 
@@ -87,7 +88,7 @@ std::vector<size_t> devices_of(std::span<const LaneOfSet> lanes) {
 }
 
 bool has_partners(const LanePlan& plan) {
-  return std::any_of(plan.stages.begin(), plan.stages.end(), [](const StagePlan& stage) {
+  return !plan.sections.empty() || std::any_of(plan.stages.begin(), plan.stages.end(), [](const StagePlan& stage) {
     return std::any_of(stage.shards.begin(), stage.shards.end(),
                        [](const ShardPlan& shard) { return shard.partner != kNoPartner; });
   });
@@ -109,7 +110,20 @@ Status check_abilities(const PlanInput& input, const LanePlan& plan) {
         return invalid_argument("stages[{}]: {} cannot attend; name a \"partner\" that can", s, in_quotes(owner.name));
       if (shard.partner == shard.device || (shard.partner != kNoPartner && shard.query_heads == 0))
         return invalid_argument("stages[{}]: a partner is another device, of a shard with heads", s);
+      if (shard.query_heads > 0 && !plan.sections.empty() && !owner.attends_partially)
+        return invalid_argument(
+            "stages[{}]: {} cannot attend to a part of a sequence (with --deterministic none does), and the pool has "
+            "sections",
+            s, in_quotes(owner.name));
     }
+  }
+  for (size_t i = 0; i < plan.sections.size(); ++i) {
+    const DeviceProfile& owner = input.devices[plan.sections[i].owner];
+    if (!owner.attends || !owner.attends_partially)
+      return invalid_argument(
+          "sections[{}]: {} cannot attend to a part of a sequence (with --deterministic none does); name another "
+          "device",
+          i, in_quotes(owner.name));
   }
   return ok_status();
 }
@@ -119,6 +133,27 @@ StagePlan whole_stage(const ModelShape& shape, size_t device, size_t begin, size
   if (begin == 0 || end == shape.layers.size()) shard.vocab_rows = shape.vocab;
   return {begin, end, {shard}};
 }
+
+namespace {
+
+Status check_sections(const PlanInput& input, const LanePlan& plan) {
+  if (plan.sections.size() > kSectionsMax)
+    return invalid_argument("{} sections; a pool has {} at most", plan.sections.size(), kSectionsMax);
+  std::set<size_t> owners;
+  for (const StagePlan& stage : plan.stages) {
+    for (const ShardPlan& shard : stage.shards)
+      if (shard.query_heads > 0) owners.insert(shard.kv_owner());
+  }
+  for (size_t i = 0; i < plan.sections.size(); ++i) {
+    const size_t owner = plan.sections[i].owner;
+    if (!owners.insert(owner).second)
+      return invalid_argument("sections[{}]: {} keeps other blocks of the pool already; name another device", i,
+                              in_quotes(input.devices[owner].name));
+  }
+  return ok_status();
+}
+
+}  // namespace
 
 Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePlan& plan) {
   size_t next = 0;
@@ -137,16 +172,22 @@ Status check_lane(const ModelShape& shape, const PlanInput& input, const LanePla
   if (next != shape.layers.size()) {
     return invalid_argument("the stages end at layer {}, the model has {}", next, shape.layers.size());
   }
+  RETURN_IF_ERROR(check_sections(input, plan));
   return check_abilities(input, plan);
 }
 
 namespace {
 
 Lane to_lane(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const LanePlan& plan,
-             uint64_t kv_tokens, uint32_t micro_batches) {
+             const PoolTokens& kv_tokens, uint32_t micro_batches) {
   const int64_t group = shape.query_heads_per_kv();
   Lane lane;
-  lane.kv_blocks = static_cast<uint32_t>(std::min<uint64_t>(kv_tokens / request.kv.block_size, INT32_MAX));
+  const auto blocks = [&](uint64_t tokens) {
+    return static_cast<uint32_t>(std::min<uint64_t>(tokens / request.kv.block_size, INT32_MAX));
+  };
+  lane.kv_blocks = blocks(kv_tokens.first);
+  for (size_t s = 0; s < plan.sections.size(); ++s)
+    lane.sections.push_back({input.devices[plan.sections[s].owner].name, blocks(kv_tokens.further.at(s))});
   if (plan.stages.size() > 1) lane.micro_batches = micro_batches;
   for (size_t s = 0; s < plan.stages.size(); ++s) {
     const StagePlan& from = plan.stages[s];
@@ -189,13 +230,14 @@ std::set<std::array<size_t, 5>> holders_of(const LanePlan& plan) {
       first += heads;
     }
   }
+  for (size_t s = 0; s < plan.sections.size(); ++s) holders.insert({plan.sections[s].owner, SIZE_MAX, s, 0, 0});
   return holders;
 }
 
 }  // namespace
 
 Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                       std::span<const LaneOfSet> lanes, std::span<const uint64_t> kv_tokens,
+                       std::span<const LaneOfSet> lanes, std::span<const PoolTokens> kv_tokens,
                        std::span<const uint32_t> micro_batches) {
   Placement placement;
   placement.epoch = 1;
@@ -211,7 +253,7 @@ Placement to_placement(const ModelShape& shape, const PlanInput& input, const Pl
 }
 
 Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                       const LanePlan& plan, uint64_t kv_tokens, uint32_t micro_batches) {
+                       const LanePlan& plan, const PoolTokens& kv_tokens, uint32_t micro_batches) {
   const LaneOfSet lane{plan};
   return to_placement(shape, input, request, {&lane, 1}, {&kv_tokens, 1}, {&micro_batches, 1});
 }
@@ -286,6 +328,14 @@ Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, c
       part.shards.push_back({device->second, query, kv_heads, columns, experts, total(shard.vocab_rows), partner});
     }
     plan.stages.push_back(std::move(part));
+  }
+  const Lane& from = placement.lanes[lane];
+  for (const KvSection& section : from.sections) {
+    const auto owner = index.find(section.owner);
+    if (owner == index.end())
+      return invalid_argument("sections[{}]: no device is called {}", plan.sections.size(), in_quotes(section.owner));
+    const double all = std::max(pool_blocks(from), 1u);
+    plan.sections.push_back({owner->second, section.blocks / all});
   }
   RETURN_IF_ERROR(check_lane(shape, input, plan));
   return plan;

@@ -1,6 +1,7 @@
 // LanePlan: a placement in counts, as the search turns it over. Values.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -15,6 +16,7 @@
 namespace motley {
 
 inline constexpr size_t kNoPartner = SIZE_MAX;
+inline constexpr size_t kSectionsMax = 8;  // of a pool
 
 // Counts of what a device takes of a stage; ranges follow the order of the shards.
 struct ShardPlan {
@@ -34,8 +36,21 @@ struct StagePlan {
   std::vector<ShardPlan> shards;
 };
 
+// A further section of a lane's pool (KvSection).
+struct SectionPlan {
+  size_t owner = 0;  // as `device`
+  double share = 0;  // of the positions that are seen
+};
+
 struct LanePlan {
   std::vector<StagePlan> stages;
+  std::vector<SectionPlan> sections;
+
+  double first_share() const {
+    double share = 1;
+    for (const SectionPlan& section : sections) share -= section.share;
+    return std::max(share, 0.0);
+  }
 };
 
 // A lane among others. Lanes of one pool share its sequences and their KV: any number that only prefill, and one that
@@ -52,6 +67,7 @@ void settle_heads(const ModelShape& shape, StagePlan* stage);
 // The devices used, partners included, ascending.
 std::vector<size_t> devices_of(const LanePlan& plan);
 
+// Whether somebody attends for another: a partner, or the owner of a further section.
 bool has_partners(const LanePlan& plan);
 std::vector<size_t> devices_of(std::span<const LaneOfSet> lanes);
 // Whether several of its shards have units of its layers, so that these are summed over them.
@@ -63,11 +79,22 @@ Status check_abilities(const PlanInput& input, const LanePlan& plan);
 // One shard with everything of layers [begin, end); vocabulary rows where it is the first or last stage.
 StagePlan whole_stage(const ModelShape& shape, size_t device, size_t begin, size_t end);
 
+// Positions of a pool's sections: with the shards' owners, and of each further one.
+struct PoolTokens {
+  uint64_t first = 0;
+  std::vector<uint64_t> further = {};
+  uint64_t all() const {
+    uint64_t sum = first;
+    for (const uint64_t tokens : further) sum += tokens;
+    return sum;
+  }
+};
+
 Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                       const LanePlan& plan, uint64_t kv_tokens, uint32_t micro_batches);
+                       const LanePlan& plan, const PoolTokens& kv_tokens, uint32_t micro_batches);
 // [pool] positions, [lane] steps in flight.
 Placement to_placement(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                       std::span<const LaneOfSet> lanes, std::span<const uint64_t> kv_tokens,
+                       std::span<const LaneOfSet> lanes, std::span<const PoolTokens> kv_tokens,
                        std::span<const uint32_t> micro_batches);
 
 // One of its lanes. INVALID_ARGUMENT where it does not fit the shape or names unknown devices.

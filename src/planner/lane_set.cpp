@@ -24,8 +24,10 @@ std::set<size_t> devices_by_layers(std::span<const LaneOfSet> lanes) {
   for (const LaneOfSet& lane : lanes) {
     for (const StagePlan& stage : lane.plan.stages) {
       for (const ShardPlan& shard : stage.shards)
-        if (shard.partner != kNoPartner) devices.insert({shard.device, shard.partner});
+        if (shard.partner != kNoPartner || !lane.plan.sections.empty())
+          devices.insert({shard.device, shard.kv_owner()});
     }
+    for (const SectionPlan& section : lane.plan.sections) devices.insert(section.owner);
   }
   return devices;
 }
@@ -139,6 +141,7 @@ class SetClock {
         times.busy_ns[plan.stages[s].shards[i].device] += stage.busy_ns[i];
         times.busy_ns[plan.stages[s].shards[i].kv_owner()] += stage.partner_ns[i];
       }
+      for (size_t i = 0; i < stage.section_ns.size(); ++i) times.busy_ns[plan.sections[i].owner] += stage.section_ns[i];
     }
     return times;
   }
@@ -160,6 +163,17 @@ class SetClock {
   const std::span<const LaneOfSet> lanes_;
   const std::set<size_t> by_layers_;
 };
+
+// Where the load's positions lie: a pool is filled from its first section on.
+void share_positions(const ModelShape& shape, const PlanRequest& request, const PoolTokens& pool, LanePlan* plan) {
+  const uint64_t used = std::clamp<uint64_t>(load_kv_tokens(shape, request), 1, std::max<uint64_t>(pool.all(), 1));
+  uint64_t left = used - std::min(used, pool.first);
+  for (size_t s = 0; s < plan->sections.size(); ++s) {
+    const uint64_t here = std::min(left, pool.further[s]);
+    plan->sections[s].share = static_cast<double>(here) / static_cast<double>(used);
+    left -= here;
+  }
+}
 
 // How much of its steps each pool gets to do.
 std::vector<double> share_devices(const std::vector<PoolAlone>& pools, size_t devices) {
@@ -220,6 +234,7 @@ LaneSet evaluate_lanes(Predictor* predictor, std::vector<LaneOfSet> lanes, const
   for (const LaneOfSet& lane : set.lanes) set.stages.emplace_back(lane.plan.stages.size());
   set.busy.assign(devices, 0);
   if (!set.fits()) return set;
+  for (LaneOfSet& lane : set.lanes) share_positions(shape, request, set.memory.kv_tokens[lane.pool], &lane.plan);
   SetClock clock(predictor, set.lanes);
   std::vector<PoolAlone> pools;
   uint32_t left = request.concurrency;
@@ -233,7 +248,7 @@ LaneSet evaluate_lanes(Predictor* predictor, std::vector<LaneOfSet> lanes, const
       pools.push_back({{.concurrency = 0}, std::vector<double>(devices, 0), {}});
       continue;
     }
-    const uint32_t held = std::min(left, held_concurrency(shape, request, set.memory.kv_tokens[pool]));
+    const uint32_t held = std::min(left, held_concurrency(shape, request, set.memory.kv_tokens[pool].all()));
     pools.push_back(roles ? clock.roles(pool, held) : clock.one_lane(set.lanes[i], held, fixed));
     if (!roles) set.micro_batches[i] = pools.back().predicted.micro_batches;
     size_t own = 0;

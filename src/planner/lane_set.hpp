@@ -38,7 +38,7 @@ struct LaneSet {
 
 // What somebody has fixed; 0 or none = free.
 struct LaneSetGiven {
-  std::vector<uint64_t> kv_tokens;      // [pool] at most
+  std::vector<PoolTokens> kv_tokens;    // [pool] at most
   std::vector<uint32_t> micro_batches;  // [lane]
 };
 

@@ -129,6 +129,8 @@ class MemoryCount {
         const ShardMemory part = shard_memory(shape_, input_, request_, plan, s, shard);
         device(shard.device).weight_bytes += new_bytes(plan, s, i);
         step(shard.device, part.step_bytes);
+        for (const SectionPlan& section : plan.sections)
+          step(section.owner, static_cast<uint64_t>(attention_bytes(shape_, request_, shard)));
         if (shard.partner == kNoPartner) continue;
         step(shard.partner, static_cast<uint64_t>(attention_bytes(shape_, request_, shard)));
       }
@@ -138,7 +140,7 @@ class MemoryCount {
 
   // The lane's pool, of `most` positions (0: as many as fit), at least of `least`; where nobody says how large, of what
   // `load` positions need. Its positions.
-  uint64_t add_pool(const LanePlan& plan, uint64_t least, uint64_t load, uint64_t most) {
+  PoolTokens add_pool(const LanePlan& plan, uint64_t least, uint64_t load, const PoolTokens& most) {
     std::map<size_t, uint64_t> per_token;
     uint64_t all = 0;
     for (size_t s = 0; s < plan.stages.size(); ++s) {
@@ -148,6 +150,43 @@ class MemoryCount {
         all += bytes;
       }
     }
+    PoolTokens pool;
+    if (plan.sections.empty()) {
+      pool.first = add_section(per_token, least, load, most.first);
+      return pool;
+    }
+    const uint64_t block = request_.kv.block_size;  // one at least of each; the last has what is left of a sequence
+    pool.first = add_section(per_token, block, std::max(load, block), most.first);
+    for (size_t s = 0; s < plan.sections.size(); ++s) {
+      const uint64_t left = load - std::min(load, pool.all());
+      const uint64_t most_here = s < most.further.size() ? most.further[s] : 0;
+      const bool last = s + 1 == plan.sections.size();
+      const uint64_t least_here = last ? std::max(block, least - std::min(least, pool.all())) : block;
+      pool.further.push_back(
+          add_section({{plan.sections[s].owner, all}}, least_here, std::max(left, least_here), most_here));
+    }
+    return pool;
+  }
+
+  std::vector<DeviceMemory> devices() const {
+    std::vector<DeviceMemory> all;
+    for (const auto& [index, device] : devices_) all.push_back(device);
+    return all;
+  }
+  uint64_t missing_bytes() const { return missing_bytes_; }
+  size_t short_device() const { return short_device_; }
+
+ private:
+  // A memory: a device's, or what a group shares.
+  struct Part {
+    uint64_t usable = 0, held = 0, per_token = 0;
+    size_t device = 0;
+  };
+
+  // Blocks with owners that keep so many bytes each of a position.
+  uint64_t add_section(const std::map<size_t, uint64_t>& per_token, uint64_t least, uint64_t load, uint64_t most) {
+    uint64_t all = 0;
+    for (const auto& [index, bytes] : per_token) all += bytes;
     uint64_t tokens = uint64_t{INT32_MAX};
     if (all > 0 && request_.kv.bytes > 0) tokens = std::min(tokens, (request_.kv.bytes - pools_bytes_) / all);
     if (most > 0) tokens = std::min(tokens, std::max(most, least));
@@ -169,21 +208,6 @@ class MemoryCount {
     for (const auto& [index, bytes] : per_token) devices_[index].kv_bytes += bytes * tokens;
     return tokens;
   }
-
-  std::vector<DeviceMemory> devices() const {
-    std::vector<DeviceMemory> all;
-    for (const auto& [index, device] : devices_) all.push_back(device);
-    return all;
-  }
-  uint64_t missing_bytes() const { return missing_bytes_; }
-  size_t short_device() const { return short_device_; }
-
- private:
-  // A memory: a device's, or what a group shares.
-  struct Part {
-    uint64_t usable = 0, held = 0, per_token = 0;
-    size_t device = 0;
-  };
 
   std::vector<Part> parts(const std::map<size_t, uint64_t>& per_token) const {
     std::vector<Part> all;
@@ -240,14 +264,14 @@ LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const Pl
   MemoryCount count(shape, input, request);
   count.add(plan);
   LaneMemory memory;
-  memory.kv_tokens = count.add_pool(plan, least_kv_tokens(shape, request), load_kv_tokens(shape, request), 0);
+  memory.kv_tokens = count.add_pool(plan, least_kv_tokens(shape, request), load_kv_tokens(shape, request), {}).all();
   memory.devices = count.devices();
   memory.missing_bytes = count.missing_bytes(), memory.short_device = count.short_device();
   return memory;
 }
 
 LanesMemory lanes_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                         std::span<const LaneOfSet> lanes, std::span<const uint64_t> kv_most) {
+                         std::span<const LaneOfSet> lanes, std::span<const PoolTokens> kv_most) {
   MemoryCount count(shape, input, request);
   for (const LaneOfSet& lane : lanes) count.add(lane.plan);
   LanesMemory memory;
@@ -255,9 +279,9 @@ LanesMemory lanes_memory(const ModelShape& shape, const PlanInput& input, const 
   uint64_t load = load_kv_tokens(shape, request);
   for (const LaneOfSet& lane : lanes) {
     if (lane.pool < memory.kv_tokens.size()) continue;
-    const uint64_t most = lane.pool < kv_most.size() ? kv_most[lane.pool] : 0;
+    const PoolTokens most = lane.pool < kv_most.size() ? kv_most[lane.pool] : PoolTokens();
     memory.kv_tokens.push_back(count.add_pool(lane.plan, least, std::max(load, least), most));
-    load -= std::min(load, memory.kv_tokens.back());
+    load -= std::min(load, memory.kv_tokens.back().all());
   }
   memory.devices = count.devices();
   memory.missing_bytes = count.missing_bytes(), memory.short_device = count.short_device();

@@ -29,7 +29,7 @@ struct DeviceMemory {
 
 struct LaneMemory {
   std::vector<DeviceMemory> devices;  // ascending
-  uint64_t kv_tokens = 0;             // that every owner's pool holds; whole blocks
+  uint64_t kv_tokens = 0;             // that its pool holds; whole blocks
   uint64_t missing_bytes = 0;         // > 0: it does not fit; of weights, steps and the least KV
   size_t short_device = 0;            // where they are missing
 };
@@ -39,15 +39,16 @@ LaneMemory lane_memory(const ModelShape& shape, const PlanInput& input, const Pl
 
 struct LanesMemory {
   std::vector<DeviceMemory> devices;  // ascending
-  std::vector<uint64_t> kv_tokens;    // [pool]
+  std::vector<PoolTokens> kv_tokens;  // [pool] whole blocks
   uint64_t missing_bytes = 0;         // > 0: they do not fit
   size_t short_device = 0;            // where they are missing
 };
 
 // Of all lanes: weights that several need alike once, each lane's step buffers, and the pools one after another: each
-// takes what the ones before leave. kv_most: [pool] positions, at most; 0 or none = as many as fit.
+// takes what the ones before leave, and so does each section of a pool. kv_most: [pool] positions, at most; 0 or none =
+// as many as fit.
 LanesMemory lanes_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                         std::span<const LaneOfSet> lanes, std::span<const uint64_t> kv_most = {});
+                         std::span<const LaneOfSet> lanes, std::span<const PoolTokens> kv_most = {});
 
 // Whether all memory of these devices can hold the weights and KV of so many positions, however they are parted.
 bool memory_holds(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,

@@ -45,9 +45,17 @@ struct PairRoute {
   bool operator==(const PairRoute&) const = default;
 };
 
+// A further run of a pool's blocks, with an owner of its own.
+struct KvSection {
+  std::string owner;  // keeps these blocks' KV, of all heads of all layers, and attends to it
+  uint32_t blocks = 0;
+  bool operator==(const KvSection&) const = default;
+};
+
 struct Lane {
   std::vector<Stage> stages;
-  uint32_t kv_blocks = 0;
+  uint32_t kv_blocks = 0;                // of its pool, with the shards' owners
+  std::vector<KvSection> sections;       // of its pool, behind those: in order, no device twice
   bool prefills = true, decodes = true;  // its role: rows of text that is known, and those behind it
   // Of each sequence's known text in a step beside rows behind it, at most; of a lane that only prefills: of a whole
   // step. 0 = any.
@@ -64,6 +72,8 @@ struct Placement {
   int32_t kv_dtype = 0;      // motley_dtype
 };
 
+// Of its pool, all sections together.
+uint32_t pool_blocks(const Lane& lane);
 // Positions that its pools hold.
 uint64_t kv_tokens(const Placement& placement);
 

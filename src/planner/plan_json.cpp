@@ -53,6 +53,10 @@ ordered_json lane_json(const PlanReport& report, const Lane& lane) {
     one["kv_owners"] = stage.kv_owners;
     json["stages"].push_back(std::move(one));
   }
+  for (const KvSection& section : lane.sections) {
+    json["sections"].push_back(
+        {{"owner", section.owner}, {"kv_capacity_tokens", uint64_t{section.blocks} * report.placement.block_size}});
+  }
   if (lane.micro_batches > 0) json["micro_batches"] = lane.micro_batches;
   if (lane.chunk_rows > 0) json["chunk_rows"] = lane.chunk_rows;
   for (const PairRoute& pair : lane.routes)
@@ -71,6 +75,28 @@ class PlanReader {
     const hf::JsonValue::Array& stages = *list;
     for (size_t s = 0; s < stages.size(); ++s) RETURN_IF_ERROR(read_stage(stages[s], s, s + 1 == stages.size()));
     return check_lane(shape_, input_, plan_);
+  }
+
+  // The further sections of the pool, before its stages are read. Positions of each; 0 = as many as fit.
+  Result<std::vector<uint64_t>> read_sections(const JsonFields& lane, uint32_t block_size) {
+    const hf::JsonValue::Array* list = nullptr;
+    RETURN_IF_ERROR(lane.list("sections", &list, kSectionsMax, false));
+    std::vector<uint64_t> tokens;
+    for (size_t i = 0; list != nullptr && i < list->size(); ++i) {
+      const JsonFields fields((*list)[i], fmt::format("sections[{}]", i));
+      RETURN_IF_ERROR(fields.check_names({"owner", "kv_capacity_tokens"}));
+      ASSIGN_OR_RETURN(plan_.sections.emplace_back().owner, read_device(fields, "owner"));
+      RETURN_IF_ERROR(read_tokens(fields, block_size, &tokens.emplace_back()));
+    }
+    return tokens;
+  }
+
+  // Left out: 0.
+  static Status read_tokens(const JsonFields& fields, uint32_t block_size, uint64_t* tokens) {
+    constexpr const char* kName = "kv_capacity_tokens";
+    RETURN_IF_ERROR(fields.whole(kName, tokens, 0, INT32_MAX, false));
+    if (fields.find(kName) == nullptr || *tokens >= block_size) return ok_status();
+    return fields.wrong(kName, fmt::format("is {}, less than a block of {}", *tokens, block_size));
   }
 
   Result<std::vector<PairRoute>> read_routes(const JsonFields& file) const {
@@ -275,33 +301,46 @@ Status check_all_used(std::span<const LaneOfSet> lanes, const PlanInput& input, 
 
 struct LanesRead {
   std::vector<LaneOfSet> lanes;
-  std::vector<uint64_t> kv_tokens;                  // [pool]
+  std::vector<PoolTokens> kv_tokens;                // [pool]
   std::vector<uint32_t> micro_batches, chunk_rows;  // [lane]
   std::vector<std::vector<PairRoute>> routes;       // [lane]
+
+  // What a lane says of its pool: all of it, of which its further sections take theirs.
+  Status set_pool(const JsonFields& fields, uint32_t index, uint32_t block_size, PoolTokens pool) {
+    constexpr const char* kName = "kv_capacity_tokens";
+    uint64_t all = 0;
+    RETURN_IF_ERROR(PlanReader::read_tokens(fields, block_size, &all));
+    const uint64_t further = pool.all();
+    if (all > 0 && std::find(pool.further.begin(), pool.further.end(), 0u) != pool.further.end())
+      return fields.wrong(kName, "is given, and not that of each of the sections");
+    if (all > 0 && all < further + block_size)
+      return fields.wrong(kName, fmt::format("is {}, and the sections have {} of them; a block at least is left to the "
+                                             "shards' owners",
+                                             all, further));
+    if (all > 0) pool.first = all - further;
+    if (index == kv_tokens.size()) kv_tokens.push_back(pool);
+    if (kv_tokens[index].all() == 0) kv_tokens[index] = pool;
+    if (pool.all() != 0 && (pool.first != kv_tokens[index].first || pool.further != kv_tokens[index].further))
+      return fields.wrong(kName, fmt::format("is {}, and pool {} has {}", all, index, kv_tokens[index].all()));
+    return ok_status();
+  }
 
   // The next lane: a whole file of one, or one of its list.
   Status add(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const JsonFields& fields,
              bool of_list) {
     if (of_list)
       RETURN_IF_ERROR(fields.check_names(
-          {"pool", "role", "kv_capacity_tokens", "stages", "micro_batches", "chunk_rows", "routes"}));
+          {"pool", "role", "kv_capacity_tokens", "stages", "sections", "micro_batches", "chunk_rows", "routes"}));
     LaneOfSet lane;
     lane.pool = static_cast<uint32_t>(kv_tokens.size());
     if (of_list) RETURN_IF_ERROR(fields.whole("pool", &lane.pool, 0, lane.pool, false));
-    uint64_t tokens = 0;
-    RETURN_IF_ERROR(fields.whole("kv_capacity_tokens", &tokens, 0, INT32_MAX, false));
     PlanReader reader(shape, input);
+    PoolTokens pool;
+    ASSIGN_OR_RETURN(pool.further, reader.read_sections(fields, request.kv.block_size));
     RETURN_IF_ERROR(reader.read_stages(fields));
     lane.plan = reader.plan();
     RETURN_IF_ERROR(check_sizes(lane.plan, request));
-    if (fields.find("kv_capacity_tokens") != nullptr && tokens < request.kv.block_size)
-      return fields.wrong("kv_capacity_tokens",
-                          fmt::format("is {}, less than a block of {}", tokens, request.kv.block_size));
-    if (lane.pool == kv_tokens.size()) kv_tokens.push_back(tokens);
-    if (kv_tokens[lane.pool] == 0) kv_tokens[lane.pool] = tokens;
-    if (tokens != 0 && tokens != kv_tokens[lane.pool])
-      return fields.wrong("kv_capacity_tokens",
-                          fmt::format("is {}, and pool {} has {}", tokens, lane.pool, kv_tokens[lane.pool]));
+    RETURN_IF_ERROR(set_pool(fields, lane.pool, request.kv.block_size, std::move(pool)));
     std::string role = "both";
     if (of_list) RETURN_IF_ERROR(fields.text("role", &role, false));
     if (role != "both" && role != "prefill" && role != "decode")
@@ -359,9 +398,9 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   RETURN_IF_ERROR(check_request(request));
   ASSIGN_OR_RETURN(const hf::JsonValue json, hf::parse_json(text));
   const JsonFields file(json, "");
-  RETURN_IF_ERROR(
-      file.check_names({"model", "machine", "stages", "simulated", "micro_batches", "chunk_rows", "routes", "predicted",
-                        "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out", "alternatives", "lanes"}));
+  RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "sections", "simulated", "micro_batches",
+                                    "chunk_rows", "routes", "predicted", "bound_tokens_per_s", "gap",
+                                    "kv_capacity_tokens", "left_out", "alternatives", "lanes"}));
   RETURN_IF_ERROR(check_identity(file, shape, identity));
   LanesRead read;
   const hf::JsonValue::Array* lanes = nullptr;
@@ -373,7 +412,7 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   } else if (lanes->empty()) {
     return file.wrong("lanes", "is empty");
   }
-  for (const char* key : {"stages", "micro_batches", "chunk_rows", "routes"}) {
+  for (const char* key : {"stages", "sections", "micro_batches", "chunk_rows", "routes"}) {
     if (lanes != nullptr && file.find(key) != nullptr) return file.wrong(key, "stands in each of the lanes");
   }
   for (size_t i = 0; lanes != nullptr && i < lanes->size(); ++i) {

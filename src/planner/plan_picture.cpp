@@ -88,6 +88,16 @@ void add_stages(const PlanReport& report, const ModelShape& shape, size_t lane, 
   *out += fmt::format("{}─┴{}┴─\n", repeat("─", static_cast<int64_t>(width)), repeat("─", kBarCells));
 }
 
+// Where a sequence's positions lie, if not with the shards' owners alone.
+void add_sections(const PlanReport& report, const Lane& lane, std::string* out) {
+  if (lane.sections.empty()) return;
+  const auto tokens = [&](uint32_t blocks) { return uint64_t{blocks} * report.placement.block_size; };
+  *out += fmt::format("sections   of its KV pool, in this order: {} tokens as above", tokens(lane.kv_blocks));
+  for (const KvSection& section : lane.sections)
+    *out += fmt::format(", {} with {}, which attends to them", tokens(section.blocks), section.owner);
+  *out += "; a sequence may lie in all of them\n";
+}
+
 void add_lanes(const PlanReport& report, const ModelShape& shape, std::string* out) {
   *out += fmt::format("{:<{}}  layers 0{}{}  busy  share\n", "device", name_width(report),
                       repeat(" ", kBarCells - 8 - static_cast<int64_t>(std::to_string(report.layers).size())),
@@ -95,6 +105,7 @@ void add_lanes(const PlanReport& report, const ModelShape& shape, std::string* o
   for (size_t i = 0; i < report.placement.lanes.size(); ++i) {
     if (report.placement.lanes.size() > 1) *out += lane_text(report, i) + "\n";
     add_stages(report, shape, i, out);
+    add_sections(report, report.placement.lanes[i], out);
   }
 }
 

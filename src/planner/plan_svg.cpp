@@ -45,6 +45,11 @@ std::string plan_svg(const PlanReport& report, const ModelShape& shape) {
         y += kRow;
       }
     }
+    for (const KvSection& section : report.placement.lanes[i].sections) {
+      const uint64_t tokens = uint64_t{section.blocks} * report.placement.block_size;
+      body += svg_text(8, y + 15, fmt::format("{} tokens of KV with {}, which attends to them", tokens, section.owner));
+      y += kRow;
+    }
   }
   y += 12;
   for (const LeftOut& out : report.left_out) {

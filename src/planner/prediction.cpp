@@ -127,6 +127,10 @@ std::vector<double> Predictor::busy_ns(const LanePlan& plan, const Prediction& p
       busy[shard.device] += predicted.micro_batches * costs.load.mean(decode.busy_ns[i], mixed.busy_ns[i]);
       busy[shard.kv_owner()] += predicted.micro_batches * costs.load.mean(decode.partner_ns[i], mixed.partner_ns[i]);
     }
+    for (size_t i = 0; i < decode.section_ns.size(); ++i) {
+      busy[plan.sections[i].owner] +=
+          predicted.micro_batches * costs.load.mean(decode.section_ns[i], mixed.section_ns[i]);
+    }
   }
   return busy;
 }

@@ -159,7 +159,7 @@ std::vector<size_t> find_twins(const PlanInput& input) {
   const auto figures = [](const DeviceProfile& d) {
     return std::tie(d.attention, d.ffn, d.experts, d.layer, d.head, d.embed, d.context, d.chunk_context_ns, d.sequences,
                     d.sample_ns, d.wait_ns, d.wake_ns, d.copy, d.packed_ratio, d.together, d.context_together,
-                    d.attends, d.holds_vocabulary, d.buckets);
+                    d.attends, d.attends_partially, d.holds_vocabulary, d.buckets);
   };
   std::vector<size_t> twins, distinct;
   for (size_t d = 0; d < input.devices.size(); ++d) {
@@ -185,12 +185,13 @@ bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
   const bool same_group = (x.memory_group == y.memory_group && !x.memory_group.empty()) ||
                           (alone_in_group(input, a) && alone_in_group(input, b));
   if (x.kind != y.kind || x.own_memory != y.own_memory || x.attends != y.attends ||
-      x.holds_vocabulary != y.holds_vocabulary || x.buckets != y.buckets || !same_group || !near(bytes_a, bytes_b) ||
-      !near(x.attention, y.attention) || !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) ||
-      !near(x.embed, y.embed) || !near(x.layer, y.layer) || !near(x.context, y.context) ||
-      !near(x.sequences, y.sequences) || !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) ||
-      !near(x.chunk_context_ns, y.chunk_context_ns) || !near(x.copy.latency_ns, y.copy.latency_ns) ||
-      !near(x.copy.ns_per_byte, y.copy.ns_per_byte) || !near(x.packed_ratio, y.packed_ratio) ||
+      x.attends_partially != y.attends_partially || x.holds_vocabulary != y.holds_vocabulary ||
+      x.buckets != y.buckets || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
+      !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
+      !near(x.layer, y.layer) || !near(x.context, y.context) || !near(x.sequences, y.sequences) ||
+      !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) || !near(x.chunk_context_ns, y.chunk_context_ns) ||
+      !near(x.copy.latency_ns, y.copy.latency_ns) || !near(x.copy.ns_per_byte, y.copy.ns_per_byte) ||
+      !near(x.packed_ratio, y.packed_ratio) ||
       !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || !near(x.together, y.together) ||
       !near(x.context_together, y.context_together)) {
     return false;

@@ -41,6 +41,7 @@ struct DeviceProfile {
   uint64_t memory_total = 0, memory_free = 0;  // bytes; within a group each says what the group has
   bool own_memory = false;                     // nothing else of the machine lives in it
   bool attends = true;                         // keeps KV; else a partner must, and `attention` is without
+  bool attends_partially = true;               // also to a part of a sequence's KV, where others keep the rest
   bool holds_vocabulary = true;                // else `head` and `embed` are empty
   std::vector<int64_t> buckets;                // row counts that it computes, ascending; empty: any
   CostTable attention;  // one layer's attention part of one sequence's rows, without what it reads of the KV

@@ -50,6 +50,7 @@ ordered_json device_json(const DeviceProfile& device) {
   json["memory_bytes"] = {{"total", device.memory_total}, {"free", device.memory_free}};
   if (device.own_memory) json["own_memory"] = true;
   if (!device.attends) json["attends"] = false;
+  if (!device.attends_partially) json["attends_partially"] = false;
   if (!device.holds_vocabulary) json["holds_vocabulary"] = false;
   if (!device.buckets.empty()) json["buckets"] = device.buckets;
   const std::pair<const char*, const CostTable*> tables[] = {
@@ -143,6 +144,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
                                       "context_together",
                                       "copies",
                                       "attends",
+                                      "attends_partially",
                                       "holds_vocabulary",
                                       "buckets",
                                       "own_memory"}));
@@ -158,6 +160,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(memory.whole("free", &device.memory_free, 0, INT64_MAX));
   RETURN_IF_ERROR(fields.flag("own_memory", &device.own_memory));
   RETURN_IF_ERROR(fields.flag("attends", &device.attends));
+  RETURN_IF_ERROR(fields.flag("attends_partially", &device.attends_partially));
   RETURN_IF_ERROR(fields.flag("holds_vocabulary", &device.holds_vocabulary));
   RETURN_IF_ERROR(fields.whole_numbers("buckets", &device.buckets, kCostPointsMax, false));
   RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns, 0, kCostNsMax, false));

@@ -33,8 +33,12 @@ std::vector<PairRoute> lane_routes(const PlanInput& input, const LinkTable& link
       for (size_t j = i + 1; j < devices.size(); ++j) met.emplace(std::minmax(devices[i], devices[j]), route);
     }
     for (const ShardPlan& shard : stage.shards) {
-      if (shard.partner == kNoPartner) continue;
-      met.emplace(std::minmax(shard.device, shard.partner), links.between(shard.device, shard.partner).route);
+      if (shard.partner != kNoPartner)
+        met.emplace(std::minmax(shard.device, shard.partner), links.between(shard.device, shard.partner).route);
+      for (const SectionPlan& section : plan.sections) {
+        if (shard.query_heads > 0)
+          met.emplace(std::minmax(shard.device, section.owner), links.between(shard.device, section.owner).route);
+      }
     }
   }
   for (size_t s = 1; s < stages.size(); ++s) {

@@ -10,12 +10,14 @@
 #include "planner/refine.hpp"
 #include "planner/refusal.hpp"
 #include "planner/routes.hpp"
+#include "planner/section_search.hpp"
 
 namespace motley {
 namespace {
 
 constexpr size_t kAlternativesMax = 3;
-constexpr double kWorthSeveral = 1.01;  // of the best single device: predictions are off by some percent
+constexpr double kWorthSeveral = 1.01;   // of the best single device: predictions are off by some percent
+constexpr double kWorthSections = 1.05;  // of the best plan of one owner for each head, where there is one
 constexpr size_t kOrderedStagesMax = 3;
 constexpr size_t kTriedClosely = 12;            // groupings
 constexpr size_t kRefined = 6;                  // of the best plans
@@ -180,7 +182,7 @@ namespace {
 
 LaneSet set_of(Predictor* predictor, const Candidate& candidate) {
   return evaluate_lanes(predictor, {{candidate.plan}},
-                        {{candidate.memory.kv_tokens}, {candidate.predicted.micro_batches}});
+                        {{{candidate.memory.kv_tokens}}, {candidate.predicted.micro_batches}});
 }
 
 }  // namespace
@@ -195,12 +197,12 @@ PlanReport report_of(Predictor* predictor, const LaneSet& set) {
   report.keeps_slo = predictor->keeps_limits(set.predicted);
   report.ttft_ms_max = predictor->request().ttft_ms_max;
   report.tpot_ms_max = predictor->request().tpot_ms_max;
-  report.kv_capacity_tokens = std::accumulate(set.memory.kv_tokens.begin(), set.memory.kv_tokens.end(), uint64_t{0});
+  for (const PoolTokens& pool : set.memory.kv_tokens) report.kv_capacity_tokens += pool.all();
   report.layers = static_cast<uint32_t>(shape.layers.size());
   for (size_t i = 0; i < set.lanes.size(); ++i) {
     const LaneOfSet& lane = set.lanes[i];
     const Prediction& predicted = set.pools[lane.pool];
-    report.lanes.push_back({predicted, set.memory.kv_tokens[lane.pool], set.stages[i]});
+    report.lanes.push_back({predicted, set.memory.kv_tokens[lane.pool].all(), set.stages[i]});
     Lane& placed = report.placement.lanes[i];
     const bool pipeline = predicted.chunks == Chunks::kEven && lane.plan.stages.size() > 1;
     if (pipeline || !lane.decodes) placed.chunk_rows = predicted.chunk_rows;
@@ -222,7 +224,7 @@ PlanReport report_of(Predictor* predictor, const Candidate& candidate) {
 namespace {
 
 void add_bound(Predictor* predictor, PlanReport* report) {
-  const bool several = report->placement.lanes.size() > 1;
+  const bool several = report->placement.lanes.size() > 1 || !report->placement.lanes[0].sections.empty();
   report->bound_tokens_per_s = tokens_per_s_bound(predictor, report->predicted.tokens_per_s, several);
   report->gap = report->bound_tokens_per_s > 0 ? 1 - report->predicted.tokens_per_s / report->bound_tokens_per_s : 0;
 }
@@ -270,6 +272,43 @@ std::string joined(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
   return text;
+}
+
+// Plans that need not hold a sequence of the load. Where others hold it, the single devices that do not, one of each
+// type.
+std::vector<LanePlan> plans_without_room(Search* search, Effort effort, const std::stop_token& stop) {
+  const ModelShape& shape = search->predictor().shape();
+  const PlanInput& input = search->predictor().input();
+  PlanRequest request = search->predictor().request();
+  const uint64_t least = least_kv_tokens(shape, request);
+  request.kv.any_room = true;
+  std::vector<LanePlan> plans;
+  if (search->pool().empty()) {
+    Search parts(shape, input, request, stop);
+    parts.try_first();
+    if (effort == Effort::kFull || parts.pool().empty()) parts.try_free();
+    for (const Candidate* candidate : parts.pool().ranked())
+      if (plans.size() < kRefined) plans.push_back(candidate->plan);
+    return plans;
+  }
+  for (const std::vector<size_t>& members : search->types().members) {
+    LanePlan whole{{whole_stage(shape, members[0], 0, shape.layers.size())}, {}};
+    if (!check_abilities(input, whole).ok()) continue;
+    const LaneMemory memory = lane_memory(shape, input, request, whole);
+    if (memory.missing_bytes == 0 && memory.kv_tokens < least) plans.push_back(std::move(whole));
+  }
+  return plans;
+}
+
+PlanReport report_of_sections(Predictor* predictor, const LaneSet& set) {
+  const PlanInput& input = predictor->input();
+  PlanReport report = report_of(predictor, set);
+  const std::vector<size_t> used = devices_of(set.lanes);
+  for (size_t d = 0; d < input.devices.size(); ++d) {
+    if (std::find(used.begin(), used.end(), d) == used.end())
+      report.left_out.push_back({input.devices[d].name, "the others hold a sequence in sections without it"});
+  }
+  return report;
 }
 
 Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, const PlanRequest& request) {
@@ -351,15 +390,28 @@ Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const P
   search.try_first();
   if (effort == Effort::kFull || search.pool().empty()) search.try_free();
   if (stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the plan any more");
-  if (search.pool().empty()) return fits_nowhere(search.predictor(), search.pool());
+  if (search.pool().empty()) {
+    const std::optional<LaneSet> parts = find_sections(&search.predictor(), plans_without_room(&search, effort, stop));
+    if (stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the plan any more");
+    if (!parts) return fits_nowhere(search.predictor(), search.pool());
+    PlanReport report = report_of_sections(&search.predictor(), *parts);
+    if (effort == Effort::kFull) add_bound(&search.predictor(), &report);
+    return report;
+  }
   if (effort == Effort::kFull) search.try_each_left_out();
   const Candidate best = best_of(search);
   const LaneSet set =
       effort == Effort::kFull ? with_further_lanes(&search, best, true) : set_of(&search.predictor(), best);
-  PlanReport report = report_of(&search.predictor(), set);
-  const std::vector<size_t> used = devices_of(set.lanes);
+  std::optional<LaneSet> parts;
+  if (effort == Effort::kFull) parts = find_sections(&search.predictor(), plans_without_room(&search, effort, stop));
+  const Predictor& predictor = search.predictor();
+  const bool in_sections =
+      parts && predictor.score(parts->predicted) >= kWorthSections * predictor.score(set.predicted);
+  PlanReport report =
+      in_sections ? report_of_sections(&search.predictor(), *parts) : report_of(&search.predictor(), set);
+  const std::vector<size_t> used = devices_of(in_sections ? parts->lanes : set.lanes);
   add_alternatives(input, search.pool(), used, &report);
-  add_left_out(&search, best, used, &report);
+  if (!in_sections) add_left_out(&search, best, used, &report);
   if (effort == Effort::kFull) add_bound(&search.predictor(), &report);
   return report;
 }
@@ -373,8 +425,11 @@ Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, co
   for (size_t i = 0; i < lanes.size(); ++i) {
     const Lane& lane = placement.lanes[i];
     given.micro_batches.push_back(lane.micro_batches);
-    if (lanes[i].pool == given.kv_tokens.size())
-      given.kv_tokens.push_back(uint64_t{lane.kv_blocks} * request.kv.block_size);
+    if (lanes[i].pool < given.kv_tokens.size()) continue;
+    PoolTokens& pool = given.kv_tokens.emplace_back();
+    pool.first = uint64_t{lane.kv_blocks} * request.kv.block_size;
+    for (const KvSection& section : lane.sections)
+      pool.further.push_back(uint64_t{section.blocks} * request.kv.block_size);
   }
   const LaneSet set = evaluate_lanes(&predictor, std::move(lanes), given);
   if (!set.fits()) {

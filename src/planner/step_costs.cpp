@@ -108,8 +108,8 @@ double StepCosts::more_reading_ns(size_t device, uint32_t kind, int64_t kv_heads
   return count(kv_heads) * (chunk_ns * chunk_positions_[kind] + curves(device).sequences_ns);
 }
 
-double StepCosts::partner_ns(size_t partner, uint32_t kind, int64_t kv_heads) const {
-  return program_ns(partner) + wait_ns(partner) + more_reading_ns(partner, kind, kv_heads);
+double StepCosts::partner_ns(size_t partner, uint32_t kind, int64_t kv_heads, double share) const {
+  return program_ns(partner) + wait_ns(partner) + share * more_reading_ns(partner, kind, kv_heads);
 }
 
 double StepCosts::exchange_ns(size_t dense, size_t partner, int64_t query_heads, int64_t kv_heads) const {
@@ -208,6 +208,7 @@ class StageClock {
  public:
   StageClock(const StepCosts& costs, const LanePlan& plan, size_t stage, bool overlapped)
       : costs_(costs),
+        plan_(plan),
         stage_(plan.stages[stage]),
         shared_(stage_.shards.size() > 1),
         split_(splits_layers(stage_)),
@@ -216,6 +217,7 @@ class StageClock {
         lone_(plan.stages.size() == 1) {
     cost_.busy_ns.assign(stage_.shards.size(), 0);
     cost_.partner_ns.assign(stage_.shards.size(), 0);
+    cost_.section_ns.assign(plan.sections.size(), 0);
     for (const ShardPlan& shard : stage_.shards) {
       devices_.push_back(shard.device);
       const size_t running = active(plan, stage, shard.device, overlapped);
@@ -224,6 +226,11 @@ class StageClock {
       const size_t beside = active(plan, stage, shard.kv_owner(), overlapped);
       partner_slowdowns_.push_back(
           {costs.slowdown(shard.kv_owner(), beside), costs.reading_slowdown(shard.kv_owner(), beside)});
+    }
+    for (const SectionPlan& section : plan.sections) {
+      const size_t beside = active(plan, stage, section.owner, overlapped);
+      section_slowdowns_.push_back(
+          {costs.slowdown(section.owner, beside), costs.reading_slowdown(section.owner, beside)});
     }
     reduce_ns_ = costs.all_reduce_ns(devices_);
   }
@@ -303,14 +310,15 @@ class StageClock {
 
   StageCost take() {
     cost_.most_ns = cost_.ns;
-    if (std::none_of(stage_.shards.begin(), stage_.shards.end(),
-                     [](const ShardPlan& shard) { return shard.partner != kNoPartner; }))
+    if (plan_.sections.empty() && std::none_of(stage_.shards.begin(), stage_.shards.end(),
+                                               [](const ShardPlan& shard) { return shard.partner != kNoPartner; }))
       return std::move(cost_);
     cost_.most_ns = 0;  // two steps by turns: who has most to do
     for (size_t i = 0; i < stage_.shards.size(); ++i) {
       for (const size_t device : {stage_.shards[i].device, stage_.shards[i].kv_owner()})
         cost_.most_ns = std::max(cost_.most_ns, busy_of(device));
     }
+    for (const SectionPlan& section : plan_.sections) cost_.most_ns = std::max(cost_.most_ns, busy_of(section.owner));
     return std::move(cost_);
   }
 
@@ -319,17 +327,34 @@ class StageClock {
     double program_ns = 0, copies_ns = 0;
     double reading_ns = 0;                                               // of the program's
     double attending_ns = 0, attending_reading_ns = 0, exchange_ns = 0;  // of its partner
+    double hidden_ns = 0;                                                // of what owners of further sections take
+    const ShardPlan* of = nullptr;                                       // whose heads they attend for; null: for none
+    uint32_t kind = 0;
   };
 
   bool hands_over() const { return shared_ && !split_; }
 
   // With what its partner does for it meanwhile, if it has one.
   Work attended(const ShardPlan& shard, uint32_t kind, Work work) const {
-    if (shard.partner == kNoPartner || shard.query_heads == 0) return work;
-    work.reading_ns = 0;
-    work.attending_ns = costs_.partner_ns(shard.partner, kind, shard.kv_heads);
-    work.attending_reading_ns = costs_.reading_ns(shard.partner, kind, shard.kv_heads);
-    work.exchange_ns = costs_.exchange_ns(shard.device, shard.partner, shard.query_heads, shard.kv_heads);
+    if (shard.query_heads == 0) return work;
+    const double share = plan_.first_share();
+    if (shard.partner != kNoPartner) {
+      work.reading_ns = 0;
+      work.attending_ns = costs_.partner_ns(shard.partner, kind, shard.kv_heads, share);
+      work.attending_reading_ns = share * costs_.reading_ns(shard.partner, kind, shard.kv_heads);
+      work.exchange_ns = costs_.exchange_ns(shard.device, shard.partner, shard.query_heads, shard.kv_heads);
+      work.hidden_ns = work.attending_ns + work.attending_reading_ns;
+    } else if (!plan_.sections.empty()) {  // attention is a program of its own, and so is what follows it
+      const double seen = costs_.partner_ns(shard.device, kind, shard.kv_heads) -
+                          costs_.partner_ns(shard.device, kind, shard.kv_heads, 0);
+      work.program_ns = std::max(0.0, work.program_ns - (1 - share) * (work.reading_ns + seen));
+      work.program_ns += 2 * (costs_.program_ns(shard.device) + costs_.wait_ns(shard.device));
+      work.reading_ns *= share;
+      work.hidden_ns = work.reading_ns + share * seen;
+    }
+    work.of = &shard, work.kind = kind;
+    for (const SectionPlan& section : plan_.sections)
+      work.exchange_ns += costs_.exchange_ns(shard.device, section.owner, shard.query_heads, shard.kv_heads);
     return work;
   }
 
@@ -340,6 +365,8 @@ class StageClock {
       if (stage_.shards[i].device == device) ns += cost_.busy_ns[i] + copies_ns_[i];
       if (stage_.shards[i].kv_owner() == device) ns += cost_.partner_ns[i];
     }
+    for (size_t s = 0; s < plan_.sections.size(); ++s)
+      if (plan_.sections[s].owner == device) ns += cost_.section_ns[s];
     return ns;
   }
 
@@ -376,6 +403,20 @@ class StageClock {
                        [&](const ShardPlan& shard) { return shard.device == device; });
   }
 
+  // What the owners of further sections take longer than who keeps the first; counts their time.
+  double attend_elsewhere(const Work& work, double times) {
+    double most = 0;
+    for (size_t s = 0; s < plan_.sections.size(); ++s) {
+      const SectionPlan& section = plan_.sections[s];
+      const auto& [slow, slow_reading] = section_slowdowns_[s];
+      const double ns = slow * costs_.partner_ns(section.owner, work.kind, work.of->kv_heads, section.share) +
+                        slow_reading * section.share * costs_.reading_ns(section.owner, work.kind, work.of->kv_heads);
+      cost_.section_ns[s] += times * ns;
+      most = std::max(most, ns - work.hidden_ns);
+    }
+    return most;
+  }
+
   template <typename WorkOf>
   void part(double times, const WorkOf& work_of) {
     double latest = 0;
@@ -388,12 +429,14 @@ class StageClock {
       cost_.busy_ns[i] += times * ns;
       cost_.partner_ns[i] += times * attending;
       copies_ns_[i] += times * work.copies_ns;
-      latest = std::max(latest, ns + work.copies_ns + attending + work.exchange_ns);
+      const double elsewhere = work.of == nullptr ? 0 : attend_elsewhere(work, times);
+      latest = std::max(latest, ns + work.copies_ns + attending + elsewhere + work.exchange_ns);
     }
     cost_.ns += times * latest;
   }
 
   const StepCosts& costs_;
+  const LanePlan& plan_;
   const StagePlan& stage_;
   const bool shared_;  // it has several shards
   const bool split_;   // and its layers are summed over them
@@ -401,6 +444,7 @@ class StageClock {
   std::vector<size_t> devices_;
   std::vector<double> slowdowns_, reading_slowdowns_;         // [shard]
   std::vector<std::pair<double, double>> partner_slowdowns_;  // the same of its partner
+  std::vector<std::pair<double, double>> section_slowdowns_;  // [section] of its owner
   std::vector<double> copies_ns_ = std::vector<double>(stage_.shards.size(), 0);
   double reduce_ns_ = 0;
   StageCost cost_;

@@ -12,6 +12,8 @@
 // the latency and b the time of a byte: one shot, or a ring. Where one shard alone has units of the layers there are
 // none of these; the others wait, and get the residual stream at the end. A shard with a partner waits for it in every
 // layer: what goes over, the partner's program with what it reads, and what comes back; a second step fills the gaps.
+// Where a pool has further sections, each owner reads its share of the positions. What goes over and comes back adds
+// up; their programs run beside one another, and beside the shard's own attention.
 // Hops between stages: a + v b of the slowest receiver, which has waited and wakes.
 #pragma once
 
@@ -39,8 +41,9 @@ class StepCosts {
   double sample_ns(size_t device) const;
   double layer_ns(size_t device, uint32_t kind) const;  // whole, within a program of several
   double program_ns(size_t device) const;               // of any program, beside what it computes
-  // What a partner does for one layer beside reading_ns(), waited for; and what the values take to it and back.
-  double partner_ns(size_t partner, uint32_t kind, int64_t kv_heads) const;
+  // What a partner does for one layer beside reading_ns(), waited for, where it keeps that share of the positions; and
+  // what the values take to it and back.
+  double partner_ns(size_t partner, uint32_t kind, int64_t kv_heads, double share = 1) const;
   double exchange_ns(size_t dense, size_t partner, int64_t query_heads, int64_t kv_heads) const;
   double wait_ns(size_t device) const { return input_.devices[device].wait_ns; }
   // One way: the residual stream; the sampled ids.
@@ -98,6 +101,7 @@ struct StageCost {
   double hop_ns = 0;               // to the next stage, between the hosts' memories
   std::vector<double> busy_ns;     // [shard]
   std::vector<double> partner_ns;  // [shard] its partner is busy for it
+  std::vector<double> section_ns;  // [section] its owner is busy for all of them
 };
 
 // `overlapped`: the other stages run other steps meanwhile, and share their memory's bus with this one.

@@ -49,6 +49,7 @@ SteadyLoad lone_load(const PlanRequest& request) {
 }
 
 uint64_t least_kv_tokens(const ModelShape& shape, const PlanRequest& request) {
+  if (request.kv.any_room) return request.kv.block_size;
   const uint64_t tokens = request.kv.max_model_len > 0 ? request.kv.max_model_len : sequence_tokens(shape, request);
   const uint64_t block = request.kv.block_size;
   return (tokens + block - 1) / block * block;

@@ -28,6 +28,7 @@ struct KvOptions {
   double element_bytes = 2;    // of a stored key or value element, scales included
   uint64_t bytes = 0;          // of all pools together; 0 = what the load needs, or default_pool_bytes
   uint32_t max_model_len = 0;  // positions that one sequence may need; 0 = as much of the load as fits
+  bool any_room = false;       // a pool need not hold a sequence
 };
 
 struct PlanRequest {

@@ -41,13 +41,13 @@ inline constexpr uint32_t kWaySender = 0, kWayReceiver = 1;
 
 // The ends of a driver's ways to the others. Ranks count the shards of a stage from 0.
 struct DriverLinks {
-  std::unique_ptr<Communicator> stage;                 // null: nobody else is there
-  std::unique_ptr<Communicator> receive_from;          // a way: the residual stream comes in; null: it does not
-  std::vector<std::unique_ptr<Communicator>> send_to;  // ways: it goes out
-  std::unique_ptr<Communicator> partner;               // to the shard's other part, a way; null: it has none
-  uint32_t sampler = 0;                                // stage rank that samples (of the last stage)
-  std::vector<uint32_t> embedders;                     // stage ranks beside the sampler that need the sampled tokens
-  std::vector<std::vector<UnitRange>> vocab;           // by stage rank: the columns of its logits
+  std::unique_ptr<Communicator> stage;                  // null: nobody else is there
+  std::unique_ptr<Communicator> receive_from;           // a way: the residual stream comes in; null: it does not
+  std::vector<std::unique_ptr<Communicator>> send_to;   // ways: it goes out
+  std::vector<std::unique_ptr<Communicator>> partners;  // ways: to the shard's other parts, in their order
+  uint32_t sampler = 0;                                 // stage rank that samples (of the last stage)
+  std::vector<uint32_t> embedders;                      // stage ranks beside the sampler that need the sampled tokens
+  std::vector<std::vector<UnitRange>> vocab;            // by stage rank: the columns of its logits
 };
 
 struct DriverOptions {
@@ -154,7 +154,9 @@ class Driver {
   Status settle(Flight& flight);
   Status receive(Flight& flight);
   Status send(Flight& flight);
-  Status meet_partner(const TapeEntry& entry, Flight& flight);
+  Status meet_partners(const TapeEntry& entry, Flight& flight);
+  bool meets(size_t partner, const Flight& flight) const;
+  Status nothing_seen(HostBuffer& log_sum_exps, uint64_t row_bytes, Flight& flight);
   Status send_rows(Communicator& way, HostBuffer& buffer, uint64_t row_bytes, Flight& flight);
   Status receive_rows(Communicator& way, HostBuffer& buffer, uint64_t row_bytes, Flight& flight);
   Status reduce(Flight& flight, HostBuffer& buffer, bool contributes);

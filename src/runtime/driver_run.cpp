@@ -1,6 +1,7 @@
 // How a driver runs steps.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "base/affinity.hpp"
@@ -53,7 +54,7 @@ void Driver::abort(const Status& why) {
   if (links_.stage) links_.stage->abort(why);
   if (links_.receive_from) links_.receive_from->abort(why);
   for (const auto& way : links_.send_to) way->abort(why);
-  if (links_.partner) links_.partner->abort(why);
+  for (const auto& way : links_.partners) way->abort(why);
 }
 
 // The next step, if it may begin now. False once there will be none.
@@ -158,6 +159,7 @@ bool Driver::fatal(const Status& status) const {
 // A program that fails does not end the step: the others count on this driver's part in every meeting.
 Status Driver::play(Flight& flight, size_t set) {
   others_failed_ = false;
+  if (shard_.role == ShardRole::kAttention && !flight.touches(shard_.section)) return ok_status();
   for (const TapeEntry& entry : tape_) {
     if (entry.op != TapeOp::kProgram) {
       RETURN_IF_ERROR(meet(entry, flight, set));
@@ -165,7 +167,7 @@ Status Driver::play(Flight& flight, size_t set) {
     }
     RETURN_IF_ERROR(make_room(flight));
     const int64_t began_ns = running_ ? 0 : now_ns();
-    auto event = entry.program.enqueue(flight.batch, set);
+    auto event = entry.program.enqueue(flight.batch_of(shard_.section), set);
     if (event.ok()) {
       running_.add(*std::move(event), entry.program, trace_.on(), began_ns, ++enqueued_);
       programs_ += 1, rows_ += flight.batch.rows;
@@ -221,7 +223,7 @@ Status Driver::meet_others(const TapeEntry& entry, Flight& flight, size_t set) {
     case TapeOp::kReceive: return receive(flight);
     case TapeOp::kReduce: return reduce(flight, *entry.buffer, entry.contributes);
     case TapeOp::kSend: return send(flight);
-    case TapeOp::kPartner: return meet_partner(entry, flight);
+    case TapeOp::kPartner: return meet_partners(entry, flight);
     case TapeOp::kLogits: return exchange_logits(flight);
     case TapeOp::kTokens: return exchange_tokens(flight, set);
   }
@@ -341,15 +343,41 @@ Status Driver::send(Flight& flight) {
   return ok_status();
 }
 
-Status Driver::meet_partner(const TapeEntry& entry, Flight& flight) {
-  for (const TapeRows& rows : entry.gives) rows.buffer->start_pull(queue_, flight.batch.rows * rows.bytes);
+// Whether the step has to do with what that part keeps; both sides see it by the step itself.
+bool Driver::meets(size_t partner, const Flight& flight) const {
+  return shard_.role == ShardRole::kAttention || flight.touches(shard_.others[partner]);
+}
+
+Status Driver::meet_partners(const TapeEntry& entry, Flight& flight) {
+  const size_t partners = links_.partners.size(), each = entry.takes.size() / partners;
+  bool meets_any = false;
+  for (size_t i = 0; i < partners; ++i) meets_any = meets_any || meets(i, flight);
+  for (const TapeRows& rows : entry.gives)
+    if (meets_any) rows.buffer->start_pull(queue_, flight.batch.rows * rows.bytes);
   for (const TapeRows& rows : entry.gives) {
+    if (!meets_any) break;
     RETURN_IF_ERROR(rows.buffer->pull(queue_, flight.batch.rows * rows.bytes, device_timeout_ns(flight), &virtual_ns_));
-    RETURN_IF_ERROR(send_rows(*links_.partner, *rows.buffer, rows.bytes, flight));
+    for (size_t i = 0; i < partners; ++i)
+      if (meets(i, flight)) RETURN_IF_ERROR(send_rows(*links_.partners[i], *rows.buffer, rows.bytes, flight));
   }
-  for (const TapeRows& rows : entry.takes)
-    RETURN_IF_ERROR(receive_rows(*links_.partner, *rows.buffer, rows.bytes, flight));
+  for (size_t i = 0; i < entry.takes.size(); ++i) {
+    const TapeRows& rows = entry.takes[i];
+    if (meets(i / each, flight)) {
+      RETURN_IF_ERROR(receive_rows(*links_.partners[i / each], *rows.buffer, rows.bytes, flight));
+    } else if (i % each + 1 == each) {
+      RETURN_IF_ERROR(nothing_seen(*rows.buffer, rows.bytes, flight));
+    }
+  }
   return ok_status();
+}
+
+// In the place of what somebody makes of it to whom no row of the step has to go: his result is then not looked at.
+Status Driver::nothing_seen(HostBuffer& log_sum_exps, uint64_t row_bytes, Flight& flight) {
+  const uint64_t bytes = flight.batch.rows * row_bytes;
+  RETURN_IF_ERROR(log_sum_exps.acquire(device_timeout_ns(flight)));
+  const std::span<float> all = log_sum_exps.view<float>(bytes / sizeof(float));
+  std::fill(all.begin(), all.end(), -std::numeric_limits<float>::infinity());
+  return log_sum_exps.push(queue_, bytes);
 }
 
 void Driver::put_columns(std::span<const float> from, uint32_t rank, size_t row_begin, size_t rows) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "base/future.hpp"
@@ -18,8 +19,13 @@ class Flight {
  public:
   explicit Flight(StepPlan step) : plan(std::move(step)) {}
 
-  // Makes the batch. The plan has passed check_step().
-  void prepare(uint32_t block_size, uint32_t slots);
+  // Makes the batches. The plan has passed check_step(). `sections`: the blocks of each of the pool's; empty: it has
+  // one.
+  void prepare(uint32_t block_size, uint32_t slots, std::span<const uint32_t> sections = {});
+  // What those who keep a section of the pool get: the others' blocks lie elsewhere.
+  const motley_batch& batch_of(uint32_t section) const { return section == 0 ? batch : further_[section - 1].batch; }
+  // Whether some of what the step stores or sees lies in that section.
+  bool touches(uint32_t section) const { return section == 0 ? first_.touched : further_[section - 1].touched; }
   // The first failure is the step's status. Thread-safe.
   void fail(const Status& status);
   Status status() const;
@@ -28,7 +34,7 @@ class Flight {
 
   const StepPlan plan;
   Promise<StepResult> promise;
-  motley_batch batch{};
+  motley_batch batch{};              // of the first section
   bool refused = false;              // broke the contract: no device runs it
   int64_t submitted_ns = 0;          // as the executor's clock counts
   int64_t submitted_at_ns = 0;       // of system_clock()
@@ -40,9 +46,18 @@ class Flight {
   std::vector<SampledToken> tokens;  // written by the driver that samples, before it leaves
 
  private:
-  std::vector<int32_t> kv_slots_;
+  // Of a section.
+  struct Places {
+    std::vector<int32_t> kv_slots, blocks;
+    motley_batch batch{};
+    bool touched = false;
+  };
+  void place(uint32_t block_size, BlockId first, BlockId end, Places* places) const;
+
+  Places first_;
+  std::vector<Places> further_;
   std::vector<uint32_t> seq_row_begin_, seq_block_begin_;
-  std::vector<int32_t> seq_context_, seq_blocks_;
+  std::vector<int32_t> seq_context_;
   mutable std::mutex mutex_;
   Status status_;
 };

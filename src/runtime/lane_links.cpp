@@ -46,16 +46,17 @@ Result<CommGroup> make_route(Route route, const GroupOptions& options) {
   return Status(group.error().code(), group.error().message() + "; a plan without routes takes shared memory");
 }
 
-// Ways between shards from links[first] on and their partners, whose links are appended.
-Status link_partners(const Lane& lane, const Stage& stage, size_t first, GroupOptions group,
-                     std::vector<DriverLinks>* links) {
+// Ways between shards from links[first] on and those who attend for them, whose links are appended.
+Status link_attendants(const Lane& lane, const Stage& stage, size_t first, GroupOptions group,
+                       std::vector<DriverLinks>* links) {
   group.size = 2;
   for (size_t i = 0; i < stage.shards.size(); ++i) {
     const Shard& shard = stage.shards[i];
-    if (shard.partner.empty()) continue;
-    ASSIGN_OR_RETURN(CommGroup way, make_route(route_between(lane, shard.device, shard.partner), group));
-    (*links)[first + i].partner = std::move(way[kWaySender]);
-    links->emplace_back().partner = std::move(way[kWayReceiver]);
+    for (const Attendant& attendant : attendants_of(lane, shard)) {
+      ASSIGN_OR_RETURN(CommGroup way, make_route(route_between(lane, shard.device, attendant.device), group));
+      (*links)[first + i].partners.push_back(std::move(way[kWaySender]));
+      links->emplace_back().partners.push_back(std::move(way[kWayReceiver]));
+    }
   }
   return ok_status();
 }
@@ -67,9 +68,10 @@ std::vector<LanePart> lane_parts(const Lane& lane) {
   for (size_t s = 0; s < lane.stages.size(); ++s) {
     const std::vector<Shard>& shards = lane.stages[s].shards;
     for (size_t i = 0; i < shards.size(); ++i)
-      parts.push_back({s, i, shards[i].partner.empty() ? ShardRole::kWhole : ShardRole::kDense, shards[i].device});
+      parts.push_back({s, i, shards[i].partner.empty() ? ShardRole::kWhole : ShardRole::kDense, shards[i].device, 0});
     for (size_t i = 0; i < shards.size(); ++i) {
-      if (!shards[i].partner.empty()) parts.push_back({s, i, ShardRole::kAttention, shards[i].partner});
+      for (const Attendant& attendant : attendants_of(lane, shards[i]))
+        parts.push_back({s, i, ShardRole::kAttention, attendant.device, attendant.section});
     }
   }
   return parts;
@@ -104,7 +106,7 @@ Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelCo
     }
     if (s + 1 == lane.stages.size()) link_tokens(stage, lane.stages.size() == 1, first, &links);
     before = first, before_size = size;
-    RETURN_IF_ERROR(link_partners(lane, stage, first, group, &links));
+    RETURN_IF_ERROR(link_attendants(lane, stage, first, group, &links));
   }
   return links;
 }

@@ -16,11 +16,12 @@ struct VirtualLink {
   double latency_ns = 0, ns_per_byte = 0;
 };
 
-// A part of a lane: a shard, or one half of it where it has a partner.
+// A part of a lane: a shard, or what it does itself, or what somebody does who attends for it.
 struct LanePart {
   size_t stage = 0, shard = 0;
   ShardRole role = ShardRole::kWhole;
   std::string device;
+  uint32_t section = 0;  // of the pool: the blocks that it keeps
 };
 
 // Stage by stage: the shards in order, then those who attend for some of them, in the same order.

@@ -58,6 +58,39 @@ TEST(LaneLinks, EachWay_GoesOverTheRouteOfItsPair) {
   EXPECT_EQ(links[3].receive_from->route(), kGloo);
 }
 
+// A partner, and the owner of a further section; the second shard keeps its first section itself, the third no KV.
+TEST(LaneLinks, EachWhoAttends_HasAWayToTheShard) {
+  Lane lane = lane_of({{"A", "B", "C"}}, {{"A", "D"}, {"E", "B"}});
+  std::vector<Shard>& shards = lane.stages[0].shards;
+  shards[0].kv_heads = shards[1].kv_heads = {{0, 1}};
+  shards[0].partner = "D";
+  lane.sections = {{"E", 1}};
+  const std::vector<LanePart> parts = lane_parts(lane);
+  const auto links = links_of(lane);
+  ASSERT_EQ(parts.size(), 6u);
+  ASSERT_EQ(links.size(), 6u);
+  const struct {
+    ShardRole role;
+    const char* device;
+    size_t shard, partners;
+    uint32_t section;
+    Route route;  // of the last of them
+  } wanted[] = {{ShardRole::kDense, "A", 0, 2, 0, kMemory},     {ShardRole::kWhole, "B", 1, 1, 0, kGloo},
+                {ShardRole::kWhole, "C", 2, 0, 0, kMemory},     {ShardRole::kAttention, "D", 0, 1, 0, kGloo},
+                {ShardRole::kAttention, "E", 0, 1, 1, kMemory}, {ShardRole::kAttention, "E", 1, 1, 1, kGloo}};
+  for (size_t i = 0; i < parts.size(); ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_EQ(parts[i].role, wanted[i].role);
+    EXPECT_EQ(parts[i].device, wanted[i].device);
+    EXPECT_EQ(parts[i].shard, wanted[i].shard);
+    EXPECT_EQ(parts[i].section, wanted[i].section);
+    ASSERT_EQ(links[i].partners.size(), wanted[i].partners);
+    if (wanted[i].partners > 0) {
+      EXPECT_EQ(links[i].partners.back()->route(), wanted[i].route);
+    }
+  }
+}
+
 TEST(LaneLinks, AGroup_TakesTheRouteOfAllItsPairs_ElseSharedMemory) {
   EXPECT_EQ(links_of(lane_of({{"A", "B"}}, {{"B", "A"}}))[1].stage->route(), kGloo);
   EXPECT_EQ(links_of(lane_of({{"A", "B", "C"}}, {{"A", "B"}, {"A", "C"}}))[2].stage->route(), kMemory);

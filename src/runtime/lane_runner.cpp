@@ -29,7 +29,8 @@ bool by_layers(const Placement& placement, const std::string& device) {
   for (const Lane& lane : placement.lanes) {
     for (const Stage& stage : lane.stages) {
       for (const Shard& shard : stage.shards)
-        if (!shard.partner.empty() && (shard.device == device || shard.partner == device)) return true;
+        for (const Attendant& attendant : attendants_of(lane, shard))
+          if (shard.device == device || attendant.device == device) return true;
     }
   }
   return false;
@@ -105,9 +106,13 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
     ASSIGN_OR_RETURN(held.buckets, buckets_on(model, *device, options));
     held.pool = lane.pool;
     held.stop = options.stop;
-    held.kv = {lane.kv_blocks, placement.block_size, placement.kv_dtype};
+    const uint32_t blocks = part.section == 0 ? lane.kv_blocks : lane.sections[part.section - 1].blocks;
+    held.kv = {blocks, placement.block_size, placement.kv_dtype};
     if (!device->any_rows) runner->buckets_ = held.buckets;
     ASSIGN_OR_RETURN(ShardGraph graph, graph_of(model, placement, lane, part));
+    if (!lane.sections.empty() && !graph.kv_layers.empty() && !device->attends_partially)
+      return error(MOTLEY_UNIMPLEMENTED, "{} cannot attend to a part of a sequence, and the plan wants it to",
+                   part.device);
     auto created = DevicePart::create(model, *device->device, std::move(graph), std::move(held), holdings);
     if (!created.ok()) return created.error().annotate(part.device);
     made.push_back(*std::move(created));

@@ -507,6 +507,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   profile.memory_free = desc.memory_free;
   profile.own_memory = has_own_memory(desc);
   profile.attends = attends();
+  profile.attends_partially = (desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0;
   profile.holds_vocabulary = any_rows_;
   if (!any_rows_) profile.buckets.assign(probing_.buckets.begin(), probing_.buckets.end());
   if (any_rows_) {

@@ -54,15 +54,30 @@ std::set<std::string> holders_of(const Lane& lane) {
   return holders;
 }
 
+Status check_sections(const Lane& lane) {
+  std::set<std::string> owners;
+  for (const Stage& stage : lane.stages) {
+    for (const Shard& shard : stage.shards)
+      if (!shard.kv_heads.empty()) owners.insert(shard.kv_owner());
+  }
+  for (const KvSection& section : lane.sections) {
+    if (section.blocks == 0) return invalid_argument("the section of {} has no blocks", section.owner);
+    if (!owners.insert(section.owner).second)
+      return invalid_argument("{} keeps two sections of one pool; make them one", section.owner);
+  }
+  return ok_status();
+}
+
 // Lanes of one pool are told apart by what they compute alone.
 Status check_pools(const Placement& placement) {
   for (size_t i = 0; i < placement.lanes.size(); ++i) {
     const Lane& lane = placement.lanes[i];
+    RETURN_IF_ERROR(check_sections(lane));
     if (!lane.prefills && !lane.decodes) return invalid_argument("lane {} neither prefills nor decodes", i);
     for (size_t j = 0; j < i; ++j) {
       const Lane& other = placement.lanes[j];
       if (other.pool != lane.pool) continue;
-      if (other.kv_blocks != lane.kv_blocks || holders_of(other) != holders_of(lane))
+      if (other.kv_blocks != lane.kv_blocks || other.sections != lane.sections || holders_of(other) != holders_of(lane))
         return invalid_argument("lanes {} and {} share pool {}, but not its owners, heads and blocks", j, i, lane.pool);
     }
   }
@@ -97,12 +112,18 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
     const Lane& from = placement.lanes[i];
     const auto [pool, is_new] = pools.emplace(from.pool, static_cast<uint32_t>(description_.pools.size()));
     if (is_new) {
-      std::set<uint64_t> memory;
-      lanes_[i]->each_driver([&](const Driver& driver) { memory.insert(driver.part().kv_number()); });
-      memory.erase(0);
-      description_.pools.push_back({placement.block_size, from.kv_blocks, {memory.begin(), memory.end()}});
+      std::set<std::pair<uint32_t, uint64_t>> memory;  // by section
+      lanes_[i]->each_driver([&](const Driver& driver) {
+        if (driver.part().kv_number() > 0) memory.emplace(driver.part().shard().section, driver.part().kv_number());
+      });
+      KvPoolDescription& made = description_.pools.emplace_back();
+      made.block_size = placement.block_size;
+      made.blocks = pool_blocks(from);
+      for (const auto& [section, number] : memory) made.memory.push_back(number);
     }
     LaneDescription lane;
+    std::vector<uint32_t>& sections = sections_.emplace_back(1, from.kv_blocks);
+    for (const KvSection& section : from.sections) sections.push_back(section.blocks);
     lane.pool = pool->second;
     lane.role = role_of(from);
     lane.chunk_rows = from.chunk_rows;
@@ -116,7 +137,7 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
   make_mover();
 }
 
-// Of all pools, each owner's part once, though several lanes may use it.
+// Of all pools, each owner's part once, though several lanes may use it. Blocks of sections do not move: nobody then.
 void RuntimeExecutor::make_mover() {
   std::vector<KvMover::Owner> owners;
   std::set<uint64_t> known;
@@ -126,6 +147,8 @@ void RuntimeExecutor::make_mover() {
       owners.push_back({driver.name(), driver.hold_part(), description_.lanes[i].pool});
     });
   }
+  if (std::any_of(sections_.begin(), sections_.end(), [](const auto& sections) { return sections.size() > 1; }))
+    owners.clear();
   DeviceTurnOptions turns;
   turns.virtual_time = options_.virtual_time;
   if (options_.step_limit_ns != nullptr) turns.limit_ns = options_.kv_limit_ns;
@@ -180,7 +203,8 @@ Result<std::vector<std::shared_ptr<const PackedWeight>>> RuntimeExecutor::pack(c
     for (const LanePart& part : lane_parts(lane)) {
       const NamedDevice* device = find_device(devices, part.device);
       if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
-      ASSIGN_OR_RETURN(const ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role));
+      ASSIGN_OR_RETURN(const ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role,
+                                                           LayerPrograms::kTogether, part.section));
       for (const ShardWeight& weight : graph.weights) {
         if (options.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the weights any more");
         auto packed = options.holdings->weight(*device->device, weight);
@@ -239,7 +263,7 @@ Future<StepResult> RuntimeExecutor::submit(StepPlan plan) {
   flight->submitted_ns = clock_.now_ns();
   const Status admitted = admit(flight->plan);
   if (admitted.ok()) {
-    flight->prepare(description_.pools[description_.lanes[lane].pool].block_size, kTokenSlots);
+    flight->prepare(description_.pools[description_.lanes[lane].pool].block_size, kTokenSlots, sections_[lane]);
   } else {
     flight->fail(admitted);
     flight->refused = true;

@@ -94,6 +94,8 @@ class RuntimeExecutor : public Executor {
   ExecutorDescription description_;
   const std::shared_ptr<Holdings> holdings_;
 
+  std::vector<std::vector<uint32_t>> sections_;  // [lane] blocks of each of its pool's sections
+
   int64_t longest_limit_ns_ = 0;  // of the steps so far; the submitting thread's
 
   struct LaneState {

@@ -45,8 +45,9 @@ struct NamedDevice {
   const Device* device = nullptr;
   std::vector<int> cores = {};  // that the device has for itself; empty = none, or all
   bool simulated = false;
-  bool any_rows = true;      // false: it runs row counts it has compiled for
-  uint32_t queue_depth = 0;  // programs that a queue takes before it refuses; 0 = any number
+  bool any_rows = true;           // false: it runs row counts it has compiled for
+  uint32_t queue_depth = 0;       // programs that a queue takes before it refuses; 0 = any number
+  bool attends_partially = true;  // MOTLEY_CAP_PARTIAL_ATTENTION
 };
 
 // Null where there is none of that name.

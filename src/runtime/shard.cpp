@@ -1,5 +1,7 @@
 #include "runtime/shard.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -7,6 +9,7 @@
 #include <utility>
 
 #include "model/axes.hpp"
+#include "runtime/shard_check.hpp"
 
 namespace motley {
 namespace {
@@ -27,88 +30,6 @@ Ranges scaled(const std::vector<UnitRange>& units, int64_t by) {
   return out;
 }
 
-Status check_cover(std::vector<UnitRange> ranges, int64_t count, std::string_view axis) {
-  std::sort(ranges.begin(), ranges.end(), [](UnitRange a, UnitRange b) { return a.begin < b.begin; });
-  int64_t at = 0;
-  for (const UnitRange& range : ranges) {
-    if (range.begin != at || range.end < range.begin || range.end > count)
-      return invalid_argument("the shards' {} do not cover 0 to {} once each: [{}, {}) after {}", axis, count,
-                              range.begin, range.end, at);
-    at = range.end;
-  }
-  if (at != count) return invalid_argument("the shards hold {} of {} {}", at, count, axis);
-  return ok_status();
-}
-
-// The query heads of a shard; those of its KV heads unless it says which.
-std::vector<UnitRange> query_heads_of(const Shard& shard, int64_t per_kv_head) {
-  if (!shard.query_heads.empty()) return shard.query_heads;
-  std::vector<UnitRange> heads;
-  for (const UnitRange& range : shard.kv_heads) heads.push_back({range.begin * per_kv_head, range.end * per_kv_head});
-  return heads;
-}
-
-std::vector<int64_t> items_of(const std::vector<UnitRange>& ranges) {
-  std::vector<int64_t> items;
-  for (const UnitRange& range : ranges) {
-    for (int64_t i = range.begin; i < range.end; ++i) items.push_back(i);
-  }
-  return items;
-}
-
-// Attention pairs a shard's query heads with its KV heads in order, the same number with each.
-Status check_queries(const Shard& shard, int64_t kv_heads, int64_t per_kv_head) {
-  if (shard.query_heads.empty()) return ok_status();
-  for (const UnitRange& range : shard.kv_heads) {
-    if (range.begin < 0 || range.end > kv_heads || range.end <= range.begin)
-      return invalid_argument("KV heads [{}, {}) of {} are not there", range.begin, range.end, kv_heads);
-  }
-  for (const UnitRange& range : shard.query_heads) {
-    if (range.begin < 0 || range.end > kv_heads * per_kv_head || range.end <= range.begin)
-      return invalid_argument("query heads [{}, {}) of {} are not there", range.begin, range.end,
-                              kv_heads * per_kv_head);
-  }
-  const std::vector<int64_t> held = items_of(shard.kv_heads), queries = items_of(shard.query_heads);
-  const size_t each = held.empty() ? 0 : queries.size() / held.size();
-  for (size_t i = 0; i < queries.size(); ++i) {
-    if (each == 0 || queries.size() != each * held.size() || queries[i] / per_kv_head != held[i / each])
-      return invalid_argument("{} holds {} query heads that do not belong to its {} KV heads, as many to each",
-                              shard.device, queries.size(), held.size());
-  }
-  return ok_status();
-}
-
-Status check_heads(const Stage& stage, int64_t kv_heads, int64_t per_kv_head) {
-  std::vector<UnitRange> queries;
-  for (const Shard& shard : stage.shards) {
-    RETURN_IF_ERROR(check_queries(shard, kv_heads, per_kv_head));
-    const std::vector<UnitRange> some = query_heads_of(shard, per_kv_head);
-    queries.insert(queries.end(), some.begin(), some.end());
-  }
-  return check_cover(std::move(queries), kv_heads * per_kv_head, "query heads");
-}
-
-Status check_stage(const ModelAxes& axes, const Stage& stage, int64_t queries_per_kv_head, bool with_vocab) {
-  for (const Shard& shard : stage.shards) {
-    if (!shard.partner.empty() && (shard.kv_heads.empty() || shard.partner == shard.device))
-      return invalid_argument("{} names {} as its partner: another device, of a shard with heads", shard.device,
-                              shard.partner);
-  }
-  std::array<std::vector<UnitRange>, 3> all;
-  for (const Shard& shard : stage.shards) {
-    const auto append = [](std::vector<UnitRange>* to, const std::vector<UnitRange>& from) {
-      to->insert(to->end(), from.begin(), from.end());
-    };
-    append(&all[0], shard.ffn_columns);
-    append(&all[1], shard.vocab_rows);
-    for (const int32_t id : shard.experts) all[2].push_back({id, int64_t{id} + 1});
-  }
-  RETURN_IF_ERROR(check_heads(stage, axes.kv_heads, queries_per_kv_head));
-  RETURN_IF_ERROR(check_cover(all[0], axes.ffn_columns, "FFN columns"));
-  if (with_vocab) RETURN_IF_ERROR(check_cover(all[1], axes.vocab, "vocabulary rows"));
-  return check_cover(all[2], axes.experts, "experts");
-}
-
 // Whether the shard has units of the stage's layers.
 bool in_layers(const Shard& shard) {
   return !shard.kv_heads.empty() || !shard.ffn_columns.empty() || !shard.experts.empty();
@@ -118,9 +39,11 @@ bool is_attention(const motley_op& op) { return op.kind == MOTLEY_OP_KV_WRITE ||
 
 class Cutter {
  public:
-  Cutter(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role, LayerPrograms programs)
+  Cutter(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role, LayerPrograms programs,
+         uint32_t section)
       : role_(role),
         programs_(programs),
+        sections_(lane.sections.size() + 1),
         model_(model),
         from_(model.graph()),
         stage_(lane.stages[stage]),
@@ -133,7 +56,13 @@ class Cutter {
         last_(stage + 1 == lane.stages.size()),
         layouts_(from_.values.size()),
         mapped_(from_.values.size(), MOTLEY_NONE),
-        weights_(from_.weights.size(), MOTLEY_NONE) {}
+        weights_(from_.weights.size(), MOTLEY_NONE) {
+    to_.role = role;
+    to_.section = section;
+    if (role == ShardRole::kAttention) return;
+    if (role == ShardRole::kDense) to_.others.push_back(0);
+    for (uint32_t s = 1; s < sections_ && !shard_.kv_heads.empty(); ++s) to_.others.push_back(s);
+  }
 
   Result<ShardGraph> cut();
 
@@ -174,7 +103,15 @@ class Cutter {
   void emit(const GraphNode& node, const motley_op& op, const Layout& out);
   void append(const GraphNode& node, motley_op op);
   void append_here(const GraphNode& node, motley_op op);
-  void meet_partner(const GraphNode& node);
+  struct Attended {
+    int32_t result = MOTLEY_NONE, log_sum_exp = MOTLEY_NONE;  // values of the shard's graph
+  };
+  void attend_in_parts(const GraphNode& node);
+  void attend_here(std::vector<GraphNode> nodes, const Attended& makes);
+  std::vector<Attended> attended_values(const GraphNode& attention);
+  void merge(const GraphNode& attention, const std::vector<Attended>& parts);
+  int32_t new_value(const GraphNode& node, std::string name, int64_t width);
+  void add_node(const GraphNode& node, const motley_op& op);
   void hand_over();
   void name_cuts();
   void reduce(int32_t source);
@@ -188,6 +125,7 @@ class Cutter {
 
   const ShardRole role_;
   const LayerPrograms programs_;
+  const size_t sections_;  // of the pool
   const Model& model_;
   const Graph& from_;
   const Stage& stage_;
@@ -287,7 +225,8 @@ void Cutter::begin_program(const GraphNode& node) {
     }
     return MOTLEY_CUT_STAGE;
   };
-  const motley_cut cut = cut_of(node.part, parts_ || role_ == ShardRole::kAttention);
+  const bool apart = role_ == ShardRole::kAttention || (!to_.others.empty() && is_attention(node.op));
+  const motley_cut cut = cut_of(node.part, parts_ || apart);
   const bool layers = node.part == Part::kAttention || node.part == Part::kFfn;
   if (!to_.pieces.empty() && to_.pieces.back().kind == ShardPiece::Kind::kProgram) {
     ShardPiece& open = to_.pieces.back();
@@ -315,18 +254,20 @@ void Cutter::emit(const GraphNode& node, const motley_op& op, const Layout& out)
 }
 
 void Cutter::append(const GraphNode& node, motley_op op) {
-  if (role_ != ShardRole::kWhole && is_attention(op)) {
+  const bool in_parts = role_ != ShardRole::kWhole || !to_.others.empty();
+  if (in_parts && is_attention(op)) {
     stores_.push_back(node);
     stores_.back().op = op;
-    if (op.kind == MOTLEY_OP_PAGED_ATTENTION) meet_partner(node);
+    if (op.kind == MOTLEY_OP_PAGED_ATTENTION) attend_in_parts(stores_.back());
   } else if (role_ != ShardRole::kAttention) {
     append_here(node, op);
   }
 }
 
-// A layer's attention with what it stores first, on the one part's side or the other's.
-void Cutter::meet_partner(const GraphNode& node) {
-  const std::vector<GraphNode> nodes = std::exchange(stores_, {});
+// A layer's attention with what it stores first, of which others have parts: on the one side or the other.
+void Cutter::attend_in_parts(const GraphNode& attention) {
+  const GraphNode node = attention;  // of stores_
+  std::vector<GraphNode> nodes = std::exchange(stores_, {});
   ShardPiece over, back;
   over.kind = back.kind = ShardPiece::Kind::kPartner;
   over.layer_begin = back.layer_begin = node.layer;
@@ -336,23 +277,99 @@ void Cutter::meet_partner(const GraphNode& node) {
       if (id >= 0) over.gives.push_back(value(id));
     }
   }
-  for (const int32_t id : nodes.back().op.out) {
-    if (id >= 0) over.takes.push_back(value(id));
-  }
+  const std::vector<Attended> parts = attended_values(node);
+  const auto add_values = [](const Attended& part, std::vector<int32_t>* to) {
+    to->push_back(part.result);
+    if (part.log_sum_exp >= 0) to->push_back(part.log_sum_exp);
+  };
   if (role_ == ShardRole::kAttention) {
-    std::swap(over.takes, back.gives);
     std::swap(over.gives, over.takes);
+    add_values(parts[to_.section], &back.gives);
+    to_.pieces.push_back(over);
+    attend_here(std::move(nodes), parts[to_.section]);
+    to_.pieces.push_back(back);
+    return;
   }
+  // What others make of it is asked for once this device's own part is done.
+  ShardPiece* const last = role_ == ShardRole::kWhole ? &back : &over;
+  for (const uint32_t section : to_.others) add_values(parts[section], &last->takes);
   to_.pieces.push_back(over);
-  if (role_ == ShardRole::kDense) return;
-  for (const GraphNode& each : nodes) append_here(each, each.op);
-  to_.pieces.push_back(back);
+  if (role_ == ShardRole::kWhole) {
+    attend_here(std::move(nodes), parts[0]);
+    to_.pieces.push_back(back);
+  }
+  merge(node, parts);
+}
+
+// Attention to what lies in this part's section. A sink counts once: where the first section is.
+void Cutter::attend_here(std::vector<GraphNode> nodes, const Attended& makes) {
+  for (GraphNode& node : nodes) {
+    for (int32_t& id : node.op.in) id = value(id);
+    if (node.op.kind == MOTLEY_OP_PAGED_ATTENTION) {
+      node.op.out[0] = makes.result, node.op.out[1] = makes.log_sum_exp;
+      if (to_.section > 0) node.op.weight[0] = MOTLEY_NONE;
+    }
+    add_node(node, node.op);
+  }
+}
+
+// What the parts of an attention make of it, by section.
+std::vector<Cutter::Attended> Cutter::attended_values(const GraphNode& attention) {
+  const int32_t whole = value(attention.op.out[0]);
+  if (sections_ == 1) return {{whole, MOTLEY_NONE}};
+  std::vector<Attended> parts;
+  const auto& shape = attention.op.attr.attention;
+  for (size_t s = 0; s < sections_; ++s) {
+    parts.push_back({new_value(attention, fmt::format("attended{}", s), int64_t{shape.heads} * shape.head_dim),
+                     new_value(attention, fmt::format("log_sum_exp{}", s), shape.heads)});
+  }
+  return parts;
+}
+
+void Cutter::merge(const GraphNode& attention, const std::vector<Attended>& parts) {
+  const auto& shape = attention.op.attr.attention;
+  Attended merged = parts[0];
+  for (size_t s = 1; s < parts.size(); ++s) {
+    Attended next{value(attention.op.out[0]), MOTLEY_NONE};
+    if (s + 1 < parts.size()) {
+      next = {new_value(attention, fmt::format("merged{}", s), int64_t{shape.heads} * shape.head_dim),
+              new_value(attention, fmt::format("merged_log_sum_exp{}", s), shape.heads)};
+    }
+    motley_op op = attention.op;
+    op.kind = MOTLEY_OP_ATTN_MERGE;
+    op.attr = {};
+    const std::array<int32_t, MOTLEY_OP_INPUTS_MAX> in = {merged.result, parts[s].result, merged.log_sum_exp,
+                                                          parts[s].log_sum_exp};
+    std::copy(in.begin(), in.end(), op.in);
+    op.out[0] = next.result, op.out[1] = next.log_sum_exp;
+    std::fill(std::begin(op.weight), std::end(op.weight), MOTLEY_NONE);
+    GraphNode node = attention;
+    node.op = op;
+    add_node(node, op);
+    merged = next;
+  }
+}
+
+int32_t Cutter::new_value(const GraphNode& node, std::string name, int64_t width) {
+  GraphValue made;
+  made.name = fmt::format("blk.{}.{}", node.layer, name);
+  made.shape.dtype = MOTLEY_F32;
+  made.shape.rank = 2;
+  made.shape.dims[0] = MOTLEY_DIM_ROWS;
+  made.shape.dims[1] = width;
+  to_.graph.values.push_back(std::move(made));
+  return static_cast<int32_t>(to_.graph.values.size() - 1);
 }
 
 void Cutter::append_here(const GraphNode& node, motley_op op) {
-  begin_program(node);
   for (int32_t& id : op.in) id = value(id);
   for (int32_t& id : op.out) id = value(id);
+  add_node(node, op);
+}
+
+// The op names values of the shard's graph.
+void Cutter::add_node(const GraphNode& node, const motley_op& op) {
+  begin_program(node);
   GraphNode made = node;
   made.op = op;
   to_.graph.nodes.push_back(made);
@@ -688,7 +705,7 @@ void Cutter::finish() {
     if (piece.kind != ShardPiece::Kind::kProgram || piece.node_begin < piece.node_end) pieces.push_back(piece);
   }
   to_.pieces = std::move(pieces);
-  if (role_ == ShardRole::kDense && !parts_) name_cuts();
+  if (!to_.others.empty() && !parts_) name_cuts();
   int64_t kv_heads = 0;
   for (const UnitRange& range : shard_.kv_heads) kv_heads += range.end - range.begin;
   const bool keeps_kv = kv_heads > 0 && role_ != ShardRole::kDense;
@@ -715,7 +732,6 @@ bool Cutter::takes_part(const GraphNode& node) const {
 }
 
 Result<ShardGraph> Cutter::cut() {
-  to_.role = role_;
   to_.layer_begin = static_cast<int32_t>(stage_.layer_begin);
   value(from_.residual);
   const bool hands_over = shared_ && !parts_ && role_ != ShardRole::kAttention;
@@ -736,21 +752,18 @@ Result<ShardGraph> Cutter::cut() {
 
 }  // namespace
 
+std::vector<Attendant> attendants_of(const Lane& lane, const Shard& shard) {
+  std::vector<Attendant> attendants;
+  if (shard.kv_heads.empty()) return attendants;
+  if (!shard.partner.empty()) attendants.push_back({0, shard.partner});
+  for (uint32_t s = 0; s < lane.sections.size(); ++s) attendants.push_back({s + 1, lane.sections[s].owner});
+  return attendants;
+}
+
 Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role,
-                               LayerPrograms programs) {
-  uint32_t layer = 0;
-  for (const Stage& each : lane.stages) {
-    if (each.layer_begin != layer || each.layer_end <= each.layer_begin || each.shards.empty())
-      return invalid_argument("the stages do not hold each layer once: [{}, {}) after {}", each.layer_begin,
-                              each.layer_end, layer);
-    layer = each.layer_end;
-  }
-  if (layer != model.config().layers)
-    return invalid_argument("the stages hold {} of {} layers", layer, model.config().layers);
-  const bool vocab = stage == 0 || stage + 1 == lane.stages.size();
-  RETURN_IF_ERROR(
-      check_stage(axes_of(model), lane.stages[stage], int64_t{model.config().heads} / model.config().kv_heads, vocab));
-  return Cutter(model, lane, stage, shard, role, programs).cut();
+                               LayerPrograms programs, uint32_t section) {
+  RETURN_IF_ERROR(check_shards(model, lane, stage));
+  return Cutter(model, lane, stage, shard, role, programs, section).cut();
 }
 
 }  // namespace motley

@@ -8,6 +8,9 @@
 //
 // A shard with a partner is two parts: all but attention on its device, and attention with its KV on the partner's.
 // They meet twice a layer: queries, keys and values go over, and what attention makes of them comes back.
+//
+// Where the lane's pool has several sections (docs/adr/0018), each is one part more, which attends to what lies there.
+// The device gets a result and a log-sum-exp of each, and merges them in the order of the sections.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +41,7 @@ struct ShardPiece {
   enum class Kind {
     kProgram,  // nodes [node_begin, node_end) of the graph
     kReduce,   // `value` (f32 [ROWS, hidden]) is summed over the shards; no summand from here if !contributes
-    kPartner,  // `gives` (f32 [ROWS, n] each) go to the shard's other part, then `takes` come from it
+    kPartner,  // `gives` (f32 [ROWS, n] each) go to the shard's other parts, then `takes` come from them
     kLogits    // `value` (f32 [HEAD_ROWS, own vocabulary rows]) is gathered where tokens are sampled
   };
   Kind kind = Kind::kProgram;
@@ -47,11 +50,13 @@ struct ShardPiece {
   size_t node_begin = 0, node_end = 0;
   int32_t value = -1;
   bool contributes = true;
-  std::vector<int32_t> gives, takes;
+  std::vector<int32_t> gives, takes;  // takes: as many from each of the other parts, in their order
 };
 
 struct ShardGraph {
   ShardRole role = ShardRole::kWhole;
+  uint32_t section = 0;          // of the pool: the blocks that it keeps
+  std::vector<uint32_t> others;  // the sections of those that attend for it, ascending
   Graph graph;
   std::vector<ShardWeight> weights;  // by the graph's weights
   std::vector<ShardPiece> pieces;    // in the order in which they run
@@ -64,11 +69,19 @@ struct ShardGraph {
   int64_t vocab_rows = 0;  // of the head; 0 = none
 };
 
-// What shard `shard` of stage `stage` of the lane computes in that role: kWhole of one without a partner, the other two
-// of one with.
+// Somebody who attends for a shard: its partner to what lies in section 0, another owner to what lies in a further one.
+struct Attendant {
+  uint32_t section = 0;
+  std::string device;
+};
+std::vector<Attendant> attendants_of(const Lane& lane, const Shard& shard);  // ascending
+
+// What shard `shard` of stage `stage` of the lane computes in that role: kWhole of one without a partner, kDense of one
+// with, kAttention of an attendant, whose section it is.
 // INVALID_ARGUMENT where the shards' ranges do not cover an axis exactly once or fall where a weight's format cannot be
 // cut; UNIMPLEMENTED where the model has an op that cannot be computed in parts.
 Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard,
-                               ShardRole role = ShardRole::kWhole, LayerPrograms programs = LayerPrograms::kTogether);
+                               ShardRole role = ShardRole::kWhole, LayerPrograms programs = LayerPrograms::kTogether,
+                               uint32_t section = 0);
 
 }  // namespace motley

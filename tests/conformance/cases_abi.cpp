@@ -525,7 +525,9 @@ void bad_batches(Judge& judge) {
   attempt("a pool of another shape", other.get(), [](BatchData&) {});
   attempt("a pool that keeps a window, for full attention", windowed.get(), [](BatchData&) {});
   attempt("a block beyond the pool", kv.get(), [](BatchData& b) { b.blocks[1] = 6; });
-  attempt("a negative block", kv.get(), [](BatchData& b) { b.blocks[0] = -1; });
+  attempt("a negative block", kv.get(), [](BatchData& b) { b.blocks[0] = -2; });
+  attempt("a block elsewhere, for attention without a log-sum-exp", kv.get(),
+          [](BatchData& b) { b.blocks[0] = MOTLEY_NONE; });
   attempt("a KV slot beyond the pool", kv.get(), [](BatchData& b) { b.kv_slots[0] = 24; });
   attempt("too few blocks", kv.get(), [](BatchData& b) { b.seq_block_begin[1] = 1, b.seq_block_begin[2] = 4; });
   attempt("a huge context", kv.get(), [](BatchData& b) { b.seq_context[1] = 0x7fffffff; });

@@ -242,6 +242,109 @@ void attention_chunks(Judge& judge, int32_t dtype, const AttentionCase& c) {
   judge.same(run(*several, each, false), whole, what + "row by row, other threads");
 }
 
+// Blocks that lie elsewhere are not seen, whichever they are. A device that does not claim to skip them refuses.
+void attention_with_holes(Judge& judge, int32_t dtype, const AttentionCase& c) {
+  Random random(judge.options().seed + static_cast<uint64_t>(c.heads * 100 + c.window));
+  const auto size = static_cast<int32_t>(c.block_size);
+  struct Holes {
+    int32_t first, rows;
+    bool (*elsewhere)(int32_t block, int32_t of);
+  };
+  const Holes sequences[] = {{299, 1, [](int32_t b, int32_t) { return b % 3 == 1; }},
+                             {210, 90, [](int32_t b, int32_t) { return b % 2 == 0; }},
+                             {40, 60, [](int32_t b, int32_t of) { return b < of / 2; }},
+                             {0, 70, [](int32_t b, int32_t of) { return b >= of / 2; }},
+                             {512, 1, [](int32_t b, int32_t of) { return b + 1 < of; }},
+                             {300, 7, [](int32_t, int32_t) { return true; }},
+                             {20, 1, [](int32_t, int32_t) { return true; }},
+                             {0, 33, [](int32_t, int32_t) { return false; }}};
+  BatchData b;
+  int32_t held = 0;
+  for (const Holes& s : sequences) {
+    const int32_t count = (s.first + s.rows + size - 1) / size;
+    std::vector<int32_t> blocks;
+    for (int32_t i = 0; i < count; ++i) blocks.push_back(s.elsewhere(i, count) ? MOTLEY_NONE : held++);
+    b.add({s.first, s.rows, blocks, s.rows == 1}, c.block_size);
+  }
+  const KvShapeSpec spec{dtype, c.block_size, static_cast<uint32_t>(held), {c.kv_heads}, {c.head_dim}, {c.window}};
+  std::vector<int32_t> all;
+  for (int32_t i = 0; i < held; ++i) all.push_back(i);
+  const int64_t width = int64_t{c.heads} * c.head_dim;
+  GraphBuilder g;
+  const int32_t q = g.input(MOTLEY_F32, {kR, width});
+  const std::vector<int32_t> out = {g.output(MOTLEY_F32, {kR, width}), g.output(MOTLEY_F32, {kR, c.heads})};
+  std::vector<int32_t> weight;
+  if (c.sinks) weight.push_back(g.weight(vector_weight(random.normals(static_cast<size_t>(c.heads)))));
+  g.op(MOTLEY_OP_PAGED_ATTENTION, {q}, out, weight).attr.attention = {
+      0, c.heads, c.kv_heads, c.head_dim, 1 / std::sqrt(static_cast<float>(c.head_dim)), c.window, c.softcap};
+  const Bytes content = random_canonical(random, spec, spec.blocks);
+  const std::map<int32_t, Bytes> given = {{q, to_bytes(random.normals(b.rows() * static_cast<size_t>(width)))}};
+  const auto run = [&](Device& device) {
+    Owned<motley_kv> kv = device.kv(spec);
+    device.kv_import(kv.get(), all, 1, content);
+    return device.run(device.compile(g, {b.rows() + 2}), given, b, kv.get());
+  };
+  const std::string what = std::string("attention with holes ") + dtype_name(dtype) + " window " +
+                           std::to_string(c.window) + " block " + std::to_string(c.block_size);
+  if (!judge.device().has(MOTLEY_CAP_PARTIAL_ATTENTION)) {
+    bool thrown = false;
+    try {
+      run(judge.device());
+    } catch (const Stop&) {
+      thrown = true;
+    }
+    return judge.check(thrown, what + " is refused by a device that does not claim it");
+  }
+  const auto wanted = run(judge.reference()), got = run(judge.device());
+  for (const int32_t id : out) judge.near(got.at(id), wanted.at(id), attention_tolerance(dtype), what);
+  const auto lse = from_bytes<float>(got.at(out[1]));
+  const auto seen = [&](size_t row) { return std::isfinite(lse[row * static_cast<size_t>(c.heads)]); };
+  const size_t nothing = 1 + 90 + 60 + 70 + 1;  // the rows before the sequence that lies elsewhere altogether
+  for (size_t row = nothing; row < nothing + 8; ++row)
+    judge.check(seen(row) == c.sinks, what + ": of a row that sees nothing the log-sum-exp is -infinity, or the sink");
+}
+
+// The parts of a context, merged, are the whole: what one owner of blocks attends to and what another does.
+void parts_of_a_context(Judge& judge, int32_t dtype, int32_t window) {
+  if (!judge.device().has(MOTLEY_CAP_PARTIAL_ATTENTION) || !judge.supports({MOTLEY_OP_ATTN_MERGE})) return;
+  constexpr int32_t kHeads = 4, kDim = 32, kRows = 150;
+  Random random(judge.options().seed + 11);
+  const KvShapeSpec spec{dtype, 16, (kRows + 15) / 16, {2}, {kDim}, {window}};
+  const Bytes content = random_canonical(random, spec, spec.blocks);
+  std::vector<int32_t> all;
+  for (uint32_t i = 0; i < spec.blocks; ++i) all.push_back(static_cast<int32_t>(i));
+  const Bytes sinks = to_bytes(random.normals(kHeads));
+  const auto q = to_bytes(random.normals(static_cast<size_t>(kRows * kHeads * kDim)));
+  const auto attend = [&](const std::vector<int32_t>& blocks, bool with_sinks) {
+    GraphBuilder g;
+    const int32_t in = g.input(MOTLEY_F32, {kR, kHeads * kDim});
+    const std::vector<int32_t> out = {g.output(MOTLEY_F32, {kR, kHeads * kDim}), g.output(MOTLEY_F32, {kR, kHeads})};
+    std::vector<int32_t> weight;
+    if (with_sinks) weight.push_back(g.weight(vector_weight(from_bytes<float>(sinks))));
+    g.op(MOTLEY_OP_PAGED_ATTENTION, {in}, out, weight).attr.attention = {0, kHeads, 2, kDim, 0.176f, window, 0};
+    BatchData b;
+    b.add({0, kRows, blocks, false}, 16);
+    Owned<motley_kv> kv = judge.device().kv(spec);
+    judge.device().kv_import(kv.get(), all, 1, content);
+    const auto result = judge.device().run(judge.device().compile(g, {kRows}), {{in, q}}, b, kv.get());
+    return std::pair{result.at(out[0]), result.at(out[1])};
+  };
+  std::vector<int32_t> ours = all, theirs = all;
+  for (size_t i = 0; i < all.size(); ++i) (i % 4 < 2 ? theirs : ours)[i] = MOTLEY_NONE;
+  const auto whole = attend(all, true), a = attend(ours, true), b = attend(theirs, false);
+  GraphBuilder g;
+  const int32_t oa = g.input(MOTLEY_F32, {kR, kHeads * kDim}), ob = g.input(MOTLEY_F32, {kR, kHeads * kDim});
+  const int32_t la = g.input(MOTLEY_F32, {kR, kHeads}), lb = g.input(MOTLEY_F32, {kR, kHeads});
+  const int32_t out = g.output(MOTLEY_F32, {kR, kHeads * kDim}), lse = g.output(MOTLEY_F32, {kR, kHeads});
+  g.op(MOTLEY_OP_ATTN_MERGE, {oa, ob, la, lb}, {out, lse});
+  const auto merged =
+      judge.device().run(judge.device().compile(g, {kRows}),
+                         {{oa, a.first}, {ob, b.first}, {la, a.second}, {lb, b.second}}, plain_batch(kRows), nullptr);
+  const std::string what = std::string("parts of a context, merged, ") + dtype_name(dtype);
+  judge.near(merged.at(out), whole.first, attention_tolerance(dtype), what);
+  judge.near(merged.at(lse), whole.second, attention_tolerance(dtype), what + ": log-sum-exp");
+}
+
 void merges(Judge& judge) {
   if (!judge.supports({MOTLEY_OP_ATTN_MERGE})) return judge.skip("ATTN_MERGE");
   Random random(judge.options().seed);
@@ -249,12 +352,14 @@ void merges(Judge& judge) {
   const int32_t a = g.input(MOTLEY_F32, {kR, 48}), b = g.input(MOTLEY_F32, {kR, 48});
   const int32_t la = g.input(MOTLEY_F32, {kR, 3}), lb = g.input(MOTLEY_F32, {kR, 3});
   g.op(MOTLEY_OP_ATTN_MERGE, {a, b, la, lb}, {g.output(MOTLEY_F32, {kR, 48}), g.output(MOTLEY_F32, {kR, 3})});
-  auto x = random.normals(5 * 48), lx = random.normals(15, 3), ly = random.normals(15, 3);
+  auto x = random.normals(5 * 48), y = random.normals(5 * 48), lx = random.normals(15, 3), ly = random.normals(15, 3);
   lx[0] = -INFINITY;  // a part that saw nothing, whose output is then not looked at
   for (int i = 0; i < 16; ++i) x[static_cast<size_t>(i)] = NAN;
+  ly[5] = -INFINITY;
+  for (size_t i = 5 * 16; i < 6 * 16; ++i) y[i] = NAN;
   lx[4] = ly[4] = -INFINITY;
-  judge.compare(g, {{a, to_bytes(x)}, {b, to_bytes(random.normals(5 * 48))}, {la, to_bytes(lx)}, {lb, to_bytes(ly)}},
-                plain_batch(5), kElementwise, "ATTN_MERGE");
+  judge.compare(g, {{a, to_bytes(x)}, {b, to_bytes(y)}, {la, to_bytes(lx)}, {lb, to_bytes(ly)}}, plain_batch(5),
+                kElementwise, "ATTN_MERGE");
 }
 
 }  // namespace
@@ -284,6 +389,12 @@ void judge_attention(Judge& judge) {
     attention_case(judge, dtype, {4, 2, 32, 100, 0, false, false, 16}, {{2500, 1}, {1000, 33}});
     attention_case(judge, dtype, {8, 1, 64, 128, 0, true, true, 16}, {{2500, 1}, {127, 3}, {383, 1}, {700, 90}});
     attention_case(judge, dtype, {2, 2, 96, 600, 0, false, true, 8}, {{1300, 1}, {1299, 40}});
+    for (const AttentionCase& c : {AttentionCase{9, 3, 64, 0, 0, false, true, 16},
+                                   {8, 2, 40, 37, 20.0f, true, true, 16},
+                                   {4, 1, 256, 128, 0, true, true, 32},
+                                   {3, 3, 24, 0, 30.0f, false, true, 3}})
+      attention_with_holes(judge, dtype, c);
+    for (const int32_t window : {0, 50}) parts_of_a_context(judge, dtype, window);
     attention_chunks(judge, dtype, {4, 1, 64, 0, 0, false, false, 16});
     attention_chunks(judge, dtype, {8, 2, 40, 37, 20.0f, true, false, 16});
     attention_chunks(judge, dtype, {2, 2, 64, 128, 0, true, false, 8});

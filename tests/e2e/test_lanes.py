@@ -1,4 +1,4 @@
-"""Plans of several lanes in service: KV with two owners, and roles."""
+"""Plans of several lanes in service: KV with two owners, and roles; and pools with sections."""
 import json
 import os
 import re
@@ -92,6 +92,86 @@ def test_the_owner_or_the_other_is_lost(victim, tiny, cache, alone, tmp_path):
             os.kill(workers[victim], signal.SIGKILL)
             assert told.result() == alone[MANY]
         assert "lost" in (tmp_path / "log").read_text()
+
+
+LONG = "a b c d e f g h " * 6
+
+
+def answer(server, prompt, tokens):
+    return server.complete(prompt=prompt, max_tokens=tokens, ignore_eos=True)["choices"][0]["text"]
+
+
+def sections_file(folder, first, **sections):
+    """The GPU alone, its pool of `first` tokens, and what further owners have."""
+    path = folder / f"sections{len(sections)}.json"
+    whole = {"stages": [{"layers": [0, LAYERS], "shards": [ON_GPU]}]}
+    further = [{"owner": owner, "kv_capacity_tokens": tokens} for owner, tokens in sections.items()]
+    path.write_text(json.dumps({**whole, "kv_capacity_tokens": first + sum(sections.values()), "sections": further}))
+    return path
+
+
+def test_a_sequence_longer_than_any_section(tiny, cache, tmp_path):
+    """192 positions, of which the GPU holds 64."""
+    with Server(tiny, tmp_path / "log", "--devices", "CPU:0", environment=cache) as server:
+        length = server.post("/tokenize", {"prompt": LONG}).json()["count"]
+        assert 64 < length <= 160, length
+        tokens = 192 - length
+        want = answer(server, LONG, tokens)
+        short = answers(server)
+    plan = sections_file(tmp_path, 64, **{"CPU:0": 192})
+    with Server(tiny, tmp_path / "log1", *DEVICES, "--plan", plan, environment=cache) as server:
+        assert by_label(server, "motley:kv_blocks", "pool") == {"0": (64 + 192) / 16}
+        assert answer(server, LONG, tokens) == want
+        assert answer(server, LONG, tokens) == want  # of which the cache has a part
+        assert answers(server) == short  # more than fit at once
+        assert answer(server, LONG, tokens) == want
+    shown = motley("plan", tiny, *DEVICES, "--plan", plan, environment=cache).stdout
+    assert "64 tokens as above, 192 with CPU:0" in shown and "KV         256 tokens" in shown
+
+
+def test_a_sequence_longer_than_the_gpus_memory(model, cache, tmp_path):
+    """Of 112 MiB the weights take 92, and 2048 positions would take 45 more."""
+    few = [*DEVICES, "--max-model-len", 2048, "--max-num-batched-tokens", 64, "--max-num-seqs", 2]
+    small = [*few, "--device-memory", f"SIM:gpu-like={112 << 20}"]
+    stages = {"stages": [{"layers": [0, 30], "shards": [ON_GPU]}]}
+    plans = {}
+    for name, sections in {"alone": [], "spread": [{"owner": "CPU:0"}]}.items():
+        plans[name] = tmp_path / f"{name}.json"
+        plans[name].write_text(json.dumps({**stages, "sections": sections}))
+    prompt = "The quick brown fox jumps over the lazy dog. " * 110
+    with Server(model, tmp_path / "log", *few, "--plan", plans["alone"], environment=cache) as server:
+        want = answer(server, prompt, 16)
+    done = motley("serve", model, *small, "--plan", plans["alone"], "--port", 0, environment=cache)
+    assert done.returncode == 1 and "bytes more than SIM:gpu-like has" in done.stderr, done.stderr
+    with Server(model, tmp_path / "log1", *small, "--plan", plans["spread"], environment=cache) as server:
+        assert answer(server, prompt, 16) == want
+        used = server.complete(prompt=prompt, max_tokens=1)["usage"]["prompt_tokens"]
+    shown = motley("plan", model, *small, "--plan", plans["spread"], environment=cache).stdout
+    assert int(re.search(r"(\d+) tokens as above", shown)[1]) < used, shown
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_owner_of_a_section_or_the_other_is_lost(victim, tiny, cache, alone, tmp_path):
+    plan = sections_file(tmp_path, 512, **{"CPU:0": 8192})
+    with Server(tiny, tmp_path / "log", *DEVICES, "--isolate", "--plan", plan, "--max-model-len", 256,
+                environment=cache) as server:
+        workers = server.workers()
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(answers, server, MANY)
+            while by_label(server, "motley:lane_rows_total", "lane").get("0", 0) < 600:
+                assert not told.done()
+            os.kill(workers[victim], signal.SIGKILL)
+            assert told.result() == alone[MANY]
+        assert "lost" in (tmp_path / "log").read_text()
+
+
+def test_sections_that_cannot_be_are_refused(tiny, cache, tmp_path):
+    def refused(says, plan, *more):
+        refuse("plan", tiny, *DEVICES, "--plan", plan, *more, says=says, environment=cache)
+
+    refused("keeps other blocks of the pool", sections_file(tmp_path, 64, **{"SIM:gpu-like": 64}))
+    refused("not listed", sections_file(tmp_path, 64, **{"CPU:7": 64}))
+    refused("cannot attend to a part of a sequence", sections_file(tmp_path, 64, **{"CPU:0": 64}), "--deterministic")
 
 
 def test_a_queue_that_takes_few_programs(tiny, cache, alone, tmp_path):

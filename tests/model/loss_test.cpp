@@ -45,10 +45,11 @@ struct Way {
   bool stages = false;
   Route route = Route::kSharedMemory;
   bool attended = false;  // in halves, but the last device attends for the first, which has all heads
+  bool section = false;   // the last device has no half, but the blocks that the steps lie in
 };
 
 // The model over the devices: in halves of every layer, or in stages of half the layers, or on one.
-Placement place(const Model& model, const std::vector<std::string>& names, const Way& way) {
+Placement place(const Model& model, std::vector<std::string> names, const Way& way) {
   const bool stages = way.stages;
   const ModelAxes axes = axes_of(model);
   const auto half = [&](int64_t count, size_t i, size_t of) {
@@ -62,6 +63,12 @@ Placement place(const Model& model, const std::vector<std::string>& names, const
   placement.kv_dtype = MOTLEY_F32;
   Lane& lane = placement.lanes.emplace_back();
   lane.kv_blocks = kBlocks;
+  if (way.section && names.size() > 1) {
+    lane.kv_blocks = 1;
+    lane.sections = {{names.back(), kBlocks}};
+    for (size_t i = 0; i + 1 < names.size(); ++i) lane.routes.push_back({names[i], names.back(), way.route});
+    names.pop_back();
+  }
   for (size_t i = 0; i < names.size(); ++i) {
     const size_t part = stages ? 0 : i, parts = stages ? 1 : names.size();
     Shard shard;
@@ -305,15 +312,15 @@ TEST_P(Loss, OneOfThreeStopped_IsTheOnlyOneNamed) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Loss,
-                         ::testing::Values(Way{false, Route::kSharedMemory}, Way{true, Route::kSharedMemory},
-                                           Way{false, Route::kGloo}, Way{true, Route::kGloo},
-                                           Way{false, Route::kSharedMemory, true}, Way{false, Route::kGloo, true}),
-                         [](const auto& info) {
-                           return fmt::format("{}{}{}", info.param.stages ? "pipeline" : "tensor",
-                                              info.param.attended ? "_attended" : "",
-                                              info.param.route == Route::kGloo ? "_over_gloo" : "");
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    All, Loss,
+    ::testing::Values(Way{false, Route::kSharedMemory}, Way{true, Route::kSharedMemory}, Way{false, Route::kGloo},
+                      Way{true, Route::kGloo}, Way{false, Route::kSharedMemory, true}, Way{false, Route::kGloo, true},
+                      Way{false, Route::kSharedMemory, false, true}, Way{true, Route::kGloo, false, true}),
+    [](const auto& info) {
+      return fmt::format("{}{}{}{}", info.param.stages ? "pipeline" : "tensor", info.param.attended ? "_attended" : "",
+                         info.param.section ? "_section" : "", info.param.route == Route::kGloo ? "_over_gloo" : "");
+    });
 
 }  // namespace
 }  // namespace motley

@@ -79,6 +79,9 @@ inline constexpr int kStranger = 9;
 struct PlacementCase {
   const char* name;
   std::vector<StageSpec> stages;
+  // Of the pool, behind its first blocks. A sequence has every other block.
+  uint32_t first_blocks = kBlocks;
+  std::vector<KvSection> sections = {};
 };
 
 inline const std::vector<PlacementCase>& cases() {
@@ -97,6 +100,22 @@ inline const std::vector<PlacementCase>& cases() {
       {"attended_in_parts", {{1, {1, 1, 1}, {1, 2, 1}, {0, 1, 2}, {1, 2, 0}, false, {1, 1, kStranger}}}},
       {"attended_in_a_pipeline",
        {{1, {1, 0}, {1, 0}, {0, 1}, {1, 0}, false, {1, 1}}, {2, {1}, {1}, {1}, {1}, false, {kStranger}}}},
+      {"two_sections", {{1, {1}, {1}, {1}, {1}}}, 2, {{"D10", kBlocks}}},
+      {"three_sections", {{1, {1}, {1}, {1}, {1}}}, 1, {{"D10", 2}, {"D11", kBlocks}}},
+      {"four_sections", {{1, {1}, {1}, {1}, {1}}}, 3, {{"D9", 1}, {"D10", 1}, {"D11", kBlocks}}},
+      {"nothing_in_the_second_section", {{1, {1}, {1}, {1}, {1}}}, kBlocks, {{"D10", kBlocks}}},
+      {"sections_of_two_shards", {{1, {2, 1}, {1, 2}, {1, 1}, {1, 1}}}, 2, {{"D10", 2}, {"D11", kBlocks}}},
+      {"sections_and_no_heads_on_one", {{1, {1, 0}, {1, 2}, {0, 1}, {1, 1}}}, 2, {{"D10", kBlocks}}},
+      {"sections_of_replicated_kv_heads",
+       {{1, {1, 0, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, true}},
+       3,
+       {{"D10", kBlocks}}},
+      {"sections_of_a_pipeline", {{1, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, {1, {1}, {1}, {1}, {1}}}, 2, {{"D10", kBlocks}}},
+      {"sections_behind_a_partner", {{1, {1}, {1}, {1}, {1}, false, {kStranger}}}, 2, {{"D10", 2}, {"D11", kBlocks}}},
+      {"sections_behind_a_neighbour",
+       {{1, {1, 0}, {1, 0}, {0, 1}, {1, 0}, false, {1, 1}}, {2, {1}, {1}, {1}, {1}, false, {kStranger}}},
+       3,
+       {{"D10", kBlocks}}},
       {"narrow_then_wide", {{1, {1}, {1}, {1}, {1}}, {1, {0, 1, 1}, {1, 1, 1}, {0, 1, 2}, {1, 1, 1}}}},
   };
   return all;
@@ -121,7 +140,8 @@ inline Placement place(const Model& model, const PlacementCase& c) {
   placement.block_size = kBlockSize;
   placement.kv_dtype = MOTLEY_F32;
   Lane lane;
-  lane.kv_blocks = kBlocks;
+  lane.kv_blocks = c.first_blocks;
+  lane.sections = c.sections;
   double layers = 0, done = 0;
   for (const StageSpec& stage : c.stages) layers += stage.layers;
   uint32_t device = 0;

@@ -29,6 +29,53 @@ TEST(PlacementBuckets, CompiledForRowCounts_SayWhatAnyRowsSay) {
   }
 }
 
+// What a placement with sections may not be.
+TEST(PlacementSections, ThatCannotBe_AreRefused) {
+  const RandomModel random(spec_of("llama", 3));
+  const std::vector<StageSpec> alone = {{1, {1}, {1}, {1}, {1}}},
+                               attended = {{1, {1}, {1}, {1}, {1}, false, {kStranger}}};
+  const Devices devices("REF:0", kDevices, true);
+  const auto refusal = [&](const PlacementCase& c, std::vector<NamedDevice> named) {
+    const auto made = RuntimeExecutor::create(random.model(), place(random.model(), c), named, {});
+    CHECK(!made.ok(), "{}", c.name);
+    return made.error();
+  };
+  const auto code = [&](const std::vector<StageSpec>& stages, const std::vector<KvSection>& sections) {
+    return refusal({"", stages, 2, sections}, devices.named()).code();
+  };
+  EXPECT_EQ(code(alone, {{"D10", 0}}), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(code(alone, {{"D0", 1}}), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(code(alone, {{"D10", 1}, {"D10", 1}}), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(code(attended, {{"D9", 1}}), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(code(alone, {{"D99", 1}}), MOTLEY_INVALID_ARGUMENT);
+  for (const size_t without : {0, 10}) {
+    std::vector<NamedDevice> named = devices.named();
+    named[without].attends_partially = false;
+    const Status why = refusal({"", alone, 2, {{"D10", 1}}}, named);
+    EXPECT_EQ(why.code(), MOTLEY_UNIMPLEMENTED);
+    EXPECT_NE(why.message().find(named[without].name), std::string::npos) << why.message();
+  }
+}
+
+// What no block of a step lies with has nothing to do for it.
+TEST(PlacementSections, WithNothingOfAStep_ArePassedOver) {
+  const RandomModel random(spec_of("llama", 3));
+  const auto programs = [&](uint32_t first_blocks) {
+    const PlacementCase c = {"", {{1, {1}, {1}, {1}, {1}}}, first_blocks, {{"D10", kBlocks}}};
+    const Devices devices("REF:0", kDevices, true);
+    RuntimeOptions options;
+    options.rows_max = 32, options.logit_rows_max = 4;
+    auto executor = RuntimeExecutor::create(random.model(), place(random.model(), c), devices.named(), options);
+    CHECK(executor.ok(), "{}", executor.error().message());
+    Reader(random.model()).read(**executor);
+    const auto reports = (*executor)->reports();
+    const auto found = std::find_if(reports.begin(), reports.end(), [](const auto& r) { return r.device == "D10"; });
+    return found->work.programs;
+  };
+  EXPECT_GT(programs(2), 0u);
+  EXPECT_EQ(programs(kBlocks), 0u);
+}
+
 // Lanes of a stage each: D0 alone; D0 with D1 attending; D1 alone.
 Placement lanes_of(const Model& model, const std::vector<std::pair<StageSpec, uint32_t>>& lanes) {
   Placement placement;

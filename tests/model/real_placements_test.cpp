@@ -28,6 +28,8 @@ using testing::value_of;
 constexpr uint32_t kStepRows = 24, kLongPrompt = 40, kAlternatives = 20;
 constexpr uint32_t kBlockSize = 16, kBlocks = 64;
 constexpr uint32_t kFewBlocks = 4;             // that hold one of the texts, not all
+constexpr uint32_t kSectionBlocks = 1;         // of all sections but the last
+constexpr uint32_t kSmallBlock = 2;            // positions, so that a short text has several
 constexpr double kReferenceDifference = 1e-4;  // of log-probabilities
 
 using Texts = std::vector<std::vector<SampledToken>>;
@@ -46,6 +48,7 @@ struct PlacementCase {
   bool same_order = false;         // nothing is summed over devices: the same bits as on one
   Beside beside = Beside::kNothing;
   size_t owner = 0;
+  std::vector<size_t> sections = {};  // owners of further sections of the pool, whose first is short
 };
 
 const std::vector<PlacementCase>& cases() {
@@ -74,6 +77,26 @@ const std::vector<PlacementCase>& cases() {
       {"KV of a pipeline, and of a third", {{1, {{kGpu}}}, {2, {{kSlowGpu}}}}, true, Beside::kKvLane, kOtherCore},
       {"the GPU prefills, a core decodes", {{1, {{kGpu, 1, 1, 1}}}}, true, Beside::kDecoder, kCore},
       {"the NPU prefills, a core decodes", {{1, {{kNpu, 1, 1, 0}, {kCore, 0, 0, 1}}}}, false, Beside::kDecoder, kCore},
+      {"sections of the GPU and of a core", {{1, {{kGpu}}}}, false, Beside::kNothing, 0, {kCore}},
+      {"sections of three", {{1, {{kGpu}}}}, false, Beside::kNothing, 0, {kSlowGpu, kCore}},
+      {"sections of two shards and of a third",
+       {{1, {{kCore, 1, 1, 1}, {kGpu, 2, 3, 2}}}},
+       false,
+       Beside::kNothing,
+       0,
+       {kOtherCore}},
+      {"sections of the NPU's core and of the GPU",
+       {{1, {{kNpu, 1, 1, 0, kCore}, {kCore, 0, 0, 1}}}},
+       false,
+       Beside::kNothing,
+       0,
+       {kGpu}},
+      {"sections of a pipeline and of a third",
+       {{1, {{kGpu}}}, {2, {{kSlowGpu}}}},
+       false,
+       Beside::kNothing,
+       0,
+       {kOtherCore}},
       {"two, then two",
        {{3, {{kCore, 1, 1, 1}, {kGpu, 1, 2, 1}}, true}, {1, {{kSlowGpu, 0, 1, 1}, {kOtherCore, 1, 3, 6}}}}},
   };
@@ -100,6 +123,7 @@ struct Question {
   uint32_t tokens = 0;  // of each answer
   int32_t kv_dtype = 0;
   double tie_logits = 0;  // the contract's epsilon
+  uint32_t block_size = kBlockSize;
 };
 
 // An executor that takes over once so many tokens are there.
@@ -108,13 +132,16 @@ struct Move {
   std::function<Result<Executor*>()> make;
 };
 
-// The greedy answers, all asked for at once.
-Texts answers(Executor& executor, const Question& question, const Move* move = nullptr, EngineStats* stats = nullptr) {
-  const size_t count = question.prompts.size();
+std::unique_ptr<Engine> engine_of(Executor& executor, const Question& question) {
   EngineOptions options;
   options.max_num_batched_tokens = kStepRows;
-  options.max_num_seqs = static_cast<uint32_t>(count);
-  const auto engine = value_of(Engine::create(executor, options));
+  options.max_num_seqs = static_cast<uint32_t>(question.prompts.size());
+  return value_of(Engine::create(executor, options));
+}
+
+// The greedy answers, all asked for at once.
+Texts answers(Engine& engine, const Question& question, const Move* move = nullptr, EngineStats* stats = nullptr) {
+  const size_t count = question.prompts.size();
   Texts texts(count);
   std::latch unfinished(static_cast<std::ptrdiff_t>(count));
   std::atomic<size_t> drawn{0};
@@ -132,22 +159,22 @@ Texts answers(Executor& executor, const Question& question, const Move* move = n
       text.insert(text.end(), update.tokens.begin(), update.tokens.end());
       if (update.finished) unfinished.count_down();
     };
-    value_of(engine->submit(std::move(request)));
+    value_of(engine.submit(std::move(request)));
   }
   if (move != nullptr) {
     for (size_t seen = 0; seen < move->after; seen = drawn) drawn.wait(seen);
-    const Status moved = engine->replace(move->make).take();
+    const Status moved = engine.replace(move->make).take();
     EXPECT_TRUE(moved.ok()) << moved.message();
   }
   unfinished.wait();
-  if (stats != nullptr) *stats = engine->stats();
+  if (stats != nullptr) *stats = engine.stats();
   return texts;
 }
 
 std::unique_ptr<RuntimeExecutor> executor_of(const Model& model, const DeviceSet& devices, Placement placement,
                                              const Question& question) {
   placement.kv_dtype = question.kv_dtype;
-  placement.block_size = kBlockSize;
+  placement.block_size = question.block_size;
   for (Lane& lane : placement.lanes) lane.kv_blocks = lane.kv_blocks > 0 ? lane.kv_blocks : kBlocks;
   RuntimeOptions options;
   options.rows_max = kStepRows;
@@ -159,7 +186,7 @@ std::unique_ptr<RuntimeExecutor> executor_of(const Model& model, const DeviceSet
 Texts serve(const Model& model, const DeviceSet& devices, const Placement& placement, const Question& question,
             EngineStats* stats = nullptr) {
   const auto executor = executor_of(model, devices, placement, question);
-  Texts texts = answers(*executor, question, nullptr, stats);
+  Texts texts = answers(*engine_of(*executor, question), question, nullptr, stats);
   for (const DriverReport& report : executor->reports()) EXPECT_GT(report.work.programs, 0u) << report.device;
   return texts;
 }
@@ -215,7 +242,14 @@ class RealPlacements : public testing::RealModelTest {
         if (part.heads > 0 && part.device != c.owner) part.partner = c.owner;
     }
     switch (c.beside) {
-      case Beside::kNothing: return testing::place(shape_, devices, c.stages);
+      case Beside::kNothing: {
+        Placement placement = testing::place(shape_, devices, c.stages);
+        if (!c.sections.empty()) placement.lanes[0].kv_blocks = kSectionBlocks;
+        for (const size_t owner : c.sections)
+          placement.lanes[0].sections.push_back({devices.listed(owner).description.name, kSectionBlocks});
+        if (!c.sections.empty()) placement.lanes[0].sections.back().blocks = kBlocks;
+        return placement;
+      }
       case Beside::kKvLane: {
         Placement placement = testing::place(shape_, devices, c.stages);
         placement.lanes[0].kv_blocks = kFewBlocks;
@@ -298,7 +332,7 @@ TEST_P(RealPlacements, MovedInMidAnswer_SaysWhatOneDeviceSays) {
     const auto second = executor_of(*model_, devices, placement, question);
     const Move move{30, [&]() -> Result<Executor*> { return second.get(); }};
     EngineStats stats;
-    const Texts got = answers(*first, question, &move, &stats);
+    const Texts got = answers(*engine_of(*first, question), question, &move, &stats);
     EXPECT_EQ(stats.replacements, 1u);
     EXPECT_GT(stats.kv_blocks_moved, 0u);
     EXPECT_EQ(stats.recomputed_tokens, 0u);
@@ -326,9 +360,41 @@ TEST_P(RealPlacements, WhoOutgrowsItsPool_SaysWhatOneDeviceSays) {
   }
 }
 
+// A pool of three sections that is too short for all: sequences give their blocks back and come again, and what is
+// asked twice is found, wherever its blocks lie.
+TEST_P(RealPlacements, SectionsUnderLoad_PreemptAndShare) {
+  const Question question{{prompt(3), prompt(5), prompt(7), long_prompt()}, 24, MOTLEY_F16, kTieLogits};
+  const Texts want = alone(open_listed(registry_, "CPU:0"), question);
+  const DeviceSet devices = open_listed(registry_, kDevices);
+  Placement placement = testing::on_one(shape_, devices, kGpu);
+  placement.kv_dtype = question.kv_dtype;
+  placement.block_size = kBlockSize;
+  placement.lanes[0].kv_blocks = 2;
+  for (const auto& [owner, blocks] : {std::pair{kSlowGpu, 2u}, {kCore, 2u}})
+    placement.lanes[0].sections.push_back({devices.listed(owner).description.name, blocks});
+  RuntimeOptions options;
+  options.rows_max = kStepRows;
+  options.logit_rows_max = static_cast<uint32_t>(question.prompts.size());
+  const auto executor = value_of(RuntimeExecutor::create(*model_, placement, devices.named(), options));
+  const auto engine = engine_of(*executor, question);
+  Question last = question;
+  last.prompts = {question.prompts.back()};
+  for (const Question* asked : std::initializer_list<const Question*>{&question, &last, &last}) {
+    const Texts got = answers(*engine, *asked);
+    Tally tally;
+    for (size_t s = 0; s < got.size(); ++s)
+      compare(want[want.size() - got.size() + s], got[s], question.tie_logits, &tally);
+    EXPECT_GE(tally.equal, got.size() * question.tokens / 2);
+    std::printf("%zu prompts: %zu tokens equal, %zu ties\n", got.size(), tally.equal, tally.ties);
+  }
+  EXPECT_EQ(engine->stats().kv_blocks_total, 6u);
+  EXPECT_GT(engine->stats().preemptions, 0u);
+  EXPECT_GT(engine->stats().prefix_hits, 0u);
+}
+
 // The same cuts of the same weights where nothing is rounded but to f32: no log-probability moves.
 TEST_P(RealPlacements, EveryCutOnTheReference_GivesTheSameLogProbabilities) {
-  const Question question{{prompt(0)}, 2, MOTLEY_F32, kTieLogitsF32};
+  const Question question{{prompt(0)}, 2, MOTLEY_F32, kTieLogitsF32, kSmallBlock};
   const DeviceSet devices = open_references(registry_, kDeviceCount);
   const Texts want = alone(devices, question);
   for (const PlacementCase& c : cases()) {

@@ -96,6 +96,34 @@ TEST_F(PlannedLanes, WhoIsPreempted_MovesToTheOtherPool) {
   }
 }
 
+// Sequences whose blocks lie with a GPU and with slower processors take about as long as predicted; alone and beside
+// one another.
+TEST_F(PlannedLanes, SequencesInSections_TakeAboutAsLongAsPredicted) {
+  const SimDevice gpu{.gflops = 4000, .attention_gflops = 4000, .bandwidth_gb_s = 10, .dispatch_us = 2};
+  SimDevice cpu = scaled(gpu, 0.2);
+  cpu.kind = "cpu";
+  const VirtualMachine machine({gpu, cpu, cpu}, {.latency_ns = 2000, .ns_per_byte = 0.1});
+  const PlanInput input = machine.measure(model(), kRowsMax);
+  for (const auto& [concurrency, further] : {std::pair{1u, 1u}, {1u, 2u}, {4u, 1u}, {4u, 2u}}) {
+    const Load load{
+        .requests = 24, .concurrency = concurrency, .prompt_len = 128, .output_len = 64, .step_rows = 64, .spread = 0};
+    const PlanRequest request = request_of(load);
+    const uint32_t blocks = concurrency * (128 + 64) / request.kv.block_size;
+    Placement placement = on_one(shape_, machine.devices(), 0);
+    placement.lanes[0].kv_blocks = blocks / 2;
+    for (uint32_t s = 0; s < further; ++s)
+      placement.lanes[0].sections.push_back({machine.name(1 + s), blocks / 2 / further + 1});
+    const auto report = report_on(shape_, input, request, placement);
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    const double served = serve(machine, report->placement, load).tokens_per_s();
+    const double predicted = report->predicted.tokens_per_s;
+    std::printf("%u at once, %u further sections: %.0f tokens/s, predicted %.0f\n", concurrency, further, served,
+                predicted);
+    EXPECT_GE(served, 0.85 * predicted);
+    EXPECT_LE(served, 1.2 * predicted);
+  }
+}
+
 // A processor, and a device of fixed shapes that cannot attend; `dispatch_us` of each of its programs.
 std::vector<SimDevice> with_npu(double dispatch_us) {
   SimDevice cpu{.kind = "cpu", .gflops = 100, .attention_gflops = 100, .bandwidth_gb_s = 10, .dispatch_us = 2};
