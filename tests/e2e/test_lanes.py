@@ -101,10 +101,10 @@ def answer(server, prompt, tokens):
     return server.complete(prompt=prompt, max_tokens=tokens, ignore_eos=True)["choices"][0]["text"]
 
 
-def sections_file(folder, first, **sections):
-    """The GPU alone, its pool of `first` tokens, and what further owners have."""
+def sections_file(folder, first, shard=ON_GPU, **sections):
+    """The shard's device alone, its pool of `first` tokens, and what further owners have."""
     path = folder / f"sections{len(sections)}.json"
-    whole = {"stages": [{"layers": [0, LAYERS], "shards": [ON_GPU]}]}
+    whole = {"stages": [{"layers": [0, LAYERS], "shards": [shard]}]}
     further = [{"owner": owner, "kv_capacity_tokens": tokens} for owner, tokens in sections.items()]
     path.write_text(json.dumps({**whole, "kv_capacity_tokens": first + sum(sections.values()), "sections": further}))
     return path
@@ -172,6 +172,11 @@ def test_sections_that_cannot_be_are_refused(tiny, cache, tmp_path):
     refused("keeps other blocks of the pool", sections_file(tmp_path, 64, **{"SIM:gpu-like": 64}))
     refused("not listed", sections_file(tmp_path, 64, **{"CPU:7": 64}))
     refused("cannot attend to a part of a sequence", sections_file(tmp_path, 64, **{"CPU:0": 64}), "--deterministic")
+    file = tmp_path / "no_merge.toml"
+    file.write_text('memory_bytes = 1073741824\nbandwidth_gb_s = 40\ngflops = {f32 = 50}\nwithout_ops = ["ATTN_MERGE"]\n')
+    plan = sections_file(tmp_path, 64, {"device": f"SIM:{file}"}, **{"CPU:0": 192})
+    done = motley("serve", tiny, "--devices", f"SIM:{file},CPU:0", "--plan", plan, "--port", 0, environment=cache)
+    assert done.returncode == 1 and "this device has no ATTN_MERGE" in done.stderr, done.stderr
 
 
 def test_a_queue_that_takes_few_programs(tiny, cache, alone, tmp_path):
