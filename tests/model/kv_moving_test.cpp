@@ -105,7 +105,7 @@ void expect_same_bytes(const KvContents& got, const KvContents& want) {
 TEST(KvThereAndBack, IsRefusedOfSections) {
   const RandomModel random(spec_of("llama", 3));
   const Devices devices("REF:0", kDevices, true);
-  const PlacementCase sections = {"", {{1, {1}, {1}, {1}, {1}}}, 2, {{"D10", kBlocks}}};
+  const PlacementCase sections = {"", {{1, {1}, {1}, {1}, {1}}}, 2, {{"D10", 4}}};
   const auto executor = made(random.model(), place(random.model(), sections), devices.named());
   EXPECT_FALSE(executor->describe().moves_kv);
   EXPECT_EQ(executor->save_kv(first_blocks()).error().code(), MOTLEY_UNIMPLEMENTED);
