@@ -24,8 +24,8 @@ class Flight {
   void prepare(uint32_t block_size, uint32_t slots, std::span<const uint32_t> sections = {});
   // What those who keep a section of the pool get: the others' blocks lie elsewhere.
   const motley_batch& batch_of(uint32_t section) const { return section == 0 ? batch : further_[section - 1].batch; }
-  // Whether some of what the step stores or sees lies in that section.
-  bool touches(uint32_t section) const { return section == 0 ? first_.touched : further_[section - 1].touched; }
+  // Whether some of what the step stores or sees lies in that section; always of the first, which counts the sinks.
+  bool touches(uint32_t section) const { return section == 0 || further_[section - 1].touched; }
   // The first failure is the step's status. Thread-safe.
   void fail(const Status& status);
   Status status() const;

@@ -111,7 +111,7 @@ inline const std::vector<PlacementCase>& cases() {
        3,
        {{"D10", kBlocks}}},
       {"sections_of_a_pipeline", {{1, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, {1, {1}, {1}, {1}, {1}}}, 2, {{"D10", kBlocks}}},
-      {"sections_behind_a_partner", {{1, {1}, {1}, {1}, {1}, false, {kStranger}}}, 2, {{"D10", 2}, {"D11", kBlocks}}},
+      {"sections_behind_a_partner", {{1, {1}, {1}, {1}, {1}, false, {kStranger}}}, 1, {{"D10", 2}, {"D11", kBlocks}}},
       {"sections_behind_a_neighbour",
        {{1, {1, 0}, {1, 0}, {0, 1}, {1, 0}, false, {1, 1}}, {2, {1}, {1}, {1}, {1}, false, {kStranger}}},
        3,
