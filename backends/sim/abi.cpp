@@ -275,6 +275,7 @@ motley_code query(motley_device* raw, const motley_segment* segment, const uint3
     try {
       check_ops(rules, checked.plan, &bad_op);
       result.compile_ns = static_cast<uint64_t>(compile_seconds(rules, checked.plan) * 1e9 * count);
+      result.program_bytes = rules.program_bytes * count;
     } catch (const kit::Error& e) {
       result.support = bad_op > 0 ? MOTLEY_SUPPORT_CUT : MOTLEY_SUPPORT_NO;
       result.cut_before = bad_op;
@@ -325,12 +326,14 @@ motley_code compile(motley_device* raw, const motley_segment* segment, motley_we
     });
     Owned<motley_programs> owned{compiled, inner().programs_free};
     const std::span buckets(options->buckets, options->bucket_count);
+    kit::Share share(device.budget, device.spec.rules.program_bytes * buckets.size(), "programs");
     const double seconds = compile_seconds_of(device, checked.plan, *segment, *options);
     ProgramCost cost(checked.plan, facts);
     const int64_t ready_ns = device.compile(seconds, buckets);
     auto programs = std::make_unique<Programs>(&device, std::move(owned), std::move(checked), std::move(cost),
                                                std::vector<uint32_t>(buckets.begin(), buckets.end()));
     programs->ready_ns = ready_ns;
+    programs->share = std::move(share);
     programs->blob = make_blob(device.spec, *segment, buckets);
     *out = handle(programs.release());
   });

@@ -164,6 +164,7 @@ struct Programs {
   const uint64_t first_name;
   int64_t ready_ns = 0;         // virtual time: not run before
   std::vector<std::byte> blob;  // of export_programs
+  kit::Share share;
 };
 
 }  // namespace motley::sim

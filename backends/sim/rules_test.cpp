@@ -415,6 +415,18 @@ TEST(SimRules, ProgramsBeyondThoseThatFit_AreLoadedAnew) {
   EXPECT_EQ(roomy.stats().reloads, 0u);
 }
 
+TEST(SimRules, ProgramsTakeMemory) {
+  Rig rig(with("program_bytes = 1000\n"));
+  const uint64_t before = rig.stats().bytes_resident;
+  {
+    const auto compiled = rig.compile(Graph(MOTLEY_OP_ADD));  // for two row counts
+    EXPECT_EQ(rig.stats().bytes_resident, before + 2000);
+  }
+  EXPECT_EQ(rig.stats().bytes_resident, before);
+  says(Rig(with("program_bytes = 1000000000000\n")).compile(Graph(MOTLEY_OP_ADD)).answer, MOTLEY_RESOURCE_EXHAUSTED,
+       "programs");
+}
+
 TEST(SimRules, AllocationsBeyondTheMapLimit_AreRefused) {
   Rig rig(with("allocation_bytes = 65536\n"));
   EXPECT_EQ(rig.try_alloc(65536).code, MOTLEY_OK);

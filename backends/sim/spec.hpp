@@ -37,6 +37,7 @@ struct Rules {
   uint64_t allocation_bytes = 0;   // the largest buffer, weight or pool; 0 = any
   uint32_t programs_resident = 0;  // at once; 0 = any number
   double reload_us = 0;            // of a program that had to go
+  uint64_t program_bytes = 0;      // of memory that each takes, resident or not
   // Seconds to compile a program: compile_s + ops * compile_op_s, at most compile_max_s (0: no bound); from a blob
   // blob_part of that. In wall time they last compile_wall of it.
   double compile_s = 0, compile_op_s = 0, compile_max_s = 0, blob_part = 0.01, compile_wall = 0.0001;

@@ -121,6 +121,7 @@ class Reader {
          [&](double x) { rules.allocation_bytes = static_cast<uint64_t>(x); }});
     add({"programs_resident", 1, 4096, true, false,
          [&](double x) { rules.programs_resident = static_cast<uint32_t>(x); }});
+    add({"program_bytes", 0, 0x1p40, true, false, [&](double x) { rules.program_bytes = static_cast<uint64_t>(x); }});
     add({"reload_us", 0, 1e9, false, false, [&](double x) { rules.reload_us = x; }});
     add({"compile_s", 0, 1e4, false, false, [&](double x) { rules.compile_s = x; }});
     add({"compile_op_s", 0, 1e4, false, false, [&](double x) { rules.compile_op_s = x; }});

@@ -193,6 +193,7 @@ without_ops = ["EMBED", "ROPE"]
 weight_formats = ["F16", "Q8_0"]
 allocation_bytes = 65536
 programs_resident = 3
+program_bytes = 4096
 reload_us = 7
 compile_s = 5
 compile_op_s = 0.5
@@ -212,6 +213,7 @@ rows = 64
   EXPECT_EQ(rules.weight_formats, 1u << MOTLEY_F16 | 1u << MOTLEY_Q8_0);
   EXPECT_EQ(rules.allocation_bytes, 65536u);
   EXPECT_EQ(rules.programs_resident, 3u);
+  EXPECT_EQ(rules.program_bytes, 4096u);
   EXPECT_EQ(rules.reload_us, 7);
   EXPECT_EQ(rules.compile_s + rules.compile_op_s + rules.compile_max_s, 65.5);
   EXPECT_EQ(rules.compile_wall + rules.blob_part, 0.01 + 0.2);

@@ -204,6 +204,7 @@ typedef struct motley_query_result {
   uint64_t workspace_bytes; /* for the largest bucket */
   uint64_t compile_ns;      /* estimate */
   char reason[160];
+  uint64_t program_bytes; /* resident, of the programs of all buckets together, beside the weights */
 } motley_query_result;
 
 typedef struct motley_compile_options {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 
 namespace motley {
 namespace {
@@ -43,6 +44,20 @@ Result<std::string> read_file(const std::string& path, size_t bytes_max) {
     if (text.size() > bytes_max) return invalid_argument("{}: holds more than {} bytes", path, bytes_max);
     if (got == 0) return text;
   }
+}
+
+Status write_file(const std::filesystem::path& path, std::string_view bytes) {
+  std::filesystem::path part = path;
+  part += fmt::format(".{}.part", getpid());
+  std::error_code failed;
+  std::filesystem::create_directories(path.parent_path(), failed);
+  std::ofstream out(part, std::ios::binary | std::ios::trunc);
+  out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  out.close();
+  if (out.good()) std::filesystem::rename(part, path, failed);
+  if (out.good() && !failed) return ok_status();
+  std::filesystem::remove(part, failed);
+  return error(MOTLEY_UNAVAILABLE, "{} cannot be written", path.string());
 }
 
 }  // namespace motley

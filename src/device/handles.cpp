@@ -1,5 +1,7 @@
 #include "device/handles.hpp"
 
+#include <algorithm>
+
 #include "base/log.hpp"
 #include "device/virtual_time.hpp"
 #include "device/worker/isolated.hpp"
@@ -110,22 +112,39 @@ Result<QueryResult> Device::query(const motley_segment& segment, std::span<const
   motley_error failure{};
   const auto count = static_cast<uint32_t>(buckets.size());
   RETURN_IF_ERROR(to_status(api_->query(raw(), &segment, buckets.data(), count, &result, &failure), failure, "query"));
-  if (result.support == MOTLEY_SUPPORT_NATIVE) return QueryResult{result.workspace_bytes, result.compile_ns};
+  if (result.support == MOTLEY_SUPPORT_NATIVE)
+    return QueryResult{result.workspace_bytes, result.compile_ns, result.program_bytes};
   result.reason[sizeof result.reason - 1] = '\0';
   return error(MOTLEY_UNIMPLEMENTED, "{}", result.reason);
 }
 
 Result<ProgramsHandle> Device::compile(const motley_segment& segment, std::span<motley_weight* const> weights,
-                                       std::span<const uint32_t> buckets) const {
+                                       std::span<const uint32_t> buckets, std::span<const std::byte> blob) const {
   motley_compile_options options{};
   options.struct_size = sizeof options;
   options.buckets = buckets.data();
   options.bucket_count = static_cast<uint32_t>(buckets.size());
+  if (!blob.empty()) options.blob = blob.data(), options.blob_bytes = blob.size();
   motley_programs* programs = nullptr;
   motley_error failure{};
   RETURN_IF_ERROR(
       to_status(api_->compile(raw(), &segment, weights.data(), &options, &programs, &failure), failure, "compile"));
   return ProgramsHandle(api_, programs);
+}
+
+Result<std::vector<std::byte>> Device::export_programs(const ProgramsHandle& programs) const {
+  if (!makes_blobs()) return error(MOTLEY_UNIMPLEMENTED, "{} makes no blobs", api_->name);
+  motley_error failure{};
+  const auto ask = [&](std::byte* to, uint64_t* bytes) {
+    return to_status(api_->export_programs(programs.get(), to, bytes, &failure), failure, "export_programs");
+  };
+  uint64_t bytes = 0;
+  RETURN_IF_ERROR(ask(nullptr, &bytes));
+  if (bytes > kBlobBytesMax) return error(MOTLEY_INTERNAL, "{} says that a blob takes {} bytes", api_->name, bytes);
+  std::vector<std::byte> blob(bytes);
+  RETURN_IF_ERROR(ask(blob.data(), &bytes));
+  blob.resize(std::min<uint64_t>(bytes, blob.size()));
+  return blob;
 }
 
 Result<EventHandle> Device::enqueue(const QueueHandle& queue, const ProgramsHandle& programs,

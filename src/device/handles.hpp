@@ -1,6 +1,7 @@
 // RAII over the plugin ABI: each handle frees its object once. Move-only; the plugin must outlive them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -76,10 +77,13 @@ struct DeviceOptions {
   Quality quality = Quality::kExact;
 };
 
+inline constexpr uint64_t kBlobBytesMax = 4ull << 30;  // of a segment's programs
+
 // What a device expects of a segment.
 struct QueryResult {
   uint64_t workspace_bytes = 0;  // of the largest bucket
   uint64_t compile_ns = 0;       // of all buckets together
+  uint64_t program_bytes = 0;    // likewise
 };
 
 // An opened device. Thread-safe as the ABI says: one thread at a time per queue.
@@ -118,8 +122,13 @@ class Device {
   bool moves_kv() const { return api_->kv_import != nullptr && api_->kv_export != nullptr; }
   // UNIMPLEMENTED with the plugin's reason unless the segment runs natively.
   Result<QueryResult> query(const motley_segment& segment, std::span<const uint32_t> buckets) const;
+  // With a blob that export_programs() gave; FAILED_PRECONDITION: it is stale, or not of this segment and these
+  // buckets.
   Result<ProgramsHandle> compile(const motley_segment& segment, std::span<motley_weight* const> weights,
-                                 std::span<const uint32_t> buckets) const;
+                                 std::span<const uint32_t> buckets, std::span<const std::byte> blob = {}) const;
+  // Whether export_programs() is there.
+  bool makes_blobs() const { return api_->export_programs != nullptr; }
+  Result<std::vector<std::byte>> export_programs(const ProgramsHandle& programs) const;
   Result<EventHandle> enqueue(const QueueHandle& queue, const ProgramsHandle& programs,
                               const motley_enqueue_args& args) const;
   // The host's memory is borrowed until the event has fired.

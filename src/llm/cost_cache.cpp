@@ -1,10 +1,7 @@
 #include "llm/cost_cache.hpp"
 
-#include <unistd.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
-
-#include <fstream>
 
 #include "base/file.hpp"
 #include "base/log.hpp"
@@ -58,19 +55,8 @@ std::optional<std::string> CostCache::read_text(std::string_view machine, std::s
 }
 
 void CostCache::write_text(std::string_view machine, std::string_view kind, std::string_view text) const {
-  const std::filesystem::path file = file_of(machine, kind);
-  std::filesystem::path part = file;
-  part += fmt::format(".{}.part", getpid());
-  std::error_code failed;
-  std::filesystem::create_directories(folder_, failed);
-  std::ofstream out(part, std::ios::binary | std::ios::trunc);
-  out << text << '\n';
-  out.close();
-  if (out.good()) std::filesystem::rename(part, file, failed);
-  if (!out.good() || failed) {
-    log_warning("what was measured could not be kept in {}; the next start measures again", file.string());
-    std::filesystem::remove(part, failed);
-  }
+  const Status written = write_file(file_of(machine, kind), fmt::format("{}\n", text));
+  if (!written.ok()) log_warning("{}; the next start measures again", written.message());
 }
 
 std::optional<PlanInput> CostCache::read(std::string_view machine, std::string_view model) const {

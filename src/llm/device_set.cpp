@@ -179,6 +179,18 @@ std::optional<size_t> DeviceSet::find(std::string_view name) const {
   return std::nullopt;
 }
 
+namespace {
+
+// What its compiled programs depend on, beside the driver, of which its plugin knows.
+std::string identity_of(const ListedDevice& device, const DeviceSetOptions& options) {
+  const motley_device_desc& d = device.description.desc;
+  const motley_backend& plugin = device.plugin->api();
+  return fmt::format("{} {} {} {} {} {} {} {} {}", plugin.name, plugin.version, d.family, d.label, d.vendor, d.model,
+                     d.variant, quality_name(options.quality), options.deterministic);
+}
+
+}  // namespace
+
 std::vector<NamedDevice> DeviceSet::named() const {
   std::vector<NamedDevice> named;
   for (const auto& opened : devices_) {
@@ -186,9 +198,16 @@ std::vector<NamedDevice> DeviceSet::named() const {
     if (opened->lost) continue;
     named.push_back({description.name, &opened->device, cores_of(opened->listed.cores), description.desc.simulated != 0,
                      (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, description.desc.queue_depth,
-                     (description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0});
+                     (description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0, identity_of(opened->listed, options_),
+                     program_bytes_max(description)});
   }
   return named;
+}
+
+uint64_t DeviceSet::program_bytes_max(const DeviceDescription& device) const {
+  const auto cap = options_.memory_caps.find(device.name);
+  const uint64_t memory = cap == options_.memory_caps.end() ? device.desc.memory_total : cap->second;
+  return memory / kProgramsPart;
 }
 
 std::vector<std::string> DeviceSet::simulated() const {
@@ -204,7 +223,8 @@ std::vector<MeasuredDevice> DeviceSet::measured() const {
   std::vector<MeasuredDevice> measured;
   for (const auto& opened : devices_) {
     if (opened->lost) continue;
-    measured.push_back({opened->listed.description, &opened->device, cores_of(opened->listed.cores)});
+    const DeviceDescription& description = opened->listed.description;
+    measured.push_back({description, &opened->device, cores_of(opened->listed.cores), program_bytes_max(description)});
   }
   return measured;
 }

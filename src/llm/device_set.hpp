@@ -80,6 +80,7 @@ class DeviceSet {
   static Result<std::shared_ptr<Opened>> open_one(ListedDevice listed, const DeviceSetOptions& options);
 
   std::vector<std::shared_ptr<Opened>> devices_;  // shared by the copies of the set
+  uint64_t program_bytes_max(const DeviceDescription& device) const;
   Status take_caps(const std::map<std::string, uint64_t>& caps);
 
   DeviceSetOptions options_;

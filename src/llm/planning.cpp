@@ -138,8 +138,22 @@ MeasureOptions measure_options(const KvSettings& kv, const RuntimeOptions& runti
   options.kv_dtype = kv.dtype;
   options.virtual_time = runtime.virtual_time;
   options.compile_seconds_max = runtime.compile_seconds_max;
+  options.step_rows_max = runtime.rows_max;
   return options;
 }
+
+namespace {
+
+// What the plan may use: without what the programs of a device of fixed row counts take.
+Result<uint64_t> memory_for_plan(const Model& model, const MeasuredDevice& device, const MeasureOptions& options) {
+  const motley_device_desc& desc = device.description.desc;
+  ASSIGN_OR_RETURN(const Buckets buckets, buckets_of(model, *device.device,
+                                                     {(desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, options.step_rows_max,
+                                                      options.compile_seconds_max, device.program_bytes_max}));
+  return desc.memory_free - std::min(desc.memory_free, buckets.program_bytes);
+}
+
+}  // namespace
 
 std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options) {
   if (options.virtual_time) return std::nullopt;
@@ -150,7 +164,9 @@ std::optional<PlanInput> known_input(const Model& model, const DeviceSet& device
     const auto device = std::find_if(measured.begin(), measured.end(),
                                      [&](const MeasuredDevice& each) { return each.description.name == profile.name; });
     if (device == measured.end()) return std::nullopt;
-    profile.memory_free = device->description.desc.memory_free;  // changes from start to start
+    const auto memory = memory_for_plan(model, *device, options);  // changes from start to start
+    if (!memory.ok()) return std::nullopt;
+    profile.memory_free = *memory;
     profile.attends_partially = (device->description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0;
   }
   known->memory_caps = devices.memory_caps();
@@ -211,6 +227,7 @@ Result<MeasuredInput> measure_input(const Model& model, const DeviceSet& devices
     } else {
       made.input.devices.push_back(*known);
     }
+    ASSIGN_OR_RETURN(made.input.devices.back().memory_free, memory_for_plan(model, all[i], options));
     measured.push_back(all[i]);
     fresh.push_back(known == nullptr);
   }

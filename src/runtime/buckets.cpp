@@ -40,19 +40,24 @@ std::vector<uint32_t> row_buckets(uint32_t rows_max, size_t most) {
   return buckets;
 }
 
-Result<std::vector<uint32_t>> buckets_of(const Model& model, const Device& device, const BucketOptions& options) {
-  if (options.any_rows) return std::vector<uint32_t>{options.rows_max};
+Result<Buckets> buckets_of(const Model& model, const Device& device, const BucketOptions& options) {
+  if (options.any_rows) return Buckets{{options.rows_max}};
   const Lane lane = layers_alone(axes_of(model), model.config().layers);
   ASSIGN_OR_RETURN(const ShardGraph shard, shard_graph(model, lane, 0, 0, ShardRole::kDense));
-  const std::vector<uint32_t> largest = {options.rows_max};
-  double each_ns = 0;
-  for (const auto& segment : segments_of(shard)) {
-    if (segment == nullptr) continue;
-    ASSIGN_OR_RETURN(const QueryResult asked, device.query(segment->view(), largest));
-    each_ns += static_cast<double>(asked.compile_ns);
+  const auto segments = segments_of(shard);
+  for (size_t most = row_buckets(options.rows_max).size();; --most) {
+    Buckets buckets{row_buckets(options.rows_max, most)};
+    double compile_ns = 0;
+    for (const auto& segment : segments) {
+      if (segment == nullptr) continue;
+      ASSIGN_OR_RETURN(const QueryResult asked, device.query(segment->view(), buckets.rows));
+      compile_ns += static_cast<double>(asked.compile_ns);
+      buckets.program_bytes += std::min(asked.program_bytes, UINT64_MAX - buckets.program_bytes);
+    }
+    const bool fit =
+        compile_ns <= options.compile_seconds_max * 1e9 && buckets.program_bytes <= options.program_bytes_max;
+    if (fit || most == 1) return buckets;
   }
-  const double fit = options.compile_seconds_max * 1e9 / std::max(each_ns, 1.0);
-  return row_buckets(options.rows_max, fit < 64 ? static_cast<size_t>(fit) : SIZE_MAX);
 }
 
 }  // namespace motley

@@ -50,7 +50,11 @@ Status DevicePart::compile() {
     std::vector<motley_weight*> weights;
     for (const int32_t id : made->segment.graph_weights())
       weights.push_back(weights_[static_cast<size_t>(id)]->weight.get());
-    ASSIGN_OR_RETURN(made->programs, device_.compile(made->segment.view(), weights, options_.buckets));
+    const motley_segment view = made->segment.view();
+    auto compiled = options_.cache == nullptr
+                        ? device_.compile(view, weights, options_.buckets)
+                        : options_.cache->compile(device_, options_.identity, view, weights, options_.buckets);
+    ASSIGN_OR_RETURN(made->programs, std::move(compiled));
     programs_.back() = std::move(made);
   }
   return ok_status();

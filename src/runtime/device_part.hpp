@@ -10,6 +10,7 @@
 #include "device/handles.hpp"
 #include "model/model.hpp"
 #include "runtime/holdings.hpp"
+#include "runtime/program_cache.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/shard.hpp"
 
@@ -20,6 +21,9 @@ struct PartOptions {
   uint32_t pool = 0;              // the name of its KV pool
   KvShape kv;
   std::stop_token stop;  // of making it
+  // Where programs are looked for and kept, under this name for the device; null: nowhere.
+  std::shared_ptr<const ProgramCache> cache;
+  std::string identity;
 };
 
 // By the shard's pieces; null where a piece is no program.

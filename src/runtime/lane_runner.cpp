@@ -42,7 +42,10 @@ Result<ShardGraph> graph_of(const Model& model, const Placement& placement, cons
 }
 
 Result<std::vector<uint32_t>> buckets_on(const Model& model, const NamedDevice& device, const RuntimeOptions& options) {
-  return buckets_of(model, *device.device, {device.any_rows, options.rows_max, options.compile_seconds_max});
+  ASSIGN_OR_RETURN(Buckets buckets, buckets_of(model, *device.device,
+                                               {device.any_rows, options.rows_max, options.compile_seconds_max,
+                                                device.program_bytes_max}));
+  return std::move(buckets.rows);
 }
 
 DriverOptions driver_options(const NamedDevice& device, const RuntimeOptions& options, uint32_t lookahead) {
@@ -74,6 +77,8 @@ Result<std::map<std::string, double>> compile_seconds(const Model& model, const 
       ASSIGN_OR_RETURN(const ShardGraph graph, graph_of(model, placement, lane, part));
       for (const auto& segment : segments_of(graph)) {
         if (segment == nullptr) continue;
+        if (options.programs != nullptr && options.programs->holds(device->identity, segment->view(), buckets))
+          continue;
         ASSIGN_OR_RETURN(const QueryResult asked, device->device->query(segment->view(), buckets));
         if (asked.compile_ns > 0) seconds[part.device] += static_cast<double>(asked.compile_ns) / 1e9;
       }
@@ -108,7 +113,11 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
     held.stop = options.stop;
     const uint32_t blocks = part.section == 0 ? lane.kv_blocks : lane.sections[part.section - 1].blocks;
     held.kv = {blocks, placement.block_size, placement.kv_dtype};
-    if (!device->any_rows) runner->buckets_ = held.buckets;
+    if (!device->any_rows) {
+      runner->buckets_ = held.buckets;
+      held.cache = options.programs;
+      held.identity = device->identity;
+    }
     ASSIGN_OR_RETURN(ShardGraph graph, graph_of(model, placement, lane, part));
     if (!lane.sections.empty() && !graph.kv_layers.empty() && !device->attends_partially)
       return error(MOTLEY_UNIMPLEMENTED, "{} cannot attend to a part of a sequence, and the plan wants it to",

@@ -78,10 +78,11 @@ class DeviceMeasurer {
   // All are borrowed.
   static Result<std::unique_ptr<DeviceMeasurer>> create(const Model& model, const MeasuredDevice& device,
                                                         const MeasureOptions& options) {
-    ASSIGN_OR_RETURN(ProbeOptions probing,
-                     probe_options(model, *device.device, device.description,
-                                   {.rows_max = options.rows_max, .compile_seconds_max = options.compile_seconds_max},
-                                   options.kv_dtype, options.virtual_time));
+    ASSIGN_OR_RETURN(ProbeOptions probing, probe_options(model, *device.device, device.description,
+                                                         {.rows_max = options.rows_max,
+                                                          .compile_seconds_max = options.compile_seconds_max,
+                                                          .program_bytes_max = device.program_bytes_max},
+                                                         options.kv_dtype, options.virtual_time));
     return std::unique_ptr<DeviceMeasurer>(new DeviceMeasurer(model, device, options, std::move(probing)));
   }
 

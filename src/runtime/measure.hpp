@@ -36,13 +36,15 @@ struct MeasureOptions {
   std::vector<Route> routes = {Route::kSharedMemory};
   MeasureGate* gate = nullptr;                      // borrowed; each timing goes through it. Null = none
   double compile_seconds_max = kCompileSecondsMax;  // as BucketOptions
+  uint32_t step_rows_max = kMeasuredRowsMax;        // that programs will be compiled for; what they take is not free
   bool brief = false;  // fewer samples at fewer points: with pauses between they last twenty times as long
 };
 
 struct MeasuredDevice {
   DeviceDescription description;  // as listed
   const Device* device = nullptr;
-  std::vector<int> cores = {};  // where its driver's thread would run; empty = anywhere
+  std::vector<int> cores = {};              // where its driver's thread would run; empty = anywhere
+  uint64_t program_bytes_max = UINT64_MAX;  // as BucketOptions
 };
 
 // One layer's attention and FFN or experts, the head and the embedding, at several numbers of units and rows; copies.

@@ -39,10 +39,11 @@ class LinkSide {
     share.ffn_columns = half(axes.ffn_columns), share.experts = half(axes.experts);
     share.kv_blocks = kCopiedRows / Probe::kBlockSize;
     ASSIGN_OR_RETURN(CopySide copies, CopySide::create(*device.device, bytes_max, options.virtual_time));
-    ASSIGN_OR_RETURN(const ProbeOptions probing,
-                     probe_options(model, *device.device, device.description,
-                                   {.rows_max = kCopiedRows, .compile_seconds_max = options.compile_seconds_max},
-                                   options.kv_dtype, options.virtual_time));
+    ASSIGN_OR_RETURN(const ProbeOptions probing, probe_options(model, *device.device, device.description,
+                                                               {.rows_max = kCopiedRows,
+                                                                .compile_seconds_max = options.compile_seconds_max,
+                                                                .program_bytes_max = device.program_bytes_max},
+                                                               options.kv_dtype, options.virtual_time));
     ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, probing));
     if (probing.attends) RETURN_IF_ERROR(through(options.gate, [&] { return probe->write_kv(kCopiedRows); }));
     LinkSide side(std::move(copies), std::move(probe));

@@ -76,7 +76,8 @@ Result<ProbeOptions> probe_options(const Model& model, const Device& device, con
   buckets.any_rows = can(MOTLEY_CAP_DYNAMIC_ROWS);
   ProbeOptions probing{
       {}, static_cast<int32_t>(kv_dtype), can(MOTLEY_CAP_PAGED_ATTENTION), description.desc.memory_free, virtual_time};
-  ASSIGN_OR_RETURN(probing.buckets, buckets_of(model, device, buckets));
+  ASSIGN_OR_RETURN(Buckets found, buckets_of(model, device, buckets));
+  probing.buckets = std::move(found.rows);
   return probing;
 }
 

@@ -15,6 +15,7 @@
 #include "runtime/buckets.hpp"
 #include "runtime/holdings.hpp"
 #include "runtime/lane_links.hpp"
+#include "runtime/program_cache.hpp"
 
 namespace motley {
 
@@ -37,6 +38,8 @@ struct RuntimeOptions {
   std::stop_token stop;                      // nobody waits for what is being made any more: CANCELLED, soon
   // Of this model: what is in it already is not made again. Null: its own.
   std::shared_ptr<Holdings> holdings;
+  // Of what devices of fixed row counts compile; null: nothing is kept.
+  std::shared_ptr<const ProgramCache> programs;
 };
 
 // An opened device under the name that the placement uses.
@@ -45,9 +48,11 @@ struct NamedDevice {
   const Device* device = nullptr;
   std::vector<int> cores = {};  // that the device has for itself; empty = none, or all
   bool simulated = false;
-  bool any_rows = true;           // false: it runs row counts it has compiled for
-  uint32_t queue_depth = 0;       // programs that a queue takes before it refuses; 0 = any number
-  bool attends_partially = true;  // MOTLEY_CAP_PARTIAL_ATTENTION
+  bool any_rows = true;                     // false: it runs row counts it has compiled for
+  uint32_t queue_depth = 0;                 // programs that a queue takes before it refuses; 0 = any number
+  bool attends_partially = true;            // MOTLEY_CAP_PARTIAL_ATTENTION
+  std::string identity = {};                // as of ProgramCache::compile()
+  uint64_t program_bytes_max = UINT64_MAX;  // as BucketOptions
 };
 
 // Null where there is none of that name.

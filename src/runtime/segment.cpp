@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "base/hash.hpp"
+
 namespace motley {
 namespace {
 
@@ -20,12 +22,6 @@ bool belongs(const GraphNode& node, motley_cut cut, int32_t layer_begin, int32_t
 
 // SAMPLE reads and writes its second input, the token slots (motley/types.h).
 bool also_writes(const motley_op& op, int input) { return op.kind == MOTLEY_OP_SAMPLE && input == 1; }
-
-uint64_t hash_bytes(uint64_t hash, const void* data, size_t bytes) {  // FNV-1a
-  const auto* byte = static_cast<const unsigned char*>(data);
-  for (size_t i = 0; i < bytes; ++i) hash = (hash ^ byte[i]) * 0x100000001b3ull;
-  return hash;
-}
 
 template <typename T>
 uint64_t hash_vector(uint64_t hash, const std::vector<T>& items) {
@@ -152,7 +148,7 @@ motley_segment Segment::view() const {
   view.outputs = outputs_.data();
   view.output_count = static_cast<uint32_t>(outputs_.size());
   view.weight_count = static_cast<uint32_t>(graph_weights_.size());
-  uint64_t hash = 0xcbf29ce484222325ull;
+  uint64_t hash = kHashStart;
   const std::array<int32_t, 3> head = {cut_, layer_begin_, layer_end_};
   hash = hash_bytes(hash, head.data(), sizeof head);
   hash = hash_vector(hash, values_);

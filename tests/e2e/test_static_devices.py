@@ -99,7 +99,8 @@ def npu_that_compiles(folder, wall):
 
 
 def test_programs_compile_while_others_serve(two_cores, half_precision, tmp_path):
-    """Some seconds, of ten minutes that the device expects: at the first start behind measuring, at the second alone."""
+    """Some seconds, of ten minutes that the device expects: at the first start behind measuring, at the second, whose
+    programs are gone, alone. At the third they are there."""
     sim = npu_that_compiles(tmp_path, wall=0.003)
     cache = {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}
     texts = set()
@@ -115,6 +116,14 @@ def test_programs_compile_while_others_serve(two_cores, half_precision, tmp_path
             texts.add(server.complete(prompt="a b c d e f g", max_tokens=8)["choices"][0]["text"])
             assert server.get("/v1/devices").json()["data"][1]["rows"] > 0
         assert says in log.read_text() and "the plan takes over" in log.read_text()
+        kept = list((tmp_path / "cache/programs").iterdir())
+        assert kept
+        for file in kept if says.startswith("serving on") else []:
+            file.unlink()
+    with Server(half_precision, tmp_path / "log", "--devices", f"CPU:0,SIM:{sim}", environment=cache) as server:
+        assert [one["state"] for one in server.get("/v1/devices").json()["data"]] == ["serving"] * 2
+        texts.add(server.complete(prompt="a b c d e f g", max_tokens=8)["choices"][0]["text"])
+    assert sorted(kept) == sorted((tmp_path / "cache/programs").iterdir())
     assert len(texts) <= 2  # one, but for a tie
 
 

@@ -31,15 +31,35 @@ TEST(Buckets, AsManyAsTheTimeCompiles) {
   const Device device = file.open();
   const testing::RandomModel random(make_model::ModelSpec{});
   const auto of = [&](double seconds, bool any_rows = false) {
-    const auto rows = buckets_of(random.model(), device, {any_rows, 1024, seconds});
-    EXPECT_TRUE(rows.ok()) << rows.error().message();
-    return rows.ok() ? *rows : Rows{};
+    const auto made = buckets_of(random.model(), device, {any_rows, 1024, seconds});
+    EXPECT_TRUE(made.ok()) << made.error().message();
+    return made.ok() ? made->rows : Rows{};
   };
   EXPECT_EQ(of(kCompileSecondsMax), (Rows{16, 64, 256, 512, 1024}));
   EXPECT_EQ(of(119), (Rows{16, 256, 1024}));
   EXPECT_EQ(of(89), (Rows{16, 1024}));
   EXPECT_EQ(of(0), Rows{1024});
   EXPECT_EQ(of(0, true), Rows{1024});
+}
+
+// Three programs of 1000 bytes each for a row count.
+TEST(Buckets, AsManyAsTheMemoryHolds) {
+  const testing::SimFile file(
+      "kind = \"npu\"\nmemory_bytes = 1000000000\nbandwidth_gb_s = 10\ngflops = {f32 = 10}\ndynamic_rows = false\n"
+      "paged_attention = false\nprogram_bytes = 1000\n");
+  const Device device = file.open();
+  const testing::RandomModel random(make_model::ModelSpec{});
+  const auto of = [&](uint64_t bytes) {
+    const auto made =
+        buckets_of(random.model(), device, {.any_rows = false, .rows_max = 1024, .program_bytes_max = bytes});
+    EXPECT_TRUE(made.ok()) << made.error().message();
+    EXPECT_EQ(made->program_bytes, 3000 * made->rows.size());
+    return made->rows;
+  };
+  EXPECT_EQ(of(15000), (Rows{16, 64, 256, 512, 1024}));
+  EXPECT_EQ(of(14999).size(), 4u);
+  EXPECT_EQ(of(6000), (Rows{16, 1024}));
+  EXPECT_EQ(of(0), Rows{1024});
 }
 
 }  // namespace
