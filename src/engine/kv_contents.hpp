@@ -21,13 +21,15 @@ struct KvMove {
   KvBlock from, to;  // of the executor whose contents they are; of the one that takes them
 };
 
-// What an owner keeps of a pool's blocks: its heads of its layers.
+// What an owner keeps of a pool's blocks: its heads of its layers. Where the blocks of a pool lie with several owners
+// (sections), those of an owner are neighbours among the saved ones.
 struct KvSlice {
   uint32_t pool = 0;
+  size_t place_begin = 0, place_end = 0;  // of KvContents::blocks
   uint32_t layer_begin = 0;
   std::vector<uint32_t> head_dims;  // [layer - layer_begin]
   std::vector<uint32_t> heads;      // as the model numbers them, in the order in which they lie
-  // The canonical form (docs/formats/kv.md) of the pool's saved blocks in their order, a run of `run_blocks` behind the
+  // The canonical form (docs/formats/kv.md) of these blocks in their order, a run of `run_blocks` behind the
   // other; the last may be shorter.
   uint32_t run_blocks = 1;
   uint64_t size = 0;
@@ -38,7 +40,7 @@ struct KvContents {
   uint32_t block_size = 0;                   // positions
   int32_t dtype = 0;                         // motley_dtype
   std::vector<std::vector<BlockId>> blocks;  // [pool] that were saved, ascending
-  std::vector<KvSlice> slices;               // together each head of each layer, of pools with saved blocks
+  std::vector<KvSlice> slices;               // together each head of each layer of each saved block
   uint64_t bytes = 0;                        // of all slices
   int64_t busy_ns = 0;                       // that saving took, as the executor's steps count time
 };

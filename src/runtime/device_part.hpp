@@ -19,7 +19,8 @@ namespace motley {
 struct PartOptions {
   std::vector<uint32_t> buckets;  // row counts that programs are compiled for, ascending; the last is a step's most
   uint32_t pool = 0;              // the name of its KV pool
-  KvShape kv;
+  KvShape kv;                     // of its section of it
+  uint32_t block_begin = 0;       // of the section, as the scheduler counts the pool's blocks
   std::stop_token stop;  // of making it
   // Where programs are looked for and kept, under this name for the device; null: nowhere.
   std::shared_ptr<const ProgramCache> cache;

@@ -19,11 +19,21 @@ namespace motley {
 
 class KvMover {
  public:
-  // Who keeps some heads of some layers of a pool. Each pool of a device stands once.
+  // Who keeps some heads of some layers of a pool's section. Each pool of a device stands once.
   struct Owner {
     std::string device;
     std::shared_ptr<const DevicePart> part;  // shared with its drivers, and with a turn that is left behind
     uint32_t pool = 0;                       // of the executor's description
+
+    BlockId block_begin() const { return static_cast<BlockId>(part->options().block_begin); }
+    BlockId block_end() const { return block_begin() + static_cast<BlockId>(part->options().kv.blocks); }
+  };
+  // Blocks of a pool that lie with the same owners.
+  struct Section {
+    uint32_t pool = 0;
+    BlockId block_begin = 0, block_end = 0;
+    std::vector<Owner> savers;  // as many of the owners as hold each head of each layer: of copies, one
+    uint64_t block_bytes = 0;   // of them all
   };
   // The clock is borrowed. `bytes_max`: that are saved at once, beside what the host's memory allows.
   KvMover(std::vector<Owner> owners, uint32_t pools, DeviceTurnOptions options, uint64_t bytes_max, const Clock& clock)
@@ -36,9 +46,11 @@ class KvMover {
   Result<KvLoaded> load(const std::shared_ptr<const KvContents>& contents, std::vector<KvMove> moves) const;
 
  private:
-  std::vector<Owner> savers(uint32_t pool) const;
-  Status choose_blocks(const std::vector<KvBlock>& blocks, KvContents* contents) const;
-  Status check(const KvContents& contents, const std::vector<KvMove>& moves) const;
+  Result<std::vector<Section>> sections() const;
+  std::vector<Owner> savers(uint32_t pool, BlockId block_begin) const;
+  Status choose_blocks(const std::vector<Section>& sections, const std::vector<KvBlock>& blocks,
+                       KvContents* contents) const;
+  Status check(const std::vector<Section>& all, const KvContents& contents, const std::vector<KvMove>& moves) const;
 
   const std::vector<Owner> owners_;
   const uint32_t pools_;

@@ -22,18 +22,19 @@ uint64_t KvForm::block_bytes(uint64_t heads, std::span<const uint32_t> head_dims
   return bytes;
 }
 
-KvRecut::KvRecut(const KvContents& from, uint32_t pool, const KvOwned& to, KvForm form)
+KvRecut::KvRecut(const KvContents& from, uint32_t pool, size_t place_begin, const KvOwned& to, KvForm form)
     : from_(from),
       pool_(pool),
+      place_begin_(place_begin),
       form_(form),
       layer_begin_(to.layer_begin),
       head_dims_(to.head_dims.begin(), to.head_dims.end()),
       heads_(to.heads.begin(), to.heads.end()),
       block_bytes_(form.block_bytes(heads_.size(), head_dims_)) {}
 
-Result<KvRecut> KvRecut::create(const KvContents& from, uint32_t pool, const KvOwned& to) {
+Result<KvRecut> KvRecut::create(const KvContents& from, uint32_t pool, size_t place_begin, const KvOwned& to) {
   ASSIGN_OR_RETURN(const KvForm form, KvForm::of(from.block_size, from.dtype));
-  KvRecut recut(from, pool, to, form);
+  KvRecut recut(from, pool, place_begin, to, form);
   for (uint32_t i = 0; i < recut.head_dims_.size(); ++i) RETURN_IF_ERROR(recut.add_layer(i));
   return recut;
 }
@@ -45,7 +46,8 @@ Status KvRecut::add_layer(uint32_t index) {
   for (uint32_t to = 0; to < heads_.size(); ++to) {
     Run found;
     for (const KvSlice& slice : from_.slices) {
-      if (slice.pool != pool_ || layer < slice.layer_begin || layer - slice.layer_begin >= slice.head_dims.size())
+      if (slice.pool != pool_ || slice.place_begin != place_begin_ || layer < slice.layer_begin ||
+          layer - slice.layer_begin >= slice.head_dims.size())
         continue;
       if (slice.head_dims[layer - slice.layer_begin] != head_dims_[index]) continue;
       const auto at = std::find(slice.heads.begin(), slice.heads.end(), heads_[to]);
@@ -91,7 +93,6 @@ void copy_heads(const std::byte* from, uint64_t from_heads, std::byte* to, uint6
 }  // namespace
 
 void KvRecut::write_plane(size_t layer, int plane, std::span<const size_t> places, std::byte* to) const {
-  const size_t saved = from_.blocks[pool_].size();
   const uint64_t positions = form_.block_size, to_heads = heads_.size();
   const uint64_t data_cell = head_dims_[layer] * form_.element_bytes, scale_cell = form_.scale_bytes;
   std::byte* const scales = to + places.size() * positions * to_heads * data_cell;
@@ -103,7 +104,7 @@ void KvRecut::write_plane(size_t layer, int plane, std::span<const size_t> place
     const uint64_t plane_bytes = form_.plane_bytes(heads, head_dims_[layer]);
     for (size_t i = 0; i < places.size(); ++i) {
       const size_t begin = places[i] / slice.run_blocks * slice.run_blocks, within = places[i] - begin;
-      const uint64_t blocks = std::min<size_t>(slice.run_blocks, saved - begin);
+      const uint64_t blocks = std::min<size_t>(slice.run_blocks, slice.place_end - slice.place_begin - begin);
       const std::byte* from =
           slice.bytes.get() + begin * block_bytes + blocks * (before + static_cast<uint64_t>(plane) * plane_bytes);
       copy_heads(from + (within * positions * heads + run.from) * data_cell, heads,

@@ -35,12 +35,13 @@ struct KvOwned {
 // How an owner's part of saved blocks of one pool is put together. Borrows the contents. Immutable.
 class KvRecut {
  public:
-  // FAILED_PRECONDITION where a head of a layer was not saved, or has other dimensions.
-  static Result<KvRecut> create(const KvContents& from, uint32_t pool, const KvOwned& to);
+  // Of the pool's saved blocks those whose slices begin at `place_begin`. FAILED_PRECONDITION where a head of a layer was
+  // not saved, or has other dimensions.
+  static Result<KvRecut> create(const KvContents& from, uint32_t pool, size_t place_begin, const KvOwned& to);
   // Bytes of one block.
   uint64_t block_bytes() const { return block_bytes_; }
-  // The canonical form of the owner's part, for those of the pool's saved blocks that are named by their places in
-  // KvContents::blocks. `to` has block_bytes() for each.
+  // The canonical form of the owner's part, for those of these blocks that are named by their places, counted from
+  // `place_begin`. `to` has block_bytes() for each.
   void write(std::span<const size_t> places, std::span<std::byte> to) const;
 
  private:
@@ -50,12 +51,13 @@ class KvRecut {
     uint32_t layer = 0;  // of the slice
     uint32_t from = 0, to = 0, count = 0;
   };
-  KvRecut(const KvContents& from, uint32_t pool, const KvOwned& to, KvForm form);
+  KvRecut(const KvContents& from, uint32_t pool, size_t place_begin, const KvOwned& to, KvForm form);
   Status add_layer(uint32_t layer);
   void write_plane(size_t layer, int plane, std::span<const size_t> places, std::byte* to) const;
 
   const KvContents& from_;
   const uint32_t pool_;
+  const size_t place_begin_;
   const KvForm form_;
   const uint32_t layer_begin_;
   const std::vector<uint32_t> head_dims_, heads_;

@@ -60,6 +60,7 @@ KvContents saved(const std::vector<Part>& parts, int32_t dtype, uint32_t run_blo
   for (const Part& part : parts) {
     KvSlice& slice = contents.slices.emplace_back();
     slice.pool = 1;
+    slice.place_end = contents.blocks[1].size();
     slice.layer_begin = part.layer_begin;
     slice.head_dims = head_dims(part);
     slice.heads = part.heads;
@@ -81,7 +82,7 @@ void expect_recut(const std::vector<Part>& from, const std::vector<Part>& to) {
       const KvContents contents = saved(from, dtype, run_blocks);
       for (const Part& part : to) {
         const auto dims = head_dims(part);
-        const auto recut = KvRecut::create(contents, 1, {part.layer_begin, dims, part.heads});
+        const auto recut = KvRecut::create(contents, 1, 0, {part.layer_begin, dims, part.heads});
         ASSERT_TRUE(recut.ok()) << recut.error().message();
         const std::vector<size_t> places = {4, 0, 2};  // in any order
         std::vector<std::byte> got(places.size() * recut->block_bytes()), want;
@@ -117,11 +118,12 @@ TEST(KvRecut, HeadsLieInAnyOrder) { expect_recut({{0, 2, {3, 1}}, {0, 2, {0, 2}}
 TEST(KvRecut, WhatWasNotSaved_IsAnError) {
   const KvContents contents = saved({{0, 2, {0, 1}}}, MOTLEY_F16, 2);
   const std::vector<uint32_t> one = {head_dim_of(0)}, wrong = {head_dim_of(0) + 1}, two = {0, 2}, last = {1};
-  EXPECT_EQ(KvRecut::create(contents, 1, {0, one, two}).error().code(), MOTLEY_FAILED_PRECONDITION);
-  EXPECT_EQ(KvRecut::create(contents, 1, {2, one, last}).error().code(), MOTLEY_FAILED_PRECONDITION);
-  EXPECT_EQ(KvRecut::create(contents, 1, {0, wrong, last}).error().code(), MOTLEY_FAILED_PRECONDITION);
-  EXPECT_EQ(KvRecut::create(contents, 0, {0, one, last}).error().code(), MOTLEY_FAILED_PRECONDITION);
-  EXPECT_TRUE(KvRecut::create(contents, 1, {0, one, last}).ok());
+  EXPECT_EQ(KvRecut::create(contents, 1, 0, {0, one, two}).error().code(), MOTLEY_FAILED_PRECONDITION);
+  EXPECT_EQ(KvRecut::create(contents, 1, 0, {2, one, last}).error().code(), MOTLEY_FAILED_PRECONDITION);
+  EXPECT_EQ(KvRecut::create(contents, 1, 0, {0, wrong, last}).error().code(), MOTLEY_FAILED_PRECONDITION);
+  EXPECT_EQ(KvRecut::create(contents, 0, 0, {0, one, last}).error().code(), MOTLEY_FAILED_PRECONDITION);
+  EXPECT_EQ(KvRecut::create(contents, 1, 1, {0, one, last}).error().code(), MOTLEY_FAILED_PRECONDITION);
+  EXPECT_TRUE(KvRecut::create(contents, 1, 0, {0, one, last}).ok());
   EXPECT_EQ(KvForm::of(4, MOTLEY_Q4_0).error().code(), MOTLEY_UNIMPLEMENTED);
 }
 

@@ -113,6 +113,8 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
     held.stop = options.stop;
     const uint32_t blocks = part.section == 0 ? lane.kv_blocks : lane.sections[part.section - 1].blocks;
     held.kv = {blocks, placement.block_size, placement.kv_dtype};
+    for (uint32_t before = 0; before < part.section; ++before)
+      held.block_begin += before == 0 ? lane.kv_blocks : lane.sections[before - 1].blocks;
     if (!device->any_rows) {
       runner->buckets_ = held.buckets;
       held.cache = options.programs;

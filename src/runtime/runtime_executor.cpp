@@ -137,7 +137,7 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
   make_mover();
 }
 
-// Of all pools, each owner's part once, though several lanes may use it. Blocks of sections do not move: nobody then.
+// Of all pools, each owner's part once, though several lanes may use it.
 void RuntimeExecutor::make_mover() {
   std::vector<KvMover::Owner> owners;
   std::set<uint64_t> known;
@@ -147,8 +147,6 @@ void RuntimeExecutor::make_mover() {
       owners.push_back({driver.name(), driver.hold_part(), description_.lanes[i].pool});
     });
   }
-  if (std::any_of(sections_.begin(), sections_.end(), [](const auto& sections) { return sections.size() > 1; }))
-    owners.clear();
   DeviceTurnOptions turns;
   turns.virtual_time = options_.virtual_time;
   if (options_.step_limit_ns != nullptr) turns.limit_ns = options_.kv_limit_ns;

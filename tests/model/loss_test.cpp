@@ -217,7 +217,7 @@ Status move_blocks(RuntimeExecutor& executor, int rounds) {
 }
 
 TEST_P(Loss, KilledWhileBlocksMove_IsNamed) {
-  if (!executor_->describe().moves_kv) GTEST_SKIP() << "blocks of sections do not move";
+  ASSERT_TRUE(executor_->describe().moves_kv);
   std::mt19937 random(7);
   for (int round = 0; round < 6; ++round) {
     ASSERT_TRUE(move_blocks(*executor_, 1).ok());
@@ -239,7 +239,7 @@ TEST_P(Loss, KilledWhileBlocksMove_IsNamed) {
 }
 
 TEST_P(Loss, StoppedBeforeBlocksMove_IsNamedByItsDeadlineAndKilled) {
-  if (!executor_->describe().moves_kv) GTEST_SKIP() << "blocks of sections do not move";
+  ASSERT_TRUE(executor_->describe().moves_kv);
   auto saved = executor_->save_kv({{0, 1}});
   ASSERT_TRUE(saved.ok());
   const auto contents = std::make_shared<const KvContents>(*std::move(saved));

@@ -322,7 +322,10 @@ TEST_P(RealPlacements, MovedInMidAnswer_SaysWhatOneDeviceSays) {
       {"pipeline of two", "replicated KV heads"},
       {"replicated, and none on a third", "a core attends for the NPU"},
       {"KV of the GPU, and of a core", "two, then one"},
-      {"the GPU prefills, a core decodes", "KV of a pipeline, and of a third"}};
+      {"the GPU prefills, a core decodes", "KV of a pipeline, and of a third"},
+      {"two, then one", "sections of three"},
+      {"sections of two shards and of a third", "sections of the NPU's core and of the GPU"},
+      {"sections of a pipeline and of a third", "pipeline of two"}};
   Tally all;
   for (const auto& [from, to] : kMoves) {
     SCOPED_TRACE(fmt::format("{} to {}", from, to));

@@ -125,6 +125,7 @@ Result<KvContents> ScriptedExecutor::save_kv(std::vector<KvBlock> blocks) {
   for (uint32_t pool = 0; pool < contents.blocks.size(); ++pool) {
     std::sort(contents.blocks[pool].begin(), contents.blocks[pool].end());
     KvSlice& slice = contents.slices.emplace_back();
+    slice.place_end = contents.blocks[pool].size();
     slice.pool = pool;
     const size_t each = options_.pools[pool].block_size * sizeof(Cell);
     slice.size = contents.blocks[pool].size() * each;
