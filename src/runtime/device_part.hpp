@@ -21,7 +21,7 @@ struct PartOptions {
   uint32_t pool = 0;              // the name of its KV pool
   KvShape kv;                     // of its section of it
   uint32_t block_begin = 0;       // of the section, as the scheduler counts the pool's blocks
-  std::stop_token stop;  // of making it
+  std::stop_token stop;           // of making it
   // Where programs are looked for and kept, under this name for the device; null: nowhere.
   std::shared_ptr<const ProgramCache> cache;
   std::string identity;

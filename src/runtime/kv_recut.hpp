@@ -35,8 +35,8 @@ struct KvOwned {
 // How an owner's part of saved blocks of one pool is put together. Borrows the contents. Immutable.
 class KvRecut {
  public:
-  // Of the pool's saved blocks those whose slices begin at `place_begin`. FAILED_PRECONDITION where a head of a layer was
-  // not saved, or has other dimensions.
+  // Of the pool's saved blocks those whose slices begin at `place_begin`. FAILED_PRECONDITION where a head of a layer
+  // was not saved, or has other dimensions.
   static Result<KvRecut> create(const KvContents& from, uint32_t pool, size_t place_begin, const KvOwned& to);
   // Bytes of one block.
   uint64_t block_bytes() const { return block_bytes_; }
