@@ -18,6 +18,10 @@ namespace motley {
 using ChainId = uint64_t;
 inline constexpr ChainId kChainRoot = 0;
 
+inline uint32_t blocks_for(uint32_t positions, uint32_t block_size) {
+  return (positions + block_size - 1) / block_size;
+}
+
 class BlockPool {
  public:
   using Hash = uint64_t (*)(ChainId parent, std::span<const TokenId> tokens);

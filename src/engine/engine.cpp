@@ -6,7 +6,6 @@
 #include <list>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <system_error>
 #include <thread>
 #include <unordered_map>
@@ -17,6 +16,7 @@
 #include "engine/metrics.hpp"
 #include "engine/scheduler.hpp"
 #include "engine/step_trace.hpp"
+#include "engine/transfers.hpp"
 
 namespace motley {
 namespace {
@@ -37,13 +37,6 @@ struct Replacement {
 struct Made {
   Result<Executor*> executor;
   std::shared_ptr<const KvContents> saved;  // shared with who loads it; null = none
-};
-
-// Requests that went from pool to pool, or did not.
-struct Transferred {
-  std::vector<RequestId> ids;
-  size_t blocks = 0;
-  Result<KvLoaded> loaded;
 };
 
 // What other threads have to say to the engine's thread. Outlives the engine where a step of it is still under way.
@@ -308,46 +301,31 @@ class Engine::Impl {
   // Beside the steps, all that wait at once.
   void start_transfers() {
     if (transferring_) return;
-    const std::vector<Scheduler::Transfer> transfers = scheduler_.take_transfers();
+    const std::vector<Transfer> transfers = scheduler_.take_transfers();
     if (transfers.empty()) return;
     transferring_ = true;
-    std::set<KvBlock> blocks;  // some may be shared
-    std::vector<KvMove> moves;
-    std::vector<RequestId> ids;
-    for (const Scheduler::Transfer& each : transfers) {
-      ids.push_back(each.id);
-      moves.insert(moves.end(), each.moves.begin(), each.moves.end());
-      for (const KvMove& move : each.moves) blocks.insert(move.from);
-    }
     if (mover_.joinable()) mover_.join();  // it has delivered
     try {
-      mover_ = std::thread([executor = executor_, mailbox = mailbox_, ids, moves, blocks] {
+      mover_ = std::thread([executor = executor_, mailbox = mailbox_, transfers] {
         const MemoryPatience patience;
-        Result<KvLoaded> loaded = error(MOTLEY_RESOURCE_EXHAUSTED, "no memory to move KV");
-        try {
-          loaded = transfer(*executor, {blocks.begin(), blocks.end()}, moves);
-        } catch (const std::bad_alloc&) {
-        }
-        mailbox->transferred({ids, moves.size(), std::move(loaded)});
+        mailbox->transferred(transfer(*executor, transfers));
       });
     } catch (const std::system_error& refused) {
-      mailbox_->transferred({ids, 0, error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to move KV on: {}", refused.what())});
+      Transferred none{{}, {}, 0, error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to move KV on: {}", refused.what())};
+      for (const Transfer& each : transfers) none.left.push_back(each.id);
+      mailbox_->transferred(std::move(none));
     }
-  }
-
-  static Result<KvLoaded> transfer(Executor& executor, std::vector<KvBlock> blocks, std::vector<KvMove> moves) {
-    ASSIGN_OR_RETURN(KvContents saved, executor.save_kv(std::move(blocks)));
-    return executor.load_kv(std::make_shared<const KvContents>(std::move(saved)), std::move(moves));
   }
 
   void end_transfers(const Transferred& done) {
     transferring_ = false;
-    for (const RequestId id : done.ids) scheduler_.moved(id, done.loaded.ok());
-    if (!done.loaded.ok()) {
-      log_warning("the KV of {} requests does not move to another pool, and is computed again: {}", done.ids.size(),
-                  done.loaded.error().message());
-      return;
+    for (const RequestId id : done.moved) scheduler_.moved(id, true);
+    for (const RequestId id : done.left) scheduler_.moved(id, false);
+    if (!done.left.empty()) {
+      log_warning("the KV of {} requests does not move to another pool, and is computed again: {}", done.left.size(),
+                  done.loaded.ok() ? "the host has memory for others alone" : done.loaded.error().message());
     }
+    if (!done.loaded.ok()) return;
     std::lock_guard lock(stats_mutex_);
     metrics_.on_moved(done.blocks, done.loaded->bytes);
   }
@@ -519,6 +497,7 @@ class Engine::Impl {
     EngineStats& stats = metrics_.stats();
     stats.running = scheduler_.running();
     stats.waiting = scheduler_.waiting();
+    stats.moving = scheduler_.transfers_in_flight();
     stats.kv_blocks_total = stats.kv_blocks_used = 0;
     stats.pools.resize(scheduler_.pools());
     for (uint32_t i = 0; i < scheduler_.pools(); ++i) {

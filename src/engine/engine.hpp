@@ -70,7 +70,7 @@ struct LaneStats {
 
 // A snapshot of counters and gauges.
 struct EngineStats {
-  uint32_t running = 0, waiting = 0;
+  uint32_t running = 0, waiting = 0, moving = 0;     // moving: from one pool to another, counted nowhere else
   uint32_t kv_blocks_total = 0, kv_blocks_used = 0;  // of all pools
   std::vector<KvPoolStats> pools;                    // of the executor in service
   std::vector<LaneStats> lanes;                      // by number, whichever executor had them

@@ -1,6 +1,7 @@
 // KV blocks in the host's memory, on their way from one pool to another. Flat, as all that crosses executor.hpp.
 #pragma once
 
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -36,13 +37,20 @@ struct KvSlice {
   std::unique_ptr<std::byte[]> bytes;
 };
 
+using KvSavedBlocks = std::vector<std::vector<BlockId>>;  // [pool] ascending
+
+inline bool was_saved(const KvSavedBlocks& saved, const KvBlock& block) {
+  return block.pool < saved.size() &&
+         std::binary_search(saved[block.pool].begin(), saved[block.pool].end(), block.block);
+}
+
 struct KvContents {
-  uint32_t block_size = 0;                   // positions
-  int32_t dtype = 0;                         // motley_dtype
-  std::vector<std::vector<BlockId>> blocks;  // [pool] that were saved, ascending
-  std::vector<KvSlice> slices;               // together each head of each layer of each saved block
-  uint64_t bytes = 0;                        // of all slices
-  int64_t busy_ns = 0;                       // that saving took, as the executor's steps count time
+  uint32_t block_size = 0;      // positions
+  int32_t dtype = 0;            // motley_dtype
+  KvSavedBlocks blocks;         // that were saved
+  std::vector<KvSlice> slices;  // together each head of each layer of each saved block
+  uint64_t bytes = 0;           // of all slices
+  int64_t busy_ns = 0;          // that saving took, as the executor's steps count time
 };
 
 // What loading took.

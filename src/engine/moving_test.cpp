@@ -1,11 +1,18 @@
 // Requests whose KV goes on with another executor.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 #include "engine/engine.hpp"
 #include "engine/testing/inbox.hpp"
 #include "engine/testing/scheduler_bench.hpp"
+#include "engine/transfers.hpp"
 
 namespace motley {
 namespace {
@@ -257,9 +264,45 @@ TEST(MovingPools, InTheEngine) {
   }
 }
 
-// Who moves is waited for before the executor is replaced, and goes on with the next one.
+// The first of three fits into what can be saved, the second does not, and so neither does the third, of one block.
+TEST(MovingPools, WithoutMemoryForAll_TheFirstMove) {
+  ScriptedOptions device = device_of({16, 16});
+  device.saved_blocks_max = 5;
+  ScriptedExecutor executor(device);
+  const auto moves = [](BlockId first, BlockId count) {
+    std::vector<KvMove> made;
+    for (BlockId i = first; i < first + count; ++i) made.push_back({{0, i}, {1, i}});
+    return made;
+  };
+  const Transferred some = transfer(executor, {{7, moves(8, 3)}, {5, moves(0, 4)}, {6, moves(12, 1)}});
+  EXPECT_TRUE(some.loaded.ok()) << some.loaded.error().message();
+  EXPECT_EQ(some.moved, std::vector<RequestId>{7});
+  EXPECT_EQ(some.left, (std::vector<RequestId>{5, 6}));
+  EXPECT_EQ(some.blocks, 3u);
+  const Transferred none = transfer(executor, {{7, moves(0, 6)}, {5, moves(8, 1)}});
+  EXPECT_EQ(none.loaded.error().code(), MOTLEY_RESOURCE_EXHAUSTED);
+  EXPECT_EQ(none.left, (std::vector<RequestId>{7, 5}));
+  executor.fail_saving(Status(MOTLEY_UNAVAILABLE, "scripted"));
+  const Transferred failed = transfer(executor, {{7, moves(0, 1)}});
+  EXPECT_EQ(failed.loaded.error().code(), MOTLEY_UNAVAILABLE);
+  EXPECT_EQ(failed.left, std::vector<RequestId>{7});
+}
+
+// Who moves is waited for before the executor is replaced, and goes on with the next one. The move ends once the
+// replacement has been asked for, and a while later.
 TEST(MovingPools, ReplacedMeanwhile) {
-  ScriptedExecutor first(device_of({6, 64}));
+  std::promise<void> begun, asked_for;
+  std::atomic<bool> loaded = false, made_before = false;
+  ScriptedOptions first_device = device_of({6, 64});
+  first_device.loads = [&, once = std::make_shared<std::once_flag>()] {
+    std::call_once(*once, [&] {
+      begun.set_value();
+      asked_for.get_future().wait();
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      loaded = true;
+    });
+  };
+  ScriptedExecutor first(first_device);
   ScriptedOptions next_device = device_of({64});
   next_device.epoch = 2;
   ScriptedExecutor next(next_device);
@@ -270,8 +313,17 @@ TEST(MovingPools, ReplacedMeanwhile) {
     const std::vector<TokenId> text = random_text(i, 18 + i, kVocab);
     asked.emplace_back(engine->submit(testing::request_of(inbox, text, 200)).value(), expected_tokens(text, 200));
   }
-  inbox.wait_tokens(asked[0].first, 2);
-  EXPECT_TRUE(engine->replace([&]() -> Result<Executor*> { return &next; }).take().ok());
+  begun.get_future().wait();
+  for (int ms = 0; ms < 10'000 && engine->stats().moving != 1; ++ms)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(engine->stats().moving, 1u);
+  auto replaced = engine->replace([&]() -> Result<Executor*> {
+    made_before = !loaded;
+    return &next;
+  });
+  asked_for.set_value();
+  EXPECT_TRUE(replaced.take().ok());
+  EXPECT_FALSE(made_before);
   for (const auto& [id, tokens] : asked) EXPECT_EQ(inbox.wait(id).tokens, tokens);
   EXPECT_TRUE(engine->drain().take());
   EXPECT_EQ(first.violations(), std::vector<std::string>());

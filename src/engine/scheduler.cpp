@@ -223,8 +223,7 @@ void Scheduler::publish(Sequence& s) {
   const uint32_t size = pool.block_size();
   const uint32_t full = std::min(s.committed, static_cast<uint32_t>(s.tokens.size())) / size;
   for (; s.published < full; ++s.published) {
-    const auto text = std::span<const TokenId>(s.tokens).subspan(static_cast<size_t>(s.published) * size, size);
-    s.chain = pool.publish(s.blocks[s.published], s.chain, text);
+    s.chain = pool.publish(s.blocks[s.published], s.chain, text_of_block(s, s.published, size));
   }
 }
 

@@ -30,6 +30,7 @@
 #include "engine/engine.hpp"
 #include "engine/sequence.hpp"
 #include "engine/step_budget.hpp"
+#include "engine/transfers.hpp"
 
 namespace motley {
 
@@ -61,7 +62,6 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
 Result<SchedulerConfig> resolve_replacement(const ExecutorDescription& executor, const EngineOptions& options);
 
 // [pool], ascending, as KvContents has them.
-using KvSavedBlocks = std::vector<std::vector<BlockId>>;
 
 struct SchedulerCounters {
   uint64_t prefix_queries = 0, prefix_hits = 0, preemptions = 0, recomputed_tokens = 0;
@@ -97,13 +97,9 @@ class Scheduler {
   // them. How many positions' rows had run, and must run again.
   uint64_t restart(const SchedulerConfig& config);
 
-  // Moves between pools of the executor that are to be made beside the steps. Each is answered by moved(); until then
-  // its request runs nowhere, and its blocks are left alone.
-  struct Transfer {
-    RequestId id = 0;
-    std::vector<KvMove> moves;
-  };
-  std::vector<Transfer> take_transfers() { return std::exchange(transfers_, {}); }
+  // Moves between pools of the executor that are to be made beside the steps, by rank. Each is answered by moved();
+  // until then its request runs nowhere, and its blocks are left alone.
+  std::vector<Transfer> take_transfers();
   // Not OK: the request waits again instead.
   void moved(RequestId id, bool ok);
   uint32_t transfers_in_flight() const { return transfers_in_flight_; }  // not answered

@@ -12,8 +12,6 @@ namespace {
 // the one for them.
 constexpr uint32_t kPassedOverMax = 16;
 
-uint32_t blocks_for(uint32_t positions, uint32_t block_size) { return (positions + block_size - 1) / block_size; }
-
 bool fits(const BlockPool& pool, const Sequence& s) {
   return blocks_for(static_cast<uint32_t>(s.tokens.size()), pool.block_size()) <= pool.size();
 }
@@ -104,7 +102,7 @@ Scheduler::Offer Scheduler::offer(const Pool& pool, const Sequence& s) const {
   uint32_t free_hits = 0;
   const bool cached = uses_cache(s);
   while (cached && (offer.hits.size() + 1) * size < length) {  // the last token is recomputed: its logits are needed
-    const auto hit = blocks.find(offer.chain, std::span(s.tokens).subspan(offer.hits.size() * size, size));
+    const auto hit = blocks.find(offer.chain, text_of_block(s, offer.hits.size(), size));
     if (!hit) break;
     offer.chain = hit->chain;
     offer.hits.push_back(*hit);

@@ -20,12 +20,6 @@ bool stays(const KvPoolDescription& pool, std::span<const KvPoolDescription> nex
   return std::any_of(next.begin(), next.end(), [&](const KvPoolDescription& each) { return same_memory(pool, each); });
 }
 
-uint32_t blocks_for(uint32_t positions, uint32_t block_size) { return (positions + block_size - 1) / block_size; }
-
-bool was_saved(const KvSavedBlocks& saved, uint32_t pool, BlockId block) {
-  return pool < saved.size() && std::binary_search(saved[pool].begin(), saved[pool].end(), block);
-}
-
 }  // namespace
 
 // The pools, chains and moves of one change.
@@ -182,6 +176,14 @@ bool Scheduler::move_on(Sequence& s) {
   return true;
 }
 
+std::vector<Transfer> Scheduler::take_transfers() {
+  std::vector<Transfer> all = std::exchange(transfers_, {});
+  std::sort(all.begin(), all.end(), [&](const Transfer& a, const Transfer& b) {
+    return waiting_.key_comp()(sequences_.at(a.id).get(), sequences_.at(b.id).get());
+  });
+  return all;
+}
+
 void Scheduler::moved(RequestId id, bool ok) {
   Sequence& s = *sequences_.at(id);
   CHECK(s.state == Sequence::State::kMoving, "request {} does not move", id);
@@ -245,7 +247,7 @@ bool Scheduler::carry_to(Carrying& carrying, Sequence& s, Pool& pool) {
   const Landing there = landing(pool, s, size, static_cast<uint32_t>(s.blocks.size()));
   if (!there.room) return false;
   for (size_t i = there.hits.size(); i < written; ++i)
-    if (!was_saved(carrying.saved, s.pool, s.blocks[i])) return false;
+    if (!was_saved(carrying.saved, {s.pool, s.blocks[i]})) return false;
   const std::vector<BlockId> old = std::exchange(s.blocks, take_blocks(pool, there));
   for (size_t i = there.hits.size(); i < written; ++i)
     carrying.done.moves.push_back({{s.pool, old[i]}, {pool.id, s.blocks[i]}});
@@ -291,7 +293,7 @@ void Scheduler::carry_cache(Carrying& carrying, const Pool& before, Pool& to) {
   const std::vector<BlockId> order = before.blocks.free_order();
   const size_t room = to.blocks.free_count() - std::min<size_t>(to.blocks.free_count(), to.running.size());
   for (auto at = order.rbegin(); at != order.rend() && kept.size() < room; ++at)
-    if (was_saved(carrying.saved, before.id, *at) && before.blocks.cached(*at)) kept.push_back({*at, kept.size(), 0});
+    if (was_saved(carrying.saved, {before.id, *at}) && before.blocks.cached(*at)) kept.push_back({*at, kept.size(), 0});
   std::sort(kept.begin(), kept.end(), [&](const Kept& a, const Kept& b) {
     return before.blocks.text_of(a.from).chain < before.blocks.text_of(b.from).chain;
   });

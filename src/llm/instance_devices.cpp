@@ -318,6 +318,7 @@ Result<RuntimeOptions> Instance::options_for(const Placement& placement, const D
     options.step_limit_ns = [limit = options.step_limit_ns](double rows, double reads) {
       return kPatienceWithTheLast * limit(rows, reads);
     };
+    options.kv_limit_ns *= kPatienceWithTheLast;
   }
   return options;
 }

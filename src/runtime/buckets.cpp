@@ -43,7 +43,7 @@ std::vector<uint32_t> row_buckets(uint32_t rows_max, size_t most) {
 Result<Buckets> buckets_of(const Model& model, const Device& device, const BucketOptions& options) {
   if (options.any_rows) return Buckets{{options.rows_max}};
   const Lane lane = layers_alone(axes_of(model), model.config().layers);
-  ASSIGN_OR_RETURN(const ShardGraph shard, shard_graph(model, lane, 0, 0, ShardRole::kDense));
+  ASSIGN_OR_RETURN(const ShardGraph shard, shard_graph(model, lane, 0, 0, ShardRole::kDense, 0));
   const auto segments = segments_of(shard);
   for (size_t most = row_buckets(options.rows_max).size();; --most) {
     Buckets buckets{row_buckets(options.rows_max, most)};

@@ -229,10 +229,8 @@ Status KvMover::check(const std::vector<Section>& all, const KvContents& content
     return error(MOTLEY_FAILED_PRECONDITION, "KV blocks of {} positions and format {} for pools of {} and {}",
                  contents.block_size, contents.dtype, shape.block_size, shape.dtype);
   for (const KvMove& move : moves) {
-    const bool there = move.from.pool < contents.blocks.size() &&
-                       std::binary_search(contents.blocks[move.from.pool].begin(),
-                                          contents.blocks[move.from.pool].end(), move.from.block);
-    if (!there) return invalid_argument("KV block {} of pool {} was not saved", move.from.block, move.from.pool);
+    if (!was_saved(contents.blocks, move.from))
+      return invalid_argument("KV block {} of pool {} was not saved", move.from.block, move.from.pool);
     if (section_of(all, move.to) == nullptr)
       return invalid_argument("there is no KV block {} of pool {}", move.to.block, move.to.pool);
   }

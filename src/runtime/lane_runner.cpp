@@ -38,7 +38,7 @@ bool by_layers(const Placement& placement, const std::string& device) {
 
 Result<ShardGraph> graph_of(const Model& model, const Placement& placement, const Lane& lane, const LanePart& part) {
   const auto programs = by_layers(placement, part.device) ? LayerPrograms::kEach : LayerPrograms::kTogether;
-  return shard_graph(model, lane, part.stage, part.shard, part.role, programs, part.section);
+  return shard_graph(model, lane, part.stage, part.shard, part.role, part.section, programs);
 }
 
 Result<std::vector<uint32_t>> buckets_on(const Model& model, const NamedDevice& device, const RuntimeOptions& options) {

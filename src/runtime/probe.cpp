@@ -86,7 +86,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   const auto [lane, stage] = lane_of(model, share);
   const bool apart = !options.attends && !lane.stages[stage].shards[0].kv_heads.empty();
   ASSIGN_OR_RETURN(ShardGraph shard, shard_graph(model, lane, stage, 0, apart ? ShardRole::kDense : ShardRole::kWhole,
-                                                 share.whole ? LayerPrograms::kTogether : LayerPrograms::kParts));
+                                                 0, share.whole ? LayerPrograms::kTogether : LayerPrograms::kParts));
   uint64_t source_bytes = 0;
   for (const ShardWeight& weight : shard.weights) {
     const GraphWeight& whole = model.graph().weights[weight.source];

@@ -60,6 +60,9 @@ Status check_sections(const Lane& lane) {
     for (const Shard& shard : stage.shards)
       if (!shard.kv_heads.empty()) owners.insert(shard.kv_owner());
   }
+  uint64_t blocks = lane.kv_blocks;
+  for (const KvSection& section : lane.sections) blocks += section.blocks;
+  if (blocks > INT32_MAX) return invalid_argument("a KV pool of {} blocks; {} at most", blocks, INT32_MAX);
   for (const KvSection& section : lane.sections) {
     if (section.blocks == 0) return invalid_argument("the section of {} has no blocks", section.owner);
     if (!owners.insert(section.owner).second)
@@ -201,8 +204,8 @@ Result<std::vector<std::shared_ptr<const PackedWeight>>> RuntimeExecutor::pack(c
     for (const LanePart& part : lane_parts(lane)) {
       const NamedDevice* device = find_device(devices, part.device);
       if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
-      ASSIGN_OR_RETURN(const ShardGraph graph, shard_graph(model, lane, part.stage, part.shard, part.role,
-                                                           LayerPrograms::kTogether, part.section));
+      ASSIGN_OR_RETURN(const ShardGraph graph,
+                       shard_graph(model, lane, part.stage, part.shard, part.role, part.section));
       for (const ShardWeight& weight : graph.weights) {
         if (options.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the weights any more");
         auto packed = options.holdings->weight(*device->device, weight);

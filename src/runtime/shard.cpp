@@ -761,7 +761,7 @@ std::vector<Attendant> attendants_of(const Lane& lane, const Shard& shard) {
 }
 
 Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role,
-                               LayerPrograms programs, uint32_t section) {
+                               uint32_t section, LayerPrograms programs) {
   RETURN_IF_ERROR(check_shards(model, lane, stage));
   return Cutter(model, lane, stage, shard, role, programs, section).cut();
 }

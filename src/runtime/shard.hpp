@@ -80,8 +80,7 @@ std::vector<Attendant> attendants_of(const Lane& lane, const Shard& shard);  // 
 // with, kAttention of an attendant, whose section it is.
 // INVALID_ARGUMENT where the shards' ranges do not cover an axis exactly once or fall where a weight's format cannot be
 // cut; UNIMPLEMENTED where the model has an op that cannot be computed in parts.
-Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard,
-                               ShardRole role = ShardRole::kWhole, LayerPrograms programs = LayerPrograms::kTogether,
-                               uint32_t section = 0);
+Result<ShardGraph> shard_graph(const Model& model, const Lane& lane, size_t stage, size_t shard, ShardRole role,
+                               uint32_t section, LayerPrograms programs = LayerPrograms::kTogether);
 
 }  // namespace motley

@@ -48,6 +48,7 @@ TEST(PlacementSections, ThatCannotBe_AreRefused) {
   EXPECT_EQ(code(alone, {{"D10", 1}, {"D10", 1}}), MOTLEY_INVALID_ARGUMENT);
   EXPECT_EQ(code(attended, {{"D9", 1}}), MOTLEY_INVALID_ARGUMENT);
   EXPECT_EQ(code(alone, {{"D99", 1}}), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_EQ(code(alone, {{"D9", 1u << 30}, {"D10", 1u << 30}}), MOTLEY_INVALID_ARGUMENT);
   for (const size_t without : {0, 10}) {
     std::vector<NamedDevice> named = devices.named();
     named[without].attends_partially = false;

@@ -128,7 +128,7 @@ class SchedulerBench {
   bool transfer(size_t which = 0, bool fails = false) {
     if (transfers_.empty()) return false;
     const auto at = transfers_.begin() + static_cast<ptrdiff_t>(which % transfers_.size());
-    const Scheduler::Transfer transfer = *at;
+    const Transfer transfer = *at;
     transfers_.erase(at);
     if (fails) {
       scheduler_->moved(transfer.id, false);
@@ -259,7 +259,7 @@ class SchedulerBench {
   };
 
   void take_transfers() {
-    for (Scheduler::Transfer& each : scheduler_->take_transfers()) transfers_.push_back(std::move(each));
+    for (Transfer& each : scheduler_->take_transfers()) transfers_.push_back(std::move(each));
   }
   void expect_pools_free() const {
     for (uint32_t i = 0; i < scheduler_->pools(); ++i)
@@ -300,7 +300,7 @@ class SchedulerBench {
   }
 
   uint64_t computed_again_ = 0, overlaps_ = 0, carried_on_ = 0, moved_ = 0, transferred_ = 0;
-  std::deque<Scheduler::Transfer> transfers_;
+  std::deque<Transfer> transfers_;
   ScriptedOptions device_;
   const EngineOptions options_;
   std::unique_ptr<ScriptedExecutor> executor_;

@@ -141,6 +141,7 @@ Result<KvContents> ScriptedExecutor::save_kv(std::vector<KvBlock> blocks) {
 }
 
 Result<KvLoaded> ScriptedExecutor::load_kv(std::shared_ptr<const KvContents> contents, std::vector<KvMove> moves) {
+  if (options_.loads != nullptr) options_.loads();
   std::lock_guard lock(mutex_);
   if (!options_.moves_kv) return error(MOTLEY_UNIMPLEMENTED, "scripted");
   if (loss_) return *loss_;

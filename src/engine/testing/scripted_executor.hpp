@@ -44,8 +44,9 @@ struct ScriptedOptions {
   uint64_t steps_max = UINT64_MAX;  // steps that run; then the device is lost: lose()
   bool manual = false;              // steps wait for run_next(); otherwise submit() runs them
   bool moves_kv = false;
-  size_t saved_blocks_max = SIZE_MAX;  // by save_kv()
-  ScriptedChoice choice = nullptr;     // none: a hash of (text, seed, choice), never a banned token
+  size_t saved_blocks_max = SIZE_MAX;     // by save_kv()
+  std::function<void()> loads = nullptr;  // called at the beginning of each load_kv()
+  ScriptedChoice choice = nullptr;        // none: a hash of (text, seed, choice), never a banned token
 };
 
 class ScriptedExecutor final : public Executor {
