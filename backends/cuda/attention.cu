@@ -16,7 +16,7 @@ constexpr int kTileWarps = kTile / kWarp;
 // What a head's block of threads shares; dim floats of query and of sum lie behind it.
 struct Shared {
   float weight[kTile];
-  int64_t at[kTile];  // of each position: its head, as head_at counts
+  int64_t at[kTile];  // of each position: its head, as head_at counts; -1: it lies elsewhere, and is not seen
   float largest, total, shrink;
 };
 
@@ -69,11 +69,12 @@ __global__ void attend(Attention a) {
     __syncthreads();
     if (threadIdx.x < count) {
       const int64_t p = begin + threadIdx.x;
-      s.at[threadIdx.x] = a.layer.head_at(blocks[p / a.layer.block_size], p % a.layer.block_size, kv_head);
+      const int32_t block = blocks[p / a.layer.block_size];
+      s.at[threadIdx.x] = block == MOTLEY_NONE ? -1 : a.layer.head_at(block, p % a.layer.block_size, kv_head);
     }
     __syncthreads();
     for (int i = threadIdx.x / kWarp; i < count; i += kTileWarps) {
-      const float score = score_of(a, query, s.at[i]);
+      const float score = s.at[i] < 0 ? -INFINITY : score_of(a, query, s.at[i]);
       if (threadIdx.x % kWarp == 0) s.weight[i] = score;
     }
     __syncthreads();
@@ -82,6 +83,7 @@ __global__ void attend(Attention a) {
     for (int64_t e = threadIdx.x; e < dim; e += kTile) {
       float mine = sum[e] * s.shrink;
       for (int i = 0; i < count; ++i) {
+        if (s.at[i] < 0) continue;
         const float value = load_as(a.layer.dtype, a.layer.v, s.at[i] * dim + e);
         mine = fmaf(s.weight[i] * (a.layer.v_scale ? a.layer.v_scale[s.at[i]] : 1.0f), value, mine);
       }

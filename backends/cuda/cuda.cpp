@@ -56,7 +56,8 @@ motley_device_desc describe(const Gpu& gpu) {
   desc.tier = gpu.major == 9 ? MOTLEY_TIER_MEASURED : MOTLEY_TIER_CONTRACT_TESTED;  // ran on H100 and H200
   desc.alignment = 256;                                                             // cudaMalloc's
   desc.memory_total = gpu.memory_total, desc.memory_free = gpu.memory_free;
-  desc.caps = MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS;
+  desc.caps = MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS |
+              MOTLEY_CAP_PARTIAL_ATTENTION;
   desc.ops = kit::ops_of(kernels());
   desc.weight_dtypes = kit::weight_formats();
   desc.kv_dtypes = kit::kKvDtypes;

@@ -16,6 +16,7 @@ class CudaKernels : public kit::Kernels {
   std::unique_ptr<kit::Weight> pack(const kit::WeightSource& source) const override;
   void fuse(kit::Plan& plan) const override;
   kit::Memory& memory() const override { return memory_; }
+  bool attends_partially() const override { return true; }
 
  private:
   mutable CudaMemory memory_;

@@ -143,9 +143,9 @@ class ChunkAttention {
       if (ahead_lowest_ <= ahead_end_) return;
     }
   }
-  // The slot of a position of this warp's next step, -1 for one that no row of the item sees. Steps come in the order
-  // in which they are attended, from one item to the next: what is above a chunk's end is loaded while its results are
-  // joined.
+  // The slot of a position of this warp's next step, -1 for one that no row of the item sees, or that lies elsewhere.
+  // Steps come in the order in which they are attended, from one item to the next: what is above a chunk's end is
+  // loaded while its results are joined.
   __device__ int32_t find() {
     if (ahead_ >= count_) return -1;
     const int32_t p = ahead_base_ + threadIdx.x / kWarp * kStep + lane_ % kStep;
@@ -190,8 +190,8 @@ class ChunkAttention {
     return slot < 0 ? 0.0f : scales[int64_t{slot} * a_.layer.kv_heads + kv_head_];
   }
   // Scores of the step's positions become weights; sums are shrunk where a larger score came. score[2 * h + i] is of
-  // pair 2 * (lane % 4) + i at position base + 8 * h + lane / 4.
-  __device__ void weigh(float (&score)[4], int32_t base, float k_scale) {
+  // pair 2 * (lane % 4) + i at position base + 8 * h + lane / 4. Bit k of `there`: whether the k-th position is.
+  __device__ void weigh(float (&score)[4], int32_t base, uint32_t there, float k_scale) {
     const float factor = score_factor<kCapped>(a_);
     bool grown = false;
     float shrink[2];
@@ -205,7 +205,8 @@ class ChunkAttention {
         if constexpr (N::kScaled) x *= __shfl_sync(0xffffffffu, k_scale, column);
         if constexpr (kCapped) x = capped(a_, x);
         const int32_t p = base + column;
-        x = p >= pair.first && p <= pair.position && p >= begin_ && p <= end_ ? x * factor : -INFINITY;
+        const bool seen = p >= pair.first && p <= pair.position && p >= begin_ && p <= end_;
+        x = seen && (there >> column & 1) != 0 ? x * factor : -INFINITY;
       }
       float most = fmaxf(score[i], score[2 + i]);
       for (int apart = 4; apart < kWarp; apart *= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, apart));
@@ -285,10 +286,11 @@ class ChunkAttention {
         k_scale = scale_at(a_.layer.k_scale, slots_), v_scale = scale_at(a_.layer.v_scale, slots_);
       float score[4];
       multiply_keys(score);
+      const uint32_t there = __ballot_sync(0xffffffffu, slots_ >= 0);
       slots_ = next_;
       load_keys(slots_);
       next_ = find();
-      weigh(score, base, k_scale);
+      weigh(score, base, there, k_scale);
       add_values(score, values, v_scale);
     }
     share(warp);

@@ -45,9 +45,12 @@ class PassAttention {
 
  public:
   static constexpr int kBytes = kRows * D * 2 + 4 * kPlane;
-  struct Places {  // of two tiles' positions, and their scales
-    int32_t slot[2][kTile];
-    float k_scale[2][kTile], v_scale[2][kTile];
+  // Of a tile's positions, and their scales. While one is looked at and the next is loaded, a third is found.
+  static constexpr int kFound = 3;
+  struct Places {
+    int32_t slot[kFound][kTile];
+    bool full[kFound][kTile / kWarp];  // of a warp's positions: each is there
+    float k_scale[kFound][kTile], v_scale[kFound][kTile];
   };
 
   __device__ PassAttention(const Attention& a, std::byte* memory, Places& places)
@@ -66,18 +69,17 @@ class PassAttention {
     start_rows();
     const int last = end_ / kTile;
     int tile = begin_ / kTile;
-    place(tile, 0), place(tile + 1, 1);
+    keep(find(tile), tile), keep(find(tile + 1), tile + 1);
     __syncthreads();
     hold_query();
-    load(0);
+    load(tile, 0);
     for (int turn = 0; tile <= last; ++tile, turn ^= 1) {
       await_copies();
       __syncthreads();
-      if (tile < last) load(turn ^ 1);
+      if (tile < last) load(tile + 1, turn ^ 1);
       const Place next = tile + 2 <= last ? find(tile + 2) : Place();
       attend(tile, turn);
-      if constexpr (N::kScaled) __syncthreads();  // others may still read this tile's scales
-      keep(next, turn);
+      keep(next, tile + 2);
     }
     finish();
   }
@@ -92,19 +94,22 @@ class PassAttention {
     const int32_t p = tile * kTile + static_cast<int>(threadIdx.x);
     if (threadIdx.x >= kTile || p < begin_ || p > end_) return place;
     place.slot = slot_of(a_, blocks_, p);
+    if (place.slot == kNone) return place;
     if constexpr (N::kScaled) {
       const int64_t at = int64_t{place.slot} * a_.layer.kv_heads + kv_head_;
       place.k_scale = a_.layer.k_scale[at], place.v_scale = a_.layer.v_scale[at];
     }
     return place;
   }
-  __device__ void keep(const Place& place, int turn) {
+  __device__ void keep(const Place& place, int tile) {
     if (threadIdx.x >= kTile) return;
-    places_.slot[turn][threadIdx.x] = place.slot;
+    const int at = tile % kFound;
+    places_.slot[at][threadIdx.x] = place.slot;
+    const bool full = __all_sync(0xffffffffu, place.slot != kNone);
+    if (lane_ == 0) places_.full[at][warp_] = full;
     if constexpr (N::kScaled)
-      places_.k_scale[turn][threadIdx.x] = place.k_scale, places_.v_scale[turn][threadIdx.x] = place.v_scale;
+      places_.k_scale[at][threadIdx.x] = place.k_scale, places_.v_scale[at][threadIdx.x] = place.v_scale;
   }
-  __device__ void place(int tile, int turn) { keep(find(tile), turn); }
 
   __device__ void load_query(std::byte* memory) const {
     for (int i = threadIdx.x; i < kRows * kPieces; i += kThreadsHere) {
@@ -159,7 +164,7 @@ class PassAttention {
   }
 
   // A thread has one column of pieces.
-  __device__ void load(int turn) const {
+  __device__ void load(int tile, int turn) const {
     constexpr int kApart = kThreadsHere / kPieces;  // rows
     static_assert(kThreadsHere % kPieces == 0);
     const int first = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
@@ -172,7 +177,7 @@ class PassAttention {
     for (int i = 0; i < (kTile + kApart - 1) / kApart; ++i) {
       const int row = first + i * kApart;
       if (kTile % kApart != 0 && row >= kTile) break;
-      const int32_t slot = places_.slot[turn][row];
+      const int32_t slot = places_.slot[tile % kFound][row];
       const bool there = slot >= 0 && held;
       const uint64_t from = uint64_t{step} * static_cast<uint32_t>(max(slot, 0)) + at;
       const uint32_t to = piece_at<D>(row, piece);
@@ -197,12 +202,13 @@ class PassAttention {
     float score[kTile / 8][4];
     multiply_keys(score, keys);
     // Rows ascend: of this warp's, the first sees the least of what comes, the last the least of what went.
-    const bool whole =
-        base + kTile - 1 <= lowest_seen_ && (a_.window == 0 || base > highest_ - a_.window) && base >= begin_;
+    bool whole = base + kTile - 1 <= lowest_seen_ && (a_.window == 0 || base > highest_ - a_.window);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) look(score, i, turn, base, whole);
+    for (const bool full : places_.full[tile % kFound]) whole = whole && full;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) look(score, i, tile, whole);
     weigh(score);
-    add_values(score, values, turn);
+    add_values(score, values, tile);
   }
 
   __device__ void multiply_keys(float (&score)[kTile / 8][4], uint32_t keys) const {
@@ -227,20 +233,22 @@ class PassAttention {
   }
 
   // Row i's scores: of the pool's numbers, capped, and -inf for what the row does not see.
-  __device__ void look(float (&score)[kTile / 8][4], int i, int turn, int base, bool whole) const {
+  __device__ void look(float (&score)[kTile / 8][4], int i, int tile, bool whole) const {
+    const int base = tile * kTile, found = tile % kFound;
     const int first = a_.window > 0 ? position_[i] - a_.window + 1 : 0;
 #pragma unroll
     for (int k = 0; k < kTile / 4; ++k) {
       const int at = 8 * (k / 2) + 2 * (lane_ % 4) + k % 2;
       float& x = score[k / 2][2 * i + k % 2];
-      if constexpr (N::kScaled) x *= places_.k_scale[turn][at];
+      if constexpr (N::kScaled) x *= places_.k_scale[found][at];
       if constexpr (kCapped) x = capped(a_, x);
     }
     if (whole) return;
 #pragma unroll
     for (int k = 0; k < kTile / 4; ++k) {
       const int p = base + 8 * (k / 2) + 2 * (lane_ % 4) + k % 2;
-      if (p > position_[i] || p < first) score[k / 2][2 * i + k % 2] = -INFINITY;
+      if (p > position_[i] || p < first || places_.slot[found][p - base] == kNone)
+        score[k / 2][2 * i + k % 2] = -INFINITY;
     }
   }
 
@@ -279,7 +287,7 @@ class PassAttention {
     }
   }
 
-  __device__ void add_values(float (&weight)[kTile / 8][4], uint32_t values, int turn) {
+  __device__ void add_values(float (&weight)[kTile / 8][4], uint32_t values, int tile) {
     const int m = lane_ / 8, r = lane_ % 8;
 #pragma unroll
     for (int s = 0; s < kTile / 16; ++s) {
@@ -288,7 +296,7 @@ class PassAttention {
       for (int i = 0; i < 4; ++i) {
         float x = weight[2 * s + i / 2][2 * (i % 2)], y = weight[2 * s + i / 2][2 * (i % 2) + 1];
         if constexpr (N::kScaled) {
-          const float* scale = &places_.v_scale[turn][16 * s + 8 * (i / 2) + 2 * (lane_ % 4)];
+          const float* scale = &places_.v_scale[tile % kFound][16 * s + 8 * (i / 2) + 2 * (lane_ % 4)];
           x *= scale[0], y *= scale[1];
         }
         p[i] = N::pack(x, y);

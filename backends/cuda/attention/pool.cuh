@@ -49,11 +49,12 @@ struct Attention {
   int32_t passes_count, group, heads_of_tile, head_tiles;
 };
 
-// Where a position lies, in positions of the pool.
+// Where a position lies, in positions of the pool; -1: elsewhere, and it is not seen.
 __device__ inline int32_t slot_of(const Attention& a, const int32_t* blocks, int32_t position) {
   const auto size = static_cast<uint32_t>(a.layer.block_size), p = static_cast<uint32_t>(position);
   const uint32_t block = p / size;
-  return blocks[block] * static_cast<int32_t>(size) + static_cast<int32_t>(p - block * size);
+  const int32_t at = blocks[block];
+  return at == MOTLEY_NONE ? -1 : at * static_cast<int32_t>(size) + static_cast<int32_t>(p - block * size);
 }
 
 __device__ inline float power_of_two(float x) {
