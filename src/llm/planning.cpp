@@ -21,8 +21,8 @@ const DeviceProfile* find_profile(const PlanInput& input, const std::string& nam
   return found == input.devices.end() ? nullptr : &*found;
 }
 
-LeftOut too_long(const std::string& device, const std::string& what) {
-  return {device, what + "; --use-all-devices waits for it, --measure-again tries anew"};
+LeftOut without(const std::string& device, const std::string& why) {
+  return {device, why + "; --use-all-devices insists on it, --measure-again tries anew"};
 }
 
 // Another gate (null: none) that shuts some time from now on, what is waited at it not counted.
@@ -217,9 +217,12 @@ Result<MeasuredInput> measure_input(const Model& model, const DeviceSet& devices
       const bool limited = scope.limit_s > 0 && others && !options.virtual_time;
       if (limited) own.gate = &gate;
       auto profile = measure_device(model, all[i], own);
-      if (profile.error().code() == MOTLEY_DEADLINE_EXCEEDED && limited) {
+      const Code failed = profile.error().code();
+      if (failed != MOTLEY_OK && failed != MOTLEY_UNAVAILABLE && failed != MOTLEY_CANCELLED && limited) {
         made.left_out.push_back(
-            too_long(name, fmt::format("takes longer than {} s to measure (--measure-limit)", scope.limit_s)));
+            without(name, failed == MOTLEY_DEADLINE_EXCEEDED
+                              ? fmt::format("takes longer than {} s to measure (--measure-limit)", scope.limit_s)
+                              : fmt::format("cannot be measured: {}", profile.error().message())));
         continue;
       }
       RETURN_IF_ERROR(profile.error());
@@ -248,7 +251,7 @@ Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& device
     for (const MeasuredDevice& device : devices.measured()) {
       const std::string& name = device.description.name;
       if (find_profile(*known, name) == nullptr)
-        made.left_out.push_back(too_long(name, "took longer to measure than --measure-limit allowed"));
+        made.left_out.push_back(without(name, "could not be measured, or not within --measure-limit"));
     }
     rest.have = &*known;
     if (made.left_out.empty() || scope.limit_s > 0) {

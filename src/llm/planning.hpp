@@ -59,7 +59,7 @@ struct MeasureScope {
 
 struct MeasuredInput {
   PlanInput input;
-  std::vector<LeftOut> left_out;  // took longer than the limit
+  std::vector<LeftOut> left_out;  // could not be measured, or not within the limit
 };
 
 // The devices' figures for this model, measured now: a second or so a device. Lost devices are left out, and those that

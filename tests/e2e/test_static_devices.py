@@ -89,12 +89,12 @@ def test_most_arithmetic_of_prompts_is_off_the_cpu(two_cores, half_precision, tm
     pytest.fail(f"{100 * elsewhere:.0f} % is off the CPU")
 
 
-def npu_that_compiles(folder, wall):
+def npu_that_compiles(folder, wall, more=""):
     """20 s for each program and row count, of which `wall` are waited for."""
     file = folder / "npu.toml"
     file.write_text("kind = 'npu'\nmemory_bytes = 4000000000\nbandwidth_gb_s = 1000\ngflops = {f32 = 10000}\n"
                     "dynamic_rows = false\npaged_attention = false\nweight_formats = ['F16']\nqueue_depth = 4\n"
-                    f"compile_s = 20\ncompile_op_s = 0\ncompile_wall = {wall}\n")
+                    f"compile_s = 20\ncompile_op_s = 0\ncompile_wall = {wall}\n{more}")
     return file
 
 
@@ -125,6 +125,26 @@ def test_programs_compile_while_others_serve(two_cores, half_precision, tmp_path
         texts.add(server.complete(prompt="a b c d e f g", max_tokens=8)["choices"][0]["text"])
     assert sorted(kept) == sorted((tmp_path / "cache/programs").iterdir())
     assert len(texts) <= 2  # one, but for a tie
+
+
+def test_a_row_count_that_does_not_compile_leaves_its_device_out(two_cores, half_precision, tmp_path):
+    """Measuring compiles for up to 512 rows, the plan for up to 2048: one fails then, and serving goes on as it is."""
+    for rows, others, says in (
+            (64, ["SIM:igpu-like"], ["is left out: cannot be measured", "bucket of 64 rows", "the plan takes over"]),
+            (2048, [], ["no plan over the other devices", "bucket of 2048 rows", "serving goes on as it is"])):
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        sim = npu_that_compiles(folder, 0.0005, f"[[fault]]\nwhat = 'compile'\nrows = {rows}\n")
+        log = folder / "log"
+        with Server(half_precision, log, "--devices", ",".join(["CPU:0", *others, f"SIM:{sim}"]),
+                    environment={"MOTLEY_CACHE_DIR": str(folder / "cache")}) as server:
+            deadline = time.monotonic() + 120
+            while not all(part in log.read_text() for part in says):
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            states = {one["name"]: one["state"] for one in server.get("/v1/devices").json()["data"]}
+            assert states.pop(f"SIM:{sim}") == "idle" and "serving" in states.values()
+            server.complete(prompt="a b c d e f g", max_tokens=4)
 
 
 def test_what_is_forced_waits_for_its_programs(two_cores, half_precision, tmp_path):
