@@ -16,14 +16,18 @@ namespace motley::cpu {
 
 #ifdef MOTLEY_EMULATED_AVX512
 extern const KernelSet kEmulatedAvx512Kernels;  // kernels_emulated.cpp
-extern const KernelSet kEmulatedAmxKernels;     // kernels_emulated_amx.cpp
+#endif
+#ifdef MOTLEY_EMULATED_AMX
+extern const KernelSet kEmulatedAmxKernels;  // kernels_emulated_amx.cpp
 #endif
 
-// What the machine runs, and two sets emulated.
+// What the machine runs, and what of the two largest sets it does not, emulated.
 inline std::vector<const KernelSet*> tested_sets() {
   std::vector<const KernelSet*> sets = variants();
 #ifdef MOTLEY_EMULATED_AVX512
   sets.push_back(&kEmulatedAvx512Kernels);
+#endif
+#ifdef MOTLEY_EMULATED_AMX
   sets.push_back(&kEmulatedAmxKernels);
 #endif
   return sets;
