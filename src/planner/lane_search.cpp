@@ -9,6 +9,8 @@ namespace {
 constexpr double kWorthLanes = 1.05;    // of tokens/s without: an exchange a layer is easily underrated
 constexpr double kWorthHolding = 1.25;  // of the sequences without, where nothing is lost by it
 constexpr double kSlowerMost = 4;       // a pool, in time a token, than the first, for the latter's sake
+constexpr double kSlowestMost = 128;    // and for a small gain: whose KV lies there is hardly served
+constexpr double kWorthSlowest = 1.25;  // of tokens/s without, where one is slower than that
 constexpr size_t kLanesMax = 4;         // each takes queues of its devices, of which there are few
 constexpr size_t kOwnersMax = 32;       // that are tried: the first ones listed
 constexpr size_t kDecodersMax = 3;
@@ -109,10 +111,13 @@ class LaneSearch {
 
   bool worth(const LaneSet& set, const Prediction& without) const {
     const double now = predictor_.score(set.predicted), before = predictor_.score(without);
-    if (now >= kWorthLanes * before) return true;
+    const auto none_slower = [&](double most) {
+      return std::all_of(set.pools.begin(), set.pools.end(),
+                         [&](const Prediction& pool) { return pool.tpot_ms <= most * set.pools[0].tpot_ms; });
+    };
+    if (now >= (none_slower(kSlowestMost) ? kWorthLanes : kWorthSlowest) * before) return true;
     return now >= before && set.predicted.concurrency >= kWorthHolding * without.concurrency &&
-           std::all_of(set.pools.begin(), set.pools.end(),
-                       [&](const Prediction& pool) { return pool.tpot_ms <= kSlowerMost * set.pools[0].tpot_ms; });
+           none_slower(kSlowerMost);
   }
 
   Predictor& predictor_;

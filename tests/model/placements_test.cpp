@@ -100,6 +100,21 @@ Placement lanes_of(const Model& model, const std::vector<std::pair<StageSpec, ui
 
 const StageSpec kAlone = {1, {1}, {1}, {1}, {1}};
 const StageSpec kAttended = {1, {1, 0}, {1, 0}, {0, 1}, {1, 0}, false, {1, 1}};
+const StageSpec kAttending = {1, {0, 1}, {0, 1}, {1, 0}, {0, 1}, false, {0, 0}};  // the other way round
+
+class PlacementLanes : public ::testing::TestWithParam<std::tuple<const char*, uint32_t>> {
+ protected:
+  const RandomModel random_{spec_of(std::get<0>(GetParam()), std::get<1>(GetParam()))};
+  const Model& model_ = random_.model();
+};
+INSTANTIATE_TEST_SUITE_P(All, PlacementLanes,
+                         ::testing::Values(std::tuple{"llama", 3u}, std::tuple{"gemma3", 1u},
+                                           std::tuple{"qwen3moe", 2u}, std::tuple{"gpt-oss", 2u}),
+                         [](const auto& info) {
+                           std::string name = std::get<0>(info.param);
+                           std::erase(name, '-');
+                           return name;
+                         });
 
 std::array<std::vector<Drawn>, 2> run_lanes(const Model& model, const Placement& placement,
                                             const Reader::LaneOf& lane_of, uint64_t* weight_bytes) {
@@ -116,37 +131,81 @@ std::array<std::vector<Drawn>, 2> run_lanes(const Model& model, const Placement&
 }
 
 // A sequence on the device alone, the other with its KV on the partner, at the same time; the weights are there once.
-TEST(PlacementLanes, KvOfTwoOwners_SaysWhatOneDeviceSays) {
-  const RandomModel random(spec_of("llama", 3));
-  const Model& model = random.model();
+TEST_P(PlacementLanes, KvOfTwoOwners_SaysWhatOneDeviceSays) {
   uint64_t alone_bytes = 0, bytes = 0;
   const auto want = run_lanes(
-      model, place(model, {"whole", {kAlone}}), [](size_t, bool) { return 0u; }, &alone_bytes);
-  Placement placement = lanes_of(model, {{kAlone, 0}, {kAttended, 0}});
+      model_, place(model_, {"whole", {kAlone}}), [](size_t, bool) { return 0u; }, &alone_bytes);
+  Placement placement = lanes_of(model_, {{kAlone, 0}, {kAttended, 0}});
   placement.lanes[1].pool = 1;
   placement.lanes[1].kv_blocks = 2 * kBlocks;
   const auto got = run_lanes(
-      model, placement, [](size_t s, bool) { return static_cast<uint32_t>(s); }, &bytes);
+      model_, placement, [](size_t s, bool) { return static_cast<uint32_t>(s); }, &bytes);
   expect_same(want, got);
   EXPECT_LT(bytes, alone_bytes * 3 / 2);  // the partner has the vocabulary, too
 }
 
 // One device computes prompts, another attends for it and generates: the KV is there once.
-TEST(PlacementLanes, Roles_ShareThePool) {
-  const RandomModel random(spec_of("llama", 3));
-  const Model& model = random.model();
+TEST_P(PlacementLanes, Roles_ShareThePool) {
   uint64_t bytes = 0;
   const auto want = run_lanes(
-      model, place(model, {"whole", {kAlone}}), [](size_t, bool) { return 0u; }, &bytes);
-  Placement placement = lanes_of(model, {{kAttended, 0}, {kAlone, 1}});
+      model_, place(model_, {"whole", {kAlone}}), [](size_t, bool) { return 0u; }, &bytes);
+  Placement placement = lanes_of(model_, {{kAttended, 0}, {kAlone, 1}});
   placement.lanes[0].decodes = placement.lanes[1].prefills = false;
   const auto got = run_lanes(
-      model, placement, [](size_t, bool prompt) { return prompt ? 0u : 1u; }, &bytes);
+      model_, placement, [](size_t, bool prompt) { return prompt ? 0u : 1u; }, &bytes);
   expect_same(want, got);
   placement.lanes[1].kv_blocks += 1;
   const Devices devices("REF:0", kDevices, true);
-  const auto refused = RuntimeExecutor::create(model, placement, devices.named(), {});
+  const auto refused = RuntimeExecutor::create(model_, placement, devices.named(), {});
   EXPECT_EQ(refused.error().code(), MOTLEY_INVALID_ARGUMENT);
+}
+
+// Who computed prompts generates, and the other way round, in the middle of the texts: the KV moves to who generates
+// now, and no layer's weights are packed again (embedding and head are, for who computes prompts next; they are with
+// who attends for it, and no tied model has them as one).
+TEST_P(PlacementLanes, RolesThatChangePlaces_PackNoLayerAgain) {
+  const Devices devices("REF:0", kDevices, true);
+  RuntimeOptions options;
+  options.rows_max = 32;
+  options.logit_rows_max = 4;
+  options.holdings = std::make_shared<Holdings>(model_);
+  const auto placed = [&](const StageSpec& prompts, uint32_t decodes) {
+    Placement placement = lanes_of(model_, {{prompts, 0}, {kAlone, decodes}});
+    placement.lanes[0].decodes = placement.lanes[1].prefills = false;
+    return placement;
+  };
+  const Placement before = placed(kAttended, 1), after = placed(kAttending, 0);
+  const auto packed = [&](const Placement& placement) {
+    auto all = RuntimeExecutor::pack(model_, placement, devices.named(), options);
+    CHECK(all.ok(), "{}", all.error().message());
+    return std::set<std::shared_ptr<const PackedWeight>>(all->begin(), all->end());
+  };
+  const auto there = packed(before), then = packed(after);
+  uint64_t anew = 0, all = 0, ends = 0;  // bytes
+  for (const auto& each : then) all += each->info.bytes, anew += there.contains(each) ? 0 : each->info.bytes;
+  for (const GraphWeight& each : model_.graph().weights)
+    if (each.name.find("blk.") == std::string::npos) ends += sizeof(float) * each.rows * each.cols;
+  EXPECT_LE(anew, ends + all / 50);  // and some vectors
+  EXPECT_LT(ends, all / 2);
+  const auto made = [&](const Placement& placement) {
+    auto executor = RuntimeExecutor::create(model_, placement, devices.named(), options);
+    CHECK(executor.ok(), "{}", executor.error().message());
+    return *std::move(executor);
+  };
+  const auto first = made(before), second = made(after);
+  uint64_t bytes = 0;
+  const auto want = run_lanes(
+      model_, place(model_, {"whole", {kAlone}}), [](size_t, bool) { return 0u; }, &bytes);
+  const auto by_role = [](size_t, bool prompt) { return prompt ? 0u : 1u; };
+  expect_same(want, Reader(model_, by_role).read(*first, *second, 4, [&] {
+    std::vector<KvBlock> blocks;
+    std::vector<KvMove> moves;
+    for (BlockId block = 0; block < static_cast<BlockId>(kBlocks); ++block)
+      blocks.push_back({0, block}), moves.push_back({{0, block}, {0, block}});
+    auto saved = first->save_kv(blocks);
+    ASSERT_TRUE(saved.ok()) << saved.error().message();
+    ASSERT_TRUE(second->load_kv(std::make_shared<const KvContents>(*std::move(saved)), moves).ok());
+  }));
 }
 
 // Columns move, heads stay: their KV is the same memory, with its contents. Heads that move have other memory, and so

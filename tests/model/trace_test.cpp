@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstdio>
 #include <deque>
 #include <filesystem>
 #include <fstream>
@@ -29,7 +30,13 @@ using testing::TraceSpan;
 
 constexpr uint32_t kBlockSize = 16, kHidden = 256;
 constexpr int64_t kRoundingNs = 2;  // of the format's numbers
-constexpr uint32_t kSequences = 4, kPromptTokens = 8, kGenerated = 12;
+constexpr uint32_t kSequences = 4, kPromptTokens = 8, kGenerated = 12, kStreams = 8;
+constexpr const char* kGpu = "kind = \"gpu\"\nmemory_bytes = 1073741824\nbandwidth_gb_s = 20\ngflops = {f32 = 100}\n";
+constexpr const char* kNpu =
+    "kind = \"npu\"\nmemory_bytes = 1073741824\nbandwidth_gb_s = 20\ngflops = {f32 = 200}\ndynamic_rows = false\n"
+    "paged_attention = false\nqueue_depth = 4\n";
+constexpr const char* kCore =
+    "kind = \"cpu\"\nmemory_bytes = 1073741824\nbandwidth_gb_s = 2\ngflops = {f32 = 20, attention = 0.2}\n";
 
 make_model::ModelSpec spec() {
   make_model::ModelSpec made;
@@ -86,9 +93,13 @@ class TraceOfDevices : public ::testing::Test {
   }
 
   void open_devices(size_t count, bool virtual_time) {
-    const std::string file = folder_ / "device.toml";
-    std::ofstream(file) << "kind = \"gpu\"\nmemory_bytes = 1073741824\nbandwidth_gb_s = 20\ngflops = {f32 = 100}\n";
-    for (size_t i = 0; i < count; ++i) {
+    open_devices(std::vector<const char*>(count, kGpu), virtual_time);
+  }
+  // By their files' texts.
+  void open_devices(const std::vector<const char*>& texts, bool virtual_time) {
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const std::string file = folder_ / fmt::format("device{}.toml", i);
+      std::ofstream(file) << texts[i];
       const auto entry = registry_.describe("SIM", file);
       CHECK(entry.ok(), "{}", entry.error().message());
       DeviceOptions options;
@@ -96,8 +107,13 @@ class TraceOfDevices : public ::testing::Test {
       auto device = Device::open(*entry->plugin, entry->description.desc.index, options);
       CHECK(device.ok(), "{}", device.error().message());
       devices_.push_back(std::make_unique<Device>(*std::move(device)));
-      named_.push_back(
-          {.name = "D" + std::to_string(i), .device = devices_.back().get(), .cores = {}, .simulated = true});
+      const motley_device_desc& desc = entry->description.desc;
+      named_.push_back({.name = "D" + std::to_string(i),
+                        .device = devices_.back().get(),
+                        .cores = {},
+                        .simulated = true,
+                        .any_rows = (desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0,
+                        .queue_depth = desc.queue_depth});
     }
   }
   void open_trace(bool virtual_time) {
@@ -108,7 +124,7 @@ class TraceOfDevices : public ::testing::Test {
   std::unique_ptr<RuntimeExecutor> make_runtime(const Placement& placement, bool virtual_time, const Clock& clock) {
     RuntimeOptions options;
     options.rows_max = 64;
-    options.logit_rows_max = kSequences;
+    options.logit_rows_max = kStreams;
     options.virtual_time = virtual_time;
     options.trace = trace_.get();
     auto runtime = RuntimeExecutor::create(random_.model(), placement, named_, options, clock);
@@ -287,7 +303,7 @@ TEST_F(TraceOfDevices, DeviceAlone_KeepsTheStepsThatAreEnqueuedAhead) {
 }
 
 // One step of some sequences, whose next token of each is known.
-StepPlan plan_of(StepId id, const std::vector<uint32_t>& sequences, std::array<uint32_t, kSequences>* computed,
+StepPlan plan_of(StepId id, const std::vector<uint32_t>& sequences, std::array<uint32_t, kStreams>* computed,
                  uint32_t rows_each) {
   StepPlan plan;
   plan.epoch = 1;
@@ -303,7 +319,7 @@ StepPlan plan_of(StepId id, const std::vector<uint32_t>& sequences, std::array<u
     const uint32_t blocks = (context + kBlockSize - 1) / kBlockSize;
     plan.sequences.push_back({s, row_begin, rows_each, context, static_cast<uint32_t>(plan.blocks.size()), blocks,
                               static_cast<uint32_t>(plan.logit_rows.size()), 1});
-    for (uint32_t b = 0; b < blocks; ++b) plan.blocks.push_back(static_cast<BlockId>(b * kSequences + s));
+    for (uint32_t b = 0; b < blocks; ++b) plan.blocks.push_back(static_cast<BlockId>(b * kStreams + s));
     plan.logit_rows.push_back(static_cast<int32_t>(plan.tokens.size()) - 1);
     motley_sample_row sample{};
     sample.top_p = sample.repetition_penalty = 1;
@@ -316,11 +332,12 @@ StepPlan plan_of(StepId id, const std::vector<uint32_t>& sequences, std::array<u
   return plan;
 }
 
-// Two steps of two sequences each take turns: as soon as one has its tokens, it begins anew. The clock stands at what
+using Turns = std::array<std::vector<uint32_t>, 2>;
+
+// Two steps of some sequences each take turns: as soon as one has its tokens, it begins anew. The clock stands at what
 // is known then, so that each run gives the same times.
-void alternate(RuntimeExecutor& runtime, ManualClock* clock) {
-  const std::array<std::vector<uint32_t>, 2> turns = {{{0, 1}, {2, 3}}};
-  std::array<uint32_t, kSequences> computed = {};
+void alternate(RuntimeExecutor& runtime, const Turns& turns, ManualClock* clock) {
+  std::array<uint32_t, kStreams> computed = {};
   struct UnderWay {
     int64_t submitted_ns;
     Future<StepResult> result;
@@ -348,7 +365,7 @@ TEST_F(TraceOfDevices, BalancedPipelineInVirtualTime_OverlapsByMoreThanThreeFift
   ManualClock clock;
   {
     auto runtime = make_runtime(place(random_.model(), 2, false), true, clock);
-    alternate(*runtime, &clock);
+    alternate(*runtime, {{{0, 1}, {2, 3}}}, &clock);
   }
   const TraceContent trace = read();
   EXPECT_EQ(trace.clock, "virtual");
@@ -360,6 +377,27 @@ TEST_F(TraceOfDevices, BalancedPipelineInVirtualTime_OverlapsByMoreThanThreeFift
   EXPECT_EQ(device_row(trace, 0).named("stage").size(), 2 * kGenerated);
   EXPECT_EQ(device_row(trace, 1).named("sample").size(), 2 * kGenerated);
   EXPECT_LE(std::max(first.back().second, second.back().second), clock.now_ns());
+}
+
+// One computes the layers of one step while the other attends for the other, and has the vocabulary.
+TEST_F(TraceOfDevices, DeviceAndItsPartnerInVirtualTime_OverlapByMoreThanThreeFifths) {
+  open_devices({kNpu, kCore}, true);
+  open_trace(true);
+  ManualClock clock;
+  Placement placement = place(random_.model(), 1, false);
+  std::vector<Shard>& shards = placement.lanes[0].stages[0].shards;
+  shards.resize(2);
+  shards[0].partner = shards[1].device = "D1";
+  shards[1].vocab_rows = std::exchange(shards[0].vocab_rows, {});
+  {
+    auto runtime = make_runtime(placement, true, clock);
+    alternate(*runtime, {{{0, 1, 2, 3}, {4, 5, 6, 7}}}, &clock);
+  }
+  const TraceContent trace = read();
+  const Intervals npu = busy(device_row(trace, 0).spans), core = busy(device_row(trace, 1).spans);
+  std::printf("busy %lld and %lld ns, overlap %.2f\n", static_cast<long long>(testing::length_ns(npu)),
+              static_cast<long long>(testing::length_ns(core)), testing::overlap(npu, core));
+  EXPECT_GE(testing::overlap(npu, core), 0.6);
 }
 
 TEST(TraceReader, Intervals_AreJoinedAndIntersected) {

@@ -1,13 +1,17 @@
 // Several lanes on virtual time: KV over owners, and roles, as planned and as they come out.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <random>
 
 #include "model/random_model.hpp"
 #include "planner/plan_picture.hpp"
 #include "planner/search.hpp"
 #include "planning/placements.hpp"
 #include "planning/virtual_run.hpp"
+#include "planning/virtual_service.hpp"
 
 namespace motley::testing {
 namespace {
@@ -70,6 +74,106 @@ TEST_F(PlannedLanes, KvWithTheProcessor_GainsMostOfTheCeiling) {
               alone->predicted.tokens_per_s, with, report->predicted.tokens_per_s,
               100 * (with / without - 1) / ceiling);
   EXPECT_GE(with / without - 1, 0.7 * ceiling);
+}
+
+// Alone.
+bool is_on(const Placement& placement, const std::string& device) {
+  const std::vector<Stage>& stages = placement.lanes[0].stages;
+  return placement.lanes.size() == 1 && stages.size() == 1 && stages[0].shards.size() == 1 &&
+         stages[0].shards[0].device == device && stages[0].shards[0].partner.empty();
+}
+
+// Owners with 8, 32 and 128 MB beside the weights that the fastest holds: the devices really hold what is planned,
+// which is what their memories are worth; pools that all had the size of the least would hold a sixth.
+TEST_F(PlannedLanes, UnevenMemories_HoldWhatThePlanSays) {
+  constexpr uint64_t kMb = 1'000'000;
+  SimDevice gpu{.gflops = 4000, .attention_gflops = 4000, .bandwidth_gb_s = 100, .dispatch_us = 2};
+  SimDevice owner{.gflops = 40, .attention_gflops = 400, .bandwidth_gb_s = 15, .dispatch_us = 2}, large = owner;
+  const uint64_t weights = static_cast<uint64_t>(shape_.weight_bytes());
+  gpu.memory_bytes = weights + 8 * kMb;
+  owner.memory_bytes = 32 * kMb, large.memory_bytes = 128 * kMb;
+  SimDevice roomy = gpu, roomy_owner = owner;  // measuring takes memory of its own
+  roomy.memory_bytes = roomy_owner.memory_bytes = uint64_t{1} << 30;
+  const VirtualLink link{.latency_ns = 2000, .ns_per_byte = 0.05};
+  const VirtualMachine measured({roomy, roomy_owner, roomy_owner}, link), machine({gpu, owner, large}, link);
+  PlanInput input = renamed(measured.measure(model(), kRowsMax), measured, machine);
+  const uint64_t memories[] = {gpu.memory_bytes, owner.memory_bytes, large.memory_bytes};
+  for (size_t d = 0; d < 3; ++d) {
+    input.devices[d].memory_free = input.devices[d].memory_total = memories[d];
+    input.devices[d].own_memory = true;
+  }
+  const Load load{.requests = 64, .concurrency = 4096, .prompt_len = 16, .output_len = 16, .step_rows = 64};
+  PlanRequest request = request_of(load);
+  request.step_bytes = 512 << 10;
+  const auto report = plan(shape_, input, request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  std::printf("%s", plan_text(*report, shape_).c_str());
+  ASSERT_EQ(report->placement.lanes.size(), 3u);
+  RuntimeOptions options;
+  options.rows_max = options.logit_rows_max = 64;
+  options.virtual_time = true;
+  options.virtual_link = link;
+  const auto executor =
+      RuntimeExecutor::create(model(), report->placement, machine.devices().named(), options, system_clock());
+  ASSERT_TRUE(executor.ok()) << executor.error().message();
+  double tokens = 0, least = INFINITY;
+  for (const KvPoolDescription& pool : (*executor)->describe().pools) {
+    tokens += pool.blocks * pool.block_size;
+    least = std::min(least, 1.0 * pool.blocks * pool.block_size);
+  }
+  EXPECT_NEAR(tokens, static_cast<double>(report->kv_capacity_tokens), 0.02 * tokens);
+  EXPECT_GE(tokens, 6 * 3 * least);
+  uint64_t resident = 0, all = 0;
+  for (size_t d = 0; d < 3; ++d) {
+    resident += machine.devices().device(d).stats()->bytes_resident;
+    all += memories[d];
+  }
+  EXPECT_LE(resident, all);
+  EXPECT_GE(static_cast<double>(resident), 0.75 * static_cast<double>(all));  // little but the steps' buffers lies idle
+}
+
+// Machines of all kinds, with a GPU that is full by much or little, and a processor that may be too slow to help: in
+// service the plan is no worse than the GPU alone, and where it is the GPU alone it says by what figures.
+TEST_F(PlannedLanes, OfAnyMachine_NoneIsServedSlowerThanTheGpuAlone) {
+  std::mt19937 random(11);
+  const auto between = [&](double low, double high) {
+    return low * std::pow(high / low, std::uniform_real_distribution<double>(0, 1)(random));
+  };
+  int with = 0, without = 0;
+  for (int i = 0; i < 9; ++i) {
+    SimDevice gpu{.gflops = 4000, .attention_gflops = 4000, .bandwidth_gb_s = 10, .dispatch_us = 2};
+    SimDevice cpu = scaled(gpu, between(0.003, 0.5));
+    cpu.kind = "cpu";
+    const double filled = 1 - between(0.05, 0.6);
+    const VirtualMachine machine(
+        {gpu, cpu}, {.latency_ns = static_cast<int64_t>(between(1e3, 1e5)), .ns_per_byte = between(0.05, 5)});
+    PlanInput input = machine.measure(model(), kRowsMax);
+    input.devices[0].memory_free = static_cast<uint64_t>(static_cast<double>(shape_.weight_bytes()) / filled);
+    for (DeviceProfile& device : input.devices) device.own_memory = true;
+    const Load load{
+        .requests = 240, .concurrency = 48, .prompt_len = 8, .output_len = 24, .step_rows = 104, .spread = 12};
+    PlanRequest request = request_of(load);
+    request.step_bytes = 64 << 10;
+    const auto report = plan(shape_, input, request);
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    const PlanInput one = without_devices(input, [&](const std::string& name) { return name == machine.name(1); });
+    const auto alone = plan(shape_, one, request);
+    ASSERT_TRUE(alone.ok()) << alone.error().message();
+    if (is_on(report->placement, machine.name(0))) {
+      ++without;
+      ASSERT_EQ(report->left_out.size(), 1u);
+      EXPECT_NE(report->left_out[0].reason.find_first_of("0123456789"), std::string::npos)
+          << report->left_out[0].reason;
+      continue;
+    }
+    ++with;
+    const double both = serve(machine, report->placement, load).tokens_per_s();
+    const double gpu_alone = serve(machine, alone->placement, load).tokens_per_s();
+    std::printf("filled %.2f: %.0f tokens/s, the GPU alone %.0f\n", filled, both, gpu_alone);
+    EXPECT_GE(both, 0.99 * gpu_alone) << plan_text(*report, shape_);
+  }
+  EXPECT_GT(with, 0);
+  EXPECT_GT(without, 0);
 }
 
 // Texts that outgrow the GPU's pool: those that it preempts move to the processor's instead of being computed again

@@ -171,7 +171,7 @@ Served VirtualRun::serve(const Load& load) {
       lanes.add(lane, executor_->submit(*std::move(plan)), now_.ns);
     }
     const int64_t first_ns = lanes.first_ns();  // what runs has run by now: then moves take their times
-    for (const Scheduler::Transfer& each : scheduler.take_transfers()) {
+    for (const Transfer& each : scheduler.take_transfers()) {
       const int64_t begin_ns = moves.empty() ? now_.ns : moves.back().second;
       moves.emplace_back(each.id, begin_ns + move_ns(each.moves));
       served.moved_blocks += each.moves.size();
