@@ -68,6 +68,7 @@ motley_device_desc Catalogue::describe_locked(uint32_t index) const {
   std::snprintf(desc.model, sizeof desc.model, "simulated; declares %.3g %s/s, %.4g GB/s",
                 large ? spec.declared_gflops / 1000 : spec.declared_gflops, large ? "TFLOP" : "GFLOP",
                 spec.declared_bandwidth_gb_s);
+  if (spec.rules.compile_s > 0) std::snprintf(desc.driver, sizeof desc.driver, "%s", spec.rules.driver.c_str());
   desc.memory_total = desc.memory_free = spec.memory_bytes;
   desc.memory_group = spec.memory_group;
   desc.caps = cpu.caps & ~static_cast<uint64_t>(MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST);

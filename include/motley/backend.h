@@ -79,6 +79,7 @@ typedef struct motley_device_desc {
   uint32_t queues_max, queue_depth; /* depth: enqueued and unfinished programs a queue takes before it refuses */
   uint32_t threads;                 /* workers of a host device, else 0 */
   int32_t result_dtype;             /* motley_dtype to which ops round what they compute, all but ADD; F32: to none */
+  char driver[64]; /* version of what compiles for it, on which blobs and times depend; "" where there is none */
 } motley_device_desc;
 
 typedef void (*motley_log_fn)(void* user, int32_t level /* 0 debug, 1 info, 2 warning, 3 error */, const char* text);

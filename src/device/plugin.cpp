@@ -105,6 +105,7 @@ Result<std::vector<motley_device_desc>> Plugin::enumerate() const {
     device.vendor[sizeof device.vendor - 1] = '\0';
     device.model[sizeof device.model - 1] = '\0';
     device.variant[sizeof device.variant - 1] = '\0';
+    device.driver[sizeof device.driver - 1] = '\0';
   }
   return devices;
 }

@@ -181,12 +181,12 @@ std::optional<size_t> DeviceSet::find(std::string_view name) const {
 
 namespace {
 
-// What its compiled programs depend on, beside the driver, of which its plugin knows.
+// What its compiled programs depend on.
 std::string identity_of(const ListedDevice& device, const DeviceSetOptions& options) {
   const motley_device_desc& d = device.description.desc;
   const motley_backend& plugin = device.plugin->api();
-  return fmt::format("{} {} {} {} {} {} {} {} {}", plugin.name, plugin.version, d.family, d.label, d.vendor, d.model,
-                     d.variant, quality_name(options.quality), options.deterministic);
+  return fmt::format("{} {} {} {} {} {} {} {} {} {}", plugin.name, plugin.version, d.family, d.label, d.vendor, d.model,
+                     d.variant, d.driver, quality_name(options.quality), options.deterministic);
 }
 
 }  // namespace

@@ -205,19 +205,21 @@ Result<std::vector<std::string>> Instance::slow_to_compile(const Placement& plac
   return slow;
 }
 
+// The best plan by the same figures, without some devices.
+Result<PlannedModel> Instance::plan_without(const PlannedModel& planned, const std::vector<std::string>& names) const {
+  PlannedModel made = planned;
+  made.input = without_devices(std::move(made.input), [&](const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  });
+  ASSIGN_OR_RETURN(made.report, plan(made.shape, made.input, made.request));
+  made.report.simulated = planned.report.simulated;
+  return made;
+}
+
 // `planned` becomes the best plan without the slow devices, and is kept for later itself. Nothing changes where there
 // is none.
 Status Instance::serve_while_compiling(PlannedModel* planned, const std::vector<std::string>& slow) {
-  PlannedModel first = *planned;
-  std::erase_if(first.input.devices, [&](const DeviceProfile& device) {
-    return std::find(slow.begin(), slow.end(), device.name) != slow.end();
-  });
-  std::erase_if(first.input.links, [&](const LinkProfile& link) {
-    return std::any_of(slow.begin(), slow.end(),
-                       [&](const std::string& name) { return name == link.a || name == link.b; });
-  });
-  ASSIGN_OR_RETURN(first.report, plan(first.shape, first.input, first.request));
-  first.report.simulated = devices_.simulated();
+  ASSIGN_OR_RETURN(PlannedModel first, plan_without(*planned, slow));
   next_ = std::exchange(*planned, std::move(first));
   plans_later_ = true;
   log_info("serving without {} until its programs are compiled", fmt::join(slow, ", "));
@@ -229,7 +231,9 @@ Status Instance::place_together(bool may_serve_first) {
                                                     [](const std::string& what) { log_info("{}", what); }));
   if (may_serve_first) {
     ASSIGN_OR_RETURN(const std::vector<std::string> slow, slow_to_compile(planned.report.placement));
-    if (!slow.empty()) static_cast<void>(serve_while_compiling(&planned, slow));  // else it is waited for
+    const Status others = slow.empty() ? ok_status() : serve_while_compiling(&planned, slow);
+    if (!others.ok())
+      log_info("waiting for the programs of {}: no plan without: {}", fmt::join(slow, ", "), others.message());
   }
   placement_ = planned.report.placement;
   tell(planned.report);

@@ -145,8 +145,10 @@ class Instance {
   Status place_together(bool may_serve_first = false);
   Result<std::vector<std::string>> slow_to_compile(const Placement& placement) const;
   Status serve_while_compiling(PlannedModel* planned, const std::vector<std::string>& slow);
+  Result<PlannedModel> plan_without(const PlannedModel& planned, const std::vector<std::string>& names) const;
   static void tell(const PlanReport& report);
   void plan_later(const std::stop_token& stop);
+  std::optional<PlannedModel> plan_without_compilers(const PlannedModel& tried, const Status& why) const;
   Result<std::vector<ListedDevice>> listed_anew(const std::vector<std::string>& names) const;
   Result<PlannedModel> plan_over(const DeviceSet& devices, std::string* note);
   // The devices that a change begins with. It is refused where they were started anew before it is made.

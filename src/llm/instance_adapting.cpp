@@ -145,7 +145,8 @@ class Instance::Adapting {
       return;
     }
     law_.moved();
-    moved_to_ = see() ? see()->placement.epoch : 0;
+    const std::optional<Seen> now = see();  // none where a device was lost just now
+    moved_to_ = now ? now->placement.epoch : 0;
     log_info("moved to {} in {:.0f} ms", instance_.device_text(),
              static_cast<double>(system_clock().now_ns() - began_ns) / 1e6);
   }

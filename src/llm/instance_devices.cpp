@@ -87,21 +87,44 @@ void Instance::plan_later(const std::stop_token& stop) {
     return plan_model(model(), known.devices, settings_, kv_, runtime_options_, log_progress, &gate);
   };
   Status status;
+  bool again = false, without = false;
   do {
     const KnownDevices known = known_devices();
     auto planned = plan_now(known);
     if (stop.stop_requested()) return;
     status = planned.error();
-    if (!status.ok()) continue;
-    tell(planned->report);
-    status = change_to(known, *std::move(planned), stop);
+    std::optional<PlannedModel> tried;
+    if (planned.ok()) {
+      tell(planned->report);
+      tried = *planned;
+      status = change_to(known, *std::move(planned), stop);
+    }
     if (stop.stop_requested()) return;
-  } while (!status.ok() && !devices().mark_failed().empty());
+    again = !status.ok() && !devices().mark_failed().empty();
+    if (status.ok() || again || !tried || std::exchange(without, true)) continue;
+    next = plan_without_compilers(*tried, status);
+    again = next.has_value();
+  } while (again);
   if (status.ok()) {
     log_info("the devices are measured and loaded; the plan takes over");
   } else {
     log_warning("no plan over the other devices: {}; serving goes on as it is", status.message());
   }
+}
+
+// Where a plan could not be made: the best one without devices whose programs may not have compiled. None where it has
+// no such device, or must have it.
+std::optional<PlannedModel> Instance::plan_without_compilers(const PlannedModel& tried, const Status& why) const {
+  std::vector<std::string> compile;
+  for (const DeviceProfile& device : tried.input.devices)
+    if (!device.buckets.empty()) compile.push_back(device.name);
+  const std::vector<std::string> used = devices_of(tried.report.placement);
+  const bool uses = std::any_of(used.begin(), used.end(), [&](const auto& name) { return contains(compile, name); });
+  if (!uses || settings_.forced() || !settings_.plan_file.empty()) return std::nullopt;
+  auto planned = plan_without(tried, compile);
+  if (!planned.ok()) return std::nullopt;
+  log_warning("no plan with {}: {}; planning without", fmt::join(compile, ", "), why.message());
+  return *std::move(planned);
 }
 
 Instance::KnownDevices Instance::known_devices() const {

@@ -17,7 +17,10 @@ Status check_unmeasured(const PlannedModel& planned, const DeviceSet& devices, c
     names.push_back(device.description.name);
     DeviceProfile& profile = named.devices.emplace_back();
     profile.name = device.description.name;
-    profile.attends_partially = (device.description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0;
+    const uint64_t caps = device.description.desc.caps;
+    profile.attends = (caps & MOTLEY_CAP_PAGED_ATTENTION) != 0;
+    profile.attends_partially = (caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0;
+    profile.holds_vocabulary = (caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0;
   }
   if (settings.plan_file.empty()) return check_forced(planned.request, names, planned.shape.layers.size());
   const auto placement = read_plan(text, planned.shape, named, planned.request, planned.identity);

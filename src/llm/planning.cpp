@@ -144,13 +144,26 @@ MeasureOptions measure_options(const KvSettings& kv, const RuntimeOptions& runti
 
 namespace {
 
-// What the plan may use: without what the programs of a device of fixed row counts take.
-Result<uint64_t> memory_for_plan(const Model& model, const MeasuredDevice& device, const MeasureOptions& options) {
+// What changes from start to start: what is free for the plan, without what the programs of a device of fixed row
+// counts take. FAILED_PRECONDITION where it would be compiled for others than it was measured for.
+Status take_memory(const Model& model, const MeasuredDevice& device, const MeasureOptions& options,
+                   DeviceProfile* profile) {
   const motley_device_desc& desc = device.description.desc;
+  const bool any_rows = (desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0;
   ASSIGN_OR_RETURN(const Buckets buckets, buckets_of(model, *device.device,
-                                                     {(desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, options.step_rows_max,
+                                                     {any_rows, std::max(options.rows_max, options.step_rows_max),
                                                       options.compile_seconds_max, device.program_bytes_max}));
-  return desc.memory_free - std::min(desc.memory_free, buckets.program_bytes);
+  if (!any_rows &&
+      !std::equal(buckets.rows.begin(), buckets.rows.end(), profile->buckets.begin(), profile->buckets.end()))
+    return error(MOTLEY_FAILED_PRECONDITION, "{} was measured for other row counts", profile->name);
+  profile->memory_free = desc.memory_free - std::min(desc.memory_free, buckets.program_bytes);
+  return ok_status();
+}
+
+// Those of devices that are left out do not count.
+void take_caps(const DeviceSet& devices, PlanInput* input) {
+  input->memory_caps = devices.memory_caps();
+  *input = without_devices(std::move(*input), [](const std::string&) { return false; });
 }
 
 }  // namespace
@@ -164,12 +177,10 @@ std::optional<PlanInput> known_input(const Model& model, const DeviceSet& device
     const auto device = std::find_if(measured.begin(), measured.end(),
                                      [&](const MeasuredDevice& each) { return each.description.name == profile.name; });
     if (device == measured.end()) return std::nullopt;
-    const auto memory = memory_for_plan(model, *device, options);  // changes from start to start
-    if (!memory.ok()) return std::nullopt;
-    profile.memory_free = *memory;
+    if (!take_memory(model, *device, options, &profile).ok()) return std::nullopt;
     profile.attends_partially = (device->description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0;
   }
-  known->memory_caps = devices.memory_caps();
+  take_caps(devices, &*known);
   return known;
 }
 
@@ -219,6 +230,7 @@ Result<MeasuredInput> measure_input(const Model& model, const DeviceSet& devices
       auto profile = measure_device(model, all[i], own);
       const Code failed = profile.error().code();
       if (failed != MOTLEY_OK && failed != MOTLEY_UNAVAILABLE && failed != MOTLEY_CANCELLED && limited) {
+        made.again |= failed != MOTLEY_DEADLINE_EXCEEDED;
         made.left_out.push_back(
             without(name, failed == MOTLEY_DEADLINE_EXCEEDED
                               ? fmt::format("takes longer than {} s to measure (--measure-limit)", scope.limit_s)
@@ -230,14 +242,14 @@ Result<MeasuredInput> measure_input(const Model& model, const DeviceSet& devices
     } else {
       made.input.devices.push_back(*known);
     }
-    ASSIGN_OR_RETURN(made.input.devices.back().memory_free, memory_for_plan(model, all[i], options));
+    RETURN_IF_ERROR(take_memory(model, all[i], options, &made.input.devices.back()));
     measured.push_back(all[i]);
     fresh.push_back(known == nullptr);
   }
   progress("measuring what the devices have in common");
   RETURN_IF_ERROR(measure_groups(model, measured, options, fresh, &made.input.devices));
   RETURN_IF_ERROR(measure_links(model, measured, options, given, &made.input));
-  made.input.memory_caps = devices.memory_caps();
+  take_caps(devices, &made.input);
   return made;
 }
 
@@ -251,7 +263,7 @@ Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& device
     for (const MeasuredDevice& device : devices.measured()) {
       const std::string& name = device.description.name;
       if (find_profile(*known, name) == nullptr)
-        made.left_out.push_back(without(name, "could not be measured, or not within --measure-limit"));
+        made.left_out.push_back(without(name, "took longer to measure than --measure-limit allowed"));
     }
     rest.have = &*known;
     if (made.left_out.empty() || scope.limit_s > 0) {
@@ -260,7 +272,7 @@ Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& device
     }
   }
   auto made = measure_input(model, devices, options, progress, rest);
-  if (!made.ok() || options.virtual_time) return made;
+  if (!made.ok() || made->again || options.virtual_time) return made;
   PlanInput kept = made->input;
   kept.memory_caps.clear();  // the caller's, not the machine's
   cost_cache().write(machine_of(devices), cost_key(model, devices, options), kept);
@@ -268,15 +280,10 @@ Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& device
 }
 
 PlanInput without_lost(const PlanInput& input, const DeviceSet& devices) {
-  const auto lost = [&](const std::string& name) {
+  return without_devices(input, [&](const std::string& name) {
     const auto found = devices.find(name);
     return !found || devices.lost(*found);
-  };
-  PlanInput left = input;
-  std::erase_if(left.devices, [&](const DeviceProfile& device) { return lost(device.name); });
-  std::erase_if(left.links, [&](const LinkProfile& link) { return lost(link.a) || lost(link.b); });
-  std::erase_if(left.memory_caps, [&](const auto& cap) { return lost(cap.first); });
-  return left;
+  });
 }
 
 Result<double> prefill_rate(const ModelShape& shape, const PlanInput& input, const Placement& placement,

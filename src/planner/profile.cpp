@@ -172,6 +172,16 @@ std::vector<size_t> find_twins(const PlanInput& input) {
   return twins;
 }
 
+PlanInput without_devices(PlanInput input, const std::function<bool(const std::string&)>& gone) {
+  std::erase_if(input.devices, [&](const DeviceProfile& device) { return gone(device.name); });
+  std::erase_if(input.links, [&](const LinkProfile& link) { return gone(link.a) || gone(link.b); });
+  std::erase_if(input.memory_caps, [&](const auto& cap) {
+    return std::none_of(input.devices.begin(), input.devices.end(),
+                        [&](const DeviceProfile& device) { return device.name == cap.first; });
+  });
+  return input;
+}
+
 uint64_t usable_bytes(const PlanInput& input, size_t device) {
   const DeviceProfile& profile = input.devices[device];
   const auto cap = input.memory_caps.find(profile.name);

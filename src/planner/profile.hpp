@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -103,6 +104,9 @@ class LinkTable {
 // [device] the first device of the same figures: a copy costs no measuring, and no computing, of its own. Name and
 // memory may differ.
 std::vector<size_t> find_twins(const PlanInput& input);
+
+// Without some devices (by name), their links and their memory limits; nor limits of devices that are not there.
+PlanInput without_devices(PlanInput input, const std::function<bool(const std::string&)>& gone);
 
 // Bytes that the device may use: what is free, less where a cap says so.
 uint64_t usable_bytes(const PlanInput& input, size_t device);

@@ -78,8 +78,10 @@ class DeviceMeasurer {
   // All are borrowed.
   static Result<std::unique_ptr<DeviceMeasurer>> create(const Model& model, const MeasuredDevice& device,
                                                         const MeasureOptions& options) {
+    const bool any_rows = (device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0;
+    const uint32_t rows_max = any_rows ? options.rows_max : std::max(options.rows_max, options.step_rows_max);
     ASSIGN_OR_RETURN(ProbeOptions probing, probe_options(model, *device.device, device.description,
-                                                         {.rows_max = options.rows_max,
+                                                         {.rows_max = rows_max,
                                                           .compile_seconds_max = options.compile_seconds_max,
                                                           .program_bytes_max = device.program_bytes_max},
                                                          options.kv_dtype, options.virtual_time));
@@ -127,10 +129,15 @@ class DeviceMeasurer {
         options_(options),
         depth_(std::max(1u, device.description.desc.queue_depth)),
         any_rows_((device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0),
+        buckets_(probing.buckets),
         probing_(std::move(probing)),
         layers_(measured_layers(model, device.description.desc.memory_free,
                                 has_own_memory(device.description.desc) ? kLayersOfOwnMemory : 1)),
-        rows_max_(options.rows_max) {}
+        rows_max_(options.rows_max) {
+    std::vector<uint32_t>& timed = probing_.buckets;  // up to the first that holds all rows that are asked for
+    const auto first = std::lower_bound(timed.begin(), timed.end(), options.rows_max);
+    if (!any_rows_ && first != timed.end()) timed.erase(std::next(first), timed.end());
+  }
   struct Part {
     motley_cut cut;
     CostTable* table;
@@ -173,7 +180,8 @@ class DeviceMeasurer {
   const MeasureOptions& options_;
   const uint32_t depth_;
   const bool any_rows_;
-  const ProbeOptions probing_;
+  const std::vector<uint32_t> buckets_;  // that steps will run
+  ProbeOptions probing_;                 // of them those that are timed
   const LayerRange layers_;
   uint32_t rows_max_;  // of those asked for, as many as are soon done
   void count_weights(const Probe& probe) {
@@ -441,7 +449,9 @@ Status DeviceMeasurer::measure_dense_layer(DeviceProfile* profile) {
 
 std::vector<uint32_t> DeviceMeasurer::row_points_of(uint32_t rows_max) const {
   if (any_rows_) return row_points(rows_max, options_.brief);
-  return {probing_.buckets.begin(), std::upper_bound(probing_.buckets.begin(), probing_.buckets.end(), rows_max)};
+  const std::vector<uint32_t>& timed = probing_.buckets;
+  const auto last = std::lower_bound(timed.begin(), timed.end(), rows_max);
+  return {timed.begin(), last == timed.end() ? last : std::next(last)};
 }
 
 // What a row adds: the program's own time is that of any.
@@ -510,7 +520,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   profile.attends = attends();
   profile.attends_partially = (desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0;
   profile.holds_vocabulary = any_rows_;
-  if (!any_rows_) profile.buckets.assign(probing_.buckets.begin(), probing_.buckets.end());
+  if (!any_rows_) profile.buckets.assign(buckets_.begin(), buckets_.end());
   if (any_rows_) {
     ASSIGN_OR_RETURN(vocab_, probe({.vocab_rows = axes_.vocab}));
     RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}}));
