@@ -98,7 +98,9 @@ void add_pool(std::mt19937& random, ScriptedOptions& device) {
                                                     {LaneRole::kDecode, LaneRole::kBoth},
                                                     {LaneRole::kBoth, LaneRole::kBoth}};
   const auto pool = static_cast<uint32_t>(device.pools.size());
-  device.pools.push_back({.block_size = 1u << pick(0, 3), .blocks = pick(3, 10) * pick(1, 6)});
+  KvPoolDescription& made = device.pools.emplace_back();
+  made.block_size = 1u << pick(0, 3), made.blocks = pick(3, 10) * pick(1, 6);
+  if (pick(0, 3) == 0) made.section_begins = {pick(1, made.blocks - 1)};
   const size_t choice = device.lanes.size() >= 3 ? 0 : random() % roles.size();
   for (const LaneRole role : roles[choice]) {
     LaneDescription lane;
