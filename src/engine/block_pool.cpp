@@ -14,19 +14,25 @@ uint64_t BlockPool::default_hash(ChainId parent, std::span<const TokenId> tokens
   return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), parent);
 }
 
-BlockPool::BlockPool(uint32_t blocks, uint32_t block_size, bool caching, Hash hash)
+BlockPool::BlockPool(uint32_t blocks, uint32_t block_size, bool caching, Hash hash,
+                     const std::vector<uint32_t>& section_begins)
     : block_size_(block_size), caching_(caching), hash_(hash), blocks_(blocks) {
   CHECK(blocks > 0 && block_size > 0, "{} blocks of {}", blocks, block_size);
   if (caching) {
     tokens_.resize(static_cast<size_t>(blocks) * block_size);
     buckets_.assign(std::bit_ceil(static_cast<size_t>(blocks) * 2), kEnd);
   }
-  for (uint32_t i = 0; i < blocks; ++i) {
-    blocks_[i].previous = static_cast<BlockId>(i) - 1;
-    blocks_[i].next = i + 1 < blocks ? static_cast<BlockId>(i + 1) : kEnd;
+  std::vector<uint32_t> ends = section_begins;
+  ends.push_back(blocks);
+  for (uint32_t begin = 0; const uint32_t end : ends) {
+    CHECK(begin < end && end <= blocks, "a section of blocks {} to {}, of {}", begin, end, blocks);
+    for (uint32_t i = begin; i < end; ++i) {
+      blocks_[i].previous = i > begin ? static_cast<BlockId>(i - 1) : kEnd;
+      blocks_[i].next = i + 1 < end ? static_cast<BlockId>(i + 1) : kEnd;
+    }
+    sections_.push_back({static_cast<BlockId>(end), static_cast<BlockId>(begin), static_cast<BlockId>(end - 1)});
+    begin = end;
   }
-  first_free_ = 0;
-  last_free_ = static_cast<BlockId>(blocks - 1);
   free_ = blocks;
 }
 
@@ -36,6 +42,10 @@ BlockPool::Block& BlockPool::at(BlockId id) {
 }
 
 const BlockPool::Block& BlockPool::at(BlockId id) const { return const_cast<BlockPool*>(this)->at(id); }
+
+BlockPool::Section& BlockPool::section_of(BlockId id) {
+  return *std::find_if(sections_.begin(), sections_.end(), [&](const Section& each) { return id < each.end; });
+}
 
 std::span<TokenId> BlockPool::tokens_of(BlockId id) {
   return std::span(tokens_).subspan(static_cast<size_t>(id) * block_size_, block_size_);
@@ -59,7 +69,9 @@ std::optional<BlockPool::Hit> BlockPool::find(ChainId parent, std::span<const To
 
 BlockId BlockPool::allocate() {
   CHECK(free_ > 0);
-  const BlockId id = first_free_;
+  const BlockId id = std::find_if(sections_.begin(), sections_.end(), [](const Section& each) {
+                       return each.first_free != kEnd;
+                     })->first_free;
   unlink(id);
   forget(id);
   at(id).references = 1;
@@ -77,17 +89,20 @@ void BlockPool::release(BlockId id) {
   CHECK(block.references > 0, "block {} released more often than held", id);
   if (--block.references > 0) return;
   ++free_;
+  block.freed = ++releases_;
+  Section& section = section_of(id);
   const bool to_end = block.chain != kChainRoot;
-  block.previous = to_end ? last_free_ : kEnd;
-  block.next = to_end ? kEnd : first_free_;
-  (block.previous == kEnd ? first_free_ : at(block.previous).next) = id;
-  (block.next == kEnd ? last_free_ : at(block.next).previous) = id;
+  block.previous = to_end ? section.last_free : kEnd;
+  block.next = to_end ? kEnd : section.first_free;
+  (block.previous == kEnd ? section.first_free : at(block.previous).next) = id;
+  (block.next == kEnd ? section.last_free : at(block.next).previous) = id;
 }
 
 void BlockPool::unlink(BlockId id) {
   Block& block = at(id);
-  (block.previous == kEnd ? first_free_ : at(block.previous).next) = block.next;
-  (block.next == kEnd ? last_free_ : at(block.next).previous) = block.previous;
+  Section& section = section_of(id);
+  (block.previous == kEnd ? section.first_free : at(block.previous).next) = block.next;
+  (block.next == kEnd ? section.last_free : at(block.next).previous) = block.previous;
   block.previous = block.next = kEnd;
   --free_;
 }
@@ -125,8 +140,19 @@ BlockPool::Text BlockPool::text_of(BlockId id) const {
 
 std::vector<BlockId> BlockPool::free_order() const {
   std::vector<BlockId> order;
-  for (BlockId id = first_free_; id != kEnd; id = at(id).next) order.push_back(id);
+  for (const Section& section : sections_)
+    for (BlockId id = section.first_free; id != kEnd; id = at(id).next) order.push_back(id);
   return order;
+}
+
+std::vector<BlockId> BlockPool::free_cached() const {
+  std::vector<BlockId> found;
+  for (const Section& section : sections_)  // from the end: those come last
+    for (BlockId id = section.last_free; id != kEnd && cached(id); id = at(id).previous) found.push_back(id);
+  if (sections_.size() > 1) {
+    std::sort(found.begin(), found.end(), [&](BlockId a, BlockId b) { return at(a).freed > at(b).freed; });
+  }
+  return found;
 }
 
 }  // namespace motley

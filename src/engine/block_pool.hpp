@@ -1,8 +1,9 @@
 // BlockPool: who holds which KV block of a pool, and which blocks hold text that a later sequence can share.
 //
-// Free blocks stand in one intrusive list whose order is the order of reuse: blocks without shared content first (the
-// latest freed first, it is warm), then cached blocks, least recently used first. A cached block keeps its content
-// until it is reused (lazy eviction). One owner; not thread-safe; no allocation after construction.
+// Free blocks of a section stand in one intrusive list whose order is the order of reuse: blocks without shared content
+// first (the latest freed first, it is warm), then cached blocks, least recently used first. A cached block keeps its
+// content until it is reused (lazy eviction). A section is used where those before it have no free block: whoever has
+// none there does not meet its owner. One owner; not thread-safe; no allocation after construction.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,9 @@ class BlockPool {
   static uint64_t default_hash(ChainId parent, std::span<const TokenId> tokens);
 
   // caching = false: nothing is ever published, and no memory is spent on it.
-  BlockPool(uint32_t blocks, uint32_t block_size, bool caching, Hash hash = default_hash);
+  // `section_begins`: as of KvPoolDescription.
+  BlockPool(uint32_t blocks, uint32_t block_size, bool caching, Hash hash = default_hash,
+            const std::vector<uint32_t>& section_begins = {});
 
   struct Hit {
     BlockId block = 0;
@@ -64,6 +67,8 @@ class BlockPool {
 
   // Free blocks in order of reuse.
   std::vector<BlockId> free_order() const;
+  // Of them, those that are cached, the latest used first.
+  std::vector<BlockId> free_cached() const;
 
  private:
   struct Block {
@@ -71,12 +76,18 @@ class BlockPool {
     BlockId bucket_next = kEnd;            // in its bucket of the table of published blocks
     uint32_t references = 0;
     uint32_t bucket = 0;
+    uint64_t freed = 0;                               // by which release, counted
     ChainId parent = kChainRoot, chain = kChainRoot;  // chain != root: published
   };
   static constexpr BlockId kEnd = -1;
+  struct Section {
+    BlockId end = 0;
+    BlockId first_free = kEnd, last_free = kEnd;
+  };
 
   Block& at(BlockId id);
   const Block& at(BlockId id) const;
+  Section& section_of(BlockId id);
   std::span<TokenId> tokens_of(BlockId id);
   uint32_t bucket_of(ChainId parent, std::span<const TokenId> tokens) const;
   void unlink(BlockId id);
@@ -88,8 +99,9 @@ class BlockPool {
   std::vector<Block> blocks_;
   std::vector<TokenId> tokens_;   // of published blocks: [blocks, block_size]
   std::vector<BlockId> buckets_;  // a power of two of them
-  BlockId first_free_ = kEnd, last_free_ = kEnd;
+  std::vector<Section> sections_;
   uint32_t free_ = 0;
+  uint64_t releases_ = 0;
   ChainId last_chain_ = kChainRoot;
 };
 

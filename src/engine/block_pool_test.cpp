@@ -81,28 +81,67 @@ TEST(BlockPoolDeathTest, ReleaseOfAFreeBlock_Aborts) {
   EXPECT_DEATH(pool.release(0), "released more often than held");
 }
 
-// The obvious pool: a deque as the order of reuse, a map as the cache.
+// A further section is used where those before it are full, what is cached there included.
+TEST(BlockPool, Sections_AreUsedInTheirOrder) {
+  BlockPool pool(5, 2, true, BlockPool::default_hash, {2});
+  const BlockId a = pool.allocate(), b = pool.allocate(), c = pool.allocate();
+  EXPECT_EQ((std::vector{a, b, c}), (std::vector<BlockId>{0, 1, 2}));
+  pool.publish(b, kChainRoot, text(1));
+  pool.publish(c, kChainRoot, text(3));
+  pool.release(c);
+  pool.release(b);
+  pool.release(a);
+  EXPECT_THAT(pool.free_order(), ElementsAre(0, 1, 3, 4, 2));
+  EXPECT_THAT(pool.free_cached(), ElementsAre(1, 2));
+  pool.retain(b);
+  pool.release(b);
+  pool.retain(c);
+  pool.release(c);
+  EXPECT_THAT(pool.free_cached(), ElementsAre(2, 1));
+  EXPECT_EQ(pool.allocate(), a);
+  EXPECT_EQ(pool.allocate(), b);
+  EXPECT_FALSE(pool.find(kChainRoot, text(1)).has_value());
+  EXPECT_EQ(pool.allocate(), 3);
+}
+
+// The obvious pool: a deque for each section as the order of reuse, a map as the cache.
 struct NaivePool {
-  std::deque<BlockId> free;
+  explicit NaivePool(const std::vector<uint32_t>& ends) : free(ends.size()), section_ends(ends) {
+    for (uint32_t i = 0; i < ends.back(); ++i) of(static_cast<BlockId>(i)).push_back(static_cast<BlockId>(i));
+  }
+  std::vector<std::deque<BlockId>> free;
+  std::vector<uint32_t> section_ends;
   std::map<BlockId, uint32_t> references;
   std::map<BlockId, std::pair<ChainId, std::vector<TokenId>>> texts;
 
+  std::deque<BlockId>& of(BlockId id) {
+    size_t section = 0;
+    while (static_cast<uint32_t>(id) >= section_ends[section]) ++section;
+    return free[section];
+  }
   BlockId allocate() {
-    const BlockId id = free.front();
-    free.pop_front();
+    size_t section = 0;
+    while (free[section].empty()) ++section;
+    const BlockId id = free[section].front();
+    free[section].pop_front();
     texts.erase(id);
     references[id] = 1;
     return id;
   }
   void retain(BlockId id) {
-    if (references[id]++ == 0) free.erase(std::find(free.begin(), free.end(), id));
+    if (references[id]++ == 0) of(id).erase(std::find(of(id).begin(), of(id).end(), id));
   }
   void release(BlockId id) {
     if (--references[id] > 0) return;
     if (texts.contains(id))
-      free.push_back(id);
+      of(id).push_back(id);
     else
-      free.push_front(id);
+      of(id).push_front(id);
+  }
+  std::vector<BlockId> free_order() const {
+    std::vector<BlockId> order;
+    for (const std::deque<BlockId>& section : free) order.insert(order.end(), section.begin(), section.end());
+    return order;
   }
   std::optional<BlockId> find(ChainId parent, const std::vector<TokenId>& tokens) const {
     for (const auto& [id, held] : texts)
@@ -115,11 +154,15 @@ TEST(BlockPool, RandomUse_AgreesWithTheObviousPool) {
   for (uint32_t seed = 1; seed <= 200; ++seed) {
     std::mt19937 random(seed);
     const uint32_t size = 1 + random() % 8;
+    std::vector<uint32_t> ends;
+    for (uint32_t end = 1; end < size; ++end)
+      if (random() % 4 == 0) ends.push_back(end);
     // A poor hash, so that buckets hold several blocks.
-    BlockPool pool(size, 2, true,
-                   [](ChainId parent, std::span<const TokenId> t) { return parent + static_cast<uint64_t>(t[0]); });
-    NaivePool naive;
-    for (uint32_t i = 0; i < size; ++i) naive.free.push_back(static_cast<BlockId>(i));
+    BlockPool pool(
+        size, 2, true, [](ChainId parent, std::span<const TokenId> t) { return parent + static_cast<uint64_t>(t[0]); },
+        ends);
+    ends.push_back(size);
+    NaivePool naive(ends);
     std::vector<BlockId> held;  // once per reference
     for (int step = 0; step < 300; ++step) {
       const uint32_t what = random() % 4;
@@ -149,8 +192,8 @@ TEST(BlockPool, RandomUse_AgreesWithTheObviousPool) {
         naive.retain(hit->block);
         held.push_back(hit->block);
       }
-      ASSERT_EQ(pool.free_order(), std::vector<BlockId>(naive.free.begin(), naive.free.end())) << "seed " << seed;
-      ASSERT_EQ(pool.free_count(), naive.free.size());
+      ASSERT_EQ(pool.free_order(), naive.free_order()) << "seed " << seed;
+      ASSERT_EQ(pool.free_count(), naive.free_order().size());
     }
   }
 }

@@ -20,6 +20,9 @@ namespace motley {
 struct KvPoolDescription {
   uint32_t block_size = 0;  // positions
   uint32_t blocks = 0;
+  // Where it lies in several sections: the first block of each but the first section, ascending. They have owners of
+  // their own, and a sequence that has a block there meets them in every step.
+  std::vector<uint32_t> section_begins = {};
   // The memory that it lies in, of all its owners, by numbers that no other memory ever has. A pool in the same memory
   // as one of the executor before has its contents. Empty: nobody knows.
   std::vector<uint64_t> memory = {};

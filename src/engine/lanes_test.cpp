@@ -342,6 +342,33 @@ TEST(Buckets, MixedLoad_RunsAtMostAQuarterOfPadding) {
   }
 }
 
+// ---- sections of a pool
+
+// The highest block that any step of it names.
+BlockId highest_block(SchedulerBench& bench) {
+  BlockId highest = -1;
+  while (bench.scheduler().unfinished() > 0) {
+    while (bench.plan())
+      for (const BlockId block : bench.last_plan().blocks) highest = std::max(highest, block);
+    EXPECT_TRUE(bench.result());
+  }
+  return highest;
+}
+
+// Also where the first section is full of what is cached: a further one is met by who has no room in the first.
+TEST(Sections, WhoFindsRoomInTheFirst_MeetsNoOther) {
+  ScriptedOptions device = device_of({64});
+  device.pools[0].section_begins = {12};
+  SchedulerBench bench(device, {});
+  for (uint32_t i = 0; i < 5; ++i) {
+    bench.add(bench.request(random_text(i, 30, kVocab), 8));  // ten blocks
+    EXPECT_LT(highest_block(bench), 12) << "request " << i;
+  }
+  for (uint32_t i = 5; i < 7; ++i) bench.add(bench.request(random_text(i, 30, kVocab), 8));
+  EXPECT_GE(highest_block(bench), 12);
+  bench.expect_all_right();
+}
+
 // ---- what makes sense
 
 std::string refusal(const ScriptedOptions& device, const EngineOptions& options = {}) {
@@ -364,6 +391,12 @@ TEST(Lanes, DescriptionsThatMakeNoSense_AreRefused) {
     EXPECT_THAT(refusal(device), HasSubstr("the buckets of lane 1"));
   }
   device.lanes[1].buckets = {64, 128};
+  EXPECT_EQ(refusal(device), "accepted");
+  for (const std::vector<uint32_t>& begins : {std::vector<uint32_t>{0}, {16}, {4, 4}, {8, 4}}) {
+    device.pools[1].section_begins = begins;
+    EXPECT_THAT(refusal(device), HasSubstr("a section of KV pool 1 has none of its 16 blocks"));
+  }
+  device.pools[1].section_begins = {4, 8};
   EXPECT_EQ(refusal(device), "accepted");
   device.lanes.resize(65, lane_of(0));
   EXPECT_THAT(refusal(device), HasSubstr("65 lanes"));

@@ -27,8 +27,8 @@ void Scheduler::take_config() {
   free_slots_.clear();
   for (const KvPoolDescription& from : config_.pools) {
     const auto id = static_cast<uint32_t>(pools_.size());
-    Pool& pool =
-        pools_.emplace_back(id, BlockPool(from.blocks, from.block_size, config_.options.enable_prefix_caching, hash_));
+    Pool& pool = pools_.emplace_back(
+        id, BlockPool(from.blocks, from.block_size, config_.options.enable_prefix_caching, hash_, from.section_begins));
     pool.sequences_max = config_.sequences_max(id);
     pool.preference = UINT32_MAX;
   }

@@ -52,6 +52,12 @@ Status check_pool(uint32_t pool, const ExecutorDescription& executor) {
     prefills |= lane.role != LaneRole::kDecode;
     decodes |= lane.role != LaneRole::kPrefill;
   }
+  const KvPoolDescription& described = executor.pools[pool];
+  std::vector<uint32_t> borders = described.section_begins;
+  borders.insert(borders.begin(), 0);
+  borders.push_back(described.blocks);
+  if (std::adjacent_find(borders.begin(), borders.end(), std::greater_equal<>()) != borders.end())
+    return invalid_argument("engine: a section of KV pool {} has none of its {} blocks", pool, described.blocks);
   if (prefills && decodes) return ok_status();
   return invalid_argument("engine: no lane {} in KV pool {}", prefills ? "decodes" : "prefills", pool);
 }

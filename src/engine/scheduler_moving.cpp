@@ -53,9 +53,11 @@ std::vector<KvBlock> Scheduler::blocks_to_save(std::span<const KvPoolDescription
   size_t cached = std::max(blocks.size(), kCachedBlocksMin);
   for (const Pool& pool : pools_) {
     if (stays(config_.pools[pool.id], next)) continue;
-    const std::vector<BlockId> order = pool.blocks.free_order();
-    for (auto at = order.rbegin(); at != order.rend() && cached > 0 && pool.blocks.cached(*at); ++at, --cached)
-      blocks.push_back({pool.id, *at});
+    for (const BlockId block : pool.blocks.free_cached()) {
+      if (cached == 0) break;
+      blocks.push_back({pool.id, block});
+      --cached;
+    }
   }
   return blocks;
 }
@@ -290,10 +292,9 @@ void Scheduler::carry_cache(Carrying& carrying, const Pool& before, Pool& to) {
     BlockId block = 0;
   };
   std::vector<Kept> kept;  // the latest used first; then by chain, so that a beginning comes before what follows it
-  const std::vector<BlockId> order = before.blocks.free_order();
   const size_t room = to.blocks.free_count() - std::min<size_t>(to.blocks.free_count(), to.running.size());
-  for (auto at = order.rbegin(); at != order.rend() && kept.size() < room; ++at)
-    if (was_saved(carrying.saved, {before.id, *at}) && before.blocks.cached(*at)) kept.push_back({*at, kept.size(), 0});
+  for (const BlockId block : before.blocks.free_cached())
+    if (kept.size() < room && was_saved(carrying.saved, {before.id, block})) kept.push_back({block, kept.size(), 0});
   std::sort(kept.begin(), kept.end(), [&](const Kept& a, const Kept& b) {
     return before.blocks.text_of(a.from).chain < before.blocks.text_of(b.from).chain;
   });

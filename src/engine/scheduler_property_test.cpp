@@ -84,6 +84,7 @@ Request random_request(std::mt19937& random, const SchedulerBench& bench, uint32
 struct Totals {
   uint64_t preemptions = 0, hits = 0, failed = 0, aborted = 0, stopped = 0, losses = 0, no_room = 0;
   uint64_t overlaps = 0, changed_pool = 0, carried_on = 0, moved = 0, transferred = 0;
+  uint64_t came_meanwhile = 0, ended_meanwhile = 0;  // while an executor took over by plan
 };
 
 // A pool of its own with one lane, or with two by their roles.
@@ -97,7 +98,9 @@ void add_pool(std::mt19937& random, ScriptedOptions& device) {
                                                     {LaneRole::kDecode, LaneRole::kBoth},
                                                     {LaneRole::kBoth, LaneRole::kBoth}};
   const auto pool = static_cast<uint32_t>(device.pools.size());
-  device.pools.push_back({.block_size = 1u << pick(0, 3), .blocks = pick(3, 10) * pick(1, 6)});
+  KvPoolDescription& made = device.pools.emplace_back();
+  made.block_size = 1u << pick(0, 3), made.blocks = pick(3, 10) * pick(1, 6);
+  if (pick(0, 3) == 0) made.section_begins = {pick(1, made.blocks - 1)};
   const size_t choice = device.lanes.size() >= 3 ? 0 : random() % roles.size();
   for (const LaneRole role : roles[choice]) {
     LaneDescription lane;
@@ -184,6 +187,33 @@ Workload random_moves(std::mt19937& random) {
   return w;
 }
 
+void add_to(Totals& totals, SchedulerBench& bench, const Workload& w, bool replaced) {
+  totals.preemptions += bench.scheduler().counters().preemptions;
+  totals.hits += bench.scheduler().counters().prefix_hits;
+  totals.overlaps += bench.overlaps();
+  totals.carried_on += bench.carried_on();
+  totals.moved += bench.moved();
+  totals.transferred += bench.transferred();
+  for (const auto& [id, story] : bench.stories()) {
+    totals.changed_pool += story.pools.size() > 1 ? 1 : 0;
+    const bool no_room = story.last.status.code() == MOTLEY_RESOURCE_EXHAUSTED;
+    if (no_room) {
+      EXPECT_TRUE(replaced);
+      ++totals.no_room;
+      continue;
+    }
+    if (story.finished == FinishReason::kError) ++totals.failed;
+    if (story.finished == FinishReason::kAborted) ++totals.aborted;
+    if (story.finished == FinishReason::kStop) ++totals.stopped;
+    if (story.finished == FinishReason::kError) {
+      EXPECT_GT(w.fail_share, 0);
+    }
+    if (story.finished == FinishReason::kAborted) {
+      EXPECT_GT(w.abort_share, 0);
+    }
+  }
+}
+
 void run_workload(uint32_t seed, Workload (*make)(std::mt19937&), Totals& totals) {
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937 random(seed);
@@ -193,14 +223,17 @@ void run_workload(uint32_t seed, Workload (*make)(std::mt19937&), Totals& totals
   uint64_t work = 0, losses = 0;
   const auto chance = [&](double share) { return static_cast<double>(random() % 10000) < share * 10000; };
   uint32_t left = w.requests;
-  while (left > 0 || bench.scheduler().steps_in_flight() > 0) {
-    if (left > 0 && chance(0.3)) {
+  const auto requests_come_and_end = [&](double add_share) {
+    if (left > 0 && chance(add_share)) {
       const Request r = random_request(random, bench, w.device.vocab_size);
       work += r.prompt.size() + r.params.max_tokens;
       bench.add(r);
       --left;
     }
     if (chance(w.abort_share)) bench.scheduler().end(random() % w.requests + 1, FinishReason::kAborted);
+  };
+  while (left > 0 || bench.scheduler().steps_in_flight() > 0) {
+    requests_come_and_end(0.3);
     if (chance(w.loss_share)) {
       ++losses;
       bench.lose(random_successor(random, bench.device(), w.options), [&] {
@@ -209,7 +242,12 @@ void run_workload(uint32_t seed, Workload (*make)(std::mt19937&), Totals& totals
     }
     if (chance(w.replace_share)) {
       ++losses;
-      bench.replace(random_next(random, bench.device(), w.options), chance(0.1));
+      bench.replace(random_next(random, bench.device(), w.options), chance(0.1), [&] {
+        const uint32_t unfinished = bench.scheduler().unfinished(), before = left;
+        requests_come_and_end(0.1);
+        totals.came_meanwhile += before - left;
+        totals.ended_meanwhile += unfinished + before - left - bench.scheduler().unfinished();
+      });
     }
     if (chance(0.3)) bench.transfer(random(), chance(0.1));
     if (chance(w.fail_share)) bench.executor().fail_next(Status(MOTLEY_INTERNAL, "scripted"));
@@ -224,31 +262,8 @@ void run_workload(uint32_t seed, Workload (*make)(std::mt19937&), Totals& totals
   const uint64_t pools = std::max<size_t>(w.device.pools.size(), 1);
   ASSERT_TRUE(bench.finish(4 * work * (1 + losses) * pools + 100)) << "no end after " << bench.steps() << " steps";
   bench.expect_all_right();
-  totals.preemptions += bench.scheduler().counters().preemptions;
-  totals.hits += bench.scheduler().counters().prefix_hits;
   totals.losses += losses;
-  totals.overlaps += bench.overlaps();
-  totals.carried_on += bench.carried_on();
-  totals.moved += bench.moved();
-  totals.transferred += bench.transferred();
-  for (const auto& [id, story] : bench.stories()) {
-    totals.changed_pool += story.pools.size() > 1 ? 1 : 0;
-    const bool no_room = story.last.status.code() == MOTLEY_RESOURCE_EXHAUSTED;
-    if (no_room) {
-      EXPECT_GT(losses, 0u);
-      ++totals.no_room;
-      continue;
-    }
-    if (story.finished == FinishReason::kError) ++totals.failed;
-    if (story.finished == FinishReason::kAborted) ++totals.aborted;
-    if (story.finished == FinishReason::kStop) ++totals.stopped;
-    if (story.finished == FinishReason::kError) {
-      EXPECT_GT(w.fail_share, 0);
-    }
-    if (story.finished == FinishReason::kAborted) {
-      EXPECT_GT(w.abort_share, 0);
-    }
-  }
+  add_to(totals, bench, w, losses > 0);
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -287,6 +302,8 @@ TEST(SchedulerProperty, ExecutorsReplacedWithTheirKv_EveryRequestGetsTheTokensIt
   EXPECT_GT(totals.carried_on, kWorkloads * 1u);
   EXPECT_GT(totals.moved, kWorkloads * 5u);
   EXPECT_GT(totals.transferred, kWorkloads / 10u);
+  EXPECT_GT(totals.came_meanwhile, kWorkloads / 10u);
+  EXPECT_GT(totals.ended_meanwhile, kWorkloads / 40u);
   EXPECT_GT(totals.hits, kWorkloads * 5u);
 }
 

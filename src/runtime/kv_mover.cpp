@@ -7,7 +7,6 @@
 #include <set>
 #include <tuple>
 
-#include "base/host_memory.hpp"
 #include "runtime/kv_recut.hpp"
 
 namespace motley {
@@ -172,7 +171,7 @@ Status KvMover::choose_blocks(const std::vector<Section>& sections, const std::v
                               KvContents* contents) const {
   const KvShape& shape = owners_.front().part->options().kv;
   contents->block_size = shape.block_size, contents->dtype = shape.dtype;
-  const uint64_t budget = std::min(bytes_max_, host_memory_available() / kMemoryParts);
+  const uint64_t budget = host_memory_() / kMemoryParts;
   contents->blocks.resize(pools_);
   for (const KvBlock& block : blocks) {
     const Section* section = section_of(sections, block);

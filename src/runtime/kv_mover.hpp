@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -35,9 +36,14 @@ class KvMover {
     std::vector<Owner> savers;  // as many of the owners as hold each head of each layer: of copies, one
     uint64_t block_bytes = 0;   // of them all
   };
-  // The clock is borrowed. `bytes_max`: that are saved at once, beside what the host's memory allows.
-  KvMover(std::vector<Owner> owners, uint32_t pools, DeviceTurnOptions options, uint64_t bytes_max, const Clock& clock)
-      : owners_(std::move(owners)), pools_(pools), options_(std::move(options)), bytes_max_(bytes_max), clock_(clock) {}
+  // The clock is borrowed. `host_memory`: as of RuntimeOptions.
+  KvMover(std::vector<Owner> owners, uint32_t pools, DeviceTurnOptions options, std::function<uint64_t()> host_memory,
+          const Clock& clock)
+      : owners_(std::move(owners)),
+        pools_(pools),
+        options_(std::move(options)),
+        host_memory_(std::move(host_memory)),
+        clock_(clock) {}
 
   // Whether all devices can.
   bool moves_kv() const;
@@ -55,7 +61,7 @@ class KvMover {
   const std::vector<Owner> owners_;
   const uint32_t pools_;
   const DeviceTurnOptions options_;
-  const uint64_t bytes_max_;
+  const std::function<uint64_t()> host_memory_;
   const Clock& clock_;
 };
 

@@ -122,6 +122,10 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
       KvPoolDescription& made = description_.pools.emplace_back();
       made.block_size = placement.block_size;
       made.blocks = pool_blocks(from);
+      for (uint32_t begin = from.kv_blocks; const KvSection& section : from.sections) {
+        made.section_begins.push_back(begin);
+        begin += section.blocks;
+      }
       for (const auto& [section, number] : memory) made.memory.push_back(number);
     }
     LaneDescription lane;
@@ -155,7 +159,7 @@ void RuntimeExecutor::make_mover() {
   if (options_.step_limit_ns != nullptr) turns.limit_ns = options_.kv_limit_ns;
   turns.lost = [this](const DeviceTask& task, const Status& why) { lost(task.name, task.device->worker(), why); };
   mover_.emplace(std::move(owners), static_cast<uint32_t>(description_.pools.size()), std::move(turns),
-                 options_.kv_saved_bytes_max, clock_);
+                 options_.host_memory, clock_);
   description_.moves_kv = mover_->moves_kv();
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/host_memory.hpp"
 #include "base/trace.hpp"
 #include "device/handles.hpp"
 #include "runtime/buckets.hpp"
@@ -34,8 +35,9 @@ struct RuntimeOptions {
   Trace* trace = nullptr;  // borrowed; null = none
   // With a limit of steps: of moving a run of KV blocks, which is some megabytes.
   int64_t kv_limit_ns = 3'000'000'000;
-  uint64_t kv_saved_bytes_max = UINT64_MAX;  // by save_kv() at once, beside what the host's memory allows
-  std::stop_token stop;                      // nobody waits for what is being made any more: CANCELLED, soon
+  // What the host's memory can give: save_kv() takes half of that at most.
+  std::function<uint64_t()> host_memory = [] { return host_memory_available(); };
+  std::stop_token stop;  // nobody waits for what is being made any more: CANCELLED, soon
   // Of this model: what is in it already is not made again. Null: its own.
   std::shared_ptr<Holdings> holdings;
   // Of what devices of fixed row counts compile; null: nothing is kept.

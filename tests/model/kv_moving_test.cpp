@@ -20,11 +20,11 @@ using testing::spec_of;
 constexpr BlockId kBlocksUsed = 8;  // by the reader's texts, at most
 
 std::unique_ptr<RuntimeExecutor> made(const Model& model, const Placement& placement,
-                                      const std::vector<NamedDevice>& devices, uint64_t saved_max = UINT64_MAX) {
+                                      const std::vector<NamedDevice>& devices, uint64_t host_memory = UINT64_MAX) {
   RuntimeOptions options;
   options.rows_max = 32;
   options.logit_rows_max = 4;
-  options.kv_saved_bytes_max = saved_max;
+  options.host_memory = [host_memory] { return host_memory; };
   auto executor = RuntimeExecutor::create(model, placement, devices, options);
   CHECK(executor.ok(), "{}", executor.error().message());
   return *std::move(executor);
@@ -127,7 +127,7 @@ TEST(KvSaving, WithoutMemoryForAll_SavesTheFirst) {
   const Devices devices("REF:0", kDevices, true);
   const auto whole = made(random.model(), placement, devices.named());
   const uint64_t each = saved(*whole)->bytes / kBlocksUsed;
-  const auto executor = made(random.model(), placement, devices.named(), 3 * each + each / 2);
+  const auto executor = made(random.model(), placement, devices.named(), 2 * (3 * each + each / 2));
   const auto contents = executor->save_kv({{0, 9}, {0, 4}, {0, 6}, {0, 1}, {0, 2}});
   ASSERT_TRUE(contents.ok()) << contents.error().message();
   EXPECT_EQ(contents->blocks, (std::vector<std::vector<BlockId>>{{4, 6, 9}}));

@@ -174,13 +174,18 @@ class SchedulerBench {
     expect_pools_free();
   }
   // `next` takes over by plan, once what is under way has come back: with the KV that it needs of the executor before,
-  // or of which it has the memory. Where loading fails, all is computed again.
-  void replace(ScriptedOptions next, bool loading_fails) {
-    while (!flying_.empty()) result();
-    while (transfer()) {
+  // or of which it has the memory. Where loading fails, all is computed again. `meanwhile` is called wherever the
+  // engine can hear of requests.
+  void replace(
+      ScriptedOptions next, bool loading_fails, const std::function<void()>& meanwhile = [] {}) {
+    while (!flying_.empty()) {
+      result();
+      meanwhile();
     }
+    while (transfer()) meanwhile();
     auto saved = executor_->save_kv(scheduler_->blocks_to_save(next.pools));
     ASSERT_TRUE(saved.ok()) << saved.error().to_string();
+    meanwhile();
     EXPECT_THAT(executor_->violations(), ::testing::IsEmpty());
     next.manual = true;
     next.epoch = device_.epoch + 1;
@@ -196,6 +201,7 @@ class SchedulerBench {
     EXPECT_LE(scheduler_->running(), std::min(before, config_.options.max_num_seqs));
     carried_on_ += scheduler_->running();
     moved_ += carried.moves.size();
+    meanwhile();
     if (loading_fails) executor_->fail_loading(Status(MOTLEY_UNAVAILABLE, "scripted"));
     const auto loaded =
         executor_->load_kv(std::make_shared<const KvContents>(*std::move(saved)), std::move(carried.moves));
