@@ -59,6 +59,15 @@ void CostCache::write_text(std::string_view machine, std::string_view kind, std:
   if (!written.ok()) log_warning("{}; the next start measures again", written.message());
 }
 
+void CostCache::mark(std::string_view machine, std::string_view kind, bool there) const {
+  std::error_code failed;
+  if (there) {
+    write_text(machine, kind, "yes");
+  } else {
+    std::filesystem::remove(file_of(machine, kind), failed);
+  }
+}
+
 std::optional<PlanInput> CostCache::read(std::string_view machine, std::string_view model) const {
   const auto text = read_text(machine, model);
   if (!text) return std::nullopt;

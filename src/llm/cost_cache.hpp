@@ -29,6 +29,8 @@ class CostCache {
   // Any text under a kind of its own.
   std::optional<std::string> read_text(std::string_view machine, std::string_view kind) const;
   void write_text(std::string_view machine, std::string_view kind, std::string_view text) const;
+  // Makes or removes such a text, of one word.
+  void mark(std::string_view machine, std::string_view kind, bool there) const;
   std::optional<PlanInput> read(std::string_view machine, std::string_view model) const;
   // A failure is logged: the next start measures again.
   void write(std::string_view machine, std::string_view model, const PlanInput& input) const;

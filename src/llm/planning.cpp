@@ -125,10 +125,20 @@ CostCache cost_cache() { return CostCache(cache_directory() / "costs"); }
 std::string cost_key(const Model& model, const DeviceSet& devices, const MeasureOptions& measure) {
   const DeviceSetOptions& options = devices.options();
   const bool usual = measure.compile_seconds_max == kCompileSecondsMax;
-  return fmt::format("{}-kv{}-threads{}{}{}{}{}", model_digest(model), measure.kv_dtype, options.threads,
+  const std::vector<MeasuredDevice> all = devices.measured();
+  const bool compiled = std::any_of(all.begin(), all.end(), [](const MeasuredDevice& device) {
+    return (device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) == 0;
+  });
+  return fmt::format("{}-kv{}-threads{}{}{}{}{}{}", model_digest(model), measure.kv_dtype, options.threads,
+                     compiled ? fmt::format("-rows{}", measure.step_rows_max) : "",
                      usual ? "" : fmt::format("-compile{:.0f}", measure.compile_seconds_max),
                      options.deterministic ? "-deterministic" : "", options.isolate ? "-isolated" : "",
                      options.quality == Quality::kExact ? "" : fmt::format("-{}", quality_name(options.quality)));
+}
+
+// Of a note that some device could not be measured, and is to be tried again.
+std::string failed_key(const Model& model, const DeviceSet& devices, const MeasureOptions& measure) {
+  return cost_key(model, devices, measure) + "-failed";
 }
 
 }  // namespace
@@ -266,16 +276,19 @@ Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& device
         made.left_out.push_back(without(name, "took longer to measure than --measure-limit allowed"));
     }
     rest.have = &*known;
-    if (made.left_out.empty() || scope.limit_s > 0) {
+    const bool failed = cost_cache().read_text(machine_of(devices), failed_key(model, devices, options)).has_value();
+    if (made.left_out.empty() || (scope.limit_s > 0 && !failed)) {
       made.input = *std::move(known);
       return made;
     }
   }
   auto made = measure_input(model, devices, options, progress, rest);
-  if (!made.ok() || made->again || options.virtual_time) return made;
+  if (!made.ok() || options.virtual_time) return made;
   PlanInput kept = made->input;
   kept.memory_caps.clear();  // the caller's, not the machine's
-  cost_cache().write(machine_of(devices), cost_key(model, devices, options), kept);
+  const std::string machine = machine_of(devices);
+  cost_cache().write(machine, cost_key(model, devices, options), kept);
+  cost_cache().mark(machine, failed_key(model, devices, options), made->again);
   return made;
 }
 

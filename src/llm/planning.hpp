@@ -60,7 +60,7 @@ struct MeasureScope {
 struct MeasuredInput {
   PlanInput input;
   std::vector<LeftOut> left_out;  // could not be measured, or not within the limit
-  bool again = false;             // one of them may be well at the next start: nothing is kept
+  bool again = false;             // one of them may be well at the next start, and is tried again then
 };
 
 // The devices' figures for this model, measured now: a second or so a device. Lost devices are left out, and those that

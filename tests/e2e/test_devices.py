@@ -190,6 +190,8 @@ def test_a_device_that_takes_too_long_to_measure_is_left_out(model, alone, tmp_p
     again = motley("plan", model, *devices, "--json", environment=cache)  # not tried again
     assert again.returncode == 0 and "measuring" not in again.stderr, again.stderr
     assert [left["device"] for left in json.loads(again.stdout)["left_out"]] == [f"SIM:{file}"]
+    limited = motley("plan", model, *devices, "--device-memory", f"SIM:{file}=500000000", "--json", environment=cache)
+    assert limited.returncode == 0 and json.loads(limited.stdout)["left_out"], limited.stderr
 
 
 def test_metrics_say_what_each_device_did(start, cache):

@@ -145,6 +145,10 @@ def test_a_row_count_that_does_not_compile_leaves_its_device_out(two_cores, half
             states = {one["name"]: one["state"] for one in server.get("/v1/devices").json()["data"]}
             assert states.pop(f"SIM:{sim}") == "idle" and "serving" in states.values()
             server.complete(prompt="a b c d e f g", max_tokens=4)
+        again = motley("plan", half_precision, "--devices", ",".join(["CPU:0", *others, f"SIM:{sim}"]), "--json",
+                       environment={"MOTLEY_CACHE_DIR": str(folder / "cache")})
+        assert again.returncode == 0 and "measuring CPU:0" not in again.stderr, again.stderr
+        assert ("measuring SIM:" in again.stderr) == (rows == 64)  # what failed alone is tried again
 
 
 def test_what_is_forced_waits_for_its_programs(two_cores, half_precision, tmp_path):
