@@ -1,5 +1,6 @@
 // PAGED_ATTENTION and ATTN_MERGE. Attention of what has no tensor cores (f32, heads of odd sizes) is here too.
 // SPDX-License-Identifier: Apache-2.0
+#include <bit>
 #include <cfloat>
 #include <cmath>
 
@@ -124,6 +125,11 @@ void paged_attention(const kit::OpCall& call) {
   a.log_sum_exp = static_cast<float*>(call.out[1].data);
   a.heads = from.heads, a.window = from.window, a.scale = from.scale, a.softcap = from.softcap;
   a.cap_scale = from.softcap > 0 ? from.scale / from.softcap : 0;
+  const auto aligned = [](const void* at) { return reinterpret_cast<uintptr_t>(at) % sizeof(float4) == 0; };
+  a.aligned = aligned(a.q) && aligned(a.out);
+  a.block_shift = std::has_single_bit(static_cast<uint32_t>(a.layer.block_size))
+                      ? std::countr_zero(static_cast<uint32_t>(a.layer.block_size))
+                      : -1;
   a.group = shape.group(), a.heads_of_tile = shape.heads_of_tile(), a.head_tiles = shape.head_tiles();
   if (!has_tensor_cores(a.layer)) {
     const dim3 grid(static_cast<unsigned>(call.in[0].rows), static_cast<unsigned>(from.heads));

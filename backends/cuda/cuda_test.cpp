@@ -95,11 +95,11 @@ struct Rows {
     row_begin.push_back(static_cast<uint32_t>(positions.size()));
     block_begin.push_back(block_begin.back() + static_cast<uint32_t>(first + count) / 16 + 1);
   }
-  AttentionPlan plan(const AttentionShape& shape, bool one_class) {
+  AttentionPlan plan(const AttentionShape& shape, bool one_class, int32_t at_once = 49) {
     b.rows = static_cast<uint32_t>(positions.size()), b.seqs = static_cast<uint32_t>(row_begin.size()) - 1;
     b.positions = positions.data(), b.generated = generated.data();
     b.seq_row_begin = row_begin.data(), b.seq_block_begin = block_begin.data();
-    return plan_attention(shape, b, one_class);
+    return plan_attention(shape, b, one_class, at_once);
   }
 };
 constexpr AttentionShape kShape{32, 8, 128};  // four heads share a KV head: two rows make a tile
@@ -157,10 +157,23 @@ TEST(AttentionPlan, RowsWhoseChunksAreLongerThanTheirNeighbours_AreNoTileOfTheir
   EXPECT_EQ(tiles, 2);
 }
 
+TEST(AttentionPlan, OnlyTheLastTurnsTiles_AreSplit) {
+  Rows rows;
+  for (int i = 0; i < 60; ++i) rows.add(600, 1, true);
+  rows.add(5, 1, true);
+  const AttentionPlan plan = rows.plan(kShape, false, 49);
+  ASSERT_EQ(plan.chunks.size(), 49 + 11 * 3 + 1u);  // 61 tiles
+  for (size_t i = 0; i < plan.chunks.size(); ++i) EXPECT_EQ(plan.chunks[i].partial < 0, i < 49 || i == 82);
+  Rows long_one;  // that would keep its taker busy when all others are done
+  long_one.add(6000, 1, true);
+  for (int i = 0; i < 48; ++i) long_one.add(5, 1, true);
+  EXPECT_EQ(long_one.plan(kShape, false, 49).chunks.size(), 24 + 48u);
+}
+
 TEST(AttentionPlan, MoreResultsThanHaveRoom_AreNotSplit) {
   Rows rows;
-  for (int i = 0; i < 300; ++i) rows.add(4000, 1, true);
-  const AttentionPlan plan = rows.plan(kShape, false);
+  for (int i = 0; i < 300; ++i) rows.add(4000, 1, true);  // of 16 chunks, for 32 heads
+  const AttentionPlan plan = rows.plan(kShape, false, 301);
   ASSERT_EQ(plan.chunks.size(), 300u);
   for (const ChunkItem& item : plan.chunks) {
     EXPECT_EQ(item.partial, -1);

@@ -259,7 +259,8 @@ void CudaStream::lay_out(const motley_batch& b, std::span<const int32_t> row_seq
   attention_.assign(needs.shapes.size(), {});
   layout.plans.reserve(needs.shapes.size()), layout.counts.reserve(needs.shapes.size());
   for (size_t i = 0; attends && i < needs.shapes.size(); ++i) {
-    const AttentionPlan& plan = layout.plans.emplace_back(plan_attention(needs.shapes[i], b, memory_.one_class()));
+    const AttentionPlan& plan = layout.plans.emplace_back(
+        plan_attention(needs.shapes[i], b, memory_.one_class(), needs.shapes[i].items_at_once(processors_)));
     AttentionItems& items = attention_[i];
     items.passes_count = static_cast<int32_t>(plan.passes.size());
     layout.add(plan.passes.data(), plan.passes.size(), plan.passes.size(), &items.passes);

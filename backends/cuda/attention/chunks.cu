@@ -17,15 +17,15 @@ constexpr int kStep = 16;  // positions of a warp's step; step i belongs to warp
 constexpr int kRound = kWarps * kStep;
 constexpr int kPad = 4;  // floats behind a row in shared memory
 
-// What a block of threads shares. The rows of `sum` are (row, head) pairs.
+// What a block of threads shares. The rows of sums are (row, head) pairs.
 template <int D>
 struct Shared {
-  float sum[kWarps][kTileHeads][D + kPad], joined[kTileHeads][D + kPad];
-  float largest[kWarps][kTileHeads], total[kWarps][kTileHeads], factor[kWarps][kTileHeads];
-  float joined_largest[kTileHeads], joined_total[kTileHeads];
-  float2 chunk_factor[kTileHeads];  // for what is joined, for what comes
-  int32_t head[kTileHeads];         // of a pair, among all rows' heads; -1: the pair is not used
-  int64_t partial[kTileHeads];      // of a pair, its first chunk's place
+  float sum[2][kWarps][kTileHeads][D + kPad];  // by each warp of a chunk, and of the one before
+  float joined[kTileHeads][D + kPad];
+  float4 largest[2][kTileHeads], total[2][kTileHeads];  // of a pair, a number a warp
+  float2 joined_state[2][kTileHeads];                   // largest and total up to a chunk, and up to the one before
+  int32_t head[kTileHeads];                             // of a pair, among all rows' heads; -1: the pair is not used
+  int64_t partial[kTileHeads];                          // of a pair, its first chunk's place
   bool last;
 };
 
@@ -53,6 +53,7 @@ class ChunkAttention {
   using N = Numbers<T>;
   using Raw = typename N::Raw;
   static constexpr int kKeyLoads = D / 32, kValueLoads = D / 64;
+  static_assert(kWarps == 4);  // numbers of warps lie in a float4
 
  public:
   // Items first, first + step, ...
@@ -61,6 +62,11 @@ class ChunkAttention {
     kv_head_ = blockIdx.y / a.head_tiles;
     head_in_group_ = blockIdx.y % a.head_tiles * kTileHeads;
     heads_ = min(a.heads_of_tile, a.group - head_in_group_);
+    position_bytes_ = static_cast<uint32_t>(a.layer.kv_heads * a.layer.dim) * static_cast<uint32_t>(sizeof(T));
+    const auto head_at = [&](const std::byte* plane, int e) {
+      return plane + static_cast<int64_t>(kv_head_ * a.layer.dim + e) * static_cast<int64_t>(sizeof(T));
+    };
+    keys_at_ = head_at(a.layer.k, 8 * (lane_ % 4)), values_at_ = head_at(a.layer.v, 8 * (lane_ / 4));
     look_at(first);
     slots_ = find();
     next_ = find();
@@ -69,20 +75,17 @@ class ChunkAttention {
 
   __device__ void run(const ChunkItem& item) {
     item_ = item;
-    lowest_ = lowest_of(item.front);
+    const int32_t lowest = lowest_of(item.front);
     if (threadIdx.x < kTileHeads) start_pair(threadIdx.x);
-    for (int i = threadIdx.x; i < kTileHeads * D; i += kThreadsHere) s_.joined[i / D][i % D] = 0;
     load_query();
     const int32_t length = chunk_positions(item.last);
-    for (int32_t c = item.chunk_begin; c < item.chunk_end; ++c) {
-      attend(max(c * length, lowest_), min((c + 1) * length - 1, item.last));
-      __syncthreads();
-      if (threadIdx.x < kTileHeads) join_warps(threadIdx.x, c);
-      __syncthreads();
-      item.partial < 0 ? join_chunk() : store_chunk(c);
-      if (c + 1 < item.chunk_end) __syncthreads();
+    for (int32_t c = item.chunk_begin; c < item.chunk_end; ++c, turn_ ^= 1) {
+      attend(max(c * length, lowest), min((c + 1) * length - 1, item.last));
+      __syncthreads();  // once a chunk: the next one's sums have places of their own
+      join_warps(c);
     }
-    if (item.partial < 0 || join_stored()) finish();
+    if (item.partial >= 0 && !join_stored()) return;
+    if (item.partial < 0) finish();
     __syncthreads();
   }
 
@@ -93,19 +96,24 @@ class ChunkAttention {
   __device__ bool is_used(int pair) const {
     return pair < item_.rows * a_.heads_of_tile && pair % a_.heads_of_tile < heads_;
   }
+  // Values come in fours: f(pair, the first one's dimension).
   template <class F>
-  __device__ void each_value(F f) const {
-    const int count = item_.rows * a_.heads_of_tile * D;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < count; i += kThreadsHere)
-      if (s_.head[i / D] >= 0 && i % D < a_.layer.dim) f(i / D, i % D);
+  __device__ void each_four(F f) const {
+    const int count = item_.rows * a_.heads_of_tile * (D / 4);
+    for (int i = threadIdx.x; i < count; i += kThreadsHere) {
+      const int pair = i / (D / 4), e = i % (D / 4) * 4;
+      if (s_.head[pair] >= 0 && e < a_.layer.dim) f(pair, e);
+    }
   }
   __device__ void start_pair(int pair) {
     s_.head[pair] = is_used(pair) ? row_of(pair) * a_.heads + head_of(pair) : -1;
     s_.partial[pair] = int64_t{item_.partial + pair / a_.heads_of_tile} * a_.heads + head_of(pair);
-    s_.joined_largest[pair] = -INFINITY, s_.joined_total[pair] = 0;
   }
 
+  __device__ float4 load_four(const float* from) const {
+    if (a_.aligned) return *reinterpret_cast<const float4*>(from);
+    return {from[0], from[1], from[2], from[3]};
+  }
   // The thread holds its pair's query as a column, and scores of two more pairs.
   __device__ void load_query() {
     const int pair = lane_ / 4;
@@ -115,9 +123,9 @@ class ChunkAttention {
       const int e = 32 * s + 8 * (lane_ % 4);
       const bool there = is_used(pair) && e < a_.layer.dim;
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float2 two = there ? make_float2(from[e + 2 * k], from[e + 2 * k + 1]) : float2{0, 0};
-        query_[s][k] = N::pack(two.x, two.y);
+      for (int k = 0; k < 2; ++k) {
+        const float4 four = there ? load_four(from + e + 4 * k) : float4{};
+        query_[s][2 * k] = N::pack(four.x, four.y), query_[s][2 * k + 1] = N::pack(four.z, four.w);
       }
     }
 #pragma unroll
@@ -154,18 +162,20 @@ class ChunkAttention {
     if (ahead_base_ > ahead_end_) look_at(ahead_ + step_);
     return slot;
   }
-  __device__ Raw load(const std::byte* plane, int32_t slot, int e) const {
-    const int64_t at = (int64_t{slot} * a_.layer.kv_heads + kv_head_) * a_.layer.dim + e;
-    Raw raw;
-    load_if(raw, plane + at * static_cast<int64_t>(sizeof(T)), slot >= 0 && e < a_.layer.dim);
-    return raw;
+  // Bytes of the dimension that the lane's loads begin with, and how many dimensions there are from it on: none of a
+  // position that is not seen.
+  __device__ const std::byte* at(const std::byte* plane, int32_t slot) const {
+    return plane + uint64_t{static_cast<uint32_t>(max(slot, 0))} * position_bytes_;
   }
   __device__ void load_keys(int32_t slots) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const int32_t slot = __shfl_sync(0xffffffffu, slots, 8 * n + lane_ / 4);
+      const std::byte* const from = at(keys_at_, slot);
+      const int left = slot >= 0 ? a_.layer.dim - 8 * (lane_ % 4) : 0;
 #pragma unroll
-      for (int s = 0; s < kKeyLoads; ++s) keys_[n][s] = load(a_.layer.k, slot, 32 * s + 8 * (lane_ % 4));
+      for (int s = 0; s < kKeyLoads; ++s)
+        load_if(keys_[n][s], from + 32 * s * static_cast<int>(sizeof(T)), left, 32 * s);
     }
   }
   // What is above (the loads of V) is begun before K is looked at.
@@ -182,15 +192,19 @@ class ChunkAttention {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int32_t slot = __shfl_sync(0xffffffffu, slots, 2 * (lane_ % 4) + i % 2 + 8 * (i / 2));
+      const std::byte* const from = at(values_at_, slot);
+      const int left = slot >= 0 ? a_.layer.dim - 8 * (lane_ / 4) : 0;
 #pragma unroll
-      for (int u = 0; u < kValueLoads; ++u) values[i][u] = load(a_.layer.v, slot, 64 * u + 8 * (lane_ / 4));
+      for (int u = 0; u < kValueLoads; ++u)
+        load_if(values[i][u], from + 64 * u * static_cast<int>(sizeof(T)), left, 64 * u);
     }
   }
   __device__ float scale_at(const float* scales, int32_t slot) const {
     return slot < 0 ? 0.0f : scales[int64_t{slot} * a_.layer.kv_heads + kv_head_];
   }
   // Scores of the step's positions become weights; sums are shrunk where a larger score came. score[2 * h + i] is of
-  // pair 2 * (lane % 4) + i at position base + 8 * h + lane / 4. Bit k of `there`: whether the k-th position is.
+  // pair 2 * (lane % 4) + i at position base + 8 * h + lane / 4. Bit k of `there`: whether the k-th position has a
+  // slot.
   __device__ void weigh(float (&score)[4], int32_t base, uint32_t there, float k_scale) {
     const float factor = score_factor<kCapped>(a_);
     bool grown = false;
@@ -205,8 +219,8 @@ class ChunkAttention {
         if constexpr (N::kScaled) x *= __shfl_sync(0xffffffffu, k_scale, column);
         if constexpr (kCapped) x = capped(a_, x);
         const int32_t p = base + column;
-        const bool seen = p >= pair.first && p <= pair.position && p >= begin_ && p <= end_;
-        x = seen && (there >> column & 1) != 0 ? x * factor : -INFINITY;
+        const bool seen = p >= pair.first && p <= pair.position && (there >> column & 1) != 0;
+        x = seen ? x * factor : -INFINITY;
       }
       float most = fmaxf(score[i], score[2 + i]);
       for (int apart = 4; apart < kWarp; apart *= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, apart));
@@ -267,7 +281,6 @@ class ChunkAttention {
 
   // This warp's steps of the positions [begin, end].
   __device__ void attend(int32_t begin, int32_t end) {
-    begin_ = begin, end_ = end;
 #pragma unroll
     for (int t = 0; t < D / 16; ++t) {
 #pragma unroll
@@ -303,44 +316,57 @@ class ChunkAttention {
       float total = pairs_[i].total;
       for (int apart = 4; apart < kWarp; apart *= 2) total += __shfl_xor_sync(0xffffffffu, total, apart);
       if (pairs_[i].position < 0) continue;  // it is not used
-      if (lane_ < 4) s_.largest[warp][pair] = pairs_[i].largest, s_.total[warp][pair] = total;
+      if (lane_ < 4) {
+        reinterpret_cast<float*>(&s_.largest[turn_][pair])[warp] = pairs_[i].largest;
+        reinterpret_cast<float*>(&s_.total[turn_][pair])[warp] = total;
+      }
 #pragma unroll
-      for (int t = 0; t < D / 16; ++t) {
+      for (int t = 0; t < D / 16; t += 2) {
         const int e = 64 * (t / 4) + 8 * (lane_ / 4) + 2 * (t % 4);
-        s_.sum[warp][pair][e] = sum_[t][i], s_.sum[warp][pair][e + 1] = sum_[t][2 + i];
+        *reinterpret_cast<float4*>(&s_.sum[turn_][warp][pair][e]) = {sum_[t][i], sum_[t][2 + i], sum_[t + 1][i],
+                                                                     sum_[t + 1][2 + i]};
       }
     }
   }
 
-  // By a thread of its own: the factors of a pair's results by warp, and what to do with the chunk.
-  __device__ void join_warps(int pair, int32_t chunk) {
-    if (s_.head[pair] < 0) return;
-    float most = -INFINITY;
-    for (int w = 0; w < kWarps; ++w) most = fmaxf(most, s_.largest[w][pair]);
-    float total = 0;
-    for (int w = 0; w < kWarps; ++w) {
-      s_.factor[w][pair] = weight_of(s_.largest[w][pair], most);
-      total = fmaf(s_.total[w][pair], s_.factor[w][pair], total);
-    }
-    if (item_.partial >= 0) {
-      partial_pairs()[partial_of(pair, chunk)] = {most, total};
-      return;
-    }
-    Joined all{s_.joined_largest[pair], s_.joined_total[pair]};
-    s_.chunk_factor[pair] = all.add(most, total);
-    s_.joined_largest[pair] = all.largest, s_.joined_total[pair] = all.total;
-  }
-  __device__ float join_value(int pair, int e) const {
-    float sum = 0;
+  // A chunk's results, of the warps in order, go where they wait for the others or to what is joined so far.
+  __device__ void join_warps(int32_t chunk) {
+    each_four([&](int pair, int e) {
+      const float4 largest = s_.largest[turn_][pair], totals = s_.total[turn_][pair];
+      const float most = fmaxf(fmaxf(fmaxf(largest.x, largest.y), largest.z), largest.w);
+      const float factor[kWarps] = {weight_of(largest.x, most), weight_of(largest.y, most), weight_of(largest.z, most),
+                                    weight_of(largest.w, most)};
+      float total = 0;
+      total = fmaf(totals.x, factor[0], total), total = fmaf(totals.y, factor[1], total);
+      total = fmaf(totals.z, factor[2], total), total = fmaf(totals.w, factor[3], total);
+      float4 sum{};
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum = fmaf(s_.sum[w][pair][e], s_.factor[w][pair], sum);
-    return sum;
-  }
-  __device__ void join_chunk() {
-    each_value([&](int pair, int e) {
-      const float2 f = s_.chunk_factor[pair];
-      s_.joined[pair][e] = fmaf(s_.joined[pair][e], f.x, join_value(pair, e) * f.y);
+      for (int w = 0; w < kWarps; ++w) add_times(sum, four_at(s_.sum[turn_][w][pair], e), factor[w]);
+      if (item_.partial >= 0) {
+        const int64_t at = partial_of(pair, chunk);
+        four_at(a_.partial + at * a_.layer.dim, e) = sum;
+        if (e == 0) partial_pairs()[at] = {most, total};
+        return;
+      }
+      Joined all;
+      float4 joined{};
+      if (chunk > item_.chunk_begin) {
+        all = {s_.joined_state[turn_ ^ 1][pair].x, s_.joined_state[turn_ ^ 1][pair].y};
+        joined = four_at(s_.joined[pair], e);
+      }
+      join(joined, sum, all.add(most, total));
+      four_at(s_.joined[pair], e) = joined;
+      if (e == 0) s_.joined_state[turn_][pair] = {all.largest, all.total};
     });
+  }
+  __device__ static float4& four_at(float* values, int e) { return *reinterpret_cast<float4*>(values + e); }
+  __device__ static void add_times(float4& sum, float4 x, float factor) {
+    sum = {fmaf(x.x, factor, sum.x), fmaf(x.y, factor, sum.y), fmaf(x.z, factor, sum.z), fmaf(x.w, factor, sum.w)};
+  }
+  // Factors of what is joined and of what comes.
+  __device__ static void join(float4& sum, float4 x, float2 f) {
+    sum = {fmaf(sum.x, f.x, x.x * f.y), fmaf(sum.y, f.x, x.y * f.y), fmaf(sum.z, f.x, x.z * f.y),
+           fmaf(sum.w, f.x, x.w * f.y)};
   }
 
   __device__ int64_t partial_of(int pair, int32_t chunk) const {
@@ -349,11 +375,8 @@ class ChunkAttention {
   __device__ float2* partial_pairs() const {
     return reinterpret_cast<float2*>(a_.partial + int64_t{kPartialsMax} * a_.layer.dim);
   }
-  __device__ void store_chunk(int32_t chunk) const {
-    each_value([&](int pair, int e) { a_.partial[partial_of(pair, chunk) * a_.layer.dim + e] = join_value(pair, e); });
-  }
 
-  // True for the block that came last, which then has all of the tile's chunks.
+  // True for the block that came last, which then has written what all of the tile's chunks give.
   __device__ bool join_stored() {
     __syncthreads();
     const int32_t chunks = chunk_count(item_.last);
@@ -366,38 +389,43 @@ class ChunkAttention {
     }
     __syncthreads();
     if (!s_.last) return false;
-    each_value([&](int pair, int e) {
+    each_four([&](int pair, int e) {
       Joined all;
-      float sum = 0;
+      float4 sum{};
 #pragma unroll 4
       for (int32_t c = 0; c < chunks; ++c) {
         const int64_t at = partial_of(pair, c);
         const float2 part = __ldcg(partial_pairs() + at);
-        const float2 f = all.add(part.x, part.y);
-        sum = fmaf(sum, f.x, __ldcg(a_.partial + at * a_.layer.dim + e) * f.y);
+        const float4 more = __ldcg(reinterpret_cast<const float4*>(a_.partial + at * a_.layer.dim + e));
+        join(sum, more, all.add(part.x, part.y));
       }
-      s_.joined[pair][e] = sum;
-      if (e == 0) s_.joined_largest[pair] = all.largest, s_.joined_total[pair] = all.total;
+      write(pair, e, all, sum);
     });
     return true;
   }
 
-  // A sink takes weight and adds no value.
   __device__ void finish() {
     __syncthreads();
-    if (threadIdx.x < kTileHeads && s_.head[threadIdx.x] >= 0) {
-      const int pair = threadIdx.x, head = head_of(pair);
-      Joined all{s_.joined_largest[pair], s_.joined_total[pair]};
-      const float shrink = a_.sinks && a_.sinks[head] > -INFINITY ? all.add(a_.sinks[head] * kLog2E, 1).x : 1.0f;
-      s_.chunk_factor[pair].x = all.total > 0 ? shrink / all.total : all.total;  // a NaN stays one
-      if (a_.log_sum_exp)
-        a_.log_sum_exp[s_.head[pair]] = all.total > 0 ? (all.largest + log2f(all.total)) * kLn2 : -INFINITY;
-    }
-    __syncthreads();
-    each_value([&](int pair, int e) {
-      store_one(a_.bf16, a_.out, int64_t{s_.head[pair]} * a_.layer.dim + e,
-                s_.joined[pair][e] * s_.chunk_factor[pair].x);
+    each_four([&](int pair, int e) {
+      const float2 state = s_.joined_state[turn_ ^ 1][pair];
+      write(pair, e, {state.x, state.y}, four_at(s_.joined[pair], e));
     });
+  }
+  // A sink takes weight and adds no value.
+  __device__ void write(int pair, int e, Joined all, float4 sum) const {
+    const int head = head_of(pair);
+    const float shrink = a_.sinks && a_.sinks[head] > -INFINITY ? all.add(a_.sinks[head] * kLog2E, 1).x : 1.0f;
+    const float factor = all.total > 0 ? shrink / all.total : all.total;  // a NaN stays one
+    const float4 x{sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor};
+    const int64_t at = int64_t{s_.head[pair]} * a_.layer.dim + e;
+    if (a_.aligned) {
+      store_four(a_.bf16, a_.out, at / 4, x);
+    } else {
+      store_two(a_.bf16, a_.out, at, x.x, x.y);
+      store_two(a_.bf16, a_.out, at + 2, x.z, x.w);
+    }
+    if (e == 0 && a_.log_sum_exp)
+      a_.log_sum_exp[s_.head[pair]] = all.total > 0 ? (all.largest + log2f(all.total)) * kLn2 : -INFINITY;
   }
 
   const Attention& a_;
@@ -405,8 +433,10 @@ class ChunkAttention {
   const int lane_;
   const int32_t step_, count_;  // of items
   int kv_head_, head_in_group_, heads_;
+  uint32_t position_bytes_;                // of all KV heads
+  const std::byte *keys_at_, *values_at_;  // of the pool's first position, what the lane begins with
   ChunkItem item_;
-  int32_t lowest_, begin_, end_;
+  int turn_ = 0;  // of two places
   // The item that find() looks at, and the slots of the step to come, whose keys are held, and of the one behind it.
   int32_t ahead_, ahead_lowest_, ahead_end_, ahead_base_;
   uint32_t ahead_blocks_;
@@ -417,11 +447,8 @@ class ChunkAttention {
   float sum_[D / 16][4];
 };
 
-// In a multiprocessor at a time.
 template <int D>
-constexpr int kBlocksOf = D <= 64    ? 4
-                          : D <= 128 ? 3
-                                     : 2;
+constexpr int kBlocksOf = AttentionShape{1, 1, D}.blocks_at_once();
 
 template <class T, int D, bool kCapped>
 __global__ void __launch_bounds__(kThreadsHere, kBlocksOf<D>) attend_items(const __grid_constant__ Attention a) {
@@ -439,7 +466,8 @@ template <class T, int D, bool kCapped>
 void launch_kernel(const Attention& a, const CudaStream& stream) {
   allow_shared<attend_items<T, D, kCapped>>(sizeof(Shared<D>), "PAGED_ATTENTION: shared memory");
   const auto heads = static_cast<unsigned>(a.layer.kv_heads * a.head_tiles);
-  const unsigned each = std::max(1u, static_cast<unsigned>(stream.processors() * kBlocksOf<D>) / heads);
+  const AttentionShape shape{a.heads, a.layer.kv_heads, a.layer.dim};
+  const auto each = static_cast<unsigned>(shape.items_at_once(stream.processors()));
   // Idle ones would keep the next kernel's blocks out.
   launch_early(stream, attend_items<T, D, kCapped>, dim3(std::min(each, a.chunks_most), heads), kThreadsHere,
                sizeof(Shared<D>), a);

@@ -40,6 +40,13 @@ struct AttentionShape {
   int32_t heads_of_tile() const { return group() < kTileHeads ? group() : kTileHeads; }
   int32_t head_tiles() const { return (group() + kTileHeads - 1) / kTileHeads; }  // of a KV head
   int32_t rows_of_tile() const { return kTileHeads / heads_of_tile(); }
+  // Blocks of threads with generated rows' kernel that a multiprocessor has at a time.
+  constexpr int32_t blocks_at_once() const { return head_dim <= 64 ? 4 : head_dim <= 128 ? 3 : 2; }
+  // Items that so many multiprocessors attend at a time: each item is taken by a block for each KV head's tile.
+  int32_t items_at_once(int32_t processors) const {
+    const int32_t blocks = processors * blocks_at_once(), across = kv_heads * head_tiles();
+    return blocks < across ? 1 : blocks / across;
+  }
 };
 
 // Chunks [chunk_begin, chunk_end) of neighbouring rows of a sequence that lie alike.
@@ -60,7 +67,8 @@ struct AttentionPlan {
   std::vector<PassItem> passes;
 };
 
-// `one_class`: prompt rows are attended as generated ones are.
-AttentionPlan plan_attention(const AttentionShape& shape, const motley_batch& batch, bool one_class);
+// `one_class`: prompt rows are attended as generated ones are. Chunk items that are dealt in turns to `at_once` takers
+// keep them all busy: long ones come first, and tiles are split where there are too few of them for a last turn.
+AttentionPlan plan_attention(const AttentionShape& shape, const motley_batch& batch, bool one_class, int32_t at_once);
 
 }  // namespace motley::cuda

@@ -40,6 +40,8 @@ struct Attention {
   float* log_sum_exp;
   int32_t heads, window;
   float scale, softcap, cap_scale;  // cap_scale: scale / softcap
+  int32_t block_shift;              // of a position to its block; -1: blocks are of no power of two
+  bool aligned;                     // q and out, for four numbers at once
   float* partial;                   // kPartialsMax * dim sums, then as many pairs of largest and total
   const ChunkItem* chunks;
   const PassItem* passes;
@@ -52,7 +54,7 @@ struct Attention {
 // Where a position lies, in positions of the pool; -1: elsewhere, and it is not seen.
 __device__ inline int32_t slot_of(const Attention& a, const int32_t* blocks, int32_t position) {
   const auto size = static_cast<uint32_t>(a.layer.block_size), p = static_cast<uint32_t>(position);
-  const uint32_t block = p / size;
+  const uint32_t block = a.block_shift >= 0 ? p >> a.block_shift : p / size;
   const int32_t at = blocks[block];
   return at == MOTLEY_NONE ? -1 : at * static_cast<int32_t>(size) + static_cast<int32_t>(p - block * size);
 }
@@ -74,20 +76,20 @@ __device__ float score_factor(const Attention& a) {
 }
 __device__ inline float capped(const Attention& a, float product) { return a.softcap * tanhf(product * a.cap_scale); }
 
-// Zeros where `there` is false. In one piece: a load in a branch would be waited for at the branch's end.
-__device__ inline void load_if(uint4& x, const void* from, bool there) {
+// Zeros where no more than `at` are left. In one piece: a load in a branch would be waited for at the branch's end.
+__device__ inline void load_if(uint4& x, const void* from, int left, int at) {
   asm volatile(
-      "{\n .reg .pred p;\n setp.ne.b32 p, %5, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n"
+      "{\n .reg .pred p;\n setp.gt.s32 p, %5, %6;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n"
       " mov.b32 %3, 0;\n @p ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];\n}"
       : "=&r"(x.x), "=&r"(x.y), "=&r"(x.z), "=&r"(x.w)
-      : "l"(from), "r"(static_cast<int>(there)));
+      : "l"(from), "r"(left), "r"(at));
 }
-__device__ inline void load_if(uint2& x, const void* from, bool there) {
+__device__ inline void load_if(uint2& x, const void* from, int left, int at) {
   asm volatile(
-      "{\n .reg .pred p;\n setp.ne.b32 p, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
+      "{\n .reg .pred p;\n setp.gt.s32 p, %3, %4;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
       " @p ld.global.nc.v2.b32 {%0, %1}, [%2];\n}"
       : "=&r"(x.x), "=&r"(x.y)
-      : "l"(from), "r"(static_cast<int>(there)));
+      : "l"(from), "r"(left), "r"(at));
 }
 
 // Numbers of a pool, eight at a time: `Raw` as they lie, four registers of two as the tensor cores take them.
