@@ -97,8 +97,17 @@ class RowSampler {
   }
 
  private:
+  // A thread's ids ascend.
   template <class F>
   __device__ void each(F f) const {
+    if (vocab_ % 4 == 0 && reinterpret_cast<uintptr_t>(row_) % sizeof(float4) == 0) {
+#pragma unroll 4
+      for (int32_t i = 4 * threadIdx.x; i < vocab_; i += 4 * kRowThreads) {
+        const float4 x = *reinterpret_cast<const float4*>(row_ + i);
+        f(i, clean(x.x)), f(i + 1, clean(x.y)), f(i + 2, clean(x.z)), f(i + 3, clean(x.w));
+      }
+      return;
+    }
 #pragma unroll 4
     for (int32_t i = threadIdx.x; i < vocab_; i += kRowThreads) f(i, clean(row_[i]));
   }
