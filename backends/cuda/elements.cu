@@ -1,13 +1,12 @@
 // What goes value by value, and the experts' choice.
 // SPDX-License-Identifier: Apache-2.0
+#include "cuda/activations.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/stored.cuh"
 
 namespace motley::cuda {
 
 namespace {
-
-__device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 struct Add {
   __device__ float operator()(float a, float b) const { return a + b; }
@@ -20,7 +19,7 @@ struct Scale {
   __device__ float operator()(float a, float) const { return a * factor; }
 };
 struct SiluMul {
-  __device__ float operator()(float a, float b) const { return a * sigmoid(a) * b; }
+  __device__ float operator()(float a, float b) const { return silu_times(a, b); }
 };
 struct GeluMul {
   __device__ float operator()(float a, float b) const {

@@ -105,6 +105,21 @@ bool join_product(PlanOp& product, const PlanOp& add, const std::vector<int>& re
   return true;
 }
 
+// Two products of one input, and SILU_MUL of them.
+bool join_silu(PlanOp& product, const PlanOp& silu, const std::vector<int>& readers) {
+  if (product.kind != MOTLEY_OP_MATMUL || product.kernel != matmul || product.out.size() != 2 ||
+      silu.kind != MOTLEY_OP_SILU_MUL)
+    return false;
+  const int32_t a = product.out[0], b = product.out[1];
+  if (readers[static_cast<size_t>(a)] != 1 || readers[static_cast<size_t>(b)] != 1 || silu.out[0] == product.in[0] ||
+      silu.out[0] == a || silu.out[0] == b)
+    return false;
+  if ((silu.in[0] != a || silu.in[1] != b) && (silu.in[0] != b || silu.in[1] != a)) return false;
+  product.out.push_back(silu.out[0]);
+  product.kernel = silu.in[0] == a ? matmul_silu_mul<0> : matmul_silu_mul<1>;
+  return true;
+}
+
 // ROPE of q, ROPE of k, KV_WRITE of k: the turned k goes to the pool alone.
 bool join_heads(PlanOp& q, const PlanOp& k, const PlanOp& write, const std::vector<int>& readers) {
   if (q.kind != MOTLEY_OP_ROPE || q.kernel != rope || k.kind != MOTLEY_OP_ROPE || k.kernel != rope ||
@@ -132,7 +147,8 @@ void join(Plan& plan) {
     size_t took = 1;
     if (left > 1 && join_norm(op, plan.ops[i + 1], plan)) took = 2;
     if (left > 2 && join_heads(op, plan.ops[i + 1], plan.ops[i + 2], count)) took = 3;
-    if (joined.empty() || !join_product(joined.back(), op, count)) joined.push_back(std::move(op));
+    if (joined.empty() || (!join_product(joined.back(), op, count) && !join_silu(joined.back(), op, count)))
+      joined.push_back(std::move(op));
     i += took;
   }
   plan.ops = std::move(joined);
@@ -147,7 +163,8 @@ int32_t result_in_bf16(const PlanOp& op) {
     case MOTLEY_OP_CLAMPED_SWIGLU:
     case MOTLEY_OP_PAGED_ATTENTION: return op.out[0];
     case MOTLEY_OP_ADD: return op.kernel == add_rmsnorm ? op.out[1] : MOTLEY_NONE;
-    case MOTLEY_OP_MATMUL: return op.kernel == matmul_add_rmsnorm ? op.out[2] : MOTLEY_NONE;
+    case MOTLEY_OP_MATMUL:
+      return op.out.size() == 3 && op.kernel != matmul ? op.out[2] : MOTLEY_NONE;  // three products have no such result
     default: return MOTLEY_NONE;
   }
 }

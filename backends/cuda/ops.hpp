@@ -13,6 +13,9 @@ void grouped_matmul(const kit::OpCall& call);
 // in: x, addend; out0: the product, or anything; out1: its sum with the addend; out2: the norm of that. weight: the
 // product's two, the norm's; more_attrs: the norm's.
 void matmul_add_rmsnorm(const kit::OpCall& call);
+// out0, out1: the two products, or anything; out2: SILU_MUL of them, of which product `gate` is the gate.
+template <int gate>
+void matmul_silu_mul(const kit::OpCall& call);
 
 void add(const kit::OpCall& call);
 void mul(const kit::OpCall& call);

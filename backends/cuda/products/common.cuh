@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "cuda/activations.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/products/stream.hpp"
 #include "cuda/products/tiles.cuh"
+#include "cuda/stored.cuh"
 
 namespace motley::cuda {
 
@@ -43,6 +45,33 @@ __device__ inline const Product& product_of(const Job& job, int tile) {
   int i = 0;
   while (i + 1 < job.count && job.products[i + 1].first <= tile) ++i;
   return job.products[i];
+}
+
+// The tile behind one, of those that a taker gets: of two products with a gate, tiles that belong together come one
+// after the other. job.tiles and more: there is none.
+__device__ inline int tile_behind(const Job& job, int tile, int step) {
+  if (!job.gated) return tile + step;
+  const int half = job.tiles / 2;
+  if (tile < half) return tile + half;
+  return tile - half + step < half ? tile - half + step : job.tiles;
+}
+__device__ inline int first_tile(const Job& job, int tile) {
+  return job.gated && tile >= job.tiles / 2 ? job.tiles : tile;
+}
+// That are taken as one.
+inline int units_of(const Job& job) { return job.gated ? job.tiles / 2 : job.tiles; }
+
+// A weight row's sum, of the first product of a gated pair and later of the second: then the result is written.
+__device__ inline void put_gated(const Job& job, bool second, int64_t row, int weight_row, float sum, float& held) {
+  const Product& p = job.products[second];
+  if (weight_row >= p.width) return;
+  if (p.bias) sum += p.bias[weight_row];
+  if (!second) {
+    held = sum;
+    return;
+  }
+  const float result = job.gate == 0 ? silu_times(held, sum) : silu_times(sum, held);
+  store_one(job.gated_bf16, job.gated, row * p.width + weight_row, result);
 }
 
 // Chunks before a part of the columns.

@@ -1,6 +1,7 @@
 // EMBED and the matrix products: which kernels take which rows. Formats without tiles have a kernel of kit's formulas.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "cuda/launch.cuh"
@@ -253,16 +254,37 @@ void multiply_by_formulas(const kit::OpCall& call, Rows rows) {
   launched("MATMUL");
 }
 
-void multiply_class(const kit::OpCall& call, const ProductData& data, Rows rows, bool prompt) {
+// What a step does with its products, where that can be done at once.
+struct Also {
+  const float* add = nullptr;  // to the one product; the result is then in `sum`
+  float* sum = nullptr;
+  const kit::Tensor* gated = nullptr;  // SILU_MUL of the two
+  int32_t gate = 0;                    // which of them is the gate
+};
+
+// Lets a kernel of few rows write SILU_MUL of a job's two products.
+bool take_gate(const Also& also, Job* job) {
+  if (!also.gated || job->products[0].width != job->products[1].width) return false;
+  job->gated = also.gated->data, job->gated_bf16 = also.gated->dtype == MOTLEY_BF16, job->gate = also.gate;
+  return true;
+}
+
+// True if `also.gated` is written.
+bool multiply_class(const kit::OpCall& call, const ProductData& data, Rows rows, bool prompt, const Also& also) {
   const CudaWeight& w = weight_of(call, 0);
-  const Job job = job_of(call, rows);
+  Job job = job_of(call, rows);
   if (prompt && data.cublaslt && w.format != MOTLEY_F32 && w.format != MOTLEY_F16 &&
-      fits_library(call, job, *data.cublaslt))
-    return multiply_by_library(call, job, *data.cublaslt);
-  if (w.view().streams)
-    multiply_rows(job, call.scratch, reinterpret_cast<uint32_t*>(data.counters.data()), stream_of(call).raw());
-  else
+      fits_library(call, job, *data.cublaslt)) {
+    multiply_by_library(call, job, *data.cublaslt);
+    return false;
+  }
+  if (!w.view().streams) {
     multiply_by_formulas(call, rows);
+    return false;
+  }
+  const bool gated = rows.count == call.in[0].rows && is_of_few_rows(job) && take_gate(also, &job);
+  multiply_rows(job, call.scratch, reinterpret_cast<uint32_t*>(data.counters.data()), stream_of(call).raw());
+  return gated;
 }
 
 }  // namespace
@@ -292,44 +314,59 @@ namespace {
 // Of so many rows cuBLASLt adds to a product as it ends; for fewer the algorithms that do so are slow.
 constexpr int64_t kAddedRows = 1024;
 
-// Prompt rows may be of another class than the others: runs of equal rows are products of their own. True if the
-// product, with `add`, is in `sum`: both of the shape of the one result.
-bool multiply(const kit::OpCall& call, const float* add, float* sum) {
+// Prompt rows may be of another class than the others: runs of equal rows are products of their own. True if
+// `also` is done.
+bool multiply(const kit::OpCall& call, const Also& also) {
   const auto& data = *static_cast<const ProductData*>(call.op->data.get());
   const int64_t rows = call.in[0].rows;
   if (rows == 0) return false;
   Job all = job_of(call, {0, rows});
   if (data.cublaslt && is_of_one_class(call, all, *data.cublaslt)) {
     if (rows <= serial_rows_max(all)) {
+      const bool gated = take_gate(also, &all);
       multiply_serially(all, stream_of(call).raw());
-      return false;
+      return gated;
     }
-    const bool adds = add && rows > kAddedRows && aligned(add) && aligned(sum) && !all.products[0].bias &&
+    const float* const add = also.add;
+    const bool adds = add && rows > kAddedRows && aligned(add) && aligned(also.sum) && !all.products[0].bias &&
                       is_of_one_class(call, all, *data.cublaslt, add);
-    if (adds) all.products[0].out = sum;
+    if (adds) all.products[0].out = also.sum;
     multiply_by_library(call, all, *data.cublaslt, adds ? add : nullptr);
     return adds;
   }
   const auto is_prompt = [&](int64_t r) { return data.cublaslt && !data.head && call.batch->generated[r] == 0; };
+  bool done = false;
   for (int64_t first = 0; first < rows;) {
     int64_t end = first + 1;
     while (end < rows && is_prompt(end) == is_prompt(first)) ++end;
-    multiply_class(call, data, {first, end - first}, is_prompt(first));
+    done = multiply_class(call, data, {first, end - first}, is_prompt(first), also);
     first = end;
   }
-  return false;
+  return done;
 }
 
 }  // namespace
 
-void matmul(const kit::OpCall& call) { multiply(call, nullptr, nullptr); }
+void matmul(const kit::OpCall& call) { multiply(call, {}); }
+
+template <int gate>
+void matmul_silu_mul(const kit::OpCall& call) {
+  kit::OpCall product = call, silu = call;
+  product.out = call.out.first(2);
+  if (multiply(product, {.gated = &call.out[2], .gate = gate})) return;
+  const std::array<kit::Tensor, 2> in = {call.out[gate], call.out[1 - gate]};
+  silu.in = in, silu.out = call.out.subspan(2);
+  silu_mul(silu);
+}
+template void matmul_silu_mul<0>(const kit::OpCall& call);
+template void matmul_silu_mul<1>(const kit::OpCall& call);
 
 void matmul_add_rmsnorm(const kit::OpCall& call) {
   kit::OpCall product = call;
   product.in = call.in.first(1), product.out = call.out.first(1), product.weight = call.weight.first(2);
   const float* const add = call.in[1].f32();
   const kit::Tensor& sum = call.out[1];
-  const bool added = multiply(product, add, sum.f32());
+  const bool added = multiply(product, {.add = add, .sum = sum.f32()});
   rmsnorm_of_sum(call, added ? sum.f32() : call.out[0].f32(), added ? nullptr : add, sum, call.out[2],
                  call.op->more_attrs[0], *call.weight[2]);
 }

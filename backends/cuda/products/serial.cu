@@ -24,10 +24,21 @@ __host__ __device__ int input_stride(int chunks) { return chunks * kRowBytes + k
 // Each 16 bytes of a tile's row lie where eight rows of the same column meet no bank twice.
 __device__ int place_in_row(int row, int unit) { return row * kRowBytes + (unit ^ row % 8) * 16; }
 
-// Columns i to i + 7 of a row, in bf16; rows have a multiple of eight.
+__device__ void hold_bf16_row(const uint16_t* row, int cols, int columns, uint8_t* to) {
+  constexpr int kAtOnce = 8, kEach = 8, kApart = kEach * kSerialThreads;  // columns
+  for (int first = kEach * threadIdx.x; first < columns; first += kAtOnce * kApart) {
+    uint4 v[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) v[k] = first + k * kApart < cols ? load16(row + first + k * kApart) : uint4{};
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (first + k * kApart < columns) *reinterpret_cast<uint4*>(to + 2 * (first + k * kApart)) = v[k];
+  }
+}
+
+// Columns i to i + 7 of a row in f32, as bf16; rows have a multiple of eight.
 __device__ uint4 eight_of(const Inputs& x, int64_t row, int i, int cols) {
   if (i >= cols) return {};
-  if (x.bf16) return load16(static_cast<const uint16_t*>(x.data) + row * cols + i);
   const float4 low = four_of(x, row, i, cols), high = four_of(x, row, i + 4, cols);
   return {bf16_pair(low.x, low.y), bf16_pair(low.z, low.w), bf16_pair(high.x, high.y), bf16_pair(high.z, high.w)};
 }
@@ -36,6 +47,12 @@ __device__ uint4 eight_of(const Inputs& x, int64_t row, int i, int cols) {
 __device__ void hold_inputs(const Job& job, int chunks, uint8_t* to) {
   constexpr int kAtOnce = 8, kEach = 8;  // loads, columns of a load
   const int columns = chunks * kChunk, stride = input_stride(chunks);
+  if (job.x.bf16) {
+    for (int r = 0; r < job.rows; ++r)
+      hold_bf16_row(static_cast<const uint16_t*>(job.x.data) + int64_t{r} * job.cols, job.cols, columns,
+                    to + r * stride);
+    return;
+  }
   for (int r = 0; r < job.rows; ++r) {
     for (int first = kEach * threadIdx.x; first < columns; first += kAtOnce * kEach * kSerialThreads) {
       uint4 v[kAtOnce];
@@ -75,7 +92,7 @@ struct Ahead {
                    rows + min(first + r, width - 1) * job.row_bytes + (column < job.cols ? 2 * column : 0),
                    column < job.cols);
       }
-      if (++chunk == chunks) chunk = 0, tile += step;
+      if (++chunk == chunks) chunk = 0, tile = tile_behind(job, tile, step);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
     commit_copies();
@@ -89,14 +106,13 @@ __device__ void load_operand(uint32_t (&a)[4], const uint8_t* from) {
 }
 
 // x: the lane's row of activations from this chunk on.
-__device__ void take_chunk_in_turn(const uint8_t* tile, const uint8_t* x, bool is_row, const Lane& lane,
-                                   float (&sum)[4]) {
+__device__ void take_chunk_in_turn(const uint8_t* tile, const uint8_t* x, const Lane& lane, float (&sum)[4]) {
   constexpr int kSteps = kChunk / 16;
   uint32_t a[kSteps][4], b[kSteps][2];
 #pragma unroll
   for (int s = 0; s < kSteps; ++s) {
     load_operand(a[s], tile + place_in_row(lane.index % 16, 2 * s + lane.index / 16));
-    b[s][0] = is_row ? word_at(x + s * 32) : 0, b[s][1] = is_row ? word_at(x + s * 32 + 16) : 0;
+    b[s][0] = word_at(x + s * 32), b[s][1] = word_at(x + s * 32 + 16);
   }
 #pragma unroll
   for (int s = 0; s < kSteps; ++s)
@@ -110,7 +126,7 @@ __global__ void __launch_bounds__(kSerialThreads, 1) serial_rows(const __grid_co
   extern __shared__ __align__(1024) uint8_t shared[];
   const Lane lane;
   const int warp = threadIdx.x / kWarp, chunks = (job.cols + kChunk - 1) / kChunk;
-  const int step = gridDim.x * warps, begin = warp < warps ? warp * gridDim.x + blockIdx.x : job.tiles;
+  const int step = gridDim.x * warps, begin = warp < warps ? first_tile(job, warp * gridDim.x + blockIdx.x) : job.tiles;
   uint8_t* const ring = shared + warp * kStages * kChunkBytes;
   uint8_t* const inputs = shared + warps * kStages * kChunkBytes;
   Ahead<kStages> ahead{job, lane, ring, chunks, begin, step};
@@ -118,16 +134,18 @@ __global__ void __launch_bounds__(kSerialThreads, 1) serial_rows(const __grid_co
   wait_for_previous();
   hold_inputs(job, chunks, inputs);
   __syncthreads();
-  const uint8_t* const x = inputs + lane.row * input_stride(chunks) + 4 * lane.part;
-  const bool is_row = lane.row < job.rows;
+  // A lane without a row takes another's: what comes of it is not looked at.
+  const uint8_t* const x =
+      inputs + min(lane.row, static_cast<int>(job.rows) - 1) * input_stride(chunks) + 4 * lane.part;
   int stage = 0;
-  for (int tile = begin; tile < job.tiles; tile += step) {
+  float held[4] = {};
+  for (int tile = begin; tile < job.tiles; tile = tile_behind(job, tile, step)) {
     float sum[4] = {};
     for (int c = 0; c < chunks; ++c) {
       wait_for_copies<kStages - 2>();
       __syncwarp();
       ahead.ask();  // to where the chunk before this one was
-      take_chunk_in_turn(ring + stage * kChunkBytes, x + c * kRowBytes, is_row, lane, sum);
+      take_chunk_in_turn(ring + stage * kChunkBytes, x + c * kRowBytes, lane, sum);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
     const Product& p = product_of(job, tile);
@@ -135,6 +153,10 @@ __global__ void __launch_bounds__(kSerialThreads, 1) serial_rows(const __grid_co
     for (int i = 0; i < 4; ++i) {
       const int r = 2 * lane.part + i % 2, n = (tile - p.first) * kTileRows + lane.row + i / 2 * 8;
       if (r >= job.rows || n >= p.width) continue;
+      if (job.gated) {
+        put_gated(job, tile >= job.tiles / 2, r, n, sum[i], held[i]);
+        continue;
+      }
       const int64_t at = int64_t{r} * p.width + n;
       p.out[at] = p.bias ? sum[i] + p.bias[n] : sum[i];
     }
@@ -157,8 +179,8 @@ int64_t serial_rows_max(const Job& job) {
 }
 
 void multiply_serially(const Job& job, cudaStream_t stream) {
-  const int blocks = std::min(job.tiles, attribute(cudaDevAttrMultiProcessorCount));
-  const int each = (job.tiles + blocks - 1) / blocks, turns = (each + kSerialWarps - 1) / kSerialWarps;
+  const int units = units_of(job), blocks = std::min(units, attribute(cudaDevAttrMultiProcessorCount));
+  const int each = (units + blocks - 1) / blocks, turns = (each + kSerialWarps - 1) / kSerialWarps;
   const int warps = (each + turns - 1) / turns;
   if (!launch<10>(job, blocks, warps, stream) && !launch<6>(job, blocks, warps, stream))
     launch<4>(job, blocks, warps, stream);

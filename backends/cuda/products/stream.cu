@@ -145,10 +145,13 @@ void rows_to_bf16(const Inputs& x, int64_t rows, int64_t cols, void* to, int64_t
                static_cast<__nv_bfloat16*>(to));
 }
 
+bool is_of_few_rows(const Job& job, int64_t few_rows_max) {
+  return job.rows <= few_rows_max && kernels_for(job.dtype).row_shared(job) * job.rows <= kFewShared;
+}
+
 void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaStream_t stream, int64_t few_rows_max) {
   const StreamKernels& kernels = kernels_for(job.dtype);
-  if (job.rows <= few_rows_max && kernels.row_shared(job) * job.rows <= kFewShared)
-    return kernels.few(job, Choice{}, 1, stream);
+  if (is_of_few_rows(job, few_rows_max)) return kernels.few(job, Choice{}, 1, stream);
   Crowd crowd{};
   crowd.stride = bf16_stride(job.cols);
   auto* const x = reinterpret_cast<__nv_bfloat16*>(scratch);

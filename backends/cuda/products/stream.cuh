@@ -27,10 +27,33 @@ __device__ inline float4 four_of(const Inputs& x, int64_t row, int i, int cols) 
   return four(from, i, cols, (reinterpret_cast<uintptr_t>(from) & 15) == 0 && i + 4 <= cols);
 }
 
+// The same as stage_rows(), of a row that is in bf16.
+template <class Kind>
+__device__ void stage_bf16_row(const uint8_t* row, int cols, int columns, uint8_t* to) {
+  constexpr int kAtOnce = 8, kEach = 8, kApart = kEach * kFewThreads;  // columns
+  static_assert(kApart % Kind::kColumns == 0);                         // so that they lie as far apart in any order
+  for (int first = kEach * threadIdx.x; first < columns; first += kAtOnce * kApart) {
+    const int in_chunk = first % Kind::kColumns, place = first - in_chunk + kEach * Kind::unit(in_chunk / kEach);
+    uint4 v[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      v[k] = first + k * kApart < cols ? load16(row + 2 * (first + k * kApart)) : uint4{};
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (first + k * kApart < columns) *reinterpret_cast<uint4*>(to + 2 * (place + k * kApart)) = v[k];
+  }
+}
+
 // Rows from `row` on as bf16 in shared memory, row_bytes apart, zeros behind their columns, in the kind's order.
 template <class Kind>
 __device__ void stage_rows(const Inputs& x, int64_t row, int rows, int cols, int columns, int row_bytes, uint8_t* to) {
   constexpr int kAtOnce = 8;
+  if (x.bf16) {
+    for (int r = 0; r < rows; ++r)
+      stage_bf16_row<Kind>(static_cast<const uint8_t*>(x.data) + (row + r) * cols * 2, cols, columns,
+                           to + r * row_bytes);
+    return;
+  }
   for (int r = 0; r < rows; ++r) {
     for (int first = 4 * threadIdx.x; first < columns; first += kAtOnce * 4 * kFewThreads) {
       float4 v[kAtOnce];
@@ -52,14 +75,23 @@ __device__ void stage_rows(const Inputs& x, int64_t row, int rows, int cols, int
 __host__ __device__ constexpr int shared_row(int columns) { return (2 * columns + 127) / 128 * 128 + 64; }
 
 template <class Kind>
-__device__ void take_chunk(const typename Kind::Chunk& chunk, const uint8_t* x, bool is_row, const Lane& lane,
-                           float* sum) {
+__device__ void take_chunk(const typename Kind::Chunk& chunk, const uint8_t* x, const Lane& lane, float* sum) {
   [&]<int... s>(std::integer_sequence<int, s...>) {
-    (multiply_add(sum, Kind::template step<s>(chunk, lane),
-                  is_row ? *reinterpret_cast<const uint4*>(x + s * 2 * kStep) : uint4{}),
-     ...);
+    (multiply_add(sum, Kind::template step<s>(chunk, lane), *reinterpret_cast<const uint4*>(x + s * 2 * kStep)), ...);
   }
   (std::make_integer_sequence<int, Kind::kSteps>());
+}
+
+// The sum of a tile's n-th weight row. expert: that it is of, below 0 for zeros.
+__device__ inline void put_few(const Job& job, int tile, int64_t row, int n, float sum, int64_t expert, float& held) {
+  const Product& p = product_of(job, tile);
+  const int weight_row = (tile - p.first) * kTileRows + n;
+  if (job.gated)
+    put_gated(job, tile >= job.tiles / 2, row, weight_row, sum, held);
+  else if (expert >= 0)
+    put(p, row, weight_row, sum, expert * p.width);
+  else if (weight_row < p.width)
+    p.out[row * p.width + weight_row] = 0;
 }
 
 // Up to kFewRows rows; with experts: one pair, blockIdx.y. A block of threads takes one tile after the other, a warp
@@ -81,7 +113,7 @@ __global__ void __launch_bounds__(kFewThreads, kFewBlocks) few_rows(Job job, Cho
     if (begin < end && next_tile < job.tiles && expert >= 0) {
       if (next_chunk == begin) cursor = cursor_of<Kind>(job, expert * job.expert_bytes, next_tile, lane);
       Kind::copy(ring + next_stage * Kind::kShared, cursor, next_chunk, lane);
-      if (++next_chunk == end) next_chunk = begin, next_tile += gridDim.x;
+      if (++next_chunk == end) next_chunk = begin, next_tile = tile_behind(job, next_tile, gridDim.x);
       next_stage = (next_stage + 1) % kFewStages;
     }
     commit_copies();
@@ -106,9 +138,11 @@ __global__ void __launch_bounds__(kFewThreads, kFewBlocks) few_rows(Job job, Cho
   const int rows = expert < 0 ? 0 : static_cast<int>(job.rows);
   stage_rows<Kind>(job.x, input, rows, job.cols, chunks * Kind::kColumns, row_bytes, inputs);
   __syncthreads();
-  const uint8_t* const own = inputs + lane.row * row_bytes + 16 * lane.part;
+  // A lane without a row takes another's: what comes of it is not looked at.
+  const uint8_t* const own = inputs + min(lane.row, max(rows - 1, 0)) * row_bytes + 16 * lane.part;
   int turn = 0, stage = 0;
-  for (int tile = blockIdx.x; tile < job.tiles; tile += gridDim.x, turn ^= 1) {
+  float held = 0;
+  for (int tile = blockIdx.x; tile < job.tiles; tile = tile_behind(job, tile, gridDim.x), turn ^= 1) {
     float sum[4] = {};
     for (int c = begin; c < end && rows > 0; ++c) {
       wait_for_copies<kFewStages - 2>();
@@ -116,23 +150,18 @@ __global__ void __launch_bounds__(kFewThreads, kFewBlocks) few_rows(Job job, Cho
       ask();  // to where the chunk before this one was
       typename Kind::Chunk now;
       Kind::load(now, ring + stage * Kind::kShared, lane);
-      take_chunk<Kind>(now, own + c * Kind::kColumns * 2, lane.row < rows, lane, sum);
+      take_chunk<Kind>(now, own + c * Kind::kColumns * 2, lane, sum);
       stage = (stage + 1) % kFewStages;
     }
     float* const mine = &sums[turn][warp][2 * lane.part][lane.row];
     mine[0] = sum[0], mine[kTileRows] = sum[1], mine[8] = sum[2], mine[kTileRows + 8] = sum[3];
     __syncthreads();
-    const Product& p = product_of(job, tile);
     const int r = threadIdx.x / kTileRows, n = threadIdx.x % kTileRows;
     if (r < kFewRows && r < job.rows) {
       float all = 0;
 #pragma unroll
       for (int i = 0; i < kParts; ++i) all += sums[turn][i][r][n];
-      const int weight_row = (tile - p.first) * kTileRows + n;
-      if (expert >= 0)
-        put(p, row + r, weight_row, all, expert * p.width);
-      else if (weight_row < p.width)
-        p.out[row * p.width + weight_row] = 0;
+      put_few(job, tile, row + r, n, all, expert, held);
     }
   }
 }
@@ -197,8 +226,7 @@ template <class Kind>
 void launch_few(const Job& job, const Choice& choice, unsigned pairs, cudaStream_t stream) {
   const int shared = kParts * kFewStages * Kind::kShared + few_shared<Kind>(job) * static_cast<int>(job.rows);
   const int room = std::max(1, std::min(kFewBlocks, kSharedMax / (shared + (10 << 10))));
-  const int most = attribute(cudaDevAttrMultiProcessorCount) * room, turns = (job.tiles + most - 1) / most;
-  const int blocks = (job.tiles + turns - 1) / turns;  // of equal work
+  const int blocks = std::min(units_of(job), attribute(cudaDevAttrMultiProcessorCount) * room);
   launch_early(few_rows<Kind>, dim3(static_cast<unsigned>(blocks), pairs), kFewThreads, shared, stream, job, choice);
 }
 

@@ -42,6 +42,11 @@ struct Job {
   int64_t row_bytes, expert_bytes;  // as WeightView has them
   Inputs x;                         // [rows][cols]
   int64_t rows;
+  // Of few rows only: of two products of a width, the one `gate` says is a gate, and what is written is SILU_MUL of
+  // both.
+  void* gated;      // [rows][width]; null: the products are written
+  bool gated_bf16;  // else it is f32
+  int32_t gate;
 };
 
 // The rows of a GROUPED_MATMUL: pair p = (row, choice).
@@ -61,6 +66,8 @@ int64_t stream_scratch(const Job& job, int64_t rows);
 int64_t stream_counters(const Job& job, int64_t rows);
 int64_t choice_scratch(int64_t pairs, int64_t x_rows, int64_t cols, int64_t experts);
 
+// Whether multiply_rows() takes them without a copy of the activations.
+bool is_of_few_rows(const Job& job, int64_t few_rows_max = kFewRowsBest);
 // Up to few_rows_max rows, kFewRows at most, without a copy of the activations; its value changes no bit.
 void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaStream_t stream,
                    int64_t few_rows_max = kFewRowsBest);
