@@ -23,8 +23,14 @@ constexpr std::array<int64_t, 3> kAlso = {64, 128, 256};
 constexpr int64_t kAlsoUpTo = 256;
 constexpr int64_t kComparedRows = 16;
 constexpr size_t kTried = 5, kAlsoTried = 2;  // of the library's choices
-constexpr int kCandidates = 16, kTimes = 6;
-constexpr size_t kCacheBytes = size_t{96} << 20;  // more than the caches hold
+constexpr int kCandidates = 16;
+// How often algorithms are timed, after a first time: up to kQueuedRows rows, whose times are short, in queues.
+constexpr int64_t kQueuedRows = 64;
+constexpr size_t kQueued = 4;
+constexpr int kTimesQueued = 3, kTimes = 5;
+constexpr size_t kCacheBytes = size_t{96} << 20;    // more than the caches hold
+constexpr size_t kCopiesBytes = size_t{192} << 20;  // of weights that are timed in turn: more than the caches hold
+constexpr size_t kCopiesMax = 16;
 
 #define MOTLEY_TEXT_OF(x) #x
 #define MOTLEY_TEXT(x) MOTLEY_TEXT_OF(x)
@@ -259,33 +265,54 @@ const Library::Way& Library::way_for(const LibraryCall& call, std::byte* workspa
   return ways.of_rows[i] ? *ways.of_rows[i] : *ways.first;
 }
 
-// Times products one by one, with nothing in the GPU's caches.
+// Times a call whose weights are not in the GPU's caches: those of few rows as steps have them, queued behind others,
+// with copies of the weights in turn, where there is memory for it.
 struct Library::Timer {
-  explicit Timer(cudaStream_t on) : stream(on), other(borrow(kCacheBytes)) {
+  Timer(const LibraryCall& of, int64_t rows, cudaStream_t on)
+      : call(of),
+        stream(on),
+        bytes(static_cast<size_t>(of.width * of.cols) * 2),
+        step((bytes * static_cast<size_t>(of.batch) + 255) / 256 * 256),
+        count(std::min(kCopiesMax, (kCopiesBytes + step - 1) / step)),
+        copies(rows <= kQueuedRows ? borrow(step * count) : Memory(nullptr, cudaFree)),
+        other(borrow(kCacheBytes)) {
     check(cudaEventCreate(&from), "making an event");
     check(cudaEventCreate(&to), "making an event");
+    for (size_t i = 0; copies && i < count; ++i) copy(i);
   }
   ~Timer() {
     cudaEventDestroy(from);
     cudaEventDestroy(to);
   }
+  // Of one call, or of kQueued; infinite where one is refused.
   template <class F>
-  float least_ms(F&& work) {
-    float least = std::numeric_limits<float>::infinity();
-    for (int i = 0; i < kTimes; ++i) {
-      if (other) check(cudaMemsetAsync(other.get(), i, kCacheBytes, stream), "emptying the caches");
-      check(cudaEventRecord(from, stream), "timing algorithms");
-      if (!work()) return std::numeric_limits<float>::infinity();
-      check(cudaEventRecord(to, stream), "timing algorithms");
-      check(cudaEventSynchronize(to), "timing algorithms");
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, from, to), "timing algorithms");
-      if (i > 0) least = std::min(least, ms);  // the first one may load code
+  float ms_of(F&& run) {
+    // For as long, the host can run ahead.
+    if (other) check(cudaMemsetAsync(other.get(), 0, kCacheBytes, stream), "emptying the caches");
+    check(cudaEventRecord(from, stream), "timing algorithms");
+    for (size_t i = 0; i < (copies ? kQueued : 1); ++i) {
+      LibraryCall one = call;
+      if (copies) one.w = place(i % count), one.w_step = call.width * call.cols;
+      if (!run(one)) return std::numeric_limits<float>::infinity();
     }
-    return least;
+    check(cudaEventRecord(to, stream), "timing algorithms");
+    check(cudaEventSynchronize(to), "timing algorithms");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, from, to), "timing algorithms");
+    return ms;
   }
+  void copy(size_t i) {
+    for (int64_t b = 0; b < call.batch; ++b)
+      check(cudaMemcpyAsync(place(i) + static_cast<size_t>(b) * bytes,
+                            static_cast<const std::byte*>(call.w) + 2 * b * call.w_step, bytes,
+                            cudaMemcpyDeviceToDevice, stream),
+            "copying weights");
+  }
+  std::byte* place(size_t copy) const { return static_cast<std::byte*>(copies.get()) + copy * step; }
+  LibraryCall call;
   cudaStream_t stream;
-  Memory other;
+  size_t bytes, step, count;  // bytes of a product's weights, of a copy with all of the call's; copies
+  Memory copies, other;
   cudaEvent_t from = nullptr, to = nullptr;
 };
 
@@ -318,10 +345,15 @@ std::unique_ptr<Library::Way> Library::fastest(const LibraryCall& call, int64_t 
     if (!elsewhere) return nullptr;
     timed.out = static_cast<float*>(elsewhere.get());
   }
-  Timer timer(stream);
-  std::vector<std::pair<float, size_t>> times;
-  for (size_t i = 0; i < ways.size(); ++i)
-    times.emplace_back(timer.least_ms([&] { return try_run(timed, ways[i], workspace, stream); }), i);
+  Timer timer(timed, rows, stream);
+  std::vector<std::pair<float, size_t>> times;  // the least of each
+  for (size_t i = 0; i < ways.size(); ++i) times.emplace_back(std::numeric_limits<float>::infinity(), i);
+  for (int turn = 0; turn <= (timer.copies ? kTimesQueued : kTimes); ++turn) {  // in turns, as clocks change
+    for (auto& [least, i] : times) {
+      const float ms = timer.ms_of([&](const LibraryCall& one) { return try_run(one, ways[i], workspace, stream); });
+      if (turn > 0) least = std::min(least, ms);  // the first one may load code
+    }
+  }
   std::sort(times.begin(), times.end());
   const auto by = [&](const Way& way) { return [&](const LibraryCall& few) { try_run(few, way, workspace, stream); }; };
   for (const auto& [ms, i] : times)
