@@ -1,8 +1,11 @@
 """`motley serve --adapt`: one of two devices becomes five times as slow in mid-load, and the plan follows."""
 import asyncio
+import concurrent.futures
+import contextlib
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -77,6 +80,25 @@ def tell_until(server, undisturbed, there):
     assert_same(asyncio.run(tell(server, prompts=PROMPTS)), undisturbed)
 
 
+@contextlib.contextmanager
+def never_idle(server):
+    """Two streams more, one after another each, so that somebody runs whenever a plan takes over."""
+    over = threading.Event()
+
+    def go_on():
+        while not over.is_set():
+            server.complete(prompt="a b c d", max_tokens=100, ignore_eos=True)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        streams = [pool.submit(go_on) for _ in range(2)]
+        try:
+            yield
+        finally:
+            over.set()
+    for stream in streams:
+        stream.result()
+
+
 def serving(server):
     return {device["name"] for device in server.get("/v1/devices").json()["data"] if device["state"] == "serving"}
 
@@ -87,7 +109,8 @@ def test_a_device_that_fades_gets_less_and_no_request_notices(machine, undisturb
     with machine.serve(tmp_path / "log", "--kv-cache-memory-bytes", kv_bytes) as server:
         assert serving(server) == set(machine.names)
         log = lambda: Path(server.log).read_text()  # noqa: E731
-        tell_until(server, undisturbed, lambda: MOVED.search(log()))
+        with never_idle(server):
+            tell_until(server, undisturbed, lambda: MOVED.search(log()))
         assert ("no room for both plans at once" in log()) == crowded, log()
         assert re.search(r"fades.toml takes (4\.\d\d|5\.[0-4]\d) of its time", log()), log()
         assert serving(server) == {machine.names[0]}
