@@ -123,6 +123,8 @@ std::optional<PlannedModel> Instance::plan_without_compilers(const PlannedModel&
   if (!uses || settings_.forced() || !settings_.plan_file.empty()) return std::nullopt;
   auto planned = plan_without(tried, compile);
   if (!planned.ok()) return std::nullopt;
+  for (const std::string& name : compile)
+    planned->report.left_out.push_back({name, fmt::format("no plan with it could be made: {}", why.message())});
   log_warning("no plan with {}: {}; planning without", fmt::join(compile, ", "), why.message());
   return *std::move(planned);
 }

@@ -174,18 +174,8 @@ struct NpuWorld {
   PlanInput input;
   PlanRequest request;
   explicit NpuWorld(const Speed& speed = {.gb_per_s = 60, .gflops = 8000, .overhead_ns = 200'000}) {
-    DeviceProfile npu = make_device("NPU:0", "npu", speed, shape);
-    npu.attends = npu.holds_vocabulary = false;
-    npu.buckets = {16, 64, 256, 512};
-    npu.head = npu.embed = {};
-    npu.context = {};
-    npu.layer.rows = npu.ffn.rows, npu.layer.units = {1};  // one program between two meetings
-    npu.layer.ns.emplace_back();
-    for (const int64_t rows : npu.ffn.rows) {
-      const auto r = static_cast<double>(rows);
-      npu.layer.ns[0].push_back(npu.attention.at(r, 4) + npu.ffn.at(r, 8192) - speed.overhead_ns);
-    }
-    input.devices = {make_device("CPU:0", "cpu", {.gb_per_s = 80, .gflops = 1000}, shape), npu};
+    input.devices = {make_device("CPU:0", "cpu", {.gb_per_s = 80, .gflops = 1000}, shape),
+                     testing::with_fixed_rows(make_device("NPU:0", "npu", speed, shape), speed, shape)};
     input.devices[0].chunk_context_ns = input.devices[0].context.values[0] / 32;
     request.concurrency = 16, request.prompt_len = 2048, request.output_len = 128;
   }

@@ -20,19 +20,8 @@ struct World {
   ModelShape shape = make_shape({.layers = 8, .hidden = 1024, .heads = 16, .kv_heads = 4, .ffn = 4096});
   PlanInput input;
   explicit World(const Speed& npu, const Speed& cpu = {.gb_per_s = 60, .gflops = 400}) {
-    DeviceProfile device = make_device("NPU:0", "npu", npu, shape);
-    device.attends = device.holds_vocabulary = false;
-    device.buckets = {16, 64, 256, 512};
-    device.head = device.embed = {};
-    device.context = {};
-    // One program does what two do when the parts are measured apart.
-    device.layer.rows = device.ffn.rows, device.layer.units = {1};
-    device.layer.ns.emplace_back();
-    for (const int64_t rows : device.ffn.rows) {
-      const auto r = static_cast<double>(rows);
-      device.layer.ns[0].push_back(device.attention.at(r, 4) + device.ffn.at(r, 4096) - npu.overhead_ns);
-    }
-    input.devices = {make_device("CPU:0", "cpu", cpu, shape), device};
+    input.devices = {make_device("CPU:0", "cpu", cpu, shape),
+                     testing::with_fixed_rows(make_device("NPU:0", "npu", npu, shape), npu, shape)};
   }
   double alone(const PlanRequest& request) const {
     Predictor predictor(shape, input, request);

@@ -115,6 +115,23 @@ inline DeviceProfile make_device(const std::string& name, const std::string& kin
   return device;
 }
 
+// Of fixed row counts: it does not attend and holds no vocabulary, and between two meetings with a partner runs one
+// program of what two do where the parts are measured apart.
+inline DeviceProfile with_fixed_rows(DeviceProfile device, const Speed& speed, const ModelShape& shape) {
+  device.attends = device.holds_vocabulary = false;
+  device.buckets = {16, 64, 256, 512};
+  device.head = device.embed = {};
+  device.context = {};
+  device.layer.rows = device.ffn.rows, device.layer.units = {1};
+  device.layer.ns.emplace_back();
+  const auto heads = static_cast<double>(shape.kv_heads), columns = static_cast<double>(shape.ffn_columns);
+  for (const int64_t rows : device.ffn.rows) {
+    const auto r = static_cast<double>(rows);
+    device.layer.ns[0].push_back(device.attention.at(r, heads) + device.ffn.at(r, columns) - speed.overhead_ns);
+  }
+  return device;
+}
+
 // A fleet of 1 to `devices_max` devices of any speed, some sharing memory.
 inline PlanInput random_fleet(std::mt19937_64& random, const ModelShape& shape, size_t devices_max) {
   const auto uniform = [&](double low, double high) {

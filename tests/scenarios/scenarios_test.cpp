@@ -79,6 +79,10 @@ void add_device(const Line& line, Scenario* scenario) {
   speed.gib = line.number_of("gib", speed.gib);
   speed.element_bytes = line.number_of("bytes", speed.element_bytes);
   DeviceProfile device = testing::make_device(line.words.at(0), line.values.at("kind"), speed, scenario->shape);
+  if (line.values.contains("prompt_rows_a_read"))
+    device.chunk_context_ns = device.context.values[0] / line.number_of("prompt_rows_a_read", 1);
+  if (line.whole("fixed_rows", 0) != 0) device = testing::with_fixed_rows(std::move(device), speed, scenario->shape);
+  device.own_memory = line.whole("own_memory", 0) != 0;
   if (line.values.contains("group")) {
     device.memory_group = line.values.at("group");
     device.together = {{1}, {line.number_of("together", 1)}};
@@ -104,6 +108,8 @@ Scenario read_scenario(const std::filesystem::path& file) {
       request.tensor_parallel_size = static_cast<uint32_t>(line.whole("tensor_parallel", 0));
       request.pipeline_parallel_size = static_cast<uint32_t>(line.whole("pipeline_parallel", 0));
       request.use_all_devices = line.whole("use_all", 0) != 0;
+      request.step_bytes = static_cast<uint64_t>(line.whole("step_kib", 0)) << 10;
+      request.kv.max_model_len = static_cast<uint32_t>(line.whole("longest", 0));
       if (line.whole("latency", 0) != 0) request.objective = Objective::kLatency;
     } else if (line.verb == "expect") {
       scenario.expectations.push_back(line);
@@ -118,6 +124,24 @@ std::map<std::string, uint64_t> weights_by_device(const PlanReport& report) {
   std::map<std::string, uint64_t> weights;
   for (const DeviceShare& share : report.devices) weights[share.device] = share.weight_bytes;
   return weights;
+}
+
+// The first device of each lane that computes prompts, or tokens.
+std::set<std::string> computes(const PlanReport& report, bool Lane::*rows) {
+  std::set<std::string> names;
+  for (const Lane& lane : report.placement.lanes)
+    if (lane.*rows) names.insert(lane.stages.at(0).shards.at(0).device);
+  return names;
+}
+
+// Who keeps KV, of all lanes and sections.
+std::set<std::string> kv_owners(const PlanReport& report) {
+  std::set<std::string> names;
+  for (const Lane& lane : report.placement.lanes) {
+    for (const Stage& stage : lane.stages) names.insert(stage.kv_owners.begin(), stage.kv_owners.end());
+    for (const KvSection& section : lane.sections) names.insert(section.owner);
+  }
+  return names;
 }
 
 double best_single(const Scenario& scenario) {
@@ -153,6 +177,18 @@ void check(const Scenario& scenario, const PlanReport& report, const Line& line)
     EXPECT_EQ(left, named);
   } else if (what == "stages") {
     EXPECT_EQ(report.placement.lanes.at(0).stages.size(), static_cast<size_t>(number()));
+  } else if (what == "lanes") {
+    EXPECT_EQ(report.placement.lanes.size(), static_cast<size_t>(number()));
+  } else if (what == "sections") {
+    EXPECT_EQ(report.placement.lanes.at(0).sections.size(), static_cast<size_t>(number()));
+  } else if (what == "prompts") {
+    EXPECT_EQ(computes(report, &Lane::prefills), named);
+  } else if (what == "tokens") {
+    EXPECT_EQ(computes(report, &Lane::decodes), named);
+  } else if (what == "kv") {
+    EXPECT_EQ(kv_owners(report), named);
+  } else if (what == "kv_tokens") {
+    EXPECT_GE(static_cast<double>(report.kv_capacity_tokens), number());
   } else if (what == "more") {
     EXPECT_GT(weights.at(line.words.at(1)), weights.at(line.words.at(2)));
   } else if (what == "gain") {
@@ -174,9 +210,10 @@ TEST_P(Scenarios, PlannerMakesOfIt) {
   const Scenario scenario = read_scenario(GetParam());
   ASSERT_FALSE(scenario.expectations.empty());
   const auto report = plan(scenario.shape, scenario.input, scenario.request);
-  if (scenario.expectations[0].words.at(0) == "refused") {
+  const std::string& first = scenario.expectations[0].words.at(0);
+  if (first == "refused" || first == "impossible") {
     ASSERT_FALSE(report.ok());
-    EXPECT_EQ(report.error().code(), MOTLEY_RESOURCE_EXHAUSTED);
+    EXPECT_EQ(report.error().code(), first == "refused" ? MOTLEY_RESOURCE_EXHAUSTED : MOTLEY_INVALID_ARGUMENT);
     EXPECT_NE(report.error().message().find(scenario.expectations[0].words.at(1)), std::string::npos)
         << report.error().message();
     return;
