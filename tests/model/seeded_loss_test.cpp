@@ -56,6 +56,11 @@ enum class Way {
   kTurned,    // as kSections, the partner and the third device having changed places
 };
 constexpr uint32_t kWays = 6;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t kEvery = 2;  // fault: there a worker takes seconds to come up
+#else
+constexpr size_t kEvery = 1;
+#endif
 
 enum class Instant {
   kStep,        // before a step is submitted
@@ -416,7 +421,9 @@ TEST(SeededLoss, NoRequestNotices) {
   const std::vector<Text> want = Service(random.model(), &workers).serve({alone(random.model(), kOther)}, nullptr);
   std::set<TokenId> different;
   size_t tokens = 0;  // of all services
-  const std::vector<Fault> all = Fault::all();
+  const std::vector<Fault> each = Fault::all();
+  std::vector<Fault> all;
+  for (size_t i = 0; i < each.size(); i += kEvery) all.push_back(each[i]);
   for (uint32_t i = 0; i < kRequests; ++i) {
     ASSERT_EQ(want[i].tokens.size(), tokens_of(i));
     tokens += tokens_of(i) * all.size();
