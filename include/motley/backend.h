@@ -336,7 +336,7 @@ typedef struct motley_backend {
   motley_code (*compile)(motley_device*, const motley_segment*, motley_weight* const* weights,
                          const motley_compile_options*, motley_programs** out, motley_error*);
   void (*programs_free)(motley_programs*);
-  /* With dst null sets *bytes; else writes the blob. */
+  /* With dst null sets *bytes; else writes the blob, which holds no weights: compile gets them again. */
   motley_code (*export_programs)(motley_programs*, void* dst, uint64_t* bytes, motley_error*);
   /* args and its arrays are read before the call returns, but batch and what it points to is borrowed (see above). */
   motley_code (*enqueue)(motley_queue*, motley_programs*, const motley_enqueue_args*, motley_event** event,
