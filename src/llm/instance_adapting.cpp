@@ -131,10 +131,10 @@ class Instance::Adapting {
                               seen->placement, factors, stop_);
     if (stop_.stop_requested()) return;
     log_info("devices have changed their speed ({}); {}", factors_text(factors),
-             better.ok() ? fmt::format("the best plan would be worth {:.2f} of this one", better->gain)
-                         : better.error().message());
-    if (!law_.judge(better.ok() ? better->gain : 0)) return;
+             better.ok() ? "the best plan: " + text_of(*better, law_.horizon_ns()) : better.error().message());
+    if (!(better.ok() ? law_.judge(better->gain, better->cost) : law_.judge(0))) return;
     better->report.simulated = known.devices.simulated();
+    better->report.moved = text_of(*better, law_.horizon_ns());
     const int64_t began_ns = system_clock().now_ns();
     PlannedModel next = planned;  // the tables stay as they were measured: factors are of them
     next.report = std::move(better->report);

@@ -162,7 +162,7 @@ void VirtualService::look() {
   if (next_ || !law_.due()) return;
   const auto better = better_plan(shape_, input_, request_, placement_, law_.factors());
   CHECK(better.ok(), "{}", better.error().message());
-  if (!law_.judge(better->gain)) return;
+  if (!law_.judge(better->gain, better->cost)) return;
   Placement placement = better->report.placement;
   placement.epoch = placement_.epoch + 1;
   auto executor = executor_of(placement);
