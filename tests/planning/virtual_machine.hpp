@@ -31,6 +31,7 @@ struct SimDevice {
   uint64_t memory_bytes = uint64_t{1} << 30;
   double declared_factor = 1;  // what it says of itself, of what is true
   std::string rules = {};      // further lines of its file
+  std::string preset = {};     // its name; then nothing above counts
 };
 
 SimDevice scaled(SimDevice device, double speed);  // computes and reads so many times as fast
