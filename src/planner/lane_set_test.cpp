@@ -131,6 +131,14 @@ TEST(KvLanes, PlanFile_ComesBackEqual_AndIsReadStrictly) {
   PlanReport same = *report;
   same.placement = *placement;
   EXPECT_EQ(to_json(same, world.shape, {}), text);
+  const std::string sum = fmt::format("\n  \"kv_capacity_tokens\": {}", kv_tokens(*placement));
+  const size_t at = text.find(sum);
+  ASSERT_NE(at, std::string::npos) << text;
+  const auto wrong = read_plan(std::string(text).replace(at, sum.size(), "\n  \"kv_capacity_tokens\": 4711"),
+                               world.shape, world.input, world.request, {});
+  EXPECT_EQ(wrong.error().code(), MOTLEY_INVALID_ARGUMENT);
+  EXPECT_NE(wrong.error().message().find("is 4711, and the pools of the lanes come to"), std::string::npos)
+      << wrong.error().message();
 }
 
 const std::string kOnGpu = R"("stages": [{"layers": [0, 16], "shards": [{"device": "GPU:0"}]}])";

@@ -347,6 +347,19 @@ struct LanesRead {
   }
 };
 
+// What stands beside several lanes is what their pools come to; 0 = nothing stands there.
+Status check_sum(const JsonFields& file, uint64_t of_all, const std::vector<PoolTokens>& pools) {
+  uint64_t sum = 0;
+  for (const PoolTokens& pool : pools) {
+    if (pool.all() == 0) return ok_status();  // as many as fit: that is not known here
+    sum += pool.all();
+  }
+  if (of_all == 0 || of_all == sum) return ok_status();
+  return file.wrong(
+      "kv_capacity_tokens",
+      fmt::format("is {}, and the pools of the lanes come to {}; change theirs, or leave it out", of_all, sum));
+}
+
 }  // namespace
 
 std::string to_json(const PlanReport& report, const ModelShape& shape, const PlanIdentity& identity) {
@@ -411,6 +424,7 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
     if (!status.ok()) return invalid_argument("lanes[{}]: {}", i, status.message());
   }
   RETURN_IF_ERROR(check_pools(read.lanes));
+  RETURN_IF_ERROR(check_sum(file, lanes != nullptr ? of_all : 0, read.kv_tokens));
   RETURN_IF_ERROR(check_all_used(read.lanes, input, request));
   Placement placement = to_placement(shape, input, request, read.lanes, read.kv_tokens, read.micro_batches);
   for (size_t i = 0; i < placement.lanes.size(); ++i) {
