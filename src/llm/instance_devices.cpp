@@ -64,7 +64,7 @@ void Instance::plan_later(const std::stop_token& stop) {
     return plan_model(model(), known.devices, settings_, kv_, runtime_options_, log_progress, &gate);
   };
   Status status;
-  bool again = false, without = false;
+  bool again = false;
   do {
     const KnownDevices known = known_devices();
     auto planned = plan_now(known);
@@ -78,7 +78,7 @@ void Instance::plan_later(const std::stop_token& stop) {
     }
     if (stop.stop_requested()) return;
     again = !status.ok() && !devices().mark_failed().empty();
-    if (status.ok() || again || !tried || std::exchange(without, true)) continue;
+    if (status.ok() || again || !tried) continue;
     next = plan_without_compilers(*tried, status);
     again = next.has_value();
   } while (again);
@@ -89,15 +89,20 @@ void Instance::plan_later(const std::stop_token& stop) {
   }
 }
 
-// Where a plan could not be made: the best one without devices whose programs may not have compiled. None where it has
-// no such device, or must have it.
+// Where a plan could not be made because a program did not compile: the best one without the devices of fixed rows that
+// `why` names, or all of those where it names none. None where that is not why, it has no such device, or must have it.
 std::optional<PlannedModel> Instance::plan_without_compilers(const PlannedModel& tried, const Status& why) const {
-  std::vector<std::string> compile;
-  for (const DeviceProfile& device : tried.input.devices)
-    if (!device.buckets.empty()) compile.push_back(device.name);
+  for (const Code other : {MOTLEY_RESOURCE_EXHAUSTED, MOTLEY_UNAVAILABLE, MOTLEY_CANCELLED, MOTLEY_DEADLINE_EXCEEDED})
+    if (why.code() == other) return std::nullopt;
   const std::vector<std::string> used = devices_of(tried.report.placement);
-  const bool uses = std::any_of(used.begin(), used.end(), [&](const auto& name) { return contains(compile, name); });
-  if (!uses || settings_.forced() || !settings_.plan_file.empty()) return std::nullopt;
+  std::vector<std::string> compile, named;
+  for (const DeviceProfile& device : tried.input.devices) {
+    if (device.buckets.empty() || !contains(used, device.name)) continue;
+    compile.push_back(device.name);
+    if (std::string_view(why.message()).find(device.name) != std::string_view::npos) named.push_back(device.name);
+  }
+  if (!named.empty()) compile = named;
+  if (compile.empty() || settings_.forced() || !settings_.plan_file.empty()) return std::nullopt;
   auto planned = plan_without(tried, compile);
   if (!planned.ok()) return std::nullopt;
   for (const std::string& name : compile)
