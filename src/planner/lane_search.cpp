@@ -86,10 +86,7 @@ class LaneSearch {
     }
   }
 
-  std::optional<LaneSet> take() {
-    if (best_ && !worth(*best_, without_)) best_.reset();
-    return std::move(best_);
-  }
+  std::optional<LaneSet> take() { return std::move(best_); }
 
  private:
   const std::vector<DeviceProfile>& devices() const { return predictor_.input().devices; }
@@ -122,7 +119,18 @@ class LaneSearch {
   }
   void keep_better(LaneSet set, std::optional<LaneSet>* best) const {
     if (!set.fits()) return;
-    if (!*best || predictor_.score(set.predicted) > predictor_.score((*best)->predicted)) *best = std::move(set);
+    if (!*best || score(set) > score(**best)) *best = std::move(set);
+  }
+
+  // Replicas: as if all sequences began together, and each pool had to end its own.
+  double score(const LaneSet& set) const {
+    Prediction predicted = set.predicted;
+    for (const Prediction& pool : set.pools) {
+      if (set.lanes[0].share > 0)
+        predicted.tokens_per_s =
+            std::min(predicted.tokens_per_s, pool.tokens_per_s * predicted.concurrency / pool.concurrency);
+    }
+    return predictor_.score(predicted);
   }
 
   // The lanes with such shares of the sequences that a token takes about as long everywhere: each round has those of
@@ -150,12 +158,12 @@ class LaneSearch {
     if (!best || !worth(*best, *without)) return false;
     *without = best->predicted;
     *lanes = best->lanes;
-    keep_better(*std::move(best), &best_);
+    if (worth(*best, without_)) keep_better(*std::move(best), &best_);
     return true;
   }
 
   bool worth(const LaneSet& set, const Prediction& without) const {
-    const double now = predictor_.score(set.predicted), before = predictor_.score(without);
+    const double now = score(set), before = predictor_.score(without);
     const auto none_slower = [&](double most) {
       return std::all_of(set.pools.begin(), set.pools.end(),
                          [&](const Prediction& pool) { return pool.tpot_ms <= most * set.pools[0].tpot_ms; });

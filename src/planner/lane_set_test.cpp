@@ -209,7 +209,8 @@ TEST(Replicas, DevicesThatHoldTheModel_ServeSideBySide) {
 
 // The shares give everybody a token about as often; one whose share is less than a sequence is left out.
 TEST(Replicas, UnlikeDevices_GetWhatTheyAreWorth) {
-  const Replicas world({900, 300, 10});
+  Replicas world({900, 300, 3});
+  world.request.concurrency = 256;
   const auto report = plan(world.shape, world.input, world.request);
   ASSERT_TRUE(report.ok()) << report.error().message();
   ASSERT_EQ(report->placement.lanes.size(), 2u) << plan_text(*report, world.shape);
@@ -242,7 +243,8 @@ TEST(Replicas, BytesOfKvThatAreAskedFor_AreOfAllTogether) {
 }
 
 TEST(Replicas, PlanFile_ComesBackEqual_AndIsReadStrictly) {
-  const Replicas world({900, 300});
+  Replicas world({900, 300});
+  world.request.concurrency = 256;
   const auto report = plan(world.shape, world.input, world.request);
   ASSERT_TRUE(report.ok()) << report.error().message();
   const std::string text = to_json(*report, world.shape, {});
