@@ -122,6 +122,7 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
       KvPoolDescription& made = description_.pools.emplace_back();
       made.block_size = placement.block_size;
       made.blocks = pool_blocks(from);
+      made.share = from.share;
       for (uint32_t begin = from.kv_blocks; const KvSection& section : from.sections) {
         made.section_begins.push_back(begin);
         begin += section.blocks;
