@@ -196,12 +196,23 @@ double Device::bandwidth_share() const {
   return 1 / (1 + spec.contention * others);
 }
 
-Programs::Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedSegment segment_in, ProgramCost cost_in,
-                   std::vector<uint32_t> buckets_in)
+namespace {
+
+std::vector<double> kept_of(const std::vector<WeightFacts>& weights) {
+  std::vector<double> kept;
+  for (const WeightFacts& weight : weights) kept.push_back(weight.kept);
+  return kept;
+}
+
+}  // namespace
+
+Programs::Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedSegment segment_in,
+                   const std::vector<WeightFacts>& weights, std::vector<uint32_t> buckets_in)
     : device(owner),
       inner(std::move(inner_in)),
       segment(std::move(segment_in)),
-      cost(std::move(cost_in)),
+      cost(segment.plan, weights),
+      arithmetic(segment.plan, kept_of(weights)),
       buckets(std::move(buckets_in)),
       written(segment.plan.values.size()),
       first_name(owner->residents.names(buckets.size())) {

@@ -161,6 +161,7 @@ void Queue::loop() {
       outcome = item.verdict.hangs ? hang() : device_->clock.is_virtual() ? run_virtual(item) : run_wall(item);
     if (!item.fence && outcome.code == MOTLEY_OK && item.work.program) {
       device_->programs += 1, device_->rows += item.work.rows, device_->padded_rows += item.work.padded_rows;
+      device_->flops += item.work.flops, device_->padded_flops += item.work.padded_flops;
       device_->busy_ns += static_cast<uint64_t>(outcome.end_ns - outcome.start_ns);
     }
     const bool program = item.work.program;
