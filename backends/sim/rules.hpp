@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string_view>
 
 #include "kit/check.hpp"
 #include "sim/spec.hpp"
@@ -51,6 +52,8 @@ class PaddedBatch {
   std::vector<uint8_t> generated_;
   motley_batch view_;
 };
+
+uint64_t hash_of_text(std::string_view text);
 
 // What export_programs gives: no code, but what a compiler's output is tied to.
 std::vector<std::byte> make_blob(const Spec& spec, const motley_segment& segment, std::span<const uint32_t> buckets);

@@ -231,7 +231,7 @@ TEST(SimRules, PresetsOfNpus_DescribeWhatTheyHave) {
     const motley_device_desc d = preset(name);
     EXPECT_EQ(d.kind, MOTLEY_KIND_NPU);
     EXPECT_EQ(d.caps & (MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_WEIGHTS_AS_ARGS), 0u) << name;
-    EXPECT_EQ(d.weight_dtypes, uint64_t{1} << MOTLEY_F16);
+    EXPECT_EQ(d.weight_dtypes, uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_Q8_0 | uint64_t{1} << MOTLEY_Q4_0);
     EXPECT_EQ(d.kv_dtypes, 0u);
     EXPECT_EQ(d.result_dtype, MOTLEY_F16);
     EXPECT_TRUE(has(d.ops, MOTLEY_OP_MATMUL) && has(d.ops, MOTLEY_OP_ROPE));
@@ -366,6 +366,19 @@ TEST(SimRules, CompilingInWallTime_LastsAPartOfIt) {
   EXPECT_EQ(rig.stats().compile_ns, 30'000'000'000u);
 }
 
+TEST(SimRules, Blobs_AreOfWhatIsComputedAlone) {
+  Rig rig(with("driver = \"1.7\"\n"));
+  const auto compiled = rig.compile(Graph(MOTLEY_OP_SCALE));
+  const auto blob = rig.exported(compiled.programs.get());
+  Graph untidy(MOTLEY_OP_SCALE);
+  std::memset(&untidy.ops[0].attr, 0x5a, sizeof untidy.ops[0].attr);  // of which an op of this kind has no use
+  untidy.ops[0].attr.scale.factor = 3;
+  for (motley_value& value : untidy.values) value.dims[2] = 77;  // beyond its rank
+  EXPECT_EQ(rig.compile(untidy, {4, 16}, blob).answer.code, MOTLEY_OK);
+  untidy.ops[0].attr.scale.factor = 4;
+  says(rig.compile(untidy, {4, 16}, blob).answer, MOTLEY_FAILED_PRECONDITION, "another segment");
+}
+
 TEST(SimRules, StaleBlobs_AreRefusedWithTheReason) {
   Rig rig(with("driver = \"1.7\"\n"));
   const Graph graph(MOTLEY_OP_ADD);
@@ -378,6 +391,8 @@ TEST(SimRules, StaleBlobs_AreRefusedWithTheReason) {
   says(rig.compile(Graph(MOTLEY_OP_MUL), {4, 16}, blob).answer, MOTLEY_FAILED_PRECONDITION, "another segment");
   Rig other(preset("intel-npu-like"));
   says(other.compile(graph, {4, 16}, blob).answer, MOTLEY_FAILED_PRECONDITION, "another device");
+  Rig namesake(with("driver = \"1.7\"\nqueue_depth = 3\n"));  // a file of that name that holds something else
+  says(namesake.compile(graph, {4, 16}, blob).answer, MOTLEY_FAILED_PRECONDITION, "another description");
   for (size_t i = 0; i < blob.size(); i += 7) {
     auto broken = blob;
     broken[i] ^= std::byte{1};

@@ -54,7 +54,8 @@ struct Fault {
 };
 
 struct Spec {
-  std::string label;
+  std::string label;       // of a file the end of its name, where that is long
+  uint64_t text_hash = 0;  // of a file: of what it holds
   int32_t kind = MOTLEY_KIND_GPU;
   uint64_t memory_bytes = 0;
   uint32_t memory_group = 0;

@@ -74,10 +74,15 @@ class Reader {
     if (spec.declared_bandwidth_gb_s == 0) spec.declared_bandwidth_gb_s = spec.rates.bandwidth_gb_s;
     if (!spec.rules.dynamic_rows && spec.rules.paged_attention)
       refuse(1, "dynamic_rows = false needs paged_attention = false: KV is not of fixed shapes");
+    if (spec.rules.weight_formats != 0 && (spec.rules.weight_formats & kFloats) == 0)
+      refuse(1, "weight_formats has none of F16, BF16, F32, in one of which a device holds what it has no format for");
     return spec;
   }
 
  private:
+  static constexpr uint64_t kFloats =
+      uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_BF16 | uint64_t{1} << MOTLEY_F32;
+
   [[noreturn]] void refuse(size_t line, const std::string& why) const {
     std::string text = path_ + ":" + std::to_string(line) + ": " + why;
     for (char& c : text)

@@ -171,7 +171,6 @@ Status Driver::play(Flight& flight, size_t set) {
     if (event.ok()) {
       running_.add(*std::move(event), entry.program, trace_.on(), began_ns, ++enqueued_);
       programs_ += 1, rows_ += flight.batch.rows;
-      flops_ = flops_ + entry.program.flops.of(flight.batch);
     } else {
       if (!meets_ || fatal(event.error())) return event.error();
       flight.fail(event.error());
