@@ -168,7 +168,7 @@ motley_code pack(motley_device* raw, const motley_weight_desc* desc, motley_weig
       call([&](motley_error* e) { return inner().pack(device.inner_device.get(), &from, &inner_weight, &packed, e); });
       weight->inner = {inner_weight, inner().weight_free};
     };
-    check_format(device.spec.rules, *desc);
+    check_format(device.spec, *desc);
     motley_weight_desc own = *desc;
     if (device.spec.rules.weight_formats != 0 && desc->format != desc->dtype && desc->uses != MOTLEY_WEIGHT_VECTOR) {
       weight->source = converted(*desc);

@@ -120,14 +120,17 @@ Verdict Device::judge_program(int64_t at_ns) {
   for (size_t i = 0; i < spec.faults.size(); ++i) {
     const Fault& fault = spec.faults[i];
     const bool now = fault.at_program ? enqueued_ == fault.at_program : at_ns - zero_ns_ >= fault.at_ns;
-    if (!now || met_[i] || fault.what == Fault::kCompile || fault.what == Fault::kPack) continue;
+    if (!now || met_[i] || fault.what == Fault::kCompile || fault.what == Fault::kPack || fault.what == Fault::kFormat)
+      continue;
     met_[i] = true;
+    if (fault.what == Fault::kMemory) budget.set_cap(std::max<uint64_t>(fault.left_bytes, 1));
     if (fault.what == Fault::kDeath) verdict.dies = true;
     if (fault.what == Fault::kStall && fault.for_ns) verdict.delay_ns += fault.for_ns;
     if (fault.what == Fault::kStall && !fault.for_ns) verdict.hangs = hung = true;
     if (fault.what == Fault::kSlow) slow_.push_back({fault.for_ns ? at_ns + fault.for_ns : kNever, fault.factor});
   }
   if (verdict.dies) lose();
+  verdict.starves = budget.used() > budget.cap();
   std::erase_if(slow_, [&](const Slow& s) { return s.until_ns <= at_ns; });
   for (const Slow& s : slow_) verdict.factor *= s.factor;
   return verdict;

@@ -35,6 +35,7 @@ struct Clock {
 struct Verdict {
   bool dies = false;     // the device is lost with this program
   bool hangs = false;    // it never ends
+  bool starves = false;  // others have the memory that it needs
   int64_t delay_ns = 0;  // a stall
   double factor = 1;
 };

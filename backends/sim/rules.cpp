@@ -45,7 +45,13 @@ void check_ops(const Rules& rules, const kit::Plan& plan, uint32_t* bad_op) {
   }
 }
 
-void check_format(const Rules& rules, const motley_weight_desc& desc) {
+void check_format(const Spec& spec, const motley_weight_desc& desc) {
+  const Rules& rules = spec.rules;
+  const bool refuses = std::any_of(spec.faults.begin(), spec.faults.end(),
+                                   [](const Fault& fault) { return fault.what == Fault::kFormat; });
+  if (const kit::Format* format = kit::find_format(desc.format); refuses && desc.uses != MOTLEY_WEIGHT_VECTOR)
+    fail(MOTLEY_UNIMPLEMENTED, "a weight in %s: this device takes none after all (a fault of its description)",
+         format ? format->name : "an unknown format");
   if (rules.weight_formats == 0 || desc.uses == MOTLEY_WEIGHT_VECTOR) return;
   const kit::Format* format = kit::find_format(desc.format);
   if (format && rules.weight_formats & bit(desc.format)) return;

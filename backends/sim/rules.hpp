@@ -18,7 +18,7 @@ uint64_t ops_of(const Rules& rules, uint64_t ops);
 void check_ops(const Rules& rules, const kit::Plan& plan, uint32_t* bad_op);
 
 // UNIMPLEMENTED for a format that is not the device's.
-void check_format(const Rules& rules, const motley_weight_desc& desc);
+void check_format(const Spec& spec, const motley_weight_desc& desc);
 
 // Whole rows of a weight in another format (F32, F16, BF16), ranges left as they are.
 std::vector<std::byte> converted(const motley_weight_desc& desc);

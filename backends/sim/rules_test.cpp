@@ -342,6 +342,30 @@ TEST(SimRules, OpsThatItHasNot_AreCutBeforeWithAReason) {
   EXPECT_EQ(sim().kv_create(rig.device(), &kv, &pool, &error), MOTLEY_UNIMPLEMENTED);
 }
 
+TEST(SimRules, AFaultOfFormat_RefusesEveryMatrix) {
+  Rig rig(with("weight_formats = [\"F16\"]\n[[fault]]\nwhat = \"format\"\n"));
+  const std::vector<std::byte> halves(64 * kWidth * 2);
+  motley_weight_info info{};
+  says(rig.pack(MOTLEY_F16, MOTLEY_F16, halves, 64, kWidth, &info), MOTLEY_UNIMPLEMENTED, "a weight in F16");
+}
+
+// From the second program on others have all but 100 KB.
+TEST(SimRules, MemoryThatOthersTake_FailsWhatNoLongerFits) {
+  Rig rig(with("[[fault]]\nwhat = \"memory\"\nat_program = 2\nleft_bytes = 100000\n"));
+  const auto compiled = rig.compile(Graph(MOTLEY_OP_ADD));
+  const auto small = rows_of(4, 1), large = rows_of(1024, 1);
+  EXPECT_EQ(rig.run(compiled.programs.get(), 0, 4, large).answer.code, MOTLEY_OK);
+  EXPECT_EQ(rig.try_alloc(200000).code, MOTLEY_OK);
+  EXPECT_EQ(rig.run(compiled.programs.get(), 0, 4, small).answer.code, MOTLEY_OK) << "it fits into what is left";
+  says(rig.try_alloc(200000), MOTLEY_RESOURCE_EXHAUSTED, "the memory cap of 100000");
+  EXPECT_EQ(rig.stats().lost, 0);
+  Rig full(with("[[fault]]\nwhat = \"memory\"\nat_program = 2\n"));
+  const auto program = full.compile(Graph(MOTLEY_OP_ADD));
+  EXPECT_EQ(full.run(program.programs.get(), 0, 4, small).answer.code, MOTLEY_OK);
+  says(full.run(program.programs.get(), 0, 4, small).answer, MOTLEY_RESOURCE_EXHAUSTED, "have taken");
+  EXPECT_EQ(full.stats().programs, 1u) << "what did not run is not counted";
+}
+
 TEST(SimRules, Compiling_TakesItsTimeBeforeTheFirstRun) {
   Rig rig(with("compile_s = 5\ncompile_op_s = 0.5\n"));
   const int64_t compile_ns = 2 * 5'500'000'000;  // two buckets

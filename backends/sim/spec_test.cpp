@@ -237,6 +237,9 @@ rows = 64
   refused("compile_wall = 2\n", "compile_wall is not in 0 .. 1");
   refused("[[fault]]\nwhat = \"compile\"\nat_ns = 3\n", "a fault of compile is of the bucket");
   refused("[[fault]]\nwhat = \"death\"\nat_ns = 3\nrows = 4\n", "rows belongs to what = \"compile\"");
+  refused("[[fault]]\nwhat = \"format\"\nat_ns = 3\n", "a fault of format is of every weight");
+  refused("[[fault]]\nwhat = \"memory\"\n", "either at_program or at_ns");
+  refused("[[fault]]\nwhat = \"death\"\nat_ns = 3\nleft_bytes = 4\n", "left_bytes belongs to what = \"memory\"");
 }
 
 TEST(Presets, Declared_IsOffButWithinTwice) {

@@ -58,8 +58,9 @@ struct DriverOptions {
   uint32_t steps_ahead = 1;  // steps that are enqueued before the one before them is done, where nothing stands between
   uint32_t queue_depth = 0;  // programs that a queue of the device takes before it refuses; 0 = any number
   bool virtual_time = false;
-  bool simulated = false;  // the device is
-  Trace* trace = nullptr;  // borrowed; null = none
+  bool simulated = false;    // the device is
+  bool replaceable = false;  // there are other devices: one without memory for its programs is lost, not waited for
+  Trace* trace = nullptr;    // borrowed; null = none
 };
 
 // What a driver has done for steps so far: programs that it enqueued, the rows of each, bytes to and from other

@@ -203,6 +203,8 @@ Status Driver::wait_for(const EventHandle& event, Flight& flight) {
   if (status.code() == MOTLEY_DEADLINE_EXCEEDED)
     return error(MOTLEY_DEADLINE_EXCEEDED, "it did not finish a step in time");
   learn_times(event);
+  if (status.code() == MOTLEY_RESOURCE_EXHAUSTED && options_.replaceable)
+    return error(MOTLEY_UNAVAILABLE, "it has no memory for its programs: {}", status.message());
   return status;
 }
 
