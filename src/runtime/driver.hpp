@@ -59,7 +59,7 @@ struct DriverOptions {
   uint32_t queue_depth = 0;  // programs that a queue of the device takes before it refuses; 0 = any number
   bool virtual_time = false;
   bool simulated = false;    // the device is
-  bool replaceable = false;  // there are other devices: one without memory for its programs is lost, not waited for
+  bool replaceable = false;  // there are others: without memory for its programs it is lost, else the step fails
   Trace* trace = nullptr;    // borrowed; null = none
 };
 
