@@ -10,6 +10,7 @@
 #include "base/check.hpp"
 #include "base/log.hpp"
 #include "device/worker/worker_process.hpp"
+#include "model/dtype.hpp"
 #include "model/requantise.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/step_check.hpp"
@@ -226,12 +227,13 @@ std::vector<DriverReport> RuntimeExecutor::reports() const {
   std::vector<DriverReport> reports;
   std::set<const PackedWeight*> counted;
   std::map<std::string, FormatError> errors;
+  std::map<std::string, std::set<std::string>> formats;
   for (const auto& lane : lanes_) {
     lane->each_driver([&](const Driver& driver) {
       auto report = std::find_if(reports.begin(), reports.end(),
                                  [&](const DriverReport& each) { return each.device == driver.name(); });
       if (report == reports.end()) {
-        reports.push_back({driver.name(), {}, 0});
+        reports.push_back({driver.name(), {}, 0, {}, 0});
         report = reports.end() - 1;
       }
       report->work += driver.work();
@@ -239,7 +241,10 @@ std::vector<DriverReport> RuntimeExecutor::reports() const {
         if (!counted.insert(weight.get()).second) continue;
         report->weight_bytes += weight->info.bytes;
         errors[driver.name()] += {weight->squares, weight->error_squares};
+        const DtypeInfo* made = weight->squares > 0 ? find_dtype(weight->info.format) : nullptr;
+        if (made != nullptr) formats[driver.name()].emplace(made->name);
       }
+      report->weight_formats = fmt::format("{}", fmt::join(formats[driver.name()], ","));
       report->weight_error = errors[driver.name()].relative();
     });
   }

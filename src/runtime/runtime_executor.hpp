@@ -36,8 +36,9 @@ Result<uint64_t> step_bytes(const Model& model, const Device& device, const Runt
 struct DriverReport {
   std::string device;
   DriverWork work;
-  uint64_t weight_bytes = 0;  // resident
-  double weight_error = 0;    // root mean square, relative, of weights that were made a format of fewer bits
+  uint64_t weight_bytes = 0;   // resident
+  std::string weight_formats;  // that weights were made, "F16,Q8_0"; empty: all are as in the file
+  double weight_error = 0;     // of those: root mean square, relative
 };
 
 struct LostDevice {

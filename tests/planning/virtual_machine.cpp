@@ -37,7 +37,7 @@ VirtualMachine::VirtualMachine(const std::vector<SimDevice>& devices, const Virt
   for (size_t i = 0; i < devices.size(); ++i) {
     const std::filesystem::path file = folder_ / fmt::format("device{}.toml", i);
     std::ofstream(file) << toml_of(devices[i]);
-    list += fmt::format("{}SIM:{}", i > 0 ? "," : "", file.string());
+    list += fmt::format("{}SIM:{}", i > 0 ? "," : "", devices[i].preset.empty() ? file.string() : devices[i].preset);
   }
   registry_ = std::make_unique<DeviceRegistry>(DeviceRegistry::scan(plugin_directory()));
   auto listed = parse_device_list(*registry_, list);
