@@ -149,6 +149,23 @@ TEST(Timeline, Gaps_AreUsed) {
   EXPECT_EQ(engine.take(200, 1), 500);
 }
 
+TEST(Timeline, Parts_FillGapsAndGoOnBehind) {
+  Timeline engine;
+  engine.take(100, 50);
+  engine.take(200, 50);
+  const auto expect = [&](int64_t earliest_ns, int64_t duration_ns, int64_t begin_ns, int64_t end_ns) {
+    const Timeline::Busy taken = engine.take_parts(earliest_ns, duration_ns);
+    EXPECT_EQ(taken.begin_ns, begin_ns);
+    EXPECT_EQ(taken.end_ns, end_ns);
+  };
+  expect(120, 0, 120, 120);
+  expect(20, 30, 20, 50);     // in one piece
+  expect(120, 70, 150, 270);  // behind the first, beside the second
+  expect(0, 60, 0, 90);       // around what lies at 20
+  expect(0, 15, 90, 275);
+  expect(0, 1, 275, 276);
+}
+
 AccessLog::Work touching(uint64_t queue, uint64_t order, Access access, std::shared_ptr<const Event> event = nullptr,
                          int64_t begin_ns = 0, int64_t end_ns = 0) {
   return {queue, order, {access}, std::move(event), begin_ns, end_ns};

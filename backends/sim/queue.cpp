@@ -117,8 +117,9 @@ std::shared_ptr<Event> Queue::push(Work work) {
 void Queue::schedule(Item& item, int64_t now_ns) {
   const int64_t earliest_ns = std::max({now_ns, virtual_end_ns_, item.work.ready_ns});
   const int64_t duration = duration_ns(item, device_->bandwidth_share());
-  item.start_ns = item.work.engine->take(earliest_ns, duration);
-  item.end_ns = virtual_end_ns_ = item.event->virtual_end_ns = item.start_ns + duration;
+  const Timeline::Busy taken = item.work.engine->take_parts(earliest_ns, duration);
+  item.start_ns = taken.begin_ns, item.paused_ns = taken.end_ns - taken.begin_ns - duration;
+  item.end_ns = virtual_end_ns_ = item.event->virtual_end_ns = taken.end_ns;
   // That it dies is known now, and must not depend on when the worker gets there.
   item.verdict.dies = item.end_ns > device_->death_ns();
   if (item.verdict.dies) device_->lose();
@@ -188,7 +189,8 @@ Outcome Queue::run_virtual(Item& item) {
     outcome = {MOTLEY_FAILED_PRECONDITION, item.refusal};
   else
     outcome = outcome_of(item.work.run);
-  outcome.start_ns = item.start_ns, outcome.end_ns = item.end_ns;
+  outcome.start_ns = item.start_ns + item.paused_ns,
+  outcome.end_ns = item.end_ns;  // as if in one piece, so that times add up
   return outcome;
 }
 

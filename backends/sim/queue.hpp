@@ -49,6 +49,7 @@ class Queue {
     uint64_t order = 0;
     bool reload = false;               // the program has to be loaded anew
     int64_t start_ns = 0, end_ns = 0;  // virtual time
+    int64_t paused_ns = 0;             // between them, for others of the engine
     std::string refusal;               // virtual time: of a conflict
   };
   bool full(int64_t now_ns);

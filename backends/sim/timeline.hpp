@@ -16,15 +16,20 @@ namespace motley::sim {
 // One engine (compute, link) that does one thing at a time. Thread-safe.
 class Timeline {
  public:
+  struct Busy {
+    int64_t begin_ns, end_ns;
+  };
   // The first gap of `duration_ns` from `earliest_ns` on; it is taken.
   int64_t take(int64_t earliest_ns, int64_t duration_ns);
+  // All gaps from `earliest_ns` on, until they come to `duration_ns`: from the first one's begin to the last one's end.
+  // In virtual time what was enqueued before may lie far ahead, program by program, each at the time that its inputs
+  // are there. An engine that is free until then does not wait for it: in wall time it would begin.
+  Busy take_parts(int64_t earliest_ns, int64_t duration_ns);
   // The last taken time ends no earlier than this (work that took longer than simulated).
   void extend(int64_t end_ns);
 
  private:
-  struct Busy {
-    int64_t begin_ns, end_ns;
-  };
+  void make_room();
   // The last ones: in virtual time whoever is behind may ask for what lies before others' work.
   static constexpr size_t kBusyMax = 1 << 14;
   std::mutex mutex_;

@@ -125,8 +125,7 @@ Status DeviceSet::take_caps(const std::map<std::string, uint64_t>& caps) {
   options_.memory_caps.clear();
   for (const auto& [name, bytes] : caps) {
     const auto found = std::find_if(devices_.begin(), devices_.end(), [&](const auto& device) {
-      const std::string& listed = device->listed.description.name;
-      return listed.size() == name.size() && strncasecmp(listed.data(), name.data(), name.size()) == 0;
+      return same_device(device->listed.description.name, name);
     });
     if (found == devices_.end())
       return invalid_argument("--device-memory {}: the device is not listed in --devices", name);

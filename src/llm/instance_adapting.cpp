@@ -7,6 +7,7 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "llm/instance.hpp"
+#include "llm/steps_done.hpp"
 #include "planner/adaptation.hpp"
 
 namespace motley {
@@ -20,16 +21,6 @@ std::string factors_text(const DriftFactors& factors) {
   for (const auto& [device, factor] : factors)
     text += fmt::format("{}{} takes {:.2f} of its time", text.empty() ? "" : ", ", device, factor);
   return text;
-}
-
-StepsByRows done_of(const TotalsByRows& totals) {
-  StepsByRows done;
-  for (const StepTotals& sum : totals) {
-    done.push_back({static_cast<double>(sum.steps), static_cast<double>(sum.rows), static_cast<double>(sum.decoding),
-                    static_cast<double>(sum.heads), static_cast<double>(sum.reads),
-                    static_cast<double>(sum.chunk_reads)});
-  }
-  return done;
 }
 
 }  // namespace
@@ -85,7 +76,7 @@ class Instance::Adapting {
       double predicted_ns = 0;
       for (size_t lane = 0; lane < by_lane.size(); ++lane) {
         const auto done = totals_[lane].find(name);
-        if (done != totals_[lane].end()) predicted_ns += by_lane[lane].of(done_of(done->second));
+        if (done != totals_[lane].end()) predicted_ns += by_lane[lane].of(steps_done(done->second));
       }
       const auto stats = seen->devices.device(*at).stats();
       if (stats.ok()) law_.observe(name, static_cast<double>(stats->busy_ns), predicted_ns);
@@ -131,10 +122,10 @@ class Instance::Adapting {
                               seen->placement, factors, stop_);
     if (stop_.stop_requested()) return;
     log_info("devices have changed their speed ({}); {}", factors_text(factors),
-             better.ok() ? fmt::format("the best plan would be worth {:.2f} of this one", better->gain)
-                         : better.error().message());
-    if (!law_.judge(better.ok() ? better->gain : 0)) return;
+             better.ok() ? "the best plan: " + text_of(*better, law_.horizon_ns()) : better.error().message());
+    if (!(better.ok() ? law_.judge(better->gain, better->cost) : law_.judge(0))) return;
     better->report.simulated = known.devices.simulated();
+    better->report.moved = text_of(*better, law_.horizon_ns());
     const int64_t began_ns = system_clock().now_ns();
     PlannedModel next = planned;  // the tables stay as they were measured: factors are of them
     next.report = std::move(better->report);

@@ -2,7 +2,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
 #include <chrono>
 #include <condition_variable>
 #include <utility>
@@ -20,30 +19,8 @@ constexpr int64_t kPatienceWithTheLast = 10;  // nobody takes over from it, and 
 constexpr int64_t kRestartEveryNs = 60'000'000'000;
 constexpr size_t kDevicesPlannedFully = 4;  // while requests wait: with more, the first good plan is taken
 
-std::vector<std::string> devices_of(const Placement& placement) {
-  std::vector<std::string> names;
-  const auto add = [&](const std::string& name) {
-    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-  };
-  for (const Lane& lane : placement.lanes) {
-    for (const Stage& stage : lane.stages) {
-      for (const Shard& shard : stage.shards) {
-        add(shard.device);
-        if (!shard.partner.empty()) add(shard.partner);
-      }
-    }
-    for (const KvSection& section : lane.sections) add(section.owner);
-  }
-  return names;
-}
-
 bool contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-bool same_name(std::string_view a, std::string_view b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
 }
 
 // As the command line says it; "" where nothing is forced.
@@ -233,7 +210,7 @@ Result<std::vector<ListedDevice>> Instance::listed_anew(const std::vector<std::s
   for (size_t i = 0; i < devices.size(); ++i) present.push_back(devices.listed(i).description.name);
   for (const std::string& name : names) {
     size_t i = 0;
-    while (i < devices.size() && !(devices.lost(i) && same_name(present[i], name))) ++i;
+    while (i < devices.size() && !(devices.lost(i) && same_device(present[i], name))) ++i;
     const bool back = i < devices.size() && std::none_of(listed.begin(), listed.end(), [&](const ListedDevice& each) {
                         return each.description.name == present[i];
                       });

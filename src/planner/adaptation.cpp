@@ -1,9 +1,9 @@
 #include "planner/adaptation.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <set>
-#include <string>
-#include <tuple>
 #include <utility>
 
 namespace motley {
@@ -12,29 +12,14 @@ namespace {
 constexpr double kPoolWorthGrowing = 1.25;  // of its blocks; less is not worth a pool beside the one that is there
 constexpr int64_t kSettledEnough = 4;       // times as long as a move has to settle
 
-// Owner, layers, and heads of the KV in a pool that is of one section.
-using Kept = std::tuple<std::string, uint32_t, uint32_t, int64_t, int64_t>;
-
-std::set<Kept> kept_in(const Placement& placement, uint32_t pool) {
-  std::set<Kept> kept;
-  for (const Lane& lane : placement.lanes) {
-    for (const Stage& stage : lane.stages) {
-      for (const Shard& shard : stage.shards) {
-        for (const UnitRange& heads : shard.kv_heads)
-          if (lane.pool == pool && lane.sections.empty())
-            kept.emplace(shard.kv_owner(), stage.layer_begin, stage.layer_end, heads.begin, heads.end);
-      }
-    }
-  }
-  return kept;
-}
-
 // Blocks of a pool, as close to what it has now as is good.
 void settle_pools(const Placement& now, Placement* next) {
   for (const Lane& lane : now.lanes) {
-    const std::set<Kept> before = kept_in(now, lane.pool), after = kept_in(*next, lane.pool);
-    if (std::none_of(after.begin(), after.end(), [&](const Kept& each) { return before.contains(each); })) continue;
+    if (!lane.sections.empty()) continue;
+    const std::set<KvPart> before = kv_parts(now, lane.pool), after = kv_parts(*next, lane.pool);
+    if (std::none_of(after.begin(), after.end(), [&](const KvPart& each) { return before.contains(each); })) continue;
     for (Lane& other : next->lanes) {
+      if (!other.sections.empty()) continue;
       const bool near = other.kv_blocks >= lane.kv_blocks && other.kv_blocks < kPoolWorthGrowing * lane.kv_blocks;
       if (other.pool == lane.pool && near) other.kv_blocks = lane.kv_blocks;
     }
@@ -63,13 +48,15 @@ bool Adaptation::due() const {
   return (restless_ ? watch_.off_plan_on_average() : watch_.off_plan()) && now_ns >= looked_at_ns_ + look_again_ns_;
 }
 
-bool Adaptation::judge(double gain) {
+bool Adaptation::judge(double gain, const MoveCost& cost) {
   judged_ = factors();
   watch_.looked();
-  if (gain >= options_.worth_moving) return true;
+  if (cost.gain_over(gain, horizon_ns()) >= options_.worth_moving) return true;
   look_later();
   return false;
 }
+
+double Adaptation::horizon_ns() const { return static_cast<double>(std::max(options_.horizon_ns, settle_ns_)); }
 
 void Adaptation::moved() {
   const int64_t now_ns = clock_.now_ns();
@@ -98,6 +85,17 @@ void Adaptation::look_later() {
   looked_at_ns_ = now_ns;
 }
 
+std::string text_of(const Move& move, double horizon_ns) {
+  constexpr double kMb = 1e6, kMs = 1e6, kSecond = 1e9;
+  const MoveCost& cost = move.cost;
+  return fmt::format(
+      "worth {:.2f} of the plan before; packs {:.1f} MB in about {:.0f} ms, moves {:.1f} MB of KV in about {:.0f} ms: "
+      "{:.2f} within {:.0f} s",
+      move.gain, static_cast<double>(cost.packed_bytes) / kMb, cost.prepare_ns / kMs,
+      static_cast<double>(cost.kv_bytes) / kMb, cost.pause_ns / kMs, cost.gain_over(move.gain, horizon_ns),
+      horizon_ns / kSecond);
+}
+
 Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
                          const Placement& now, const DriftFactors& factors, const std::stop_token& stop) {
   const PlanInput input = with_drift(measured, factors);
@@ -116,6 +114,7 @@ Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, con
   for (size_t i = 0; i < move.report.lanes.size(); ++i)
     move.report.lanes[i].kv_tokens = uint64_t{pool_blocks(move.report.placement.lanes[i])} * now.block_size;
   move.report.kv_capacity_tokens = kv_tokens(move.report.placement);
+  ASSIGN_OR_RETURN(move.cost, move_cost(shape, input, request, stays, move.report.placement));
   return move;
 }
 

@@ -3,17 +3,25 @@
 
 #include <cstdint>
 #include <stop_token>
+#include <string>
 #include <string_view>
 
 #include "base/clock.hpp"
 #include "planner/drift.hpp"
+#include "planner/move_cost.hpp"
 #include "planner/search.hpp"
 
 namespace motley {
 
 struct AdaptationOptions {
   DriftOptions drift;
-  double worth_moving = 1.2;  // of the tokens/s that the plan in force would still give
+  // A move is to have paid for itself within this time, or within that in which nothing else moves, if that is longer:
+  // what a device changed its speed for (heat, another program) has lasted for a second when it is seen, and lasts for
+  // some tens of seconds.
+  int64_t horizon_ns = 30'000'000'000;
+  // Tokens within the horizon, of those that come without a move. Noise of 15 % is noise of 5 % (its deviation) in
+  // a factor that is smoothed over windows; two devices that are off by twice that, one either way, seem to gain 1.11.
+  double worth_moving = 1.12;
   // After a move nothing moves for so long: at least, and twice as long after each that comes within four times as long
   // of the one before.
   int64_t settle_ns = 5'000'000'000, settle_ns_max = 300'000'000'000;
@@ -43,9 +51,11 @@ class Adaptation {
 
   // Whether a better plan is to be looked for, for factors() as they are.
   bool due() const;
-  // The best plan for factors() gives `gain` times the tokens/s of the one in force. True: move; one of the two below
-  // follows. 0: no plan was found.
-  bool judge(double gain);
+  // The best plan for factors() gives `gain` times the tokens/s of the one in force, and going there costs that. True:
+  // move; one of the two below follows. 0: no plan was found.
+  bool judge(double gain, const MoveCost& cost = {});
+  // Within which a move is to have paid for itself.
+  double horizon_ns() const;
   void moved();      // the plan is in force
   void not_moved();  // it could not be
   // Somebody else put a plan in force, made for these factors: a device was lost, or came.
@@ -69,7 +79,10 @@ struct Move {
   // Of the tokens/s that the plan in force would still give (or its time of a lone request by the new one's, if that is
   // what is asked for): each with as much KV as fits.
   double gain = 0;
+  MoveCost cost;  // of going there
 };
+// For people, with the gain that is left of it within this time.
+std::string text_of(const Move& move, double horizon_ns);
 
 // The best plan with these factors beside the one in force, `now`. Where an owner of KV keeps its layers and heads, and
 // the new plan would hold as many blocks as now or few more, their number stays, so that its pool can stay, too.

@@ -11,12 +11,6 @@
 namespace motley {
 namespace {
 
-int64_t total(const std::vector<UnitRange>& ranges) {
-  int64_t sum = 0;
-  for (const UnitRange& range : ranges) sum += range.end - range.begin;
-  return sum;
-}
-
 Status check_sum(size_t stage, const char* what, int64_t sum, int64_t axis) {
   if (sum == axis) return ok_status();
   return invalid_argument("stages[{}]: the {} of its shards sum to {}, the model has {}", stage, what, sum, axis);
@@ -87,6 +81,15 @@ std::vector<size_t> devices_of(std::span<const LaneOfSet> lanes) {
   return {devices.begin(), devices.end()};
 }
 
+std::vector<size_t> kv_owners(const LanePlan& plan) {
+  std::set<size_t> owners;
+  for (const StagePlan& stage : plan.stages) {
+    for (const ShardPlan& shard : stage.shards)
+      if (shard.query_heads > 0) owners.insert(shard.kv_owner());
+  }
+  return {owners.begin(), owners.end()};
+}
+
 bool has_partners(const LanePlan& plan) {
   return !plan.sections.empty() || std::any_of(plan.stages.begin(), plan.stages.end(), [](const StagePlan& stage) {
     return std::any_of(stage.shards.begin(), stage.shards.end(),
@@ -139,11 +142,8 @@ namespace {
 Status check_sections(const PlanInput& input, const LanePlan& plan) {
   if (plan.sections.size() > kSectionsMax)
     return invalid_argument("{} sections; a pool has {} at most", plan.sections.size(), kSectionsMax);
-  std::set<size_t> owners;
-  for (const StagePlan& stage : plan.stages) {
-    for (const ShardPlan& shard : stage.shards)
-      if (shard.query_heads > 0) owners.insert(shard.kv_owner());
-  }
+  const std::vector<size_t> first = kv_owners(plan);
+  std::set<size_t> owners(first.begin(), first.end());
   for (size_t i = 0; i < plan.sections.size(); ++i) {
     const size_t owner = plan.sections[i].owner;
     if (!owners.insert(owner).second)
@@ -323,14 +323,14 @@ Result<LanePlan> lane_plan_of(const ModelShape& shape, const PlanInput& input, c
           return invalid_argument("stages[{}]: no device is called {}", plan.stages.size(), in_quotes(shard.partner));
         partner = found->second;
       }
-      const int64_t kv_heads = total(shard.kv_heads);
+      const int64_t kv_heads = units_in(shard.kv_heads);
       const int64_t query =
-          shard.query_heads.empty() ? kv_heads * shape.query_heads_per_kv() : total(shard.query_heads);
+          shard.query_heads.empty() ? kv_heads * shape.query_heads_per_kv() : units_in(shard.query_heads);
       // A dense model's FFN axis may be there for a model of experts alone: it is no work.
-      const int64_t columns = shape.ffn_columns == 0 ? 0 : total(shard.ffn_columns);
+      const int64_t columns = shape.ffn_columns == 0 ? 0 : units_in(shard.ffn_columns);
       int64_t experts = static_cast<int64_t>(shard.experts.size());
       if (stage.shards.size() == 1 && experts == 0) experts = shape.experts;  // a whole model may leave them out
-      part.shards.push_back({device->second, query, kv_heads, columns, experts, total(shard.vocab_rows), partner});
+      part.shards.push_back({device->second, query, kv_heads, columns, experts, units_in(shard.vocab_rows), partner});
     }
     plan.stages.push_back(std::move(part));
   }

@@ -67,6 +67,8 @@ void settle_heads(const ModelShape& shape, StagePlan* stage);
 
 // The devices used, partners included, ascending.
 std::vector<size_t> devices_of(const LanePlan& plan);
+// Who keeps KV in its first section, ascending.
+std::vector<size_t> kv_owners(const LanePlan& plan);
 
 // Whether somebody attends for another: a partner, or the owner of a further section.
 bool has_partners(const LanePlan& plan);

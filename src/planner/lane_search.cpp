@@ -91,17 +91,6 @@ class LaneSearch {
  private:
   const std::vector<DeviceProfile>& devices() const { return predictor_.input().devices; }
 
-  static std::vector<size_t> kv_owners(const LanePlan& plan) {
-    std::vector<size_t> owners;
-    for (const StagePlan& stage : plan.stages) {
-      for (const ShardPlan& shard : stage.shards)
-        if (shard.query_heads > 0) owners.push_back(shard.kv_owner());
-    }
-    std::sort(owners.begin(), owners.end());
-    owners.erase(std::unique(owners.begin(), owners.end()), owners.end());
-    return owners;
-  }
-
   LanePlan prompts_on(size_t device, size_t decoder) const {
     const ModelShape& shape = predictor_.shape();
     LanePlan plan{{whole_stage(shape, device, 0, shape.layers.size())}};

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "base/ids.hpp"
@@ -13,6 +16,8 @@ namespace motley {
 struct UnitRange {
   int64_t begin = 0, end = 0;  // half open
 };
+
+int64_t units_in(const std::vector<UnitRange>& ranges);
 
 // A device's part of a stage, as lists of unit ranges. Ranges of all shards of a stage cover each axis exactly
 // (KV heads may be replicated: see query_heads).
@@ -78,5 +83,12 @@ struct Placement {
 uint32_t pool_blocks(const Lane& lane);
 // Positions that its pools hold.
 uint64_t kv_tokens(const Placement& placement);
+// Owner, layers, and heads of the KV in the first section of a pool.
+using KvPart = std::tuple<std::string, uint32_t, uint32_t, int64_t, int64_t>;
+std::set<KvPart> kv_parts(const Placement& placement, uint32_t pool);
+// The devices used, partners and owners of sections included, each once, in order of appearance.
+std::vector<std::string> devices_of(const Placement& placement);
+// Names of devices are the same whatever their case.
+bool same_device(std::string_view a, std::string_view b);
 
 }  // namespace motley

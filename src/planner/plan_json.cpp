@@ -20,25 +20,13 @@ constexpr double kShareMin = 1e-6;
 constexpr int64_t kChunkRowsMax = 1 << 20;
 constexpr const char* kOwners = "must name the shards that have heads, or their partners, and no others";
 
-int64_t total(const std::vector<UnitRange>& ranges) {
-  int64_t sum = 0;
-  for (const UnitRange& range : ranges) sum += range.end - range.begin;
-  return sum;
-}
-
-bool same_name(std::string_view a, std::string_view b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
-    return std::tolower(static_cast<unsigned char>(x)) == std::tolower(static_cast<unsigned char>(y));
-  });
-}
-
 ordered_json shard_json(const PlanReport& report, const Shard& shard) {
   const auto share = std::find_if(report.devices.begin(), report.devices.end(),
                                   [&](const DeviceShare& d) { return d.device == shard.device; });
-  ordered_json json = {{"device", shard.device}, {"kv_heads", total(shard.kv_heads)}};
-  if (!shard.query_heads.empty()) json["query_heads"] = total(shard.query_heads);
-  json["ffn_columns"] = total(shard.ffn_columns);
-  json["vocab_rows"] = total(shard.vocab_rows);
+  ordered_json json = {{"device", shard.device}, {"kv_heads", units_in(shard.kv_heads)}};
+  if (!shard.query_heads.empty()) json["query_heads"] = units_in(shard.query_heads);
+  json["ffn_columns"] = units_in(shard.ffn_columns);
+  json["vocab_rows"] = units_in(shard.vocab_rows);
   if (!shard.partner.empty()) json["partner"] = shard.partner;
   json["experts"] = shard.experts;
   json["weight_bytes"] = shard.weight_bytes;
@@ -128,7 +116,7 @@ class PlanReader {
     std::string name;
     RETURN_IF_ERROR(fields.text(key, &name));
     for (size_t d = 0; d < input_.devices.size(); ++d) {
-      if (same_name(input_.devices[d].name, name)) return d;
+      if (same_device(input_.devices[d].name, name)) return d;
     }
     std::string known;
     for (size_t d = 0; d < input_.devices.size() && d < 8; ++d) known += (d > 0 ? ", " : "") + input_.devices[d].name;
@@ -212,7 +200,7 @@ class PlanReader {
       if (shard.query_heads == 0) continue;
       ++holders;
       const bool found = std::any_of(owners->begin(), owners->end(), [&](const hf::JsonValue& owner) {
-        return owner.text() != nullptr && same_name(*owner.text(), input_.devices[shard.kv_owner()].name);
+        return owner.text() != nullptr && same_device(*owner.text(), input_.devices[shard.kv_owner()].name);
       });
       if (!found) return fields.wrong("kv_owners", kOwners);
     }
@@ -383,6 +371,7 @@ std::string to_json(const PlanReport& report, const ModelShape& shape, const Pla
   json["bound_tokens_per_s"] = report.bound_tokens_per_s;
   json["gap"] = report.gap;
   json["kv_capacity_tokens"] = report.kv_capacity_tokens;
+  if (!report.moved.empty()) json["moved"] = report.moved;
   json["left_out"] = ordered_json::array();
   for (const LeftOut& out : report.left_out)
     json["left_out"].push_back({{"device", out.device}, {"reason", out.reason}});
@@ -403,7 +392,7 @@ Result<Placement> read_plan(std::string_view text, const ModelShape& shape, cons
   const JsonFields file(json, "");
   RETURN_IF_ERROR(file.check_names({"model", "machine", "stages", "sections", "simulated", "micro_batches",
                                     "chunk_rows", "routes", "predicted", "bound_tokens_per_s", "gap",
-                                    "kv_capacity_tokens", "left_out", "alternatives", "lanes"}));
+                                    "kv_capacity_tokens", "moved", "left_out", "alternatives", "lanes"}));
   RETURN_IF_ERROR(check_identity(file, shape, identity));
   LanesRead read;
   const hf::JsonValue::Array* lanes = nullptr;

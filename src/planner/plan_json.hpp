@@ -3,8 +3,8 @@
 // {"model": {"name", "digest"}, "machine", "stages": [{"layers": [first, end], "shards": [{"device", "kv_heads",
 //   "query_heads"?, "ffn_columns", "vocab_rows", "experts": [ids], "weight_bytes", "format"}], "kv_owners": [names]}],
 //  "micro_batches"?, "chunk_rows"?, "routes"?: [{"a", "b", "route"?: "shared-memory" or "gloo"}], "predicted":
-//  {"tokens_per_s", "ttft_ms", "tpot_ms", "keeps_slo"?}, "bound_tokens_per_s", "gap", "kv_capacity_tokens", "left_out":
-//  [{"device", "reason"}], "alternatives": [{"devices", "tokens_per_s"}]}
+//  {"tokens_per_s", "ttft_ms", "tpot_ms", "keeps_slo"?}, "bound_tokens_per_s", "gap", "kv_capacity_tokens", "moved"?,
+//  "left_out": [{"device", "reason"}], "alternatives": [{"devices", "tokens_per_s"}]}
 // Where there are several lanes, each says its own: {"lanes": [{"pool", "kv_capacity_tokens", "role"?: "prefill" or
 //   "decode", "share"?, "stages", "micro_batches"?, "chunk_rows"?, "routes"?}], ...}. Lanes of one pool share its
 //   sequences. With "share", in every lane, pools get these parts of all sequences; else the first with room the next.

@@ -13,12 +13,6 @@ constexpr int64_t kBarCells = 32;  // all layers
 constexpr size_t kNameWidthMax = 24;
 constexpr double kLossTold = 0.0005;  // less shows as 0.0 %
 
-int64_t total(const std::vector<UnitRange>& ranges) {
-  int64_t sum = 0;
-  for (const UnitRange& range : ranges) sum += range.end - range.begin;
-  return sum;
-}
-
 const DeviceShare* share_of(const PlanReport& report, const std::string& device) {
   for (const DeviceShare& share : report.devices) {
     if (share.device == device) return &share;
@@ -58,12 +52,12 @@ std::string clipped(const std::string& name, size_t width) {
 // "4/8 heads, 1024/4096 columns", only the axes that the model has.
 std::string counts(const Shard& shard, const ModelShape& shape) {
   const int64_t queries =
-      shard.query_heads.empty() ? total(shard.kv_heads) * shape.query_heads_per_kv() : total(shard.query_heads);
+      shard.query_heads.empty() ? units_in(shard.kv_heads) * shape.query_heads_per_kv() : units_in(shard.query_heads);
   std::string text = fmt::format("heads {}/{}", queries, shape.heads);
-  if (shape.ffn_columns > 0) text += fmt::format("  columns {}/{}", total(shard.ffn_columns), shape.ffn_columns);
+  if (shape.ffn_columns > 0) text += fmt::format("  columns {}/{}", units_in(shard.ffn_columns), shape.ffn_columns);
   if (shape.experts > 0) text += fmt::format("  experts {}/{}", shard.experts.size(), shape.experts);
-  if (!shard.vocab_rows.empty()) text += fmt::format("  vocabulary {}/{}", total(shard.vocab_rows), shape.vocab);
-  if (!shard.kv_heads.empty()) text += fmt::format("  KV {}", total(shard.kv_heads));
+  if (!shard.vocab_rows.empty()) text += fmt::format("  vocabulary {}/{}", units_in(shard.vocab_rows), shape.vocab);
+  if (!shard.kv_heads.empty()) text += fmt::format("  KV {}", units_in(shard.kv_heads));
   if (!shard.query_heads.empty()) text += " (replicated)";
   if (!shard.partner.empty()) text += " of " + shard.partner + ", which attends";
   return text;
@@ -155,6 +149,7 @@ void add_figures(const PlanReport& report, std::string* out) {
     *out += fmt::format("forced     loses {:.1f} % against {} at {:.4g} tokens/s\n", 100 * report.forced_loss.loss,
                         joined(report.forced_loss.best_devices), report.forced_loss.best_tokens_per_s);
   }
+  if (!report.moved.empty()) *out += fmt::format("moved      {}\n", report.moved);
   for (const LeftOut& out_device : report.left_out) {
     *out += fmt::format("left out   {}: {}\n", out_device.device, out_device.reason);
   }
@@ -180,10 +175,10 @@ bool is_simulated(const PlanReport& report, const std::string& device) {
 
 double shard_part(const Shard& shard, const ModelShape& shape) {
   const int64_t queries =
-      shard.query_heads.empty() ? total(shard.kv_heads) * shape.query_heads_per_kv() : total(shard.query_heads);
+      shard.query_heads.empty() ? units_in(shard.kv_heads) * shape.query_heads_per_kv() : units_in(shard.query_heads);
   double sum = static_cast<double>(queries) / static_cast<double>(shape.heads), axes = 1;
   if (shape.ffn_columns > 0) {
-    sum += static_cast<double>(total(shard.ffn_columns)) / static_cast<double>(shape.ffn_columns);
+    sum += static_cast<double>(units_in(shard.ffn_columns)) / static_cast<double>(shape.ffn_columns);
     ++axes;
   }
   if (shape.experts > 0) {

@@ -54,6 +54,7 @@ struct PlanReport {
   std::vector<Alternative> alternatives;  // at most three, each of other devices, best first
   bool forced = false;
   ForcedLoss forced_loss;  // where forced
+  std::string moved;       // where it took over from another by itself: what that is worth and takes, for people
 };
 
 enum class Effort { kFull, kFirst };  // kFirst: one device, one pipeline and one tensor-parallel set; no bound

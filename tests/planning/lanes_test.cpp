@@ -241,25 +241,40 @@ bool decodes_on(const Placement& placement, const std::string& device) {
                      [&](const Lane& lane) { return lane.decodes && lane.stages[0].shards[0].device == device; });
 }
 
-// Long prompts: most of what the linear program says comes out, and more than the processor does alone. (In virtual
-// time a step's programs take their times when they are enqueued: who attends for a prompt meanwhile waits for all.)
-TEST_F(PlannedLanes, PromptsOnTheNpu_GiveMostOfWhatTheLinearProgramSays) {
-  const VirtualMachine machine(with_npu(20), {.latency_ns = 2000, .ns_per_byte = 0.1});
-  const PlanInput input = machine.measure(model(), kRowsMax);
-  const Load load{
-      .requests = 384, .concurrency = 16, .prompt_len = 128, .output_len = 32, .step_rows = 128, .spread = 28};
-  const auto report = plan(shape_, input, request_of(load));
-  ASSERT_TRUE(report.ok()) << report.error().message();
-  std::printf("%s", plan_text(*report, shape_).c_str());
-  ASSERT_EQ(report->placement.lanes.size(), 2u);
-  EXPECT_FALSE(report->placement.lanes[0].decodes);
-  EXPECT_EQ(report->placement.lanes[0].stages[0].shards[0].device, machine.name(1));
-  const double served = serve(machine, report->placement, load).tokens_per_s();
-  const double alone = serve(machine, on_one(shape_, machine.devices(), 0), load).tokens_per_s();
-  std::printf("roles %.0f tokens/s, predicted %.0f; the processor alone %.0f\n", served, report->predicted.tokens_per_s,
-              alone);
-  EXPECT_GE(served, 0.75 * report->predicted.tokens_per_s);
-  EXPECT_GT(served, 1.3 * alone);
+// Long prompts: nine tenths of what the linear program says come out, and more than the processor does alone; with an
+// NPU that is made up, and with the preset beside a nominal core. (The preset lies on the processor's bus; the two do
+// not slow one another down here, as the real processor and a simulated NPU do not.)
+TEST_F(PlannedLanes, PromptsOnTheNpu_GiveWhatTheLinearProgramSays) {
+  const SimDevice core{
+      .kind = "cpu", .gflops = 40, .attention_gflops = 20, .bandwidth_gb_s = 12, .half_rows = 2, .dispatch_us = 2};
+  struct Case {
+    std::vector<SimDevice> devices;
+    uint32_t requests, output_len;
+  };
+  for (const Case& each : {Case{with_npu(20), 128, 32}, Case{{core, {.preset = "intel-npu-like"}}, 96, 16},
+                           Case{{core, {.preset = "intel-npu-like"}}, 96, 32}}) {
+    const VirtualMachine machine(each.devices, {.latency_ns = 2000, .ns_per_byte = 0.1});
+    const PlanInput input = machine.measure(model(), kRowsMax);
+    Load load{.requests = each.requests,
+              .concurrency = 16,
+              .prompt_len = 128,
+              .output_len = each.output_len,
+              .step_rows = 128,
+              .spread = each.output_len - 4};
+    const auto report = plan(shape_, input, request_of(load));
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    std::printf("%s", plan_text(*report, shape_).c_str());
+    ASSERT_EQ(report->placement.lanes.size(), 2u);
+    EXPECT_FALSE(report->placement.lanes[0].decodes);
+    EXPECT_EQ(report->placement.lanes[0].stages[0].shards[0].device, machine.name(1));
+    const double served = serve(machine, report->placement, load).tokens_per_s();
+    load.requests = 32;
+    const double alone = serve(machine, on_one(shape_, machine.devices(), 0), load).tokens_per_s();
+    std::printf("roles %.0f tokens/s, predicted %.0f; the processor alone %.0f\n", served,
+                report->predicted.tokens_per_s, alone);
+    EXPECT_GE(served, 0.9 * report->predicted.tokens_per_s);
+    EXPECT_GT(served, 1.3 * alone);
+  }
 }
 
 // An NPU with a faster memory than the processor's decodes, too, unless each program costs it 1.4 ms.

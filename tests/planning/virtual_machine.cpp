@@ -35,9 +35,14 @@ VirtualMachine::VirtualMachine(const std::vector<SimDevice>& devices, const Virt
   folder_ = pattern;
   std::string list;
   for (size_t i = 0; i < devices.size(); ++i) {
+    if (i > 0) list += ",";
+    if (!devices[i].preset.empty()) {
+      list += "SIM:" + devices[i].preset;
+      continue;
+    }
     const std::filesystem::path file = folder_ / fmt::format("device{}.toml", i);
     std::ofstream(file) << toml_of(devices[i]);
-    list += fmt::format("{}SIM:{}", i > 0 ? "," : "", devices[i].preset.empty() ? file.string() : devices[i].preset);
+    list += fmt::format("SIM:{}", file.string());
   }
   registry_ = std::make_unique<DeviceRegistry>(DeviceRegistry::scan(plugin_directory()));
   auto listed = parse_device_list(*registry_, list);

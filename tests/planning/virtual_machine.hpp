@@ -16,7 +16,7 @@
 
 namespace motley::testing {
 
-// Written as a device file (backends/sim/README.md); true rates. Of one with a preset's name that alone counts.
+// Written as a device file (backends/sim/README.md); true rates.
 struct SimDevice {
   std::string kind = "gpu";
   double gflops = 10, attention_gflops = 10;  // of f32 weights
@@ -31,7 +31,7 @@ struct SimDevice {
   uint64_t memory_bytes = uint64_t{1} << 30;
   double declared_factor = 1;  // what it says of itself, of what is true
   std::string rules = {};      // further lines of its file
-  std::string preset = {};     // "xdna-like"
+  std::string preset = {};     // its name; then nothing above counts
 };
 
 SimDevice scaled(SimDevice device, double speed);  // computes and reads so many times as fast

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <deque>
-#include <optional>
 #include <random>
 
 #include "base/check.hpp"
 #include "engine/scheduler.hpp"
+#include "planning/lanes_under_way.hpp"
 
 namespace motley::testing {
 
@@ -65,59 +65,6 @@ std::vector<DeviceUse> VirtualRun::uses() const {
   return uses;
 }
 
-namespace {
-
-// Steps under way; the results of all lanes in the order of their times.
-class Lanes {
- public:
-  Lanes(size_t lanes, int64_t now_ns) : lanes_(lanes) {
-    for (Lane& lane : lanes_) lane.ended_ns = now_ns;
-  }
-  void add(uint32_t lane, Future<StepResult> result, int64_t submitted_ns) {
-    lanes_[lane].flying.push_back({std::move(result), submitted_ns});
-  }
-  bool empty() const {
-    return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.flying.empty(); });
-  }
-  // The lane of the first of them to come, and when that is.
-  int64_t first_ns() {
-    find_first();
-    return first_ == nullptr ? INT64_MAX : first_->next_ns;
-  }
-  std::pair<StepResult, int64_t> take_first() {
-    find_first();
-    first_->flying.pop_front();
-    first_->ended_ns = first_->next_ns;
-    return {*std::exchange(first_->next, std::nullopt), first_->ended_ns};
-  }
-
- private:
-  void find_first() {
-    first_ = nullptr;
-    for (Lane& lane : lanes_) {
-      if (lane.flying.empty()) continue;
-      if (!lane.next) {
-        lane.next = lane.flying.front().result.take();
-        lane.next_ns = std::max(lane.flying.front().submitted_ns, lane.ended_ns) + lane.next->busy_ns;
-      }
-      if (first_ == nullptr || lane.next_ns < first_->next_ns) first_ = &lane;
-    }
-  }
-  struct Flying {
-    Future<StepResult> result;
-    int64_t submitted_ns;
-  };
-  struct Lane {
-    std::deque<Flying> flying;
-    std::optional<StepResult> next;  // of the first of them
-    int64_t next_ns = 0, ended_ns = 0;
-  };
-  std::vector<Lane> lanes_;
-  Lane* first_ = nullptr;
-};
-
-}  // namespace
-
 int64_t VirtualRun::move_ns(const std::vector<KvMove>& moves) {
   std::vector<KvBlock> blocks;
   for (const KvMove& move : moves) blocks.push_back(move.from);
@@ -161,7 +108,7 @@ Served VirtualRun::serve(const Load& load) {
   }
   const std::vector<DeviceUse> before = uses();
   const int64_t began_ns = now_.ns;
-  Lanes lanes(description.lanes.size(), now_.ns);
+  LanesUnderWay lanes(description.lanes.size(), now_.ns);
   std::deque<std::pair<RequestId, int64_t>> moves;  // from pool to pool, one behind the other, and when they have ended
   while (scheduler.unfinished() > 0 || !lanes.empty()) {
     while (auto plan = scheduler.plan_step(now_.ns)) {

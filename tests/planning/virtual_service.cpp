@@ -5,11 +5,12 @@
 #include <utility>
 
 #include "base/check.hpp"
+#include "llm/steps_done.hpp"
 
 namespace motley::testing {
 namespace {
 
-constexpr uint32_t kRowsMax = 64;
+constexpr uint32_t kRowsMax = 128;
 constexpr int64_t kPrepareNs = 300'000'000;  // from the decision until the next plan's weights are packed
 
 ModelShape shape_or_abort(const Model& model) {
@@ -44,7 +45,7 @@ VirtualService::VirtualService(const Model& model, const VirtualMachine& machine
       request_(request_of(load)),
       holdings_(std::make_shared<Holdings>(model)),
       law_(now_) {
-  now_.ns = ended_ns_ = start_ns;
+  now_.ns = start_ns;
   auto first = plan(shape_, input_, request_);
   CHECK(first.ok(), "{}", first.error().message());
   placement_ = first->placement;
@@ -83,9 +84,18 @@ ExecutorDescription VirtualService::description() const {
 }
 
 void VirtualService::take_models() {
-  auto models = busy_models(shape_, input_, placement_, 0, kRowsMax);
-  CHECK(models.ok(), "{}", models.error().message());
-  models_ = *std::move(models);
+  const size_t lanes = placement_.lanes.size();
+  lanes_.emplace(lanes, now_.ns);
+  models_.clear();
+  for (size_t lane = 0; lane < lanes; ++lane) {
+    auto models = busy_models(shape_, input_, placement_, lane, kRowsMax);
+    CHECK(models.ok(), "{}", models.error().message());
+    for (BusyModel& model : *models) {
+      std::vector<BusyModel>& by_lane = models_[model.device];
+      by_lane.resize(lanes);
+      by_lane[lane] = std::move(model);
+    }
+  }
   law_.begin_anew();
 }
 
@@ -123,10 +133,12 @@ void VirtualService::run_until(int64_t ns) {
     top_up();
     if (next_ && !stopped_at_ns_ && now_.ns >= next_->move.in_force_ns) stopped_at_ns_ = now_.ns;
     if (!stopped_at_ns_) {
-      while (auto step = scheduler_->plan_step(now_.ns))
-        flying_.push_back({executor_->submit(*std::move(step)), now_.ns});
+      while (auto step = scheduler_->plan_step(now_.ns)) {
+        const uint32_t lane = step->lane;
+        lanes_->add(lane, executor_->submit(*std::move(step)), now_.ns);
+      }
     }
-    if (flying_.empty()) {
+    if (lanes_->empty()) {
       CHECK(stopped_at_ns_.has_value(), "nothing to do");
       take_over();
       continue;
@@ -137,32 +149,28 @@ void VirtualService::run_until(int64_t ns) {
 }
 
 void VirtualService::take_result() {
-  const int64_t submitted_ns = flying_.front().submitted_ns;
-  StepResult result = flying_.front().result.take();
-  flying_.pop_front();
+  auto [result, ended_ns] = lanes_->take_first();
   CHECK(result.status.ok(), "{}", result.status.message());
-  ended_ns_ = std::max(submitted_ns, ended_ns_) + result.busy_ns;
-  now_.ns = ended_ns_;
+  now_.ns = std::max(now_.ns, ended_ns);
   CHECK(scheduler_->apply(std::move(result), now_.ns).ok());
 }
 
 void VirtualService::look() {
-  const TotalsByDevice totals = executor_->totals().at(0);
-  for (const BusyModel& model : models_) {
-    StepsByRows done;
-    for (const StepTotals& sum : totals.at(model.device)) {
-      done.push_back({static_cast<double>(sum.steps), static_cast<double>(sum.rows), static_cast<double>(sum.decoding),
-                      static_cast<double>(sum.heads), static_cast<double>(sum.reads),
-                      static_cast<double>(sum.chunk_reads)});
+  const std::vector<TotalsByDevice> totals = executor_->totals();
+  for (const auto& [device, by_lane] : models_) {
+    double predicted_ns = 0;
+    for (size_t lane = 0; lane < by_lane.size(); ++lane) {
+      const auto done = totals.at(lane).find(device);
+      if (done != totals[lane].end()) predicted_ns += by_lane[lane].of(steps_done(done->second));
     }
-    const auto stats = machine_.devices().device(*machine_.devices().find(model.device)).stats();
+    const auto stats = machine_.devices().device(*machine_.devices().find(device)).stats();
     CHECK(stats.ok(), "{}", stats.error().message());
-    law_.observe(model.device, static_cast<double>(stats->busy_ns), model.of(done));
+    law_.observe(device, static_cast<double>(stats->busy_ns), predicted_ns);
   }
   if (next_ || !law_.due()) return;
   const auto better = better_plan(shape_, input_, request_, placement_, law_.factors());
   CHECK(better.ok(), "{}", better.error().message());
-  if (!law_.judge(better->gain)) return;
+  if (!law_.judge(better->gain, better->cost)) return;
   Placement placement = better->report.placement;
   placement.epoch = placement_.epoch + 1;
   auto executor = executor_of(placement);
@@ -185,7 +193,6 @@ void VirtualService::take_over() {
       executor_->load_kv(std::make_shared<const KvContents>(*std::move(saved)), std::move(carried.moves));
   CHECK(loaded.ok(), "{}", loaded.error().message());
   now_.ns += loaded->busy_ns;
-  ended_ns_ = now_.ns;
   take_models();
   law_.moved();
   next.move.pause_ns = now_.ns - *std::exchange(stopped_at_ns_, std::nullopt);

@@ -3,14 +3,15 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "engine/scheduler.hpp"
 #include "planner/adaptation.hpp"
+#include "planning/lanes_under_way.hpp"
 #include "planning/virtual_run.hpp"
 
 namespace motley::testing {
@@ -36,6 +37,7 @@ class VirtualService {
 
   void run_until(int64_t ns);
   const std::vector<ServiceMove>& moves() const { return moves_; }
+  const Placement& placement() const { return placement_; }
   // Output tokens, in a time.
   double tokens_per_s(int64_t begin_ns, int64_t end_ns) const;
   // Between two tokens of one stream, of all of them that span a move.
@@ -49,10 +51,6 @@ class VirtualService {
    public:
     int64_t now_ns() const override { return ns; }
     int64_t ns = 0;
-  };
-  struct Flying {
-    Future<StepResult> result;
-    int64_t submitted_ns;
   };
   struct Next {
     Placement placement;
@@ -81,13 +79,12 @@ class VirtualService {
   std::unique_ptr<RuntimeExecutor> executor_;
   EngineOptions options_;
   std::unique_ptr<Scheduler> scheduler_;
-  std::deque<Flying> flying_;
-  int64_t ended_ns_ = 0;
+  std::optional<LanesUnderWay> lanes_;
   uint64_t requests_ = 0, failed_ = 0;
   std::map<uint64_t, std::vector<SampledToken>> open_, ended_;
   std::map<uint64_t, std::vector<int64_t>> token_times_ns_;
   Adaptation law_;
-  std::vector<BusyModel> models_;
+  std::map<std::string, std::vector<BusyModel>> models_;  // by device, [lane]
   std::optional<Next> next_;
   std::optional<int64_t> stopped_at_ns_;  // no planning: the next plan waits for the steps under way
   std::vector<ServiceMove> moves_;

@@ -1,0 +1,206 @@
+#include "planner/move_cost.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/quote.hpp"
+
+namespace motley {
+namespace {
+
+// Units of each axis of a layer (by its number), or of the vocabulary.
+enum Axis { kWhole, kQueryHeads, kKvHeads, kColumns, kExperts, kEmbedding, kHead };
+using Units = std::map<std::pair<Axis, size_t>, std::set<std::pair<int64_t, int64_t>>>;
+
+void add(Units* units, Axis axis, size_t layer, const std::vector<UnitRange>& ranges) {
+  for (const UnitRange& range : ranges)
+    if (range.begin < range.end) (*units)[{axis, layer}].emplace(range.begin, range.end);
+}
+
+// What each device holds of the model.
+std::map<std::string, Units> held_in(const ModelShape& shape, const Placement& placement) {
+  const int64_t group = shape.query_heads_per_kv();
+  std::map<std::string, Units> held;
+  for (const Lane& lane : placement.lanes) {
+    for (const Stage& stage : lane.stages) {
+      for (const Shard& shard : stage.shards) {
+        Units& units = held[shard.device];
+        std::vector<UnitRange> queries = shard.query_heads, experts;
+        if (queries.empty())
+          for (const UnitRange& heads : shard.kv_heads) queries.push_back({heads.begin * group, heads.end * group});
+        for (const int32_t expert : shard.experts) experts.push_back({expert, expert + 1});
+        const bool only = stage.shards.size() == 1;  // it may leave its experts out
+        if (only && experts.empty() && shape.experts > 0) experts = {{0, shape.experts}};
+        const bool any = !queries.empty() || !shard.ffn_columns.empty() || !experts.empty();
+        for (size_t l = stage.layer_begin; l < stage.layer_end && any; ++l) {
+          add(&units, kWhole, l, {{0, 1}});
+          add(&units, kQueryHeads, l, queries);
+          add(&units, kKvHeads, l, shard.kv_heads);
+          add(&units, kColumns, l, shard.ffn_columns);
+          add(&units, kExperts, l, experts);
+        }
+        if (stage.layer_begin == 0) add(&units, kEmbedding, 0, shard.vocab_rows);
+        if (stage.layer_end == shape.layers.size()) add(&units, kHead, 0, shard.vocab_rows);
+      }
+    }
+  }
+  return held;
+}
+
+double unit_bytes(const ModelShape& shape, const Units& all, Axis axis, size_t layer) {
+  const LayerShape& of = shape.layers[layer];
+  switch (axis) {
+    case kWhole: return static_cast<double>(of.replicated_bytes);
+    case kQueryHeads: return static_cast<double>(of.query_head_bytes);
+    case kKvHeads: return static_cast<double>(of.kv_head_bytes);
+    case kColumns: return of.has_ffn ? of.ffn_column_bytes : 0;
+    case kExperts: return of.has_experts ? static_cast<double>(of.expert_bytes) : 0;
+    case kEmbedding: return static_cast<double>(shape.embedding_bytes) / static_cast<double>(shape.vocab);
+    case kHead: break;
+  }
+  if (shape.tied_head && all.contains({kEmbedding, 0})) return 0;  // the same bytes
+  return static_cast<double>(shape.head_bytes) / static_cast<double>(shape.vocab);
+}
+
+// Units of these ranges that are in none of the others.
+double missing(const std::set<std::pair<int64_t, int64_t>>& wanted,
+               const std::set<std::pair<int64_t, int64_t>>& others) {
+  int64_t units = 0;
+  for (const auto& [begin, end] : wanted) {
+    int64_t at = begin;
+    for (const auto& [from, to] : others) {
+      if (to <= at || from >= end) continue;
+      units += std::max<int64_t>(0, from - at);
+      at = std::max(at, std::min(to, end));
+    }
+    units += end - at;
+  }
+  return static_cast<double>(units);
+}
+
+double bytes_to_pack(const ModelShape& shape, const Units& next, const Units& now) {
+  static const std::set<std::pair<int64_t, int64_t>> kNone;
+  double bytes = 0;
+  for (const auto& [key, ranges] : next) {
+    const auto held = now.find(key);
+    bytes += missing(ranges, held == now.end() ? kNone : held->second) * unit_bytes(shape, next, key.first, key.second);
+  }
+  return bytes;
+}
+
+const Lane* lane_of(const Placement& placement, uint32_t pool) {
+  const auto found =
+      std::find_if(placement.lanes.begin(), placement.lanes.end(), [&](const Lane& lane) { return lane.pool == pool; });
+  return found == placement.lanes.end() ? nullptr : &*found;
+}
+
+// By device, of the first `tokens` positions of a pool: it is filled from its first section on.
+std::map<std::string, double> kv_bytes(const ModelShape& shape, const PlanRequest& request, const Placement& placement,
+                                       const Lane& lane, double tokens) {
+  const double each = kv_head_bytes(shape, request);  // of a head of a layer
+  const auto take = [&](uint32_t blocks) {
+    const double here = std::min(tokens, double{1} * blocks * placement.block_size);
+    tokens -= here;
+    return here;
+  };
+  std::map<std::string, double> bytes;
+  const double first = take(lane.kv_blocks);
+  for (const auto& [owner, layer_begin, layer_end, begin, end] : kv_parts(placement, lane.pool))
+    bytes[owner] += first * each * static_cast<double>(end - begin) * (layer_end - layer_begin);
+  const double all = each * static_cast<double>(shape.kv_heads) * static_cast<double>(shape.layers.size());
+  for (const KvSection& section : lane.sections) bytes[section.owner] += take(section.blocks) * all;
+  return bytes;
+}
+
+class Links {
+ public:
+  explicit Links(const PlanInput& input) : host_(input.host_memory) {
+    for (const DeviceProfile& device : input.devices) devices_.emplace(device.name, &device);
+  }
+  // Bytes that the host reads or writes, and those that then go over the device's link, one way.
+  Result<double> ns(const std::string& device, double at_host, double over_link) const {
+    const auto found = devices_.find(device);
+    if (found == devices_.end()) return invalid_argument("no device is called {}", in_quotes(device));
+    return std::max(found->second->copy.at(over_link), at_host * host_.ns_per_byte);
+  }
+  double packed_ratio(const std::string& device) const {
+    const auto found = devices_.find(device);
+    return found == devices_.end() ? 1 : found->second->packed_ratio;
+  }
+
+ private:
+  const LinkProfile& host_;
+  std::map<std::string, const DeviceProfile*> devices_;
+};
+
+Status add_kv(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const PlanReport& stays,
+              const Placement& next, MoveCost* cost) {
+  const Links links(input);
+  const Placement& now = stays.placement;
+  std::map<std::string, double> from, to;
+  double before = 0;  // positions of the pools that move
+  std::set<uint32_t> seen;
+  for (size_t i = 0; i < now.lanes.size(); ++i) {
+    const uint32_t pool = now.lanes[i].pool;
+    if (!seen.insert(pool).second || pool_stays(now, next, pool)) continue;
+    const double each = request.prompt_len + request.output_len / 2.0;
+    const double most = double{1} * pool_blocks(now.lanes[i]) * now.block_size;
+    const double tokens = std::min(stays.lanes.at(i).predicted.concurrency * each, most);
+    for (const auto& [device, bytes] : kv_bytes(shape, request, now, now.lanes[i], tokens)) from[device] += bytes;
+    before += tokens;
+  }
+  seen.clear();
+  for (const Lane& lane : next.lanes) {
+    if (!seen.insert(lane.pool).second || pool_stays(now, next, lane.pool)) continue;
+    const double tokens = std::min(before, double{1} * pool_blocks(lane) * next.block_size);
+    for (const auto& [device, bytes] : kv_bytes(shape, request, next, lane, tokens)) to[device] += bytes;
+    before -= tokens;
+  }
+  for (const auto* way : {&from, &to}) {
+    double most = 0;
+    for (const auto& [device, bytes] : *way) {
+      ASSIGN_OR_RETURN(const double ns, links.ns(device, bytes, bytes));
+      most = std::max(most, ns);
+      if (way == &to) cost->kv_bytes += static_cast<uint64_t>(bytes);
+    }
+    cost->pause_ns += most;
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+double MoveCost::gain_over(double gain, double horizon_ns) const {
+  const double before = std::min(prepare_ns, horizon_ns);
+  return (before + gain * std::max(0.0, horizon_ns - before - pause_ns)) / horizon_ns;
+}
+
+bool pool_stays(const Placement& now, const Placement& next, uint32_t pool) {
+  const Lane *before = lane_of(now, pool), *after = lane_of(next, pool);
+  return before != nullptr && after != nullptr && now.block_size == next.block_size && now.kv_dtype == next.kv_dtype &&
+         before->kv_blocks == after->kv_blocks && before->sections == after->sections &&
+         kv_parts(now, pool) == kv_parts(next, pool);
+}
+
+Result<MoveCost> move_cost(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                           const PlanReport& stays, const Placement& next) {
+  const Links links(input);
+  MoveCost cost;
+  std::map<std::string, Units> now = held_in(shape, stays.placement);
+  for (const auto& [device, units] : held_in(shape, next)) {
+    const double bytes = bytes_to_pack(shape, units, now[device]);
+    if (bytes == 0) continue;
+    const double packed = bytes * links.packed_ratio(device);
+    ASSIGN_OR_RETURN(const double ns, links.ns(device, bytes, packed));
+    cost.packed_bytes += static_cast<uint64_t>(packed);
+    cost.prepare_ns += ns;
+  }
+  RETURN_IF_ERROR(add_kv(shape, input, request, stays, next, &cost));
+  return cost;
+}
+
+}  // namespace motley

@@ -1,0 +1,137 @@
+#include "planner/move_cost.hpp"
+
+#include <gtest/gtest.h>
+
+#include "planner/adaptation.hpp"
+#include "planner/planner_test_fleet.hpp"
+
+namespace motley {
+namespace {
+
+using testing::make_device;
+using testing::make_shape;
+
+class MoveCostOf : public ::testing::Test {
+ protected:
+  MoveCostOf() : shape_(make_shape({.layers = 4, .heads = 8, .kv_heads = 4, .ffn = 1024})) {
+    for (const char* name : {"GPU:0", "GPU:1"}) input_.devices.push_back(make_device(name, "gpu", {}, shape_));
+    for (DeviceProfile& device : input_.devices) device.copy = {1000, 0.5};
+    input_.host_memory = {"", "", 2000, 0.02};
+    request_.concurrency = 8, request_.prompt_len = 100, request_.output_len = 56;
+  }
+
+  // A stage of layers [begin, end): so many KV heads and blocks of 64 columns on the first device, the rest on the
+  // other.
+  StagePlan stage(size_t begin, size_t end, int64_t kv_heads, int64_t columns) const {
+    StagePlan stage{begin, end, {}};
+    const bool outer = begin == 0 || end == shape_.layers.size();
+    for (size_t d = 0; d < 2; ++d) {
+      const int64_t heads = d == 0 ? kv_heads : shape_.kv_heads - kv_heads;
+      const int64_t ffn = d == 0 ? 64 * columns : shape_.ffn_columns - 64 * columns;
+      const ShardPlan shard{d, heads * shape_.query_heads_per_kv(), heads, ffn, 0, outer && d == 0 ? shape_.vocab : 0};
+      if (!shard.empty()) stage.shards.push_back(shard);
+    }
+    return stage;
+  }
+  PlanReport report(const LanePlan& plan, uint64_t tokens = 4096) const {
+    PlanReport report;
+    report.placement = to_placement(shape_, input_, request_, plan, PoolTokens{tokens}, 1);
+    report.lanes.resize(1);
+    report.lanes[0].predicted.concurrency = request_.concurrency;
+    return report;
+  }
+  MoveCost cost(const PlanReport& now, const PlanReport& next) const {
+    const auto cost = move_cost(shape_, input_, request_, now, next.placement);
+    CHECK(cost.ok(), "{}", cost.error().message());
+    return *cost;
+  }
+  double used_tokens() const { return 8 * (100 + 56 / 2); }
+  double kv_bytes(double heads, double layers) const {
+    return used_tokens() * kv_head_bytes(shape_, request_) * heads * layers;
+  }
+
+  const ModelShape shape_;
+  PlanInput input_;
+  PlanRequest request_;
+};
+
+TEST_F(MoveCostOf, TheSamePlan_IsNothing) {
+  const PlanReport now = report({{stage(0, 4, 2, 8)}});
+  const MoveCost none = cost(now, now);
+  EXPECT_EQ(none.packed_bytes, 0u);
+  EXPECT_EQ(none.kv_bytes, 0u);
+  EXPECT_EQ(none.prepare_ns, 0);
+  EXPECT_EQ(none.pause_ns, 0);
+  EXPECT_EQ(none.gain_over(1.3, 1e9), 1.3);
+}
+
+TEST_F(MoveCostOf, ABorderOfColumns_PacksWhatTheOtherHad_AndMovesNoKv) {
+  const MoveCost moved = cost(report({{stage(0, 4, 2, 8)}}), report({{stage(0, 4, 2, 11)}}));
+  const double bytes = 4 * 3 * 64 * shape_.layers[0].ffn_column_bytes;
+  EXPECT_EQ(moved.packed_bytes, static_cast<uint64_t>(bytes));
+  EXPECT_EQ(moved.kv_bytes, 0u);
+  EXPECT_DOUBLE_EQ(moved.prepare_ns, 1000 + bytes * 0.5);
+  EXPECT_EQ(moved.pause_ns, 0);
+}
+
+TEST_F(MoveCostOf, AHead_TakesItsWeightsAndItsKv) {
+  const MoveCost moved = cost(report({{stage(0, 4, 2, 8)}}), report({{stage(0, 4, 3, 8)}}));
+  const LayerShape& layer = shape_.layers[0];
+  EXPECT_EQ(moved.packed_bytes, 4 * (2 * layer.query_head_bytes + layer.kv_head_bytes));
+  EXPECT_EQ(moved.kv_bytes, static_cast<uint64_t>(kv_bytes(3, 4)) + static_cast<uint64_t>(kv_bytes(1, 4)));
+  // Two heads each go to the host beside one another, then three and one come back.
+  EXPECT_DOUBLE_EQ(moved.pause_ns, 2000 + 0.5 * (kv_bytes(2, 4) + kv_bytes(3, 4)));
+}
+
+TEST_F(MoveCostOf, ABorderOfLayers_TakesThoseLayers) {
+  const PlanReport now = report({{stage(0, 2, 4, 16), stage(2, 4, 0, 0)}});
+  const PlanReport next = report({{stage(0, 3, 4, 16), stage(3, 4, 0, 0)}});
+  const MoveCost moved = cost(now, next);
+  EXPECT_NEAR(static_cast<double>(moved.packed_bytes), static_cast<double>(shape_.layer_bytes(2)), 1);
+  EXPECT_DOUBLE_EQ(moved.pause_ns, 2000 + 0.5 * (kv_bytes(4, 2) + kv_bytes(4, 3)));
+}
+
+TEST_F(MoveCostOf, APoolOfAnotherSize_IsCopied_ButOnlyWhatIsWritten) {
+  const LanePlan plan{{stage(0, 4, 4, 16)}};
+  const MoveCost moved = cost(report(plan, 4096), report(plan, 512));
+  EXPECT_EQ(moved.packed_bytes, 0u);
+  EXPECT_EQ(moved.kv_bytes, static_cast<uint64_t>(kv_bytes(4, 4) * 512 / used_tokens()));
+}
+
+TEST_F(MoveCostOf, ADeviceThatTheHostSees_IsBoundByTheHostsMemory) {
+  for (DeviceProfile& device : input_.devices) device.copy = {};
+  const MoveCost moved = cost(report({{stage(0, 4, 2, 8)}}), report({{stage(0, 4, 2, 9)}}));
+  EXPECT_DOUBLE_EQ(moved.prepare_ns, static_cast<double>(moved.packed_bytes) * 0.02);
+}
+
+// Two equal devices, of which one becomes half as fast: what is gained is the same whatever the links.
+TEST_F(MoveCostOf, TheSameGain_IsTakenWithAFastLink_AndRefusedWithASlowOne) {
+  ManualClock clock;
+  for (const double ns_per_byte : {0.05, 4000.0}) {
+    PlanInput input = input_;
+    for (DeviceProfile& device : input.devices) device.copy.ns_per_byte = ns_per_byte;
+    const PlanReport next = report({{stage(0, 4, 1, 5)}}), now = report({{stage(0, 4, 2, 8)}});
+    const auto of_move = move_cost(shape_, input, request_, now, next.placement);
+    ASSERT_TRUE(of_move.ok()) << of_move.error().message();
+    Adaptation law(clock);
+    EXPECT_EQ(law.judge(1.35, *of_move), ns_per_byte < 1) << of_move->prepare_ns << " " << of_move->pause_ns;
+  }
+}
+
+TEST(Adaptation, AMove_IsToPayWithinTheHorizon) {
+  ManualClock clock;
+  const AdaptationOptions options;
+  const auto horizon_ns = static_cast<double>(options.horizon_ns);
+  // The longest preparation that a gain pays for: t + (h - t) g = w h.
+  const double gain = 2, prepare_ns = horizon_ns * (gain - options.worth_moving) / (gain - 1);
+  EXPECT_TRUE(Adaptation(clock).judge(gain, {0, 0, 0.99 * prepare_ns, 0}));
+  EXPECT_FALSE(Adaptation(clock).judge(gain, {0, 0, 1.01 * prepare_ns, 0}));
+  // And the longest pause: (h - p) g = w h.
+  const double pause_ns = horizon_ns * (1 - options.worth_moving / gain);
+  EXPECT_TRUE(Adaptation(clock).judge(gain, {0, 0, 0, 0.99 * pause_ns}));
+  EXPECT_FALSE(Adaptation(clock).judge(gain, {0, 0, 0, 1.01 * pause_ns}));
+  EXPECT_FALSE(Adaptation(clock).judge(100, {0, 0, horizon_ns, 0}));
+}
+
+}  // namespace
+}  // namespace motley
