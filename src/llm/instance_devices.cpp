@@ -174,8 +174,8 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
 }
 
 // The next plan takes over from the one in force while requests run. Its weights are packed, its programs compiled and
-// its pools made beside those in service; where the devices have no room for both, its weights alone, and the rest once
-// the plan in force has ended.
+// its pools made beside those in service; where the devices have no room for both, as many of its weights as there is
+// room for, and the rest once the plan in force has ended.
 Status Instance::change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop) {
   next.report.placement.epoch = next_epoch();
   const auto planned = std::make_shared<const PlannedModel>(std::move(next));

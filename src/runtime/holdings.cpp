@@ -13,10 +13,14 @@
 namespace motley {
 namespace {
 
+// Ranges that follow one another are one.
 template <typename Range>
 std::string ranges_text(const std::vector<Range>& ranges) {
   std::string text;
-  for (const auto& range : ranges) text += fmt::format("{}-{},", range.begin, range.end);
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (i == 0 || ranges[i].begin != ranges[i - 1].end) text += fmt::format("{}-", ranges[i].begin);
+    if (i + 1 == ranges.size() || ranges[i + 1].begin != ranges[i].end) text += fmt::format("{},", ranges[i].end);
+  }
   return text;
 }
 

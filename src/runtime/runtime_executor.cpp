@@ -215,8 +215,11 @@ Result<std::vector<std::shared_ptr<const PackedWeight>>> RuntimeExecutor::pack(c
       for (const ShardWeight& weight : graph.weights) {
         if (options.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the weights any more");
         auto packed = options.holdings->weight(*device->device, weight);
-        if (!packed.ok()) return packed.error().annotate(part.device);
-        all.push_back(*std::move(packed));
+        if (packed.ok()) {
+          all.push_back(*std::move(packed));
+        } else if (packed.error().code() != MOTLEY_RESOURCE_EXHAUSTED) {
+          return packed.error().annotate(part.device);
+        }
       }
     }
   }

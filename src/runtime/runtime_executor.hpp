@@ -65,7 +65,7 @@ class RuntimeExecutor : public Executor {
   // [lane] of steps that went well: each counts for a device once its own part of it has ended. Any thread.
   std::vector<TotalsByDevice> totals() const;
   // What an executor of the placement would hold packed, without the rest of it: whoever keeps it has it, when an
-  // executor of the same holdings needs it. Errors as of create().
+  // executor of the same holdings needs it. What a device has no room for is left out. Other errors as of create().
   static Result<std::vector<std::shared_ptr<const PackedWeight>>> pack(const Model& model, const Placement& placement,
                                                                        std::span<const NamedDevice> devices,
                                                                        const RuntimeOptions& options);
