@@ -1,10 +1,11 @@
 """--quality: devices hold float weights in formats of fewer bits, and say what that takes from them."""
 import json
 import re
+import subprocess
 
 import pytest
 
-from support import Server, motley, refuse
+from support import BUILD, Server, motley, refuse
 from test_loss import TIE_LOGPROB
 
 PAIR = ["--devices", "NPU:1,CPU:0", "--device-map", "NPU:1=SIM:intel-npu-like"]
@@ -44,6 +45,20 @@ def test_each_device_has_what_it_takes_of_the_formats(quality, tiny, cache):
     said = re.fullmatch(re.escape(format) + r"(?:, F16)?, ([0-9.e-]+) % off", formats["NPU:1"])
     assert said and 100 * least <= float(said[1]) <= 100 * most, formats
     assert (formats["CPU:0"] == "as in the file") == (quality == "exact"), formats
+
+
+@pytest.mark.parametrize("quality", HELD)
+def test_what_a_device_has_not_becomes_what_it_has(quality, tmp_path):
+    """A model that is quantised in a format of the processor alone."""
+    model = tmp_path / "quantised.gguf"
+    made = subprocess.run([BUILD / "bin/make_model", model, "--layers", "2", "--hidden", "256", "--heads", "4", "--kv-heads",
+                           "2", "--head-dim", "64", "--ffn", "512", "--vocab", "512", "--type", "Q4_K"])
+    assert made.returncode == 0
+    formats = planned(model, {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}, quality)
+    format, least, most = HELD[quality]
+    said = re.fullmatch(re.escape(format) + r"(?:, F16)?, ([0-9.e-]+) % off", formats["NPU:1"])
+    assert said and 100 * least <= float(said[1]) <= 100 * most, formats
+    assert formats["CPU:0"] == "as in the file", formats
 
 
 @pytest.mark.parametrize("quality", HELD)
