@@ -1,4 +1,5 @@
 // The plan follows its devices: one that becomes slower or faster than it was measured changes what it gets to do.
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -7,6 +8,7 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "llm/instance.hpp"
+#include "llm/serving_gate.hpp"
 #include "llm/steps_done.hpp"
 #include "planner/adaptation.hpp"
 
@@ -37,7 +39,9 @@ class Instance::Adapting {
     std::unique_lock lock(mutex);
     while (!stop_.stop_requested()) {
       wake.wait_for(lock, stop_, idle_ ? kLookEveryIdle : kLookEvery, [] { return false; });
-      if (!stop_.stop_requested() && look()) move();
+      if (stop_.stop_requested()) continue;
+      if (look()) move();
+      if (!idle_ && law_.measuring_due()) measure_others();
     }
   }
 
@@ -107,6 +111,33 @@ class Instance::Adapting {
       }
     }
     return true;
+  }
+
+  // Between steps, devices that the plan leaves out.
+  void measure_others() {
+    const Claim claim(instance_.changing_);
+    if (!claim.held()) return;
+    const std::optional<Seen> seen = see();
+    if (!seen) return;
+    const std::vector<std::string> used = devices_of(seen->placement);
+    ServingGate gate(*instance_.engine_, stop_);
+    MeasureOptions options = measure_options(instance_.kv_, instance_.runtime_options_);
+    options.brief = true;
+    options.gate = &gate;
+    DriftFactors factors;
+    for (const MeasuredDevice& device : seen->devices.measured()) {
+      const DeviceProfile* known = find_profile(seen->planned->input, device.description.name);
+      if (known == nullptr || std::find(used.begin(), used.end(), known->name) != used.end()) continue;
+      const auto factor = measure_slowdown(instance_.model(), device, *known, options);
+      if (stop_.stop_requested()) return;
+      if (factor.ok()) {
+        factors.emplace(known->name, *factor);
+      } else {
+        log_info("what the plan leaves out is not looked at: {}", factor.error().message());
+      }
+    }
+    law_.measured(factors);
+    instance_.set_drift(law_.factors());
   }
 
   // Plans anew with what is known now; the better plan takes over if it is worth that.

@@ -15,12 +15,6 @@ namespace {
 constexpr double kStepLimitNsMin = 1e9;
 constexpr double kStepLimitFactor = 5;
 
-const DeviceProfile* find_profile(const PlanInput& input, const std::string& name) {
-  const auto found = std::find_if(input.devices.begin(), input.devices.end(),
-                                  [&](const DeviceProfile& each) { return each.name == name; });
-  return found == input.devices.end() ? nullptr : &*found;
-}
-
 LeftOut without(const std::string& device, const std::string& why) {
   return {device, why + "; --use-all-devices insists on it, --measure-again tries anew"};
 }

@@ -41,6 +41,13 @@ void Adaptation::observe(std::string_view device, double busy_ns, double predict
   }
 }
 
+void Adaptation::measured(const DriftFactors& factors) {
+  bool news = false;
+  for (const auto& [device, factor] : factors) news |= watch_.tell(device, factor);
+  measured_at_ns_ = clock_.now_ns();
+  measure_again_ns_ = news ? options_.measure_again_ns : std::min(2 * measure_again_ns_, options_.measure_again_ns_max);
+}
+
 bool Adaptation::due() const {
   const int64_t now_ns = clock_.now_ns();
   if (moved_before_ && now_ns < moved_at_ns_ + settle_ns_) return false;
@@ -68,6 +75,8 @@ void Adaptation::moved() {
   moved_before_ = true;
   moved_at_ns_ = now_ns;
   look_again_ns_ = options_.look_again_ns;
+  measured_at_ns_ = now_ns;  // it may leave out others
+  measure_again_ns_ = options_.measure_again_ns;
   watch_.plan_is_for(judged_);
 }
 

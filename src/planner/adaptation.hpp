@@ -27,6 +27,9 @@ struct AdaptationOptions {
   int64_t settle_ns = 5'000'000'000, settle_ns_max = 300'000'000'000;
   // The same plan is looked for again after so long, and twice as long each time that nothing comes of it.
   int64_t look_again_ns = 5'000'000'000, look_again_ns_max = 300'000'000'000;
+  // Devices that the plan leaves out are measured after so long, and twice as long each time that they are as before:
+  // requests wait for it.
+  int64_t measure_again_ns = 10'000'000'000, measure_again_ns_max = 300'000'000'000;
 };
 
 // The control law: what devices say of themselves goes in, and what came of looking for a better plan; out comes when
@@ -41,11 +44,17 @@ class Adaptation {
         options_(options),
         watch_(options.drift),
         settle_ns_(options.settle_ns),
-        look_again_ns_(options.look_again_ns) {}
+        look_again_ns_(options.look_again_ns),
+        measured_at_ns_(clock.now_ns()),
+        measure_again_ns_(options.measure_again_ns) {}
 
   // As of DriftWatch, now.
   void observe(std::string_view device, double busy_ns, double predicted_ns);
   void begin_anew() { watch_.begin_anew(); }
+  // Whether devices that the plan in force leaves out are to be measured; what came of it, of those of which something
+  // did.
+  bool measuring_due() const { return clock_.now_ns() >= measured_at_ns_ + measure_again_ns_; }
+  void measured(const DriftFactors& factors);
   // What plans are to count with.
   DriftFactors factors() const { return restless_ ? watch_.averages() : watch_.factors(); }
 
@@ -72,6 +81,7 @@ class Adaptation {
   int64_t moved_at_ns_ = 0, settle_ns_;
   int64_t changed_at_ns_ = 0;  // while restless
   int64_t looked_at_ns_ = 0, look_again_ns_;
+  int64_t measured_at_ns_, measure_again_ns_;
 };
 
 struct Move {

@@ -237,6 +237,27 @@ TEST(Adaptation, ADeviceThatFadesSlowly_IsFollowedInTheEnd) {
   EXPECT_GE(service.tokens_per_s(truth), 0.85 * service.best_tokens_per_s(truth));
 }
 
+// As long as nothing comes of it.
+TEST(Adaptation, DevicesThatAreLeftOut_AreMeasuredMoreAndMoreSeldom) {
+  ManualClock clock;
+  Adaptation law(clock);
+  const auto measurings = [&](int64_t for_ns, double factor) {
+    int count = 0;
+    for (int64_t ns = 0; ns < for_ns; ns += kSecond) {
+      clock.advance_ns(kSecond);
+      if (!law.measuring_due()) continue;
+      law.measured({{"NPU:0", factor}});
+      ++count;
+    }
+    return count;
+  };
+  EXPECT_EQ(measurings(600 * kSecond, 1), 5);  // 20, 40, 80, 160 and 300 s behind the first
+  EXPECT_FALSE(law.due());
+  EXPECT_GE(measurings(600 * kSecond, 3), 4) << "one that has changed is looked at sooner";
+  EXPECT_TRUE(law.due());
+  EXPECT_EQ(law.factors(), (DriftFactors{{"NPU:0", 3}}));
+}
+
 // What cannot be done is not tried again and again.
 TEST(Adaptation, AMoveThatCannotBe_IsTriedMoreAndMoreSeldom) {
   ManualClock clock;

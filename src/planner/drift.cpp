@@ -104,7 +104,18 @@ PlanInput with_drift(PlanInput input, const DriftFactors& factors) {
   return input;
 }
 
-bool DriftWatch::Device::known() const { return seen >= kColdWindows + kUsualWindows; }
+bool DriftWatch::Device::known() const { return told || seen >= kColdWindows + kUsualWindows; }
+
+bool DriftWatch::tell(std::string_view name, double factor) {
+  Device& device = devices_.try_emplace(std::string(name)).first->second;
+  if (!(factor > 0) || !std::isfinite(factor)) return false;
+  const bool news = far(factor, device.factor);
+  device.begun = false;
+  device.told = true;
+  device.factor = factor;
+  for (Since* since : {&device.look, &device.plan}) since->windows = far(factor, since->factor) ? options_.windows : 0;
+  return news;
+}
 
 void DriftWatch::observe(std::string_view name, int64_t now_ns, double busy_ns, double predicted_ns) {
   Device& device = devices_.try_emplace(std::string(name)).first->second;
@@ -124,7 +135,7 @@ void DriftWatch::close(Device& device, double busy_ns, double predicted_ns) cons
   if (device.seen++ < kColdWindows) return;
   device.busy_sum_ns += busy_ns, device.predicted_sum_ns += predicted_ns;
   if (device.seen <= kColdWindows + kUsualWindows) {
-    device.usual = device.busy_sum_ns / device.predicted_sum_ns;
+    device.usual = device.busy_sum_ns / device.predicted_sum_ns / (device.told ? device.factor : 1);
     return;
   }
   const double now = ratio / device.usual;

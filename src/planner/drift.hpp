@@ -61,6 +61,9 @@ class DriftWatch {
 
   // Busy times so far, as counted by the device and as its model says; both only grow, but may begin anew.
   void observe(std::string_view device, int64_t now_ns, double busy_ns, double predicted_ns);
+  // Of a device that runs no steps: what it was measured to take, of what its tables say. Whether that differs from
+  // what was known of it, by as much as counts.
+  bool tell(std::string_view device, double factor);
   // Of the last windows.
   DriftFactors factors() const;
   // Of all windows since plan_is_for(); where there are none, of the last ones.
@@ -88,11 +91,14 @@ class DriftWatch {
     bool begun = false;
     double usual = 0;  // ratio of the first windows
     uint32_t seen = 0;
+    bool told = false;
     bool known() const;  // what is usual
     double factor = 1;
     Since look, plan;
     double busy_sum_ns = 0, predicted_sum_ns = 0;  // since the plan
-    double average() const { return predicted_sum_ns > 0 ? busy_sum_ns / predicted_sum_ns / usual : factor; }
+    double average() const {
+      return predicted_sum_ns > 0 && usual > 0 ? busy_sum_ns / predicted_sum_ns / usual : factor;
+    }
   };
   void close(Device& device, double busy_ns, double predicted_ns) const;
   bool far(double a, double b) const;

@@ -133,6 +133,37 @@ TEST(Drift, BusyModels_SayWhatThePredictionSays) {
   check(24, 1024, 200, 300);
 }
 
+TEST(Drift, ADeviceThatRunsNothing_IsAsItWasMeasured) {
+  DriftWatch watch;
+  EXPECT_FALSE(watch.tell("NPU:0", 1.1)) << "within what noise does";
+  EXPECT_FALSE(watch.changed());
+  EXPECT_TRUE(watch.tell("NPU:0", 3));
+  EXPECT_EQ(watch.factors(), (DriftFactors{{"NPU:0", 3}}));
+  EXPECT_TRUE(watch.changed());
+  EXPECT_TRUE(watch.off_plan());
+  watch.looked();
+  watch.plan_is_for(watch.factors());
+  EXPECT_FALSE(watch.tell("NPU:0", 3.2));
+  EXPECT_FALSE(watch.changed());
+  EXPECT_FALSE(watch.off_plan());
+  // It runs steps again, three times as slow as its tables say: that is what is known of it.
+  double busy_ns = 0, predicted_ns = 0;
+  const auto serve = [&](int windows, double factor) {
+    for (int i = 0; i < windows; ++i) {
+      static int64_t now_ns = 0;
+      now_ns += 250'000'000, predicted_ns += 60e6, busy_ns += 60e6 * factor;
+      watch.observe("NPU:0", now_ns, busy_ns, predicted_ns);
+    }
+  };
+  serve(10, 3.2);
+  EXPECT_FALSE(watch.changed());
+  EXPECT_NEAR(watch.factors().at("NPU:0"), 3.2, 0.1);
+  serve(5, 1);
+  EXPECT_TRUE(watch.changed());
+  EXPECT_NEAR(watch.factors().at("NPU:0"), 1, 0.05);
+  EXPECT_FALSE(watch.tell("NPU:0", NAN));
+}
+
 TEST(Drift, OnlySlower_LeavesOutWhoBecameFaster) {
   EXPECT_EQ(only_slower({{"A", 0.5}, {"B", 1}, {"C", 3}}), (DriftFactors{{"C", 3}}));
 }

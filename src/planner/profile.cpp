@@ -172,6 +172,12 @@ std::vector<size_t> find_twins(const PlanInput& input) {
   return twins;
 }
 
+const DeviceProfile* find_profile(const PlanInput& input, std::string_view device) {
+  const auto found = std::find_if(input.devices.begin(), input.devices.end(),
+                                  [&](const DeviceProfile& each) { return each.name == device; });
+  return found == input.devices.end() ? nullptr : &*found;
+}
+
 PlanInput without_devices(PlanInput input, const std::function<bool(const std::string&)>& gone) {
   std::erase_if(input.devices, [&](const DeviceProfile& device) { return gone(device.name); });
   std::erase_if(input.links, [&](const LinkProfile& link) { return gone(link.a) || gone(link.b); });

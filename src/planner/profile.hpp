@@ -86,6 +86,9 @@ struct PlanInput {
   std::map<std::string, uint64_t> memory_caps;  // by device: use no more bytes than this
 };
 
+// By name; null = none.
+const DeviceProfile* find_profile(const PlanInput& input, std::string_view device);
+
 // The times of a device are made monotone where they are read; everything here assumes that.
 // INVALID_ARGUMENT naming the device and the field.
 Status check_plan_input(const PlanInput& input);

@@ -85,6 +85,7 @@ class DeviceMeasurer {
                                                           .compile_seconds_max = options.compile_seconds_max,
                                                           .program_bytes_max = device.program_bytes_max},
                                                          options.kv_dtype, options.virtual_time));
+    probing.virtual_ns = options.virtual_ns;
     return std::unique_ptr<DeviceMeasurer>(new DeviceMeasurer(model, device, options, std::move(probing)));
   }
 
@@ -103,6 +104,7 @@ class DeviceMeasurer {
   };
 
   Result<DeviceProfile> run();
+  Result<double> slowdown(const DeviceProfile& known);
   // Nanoseconds of one run of each, the median of several. They are taken in turns, so that what disturbs the machine
   // for a while hits a sample of each and not all samples of one.
   Result<std::vector<Times>> times_of(std::span<const Timing> timings);
@@ -540,18 +542,50 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   return profile;
 }
 
-}  // namespace
+// Of the program that measure_layer(), or measure_dense_layer(), has timed.
+Result<double> DeviceMeasurer::slowdown(const DeviceProfile& known) {
+  const double heads = static_cast<double>(axes_.kv_heads);
+  if (known.layer.empty() || (!attends() && layers_.count < 2))
+    return error(MOTLEY_UNIMPLEMENTED, "{} has no program that tells", known.name);
+  uint32_t rows = std::min(kTurnRowsMax, rows_max_);
+  if (!any_rows_) {
+    rows = *std::lower_bound(probing_.buckets.begin(), std::prev(probing_.buckets.end()), rows);
+    probing_.buckets = {rows};
+  }
+  ASSIGN_OR_RETURN(several_, probe({.layers = layers_, .whole = true}));
+  if (attends()) RETURN_IF_ERROR(through(options_.gate, [&] { return several_->write_kv(rows); }));
+  const ProbeLoad load = prompt_of(rows);
+  double said = known.layer.at(rows, 1);
+  if (attends())
+    said = layers_.count * (said + known.chunk_context_ns * heads * reads_of(load)) + known.embed.at(1, axes_.vocab);
+  ASSIGN_OR_RETURN(const double ns, time_ns(*several_, attends() ? MOTLEY_CUT_STAGE : MOTLEY_CUT_POSTPRE, load));
+  return ns / std::max(said, 1.0);
+}
 
-Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& device, const MeasureOptions& options) {
-  Result<DeviceProfile> profile = DeviceProfile{};
+template <typename T, typename Work>
+Result<T> on_its_cores(const Model& model, const MeasuredDevice& device, const MeasureOptions& options,
+                       const Work& work) {
+  Result<T> answer = T{};
   std::thread driver([&] {
     run_on(device.cores);
     auto measurer = DeviceMeasurer::create(model, device, options);
-    profile = measurer.ok() ? (*measurer)->run() : measurer.error();
+    answer = measurer.ok() ? work(**measurer) : Result<T>(measurer.error());
   });
   driver.join();
-  if (!profile.ok()) return profile.error().annotate(device.description.name);
-  return profile;
+  if (!answer.ok()) return answer.error().annotate(device.description.name);
+  return answer;
+}
+
+}  // namespace
+
+Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& device, const MeasureOptions& options) {
+  return on_its_cores<DeviceProfile>(model, device, options, [](DeviceMeasurer& measurer) { return measurer.run(); });
+}
+
+Result<double> measure_slowdown(const Model& model, const MeasuredDevice& device, const DeviceProfile& known,
+                                const MeasureOptions& options) {
+  return on_its_cores<double>(model, device, options,
+                              [&](DeviceMeasurer& measurer) { return measurer.slowdown(known); });
 }
 
 namespace {

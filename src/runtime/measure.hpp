@@ -32,6 +32,7 @@ struct MeasureOptions {
   int64_t kv_dtype = 0;
   bool virtual_time = false;  // the devices are simulated: their own times count
   VirtualLink virtual_link;   // between drivers, with virtual_time
+  int64_t virtual_ns = 0;     // when measure_slowdown() begins, with virtual_time
   // Over which links are timed (comm's available_routes(), say); with virtual_time shared memory alone is.
   std::vector<Route> routes = {Route::kSharedMemory};
   MeasureGate* gate = nullptr;                      // borrowed; each timing goes through it. Null = none
@@ -50,6 +51,11 @@ struct MeasuredDevice {
 // One layer's attention and FFN or experts, the head and the embedding, at several numbers of units and rows; copies.
 // Takes a few seconds for a small model; what fails on the device is its answer.
 Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& device, const MeasureOptions& options);
+
+// What some layers take the device now, of what `known` says of them: of a device that runs nothing else, to see
+// whether it is as it was. One timing, of one program; UNIMPLEMENTED where the model has too few layers for one.
+Result<double> measure_slowdown(const Model& model, const MeasuredDevice& device, const DeviceProfile& known,
+                                const MeasureOptions& options);
 
 // How much slower each runs while all of them run: the devices share one memory. Fills `together` and
 // `context_together` of the profiles, which are in the order of the devices.

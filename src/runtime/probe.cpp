@@ -119,7 +119,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   probe->waits_ = apart;
   probe->kv_blocks_ = held.kv.blocks;
   probe->virtual_time_ = options.virtual_time;
-  if (options.virtual_time) probe->virtual_ns_ = virtual_start_ns();
+  if (options.virtual_time) probe->virtual_ns_ = options.virtual_ns > 0 ? options.virtual_ns : virtual_start_ns();
   return probe;
 }
 

@@ -48,6 +48,7 @@ struct ProbeOptions {
   bool attends = true;        // else a partner does, and programs are those around it
   uint64_t memory_bytes = 0;  // that are free; a small part of them holds its KV pool
   bool virtual_time = false;
+  int64_t virtual_ns = 0;  // when it begins then; 0 = at a time of its own
 };
 
 // As what the device says of itself asks for; of `buckets`, whether it runs any rows is not read.

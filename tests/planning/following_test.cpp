@@ -200,6 +200,82 @@ TEST_F(FollowingStages, AtHalfItsSpeed_OneGivesLayersToTheOther_AndTakesThemBack
   expect_texts(undisturbed, 50);
 }
 
+// Small, so that much virtual time is soon computed.
+make_model::ModelSpec small_model() {
+  make_model::ModelSpec spec = sharing_model();
+  spec.layers = 4;
+  spec.heads = spec.kv_heads = 4;
+  spec.ffn = 256;
+  return spec;
+}
+
+class FollowingRoles : public Following {
+ protected:
+  FollowingRoles() : Following(small_model()) {}
+
+  // A core, and an NPU that computes prompts for it; both a hundredth as fast as intel-npu-like and its like.
+  static Scene with_npu() {
+    SimDevice core{.kind = "cpu", .gflops = 0.4, .attention_gflops = 0.2, .bandwidth_gb_s = 0.12, .half_rows = 2};
+    SimDevice npu{.kind = "npu", .gflops = 40, .bandwidth_gb_s = 1, .half_rows = 16, .dispatch_us = 4000};
+    npu.rules = "dynamic_rows = false\npaged_attention = false\n";
+    Scene scene{.devices = {core, npu}};
+    scene.load = {.requests = 0, .concurrency = 12, .prompt_len = 64, .output_len = 16, .step_rows = 64};
+    return scene;
+  }
+  bool prompts_on(size_t device) const {
+    const std::vector<Lane>& lanes = service_->placement().lanes;
+    return lanes.size() == 2 && !lanes[0].decodes && lanes[0].stages[0].shards[0].device == machine_->name(device);
+  }
+};
+
+// The NPU throttles to a tenth: its prompts go to the core. It is measured now and then from there on, and once it has
+// recovered it has its role back.
+TEST_F(FollowingRoles, TheNpuThrottles_PromptsGoToTheCore_AndComeBack) {
+  const Scene scene = with_npu();
+  begin(scene, {});
+  run(12);
+  const auto undisturbed = service_->texts();
+  ASSERT_TRUE(prompts_on(1));
+  EXPECT_TRUE(service_->moves().empty());
+  const double before = tokens_per_s(4, 12), after = best_tokens_per_s(10);
+
+  begin(scene, {{}, {{.at_ns = 10 * kSecond, .for_ns = 30 * kSecond, .factor = 10}}});
+  run(25);
+  ASSERT_EQ(service_->moves().size(), 1u);
+  std::printf("prompts off the NPU after %.2f s; %.0f tokens/s before, %.0f of %.0f after\n",
+              static_cast<double>(service_->moves()[0].in_force_ns - start_ns_ - 10 * kSecond) / 1e9, before,
+              tokens_per_s(16, 25), after);
+  EXPECT_FALSE(prompts_on(1));
+  EXPECT_LE(service_->moves()[0].in_force_ns - start_ns_ - 10 * kSecond, 5 * kSecond);
+  EXPECT_GE(tokens_per_s(16, 25), 0.9 * after);
+  run(75);
+  ASSERT_EQ(service_->moves().size(), 2u);
+  const int64_t back_ns = service_->moves()[1].in_force_ns - start_ns_ - 40 * kSecond;
+  std::printf("back after %.2f s: %.0f tokens/s\n", static_cast<double>(back_ns) / 1e9, tokens_per_s(65, 75));
+  EXPECT_GT(back_ns, 0);
+  EXPECT_TRUE(prompts_on(1));
+  EXPECT_GE(tokens_per_s(65, 75), 0.95 * before);
+  EXPECT_EQ(service_->failed(), 0u);
+  expect_texts(undisturbed, 50);
+}
+
+// Two of them, of which one is enough: the other takes over.
+TEST_F(FollowingRoles, TheNpuThrottles_PromptsGoToAnother) {
+  Scene scene = with_npu();
+  scene.devices.push_back(scene.devices[1]);
+  begin(scene, {});
+  ASSERT_NE(prompts_on(1), prompts_on(2));
+  const size_t first = prompts_on(1) ? 1 : 2;
+  std::vector<std::vector<Slow>> faults(3);
+  faults[first] = {{.at_ns = 10 * kSecond, .factor = 10}};
+  begin(scene, faults);
+  run(25);
+  ASSERT_EQ(service_->moves().size(), 1u);
+  EXPECT_TRUE(prompts_on(3 - first));
+  EXPECT_GE(tokens_per_s(16, 25), 0.95 * tokens_per_s(4, 10));
+  EXPECT_EQ(service_->failed(), 0u);
+}
+
 TEST_F(Following, NoiseOf15PercentForTenMinutes_MovesNothing) {
   for (const uint64_t seed : {1, 2}) {
     std::mt19937 random(static_cast<uint32_t>(seed));

@@ -167,7 +167,9 @@ void VirtualService::look() {
     CHECK(stats.ok(), "{}", stats.error().message());
     law_.observe(device, static_cast<double>(stats->busy_ns), predicted_ns);
   }
-  if (next_ || !law_.due()) return;
+  if (next_) return;
+  if (law_.measuring_due()) law_.measured(factors_of_others());
+  if (!law_.due()) return;
   const auto better = better_plan(shape_, input_, request_, placement_, law_.factors());
   CHECK(better.ok(), "{}", better.error().message());
   if (!law_.judge(better->gain, better->cost)) return;
@@ -175,6 +177,26 @@ void VirtualService::look() {
   placement.epoch = placement_.epoch + 1;
   auto executor = executor_of(placement);
   next_ = Next{std::move(placement), std::move(executor), {now_.ns, now_.ns + kPrepareNs, 0, better->gain, 0, 0}};
+}
+
+// Of devices that the plan leaves out. What measuring them takes is not counted.
+DriftFactors VirtualService::factors_of_others() const {
+  MeasureOptions options;
+  options.rows_max = options.step_rows_max = kRowsMax;
+  options.kv_dtype = MOTLEY_F32;
+  options.virtual_time = true;
+  options.virtual_link = machine_.link();
+  options.virtual_ns = now_.ns;
+  DriftFactors factors;
+  for (const MeasuredDevice& device : machine_.devices().measured()) {
+    const std::string& name = device.description.name;
+    const DeviceProfile* known = find_profile(input_, name);
+    if (known == nullptr || models_.contains(name)) continue;
+    const auto factor = measure_slowdown(model_, device, *known, options);
+    CHECK(factor.ok(), "{}", factor.error().message());
+    factors.emplace(name, *factor);
+  }
+  return factors;
 }
 
 void VirtualService::take_over() {

@@ -65,6 +65,7 @@ class VirtualService {
   void hear(const Sequence& sequence, RequestUpdate update);
   void take_result();
   void look();
+  DriftFactors factors_of_others() const;
   void take_over();
 
   const Model& model_;
