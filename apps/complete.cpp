@@ -40,7 +40,6 @@ void print_json(const CompleteCommand& command, const std::vector<TokenId>& prom
                               {"programs", work.programs},
                               {"rows", work.rows},
                               {"bytes_moved", work.bytes_moved},
-                              {"flops", work.flops},
                               {"busy_s", work.busy_s}});
   }
   out["decode_s"] = seconds(generation.first_token_ns, generation.last_token_ns);

@@ -59,13 +59,23 @@ Status take_advice(const Instance& instance, ServerOptions& options) {
   return ok_status();
 }
 
+OwnCounters own_counters(const motley_device_stats& stats) {
+  OwnCounters own;
+  own.programs = stats.programs, own.rows = stats.rows, own.padded_rows = stats.padded_rows;
+  own.flops = stats.flops, own.padded_flops = stats.padded_flops;
+  own.bytes_copied = stats.bytes_copied, own.bytes_resident = stats.bytes_resident;
+  own.blob_hits = stats.blob_hits, own.reloads = stats.reloads;
+  own.busy_s = static_cast<double>(stats.busy_ns) / 1e9, own.compile_s = static_cast<double>(stats.compile_ns) / 1e9;
+  return own;
+}
+
 DeviceControl device_control(Instance& instance) {
   const auto list = [&instance] {
     std::vector<DeviceCounters> counters;
     for (const DeviceWork& work : instance.device_work()) {
       const char* state = work.lost ? "lost" : work.in_force ? "serving" : "idle";
-      counters.push_back({work.name, state, work.programs, work.rows, work.bytes_moved, work.flops, work.busy_s,
-                          work.simulated, work.weight_error});
+      counters.push_back({work.name, state, work.programs, work.rows, work.bytes_moved, work.busy_s, work.simulated,
+                          work.weight_formats, work.weight_error, own_counters(work.own)});
     }
     return counters;
   };

@@ -34,9 +34,15 @@ motley_code guard_alive(motley_device* device, motley_error* error, Body&& body)
 }
 motley_device* device_of(const motley_queue* queue) { return queue ? queue->device : nullptr; }
 
-// Pushes work; on success *event (if wanted) is a new handle. `rows` is of a program.
+// Of a program.
+struct Size {
+  uint64_t rows = 0;
+  double flops = 0;
+};
+
+// Pushes work; on success *event (if wanted) is a new handle.
 template <class Work>
-void submit(motley_queue* queue, Queue::Kind kind, motley_event** event, Work&& work, uint64_t rows = 0) {
+void submit(motley_queue* queue, Queue::Kind kind, motley_event** event, Work&& work, const Size& size = {}) {
   std::unique_ptr<motley_event> handle;
   std::shared_ptr<Event> state;
   if (event) {
@@ -51,9 +57,9 @@ void submit(motley_queue* queue, Queue::Kind kind, motley_event** event, Work&& 
         return stream->mark();
       },
       std::move(state),
-      [device = queue->device, kind, rows](const Outcome& outcome) {
+      [device = queue->device, kind, size](const Outcome& outcome) {
         if (outcome.code == MOTLEY_UNAVAILABLE) device->lose(outcome.text.c_str());
-        if (kind == Queue::Kind::kProgram && outcome.code == MOTLEY_OK) device->ran(rows, outcome);
+        if (kind == Queue::Kind::kProgram && outcome.code == MOTLEY_OK) device->ran(size.rows, size.flops, outcome);
       });
   if (event) *event = handle.release();
 }
@@ -68,6 +74,7 @@ motley_code stats(motley_device* device, motley_device_stats* out, motley_error*
     motley_device_stats s{};
     s.programs = device->programs, s.rows = device->rows, s.padded_rows = device->rows;
     s.bytes_copied = device->bytes_copied, s.busy_ns = device->busy_ns, s.bytes_resident = device->budget.used();
+    s.flops = s.padded_flops = device->flops;
     s.lost = device->lost;
     put(out, s);
   });
@@ -310,6 +317,16 @@ motley_code query(motley_device* device, const motley_segment* segment, const ui
   });
 }
 
+// Of each weight, the part that is here.
+std::vector<double> kept_experts(const Plan& plan) {
+  std::vector<double> kept;
+  for (const Weight* weight : plan.weights)
+    kept.push_back(weight == nullptr ? 0
+                                     : static_cast<double>(weight->kept_experts.count()) /
+                                           static_cast<double>(weight->kept_experts.source_count()));
+  return kept;
+}
+
 motley_code compile(motley_device* device, const motley_segment* segment, motley_weight* const* weights,
                     const motley_compile_options* options, motley_programs** out, motley_error* error) {
   return guard_alive(device, error, [&] {
@@ -329,8 +346,10 @@ motley_code compile(motley_device* device, const motley_segment* segment, motley
     checked.plan.rows_max = rows;
     const int64_t vocab = embed_rows(checked.plan);
     choose_kernels(device, checked.plan, &bad_op);
+    Arithmetic arithmetic(checked.plan, kept_experts(checked.plan));
     device->kernels->fuse(checked.plan);
-    auto programs = std::make_unique<motley_programs>(device, std::move(checked), options->bucket_count);
+    auto programs =
+        std::make_unique<motley_programs>(device, std::move(arithmetic), std::move(checked), options->bucket_count);
     programs->vocab = vocab;
     *out = programs.release();
   });
@@ -414,10 +433,11 @@ motley_code enqueue(motley_queue* queue, motley_programs* programs, const motley
                              queue->device->kernels->attends_partially()};
     run->checked = check_batch(programs->program.segment(), *args->batch, limits, run->kv);
     run->bound = check_bindings(programs, *args);
+    const Size size{args->batch->rows, programs->arithmetic.of(*args->batch, run->kv ? run->kv->block_size : 0)};
     submit(
         queue, Queue::Kind::kProgram, event,
         [device = queue->device, programs, run = std::move(run)](Stream&) { device->run(programs->program, *run); },
-        args->batch->rows);
+        size);
   });
 }
 

@@ -15,18 +15,21 @@ class Budget {
  public:
   explicit Budget(uint64_t cap) : cap_(cap) {}
   void take(uint64_t bytes, const char* what) {
-    const uint64_t now = used_.fetch_add(bytes) + bytes;
-    if (cap_ == 0 || now <= cap_) return;
+    const uint64_t now = used_.fetch_add(bytes) + bytes, cap = cap_.load();
+    if (cap == 0 || now <= cap) return;
     used_.fetch_sub(bytes);
     fail(MOTLEY_RESOURCE_EXHAUSTED, "%s of %llu bytes exceeds the memory cap of %llu (%llu in use)", what,
-         static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(cap_),
+         static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(cap),
          static_cast<unsigned long long>(now - bytes));
   }
   void give(uint64_t bytes) { used_.fetch_sub(bytes); }
   uint64_t used() const { return used_.load(); }
+  uint64_t cap() const { return cap_.load(); }
+  // What is taken already stays, even if it is more.
+  void set_cap(uint64_t cap) { cap_.store(cap); }
 
  private:
-  const uint64_t cap_;
+  std::atomic<uint64_t> cap_;
   std::atomic<uint64_t> used_{0};
 };
 

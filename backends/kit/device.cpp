@@ -59,10 +59,11 @@ void motley_device::run(const Program& program, const RunArgs& args) {
   }
 }
 
-void motley_device::ran(uint64_t row_count, const Outcome& outcome) {
+void motley_device::ran(uint64_t row_count, double flop_count, const Outcome& outcome) {
   if (memory.runs_ahead()) busy_ns += static_cast<uint64_t>(outcome.end_ns - outcome.start_ns);
   programs += 1;
   rows += row_count;
+  flops += flop_count;
 }
 
 void motley_device::forget(const Stream* stream) {

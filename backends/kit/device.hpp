@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "kit/arithmetic.hpp"
 #include "kit/budget.hpp"
 #include "kit/kv.hpp"
 #include "kit/program.hpp"
@@ -16,8 +17,8 @@ struct motley_device {
   motley_device(std::unique_ptr<motley::kit::Kernels> kernels_in, const motley::kit::OpenOptions& options);
   // Runs one program on the team; one at a time. A stream that runs ahead is only given it.
   void run(const motley::kit::Program& program, const motley::kit::RunArgs& args);
-  // A program of so many rows has ended.
-  void ran(uint64_t row_count, const motley::kit::Outcome& outcome);
+  // A program of so many rows and floating-point operations has ended.
+  void ran(uint64_t row_count, double flop_count, const motley::kit::Outcome& outcome);
   // A queue goes; nothing of it is unfinished.
   void forget(const motley::kit::Stream* stream);
   // Throws once the device is lost. `lose` is of an error after which nothing works there.
@@ -31,6 +32,7 @@ struct motley_device {
   motley::kit::Team team;
   std::atomic<uint32_t> queues{0};
   std::atomic<uint64_t> programs{0}, rows{0}, bytes_copied{0}, busy_ns{0};
+  std::atomic<double> flops{0};
   std::atomic<bool> lost{false};
 
  private:
@@ -84,9 +86,11 @@ struct motley_kv {
 };
 
 struct motley_programs {
-  motley_programs(motley_device* owner, motley::kit::CheckedSegment segment, uint32_t bucket_count)
-      : device(owner), program(std::move(segment)), buckets(bucket_count) {}
+  motley_programs(motley_device* owner, motley::kit::Arithmetic counted, motley::kit::CheckedSegment segment,
+                  uint32_t bucket_count)
+      : device(owner), arithmetic(std::move(counted)), program(std::move(segment)), buckets(bucket_count) {}
   motley_device* device;
+  motley::kit::Arithmetic arithmetic;  // of the segment as it was given
   motley::kit::Program program;
   int64_t vocab = 0;
   uint32_t buckets;

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <type_traits>
 
-#include "kit/blocks.hpp"
 #include "kit/kit.hpp"
+#include "motley/blocks.hpp"
 
 namespace motley::kit {
 

@@ -19,8 +19,11 @@
 #include <vector>
 
 #include "motley/backend.h"
+#include "motley/blocks.hpp"
 
 namespace motley::kit {
+
+namespace blocks = motley::blocks;
 
 class Error : public std::exception {
  public:

@@ -61,6 +61,7 @@ motley_code stats(motley_device* raw, motley_device_stats* out, motley_error* er
     s.programs = device.programs, s.rows = device.rows, s.padded_rows = device.padded_rows;
     s.bytes_copied = device.bytes_copied, s.busy_ns = device.busy_ns, s.bytes_resident = device.budget.used();
     s.compile_ns = device.compile_ns, s.blob_hits = device.blob_hits, s.reloads = device.reloads;
+    s.flops = device.flops, s.padded_flops = device.padded_flops;
     s.lost = device.lost();  // the one answer that a lost device still gives
     put(out, s);
   });
@@ -167,7 +168,7 @@ motley_code pack(motley_device* raw, const motley_weight_desc* desc, motley_weig
       call([&](motley_error* e) { return inner().pack(device.inner_device.get(), &from, &inner_weight, &packed, e); });
       weight->inner = {inner_weight, inner().weight_free};
     };
-    check_format(device.spec.rules, *desc);
+    check_format(device.spec, *desc);
     motley_weight_desc own = *desc;
     if (device.spec.rules.weight_formats != 0 && desc->format != desc->dtype && desc->uses != MOTLEY_WEIGHT_VECTOR) {
       weight->source = converted(*desc);
@@ -328,9 +329,8 @@ motley_code compile(motley_device* raw, const motley_segment* segment, motley_we
     const std::span buckets(options->buckets, options->bucket_count);
     kit::Share share(device.budget, device.spec.rules.program_bytes * buckets.size(), "programs");
     const double seconds = compile_seconds_of(device, checked.plan, *segment, *options);
-    ProgramCost cost(checked.plan, facts);
     const int64_t ready_ns = device.compile(seconds, buckets);
-    auto programs = std::make_unique<Programs>(&device, std::move(owned), std::move(checked), std::move(cost),
+    auto programs = std::make_unique<Programs>(&device, std::move(owned), std::move(checked), facts,
                                                std::vector<uint32_t>(buckets.begin(), buckets.end()));
     programs->ready_ns = ready_ns;
     programs->share = std::move(share);

@@ -35,6 +35,7 @@ motley_device_desc Catalogue::describe(const std::string& name) {
     if (entries_[i].name == entry.name && entries_[i].text == entry.text) return describe_locked(i);
   entry.spec = parse_spec(entry.text, name);
   entry.spec.label = label_of(name);
+  entry.spec.text_hash = hash_of_text(entry.text);
   if (entries_.size() >= kDevicesMax)
     kit::fail(MOTLEY_RESOURCE_EXHAUSTED, "%s: this process has described %zu devices", name.c_str(), kDevicesMax);
   entries_.push_back(std::move(entry));

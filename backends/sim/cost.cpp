@@ -1,7 +1,8 @@
 #include "sim/cost.hpp"
 
 #include <algorithm>
-#include <span>
+
+#include "kit/arithmetic.hpp"
 
 namespace motley::sim {
 
@@ -42,45 +43,11 @@ ProgramCost::ProgramCost(const kit::Plan& plan, const std::vector<WeightFacts>& 
   }
 }
 
-namespace {
-
-// Of the positions [begin, end) of a sequence those whose blocks do not lie elsewhere.
-int64_t held(std::span<const int32_t> blocks, uint32_t block_size, int64_t begin, int64_t end) {
-  int64_t sum = end - begin;
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    const int64_t first = static_cast<int64_t>(i) * block_size;
-    if (blocks[i] == MOTLEY_NONE)
-      sum -= std::max<int64_t>(0, std::min(end, first + block_size) - std::max(begin, first));
-  }
-  return sum;
-}
-
-}  // namespace
-
-ProgramCost::Attended ProgramCost::attended(const motley_batch& batch, int64_t window, uint32_t block_size) {
-  Attended sum;
-  for (uint32_t s = 0; s < batch.seqs; ++s) {
-    const uint32_t begin = batch.seq_row_begin[s], end = batch.seq_row_begin[s + 1];
-    std::span<const int32_t> blocks;  // none: all are there
-    if (batch.blocks != nullptr)
-      blocks = {batch.blocks + batch.seq_block_begin[s], batch.blocks + batch.seq_block_begin[s + 1]};
-    if (std::find(blocks.begin(), blocks.end(), MOTLEY_NONE) == blocks.end()) blocks = {};
-    for (uint32_t r = begin; r < end; ++r) {
-      const int64_t seen = int64_t{batch.positions[r]} + 1;
-      const int64_t first = window ? std::max<int64_t>(0, seen - window) : 0;
-      sum.pairs += static_cast<double>(held(blocks, block_size, first, seen));
-    }
-    const int64_t first_seen = window ? std::max<int64_t>(0, int64_t{batch.positions[begin]} + 1 - window) : 0;
-    sum.positions += static_cast<double>(held(blocks, block_size, first_seen, batch.seq_context[s]));
-  }
-  return sum;
-}
-
 double ProgramCost::seconds(const Rates& rates, const motley_batch& batch, const KvSize& kv,
                             double bandwidth_share) const {
   const double bandwidth = rates.bandwidth_gb_s * 1e9 * bandwidth_share;
   double sum = rates.dispatch_us * 1e-6;
-  std::vector<std::pair<int64_t, Attended>> by_window;  // layers have one or two kinds
+  std::vector<std::pair<int64_t, kit::Attended>> by_window;  // layers have one or two kinds
   for (const Op& op : ops_) {
     double rows = static_cast<double>(op.rows);
     if (op.rows == MOTLEY_DIM_ROWS) rows = batch.rows;
@@ -92,7 +59,7 @@ double ProgramCost::seconds(const Rates& rates, const motley_batch& batch, const
       auto known =
           std::find_if(by_window.begin(), by_window.end(), [&](const auto& w) { return w.first == op.window; });
       if (known == by_window.end())
-        known = by_window.insert(by_window.end(), {op.window, attended(batch, op.window, kv.block_size)});
+        known = by_window.insert(by_window.end(), {op.window, kit::attended(batch, op.window, kv.block_size)});
       flops = op.flops * known->second.pairs;
       bytes = op.bytes * known->second.positions * kv.element_bytes + op.fixed_bytes;
     } else {

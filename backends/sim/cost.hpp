@@ -45,11 +45,6 @@ class ProgramCost {
     bool attends = false;  // flops and bytes are of one visible position
     int64_t window = 0;
   };
-  struct Attended {
-    double pairs = 0;      // (row, visible position)
-    double positions = 0;  // KV positions read: those of a sequence once
-  };
-  static Attended attended(const motley_batch& batch, int64_t window, uint32_t block_size);
   std::vector<Op> ops_;
 };
 

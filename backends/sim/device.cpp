@@ -120,14 +120,17 @@ Verdict Device::judge_program(int64_t at_ns) {
   for (size_t i = 0; i < spec.faults.size(); ++i) {
     const Fault& fault = spec.faults[i];
     const bool now = fault.at_program ? enqueued_ == fault.at_program : at_ns - zero_ns_ >= fault.at_ns;
-    if (!now || met_[i] || fault.what == Fault::kCompile || fault.what == Fault::kPack) continue;
+    if (!now || met_[i] || fault.what == Fault::kCompile || fault.what == Fault::kPack || fault.what == Fault::kFormat)
+      continue;
     met_[i] = true;
+    if (fault.what == Fault::kMemory) budget.set_cap(std::max<uint64_t>(fault.left_bytes, 1));
     if (fault.what == Fault::kDeath) verdict.dies = true;
     if (fault.what == Fault::kStall && fault.for_ns) verdict.delay_ns += fault.for_ns;
     if (fault.what == Fault::kStall && !fault.for_ns) verdict.hangs = hung = true;
     if (fault.what == Fault::kSlow) slow_.push_back({fault.for_ns ? at_ns + fault.for_ns : kNever, fault.factor});
   }
   if (verdict.dies) lose();
+  verdict.starves = budget.used() > budget.cap();
   std::erase_if(slow_, [&](const Slow& s) { return s.until_ns <= at_ns; });
   for (const Slow& s : slow_) verdict.factor *= s.factor;
   return verdict;
@@ -196,12 +199,23 @@ double Device::bandwidth_share() const {
   return 1 / (1 + spec.contention * others);
 }
 
-Programs::Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedSegment segment_in, ProgramCost cost_in,
-                   std::vector<uint32_t> buckets_in)
+namespace {
+
+std::vector<double> kept_of(const std::vector<WeightFacts>& weights) {
+  std::vector<double> kept;
+  for (const WeightFacts& weight : weights) kept.push_back(weight.kept);
+  return kept;
+}
+
+}  // namespace
+
+Programs::Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedSegment segment_in,
+                   const std::vector<WeightFacts>& weights, std::vector<uint32_t> buckets_in)
     : device(owner),
       inner(std::move(inner_in)),
       segment(std::move(segment_in)),
-      cost(std::move(cost_in)),
+      cost(segment.plan, weights),
+      arithmetic(segment.plan, kept_of(weights)),
       buckets(std::move(buckets_in)),
       written(segment.plan.values.size()),
       first_name(owner->residents.names(buckets.size())) {

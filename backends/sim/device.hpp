@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "kit/arithmetic.hpp"
 #include "kit/budget.hpp"
 #include "kit/check.hpp"
 #include "kit/kv.hpp"
@@ -34,6 +35,7 @@ struct Clock {
 struct Verdict {
   bool dies = false;     // the device is lost with this program
   bool hangs = false;    // it never ends
+  bool starves = false;  // others have the memory that it needs
   int64_t delay_ns = 0;  // a stall
   double factor = 1;
 };
@@ -95,6 +97,7 @@ class Device {
   std::atomic<uint32_t> running{0};  // programs, now
   std::atomic<uint64_t> programs{0}, rows{0}, padded_rows{0}, bytes_copied{0}, busy_ns{0};
   std::atomic<uint64_t> compile_ns{0}, blob_hits{0}, reloads{0};
+  std::atomic<double> flops{0}, padded_flops{0};
   uint64_t next_queue() { return queues_made_.fetch_add(1); }
   uint64_t next_buffer() { return buffers_made_.fetch_add(1); }
 
@@ -145,8 +148,8 @@ struct Kv {
 };
 
 struct Programs {
-  Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedSegment segment_in, ProgramCost cost_in,
-           std::vector<uint32_t> buckets_in);
+  Programs(Device* owner, Owned<motley_programs> inner_in, kit::CheckedSegment segment_in,
+           const std::vector<WeightFacts>& weights, std::vector<uint32_t> buckets_in);
   ~Programs() { device->residents.forget(first_name, buckets.size()); }
   Programs(const Programs&) = delete;
   uint64_t name(size_t bucket) const { return first_name + bucket; }  // among the residents
@@ -159,6 +162,7 @@ struct Programs {
   Owned<motley_programs> inner;
   kit::CheckedSegment segment;
   ProgramCost cost;
+  kit::Arithmetic arithmetic;
   std::vector<uint32_t> buckets;
   std::vector<bool> written;  // by value
   const uint64_t first_name;

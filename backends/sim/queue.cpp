@@ -17,6 +17,7 @@ constexpr uint32_t kItemsMax = 4096;            // programs, copies and fences t
 constexpr double kWorkMax_ns = 1e15;            // simulated time of one piece of work
 constexpr unsigned long kTimerSlack_ns = 1000;  // a sleep ends this exactly; the system's default is 50 us
 constexpr const char* kLost = "the simulated device is lost (a fault of its description)";
+constexpr const char* kStarves = "others have taken the simulated device's memory (a fault of its description)";
 
 // Even in [0, 1): a function of its arguments alone.
 double draw(uint64_t seed, uint64_t queue, uint64_t sequence) {
@@ -162,6 +163,7 @@ void Queue::loop() {
       outcome = item.verdict.hangs ? hang() : device_->clock.is_virtual() ? run_virtual(item) : run_wall(item);
     if (!item.fence && outcome.code == MOTLEY_OK && item.work.program) {
       device_->programs += 1, device_->rows += item.work.rows, device_->padded_rows += item.work.padded_rows;
+      device_->flops += item.work.flops, device_->padded_flops += item.work.padded_flops;
       device_->busy_ns += static_cast<uint64_t>(outcome.end_ns - outcome.start_ns);
     }
     const bool program = item.work.program;
@@ -181,6 +183,8 @@ Outcome Queue::run_virtual(Item& item) {
   Outcome outcome;
   if (item.verdict.dies)
     outcome = {MOTLEY_UNAVAILABLE, kLost};
+  else if (item.verdict.starves)
+    outcome = {MOTLEY_RESOURCE_EXHAUSTED, kStarves};
   else if (!item.refusal.empty())
     outcome = {MOTLEY_FAILED_PRECONDITION, item.refusal};
   else
@@ -193,6 +197,7 @@ Outcome Queue::run_virtual(Item& item) {
 Outcome Queue::run_wall(Item& item) {
   const int64_t now_ns = kit::monotonic_ns();
   if (device_->lost()) return {MOTLEY_UNAVAILABLE, kLost, now_ns, now_ns};
+  if (item.verdict.starves) return {MOTLEY_RESOURCE_EXHAUSTED, kStarves, now_ns, now_ns};
   if (const auto refusal = device_->accesses.conflict({id_, item.order, item.work.accesses, item.event}, false))
     return {MOTLEY_FAILED_PRECONDITION, *refusal, now_ns, now_ns};
   const int64_t duration = duration_ns(item, device_->bandwidth_share());

@@ -21,6 +21,7 @@ class Queue {
   struct Work {
     bool program = false;
     uint64_t rows = 0, padded_rows = 0;     // of a program
+    double flops = 0, padded_flops = 0;     // likewise
     uint64_t name = 0;                      // of it, among the device's residents
     int64_t ready_ns = 0;                   // virtual time: it does not begin before
     Timeline* engine = nullptr;             // who does it

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 namespace motley::sim {
 namespace {
@@ -44,7 +45,13 @@ void check_ops(const Rules& rules, const kit::Plan& plan, uint32_t* bad_op) {
   }
 }
 
-void check_format(const Rules& rules, const motley_weight_desc& desc) {
+void check_format(const Spec& spec, const motley_weight_desc& desc) {
+  const Rules& rules = spec.rules;
+  const bool refuses = std::any_of(spec.faults.begin(), spec.faults.end(),
+                                   [](const Fault& fault) { return fault.what == Fault::kFormat; });
+  if (const kit::Format* format = kit::find_format(desc.format); refuses && desc.uses != MOTLEY_WEIGHT_VECTOR)
+    fail(MOTLEY_UNIMPLEMENTED, "a weight in %s: this device takes none after all (a fault of its description)",
+         format ? format->name : "an unknown format");
   if (rules.weight_formats == 0 || desc.uses == MOTLEY_WEIGHT_VECTOR) return;
   const kit::Format* format = kit::find_format(desc.format);
   if (format && rules.weight_formats & bit(desc.format)) return;
@@ -136,21 +143,61 @@ PaddedBatch::PaddedBatch(const motley_batch& from, uint32_t bucket, bool head_ro
 
 namespace {
 
-constexpr char kMagic[8] = {'m', 'o', 't', 'l', 'e', 'y', 's', '1'};
+constexpr char kMagic[8] = {'m', 'o', 't', 'l', 'e', 'y', 's', '2'};
 
+constexpr uint64_t kFnvStart = 0xcbf29ce484222325ull;
 uint64_t fnv(uint64_t hash, const void* data, size_t bytes) {
   const auto* at = static_cast<const unsigned char*>(data);
   for (size_t i = 0; i < bytes; ++i) hash = (hash ^ at[i]) * 0x100000001b3ull;
   return hash;
 }
-constexpr uint64_t kFnvStart = 0xcbf29ce484222325ull;
+
+// Numbers, one by one: what lies between and behind them in a struct or a union may be anything.
+template <class... Numbers>
+uint64_t mixed(uint64_t hash, const Numbers&... numbers) {
+  static_assert((std::is_arithmetic_v<Numbers> && ...));
+  ((hash = fnv(hash, &numbers, sizeof numbers)), ...);
+  return hash;
+}
+
+uint64_t mixed_attr(uint64_t hash, int32_t kind, const motley_attr& attr) {
+  switch (kind) {
+    case MOTLEY_OP_EMBED: return mixed(hash, attr.embed.scale);
+    case MOTLEY_OP_SCALE:
+    case MOTLEY_OP_SOFTCAP: return mixed(hash, attr.scale.factor);
+    case MOTLEY_OP_RMSNORM: return mixed(hash, attr.norm.eps, attr.norm.group);
+    case MOTLEY_OP_ROPE: {
+      const auto& r = attr.rope;
+      hash = mixed(hash, r.style, r.heads, r.head_dim, r.n_rot, r.base, r.position_scale, r.magnitude);
+      return mixed(hash, r.yarn_factor, r.yarn_ext_factor, r.yarn_low, r.yarn_high);
+    }
+    case MOTLEY_OP_KV_WRITE: return mixed(hash, attr.kv.layer, attr.kv.kv_heads, attr.kv.head_dim);
+    case MOTLEY_OP_PAGED_ATTENTION: {
+      const auto& a = attr.attention;
+      return mixed(hash, a.layer, a.heads, a.kv_heads, a.head_dim, a.scale, a.window, a.softcap);
+    }
+    case MOTLEY_OP_TOPK_ROUTER: {
+      const auto& r = attr.router;
+      return mixed(hash, r.experts, r.top_k, r.gating, r.normalise, r.scale);
+    }
+    case MOTLEY_OP_CLAMPED_SWIGLU: return mixed(hash, attr.glu.alpha, attr.glu.limit);
+    default: return hash;
+  }
+}
 
 // Of what it computes; the host's own hash is not relied on.
 uint64_t digest(const motley_segment& s) {
-  uint64_t hash = fnv(kFnvStart, &s.cut, sizeof s.cut);
-  for (const int32_t layer : {s.layer_begin, s.layer_end}) hash = fnv(hash, &layer, sizeof layer);
-  hash = fnv(hash, s.values, s.value_count * sizeof *s.values);
-  hash = fnv(hash, s.ops, s.op_count * sizeof *s.ops);
+  uint64_t hash = mixed(kFnvStart, s.cut, s.layer_begin, s.layer_end, s.value_count, s.op_count, s.input_count);
+  for (const motley_value& value : std::span(s.values, s.value_count)) {
+    hash = mixed(hash, value.dtype, value.rank);
+    for (int32_t i = 0; i < value.rank; ++i) hash = mixed(hash, value.dims[i]);
+  }
+  for (const motley_op& op : std::span(s.ops, s.op_count)) {
+    hash = mixed(hash, op.kind);
+    for (const auto* ids : {&op.in, &op.out, &op.weight})
+      for (const int32_t id : *ids) hash = mixed(hash, id);
+    hash = mixed_attr(hash, op.kind, op.attr);
+  }
   hash = fnv(hash, s.inputs, s.input_count * sizeof *s.inputs);
   return fnv(hash, s.outputs, s.output_count * sizeof *s.outputs);
 }
@@ -158,7 +205,7 @@ uint64_t digest(const motley_segment& s) {
 struct BlobHead {
   char magic[8];
   char device[32], driver[32];
-  uint64_t segment, buckets, checksum;  // the checksum is of all before it
+  uint64_t description, segment, buckets, checksum;  // the checksum is of all before it
 };
 
 BlobHead head_of(const Spec& spec, const motley_segment& segment, std::span<const uint32_t> buckets) {
@@ -166,6 +213,7 @@ BlobHead head_of(const Spec& spec, const motley_segment& segment, std::span<cons
   std::memcpy(head.magic, kMagic, sizeof kMagic);
   std::snprintf(head.device, sizeof head.device, "%s", spec.label.c_str());
   std::snprintf(head.driver, sizeof head.driver, "%s", spec.rules.driver.c_str());
+  head.description = spec.text_hash;
   head.segment = digest(segment);
   head.buckets = fnv(kFnvStart, buckets.data(), buckets.size_bytes());
   head.checksum = fnv(kFnvStart, &head, offsetof(BlobHead, checksum));
@@ -173,6 +221,8 @@ BlobHead head_of(const Spec& spec, const motley_segment& segment, std::span<cons
 }
 
 }  // namespace
+
+uint64_t hash_of_text(std::string_view text) { return fnv(kFnvStart, text.data(), text.size()); }
 
 std::vector<std::byte> make_blob(const Spec& spec, const motley_segment& segment, std::span<const uint32_t> buckets) {
   const BlobHead head = head_of(spec, segment, buckets);
@@ -193,6 +243,8 @@ void check_blob(std::span<const std::byte> blob, const Spec& spec, const motley_
   if (std::memcmp(head.driver, wanted.driver, sizeof head.driver) != 0)
     fail(MOTLEY_FAILED_PRECONDITION, "the blob is of the driver version %.31s, and this is %.31s; compile without it",
          head.driver, wanted.driver);
+  if (head.description != wanted.description)
+    fail(MOTLEY_FAILED_PRECONDITION, "the blob is of another description of %.31s; compile without it", head.device);
   if (head.segment != wanted.segment || head.buckets != wanted.buckets)
     fail(MOTLEY_FAILED_PRECONDITION, "the blob is of another segment or of other buckets; compile without it");
 }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string_view>
 
 #include "kit/check.hpp"
 #include "sim/spec.hpp"
@@ -17,7 +18,7 @@ uint64_t ops_of(const Rules& rules, uint64_t ops);
 void check_ops(const Rules& rules, const kit::Plan& plan, uint32_t* bad_op);
 
 // UNIMPLEMENTED for a format that is not the device's.
-void check_format(const Rules& rules, const motley_weight_desc& desc);
+void check_format(const Spec& spec, const motley_weight_desc& desc);
 
 // Whole rows of a weight in another format (F32, F16, BF16), ranges left as they are.
 std::vector<std::byte> converted(const motley_weight_desc& desc);
@@ -51,6 +52,8 @@ class PaddedBatch {
   std::vector<uint8_t> generated_;
   motley_batch view_;
 };
+
+uint64_t hash_of_text(std::string_view text);
 
 // What export_programs gives: no code, but what a compiler's output is tied to.
 std::vector<std::byte> make_blob(const Spec& spec, const motley_segment& segment, std::span<const uint32_t> buckets);

@@ -231,7 +231,7 @@ TEST(SimRules, PresetsOfNpus_DescribeWhatTheyHave) {
     const motley_device_desc d = preset(name);
     EXPECT_EQ(d.kind, MOTLEY_KIND_NPU);
     EXPECT_EQ(d.caps & (MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_WEIGHTS_AS_ARGS), 0u) << name;
-    EXPECT_EQ(d.weight_dtypes, uint64_t{1} << MOTLEY_F16);
+    EXPECT_EQ(d.weight_dtypes, uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_Q8_0 | uint64_t{1} << MOTLEY_Q4_0);
     EXPECT_EQ(d.kv_dtypes, 0u);
     EXPECT_EQ(d.result_dtype, MOTLEY_F16);
     EXPECT_TRUE(has(d.ops, MOTLEY_OP_MATMUL) && has(d.ops, MOTLEY_OP_ROPE));
@@ -342,6 +342,30 @@ TEST(SimRules, OpsThatItHasNot_AreCutBeforeWithAReason) {
   EXPECT_EQ(sim().kv_create(rig.device(), &kv, &pool, &error), MOTLEY_UNIMPLEMENTED);
 }
 
+TEST(SimRules, AFaultOfFormat_RefusesEveryMatrix) {
+  Rig rig(with("weight_formats = [\"F16\"]\n[[fault]]\nwhat = \"format\"\n"));
+  const std::vector<std::byte> halves(64 * kWidth * 2);
+  motley_weight_info info{};
+  says(rig.pack(MOTLEY_F16, MOTLEY_F16, halves, 64, kWidth, &info), MOTLEY_UNIMPLEMENTED, "a weight in F16");
+}
+
+// From the second program on others have all but 100 KB.
+TEST(SimRules, MemoryThatOthersTake_FailsWhatNoLongerFits) {
+  Rig rig(with("[[fault]]\nwhat = \"memory\"\nat_program = 2\nleft_bytes = 100000\n"));
+  const auto compiled = rig.compile(Graph(MOTLEY_OP_ADD));
+  const auto small = rows_of(4, 1), large = rows_of(1024, 1);
+  EXPECT_EQ(rig.run(compiled.programs.get(), 0, 4, large).answer.code, MOTLEY_OK);
+  EXPECT_EQ(rig.try_alloc(200000).code, MOTLEY_OK);
+  EXPECT_EQ(rig.run(compiled.programs.get(), 0, 4, small).answer.code, MOTLEY_OK) << "it fits into what is left";
+  says(rig.try_alloc(200000), MOTLEY_RESOURCE_EXHAUSTED, "the memory cap of 100000");
+  EXPECT_EQ(rig.stats().lost, 0);
+  Rig full(with("[[fault]]\nwhat = \"memory\"\nat_program = 2\n"));
+  const auto program = full.compile(Graph(MOTLEY_OP_ADD));
+  EXPECT_EQ(full.run(program.programs.get(), 0, 4, small).answer.code, MOTLEY_OK);
+  says(full.run(program.programs.get(), 0, 4, small).answer, MOTLEY_RESOURCE_EXHAUSTED, "have taken");
+  EXPECT_EQ(full.stats().programs, 1u) << "what did not run is not counted";
+}
+
 TEST(SimRules, Compiling_TakesItsTimeBeforeTheFirstRun) {
   Rig rig(with("compile_s = 5\ncompile_op_s = 0.5\n"));
   const int64_t compile_ns = 2 * 5'500'000'000;  // two buckets
@@ -366,6 +390,19 @@ TEST(SimRules, CompilingInWallTime_LastsAPartOfIt) {
   EXPECT_EQ(rig.stats().compile_ns, 30'000'000'000u);
 }
 
+TEST(SimRules, Blobs_AreOfWhatIsComputedAlone) {
+  Rig rig(with("driver = \"1.7\"\n"));
+  const auto compiled = rig.compile(Graph(MOTLEY_OP_SCALE));
+  const auto blob = rig.exported(compiled.programs.get());
+  Graph untidy(MOTLEY_OP_SCALE);
+  std::memset(&untidy.ops[0].attr, 0x5a, sizeof untidy.ops[0].attr);  // of which an op of this kind has no use
+  untidy.ops[0].attr.scale.factor = 3;
+  for (motley_value& value : untidy.values) value.dims[2] = 77;  // beyond its rank
+  EXPECT_EQ(rig.compile(untidy, {4, 16}, blob).answer.code, MOTLEY_OK);
+  untidy.ops[0].attr.scale.factor = 4;
+  says(rig.compile(untidy, {4, 16}, blob).answer, MOTLEY_FAILED_PRECONDITION, "another segment");
+}
+
 TEST(SimRules, StaleBlobs_AreRefusedWithTheReason) {
   Rig rig(with("driver = \"1.7\"\n"));
   const Graph graph(MOTLEY_OP_ADD);
@@ -378,6 +415,8 @@ TEST(SimRules, StaleBlobs_AreRefusedWithTheReason) {
   says(rig.compile(Graph(MOTLEY_OP_MUL), {4, 16}, blob).answer, MOTLEY_FAILED_PRECONDITION, "another segment");
   Rig other(preset("intel-npu-like"));
   says(other.compile(graph, {4, 16}, blob).answer, MOTLEY_FAILED_PRECONDITION, "another device");
+  Rig namesake(with("driver = \"1.7\"\nqueue_depth = 3\n"));  // a file of that name that holds something else
+  says(namesake.compile(graph, {4, 16}, blob).answer, MOTLEY_FAILED_PRECONDITION, "another description");
   for (size_t i = 0; i < blob.size(); i += 7) {
     auto broken = blob;
     broken[i] ^= std::byte{1};

@@ -56,13 +56,37 @@ struct NpuRow {
   uint32_t memory_group, queue_depth;
   double claimed_gflops, claimed_bandwidth;  // declared / true
   double compile_s, compile_op_s, compile_max_s;
-  uint64_t program_bytes;
+  uint64_t program_bytes, allocation_bytes;
+  uint32_t programs_resident;
+  double reload_us;
 };
 constexpr NpuRow kNpus[] = {
-    {"intel-npu-like", 1, 10e3, 58, 200, 20, 20, 16, uint64_t{16} << 30, kHostGroup, 4, 1.3, 1.2, 5, 0.5, 60, 1 << 20},
-    {"xdna-like", 1, 10e3, 58, 1400, 20, 20, 16, uint64_t{16} << 30, kHostGroup, 4, 1.6, 1.2, 5, 0.5, 60, 1 << 20},
-    {"hexagon-like", 0.5, 8e3, 50, 300, 15, 30, 16, uint64_t{7} << 29, kHostGroup, 4, 1.5, 1.3, 2, 0.2, 30, 1 << 20},
-    {"ascend-like", 1, 200e3, 1600, 20, 25, 10, 64, uint64_t{32} << 30, 0, 32, 1.5, 0.8, 0, 0, 0, 0},
+    {"intel-npu-like",
+     1,
+     10e3,
+     58,
+     200,
+     20,
+     20,
+     16,
+     uint64_t{16} << 30,
+     kHostGroup,
+     4,
+     1.3,
+     1.2,
+     5,
+     0.5,
+     60,
+     1 << 20,
+     uint64_t{4} << 30,
+     256,
+     500},
+    {"xdna-like", 1,  10e3, 58,  1400, 20,  20, 16,      uint64_t{16} << 30,
+     kHostGroup,  4,  1.6,  1.2, 5,    0.5, 60, 1 << 20, uint64_t{4} << 30,
+     256,         500},
+    {"hexagon-like",    0.5, 8e3, 50, 300, 15, 30, 16, uint64_t{7} << 29, kHostGroup, 4, 1.5, 1.3, 2, 0.2, 30, 1 << 20,
+     uint64_t{2} << 30, 128, 500},
+    {"ascend-like", 1, 200e3, 1600, 20, 25, 10, 64, uint64_t{32} << 30, 0, 32, 1.5, 0.8, 0, 0, 0, 0, 0, 0, 0},
 };
 constexpr uint64_t bit(int index) { return uint64_t{1} << index; }
 
@@ -80,9 +104,10 @@ Spec make_npu(const NpuRow& row) {
   spec.declared_gflops = row.f16_gflops * row.claimed_gflops;
   spec.declared_bandwidth_gb_s = row.bandwidth_gb_s * row.claimed_bandwidth;
   Rules& rules = spec.rules;
-  rules.weight_formats = bit(MOTLEY_F16);
+  rules.weight_formats = bit(MOTLEY_F16) | bit(MOTLEY_Q8_0) | bit(MOTLEY_Q4_0);
   rules.compile_s = row.compile_s, rules.compile_op_s = row.compile_op_s, rules.compile_max_s = row.compile_max_s;
-  rules.program_bytes = row.program_bytes;
+  rules.program_bytes = row.program_bytes, rules.allocation_bytes = row.allocation_bytes;
+  rules.programs_resident = row.programs_resident, rules.reload_us = row.reload_us;
   const bool fixed = row.compile_s > 0;
   rules.dynamic_rows = rules.paged_attention = !fixed;
   rules.f16_results = fixed;

@@ -45,16 +45,18 @@ struct Rules {
 };
 
 struct Fault {
-  enum What { kStall, kDeath, kSlow, kCompile, kPack } what = kSlow;
+  enum What { kStall, kDeath, kSlow, kCompile, kPack, kMemory, kFormat } what = kSlow;
   uint64_t at_program = 0;  // the n-th enqueued program of the device, from 1; 0 = by at_ns
   int64_t at_ns = -1;       // of virtual time; in wall time since the device was opened
   int64_t for_ns = 0;       // 0 = for ever; of kPack: how long the next weight to be packed keeps its caller
   double factor = 1;        // of kSlow
   uint32_t rows = 0;        // of kCompile: the bucket that fails, 0 = every one
+  uint64_t left_bytes = 0;  // of kMemory: what others leave of the memory
 };
 
 struct Spec {
-  std::string label;
+  std::string label;       // of a file the end of its name, where that is long
+  uint64_t text_hash = 0;  // of a file: of what it holds
   int32_t kind = MOTLEY_KIND_GPU;
   uint64_t memory_bytes = 0;
   uint32_t memory_group = 0;

@@ -74,10 +74,15 @@ class Reader {
     if (spec.declared_bandwidth_gb_s == 0) spec.declared_bandwidth_gb_s = spec.rates.bandwidth_gb_s;
     if (!spec.rules.dynamic_rows && spec.rules.paged_attention)
       refuse(1, "dynamic_rows = false needs paged_attention = false: KV is not of fixed shapes");
+    if (spec.rules.weight_formats != 0 && (spec.rules.weight_formats & kFloats) == 0)
+      refuse(1, "weight_formats has none of F16, BF16, F32, in one of which a device holds what it has no format for");
     return spec;
   }
 
  private:
+  static constexpr uint64_t kFloats =
+      uint64_t{1} << MOTLEY_F16 | uint64_t{1} << MOTLEY_BF16 | uint64_t{1} << MOTLEY_F32;
+
   [[noreturn]] void refuse(size_t line, const std::string& why) const {
     std::string text = path_ + ":" + std::to_string(line) + ": " + why;
     for (char& c : text)
@@ -205,7 +210,9 @@ class Reader {
                         {"death", Fault::kDeath},
                         {"slow", Fault::kSlow},
                         {"compile", Fault::kCompile},
-                        {"pack", Fault::kPack}},
+                        {"pack", Fault::kPack},
+                        {"memory", Fault::kMemory},
+                        {"format", Fault::kFormat}},
                        true,
                        [&](int x) { what = x; }}};
       schema.figures = {
@@ -214,20 +221,30 @@ class Reader {
           {"for_ms", 0, 1e9, false, false, [&](double x) { fault.for_ns = std::llround(x * 1e6); }},
           {"factor", 1, 1e6, false, false, [&](double x) { fault.factor = x; }},
           {"rows", 1, 0x1p20, true, false, [&](double x) { fault.rows = static_cast<uint32_t>(x); }},
+          {"left_bytes", 0, 0x1p46, true, false, [&](double x) { fault.left_bytes = static_cast<uint64_t>(x); }},
       };
       read_table(table_of(item, "fault"), line_of(item), schema);
       fault.what = static_cast<Fault::What>(what);
-      const bool compiles = fault.what == Fault::kCompile, timed = fault.at_program != 0 || fault.at_ns >= 0;
-      if (compiles ? timed : (fault.at_program == 0) == (fault.at_ns < 0))
-        refuse(line_of(item), compiles ? "a fault of compile is of the bucket of so many rows, not of a time"
-                                       : "a fault has either at_program or at_ns; give one of them");
-      if (fault.what == Fault::kPack && fault.at_ns < 0)
-        refuse(line_of(item), "a fault of packing has at_ns: no program runs then");
-      if (fault.rows != 0 && !compiles) refuse(line_of(item), "rows belongs to what = \"compile\", and only there");
-      if ((fault.what == Fault::kSlow) != (fault.factor != 1))
-        refuse(line_of(item), "factor (above 1) belongs to what = \"slow\", and only there");
+      check_fault(fault, line_of(item));
       spec.faults.push_back(fault);
     }
+  }
+
+  void check_fault(const Fault& fault, size_t line) const {
+    const bool compiles = fault.what == Fault::kCompile, timeless = compiles || fault.what == Fault::kFormat;
+    const bool timed = fault.at_program != 0 || fault.at_ns >= 0;
+    if (timeless && timed)
+      refuse(line, compiles ? "a fault of compile is of the bucket of so many rows, not of a time"
+                            : "a fault of format is of every weight, not of a time");
+    if (!timeless && (fault.at_program == 0) == (fault.at_ns < 0))
+      refuse(line, "a fault has either at_program or at_ns; give one of them");
+    if (fault.what == Fault::kPack && fault.at_ns < 0)
+      refuse(line, "a fault of packing has at_ns: no program runs then");
+    if (fault.rows != 0 && !compiles) refuse(line, "rows belongs to what = \"compile\", and only there");
+    if (fault.left_bytes != 0 && fault.what != Fault::kMemory)
+      refuse(line, "left_bytes belongs to what = \"memory\", and only there");
+    if ((fault.what == Fault::kSlow) != (fault.factor != 1))
+      refuse(line, "factor (above 1) belongs to what = \"slow\", and only there");
   }
 
   static size_t line_of(const toml::node& node) { return node.source().begin.line; }

@@ -170,7 +170,10 @@ TEST(Presets, Npus_AreWhatTheirNamesSay) {
     const Spec& spec = named.at(label);
     EXPECT_EQ(spec.kind, MOTLEY_KIND_NPU);
     EXPECT_FALSE(spec.rules.dynamic_rows || spec.rules.paged_attention) << label;
-    EXPECT_EQ(spec.rules.weight_formats, uint64_t{1} << MOTLEY_F16) << label;
+    EXPECT_EQ(spec.rules.weight_formats, 1u << MOTLEY_F16 | 1u << MOTLEY_Q8_0 | 1u << MOTLEY_Q4_0) << label;
+    EXPECT_GT(spec.rules.allocation_bytes, 0u) << label;
+    EXPECT_LT(spec.rules.allocation_bytes, spec.memory_bytes) << label;
+    EXPECT_TRUE(spec.rules.programs_resident > 0 && spec.rules.reload_us > 0) << label;
     EXPECT_TRUE(spec.rules.f16_results) << label;
     EXPECT_GT(spec.rules.compile_s, 0) << label;
     EXPECT_EQ(spec.memory_group, 1u) << label << " shares the CPU's bus";
@@ -227,12 +230,16 @@ rows = 64
   refused("without_ops = [\"EMBEDDING\"]\n", "without_ops names none of: EMBED, MATMUL");
   refused("weight_formats = []\n", "weight_formats is not a list");
   refused("weight_formats = [\"\"]\n", "weight_formats names none of: F32, F16");
+  refused("weight_formats = [\"Q4_0\", \"Q8_0\"]\n", "weight_formats has none of F16, BF16, F32");
   refused("weight_formats = [1]\n", "weight_formats names none of: F32, F16");
   refused("driver = \"\"\n", "driver is not a text of 1 to 31 bytes");
   refused("driver = 3\n", "driver is not a text");
   refused("compile_wall = 2\n", "compile_wall is not in 0 .. 1");
   refused("[[fault]]\nwhat = \"compile\"\nat_ns = 3\n", "a fault of compile is of the bucket");
   refused("[[fault]]\nwhat = \"death\"\nat_ns = 3\nrows = 4\n", "rows belongs to what = \"compile\"");
+  refused("[[fault]]\nwhat = \"format\"\nat_ns = 3\n", "a fault of format is of every weight");
+  refused("[[fault]]\nwhat = \"memory\"\n", "either at_program or at_ns");
+  refused("[[fault]]\nwhat = \"death\"\nat_ns = 3\nleft_bytes = 4\n", "left_bytes belongs to what = \"memory\"");
 }
 
 TEST(Presets, Declared_IsOffButWithinTwice) {

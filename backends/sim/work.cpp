@@ -190,6 +190,8 @@ Queue::Work program_work(Queue& queue, Programs& programs, const motley_enqueue_
   check_bindings(queue, programs, run.get(), &work.accesses);
   run->args.kv = kv ? kv->inner.get() : nullptr;
   work.program = true, work.rows = args.batch->rows, work.padded_rows = run->args.batch->rows;
+  work.flops = programs.arithmetic.of(*args.batch, pool.block_size);
+  work.padded_flops = dynamic ? work.flops : programs.arithmetic.of(*run->args.batch, pool.block_size);
   work.name = programs.name(dynamic ? 0 : args.bucket), work.ready_ns = programs.ready_ns;
   work.engine = &device->compute;
   const KvSize size{static_cast<int32_t>(kit::element_bytes(pool.dtype)), pool.block_size};

@@ -9,7 +9,9 @@
  * Handles are opaque and owned by the host, which frees each exactly once; a handle outlives the work enqueued with it.
  * Threads: entries may be called from any thread; one thread at a time per queue (enqueue, copy, fence); no entry
  * blocks but compile, pack, event_wait and destruction. Lengths are in bytes, times in nanoseconds, unless the name
- * says so. SPDX-License-Identifier: Apache-2.0 */
+ * says so. Structs grow at their end; one of which arrays cross, motley_device_desc above all, or that has grown since
+ * the last number, with a new MOTLEY_BACKEND_ABI, by which plugin and host refuse each other.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MOTLEY_BACKEND_H
 #define MOTLEY_BACKEND_H
 
@@ -19,7 +21,7 @@
 extern "C" {
 #endif
 
-#define MOTLEY_BACKEND_ABI 2
+#define MOTLEY_BACKEND_ABI 3
 #define MOTLEY_ERROR_TEXT_MAX 512
 
 typedef struct motley_error {
@@ -277,6 +279,9 @@ typedef struct motley_device_stats {
   uint64_t bytes_resident;
   int32_t lost;                            /* 1: every further call answers UNAVAILABLE */
   uint64_t compile_ns, blob_hits, reloads; /* compiling; programs made of blobs; those that had to be loaded anew */
+  /* Floating-point operations of products with weights and of attention, two a multiply-add: of real rows, and run, the
+   * padding of buckets included. Of experts of which some are elsewhere, as if all were chosen alike. */
+  double flops, padded_flops;
 } motley_device_stats;
 
 typedef enum motley_collective {

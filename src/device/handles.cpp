@@ -48,13 +48,13 @@ Result<Device> Device::open_isolated(const std::filesystem::path& plugin_file, u
 }
 
 int32_t Device::format_of(int32_t dtype, Quality quality) const {
-  const auto held = [&](int32_t format) {
-    return weight_formats_ == 0 || format < 0 || format >= MOTLEY_DTYPE_COUNT || (weight_formats_ >> format & 1) != 0;
-  };
-  const bool floats = dtype == MOTLEY_F32 || dtype == MOTLEY_F16 || dtype == MOTLEY_BF16;
-  if (floats && quality == Quality::kFast && held(MOTLEY_Q4_0)) return MOTLEY_Q4_0;
-  if (floats && quality != Quality::kExact && held(MOTLEY_Q8_0)) return MOTLEY_Q8_0;
-  return held(dtype) ? dtype : MOTLEY_F16;
+  const bool floats = dtype == MOTLEY_F32 || dtype == MOTLEY_F16 || dtype == MOTLEY_BF16,
+             free = floats || !holds(dtype);
+  if (free && quality == Quality::kFast && holds(MOTLEY_Q4_0)) return MOTLEY_Q4_0;
+  if (free && quality != Quality::kExact && holds(MOTLEY_Q8_0)) return MOTLEY_Q8_0;
+  for (const int32_t format : {dtype, int32_t{MOTLEY_F16}, int32_t{MOTLEY_BF16}, int32_t{MOTLEY_F32}})
+    if (holds(format)) return format;
+  return MOTLEY_F16;
 }
 
 Result<QueueHandle> Device::create_queue() const {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <span>
 
 namespace motley {
 namespace {
@@ -40,6 +41,14 @@ const char* damage_of(const std::filesystem::path& file) {
     if (part.p_offset > size || part.p_filesz > size - part.p_offset) return kTruncated;
   }
   return nullptr;
+}
+
+// A plugin's text is not trusted to end.
+void end_texts(motley_device_desc* device) {
+  for (const std::span<char> text :
+       {std::span<char>(device->family), std::span<char>(device->label), std::span<char>(device->vendor),
+        std::span<char>(device->model), std::span<char>(device->variant), std::span<char>(device->driver)})
+    text.back() = '\0';
 }
 
 }  // namespace
@@ -99,15 +108,18 @@ Result<std::vector<motley_device_desc>> Plugin::enumerate() const {
     if (count > kDevicesPerPluginMax) return error(MOTLEY_OUT_OF_RANGE, "{}: claims {} devices", api_->name, count);
     devices.resize(count);
   }
-  for (auto& device : devices) {  // a plugin's text is not trusted to end
-    device.family[sizeof device.family - 1] = '\0';
-    device.label[sizeof device.label - 1] = '\0';
-    device.vendor[sizeof device.vendor - 1] = '\0';
-    device.model[sizeof device.model - 1] = '\0';
-    device.variant[sizeof device.variant - 1] = '\0';
-    device.driver[sizeof device.driver - 1] = '\0';
-  }
+  for (auto& device : devices) end_texts(&device);
   return devices;
+}
+
+Result<motley_device_desc> Plugin::describe(const std::string& spec) const {
+  if (api_->describe == nullptr) return error(MOTLEY_UNIMPLEMENTED, "{} describes no devices", api_->name);
+  motley_device_desc device{};
+  device.struct_size = sizeof device;
+  motley_error failure{};
+  RETURN_IF_ERROR(to_status(api_->describe(spec.c_str(), &device, &failure), failure, spec));
+  end_texts(&device);
+  return device;
 }
 
 }  // namespace motley

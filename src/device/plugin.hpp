@@ -24,6 +24,8 @@ class Plugin {
   const std::filesystem::path& file() const { return file_; }
   // Empty with a reason in the status when the plugin finds no device.
   Result<std::vector<motley_device_desc>> enumerate() const;
+  // A device that is not enumerated but can be named. UNIMPLEMENTED where the plugin has none.
+  Result<motley_device_desc> describe(const std::string& spec) const;
 
  private:
   Plugin(void* library, const motley_backend* api, std::filesystem::path file)

@@ -118,18 +118,15 @@ Result<DeviceRegistry::Entry> DeviceRegistry::describe(std::string_view family, 
   for (const Entry& entry : devices_) {
     const motley_backend& api = entry.plugin->api();
     if (family != entry.description.desc.family || api.describe == nullptr) continue;
-    motley_device_desc desc{};
-    desc.struct_size = sizeof desc;
-    motley_error failure{};
     const std::string text(spec);
-    const Status status = to_status(api.describe(text.c_str(), &desc, &failure), failure, text);
-    if (!status.ok()) {  // which the plugin may have named already
+    const auto desc = entry.plugin->describe(text);
+    if (!desc.ok()) {  // which the plugin may have named already
+      const Status& status = desc.error();
       const bool twice = status.message().starts_with(fmt::format("{0}: {0}", text));
       return Status(status.code(), fmt::format("{}:{}", family, status.message().substr(twice ? text.size() + 2 : 0)));
     }
-    desc.label[sizeof desc.label - 1] = '\0';
     std::string name = fmt::format("{}:{}", family, spec);
-    return Entry{{name, desc}, entry.plugin, name, {}};
+    return Entry{{name, *desc}, entry.plugin, name, {}};
   }
   return error(MOTLEY_NOT_FOUND, "device {}:{} is not there, and no plugin can make it", family, spec);
 }

@@ -129,6 +129,57 @@ TEST(Lanes, BusyLane_IsNoReasonToTakeALessPreferredPool) {
   bench.expect_all_right();
 }
 
+// By pool, how many of the requests have run there.
+std::vector<uint32_t> counts_by_pool(SchedulerBench& bench, const std::vector<RequestId>& ids, size_t pools) {
+  std::vector<uint32_t> counts(pools, 0);
+  for (const RequestId id : ids)
+    for (const uint32_t pool : bench.stories()[id].pools) ++counts[pool];
+  return counts;
+}
+
+TEST(Lanes, Shares_PartTheSequencesThatRun) {
+  ScriptedOptions device = device_of({256, 256, 256});
+  device.pools[0].share = 0.25, device.pools[1].share = 0.625, device.pools[2].share = 0.125;
+  SchedulerBench bench(device, {.enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 16; ++i) ids.push_back(bench.add(bench.request(random_text(i, 6, kVocab), 5)));
+  while (bench.plan()) {
+  }
+  EXPECT_EQ(bench.scheduler().running(), 16u);
+  ASSERT_TRUE(bench.finish(100));
+  EXPECT_EQ(counts_by_pool(bench, ids, 3), (std::vector<uint32_t>{4, 10, 2}));
+  bench.expect_all_right();
+  const RequestId alone = bench.add(bench.request(random_text(90, 20, kVocab), 5));
+  EXPECT_EQ(lane_in_which_runs(bench, alone), 1u) << "who is alone runs where most do";
+  ASSERT_TRUE(bench.finish(100));
+}
+
+// As many come and go as pass: the parts stay what they are.
+TEST(Lanes, Shares_StayWhileRequestsComeAndGo) {
+  ScriptedOptions device = device_of({512, 512});
+  device.pools[0].share = 0.75, device.pools[1].share = 0.25;
+  SchedulerBench bench(device, {.max_num_seqs = 16, .enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 200; ++i)
+    ids.push_back(bench.add(bench.request(random_text(i, 4 + i % 7, kVocab), 5 + i % 5)));
+  ASSERT_TRUE(bench.finish(2000));
+  const std::vector<uint32_t> counts = counts_by_pool(bench, ids, 2);
+  EXPECT_EQ(counts[0] + counts[1], 200u);
+  EXPECT_NEAR(counts[0], 150, 15);
+  bench.expect_all_right();
+}
+
+TEST(Lanes, PoolWithoutRoom_LeavesItsShareToTheOthers) {
+  ScriptedOptions device = device_of({16, 256});
+  device.pools[0].share = 0.75, device.pools[1].share = 0.25;
+  SchedulerBench bench(device, {.enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 8; ++i) ids.push_back(bench.add(bench.request(random_text(i, 20, kVocab), 2)));
+  ASSERT_TRUE(bench.finish(100));
+  EXPECT_EQ(counts_by_pool(bench, ids, 2), (std::vector<uint32_t>{2, 6}));
+  bench.expect_all_right();
+}
+
 TEST(Lanes, SequenceThatOutgrowsItsPool_GoesOnInALargerOne) {
   SchedulerBench bench(device_of({4, 6, 32}), {});
   EXPECT_EQ(bench.config().options.max_model_len, 128u);
@@ -321,9 +372,12 @@ Padding mixed_load(const ScriptedOptions& device, uint32_t lane, uint32_t seed) 
   return padding;
 }
 
+// The first row counts are those that the runtime compiles for steps of up to 2048 rows, which its own test pins.
 TEST(Buckets, MixedLoad_RunsAtMostAQuarterOfPadding) {
-  for (const std::vector<uint32_t>& buckets :
-       {std::vector<uint32_t>{16, 64, 256, 1024}, {8, 16, 32, 64, 128, 256, 512}, {16, 64, 256}}) {
+  for (const std::vector<uint32_t>& buckets : {std::vector<uint32_t>{16, 64, 256, 512, 1024, 2048},
+                                               {16, 64, 256, 1024},
+                                               {8, 16, 32, 64, 128, 256, 512},
+                                               {16, 64, 256}}) {
     SCOPED_TRACE(::testing::PrintToString(buckets));
     ScriptedOptions alone = device_of({4096});
     alone.positions_max = 2048;
@@ -398,6 +452,13 @@ TEST(Lanes, DescriptionsThatMakeNoSense_AreRefused) {
   }
   device.pools[1].section_begins = {4, 8};
   EXPECT_EQ(refusal(device), "accepted");
+  device.pools[1].share = 0.5;
+  EXPECT_THAT(refusal(device), HasSubstr("a KV pool has a share of 0.5"));
+  device.pools[0].share = 0.5;
+  EXPECT_EQ(refusal(device), "accepted");
+  device.pools[0].share = -1;
+  EXPECT_THAT(refusal(device), HasSubstr("a KV pool has a share of -1"));
+  device.pools[0].share = 0.5;
   device.lanes.resize(65, lane_of(0));
   EXPECT_THAT(refusal(device), HasSubstr("65 lanes"));
 }

@@ -80,6 +80,19 @@ TEST(Moving, FromOnePoolToTwo_TakesThePreferredOneFirst) {
   expect_end(bench, 0);
 }
 
+TEST(Moving, FromOnePoolToTwoWithShares_PartsThem) {
+  SchedulerBench bench(device_of({64}), {.enable_prefix_caching = false});
+  for (uint32_t i = 0; i < 4; ++i) bench.add(bench.request(random_text(i, 20, kVocab), 8));
+  run_steps(bench, 3);
+  ScriptedOptions two = device_of({64, 64});
+  two.pools[0].share = 0.25, two.pools[1].share = 0.75;
+  bench.replace(two, false);
+  EXPECT_EQ(bench.scheduler().running(), 4u);
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 64u - 6);
+  EXPECT_EQ(bench.scheduler().pool(1).free_count(), 64u - 18);
+  expect_end(bench, 0);
+}
+
 TEST(Moving, FromTwoPoolsToOne_BesideThePoolThatStays) {
   ScriptedOptions device = device_of({8, 64});
   device.pools[1].memory = {5};

@@ -30,6 +30,7 @@ void Scheduler::take_config() {
     Pool& pool = pools_.emplace_back(
         id, BlockPool(from.blocks, from.block_size, config_.options.enable_prefix_caching, hash_, from.section_begins));
     pool.sequences_max = config_.sequences_max(id);
+    pool.share = from.share;
     pool.preference = UINT32_MAX;
   }
   for (const LaneDescription& from : config_.lanes) {

@@ -160,6 +160,9 @@ class Scheduler {
     uint32_t sequences_max = 0;      // that run
     uint32_t decode_steps = 0;       // of disjoint sequences that its lanes can have under way
     uint32_t preference = 0;         // the least first: its first lane
+    double share = 0;                // as described
+
+    size_t sequences() const { return running.size() + draining + arriving; }
   };
   struct Draft {
     Draft(Lane& of, Pool& in, StepPlan& to) : lane(of), pool(in), plan(to) {}
@@ -186,10 +189,11 @@ class Scheduler {
   };
   // One pass over the waiting requests, for a draft.
   struct AdmissionPass {
-    uint64_t closed = 0;       // pools, a bit each, that a passed request waits for
-    uint32_t elsewhere = 0;    // passed requests that another pool takes
-    uint32_t rows_left = 0;    // of the step
-    uint32_t missing_max = 0;  // rows that may be missing of the next one
+    uint64_t closed = 0;                 // pools, a bit each, that a passed request waits for
+    uint32_t elsewhere = 0;              // passed requests that another pool takes
+    std::vector<uint32_t> by_pool = {};  // of these, for which
+    uint32_t rows_left = 0;              // of the step
+    uint32_t missing_max = 0;            // rows that may be missing of the next one
     uint32_t claims() const;
   };
   struct RankLess {
@@ -240,7 +244,9 @@ class Scheduler {
   void admit(Draft& draft, std::vector<Sequence*>& prefills, uint32_t longs);
   Admission try_admit(Draft& draft, Sequence& sequence, AdmissionPass& pass);
   Offer offer(const Pool& pool, const Sequence& sequence) const;
-  bool belongs_elsewhere(const Pool& pool, const Sequence& sequence, const Offer& own, uint64_t closed) const;
+  static bool comes_first(const Pool& pool, const Pool& other, const std::vector<uint32_t>& more = {});
+  const Pool* better_pool(const Pool& pool, const Sequence& sequence, const Offer& own,
+                          const AdmissionPass& pass) const;
   bool uses_cache(const Sequence& sequence) const;
   void close_pools(const Sequence& sequence, AdmissionPass& pass) const;
   uint32_t holding() const;

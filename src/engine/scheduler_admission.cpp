@@ -10,7 +10,7 @@ namespace {
 
 // Waiting requests that one step looks at and passes: a running one computes their prefix just now, or another pool is
 // the one for them.
-constexpr uint32_t kPassedOverMax = 16;
+constexpr uint32_t kPassedOverMax = 64;
 
 bool fits(const BlockPool& pool, const Sequence& s) {
   return blocks_for(static_cast<uint32_t>(s.tokens.size()), pool.block_size()) <= pool.size();
@@ -66,8 +66,10 @@ uint32_t Scheduler::holding() const {
 
 Scheduler::Admission Scheduler::try_admit(Draft& draft, Sequence& s, AdmissionPass& pass) {
   const Offer own = offer(draft.pool, s);
-  if (pools_.size() > 1 && belongs_elsewhere(draft.pool, s, own, pass.closed)) {
+  if (const Pool* other = pools_.size() > 1 ? better_pool(draft.pool, s, own, pass) : nullptr) {
     ++pass.elsewhere;
+    pass.by_pool.resize(pools_.size());
+    ++pass.by_pool[other->id];
     return Admission::kNotHere;
   }
   if (own.fits) {
@@ -112,19 +114,31 @@ Scheduler::Offer Scheduler::offer(const Pool& pool, const Sequence& s) const {
   offer.fresh = blocks_for(length, size) - found;
   offer.missing = length - found * size;
   offer.room =
-      pool.running.size() + pool.draining + pool.arriving < pool.sequences_max &&
+      pool.sequences() < pool.sequences_max &&
       static_cast<uint64_t>(offer.fresh) + free_hits + pool.running.size() + pool.arriving <= blocks.free_count();
   return offer;
 }
 
-// Whether another pool takes the request, or will as soon as its lane plans a step, `own` being what `pool` offers.
-bool Scheduler::belongs_elsewhere(const Pool& pool, const Sequence& s, const Offer& own, uint64_t closed) const {
+// Whether a sequence is for `pool` rather than for `other`, both having room, and so many `more` coming there, by pool.
+bool Scheduler::comes_first(const Pool& pool, const Pool& other, const std::vector<uint32_t>& more) {
+  const auto with_it = [&](const Pool& p) {
+    return static_cast<double>(p.sequences() + 1 + (p.id < more.size() ? more[p.id] : 0));
+  };
+  const double load = with_it(pool) * other.share, of_other = with_it(other) * pool.share;
+  return load != of_other ? load < of_other : pool.preference < other.preference;
+}
+
+// The other pool that takes the request, or will as soon as its lane plans a step, `own` being what `pool` offers; null
+// where it is for `pool`.
+const Scheduler::Pool* Scheduler::better_pool(const Pool& pool, const Sequence& s, const Offer& own,
+                                              const AdmissionPass& pass) const {
+  const Pool* best = own.room ? &pool : nullptr;
   for (const Pool& other : pools_) {
-    if (other.id == pool.id || (closed >> other.id & 1) != 0) continue;
-    if (own.room && other.preference > pool.preference) continue;
-    if (offer(other, s).room) return true;
+    if (other.id == pool.id || (pass.closed >> other.id & 1) != 0) continue;
+    if (best != nullptr && !comes_first(other, *best, pass.by_pool)) continue;
+    if (offer(other, s).room) best = &other;
   }
-  return false;
+  return best == &pool ? nullptr : best;
 }
 
 // Nobody who ranks lower takes the room that the request waits for.

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "base/limits.hpp"
@@ -78,6 +79,12 @@ Status check_description(const ExecutorDescription& executor) {
           pool.block_size, pool.blocks, lane.rows_max, executor.vocab_size, executor.positions_max);
   }
   for (uint32_t pool = 0; pool < executor.pools.size(); ++pool) RETURN_IF_ERROR(check_pool(pool, executor));
+  const bool shares = executor.pools[0].share > 0;
+  for (const KvPoolDescription& pool : executor.pools) {
+    if (!std::isfinite(pool.share) || pool.share < 0 || (pool.share > 0) != shares)
+      return invalid_argument("engine: a KV pool has a share of {}: every pool has one above 0, or none has any",
+                              pool.share);
+  }
   return ok_status();
 }
 

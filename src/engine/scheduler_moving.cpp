@@ -112,7 +112,7 @@ Scheduler::Landing Scheduler::landing(const Pool& pool, const Sequence& s, uint3
   }
   landing.fresh = blocks - static_cast<uint32_t>(landing.hits.size());
   const size_t running = pool.running.size() + pool.arriving;
-  landing.room = running + pool.draining < pool.sequences_max &&
+  landing.room = pool.sequences() < pool.sequences_max &&
                  uint64_t{landing.fresh} + free_hits + running <= pool.blocks.free_count();
   return landing;
 }
@@ -158,7 +158,7 @@ bool Scheduler::move_on(Sequence& s) {
   Pool* to = nullptr;
   Landing there;
   for (Pool& pool : pools_) {
-    if (pool.id == from.id || (to != nullptr && to->preference < pool.preference) || is_waited_for(pool, s)) continue;
+    if (pool.id == from.id || (to != nullptr && comes_first(*to, pool)) || is_waited_for(pool, s)) continue;
     Landing other = landing(pool, s, size, blocks);
     if (!other.room) continue;
     to = &pool;
@@ -233,7 +233,9 @@ void Scheduler::carry(Carrying& carrying, Sequence& s) {
     if (has_seat(pool)) return seat(pool, s);
     for (size_t i = s.blocks.size(); i-- > 0;) pool.blocks.release(s.blocks[i]);
   } else {
-    for (Pool* pool : carrying.by_preference)
+    std::vector<Pool*> pools = carrying.by_preference;
+    std::sort(pools.begin(), pools.end(), [](const Pool* a, const Pool* b) { return comes_first(*a, *b); });
+    for (Pool* pool : pools)
       if (has_seat(*pool) && carry_to(carrying, s, *pool)) return;
   }
   carrying.done.lost += s.committed;

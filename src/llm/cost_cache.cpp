@@ -33,8 +33,9 @@ std::string machine_digest(std::span<const ListedDevice> devices) {
   std::string text;
   for (const ListedDevice& device : devices) {
     const motley_device_desc& d = device.description.desc;
-    text += fmt::format("{} {} {} {} {} {} {} {}\n", device.description.name, d.vendor, d.model, d.variant, d.driver,
-                        d.memory_total, device.plugin->api().name, device.plugin->api().version);
+    text +=
+        fmt::format("{} {} {} {} {} {:x} {} {} {}\n", device.description.name, d.vendor, d.model, d.variant, d.driver,
+                    d.weight_dtypes, d.memory_total, device.plugin->api().name, device.plugin->api().version);
     const auto file = read_file(device.spec.substr(device.spec.find(':') + 1), kSpecBytesMax);
     if (file.ok()) text += *file;  // a preset is no file
   }

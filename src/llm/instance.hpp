@@ -42,10 +42,12 @@ struct AddedDevices {
 struct DeviceWork {
   std::string name;
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
-  double flops = 0, busy_s = 0;
+  double busy_s = 0;
   bool lost = false, in_force = false;  // in_force: the plan uses it
   bool simulated = false;
-  double weight_error = 0;  // as DriverReport
+  std::string weight_formats;  // as DriverReport
+  double weight_error = 0;
+  motley_device_stats own{};  // by its own count since it was opened, whatever it did
 };
 
 struct InstanceOptions {

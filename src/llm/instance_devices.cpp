@@ -179,8 +179,8 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
 }
 
 // The next plan takes over from the one in force while requests run. Its weights are packed, its programs compiled and
-// its pools made beside those in service; where the devices have no room for both, its weights alone, and the rest once
-// the plan in force has ended.
+// its pools made beside those in service; where the devices have no room for both, as many of its weights as there is
+// room for, and the rest once the plan in force has ended.
 Status Instance::change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop) {
   next.report.placement.epoch = next_epoch();
   const auto planned = std::make_shared<const PlannedModel>(std::move(next));
@@ -494,22 +494,23 @@ std::vector<DeviceWork> Instance::device_work() {
   devices.mark_failed();  // without the lock: recover() ends a device that hangs
   const std::vector<std::string> used = devices_in_force();
   std::map<std::string, DriverWork> done;
-  std::map<std::string, double> errors;
+  std::map<std::string, DriverReport> reports;
   {
     std::lock_guard lock(mutex_);
     done = work_;
     count_work(&done);
     for (const DriverReport& report : runtime_ == nullptr ? std::vector<DriverReport>() : runtime_->reports())
-      errors[report.device] = report.weight_error;
+      reports[report.device] = report;
   }
   std::vector<DeviceWork> work;
   for (size_t i = 0; i < devices.size(); ++i) {
     const std::string& name = devices.listed(i).description.name;
     const DriverWork& of_steps = done[name];
-    work.push_back({name, of_steps.programs, of_steps.rows, of_steps.bytes_moved, of_steps.flops,
+    const auto own = devices.device(i).stats();
+    work.push_back({name, of_steps.programs, of_steps.rows, of_steps.bytes_moved,
                     static_cast<double>(of_steps.busy_ns) / 1e9, devices.lost(i),
                     !devices.lost(i) && contains(used, name), devices.listed(i).description.desc.simulated != 0,
-                    errors[name]});
+                    reports[name].weight_formats, reports[name].weight_error, own.ok() ? *own : motley_device_stats{}});
   }
   return work;
 }

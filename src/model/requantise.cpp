@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "model/hf/numbers.hpp"
+#include "motley/blocks.hpp"
 #include "motley/types.h"
 
 namespace motley {
@@ -19,22 +20,34 @@ constexpr size_t kBlocksOfPart = 1 << 13;  // of a thread at a time
 
 using Elements = std::array<float, kBlock>;
 
-struct Float {
-  int32_t dtype;
-  size_t bytes;
-  void (*read)(const std::byte*, Elements*);
+struct Source {
+  size_t block, bytes;  // elements of a block, and its bytes
+  // `count` elements from the given one.
+  void (*read)(const std::byte* data, size_t element, size_t count, Elements*);
 };
 template <float (*kToFloat)(uint16_t)>
-void read_halves(const std::byte* at, Elements* x) {
+void read_halves(const std::byte* data, size_t element, size_t count, Elements* x) {
   std::array<uint16_t, kBlock> bits;
-  std::memcpy(bits.data(), at, sizeof bits);
-  for (size_t i = 0; i < kBlock; ++i) (*x)[i] = kToFloat(bits[i]);
+  std::memcpy(bits.data(), data + element * 2, count * 2);
+  for (size_t i = 0; i < count; ++i) (*x)[i] = kToFloat(bits[i]);
 }
-constexpr Float kFloats[] = {
-    {MOTLEY_F32, 4, [](const std::byte* at, Elements* x) { std::memcpy(x->data(), at, sizeof *x); }},
-    {MOTLEY_F16, 2, read_halves<hf::f16_to_float>},
-    {MOTLEY_BF16, 2, read_halves<hf::bf16_to_float>},
-};
+template <typename Block>
+void read_blocks(const std::byte* data, size_t element, size_t count, Elements* x) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(data);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t at = element + i;
+    (*x)[i] = Block::at(bytes + at / Block::kBlock * Block::kBytes, static_cast<int>(at % Block::kBlock));
+  }
+}
+
+bool find_source(int32_t dtype, Source* source) {
+  const bool known = blocks::visit(dtype, [&]<typename Block>(Block) {
+    *source = {Block::kBlock, Block::kBytes, read_blocks<Block>};
+  });
+  if (dtype == MOTLEY_F16) source->read = read_halves<hf::f16_to_float>;
+  if (dtype == MOTLEY_BF16) source->read = read_halves<hf::bf16_to_float>;
+  return known;
+}
 
 // To the nearest whole number, ties to even, of |x| < 2^22: a sum has no finer digits.
 float rounded(float x) {
@@ -42,8 +55,8 @@ float rounded(float x) {
   return (x + kWhole) - kWhole;
 }
 
-// Writes a block of the format, and what it makes of the elements over them.
-void write_q8_0(Elements* x, std::byte* out) {
+// They write `count` elements (a block; of F16 any number) of the format, and what it makes of them over them.
+void write_q8_0(Elements* x, size_t, std::byte* out) {
   float most = 0;
   for (const float each : *x) most = std::max(most, std::abs(each));
   const uint16_t bits = hf::float_to_f16(most / 127);
@@ -56,7 +69,7 @@ void write_q8_0(Elements* x, std::byte* out) {
   }
 }
 
-void write_q4_0(Elements* x, std::byte* out) {
+void write_q4_0(Elements* x, size_t, std::byte* out) {
   float most = 0;
   for (const float each : *x) most = std::abs(each) > std::abs(most) ? each : most;
   const uint16_t bits = hf::float_to_f16(most / -8);
@@ -71,43 +84,44 @@ void write_q4_0(Elements* x, std::byte* out) {
   for (size_t i = 0; i < kBlock / 2; ++i) out[2 + i] = static_cast<std::byte>(quants[i] | quants[i + kBlock / 2] << 4);
 }
 
-void write_f16(Elements* x, std::byte* out) {
+void write_f16(Elements* x, size_t count, std::byte* out) {
   std::array<uint16_t, kBlock> bits;
-  for (size_t i = 0; i < kBlock; ++i) {
+  for (size_t i = 0; i < count; ++i) {
     bits[i] = hf::float_to_f16((*x)[i]);
     (*x)[i] = hf::f16_to_float(bits[i]);
   }
-  std::memcpy(out, bits.data(), sizeof bits);
+  std::memcpy(out, bits.data(), count * sizeof bits[0]);
 }
 
 struct Packed {
   int32_t dtype;
-  size_t block_bytes;
-  void (*write)(Elements*, std::byte*);
+  size_t block, bytes;  // elements that are written together at least, and their bytes
+  void (*write)(Elements*, size_t, std::byte*);
 };
 constexpr Packed kPacked[] = {
-    {MOTLEY_F16, 64, write_f16}, {MOTLEY_Q8_0, 34, write_q8_0}, {MOTLEY_Q4_0, 18, write_q4_0}};
+    {MOTLEY_F16, 1, 2, write_f16}, {MOTLEY_Q8_0, kBlock, 34, write_q8_0}, {MOTLEY_Q4_0, kBlock, 18, write_q4_0}};
 
-FormatError write_block(const Float& from, const Packed& to, const std::byte* in, std::byte* out) {
+const Packed* find_packed(int32_t dtype) {
+  const auto at =
+      std::find_if(std::begin(kPacked), std::end(kPacked), [&](const Packed& packed) { return packed.dtype == dtype; });
+  return at == std::end(kPacked) ? nullptr : at;
+}
+
+FormatError write_some(const Source& from, const Packed& to, std::span<const std::byte> in, size_t element,
+                       size_t count, std::byte* out) {
   Elements before, after;
-  from.read(in, &before);
+  from.read(in.data(), element, count, &before);
   FormatError error;
-  for (const float x : before) error.squares += double{x} * x;
+  for (size_t i = 0; i < count; ++i) error.squares += double{before[i]} * before[i];
   if (!std::isfinite(error.squares)) return error;  // and is refused
   error.squares = 0;
   after = before;
-  to.write(&after, out);
-  for (size_t i = 0; i < kBlock; ++i) {
+  to.write(&after, count, out);
+  for (size_t i = 0; i < count; ++i) {
     const double x = before[i], off = x - after[i];
     error.squares += x * x, error.error_squares += off * off;
   }
   return error;
-}
-
-template <typename Row, size_t kRows>
-const Row* find(const Row (&rows)[kRows], int32_t dtype) {
-  const auto at = std::find_if(std::begin(rows), std::end(rows), [&](const Row& row) { return row.dtype == dtype; });
-  return at == std::end(rows) ? nullptr : at;
 }
 
 }  // namespace
@@ -120,28 +134,34 @@ FormatError& FormatError::operator+=(const FormatError& other) {
 }
 
 bool can_requantise(int32_t from, int32_t to, int64_t cols) {
-  return from != to && find(kFloats, from) != nullptr && find(kPacked, to) != nullptr && cols > 0 &&
-         cols % static_cast<int64_t>(kBlock) == 0;
+  Source source{};
+  const Packed* packed = find_packed(to);
+  return from != to && packed != nullptr && find_source(from, &source) && cols > 0 &&
+         static_cast<size_t>(cols) % source.block == 0 && static_cast<size_t>(cols) % packed->block == 0;
 }
 
 Result<Requantised> requantise(std::span<const std::byte> data, int32_t from, int32_t to, int64_t cols) {
-  const Float* source = find(kFloats, from);
-  const Packed* packed = find(kPacked, to);
-  if (!can_requantise(from, to, cols) || data.size() % (static_cast<size_t>(cols) * source->bytes) != 0)
+  Source source{};
+  find_source(from, &source);
+  const Packed* packed = find_packed(to);
+  if (!can_requantise(from, to, cols) || data.size() % (static_cast<size_t>(cols) / source.block * source.bytes) != 0)
     return invalid_argument("{} bytes in rows of {} elements of format {} cannot be made format {}", data.size(), cols,
                             from, to);
-  const size_t blocks = data.size() / source->bytes / kBlock;
+  const size_t elements = data.size() / source.bytes * source.block;
+  const size_t blocks = (elements + kBlock - 1) / kBlock;
   Requantised made;
-  made.bytes.resize(blocks * packed->block_bytes);
+  made.bytes.resize(elements / packed->block * packed->bytes);
   // The parts are of one size, and their errors are summed in their order: the same whatever cores there are.
   std::vector<FormatError> errors((blocks + kBlocksOfPart - 1) / kBlocksOfPart);
   std::atomic<size_t> next = 0;
   const auto work = [&] {
     for (size_t part = next++; part < errors.size(); part = next++) {
       const size_t end = std::min(blocks, (part + 1) * kBlocksOfPart);
-      for (size_t b = part * kBlocksOfPart; b < end; ++b)
-        errors[part] += write_block(*source, *packed, data.data() + b * kBlock * source->bytes,
-                                    made.bytes.data() + b * packed->block_bytes);
+      for (size_t b = part * kBlocksOfPart; b < end; ++b) {
+        const size_t element = b * kBlock, count = std::min(kBlock, elements - element);
+        errors[part] += write_some(source, *packed, data, element, count,
+                                   made.bytes.data() + element / packed->block * packed->bytes);
+      }
     }
   };
   {

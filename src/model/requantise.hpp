@@ -1,4 +1,5 @@
-// Floats to formats of fewer bits, symmetric about zero. Pure; runs on all cores that the caller may use.
+// Weights to other formats: halves, and fewer bits symmetric about zero. Pure; runs on all cores that the caller may
+// use.
 #pragma once
 
 #include <cstddef>
@@ -23,10 +24,10 @@ struct Requantised {
   FormatError error;
 };
 
-// Whether requantise() knows the pair and `cols` are whole blocks.
+// Whether requantise() knows the pair, and `cols` are whole blocks of both.
 bool can_requantise(int32_t from, int32_t to, int64_t cols);
 
-// `data`: rows of `cols` elements of `from` (F32, F16 or BF16) back to back. To Q8_0: of 32 elements the greatest
+// `data`: rows of `cols` elements of `from` (any weight format) back to back. To Q8_0: of 32 elements the greatest
 // absolute one / 127 is the scale, elements round to nearest. To Q4_0: the one of the greatest magnitude / -8, elements
 // are -8 to 7. Scales are F16 (docs/formats/gguf.md); where one is below its range the block becomes zeros, and counts
 // as such. To F16: to nearest. INVALID_ARGUMENT where the sizes or formats do not fit, or an element is not finite or

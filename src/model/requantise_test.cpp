@@ -81,10 +81,44 @@ TEST(Requantise, F16_IsToNearest) {
   EXPECT_EQ(requantise(bytes_of(values), MOTLEY_F32, MOTLEY_F16, 32).error().code(), MOTLEY_INVALID_ARGUMENT);
 }
 
+TEST(Requantise, F16_TakesRowsOfAnyLength) {
+  const auto made = requantise(bytes_of(std::vector<float>(3 * 33, 0.5f)), MOTLEY_F32, MOTLEY_F16, 33);
+  ASSERT_TRUE(made.ok()) << made.error().message();
+  ASSERT_EQ(made->bytes.size(), 3 * 33 * 2u);
+  EXPECT_EQ(made->bytes[made->bytes.size() - 1], std::byte{0x38});
+  EXPECT_EQ(made->error.relative(), 0);
+}
+
+// Of what is quantised already the error is against what the blocks say.
+TEST(Requantise, QuantisedFormats_AreReadAsTheirBlocksSay) {
+  const auto eight = requantise(bytes_of(normal(1 << 12)), MOTLEY_F32, MOTLEY_Q8_0, 128);
+  ASSERT_TRUE(eight.ok());
+  const auto half = requantise(eight->bytes, MOTLEY_Q8_0, MOTLEY_F16, 128);
+  const auto four = requantise(eight->bytes, MOTLEY_Q8_0, MOTLEY_Q4_0, 128);
+  ASSERT_TRUE(half.ok() && four.ok());
+  EXPECT_GT(half->error.relative(), 1e-5);
+  EXPECT_LT(half->error.relative(), 3e-4) << "half a unit in eleven digits";
+  EXPECT_NEAR(four->error.relative(), 0.088, 0.02);
+  const auto again = requantise(half->bytes, MOTLEY_F16, MOTLEY_Q8_0, 128);
+  ASSERT_TRUE(again.ok());
+  size_t moved = 0;
+  for (size_t i = 0; i < again->bytes.size(); ++i) moved += again->bytes[i] != eight->bytes[i];
+  EXPECT_LT(moved, again->bytes.size() / 50) << "there and back";
+  // d = 1, dmin = 2 and its second sub-block's scale 5 and minimum 3: 5 * 9 - 6 of element 0, as in kit's test.
+  std::vector<std::byte> super(144);
+  for (const auto& [at, value] : {std::pair{1, 0x3c}, {3, 0x40}, {4, 5 | 1 << 6}, {8, 3 | 1 << 6}, {16, 0x09}})
+    super[static_cast<size_t>(at)] = static_cast<std::byte>(value);
+  const auto of_super = requantise(super, MOTLEY_Q4_K, MOTLEY_F16, 256);
+  ASSERT_TRUE(of_super.ok()) << of_super.error().message();
+  EXPECT_EQ(of_super->bytes[0], std::byte{0xe0});  // 39: 0x50e0
+  EXPECT_EQ(of_super->bytes[1], std::byte{0x50});
+}
+
 TEST(Requantise, WhatDoesNotFit_IsRefused) {
   EXPECT_TRUE(can_requantise(MOTLEY_F16, MOTLEY_Q4_0, 64));
   EXPECT_FALSE(can_requantise(MOTLEY_F16, MOTLEY_Q4_0, 48));
-  EXPECT_FALSE(can_requantise(MOTLEY_Q8_0, MOTLEY_Q4_0, 64));
+  EXPECT_FALSE(can_requantise(MOTLEY_Q4_K, MOTLEY_F16, 128));
+  EXPECT_FALSE(can_requantise(MOTLEY_I8, MOTLEY_F16, 64));
   EXPECT_FALSE(can_requantise(MOTLEY_F32, MOTLEY_Q4_K, 256));
   EXPECT_FALSE(can_requantise(MOTLEY_F16, MOTLEY_F16, 64));
   const std::vector<std::byte> bytes = bytes_of(normal(64));

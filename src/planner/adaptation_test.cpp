@@ -30,6 +30,7 @@ class Service {
  public:
   Service() : shape_(make_shape({})), law_(clock_) {
     input_.devices = {make_device("GPU:0", "gpu", {}, shape_), make_device("GPU:1", "gpu", {}, shape_)};
+    request_.tensor_parallel_size = 2;  // else each would serve by itself
     input_.host_memory = {"", "", 2000, 0.02};
     auto first = plan(shape_, input_, request_);
     CHECK(first.ok(), "{}", first.error().message());
@@ -112,7 +113,7 @@ class Service {
 
   const ModelShape shape_;
   PlanInput input_;
-  const PlanRequest request_;
+  PlanRequest request_;
   ManualClock clock_;
   Adaptation law_;
   Placement placement_;

@@ -248,6 +248,7 @@ Placement to_placement(const ModelShape& shape, const PlanInput& input, const Pl
         to_lane(shape, input, request, lanes[i].plan, kv_tokens[lanes[i].pool], micro_batches[i]));
     lane.pool = lanes[i].pool;
     lane.prefills = lanes[i].prefills, lane.decodes = lanes[i].decodes;
+    lane.share = lanes[i].share;
   }
   return placement;
 }
@@ -268,6 +269,9 @@ Status check_pools(std::span<const LaneOfSet> lanes) {
     if (holders_of(lane.plan) != holders_of(lanes[first[lane.pool]].plan))
       return invalid_argument("lanes[{}] shares a pool with lanes[{}], but not its owners and heads", i,
                               first[lane.pool]);
+    if (lane.share != lanes[first[lane.pool]].share || (lane.share > 0) != (lanes[0].share > 0))
+      return invalid_argument(
+          "lanes[{}] has a share of {}; every pool has one, each of its lanes the same, or none has", i, lane.share);
     decoders[lane.pool] += lane.decodes ? 1 : 0;
     ++sizes[lane.pool];
   }
@@ -293,6 +297,7 @@ Result<std::vector<LaneOfSet>> lanes_of(const ModelShape& shape, const PlanInput
     ASSIGN_OR_RETURN(lane.plan, lane_plan_of(shape, input, placement, i));
     lane.pool = pools.emplace(from.pool, static_cast<uint32_t>(pools.size())).first->second;
     lane.prefills = from.prefills, lane.decodes = from.decodes;
+    lane.share = from.share;
   }
   RETURN_IF_ERROR(check_pools(lanes));
   return lanes;

@@ -59,6 +59,7 @@ struct LaneOfSet {
   LanePlan plan;
   uint32_t pool = 0;  // the first lane's is 0, and each new one's the next number
   bool prefills = true, decodes = true;
+  double share = 0;  // of all sequences, of its pool; every lane has one above 0, or none has any
 };
 
 // Sets kv_heads of every shard from the query heads before it.

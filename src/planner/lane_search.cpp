@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "planner/split.hpp"
+
 namespace motley {
 namespace {
 
@@ -14,6 +16,9 @@ constexpr double kWorthSlowest = 1.25;  // of tokens/s without, where one is slo
 constexpr size_t kLanesMax = 4;         // each takes queues of its devices, of which there are few
 constexpr size_t kOwnersMax = 32;       // that are tried: the first ones listed
 constexpr size_t kDecodersMax = 3;
+constexpr size_t kStartsMax = 6;
+constexpr int kShareRounds = 3;
+constexpr double kSlowestReplica = 3;  // in time a token, than the fastest
 
 class LaneSearch {
  public:
@@ -61,10 +66,27 @@ class LaneSearch {
     }
   }
 
-  std::optional<LaneSet> take() {
-    if (best_ && !worth(*best_, without_)) best_.reset();
-    return std::move(best_);
+  // Lanes with devices of their own: `start`, and beside it, one after another, the plan of other devices that adds
+  // most.
+  void try_replicas(const Candidate& start, std::span<const Candidate> others) {
+    std::vector<LaneOfSet> lanes = {{start.plan, 0, true, true, start.predicted.tokens_per_s}};
+    std::vector<size_t> used = devices_of(start.plan);
+    Prediction without = start.predicted;
+    while (lanes.size() < kLanesMax) {
+      std::optional<LaneSet> best;
+      for (const Candidate& other : others) {
+        const std::vector<size_t> devices = devices_of(other.plan);
+        if (std::find_first_of(devices.begin(), devices.end(), used.begin(), used.end()) != devices.end()) continue;
+        std::vector<LaneOfSet> more = lanes;
+        more.push_back({other.plan, static_cast<uint32_t>(lanes.size()), true, true, other.predicted.tokens_per_s});
+        keep_with_even_times(std::move(more), &best);
+      }
+      if (!go_on(std::move(best), &lanes, &without)) return;
+      used = devices_of(lanes);
+    }
   }
+
+  std::optional<LaneSet> take() { return std::move(best_); }
 
  private:
   const std::vector<DeviceProfile>& devices() const { return predictor_.input().devices; }
@@ -86,7 +108,38 @@ class LaneSearch {
   }
   void keep_better(LaneSet set, std::optional<LaneSet>* best) const {
     if (!set.fits()) return;
-    if (!*best || predictor_.score(set.predicted) > predictor_.score((*best)->predicted)) *best = std::move(set);
+    if (!*best || score(set) > score(**best)) *best = std::move(set);
+  }
+
+  // Replicas: as if all sequences began together, and each pool had to end its own.
+  double score(const LaneSet& set) const {
+    Prediction predicted = set.predicted;
+    for (const Prediction& pool : set.pools) {
+      if (set.lanes[0].share > 0)
+        predicted.tokens_per_s =
+            std::min(predicted.tokens_per_s, pool.tokens_per_s * predicted.concurrency / pool.concurrency);
+    }
+    return predictor_.score(predicted);
+  }
+
+  // The lanes with such shares of the sequences that a token takes about as long everywhere: each round has those of
+  // what the lanes give with the shares of the round before, first of what they say.
+  void keep_with_even_times(std::vector<LaneOfSet> lanes, std::optional<LaneSet>* best) {
+    for (int round = 0; round < kShareRounds; ++round) {
+      std::vector<double> rates;
+      for (const LaneOfSet& lane : lanes) rates.push_back(lane.share);
+      const uint32_t all = predictor_.request().concurrency;
+      const std::vector<int64_t> parts = in_proportion(all, rates);
+      if (std::find(parts.begin(), parts.end(), 0) != parts.end()) return;
+      for (size_t i = 0; i < lanes.size(); ++i) lanes[i].share = static_cast<double>(parts[i]) / all;
+      LaneSet set = evaluate_lanes(&predictor_, lanes);
+      for (size_t i = 0; i < lanes.size() && set.fits(); ++i) lanes[i].share = set.pools[i].tokens_per_s;
+      if (!set.fits()) return;
+      const auto [fastest, slowest] =
+          std::minmax_element(set.pools.begin(), set.pools.end(),
+                              [](const Prediction& a, const Prediction& b) { return a.tpot_ms < b.tpot_ms; });
+      if (slowest->tpot_ms <= kSlowestReplica * fastest->tpot_ms) keep_better(std::move(set), best);
+    }
   }
 
   // With one more lane than before, if that is worth it.
@@ -94,12 +147,12 @@ class LaneSearch {
     if (!best || !worth(*best, *without)) return false;
     *without = best->predicted;
     *lanes = best->lanes;
-    keep_better(*std::move(best), &best_);
+    if (worth(*best, without_)) keep_better(*std::move(best), &best_);
     return true;
   }
 
   bool worth(const LaneSet& set, const Prediction& without) const {
-    const double now = predictor_.score(set.predicted), before = predictor_.score(without);
+    const double now = score(set), before = predictor_.score(without);
     const auto none_slower = [&](double most) {
       return std::all_of(set.pools.begin(), set.pools.end(),
                          [&](const Prediction& pool) { return pool.tpot_ms <= most * set.pools[0].tpot_ms; });
@@ -124,13 +177,16 @@ LanePlan with_kv_owner(LanePlan plan, size_t owner) {
   return plan;
 }
 
-std::optional<LaneSet> find_lanes(Predictor* predictor, std::span<const Candidate> starts, bool roles) {
+std::optional<LaneSet> find_lanes(Predictor* predictor, std::span<const Candidate> starts, bool forced) {
   if (starts.empty() || predictor->request().objective != Objective::kThroughput) return std::nullopt;
   LaneSearch search(predictor, starts[0]);
-  size_t decoders = 0;
+  size_t decoders = 0, tried = 0;
   for (const Candidate& start : starts) {
+    if (tried++ == kStartsMax) break;
     search.try_owners(start);
-    if (roles && start.memory.devices.size() == 1 && decoders++ < kDecodersMax) search.try_roles(start);
+    if (forced) continue;
+    search.try_replicas(start, starts);
+    if (start.memory.devices.size() == 1 && decoders++ < kDecodersMax) search.try_roles(start);
   }
   return search.take();
 }

@@ -5,6 +5,8 @@
 #include <set>
 #include <utility>
 
+#include "planner/split.hpp"
+
 namespace motley {
 namespace {
 
@@ -16,6 +18,11 @@ struct PoolAlone {
   Prediction predicted;
   std::vector<double> busy;
   std::vector<std::vector<StageTime>> stages;  // of its lanes, in their order
+
+  void slow_down(double factor) {
+    predicted.tokens_per_s /= factor;
+    predicted.ttft_ms *= factor, predicted.tpot_ms *= factor, predicted.request_ms *= factor;
+  }
 };
 
 // Devices that somebody computes for, or attends on, layer by layer: others' programs there are of a layer, too.
@@ -175,6 +182,38 @@ void share_positions(const ModelShape& shape, const PlanRequest& request, const 
   }
 }
 
+// Sequences of each pool that has a share, and holds them; none without shares.
+std::vector<uint32_t> share_sequences(const ModelShape& shape, const PlanRequest& request, const LaneSet& set) {
+  if (set.lanes[0].share == 0) return {};
+  std::vector<double> shares;
+  for (const LaneOfSet& lane : set.lanes)
+    if (lane.pool == shares.size()) shares.push_back(lane.share);
+  std::vector<uint32_t> parts;
+  for (const int64_t part : in_proportion(request.concurrency, shares)) {
+    const uint32_t held = held_concurrency(shape, request, set.memory.kv_tokens[parts.size()].all());
+    parts.push_back(std::min(static_cast<uint32_t>(part), held));
+  }
+  return parts;
+}
+
+// By how much a pool's device is slower because those of other pools read from the same memory.
+double slowed(const PlanInput& input, std::span<const LaneOfSet> lanes, size_t lane, uint32_t concurrency) {
+  const std::vector<size_t> own = devices_of(lanes[lane].plan);
+  double most = 1;
+  for (const size_t d : own) {
+    const DeviceProfile& device = input.devices[d];
+    const bool shared = std::any_of(lanes.begin(), lanes.end(), [&](const LaneOfSet& other) {
+      const std::vector<size_t> others = devices_of(other.plan);
+      return std::any_of(others.begin(), others.end(), [&](size_t o) {
+        return input.devices[o].memory_group == device.memory_group &&
+               std::find(own.begin(), own.end(), o) == own.end();
+      });
+    });
+    if (shared && !device.memory_group.empty()) most = std::max(most, device.together.at(concurrency, 1));
+  }
+  return most;
+}
+
 // How much of its steps each pool gets to do.
 std::vector<double> share_devices(const std::vector<PoolAlone>& pools, size_t devices) {
   constexpr double kFull = 1 - 1e-9;
@@ -235,6 +274,7 @@ LaneSet evaluate_lanes(Predictor* predictor, std::vector<LaneOfSet> lanes, const
   set.busy.assign(devices, 0);
   if (!set.fits()) return set;
   for (LaneOfSet& lane : set.lanes) share_positions(shape, request, set.memory.kv_tokens[lane.pool], &lane.plan);
+  const std::vector<uint32_t> shared = share_sequences(shape, request, set);
   SetClock clock(predictor, set.lanes);
   std::vector<PoolAlone> pools;
   uint32_t left = request.concurrency;
@@ -244,12 +284,15 @@ LaneSet evaluate_lanes(Predictor* predictor, std::vector<LaneOfSet> lanes, const
         std::count_if(set.lanes.begin(), set.lanes.end(), [&](const LaneOfSet& lane) { return lane.pool == pool; }) > 1;
     if (pool < pools.size()) continue;
     const uint32_t fixed = i < given.micro_batches.size() ? given.micro_batches[i] : 0;
-    if (left == 0) {  // the pools before hold everybody
+    const uint32_t held = shared.empty()
+                              ? std::min(left, held_concurrency(shape, request, set.memory.kv_tokens[pool].all()))
+                              : shared[pool];
+    if (held == 0) {  // the pools before hold everybody, or its share is less than one
       pools.push_back({{.concurrency = 0}, std::vector<double>(devices, 0), {}});
       continue;
     }
-    const uint32_t held = std::min(left, held_concurrency(shape, request, set.memory.kv_tokens[pool].all()));
     pools.push_back(roles ? clock.roles(pool, held) : clock.one_lane(set.lanes[i], held, fixed));
+    if (!shared.empty()) pools.back().slow_down(slowed(predictor->input(), set.lanes, i, held));
     if (!roles) set.micro_batches[i] = pools.back().predicted.micro_batches;
     size_t own = 0;
     for (size_t k = i; k < set.lanes.size(); ++k)

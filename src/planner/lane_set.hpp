@@ -1,9 +1,10 @@
 // LaneSet: lanes side by side over the same devices, and what they are expected to do together. Pure.
 //
-// Pools have sequences of their own: the first as many as it holds, each further one of those that are left. What a
-// pool gives alone is Prediction's; where its lanes have roles, see below. Pools take the same devices' time: with f of
-// its steps, a pool gives f of its tokens and takes f of what it takes of each device. All f rise together until some
-// device has no time left; pools that use it stay there, the others rise on, to 1.
+// Pools have sequences of their own: with shares, each its share of them; else the first as many as it holds, each
+// further one of those that are left. What a pool gives alone is Prediction's; where its lanes have roles, see below.
+// Pools take the same devices' time: with f of its steps, a pool gives f of its tokens and takes f of what it takes of
+// each device. All f rise together until some device has no time left; pools that use it stay there, the others rise
+// on, to 1.
 //
 // Roles: a lane that only prefills takes a_i of its own devices' bottleneck for a prompt, and b_i of the time of the
 // device that decodes, which attends for it; the tokens of a request take it d. Requests a second are the linear

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include "planner/bound.hpp"
 #include "planner/lane_search.hpp"
@@ -173,6 +174,98 @@ TEST(KvLanes, LanesByHand_AreReadOrRefusedWithTheirPlace) {
                     R"(}, {"kv_capacity_tokens": 32, "pool": 0, "role": "decode", )" + kOnCpu + "}")
                 .find("kv_capacity_tokens"),
             std::string::npos);
+}
+
+// Devices that each hold the whole model.
+struct Replicas {
+  ModelShape shape =
+      make_shape({.layers = 16, .hidden = 2048, .heads = 16, .kv_heads = 4, .head_dim = 128, .ffn = 8192});
+  PlanInput input;
+  PlanRequest request;
+  explicit Replicas(const std::vector<double>& gb_per_s, double gib = 64) {
+    for (const double speed : gb_per_s) {
+      const std::string name = fmt::format("GPU:{}", input.devices.size());
+      input.devices.push_back(make_device(name, "gpu", {.gb_per_s = speed, .gflops = 20 * speed, .gib = gib}, shape));
+    }
+    request.concurrency = 16, request.prompt_len = 64, request.output_len = 256;
+    input.host_memory = {"", "", 1e8, 1};  // so slow that nobody shares a layer, or passes one on
+  }
+};
+
+TEST(Replicas, DevicesThatHoldTheModel_ServeSideBySide) {
+  const Replicas world({400, 400});
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  ASSERT_EQ(report->placement.lanes.size(), 2u) << plan_text(*report, world.shape);
+  std::set<std::string> devices;
+  for (const Lane& lane : report->placement.lanes) {
+    EXPECT_EQ(lane.share, 0.5);
+    ASSERT_EQ(lane.stages.size(), 1u);
+    devices.insert(lane.stages[0].shards.at(0).device);
+  }
+  EXPECT_EQ(devices, (std::set<std::string>{"GPU:0", "GPU:1"}));
+  EXPECT_EQ(report->predicted.concurrency, 16u);
+  PlanRequest half = world.request;
+  half.concurrency = 8;
+  Predictor predictor(world.shape, world.input, half);
+  const auto alone = predictor.evaluate({{whole_stage(world.shape, 0, 0, world.shape.layers.size())}});
+  EXPECT_NEAR(report->predicted.tokens_per_s, 2 * alone.predicted.tokens_per_s, 1e-6 * report->predicted.tokens_per_s);
+  EXPECT_NEAR(report->predicted.tpot_ms, alone.predicted.tpot_ms, 1e-9);
+  Predictor whole(world.shape, world.input, world.request);
+  EXPECT_LE(report->predicted.tokens_per_s, tokens_per_s_bound(&whole, 0, true));
+}
+
+// The shares give everybody a token about as often; one whose share is less than a sequence is left out.
+TEST(Replicas, UnlikeDevices_GetWhatTheyAreWorth) {
+  Replicas world({900, 300, 3});
+  world.request.concurrency = 256;
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  ASSERT_EQ(report->placement.lanes.size(), 2u) << plan_text(*report, world.shape);
+  EXPECT_GT(report->placement.lanes[0].share, 0.6);
+  EXPECT_DOUBLE_EQ(report->placement.lanes[0].share + report->placement.lanes[1].share, 1);
+  EXPECT_LT(report->lanes[1].predicted.tpot_ms, 3 * report->lanes[0].predicted.tpot_ms);
+  ASSERT_EQ(report->left_out.size(), 1u);
+  EXPECT_EQ(report->left_out[0].device, "GPU:2");
+}
+
+TEST(Replicas, WhereNoDeviceHoldsTheModel_OneLaneServes) {
+  const double weights = static_cast<double>(Replicas({}).shape.weight_bytes()) / kGiB;
+  const Replicas world({400, 400}, 0.8 * weights);
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  EXPECT_EQ(report->placement.lanes.size(), 1u) << plan_text(*report, world.shape);
+  EXPECT_EQ(report->placement.lanes[0].share, 0);
+}
+
+TEST(Replicas, BytesOfKvThatAreAskedFor_AreOfAllTogether) {
+  Replicas world({400, 400});
+  world.request.kv.bytes = uint64_t{1} << 30;
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  ASSERT_EQ(report->placement.lanes.size(), 2u) << plan_text(*report, world.shape);
+  uint64_t bytes = 0;
+  for (const DeviceShare& share : report->devices) bytes += share.kv_bytes;
+  EXPECT_LE(bytes, world.request.kv.bytes);
+  EXPECT_GE(bytes, world.request.kv.bytes * 99 / 100);
+}
+
+TEST(Replicas, PlanFile_ComesBackEqual_AndIsReadStrictly) {
+  Replicas world({900, 300});
+  world.request.concurrency = 256;
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  const std::string text = to_json(*report, world.shape, {});
+  const auto placement = read_plan(text, world.shape, world.input, world.request, {});
+  ASSERT_TRUE(placement.ok()) << placement.error().message();
+  ASSERT_EQ(placement->lanes.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(placement->lanes[i].share, report->placement.lanes[i].share);
+  const auto again = report_on(world.shape, world.input, world.request, *placement);
+  ASSERT_TRUE(again.ok()) << again.error().message();
+  EXPECT_DOUBLE_EQ(again->predicted.tokens_per_s, report->predicted.tokens_per_s);
+  EXPECT_NE(refusal(R"({"share": 0.5, )" + kOnGpu + "}, {" + kOnCpu + "}").find("a share of 0"), std::string::npos);
+  EXPECT_NE(refusal(R"({"share": 1.5, )" + kOnGpu + "}").find("share"), std::string::npos);
+  EXPECT_EQ(refusal(R"({"share": 0.5, )" + kOnGpu + R"(}, {"share": 0.5, )" + kOnCpu + "}"), "");
 }
 
 // Long prompts, few tokens: an NPU computes prompts, the processor keeps their KV and generates.

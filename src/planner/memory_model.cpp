@@ -276,16 +276,27 @@ LanesMemory lanes_memory(const ModelShape& shape, const PlanInput& input, const 
   for (const LaneOfSet& lane : lanes) count.add(lane.plan);
   LanesMemory memory;
   const uint64_t least = least_kv_tokens(shape, request);
-  uint64_t load = load_kv_tokens(shape, request);
+  const uint64_t all = load_kv_tokens(shape, request);
+  const double per_token = kv_bytes_per_token(shape, request);
+  uint64_t load = all;
   for (const LaneOfSet& lane : lanes) {
     if (lane.pool < memory.kv_tokens.size()) continue;
-    const PoolTokens most = lane.pool < kv_most.size() ? kv_most[lane.pool] : PoolTokens();
+    PoolTokens most = lane.pool < kv_most.size() ? kv_most[lane.pool] : PoolTokens();
+    if (lane.share > 0) {
+      load = static_cast<uint64_t>(std::llround(lane.share * static_cast<double>(all)));
+      if (request.kv.bytes > 0 && most.first == 0)
+        most.first = static_cast<uint64_t>(lane.share * static_cast<double>(request.kv.bytes) / per_token);
+    }
     memory.kv_tokens.push_back(count.add_pool(lane.plan, least, std::max(load, least), most));
     load -= std::min(load, memory.kv_tokens.back().all());
   }
   memory.devices = count.devices();
   memory.missing_bytes = count.missing_bytes(), memory.short_device = count.short_device();
   return memory;
+}
+
+double kv_bytes_per_token(const ModelShape& shape, const PlanRequest& request) {
+  return kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) * static_cast<double>(shape.layers.size());
 }
 
 bool memory_holds(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
@@ -304,8 +315,7 @@ bool memory_holds(const ModelShape& shape, const PlanInput& input, const PlanReq
     }
   }
   for (const auto& [name, usable] : groups) memory += usable;
-  const double kv = kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) *
-                    static_cast<double>(shape.layers.size()) * kv_tokens;
+  const double kv = kv_bytes_per_token(shape, request) * kv_tokens;
   if (request.kv.bytes > 0 && kv > static_cast<double>(request.kv.bytes) * kSlack) return false;
   return static_cast<double>(shape.weight_bytes()) * ratio + kv <= memory * kSlack;
 }

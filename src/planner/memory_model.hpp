@@ -45,7 +45,8 @@ struct LanesMemory {
 };
 
 // Of all lanes: weights that several need alike once, each lane's step buffers, and the pools one after another: each
-// takes what the ones before leave, and so does each section of a pool. kv_most: [pool] positions, at most; 0 or none =
+// takes what the ones before leave, and so does each section of a pool; with shares, each its share of what the load
+// needs, and of the bytes that are asked for. kv_most: [pool] positions, at most; 0 or none =
 // as many as fit.
 LanesMemory lanes_memory(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                          std::span<const LaneOfSet> lanes, std::span<const PoolTokens> kv_most = {});
@@ -56,5 +57,7 @@ bool memory_holds(const ModelShape& shape, const PlanInput& input, const PlanReq
 
 // Bytes of KV of one layer for one position and KV head.
 double kv_head_bytes(const ModelShape& shape, const PlanRequest& request);
+// Of all layers and heads.
+double kv_bytes_per_token(const ModelShape& shape, const PlanRequest& request);
 
 }  // namespace motley

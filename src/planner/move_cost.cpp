@@ -16,9 +16,22 @@ namespace {
 enum Axis { kWhole, kQueryHeads, kKvHeads, kColumns, kExperts, kEmbedding, kHead };
 using Units = std::map<std::pair<Axis, size_t>, std::set<std::pair<int64_t, int64_t>>>;
 
+// Ranges that meet are one.
 void add(Units* units, Axis axis, size_t layer, const std::vector<UnitRange>& ranges) {
-  for (const UnitRange& range : ranges)
-    if (range.begin < range.end) (*units)[{axis, layer}].emplace(range.begin, range.end);
+  for (UnitRange range : ranges) {
+    if (range.begin >= range.end) continue;
+    auto& all = (*units)[{axis, layer}];
+    for (auto at = all.begin(); at != all.end();) {
+      const auto [begin, end] = *at;
+      if (begin != range.end && end != range.begin) {
+        ++at;
+        continue;
+      }
+      range = {std::min(begin, range.begin), std::max(end, range.end)};
+      at = all.erase(at);
+    }
+    all.emplace(range.begin, range.end);
+  }
 }
 
 // What each device holds of the model.
@@ -66,30 +79,28 @@ double unit_bytes(const ModelShape& shape, const Units& all, Axis axis, size_t l
   return static_cast<double>(shape.head_bytes) / static_cast<double>(shape.vocab);
 }
 
-// Units of these ranges that are in none of the others.
-double missing(const std::set<std::pair<int64_t, int64_t>>& wanted,
-               const std::set<std::pair<int64_t, int64_t>>& others) {
-  int64_t units = 0;
-  for (const auto& [begin, end] : wanted) {
-    int64_t at = begin;
-    for (const auto& [from, to] : others) {
-      if (to <= at || from >= end) continue;
-      units += std::max<int64_t>(0, from - at);
-      at = std::max(at, std::min(to, end));
-    }
-    units += end - at;
-  }
-  return static_cast<double>(units);
-}
-
+// As Holdings finds them: a matrix of equal units is there, any other is not.
 double bytes_to_pack(const ModelShape& shape, const Units& next, const Units& now) {
-  static const std::set<std::pair<int64_t, int64_t>> kNone;
   double bytes = 0;
   for (const auto& [key, ranges] : next) {
     const auto held = now.find(key);
-    bytes += missing(ranges, held == now.end() ? kNone : held->second) * unit_bytes(shape, next, key.first, key.second);
+    if (held != now.end() && held->second == ranges) continue;
+    for (const auto& [begin, end] : ranges)
+      bytes += static_cast<double>(end - begin) * unit_bytes(shape, next, key.first, key.second);
   }
   return bytes;
+}
+
+// Bytes that the device has left beside all that it holds for a plan.
+double room_on(const PlanInput& input, const PlanReport& stays, const std::string& device) {
+  for (const DeviceShare& share : stays.devices) {
+    if (share.device == device)
+      return static_cast<double>(share.usable_bytes) -
+             static_cast<double>(share.weight_bytes + share.kv_bytes + share.step_bytes);
+  }
+  for (size_t d = 0; d < input.devices.size(); ++d)
+    if (input.devices[d].name == device) return static_cast<double>(usable_bytes(input, d));
+  return 0;
 }
 
 const Lane* lane_of(const Placement& placement, uint32_t pool) {
@@ -196,8 +207,11 @@ Result<MoveCost> move_cost(const ModelShape& shape, const PlanInput& input, cons
     if (bytes == 0) continue;
     const double packed = bytes * links.packed_ratio(device);
     ASSIGN_OR_RETURN(const double ns, links.ns(device, bytes, packed));
+    const double beside = std::clamp(room_on(input, stays, device), 0.0, packed);
     cost.packed_bytes += static_cast<uint64_t>(packed);
-    cost.prepare_ns += ns;
+    cost.without_room_bytes += static_cast<uint64_t>(packed - beside);
+    cost.prepare_ns += ns * beside / packed;
+    cost.pause_ns += ns * (1 - beside / packed);
   }
   RETURN_IF_ERROR(add_kv(shape, input, request, stays, next, &cost));
   return cost;

@@ -7,13 +7,15 @@
 
 namespace motley {
 
-// Weights: units (heads, columns, experts, vocabulary rows) of a layer that a device has in the next placement and not
-// in the one in force are read by the host and go over the device's link, one device after another, beside the steps.
-// What converting them and compiling takes is not known before it is done. KV: of a pool whose owners, layers, heads or
+// Weights: a matrix of which a device has other units (heads, columns, experts, vocabulary rows) in the next placement
+// than in the one in force is packed anew, whole: it is read by the host and goes over the device's link, one device
+// after another, beside the steps; what the device has no room for beside what it holds, while nothing runs. What
+// converting and compiling take is not known before it is done. KV: of a pool whose owners, layers, heads or
 // blocks change, what its sequences have written on average goes to the host and to the next owners while nothing runs;
 // devices copy beside one another, first all one way, then all the other.
 struct MoveCost {
   uint64_t packed_bytes = 0, kv_bytes = 0;
+  uint64_t without_room_bytes = 0;  // of those packed
   double prepare_ns = 0, pause_ns = 0;
 
   // Tokens over this time with the move, divided by those without it, if the next plan gives `gain` times as many.

@@ -38,6 +38,8 @@ class MoveCostOf : public ::testing::Test {
     report.placement = to_placement(shape_, input_, request_, plan, PoolTokens{tokens}, 1);
     report.lanes.resize(1);
     report.lanes[0].predicted.concurrency = request_.concurrency;
+    for (const DeviceProfile& device : input_.devices)
+      report.devices.push_back({device.name, "", weights_, 0, 0, device.memory_free, 0});
     return report;
   }
   MoveCost cost(const PlanReport& now, const PlanReport& next) const {
@@ -53,6 +55,7 @@ class MoveCostOf : public ::testing::Test {
   const ModelShape shape_;
   PlanInput input_;
   PlanRequest request_;
+  uint64_t weights_ = 0;  // of each device, in the report
 };
 
 TEST_F(MoveCostOf, TheSamePlan_IsNothing) {
@@ -65,19 +68,36 @@ TEST_F(MoveCostOf, TheSamePlan_IsNothing) {
   EXPECT_EQ(none.gain_over(1.3, 1e9), 1.3);
 }
 
-TEST_F(MoveCostOf, ABorderOfColumns_PacksWhatTheOtherHad_AndMovesNoKv) {
+// Both devices' matrices have other columns: all of them are packed anew.
+TEST_F(MoveCostOf, ABorderOfColumns_PacksTheirMatrices_AndMovesNoKv) {
   const MoveCost moved = cost(report({{stage(0, 4, 2, 8)}}), report({{stage(0, 4, 2, 11)}}));
-  const double bytes = 4 * 3 * 64 * shape_.layers[0].ffn_column_bytes;
+  const double bytes = 4 * 16 * 64 * shape_.layers[0].ffn_column_bytes;
   EXPECT_EQ(moved.packed_bytes, static_cast<uint64_t>(bytes));
+  EXPECT_EQ(moved.without_room_bytes, 0u);
   EXPECT_EQ(moved.kv_bytes, 0u);
-  EXPECT_DOUBLE_EQ(moved.prepare_ns, 1000 + bytes * 0.5);
+  EXPECT_DOUBLE_EQ(moved.prepare_ns, 2 * 1000 + bytes * 0.5);
   EXPECT_EQ(moved.pause_ns, 0);
+}
+
+// A device that has room for half of its new columns beside what it holds packs the others while nothing runs.
+TEST_F(MoveCostOf, WhatADeviceHasNoRoomFor_IsPackedInThePause) {
+  const double bytes = 4 * 8 * 64 * shape_.layers[0].ffn_column_bytes;  // of each of them
+  for (DeviceProfile& device : input_.devices) device.memory_free = uint64_t{1} << 30;
+  weights_ = (uint64_t{1} << 30) - static_cast<uint64_t>(bytes / 2);
+  PlanReport now = report({{stage(0, 4, 2, 8)}}), next = report({{stage(0, 4, 2, 8)}});
+  for (Shard& shard : next.placement.lanes[0].stages[0].shards)  // they change places
+    shard.ffn_columns = {{shard.ffn_columns[0].begin == 0 ? 512 : 0, shard.ffn_columns[0].begin == 0 ? 1024 : 512}};
+  const MoveCost moved = cost(now, next);
+  EXPECT_EQ(moved.packed_bytes, static_cast<uint64_t>(2 * bytes));
+  EXPECT_NEAR(static_cast<double>(moved.without_room_bytes), bytes, 4);
+  EXPECT_NEAR(moved.pause_ns, 1000 + bytes * 0.5, 4);
+  EXPECT_NEAR(moved.prepare_ns, moved.pause_ns, 8);
 }
 
 TEST_F(MoveCostOf, AHead_TakesItsWeightsAndItsKv) {
   const MoveCost moved = cost(report({{stage(0, 4, 2, 8)}}), report({{stage(0, 4, 3, 8)}}));
   const LayerShape& layer = shape_.layers[0];
-  EXPECT_EQ(moved.packed_bytes, 4 * (2 * layer.query_head_bytes + layer.kv_head_bytes));
+  EXPECT_EQ(moved.packed_bytes, 4 * (8 * layer.query_head_bytes + 4 * layer.kv_head_bytes));
   EXPECT_EQ(moved.kv_bytes, static_cast<uint64_t>(kv_bytes(3, 4)) + static_cast<uint64_t>(kv_bytes(1, 4)));
   // Two heads each go to the host beside one another, then three and one come back.
   EXPECT_DOUBLE_EQ(moved.pause_ns, 2000 + 0.5 * (kv_bytes(2, 4) + kv_bytes(3, 4)));

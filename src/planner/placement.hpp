@@ -65,7 +65,9 @@ struct Lane {
   // Of each sequence's known text in a step beside rows behind it, at most; of a lane that only prefills: of a whole
   // step. 0 = any.
   uint32_t chunk_rows = 0;
-  uint32_t pool = 0;              // lanes of one number have the same KV: the same owners, layers, heads and blocks
+  uint32_t pool = 0;  // lanes of one number have the same KV: the same owners, layers, heads and blocks
+  double share = 0;   // of all sequences, of its pool; every lane has one, or (0) none: the first pool with room takes
+                      // the next sequence
   uint32_t micro_batches = 0;     // steps of disjoint sequences under way together; 0 = as many as stages
   std::vector<PairRoute> routes;  // each pair at most once; who is not here meets over shared memory
 };

@@ -16,6 +16,7 @@ using planner::JsonFields;
 constexpr size_t kStagesMax = 4096;
 constexpr size_t kLanesMax = 64;
 constexpr int64_t kMicroBatchesMax = 65536;
+constexpr double kShareMin = 1e-6;
 constexpr int64_t kChunkRowsMax = 1 << 20;
 constexpr const char* kOwners = "must name the shards that have heads, or their partners, and no others";
 
@@ -317,8 +318,8 @@ struct LanesRead {
   Status add(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const JsonFields& fields,
              bool of_list) {
     if (of_list)
-      RETURN_IF_ERROR(fields.check_names(
-          {"pool", "role", "kv_capacity_tokens", "stages", "sections", "micro_batches", "chunk_rows", "routes"}));
+      RETURN_IF_ERROR(fields.check_names({"pool", "role", "share", "kv_capacity_tokens", "stages", "sections",
+                                          "micro_batches", "chunk_rows", "routes"}));
     LaneOfSet lane;
     lane.pool = static_cast<uint32_t>(kv_tokens.size());
     if (of_list) RETURN_IF_ERROR(fields.whole("pool", &lane.pool, 0, lane.pool, false));
@@ -334,6 +335,7 @@ struct LanesRead {
     if (role != "both" && role != "prefill" && role != "decode")
       return fields.wrong("role", fmt::format(R"(is {}; "both", "prefill" or "decode")", in_quotes(role)));
     lane.prefills = role != "decode", lane.decodes = role != "prefill";
+    if (of_list) RETURN_IF_ERROR(fields.number("share", &lane.share, kShareMin, 1, false));
     uint32_t steps = 0;
     RETURN_IF_ERROR(fields.whole("micro_batches", &steps, 1, kMicroBatchesMax, false));
     if (steps > 1 && lane.plan.stages.size() == 1)
@@ -370,6 +372,7 @@ std::string to_json(const PlanReport& report, const ModelShape& shape, const Pla
   for (size_t i = 0; i < lanes.size() && lanes.size() > 1; ++i) {
     ordered_json one = {{"pool", lanes[i].pool}, {"kv_capacity_tokens", report.lanes.at(i).kv_tokens}};
     if (!lanes[i].prefills || !lanes[i].decodes) one["role"] = lanes[i].prefills ? "prefill" : "decode";
+    if (lanes[i].share > 0) one["share"] = lanes[i].share;
     one.update(lane_json(report, lanes[i]));
     json["lanes"].push_back(std::move(one));
   }

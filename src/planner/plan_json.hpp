@@ -6,7 +6,8 @@
 //  {"tokens_per_s", "ttft_ms", "tpot_ms", "keeps_slo"?}, "bound_tokens_per_s", "gap", "kv_capacity_tokens", "moved"?,
 //  "left_out": [{"device", "reason"}], "alternatives": [{"devices", "tokens_per_s"}]}
 // Where there are several lanes, each says its own: {"lanes": [{"pool", "kv_capacity_tokens", "role"?: "prefill" or
-//   "decode", "stages", "micro_batches"?, "chunk_rows"?, "routes"?}], ...}. Lanes of one pool share its sequences.
+//   "decode", "share"?, "stages", "micro_batches"?, "chunk_rows"?, "routes"?}], ...}. Lanes of one pool share its
+//   sequences. With "share", in every lane, pools get these parts of all sequences; else the first with room the next.
 // The kv_capacity_tokens beside "lanes" is the sum over pools: another one is refused.
 // Counts; ranges follow the order of the shards. query_heads stands only where KV heads are replicated, micro_batches
 // (in flight together) only with several stages, chunk_rows (of a prompt beside rows that decode) likewise, or (of a

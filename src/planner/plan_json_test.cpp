@@ -188,14 +188,16 @@ TEST(PlanJson, LimitsAskedFor_AreSaidToBeKeptOrNot) {
 // A forced size that the best plan has anyhow costs nothing, and nothing is said of it.
 TEST(PlanPicture, Forced_IsToldWhereItCosts) {
   const World world;
-  const auto free = plan(world.shape, world.input, {});
-  ASSERT_TRUE(free.ok());
   PlanRequest request;
+  request.concurrency = 1;
+  const auto free = plan(world.shape, world.input, request);
+  ASSERT_TRUE(free.ok());
+  ASSERT_EQ(free->placement.lanes.size(), 1u);
   request.pipeline_parallel_size = static_cast<uint32_t>(free->placement.lanes[0].stages.size());
   auto report = plan(world.shape, world.input, request);
   ASSERT_TRUE(report.ok());
   EXPECT_EQ(report->forced_loss.loss, 0);
-  EXPECT_EQ(plan_text(*report, world.shape).find("forced "), std::string::npos);
+  EXPECT_EQ(plan_text(*report, world.shape).find("forced     loses"), std::string::npos);
   report->forced_loss.loss = 0.25;
   EXPECT_NE(plan_text(*report, world.shape).find("forced     loses 25.0 %"), std::string::npos);
 }

@@ -164,8 +164,9 @@ std::string lane_text(const PlanReport& report, size_t index) {
   const Lane& lane = report.placement.lanes[index];
   const LaneReport& own = report.lanes.at(index);
   const char* role = lane.prefills && lane.decodes ? "prompts and tokens" : lane.prefills ? "prompts" : "tokens";
-  return fmt::format("lane {}: {}, KV pool {} of {} tokens; {} sequences, {:.4g} tokens/s", index, role, lane.pool,
-                     own.kv_tokens, own.predicted.concurrency, own.predicted.tokens_per_s);
+  const std::string share = lane.share > 0 ? fmt::format("{:.3g} % of the sequences, ", 100 * lane.share) : "";
+  return fmt::format("lane {}: {}, {}KV pool {} of {} tokens; {} sequences, {:.4g} tokens/s", index, role, share,
+                     lane.pool, own.kv_tokens, own.predicted.concurrency, own.predicted.tokens_per_s);
 }
 
 bool is_simulated(const PlanReport& report, const std::string& device) {

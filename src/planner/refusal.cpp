@@ -130,8 +130,7 @@ Status fits_nowhere(const Predictor& predictor, const CandidatePool& pool) {
   const PlanRequest& request = predictor.request();
   const Candidate* miss = pool.nearest_miss();
   const uint64_t least = least_kv_tokens(shape, request);
-  const double per_token =
-      kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) * static_cast<double>(shape.layers.size());
+  const double per_token = kv_bytes_per_token(shape, request);
   const double kv = per_token * static_cast<double>(least);
   if (request.kv.bytes > 0 && static_cast<double>(request.kv.bytes) < kv) {
     return error(MOTLEY_RESOURCE_EXHAUSTED,

@@ -21,6 +21,7 @@ constexpr double kWorthSections = 1.05;  // of the best plan of one owner for ea
 constexpr size_t kOrderedStagesMax = 3;
 constexpr size_t kTriedClosely = 12;            // groupings
 constexpr size_t kRefined = 6;                  // of the best plans
+constexpr size_t kBesideOthers = 32;            // of the best plans, each of other devices
 constexpr uint64_t kRefineShardSteps = 60'000;  // shards looked at in all while one plan is refined
 
 bool is_forced(const PlanRequest& request) {
@@ -259,12 +260,12 @@ void add_left_out(Search* search, const Candidate& best, const std::vector<size_
 }
 
 // The lanes that are best beside it, if any are worth it.
-LaneSet with_further_lanes(Search* search, const Candidate& best, bool roles) {
+LaneSet with_further_lanes(Search* search, const Candidate& best, bool forced) {
   std::vector<Candidate> starts = {best};
   for (const Candidate* candidate : search->pool().ranked()) {
-    if (roles && starts.size() < kRefined) starts.push_back(*candidate);
+    if (!forced && starts.size() < kBesideOthers) starts.push_back(*candidate);
   }
-  auto found = find_lanes(&search->predictor(), starts, roles);
+  auto found = find_lanes(&search->predictor(), starts, forced);
   return found ? *std::move(found) : set_of(&search->predictor(), best);
 }
 
@@ -322,7 +323,7 @@ Result<PlanReport> plan_forced(const ModelShape& shape, const PlanInput& input, 
     const Status status = fits_nowhere(search.predictor(), search.pool());
     return Status(status.code(), status.message() + "; or force less");
   }
-  const LaneSet set = with_further_lanes(&search, *best, false);
+  const LaneSet set = with_further_lanes(&search, *best, true);
   PlanReport report = report_of(&search.predictor(), set);
   PlanRequest free = request;
   free.tensor_parallel_size = free.pipeline_parallel_size = 0;
@@ -401,7 +402,7 @@ Result<PlanReport> plan(const ModelShape& shape, const PlanInput& input, const P
   if (effort == Effort::kFull) search.try_each_left_out();
   const Candidate best = best_of(search);
   const LaneSet set =
-      effort == Effort::kFull ? with_further_lanes(&search, best, true) : set_of(&search.predictor(), best);
+      effort == Effort::kFull ? with_further_lanes(&search, best, false) : set_of(&search.predictor(), best);
   std::optional<LaneSet> parts;
   if (effort == Effort::kFull) parts = find_sections(&search.predictor(), plans_without_room(&search, effort, stop));
   const Predictor& predictor = search.predictor();

@@ -119,4 +119,21 @@ Result<Split> split_units(int64_t units, std::span<const SplitDevice> devices, s
   return split;
 }
 
+std::vector<int64_t> in_proportion(int64_t total, const std::vector<double>& weights) {
+  const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::vector<int64_t> parts;
+  std::vector<double> remainders;
+  for (const double weight : weights) {
+    const double exact = static_cast<double>(total) * weight / sum;
+    parts.push_back(static_cast<int64_t>(exact));
+    remainders.push_back(exact - static_cast<double>(parts.back()));
+  }
+  std::vector<size_t> order(weights.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return remainders[a] > remainders[b]; });
+  int64_t left = total - std::accumulate(parts.begin(), parts.end(), int64_t{0});
+  for (size_t i = 0; left > 0; ++i, --left) ++parts[order[i % order.size()]];
+  return parts;
+}
+
 }  // namespace motley

@@ -38,4 +38,8 @@ struct Split {
 // hold all units, with the number missing, or a pool not what its devices must take.
 Result<Split> split_units(int64_t units, std::span<const SplitDevice> devices, std::span<const SplitPool> pools = {});
 
+// `total` in whole parts in proportion to the weights, whose sum is above 0; those with the largest remainders are
+// rounded up.
+std::vector<int64_t> in_proportion(int64_t total, const std::vector<double>& weights);
+
 }  // namespace motley

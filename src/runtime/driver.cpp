@@ -164,7 +164,6 @@ Status Driver::add_program(const ShardPiece& piece, const PartProgram& compiled)
   program.cut = piece.cut;
   program.layer_begin = piece.layer_begin;
   program.layer_end = piece.layer_end;
-  program.flops = segment.flops();
   program.buckets = part_->options().buckets;
   std::vector<int32_t> borders = segment.inputs();
   for (const int32_t id : segment.outputs()) {

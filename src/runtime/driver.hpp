@@ -58,20 +58,18 @@ struct DriverOptions {
   uint32_t steps_ahead = 1;  // steps that are enqueued before the one before them is done, where nothing stands between
   uint32_t queue_depth = 0;  // programs that a queue of the device takes before it refuses; 0 = any number
   bool virtual_time = false;
-  bool simulated = false;  // the device is
-  Trace* trace = nullptr;  // borrowed; null = none
+  bool simulated = false;    // the device is
+  bool replaceable = false;  // there are others: without memory for its programs it is lost, else the step fails
+  Trace* trace = nullptr;    // borrowed; null = none
 };
 
-// What a driver has done for steps so far: programs that it enqueued, the rows of each, their arithmetic (as
-// SegmentFlops, without padding), bytes to and from other devices, and the time in which its device had programs of a
-// step to run, as the driver saw it.
+// What a driver has done for steps so far: programs that it enqueued, the rows of each, bytes to and from other
+// devices, and the time in which its device had programs of a step to run, as the driver saw it.
 struct DriverWork {
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
-  double flops = 0;
   int64_t busy_ns = 0;
   DriverWork& operator+=(const DriverWork& other) {
-    programs += other.programs, rows += other.rows, bytes_moved += other.bytes_moved, flops += other.flops;
-    busy_ns += other.busy_ns;
+    programs += other.programs, rows += other.rows, bytes_moved += other.bytes_moved, busy_ns += other.busy_ns;
     return *this;
   }
 };
@@ -106,7 +104,7 @@ class Driver {
   std::shared_ptr<const DevicePart> hold_part() const { return part_; }
   const Tape& tape() const { return tape_; }
   const QueueHandle& queue() const { return queue_; }  // before start(), and after stop()
-  DriverWork work() const { return {programs_, rows_, bytes_moved_, flops_, busy_ns_}; }
+  DriverWork work() const { return {programs_, rows_, bytes_moved_, busy_ns_}; }
   // Of the steps whose part here has ended well. Any thread.
   TotalsByRows totals() const {
     std::lock_guard lock(mutex_);
@@ -214,7 +212,6 @@ class Driver {
   bool others_failed_ = false;  // what failed last was a meeting, not this device
   std::atomic<int64_t> due_ns_{INT64_MAX};
   std::atomic<uint64_t> programs_{0}, rows_{0}, bytes_moved_{0};
-  std::atomic<double> flops_{0};  // written by the driver's thread alone
   std::atomic<int64_t> busy_ns_{0};
   std::thread thread_;
 };

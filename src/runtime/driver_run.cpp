@@ -171,7 +171,6 @@ Status Driver::play(Flight& flight, size_t set) {
     if (event.ok()) {
       running_.add(*std::move(event), entry.program, trace_.on(), began_ns, ++enqueued_);
       programs_ += 1, rows_ += flight.batch.rows;
-      flops_ = flops_ + entry.program.flops.of(flight.batch);
     } else {
       if (!meets_ || fatal(event.error())) return event.error();
       flight.fail(event.error());
@@ -204,6 +203,8 @@ Status Driver::wait_for(const EventHandle& event, Flight& flight) {
   if (status.code() == MOTLEY_DEADLINE_EXCEEDED)
     return error(MOTLEY_DEADLINE_EXCEEDED, "it did not finish a step in time");
   learn_times(event);
+  if (status.code() == MOTLEY_RESOURCE_EXHAUSTED && options_.replaceable)
+    return error(MOTLEY_UNAVAILABLE, "it has no memory for its programs: {}", status.message());
   return status;
 }
 

@@ -6,21 +6,26 @@
 #include <atomic>
 #include <utility>
 
+#include "model/dtype.hpp"
 #include "model/requantise.hpp"
 #include "runtime/kv_request.hpp"
 
 namespace motley {
 namespace {
 
+// Ranges that follow one another are one.
 template <typename Range>
 std::string ranges_text(const std::vector<Range>& ranges) {
   std::string text;
-  for (const auto& range : ranges) text += fmt::format("{}-{},", range.begin, range.end);
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (i == 0 || ranges[i].begin != ranges[i - 1].end) text += fmt::format("{}-", ranges[i].begin);
+    if (i + 1 == ranges.size() || ranges[i + 1].begin != ranges[i].end) text += fmt::format("{},", ranges[i].end);
+  }
   return text;
 }
 
-// Experts are chosen by small differences; blocks must not be cut.
-bool may_requantise(const GraphWeight& graph_weight, const ShardWeight& weight) {
+// Whether in blocks of fewer bits. Experts are chosen by small differences; blocks must not be cut.
+bool may_quantise(const GraphWeight& graph_weight, const ShardWeight& weight) {
   constexpr int64_t kBlock = 32;
   return (graph_weight.uses & MOTLEY_WEIGHT_MATMUL) != 0 &&
          graph_weight.name.find("ffn_gate_inp") == std::string::npos &&
@@ -28,15 +33,31 @@ bool may_requantise(const GraphWeight& graph_weight, const ShardWeight& weight) 
                      [](const motley_range& range) { return range.begin % kBlock == 0 && range.end % kBlock == 0; });
 }
 
+// What the device is to hold it in. A vector, and what it may not make blocks of, as the model has it if it can.
+int32_t format_for(const Device& device, const GraphWeight& graph_weight, const ShardWeight& weight,
+                   const WeightSource& source) {
+  if ((graph_weight.uses & MOTLEY_WEIGHT_VECTOR) != 0) return source.dtype;
+  const int32_t format = device.format_of(source.dtype, device.quality());
+  const bool blocks = format == MOTLEY_Q8_0 || format == MOTLEY_Q4_0;
+  const bool may = may_quantise(graph_weight, weight) && can_requantise(source.dtype, format, source.cols);
+  return format == source.dtype || !blocks || may ? format : device.format_of(source.dtype, Quality::kExact);
+}
+
 Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const Device& device) {
   const GraphWeight& graph_weight = model.graph().weights[weight.source];
   const WeightSource& source = model.weight(weight.source);
   ASSIGN_OR_RETURN(WeightBytes bytes, model.read(weight.source));
-  const bool vector = (graph_weight.uses & MOTLEY_WEIGHT_VECTOR) != 0;
   int32_t dtype = source.dtype;
   FormatError error;
-  if (const int32_t format = device.format_of(dtype, device.quality());
-      !vector && may_requantise(graph_weight, weight) && can_requantise(dtype, format, source.cols)) {
+  const int32_t format = format_for(device, graph_weight, weight, source);
+  if (format != dtype && !device.holds(format)) {
+    const DtypeInfo* info = find_dtype(dtype);
+    return motley::error(MOTLEY_UNIMPLEMENTED,
+                         "{}: the device holds neither {} nor any format of floats; leave it out, or see whether "
+                         "--quality balanced or fast has a format that it holds",
+                         graph_weight.name, info == nullptr ? "its format" : info->name);
+  }
+  if (can_requantise(dtype, format, source.cols)) {
     auto made = requantise(bytes.data, dtype, format, source.cols);
     if (!made.ok()) return made.error().annotate(graph_weight.name);
     bytes = WeightBytes(std::move(made->bytes));
@@ -47,7 +68,7 @@ Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const D
   desc.struct_size = sizeof desc;
   desc.name = graph_weight.name.c_str();
   desc.dtype = dtype;
-  desc.format = vector ? dtype : device.format_of(dtype, Quality::kExact);
+  desc.format = format;
   desc.uses = graph_weight.uses;
   desc.experts = source.experts;
   desc.rows = source.rows;

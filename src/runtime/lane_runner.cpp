@@ -48,7 +48,8 @@ Result<std::vector<uint32_t>> buckets_on(const Model& model, const NamedDevice& 
   return std::move(buckets.rows);
 }
 
-DriverOptions driver_options(const NamedDevice& device, const RuntimeOptions& options, uint32_t lookahead) {
+DriverOptions driver_options(const NamedDevice& device, bool others, const RuntimeOptions& options,
+                             uint32_t lookahead) {
   DriverOptions made;
   made.name = device.name;
   made.cores = device.cores;
@@ -58,6 +59,7 @@ DriverOptions driver_options(const NamedDevice& device, const RuntimeOptions& op
   made.queue_depth = device.queue_depth;
   made.virtual_time = options.virtual_time;
   made.simulated = device.simulated;
+  made.replaceable = others;
   made.trace = options.trace;
   return made;
 }
@@ -142,7 +144,8 @@ Status LaneRunner::make_drivers(const Model& model, const Lane& lane, std::span<
                      make_lane_links(lane, model.config(), options.virtual_link, own_cores));
     for (size_t i = 0; i < parts_.size(); ++i) {
       const NamedDevice& device = *find_device(devices, parts_[i].device);
-      auto driver = Driver::create(made[i], std::move(links[i]), driver_options(device, options, lookahead_), clock);
+      auto driver = Driver::create(made[i], std::move(links[i]),
+                                   driver_options(device, devices.size() > 1, options, lookahead_), clock);
       if (!driver.ok()) return driver.error().annotate(device.name);
       way.push_back(*std::move(driver));
     }

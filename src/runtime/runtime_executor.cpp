@@ -10,6 +10,7 @@
 #include "base/check.hpp"
 #include "base/log.hpp"
 #include "device/worker/worker_process.hpp"
+#include "model/dtype.hpp"
 #include "model/requantise.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/step_check.hpp"
@@ -122,6 +123,7 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
       KvPoolDescription& made = description_.pools.emplace_back();
       made.block_size = placement.block_size;
       made.blocks = pool_blocks(from);
+      made.share = from.share;
       for (uint32_t begin = from.kv_blocks; const KvSection& section : from.sections) {
         made.section_begins.push_back(begin);
         begin += section.blocks;
@@ -213,8 +215,11 @@ Result<std::vector<std::shared_ptr<const PackedWeight>>> RuntimeExecutor::pack(c
       for (const ShardWeight& weight : graph.weights) {
         if (options.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the weights any more");
         auto packed = options.holdings->weight(*device->device, weight);
-        if (!packed.ok()) return packed.error().annotate(part.device);
-        all.push_back(*std::move(packed));
+        if (packed.ok()) {
+          all.push_back(*std::move(packed));
+        } else if (packed.error().code() != MOTLEY_RESOURCE_EXHAUSTED) {
+          return packed.error().annotate(part.device);
+        }
       }
     }
   }
@@ -225,12 +230,13 @@ std::vector<DriverReport> RuntimeExecutor::reports() const {
   std::vector<DriverReport> reports;
   std::set<const PackedWeight*> counted;
   std::map<std::string, FormatError> errors;
+  std::map<std::string, std::set<std::string>> formats;
   for (const auto& lane : lanes_) {
     lane->each_driver([&](const Driver& driver) {
       auto report = std::find_if(reports.begin(), reports.end(),
                                  [&](const DriverReport& each) { return each.device == driver.name(); });
       if (report == reports.end()) {
-        reports.push_back({driver.name(), {}, 0});
+        reports.push_back({driver.name(), {}, 0, {}, 0});
         report = reports.end() - 1;
       }
       report->work += driver.work();
@@ -238,7 +244,10 @@ std::vector<DriverReport> RuntimeExecutor::reports() const {
         if (!counted.insert(weight.get()).second) continue;
         report->weight_bytes += weight->info.bytes;
         errors[driver.name()] += {weight->squares, weight->error_squares};
+        const DtypeInfo* made = weight->squares > 0 ? find_dtype(weight->info.format) : nullptr;
+        if (made != nullptr) formats[driver.name()].emplace(made->name);
       }
+      report->weight_formats = fmt::format("{}", fmt::join(formats[driver.name()], ","));
       report->weight_error = errors[driver.name()].relative();
     });
   }

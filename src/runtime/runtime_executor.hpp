@@ -36,8 +36,9 @@ Result<uint64_t> step_bytes(const Model& model, const Device& device, const Runt
 struct DriverReport {
   std::string device;
   DriverWork work;
-  uint64_t weight_bytes = 0;  // resident
-  double weight_error = 0;    // root mean square, relative, of weights that were made a format of fewer bits
+  uint64_t weight_bytes = 0;   // resident
+  std::string weight_formats;  // that weights were made, "F16,Q8_0"; empty: all are as in the file
+  double weight_error = 0;     // of those: root mean square, relative
 };
 
 struct LostDevice {
@@ -64,7 +65,7 @@ class RuntimeExecutor : public Executor {
   // [lane] of steps that went well: each counts for a device once its own part of it has ended. Any thread.
   std::vector<TotalsByDevice> totals() const;
   // What an executor of the placement would hold packed, without the rest of it: whoever keeps it has it, when an
-  // executor of the same holdings needs it. Errors as of create().
+  // executor of the same holdings needs it. What a device has no room for is left out. Other errors as of create().
   static Result<std::vector<std::shared_ptr<const PackedWeight>>> pack(const Model& model, const Placement& placement,
                                                                        std::span<const NamedDevice> devices,
                                                                        const RuntimeOptions& options);

@@ -28,16 +28,6 @@ uint64_t hash_vector(uint64_t hash, const std::vector<T>& items) {
   return hash_bytes(hash, items.data(), items.size() * sizeof(T));
 }
 
-// The part of a layer's experts that is here.
-double kept_experts(const Graph& graph, const motley_op& op, const GraphWeight& weight) {
-  for (const GraphNode& node : graph.nodes) {
-    if (node.op.kind != MOTLEY_OP_TOPK_ROUTER || node.op.out[0] != op.in[1]) continue;
-    const motley_value& logits = graph.values[static_cast<size_t>(node.op.in[0])].shape;
-    return static_cast<double>(weight.experts) / static_cast<double>(logits.dims[1]);
-  }
-  return 1;
-}
-
 }  // namespace
 
 int32_t Segment::local_value(const Graph& graph, int32_t graph_value) {
@@ -64,16 +54,6 @@ void Segment::add(const Graph& graph, const GraphNode& node) {
   for (auto& id : op.weight) id = local_weight(id);
   uses_kv_ = uses_kv_ || op.kind == MOTLEY_OP_KV_WRITE || op.kind == MOTLEY_OP_PAGED_ATTENTION;
   ops_.push_back(op);
-  count_flops(graph, node.op);
-}
-
-void Segment::count_flops(const Graph& graph, const motley_op& op) {
-  if (op.kind != MOTLEY_OP_MATMUL && op.kind != MOTLEY_OP_GROUPED_MATMUL) return;
-  const GraphWeight& weight = graph.weights[static_cast<size_t>(op.weight[0])];
-  const motley_value& out = graph.values[static_cast<size_t>(op.out[0])].shape;
-  double flops = 2 * static_cast<double>(weight.rows) * static_cast<double>(weight.cols);
-  if (op.kind == MOTLEY_OP_GROUPED_MATMUL) flops *= static_cast<double>(out.dims[1]) * kept_experts(graph, op, weight);
-  (out.dims[0] == MOTLEY_DIM_HEAD_ROWS ? flops_.per_head_row : flops_.per_row) += flops;
 }
 
 void Segment::find_borders(const Graph& graph, const std::vector<bool>& inside, std::span<const int32_t> kept) {

@@ -10,13 +10,6 @@
 
 namespace motley {
 
-// Floating-point operations of products with weights, two a multiply-add. Of experts sharing a layer with others
-// elsewhere: as if rows chose all alike.
-struct SegmentFlops {
-  double per_row = 0, per_head_row = 0;
-  double of(const motley_batch& batch) const { return per_row * batch.rows + per_head_row * batch.head_row_count; }
-};
-
 // Owns the arrays that `view()` points into; move-only in effect (view() is made anew at each call). Immutable once
 // cut.
 class Segment {
@@ -36,7 +29,6 @@ class Segment {
   const std::vector<int32_t>& inputs() const { return inputs_; }
   const std::vector<int32_t>& outputs() const { return outputs_; }
   bool uses_kv() const { return uses_kv_; }
-  const SegmentFlops& flops() const { return flops_; }
 
  private:
   static Segment of_inside(const Graph& graph, motley_cut cut, int32_t layer_begin, int32_t layer_end,
@@ -44,7 +36,6 @@ class Segment {
   int32_t local_value(const Graph& graph, int32_t graph_value);
   int32_t local_weight(int32_t graph_weight);
   void add(const Graph& graph, const GraphNode& node);
-  void count_flops(const Graph& graph, const motley_op& op);
   void find_borders(const Graph& graph, const std::vector<bool>& inside, std::span<const int32_t> kept);
 
   motley_cut cut_ = MOTLEY_CUT_STAGE;
@@ -54,7 +45,6 @@ class Segment {
   std::vector<int32_t> inputs_, outputs_;
   std::vector<int32_t> graph_values_, graph_weights_;
   bool uses_kv_ = false;
-  SegmentFlops flops_;
 };
 
 }  // namespace motley

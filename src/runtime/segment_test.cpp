@@ -45,35 +45,6 @@ Graph small_graph() {
   return graph;
 }
 
-TEST(Segments, CountTheArithmeticOfTheirProducts) {
-  Graph graph = small_graph();
-  const auto rows_of = [&](int32_t value, int64_t rows) {
-    graph.values[static_cast<size_t>(value)].shape.dims[0] = rows;
-  };
-  rows_of(kNormed, MOTLEY_DIM_ROWS), rows_of(kLogits, MOTLEY_DIM_HEAD_ROWS);
-  graph.weights[0].rows = 7, graph.weights[0].cols = 5;
-  graph.weights[1].rows = 3, graph.weights[1].cols = 4;
-  graph.nodes.push_back(node(MOTLEY_OP_MATMUL, Part::kFfn, 0, {kResidual}, {kNormed}, {1}));
-  motley_batch batch{};
-  batch.rows = 10, batch.head_row_count = 2;
-  EXPECT_EQ(Segment::cut(graph, MOTLEY_CUT_STAGE, 0, 1).flops().of(batch), 10 * 2 * 3 * 4);
-  EXPECT_EQ(Segment::cut(graph, MOTLEY_CUT_STAGE, 1, 2).flops().of(batch), 0);
-  EXPECT_EQ(Segment::cut(graph, MOTLEY_CUT_HEAD, 0, 0).flops().of(batch), 2 * 2 * 7 * 5);
-}
-
-// A row chooses two of eight experts, of which half are here.
-TEST(Segments, CountOfExpertsWhatIsHere) {
-  Graph graph = small_graph();
-  graph.values[kSlots].shape = {MOTLEY_F32, 2, {MOTLEY_DIM_ROWS, 8}};
-  graph.values[kOut].shape = {MOTLEY_F32, 3, {MOTLEY_DIM_ROWS, 2, 3}};
-  graph.weights[1].experts = 4, graph.weights[1].rows = 3, graph.weights[1].cols = 4;
-  graph.nodes.push_back(node(MOTLEY_OP_TOPK_ROUTER, Part::kFfn, 0, {kSlots}, {kIds}, {}));
-  graph.nodes.push_back(node(MOTLEY_OP_GROUPED_MATMUL, Part::kFfn, 0, {kResidual, kIds}, {kOut}, {1}));
-  motley_batch batch{};
-  batch.rows = 10;
-  EXPECT_EQ(Segment::cut(graph, MOTLEY_CUT_STAGE, 0, 1).flops().of(batch), 10 * (2 * 3 * 4) * 2 / 2);
-}
-
 std::vector<int32_t> to_graph(const Segment& segment, const std::vector<int32_t>& locals) {
   std::vector<int32_t> ids;
   for (const int32_t id : locals) ids.push_back(segment.graph_values()[static_cast<size_t>(id)]);

@@ -9,7 +9,6 @@
 #include "base/status.hpp"
 #include "device/handles.hpp"
 #include "motley/backend.h"
-#include "runtime/segment.hpp"
 
 namespace motley {
 
@@ -23,7 +22,6 @@ struct TapeProgram {
   motley_kv* kv = nullptr;
   motley_cut cut = MOTLEY_CUT_STAGE;  // what it computes
   int32_t layer_begin = 0, layer_end = 0;
-  SegmentFlops flops;
   std::span<const uint32_t> buckets;  // that it is compiled for; a step runs in the smallest that holds its rows
   // One list per result set: steps in flight write their results to different buffers.
   std::vector<std::vector<motley_binding>> bindings;

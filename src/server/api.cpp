@@ -274,8 +274,19 @@ Json Api::devices_json() const {
                     {"programs", device.programs},
                     {"rows", device.rows},
                     {"bytes_moved", device.bytes_moved},
-                    {"flops", device.flops},
-                    {"busy_s", device.busy_s}});
+                    {"busy_s", device.busy_s},
+                    {"own",
+                     {{"programs", device.own.programs},
+                      {"rows", device.own.rows},
+                      {"padded_rows", device.own.padded_rows},
+                      {"flops", device.own.flops},
+                      {"padded_flops", device.own.padded_flops},
+                      {"bytes_copied", device.own.bytes_copied},
+                      {"bytes_resident", device.own.bytes_resident},
+                      {"blob_hits", device.own.blob_hits},
+                      {"reloads", device.own.reloads},
+                      {"busy_s", device.own.busy_s},
+                      {"compile_s", device.own.compile_s}}}});
   }
   return {{"object", "list"}, {"data", std::move(list)}};
 }

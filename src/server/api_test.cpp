@@ -285,8 +285,12 @@ TEST(Operations, ContextAfterAReplacement_IsTheOneInForce) {
 StackOptions with_devices(std::function<Result<DevicesAdded>(const std::vector<std::string>&)> add) {
   StackOptions options;
   options.server.devices.list = [] {
-    return std::vector<DeviceCounters>{{"CPU:0", "serving", 3, 5, 64, 4096, 0.5},
-                                       {"GPU:0", "lost", 1, 1, 0, 0, 0, true}};
+    OwnCounters own;
+    own.programs = 4, own.rows = 6, own.padded_rows = 16, own.flops = 4096, own.padded_flops = 8192;
+    own.bytes_copied = 65, own.bytes_resident = 1024, own.blob_hits = 2, own.reloads = 1;
+    own.busy_s = 0.75, own.compile_s = 2.5;
+    return std::vector<DeviceCounters>{{"CPU:0", "serving", 3, 5, 64, 0.5, false, "F16,Q8_0", 0.25, own},
+                                       {"GPU:0", "lost", 1, 1, 0, 0, true, "", 0, {}}};
   };
   options.server.devices.add = std::move(add);
   return options;
@@ -298,12 +302,19 @@ TEST(Devices, Get_ListsThemWithWhatTheyDid) {
   ASSERT_EQ(data.size(), 2u);
   EXPECT_EQ(data[0],
             Json::parse(R"({"name":"CPU:0","state":"serving","simulated":false,"programs":3,"rows":5,"bytes_moved":64,
-                                     "flops":4096.0,"busy_s":0.5})"));
+                                     "busy_s":0.5,"own":{"programs":4,"rows":6,"padded_rows":16,"flops":4096.0,
+                                     "padded_flops":8192.0,"bytes_copied":65,"bytes_resident":1024,"blob_hits":2,
+                                     "reloads":1,"busy_s":0.75,"compile_s":2.5}})"));
   EXPECT_EQ(data[1]["state"], "lost");
   EXPECT_EQ(data[1]["simulated"], true);
   const std::string metrics = stack.get("/metrics").body;
   EXPECT_NE(metrics.find("device=\"CPU:0\"} 3"), std::string::npos) << metrics;
   EXPECT_NE(metrics.find("device=\"GPU:0\",simulated=\"true\"} 1"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("device=\"CPU:0\",format=\"F16,Q8_0\"} 0.25"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("device=\"GPU:0\",simulated=\"true\",format=\"as in the file\"} 0"), std::string::npos);
+  for (const char* line :
+       {"device_flops_total", "device_padded_flops_total", "device_compile_seconds_total", "device_resident_bytes"})
+    EXPECT_NE(metrics.find(std::string("motley:") + line + "{"), std::string::npos) << line;
 }
 
 TEST(Devices, Post_AddsOneOrAListAndTellsTheNote) {

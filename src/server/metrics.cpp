@@ -154,20 +154,32 @@ void add_devices(Page& page, const std::vector<DeviceCounters>& devices) {
        [](const DeviceCounters& d) { return static_cast<double>(d.rows); }},
       {"device_bytes_moved_total", "counter", "Bytes to and from other devices.",
        [](const DeviceCounters& d) { return static_cast<double>(d.bytes_moved); }},
-      {"device_flops_total", "counter", "Floating-point operations of their products with weights, padding left out.",
-       [](const DeviceCounters& d) { return d.flops; }},
+      {"device_flops_total", "counter",
+       "Floating-point operations of products with weights and of attention, by the device's own count since it was "
+       "opened, padding left out.",
+       [](const DeviceCounters& d) { return d.own.flops; }},
+      {"device_padded_flops_total", "counter", "The same, with those of padding.",
+       [](const DeviceCounters& d) { return d.own.padded_flops; }},
+      {"device_compile_seconds_total", "counter", "Compiling programs, by the device's own count.",
+       [](const DeviceCounters& d) { return d.own.compile_s; }},
+      {"device_resident_bytes", "gauge", "Of the device's memory that is in use, by its own count.",
+       [](const DeviceCounters& d) { return static_cast<double>(d.own.bytes_resident); }},
       {"device_busy_seconds_total", "counter", "Time in those programs.",
-       [](const DeviceCounters& d) { return d.busy_s; }},
-      {"device_weight_error", "gauge", "Relative root mean square error of weights held in fewer bits (--quality).",
-       [](const DeviceCounters& d) { return d.weight_error; }}};
+       [](const DeviceCounters& d) { return d.busy_s; }}};
+  const auto labels_of = [](const DeviceCounters& device) {
+    return fmt::format("device=\"{}\"{}", escape_label(device.device), device.simulated ? ",simulated=\"true\"" : "");
+  };
+  if (devices.empty()) return;
   for (const Series& series : kSeries) {
-    if (devices.empty()) return;
     page.head(series.name, series.kind, series.help);
-    for (const DeviceCounters& device : devices)
-      page.sample(
-          series.name, series.value(device),
-          fmt::format("device=\"{}\"{}", escape_label(device.device), device.simulated ? ",simulated=\"true\"" : ""));
+    for (const DeviceCounters& device : devices) page.sample(series.name, series.value(device), labels_of(device));
   }
+  page.head("device_weight_error", "gauge",
+            "Relative root mean square error of the weights that are held in another format than the file's.");
+  for (const DeviceCounters& device : devices)
+    page.sample("device_weight_error", device.weight_error,
+                fmt::format("{},format=\"{}\"", labels_of(device),
+                            device.weight_formats.empty() ? "as in the file" : device.weight_formats));
 }
 
 }  // namespace

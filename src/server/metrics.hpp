@@ -16,15 +16,25 @@ struct ServerCounters {
   Histogram params_n, params_max_tokens;
 };
 
+// What a device counts itself since it was opened, measuring included: programs, rows and arithmetic of real rows, and
+// run, the padding of buckets included; programs taken from blobs, and those that had to be loaded anew.
+struct OwnCounters {
+  uint64_t programs = 0, rows = 0, padded_rows = 0;
+  double flops = 0, padded_flops = 0;
+  uint64_t bytes_copied = 0, bytes_resident = 0, blob_hits = 0, reloads = 0;
+  double busy_s = 0, compile_s = 0;
+};
+
 // What a device has done since start, for /v1/devices and the series by device.
 struct DeviceCounters {
   std::string device;
   std::string state;  // "serving", "idle" or "lost"
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
-  double flops = 0;  // of products with weights, two a multiply-add, padding left out
   double busy_s = 0;
-  bool simulated = false;   // its series have a label that says so
-  double weight_error = 0;  // root mean square, relative, of weights held in a format of fewer bits
+  bool simulated = false;      // its series have a label that says so
+  std::string weight_formats;  // that weights were made, "F16,Q8_0"; empty: all are as in the file
+  double weight_error = 0;     // of those: root mean square, relative
+  OwnCounters own;
 };
 
 struct MetricsInput {

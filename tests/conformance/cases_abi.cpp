@@ -206,6 +206,27 @@ void statistics(Judge& judge) {
               "stats count padding that is run");
 }
 
+void counts_of_arithmetic(Judge& judge) {
+  Device& d = judge.device();
+  Random random(judge.options().seed);
+  constexpr int64_t kIn = 64, kOut = 24;
+  GraphBuilder g;
+  const int32_t x = g.input(MOTLEY_F32, {kR, kIn}), y = g.output(MOTLEY_F32, {kR, kOut});
+  g.op(MOTLEY_OP_MATMUL, {x}, {y},
+       {g.weight(random_weight(random, judge.plain_dtype(), MOTLEY_WEIGHT_MATMUL, kOut, kIn))});
+  const Program program = d.compile(g, {8});
+  motley_error error{};
+  motley_device_stats before{}, after{};
+  before.struct_size = after.struct_size = sizeof before;
+  require_ok(d.api().stats(d.raw(), &before, &error), error, "stats");
+  d.run(program, {{x, to_bytes(random.normals(3 * kIn))}}, plain_batch(3));
+  require_ok(d.api().stats(d.raw(), &after, &error), error, "stats");
+  const double row = 2.0 * kIn * kOut;
+  judge.check(after.flops - before.flops == 3 * row, "stats count the arithmetic of real rows");
+  judge.check(after.padded_flops - before.padded_flops == (judge.fixed_rows() ? 8 : 3) * row,
+              "stats count the arithmetic that is run");
+}
+
 int64_t monotonic_ns() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -720,6 +741,7 @@ void judge_queues(Judge& judge) {
   copies(judge);
   imports(judge);
   statistics(judge);
+  counts_of_arithmetic(judge);
   event_times(judge);
   virtual_time(judge);
 }

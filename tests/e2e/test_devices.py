@@ -54,7 +54,7 @@ def test_placements_say_what_one_device_says(model, cache, alone, arguments):
     used = [d for d in answer["devices"] if d["programs"] > 0]
     if len(arguments) > 2:  # forced: every device has worked
         assert len(used) == len(answer["devices"]) >= 2
-        assert all(d["rows"] > 0 and d["bytes_moved"] > 0 and d["flops"] > 0 and d["busy_s"] > 0 for d in used)
+        assert all(d["rows"] > 0 and d["bytes_moved"] > 0 and d["busy_s"] > 0 for d in used)
 
 
 def test_names_are_those_of_the_list(model, cache):
@@ -199,7 +199,8 @@ def test_metrics_say_what_each_device_did(start, cache):
     assert server.post("/v1/completions", {"model": server.model_name(), "prompt": "Hi", "max_tokens": 4}).status == 200
     page = server.get("/metrics").body
     page = page.decode() if isinstance(page, bytes) else page
-    for series in ("programs_total", "rows_total", "bytes_moved_total", "flops_total", "busy_seconds_total"):
+    for series in ("programs_total", "rows_total", "bytes_moved_total", "busy_seconds_total", "flops_total", "padded_flops_total",
+                   "resident_bytes"):
         for device in PARTS.split(","):
             line = next(x for x in page.splitlines() if x.startswith(f"motley:device_{series}{{") and device in x)
             assert float(line.split()[-1]) > 0, line
@@ -211,7 +212,7 @@ def test_counters_are_of_steps_alone(model, tmp_path):
     file.write_text(json.dumps({"stages": [{"layers": [0, 30], "shards": [{"device": "CPU:0/cores=0"}]}]}))
     cache = {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}
     serving, idle = complete(model, cache, "--devices", PARTS, "--plan", file)["devices"]
-    assert idle == {"name": "CPU:0/cores=1", "programs": 0, "rows": 0, "bytes_moved": 0, "flops": 0, "busy_s": 0}
+    assert idle == {"name": "CPU:0/cores=1", "programs": 0, "rows": 0, "bytes_moved": 0, "busy_s": 0}
     assert 16 <= serving["programs"] <= 16 * 8 and serving["rows"] >= serving["programs"] and serving["busy_s"] > 0
 
 

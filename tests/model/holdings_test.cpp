@@ -3,12 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <thread>
 
 #include "model/random_model.hpp"
 #include "model/sim_file.hpp"
+#include "planner/plan.hpp"
+#include "runtime/runtime_executor.hpp"
 
 namespace motley {
 namespace {
@@ -59,6 +62,47 @@ TEST(HoldingsOfDevices, SeveralThatNeedTheSameAtOnce_ShareOne) {
   }
   for (std::thread& thread : threads) thread.join();
   for (const auto& each : got) EXPECT_EQ(each, got[0]);
+}
+
+// Ranges that follow one another are the same units, however they are cut.
+TEST(HoldingsOfDevices, RowsInTwoRangesThatMeet_AreThoseOfOne) {
+  const testing::RandomModel random({});
+  const testing::SimFile file(kDevice);
+  const Device device = file.open();
+  Holdings holdings(random.model());
+  const auto weights = random.model().graph().weights;
+  const size_t source = static_cast<size_t>(
+      std::find_if(weights.begin(), weights.end(),
+                   [](const GraphWeight& weight) { return (weight.uses & MOTLEY_WEIGHT_MATMUL) != 0; }) -
+      weights.begin());
+  ShardWeight one = whole(source), two = whole(source), apart = whole(source);
+  one.rows = {{0, 32}}, two.rows = {{0, 16}, {16, 32}}, apart.rows = {{0, 16}, {32, 48}};
+  const auto a = holdings.weight(device, one), b = holdings.weight(device, two), c = holdings.weight(device, apart);
+  ASSERT_TRUE(a.ok() && b.ok() && c.ok());
+  EXPECT_EQ(*a, *b);
+  EXPECT_NE(*a, *c);
+}
+
+// What a device has no room for is left to whoever packs it later.
+TEST(HoldingsOfDevices, PackingAPlan_TakesWhatThereIsRoomFor) {
+  const testing::RandomModel random({});
+  size_t counts[2] = {};
+  for (const bool small : {false, true}) {
+    const testing::SimFile file(small ? "memory_bytes = 131072\nbandwidth_gb_s = 40\ngflops = {f32 = 50}\n" : kDevice);
+    const Device device = file.open();
+    const std::vector<NamedDevice> devices = {{"D0", &device}};
+    RuntimeOptions options;
+    options.holdings = std::make_shared<Holdings>(random.model());
+    const auto placement = plan_single_device(random.model(), {"D0", 4ull << 30, 4ull << 30, 64ull << 20, 1 << 16}, {});
+    ASSERT_TRUE(placement.ok()) << placement.error().message();
+    EXPECT_EQ(RuntimeExecutor::create(random.model(), *placement, devices, options).error().code(),
+              small ? MOTLEY_RESOURCE_EXHAUSTED : MOTLEY_OK);
+    const auto packed = RuntimeExecutor::pack(random.model(), *placement, devices, options);
+    ASSERT_TRUE(packed.ok()) << packed.error().message();
+    counts[small ? 1 : 0] = packed->size();
+  }
+  EXPECT_GT(counts[1], 0u);
+  EXPECT_LT(counts[1], counts[0]);
 }
 
 }  // namespace

@@ -291,5 +291,20 @@ TEST_F(PlannedLanes, DearDispatch_KeepsTokensOffTheNpu) {
   }
 }
 
+// The preset, and what would be one without its dispatch.
+TEST_F(PlannedLanes, XdnaLike_KeepsTokensOffTheNpu) {
+  std::vector<SimDevice> devices = with_npu(2);
+  devices[1].gflops = 10'000, devices[1].bandwidth_gb_s = 58;
+  for (const char* preset : {"", "xdna-like"}) {
+    devices[1].preset = preset;
+    const VirtualMachine machine(devices, {.latency_ns = 2000, .ns_per_byte = 0.1});
+    const PlanInput input = machine.measure(model(), kRowsMax);
+    const Load load{.concurrency = 16, .prompt_len = 16, .output_len = 64, .step_rows = 128};
+    const auto report = plan(shape_, input, request_of(load));
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    EXPECT_EQ(decodes_on(report->placement, machine.name(1)), devices[1].preset.empty()) << plan_text(*report, shape_);
+  }
+}
+
 }  // namespace
 }  // namespace motley::testing

@@ -171,7 +171,7 @@ Placement placement_of(const Cut& cut, const ModelShape& shape, const VirtualMac
 }
 
 std::string text_of(const Placement& placement) {
-  std::string text;
+  std::string text = placement.lanes.size() > 1 ? fmt::format(" lane 1 of {}:", placement.lanes.size()) : "";
   for (const Stage& stage : placement.lanes[0].stages) {
     text += fmt::format(" [{}-{}:", stage.layer_begin, stage.layer_end);
     for (const Shard& shard : stage.shards) {
@@ -251,9 +251,7 @@ TEST(RandomMachines, Auto_IsNeverWorseThanTheBestDeviceAndNearTheOptimum) {
       kMachines, least_of_single, several, near, least_of_best, 100 * farthest);
   EXPECT_GE(several, kMachines / 4);
   EXPECT_EQ(near, several);
-  // Two machines of 200 are predicted beyond the 2 % that "never worse" allows; none by more than 8 %.
-  EXPECT_LE(worse, 2);
-  EXPECT_GE(least_of_single, 0.92);
+  EXPECT_EQ(worse, 0);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/weight.hpp"
-#include "kit/blocks.hpp"
+#include "motley/blocks.hpp"
 
 namespace motley::cuda {
 

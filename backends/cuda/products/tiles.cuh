@@ -9,7 +9,7 @@
 #include <cuda_fp16.h>
 
 #include "cuda/weight.hpp"
-#include "kit/blocks.hpp"
+#include "motley/blocks.hpp"
 
 namespace motley::cuda {
 

@@ -1,5 +1,6 @@
 // Every number format as formulas: the value of element `e` of a block. Constant expressions in plain types, so that
-// the compiler of any device can take them. The layouts: docs/formats/gguf.md. SPDX-License-Identifier: Apache-2.0
+// the compiler of any device can take them. For kit, the plugins on it and the model room. The layouts:
+// docs/formats/gguf.md. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <bit>
@@ -7,7 +8,7 @@
 
 #include "motley/types.h"
 
-namespace motley::kit::blocks {
+namespace motley::blocks {
 
 constexpr uint16_t word(const uint8_t* at) { return static_cast<uint16_t>(at[0] | at[1] << 8); }
 constexpr uint32_t double_word(const uint8_t* at) { return word(at) | static_cast<uint32_t>(word(at + 2)) << 16; }
@@ -166,4 +167,4 @@ bool visit(int32_t dtype, F&& f) {
               Iq4Xs{}, Mxfp4{});
 }
 
-}  // namespace motley::kit::blocks
+}  // namespace motley::blocks
