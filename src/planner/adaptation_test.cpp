@@ -30,7 +30,9 @@ class Service {
  public:
   Service() : shape_(make_shape({})), law_(clock_) {
     input_.devices = {make_device("GPU:0", "gpu", {}, shape_), make_device("GPU:1", "gpu", {}, shape_)};
-    request_.tensor_parallel_size = 2;  // else each would serve by itself
+    // A sequence for which neither has room alone: else each would serve by itself.
+    const double room = 1.2 * static_cast<double>(input_.devices[0].memory_free - shape_.weight_bytes());
+    request_.kv.max_model_len = static_cast<uint32_t>(room / kv_bytes_per_token(shape_, request_));
     input_.host_memory = {"", "", 2000, 0.02};
     auto first = plan(shape_, input_, request_);
     CHECK(first.ok(), "{}", first.error().message());

@@ -15,8 +15,8 @@ namespace motley {
 // devices copy beside one another, first all one way, then all the other.
 struct MoveCost {
   uint64_t packed_bytes = 0, kv_bytes = 0;
-  uint64_t without_room_bytes = 0;  // of those packed
   double prepare_ns = 0, pause_ns = 0;
+  uint64_t without_room_bytes = 0;  // of those packed
 
   // Tokens over this time with the move, divided by those without it, if the next plan gives `gain` times as many.
   double gain_over(double gain, double horizon_ns) const;

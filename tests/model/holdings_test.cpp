@@ -88,7 +88,7 @@ TEST(HoldingsOfDevices, PackingAPlan_TakesWhatThereIsRoomFor) {
   const testing::RandomModel random({});
   size_t counts[2] = {};
   for (const bool small : {false, true}) {
-    const testing::SimFile file(small ? "memory_bytes = 131072\nbandwidth_gb_s = 40\ngflops = {f32 = 50}\n" : kDevice);
+    const testing::SimFile file(small ? "memory_bytes = 1048576\nbandwidth_gb_s = 40\ngflops = {f32 = 50}\n" : kDevice);
     const Device device = file.open();
     const std::vector<NamedDevice> devices = {{"D0", &device}};
     RuntimeOptions options;
