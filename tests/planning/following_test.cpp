@@ -168,8 +168,8 @@ uint32_t first_layers(const Placement& placement) {
 // border between the stages moves, and back when it has recovered.
 TEST_F(FollowingStages, AtHalfItsSpeed_OneGivesLayersToTheOther_AndTakesThemBack) {
   Scene scene = two_equal(0.3);
-  scene.link = {.latency_ns = 5 * kMs, .ns_per_byte = 0.1};
-  scene.memory = 0.97 * static_cast<double>(shape_of(model())->weight_bytes());
+  scene.link = {.latency_ns = 3 * kMs, .ns_per_byte = 0.1};
+  scene.memory = 1.05 * static_cast<double>(shape_of(model())->weight_bytes());
   begin(scene, {});
   run(20);
   const auto undisturbed = service_->texts();
