@@ -69,7 +69,7 @@ class LaneSearch {
   // Lanes with devices of their own: `start`, and beside it, one after another, the plan of other devices that adds
   // most.
   void try_replicas(const Candidate& start, std::span<const Candidate> others) {
-    std::vector<LaneOfSet> lanes = {{start.plan, 0, true, true, start.predicted.tokens_per_s}};
+    std::vector<LaneOfSet> lanes = {{start.plan, 0, true, true, 1}};
     std::vector<size_t> used = devices_of(start.plan);
     Prediction without = start.predicted;
     while (lanes.size() < kLanesMax) {
@@ -78,6 +78,7 @@ class LaneSearch {
         const std::vector<size_t> devices = devices_of(other.plan);
         if (std::find_first_of(devices.begin(), devices.end(), used.begin(), used.end()) != devices.end()) continue;
         std::vector<LaneOfSet> more = lanes;
+        for (LaneOfSet& lane : more) lane.share *= without.tokens_per_s;
         more.push_back({other.plan, static_cast<uint32_t>(lanes.size()), true, true, other.predicted.tokens_per_s});
         keep_with_even_times(std::move(more), &best);
       }
@@ -122,8 +123,8 @@ class LaneSearch {
     return predictor_.score(predicted);
   }
 
-  // The lanes with such shares of the sequences that a token takes about as long everywhere: each round has those of
-  // what the lanes give with the shares of the round before, first of what they say.
+  // The lanes with such shares of the sequences that a token takes about as long everywhere: in proportion to what they
+  // give with the shares of the round before, at first to the shares that they have.
   void keep_with_even_times(std::vector<LaneOfSet> lanes, std::optional<LaneSet>* best) {
     for (int round = 0; round < kShareRounds; ++round) {
       std::vector<double> rates;

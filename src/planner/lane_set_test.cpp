@@ -215,6 +215,15 @@ TEST(Replicas, DevicesThatHoldTheModel_ServeSideBySide) {
   EXPECT_LE(report->predicted.tokens_per_s, tokens_per_s_bound(&whole, 0, true));
 }
 
+TEST(Replicas, ThreeDevices_ServeSideBySide) {
+  Replicas world({400, 400, 400});
+  world.request.concurrency = 18;
+  const auto report = plan(world.shape, world.input, world.request);
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  ASSERT_EQ(report->placement.lanes.size(), 3u) << plan_text(*report, world.shape);
+  for (const LaneReport& lane : report->lanes) EXPECT_EQ(lane.predicted.concurrency, 6u);
+}
+
 // The shares give everybody a token about as often; one whose share is less than a sequence is left out.
 TEST(Replicas, UnlikeDevices_GetWhatTheyAreWorth) {
   Replicas world({900, 300, 3});
