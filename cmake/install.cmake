@@ -2,7 +2,7 @@
 # look for them from their own place, the headers and the CMake package. Components: runtime, command, development.
 include(CMakePackageConfigHelpers)
 
-install(FILES include/motley/backend.h include/motley/types.h include/motley/llm.hpp
+install(FILES include/motley/backend.h include/motley/blocks.hpp include/motley/types.h include/motley/llm.hpp
         DESTINATION include/motley COMPONENT development)
 if(TARGET motley_shared)
   install(TARGETS motley_shared LIBRARY DESTINATION lib COMPONENT runtime NAMELINK_COMPONENT development)

@@ -103,6 +103,16 @@ def serving(server):
     return {device["name"] for device in server.get("/v1/devices").json()["data"] if device["state"] == "serving"}
 
 
+def assert_fades_gets_less(server, machine, undisturbed):
+    """Of the rows of a round of all streams a third of what the other computes, or none: it may serve a few streams alone."""
+    rows = lambda: {d["name"]: d["rows"] for d in server.get("/v1/devices").json()["data"]}  # noqa: E731
+    before = rows()
+    assert_same(asyncio.run(tell(server, prompts=PROMPTS)), undisturbed)
+    after = rows()
+    steady, fades = (after[name] - before[name] for name in machine.names)
+    assert 3 * fades <= steady, (before, after)
+
+
 # Each device has 8 MiB: with little KV they hold what both plans need at once, with 7 MiB of it the first ends before.
 @pytest.mark.parametrize("kv_bytes, crowded", [(1 << 20, False), (7 << 20, True)])
 def test_a_device_that_fades_gets_less_and_no_request_notices(machine, undisturbed, kv_bytes, crowded, tmp_path):
@@ -113,7 +123,6 @@ def test_a_device_that_fades_gets_less_and_no_request_notices(machine, undisturb
             tell_until(server, undisturbed, lambda: MOVED.search(log()))
         assert ("no room for both plans at once" in log()) == crowded, log()
         assert re.search(r"fades.toml takes (4\.\d\d|5\.[0-4]\d) of its time", log()), log()
-        assert serving(server) == {machine.names[0]}
         metrics = server.metrics()
         assert metrics["motley:replacements_total"] == 1 and metrics.get("motley:recoveries_total", 0) == 0, log()
         assert server.get("/health").status == 200
@@ -121,6 +130,7 @@ def test_a_device_that_fades_gets_less_and_no_request_notices(machine, undisturb
         assert metrics["motley:recomputed_tokens_total"] == 0 and metrics["motley:kv_blocks_moved_total"] > 0, log()
         pause_s = metrics["motley:replacement_pause_seconds_sum"]
         print(f"\nADAPTING with {kv_bytes >> 20} MiB of KV: pause {1000 * pause_s:.0f} ms, {MOVED.search(log())[0]}")
+        assert_fades_gets_less(server, machine, undisturbed)
         assert pause_s < 2  # the machine is shared; docs/benchmarks.md has what it takes on one that is not
         assert server.stop() == 0
 
@@ -141,7 +151,7 @@ def test_what_is_known_of_a_device_counts_when_another_is_lost_and_comes_back(ma
         assert serving(server) == {machine.names[1]}
         answer = server.post("/v1/devices", {"add": machine.names[0]})  # and so it does when that one comes back
         assert answer.status == 200, answer.body
-        assert serving(server) == {machine.names[0]}
+        assert_fades_gets_less(server, machine, undisturbed)
     assert 4 < as_measured / as_it_is < 5.5
 
 

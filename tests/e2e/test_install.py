@@ -34,7 +34,7 @@ def build(source, binary, prefix, *definitions):
 
 def test_install_holds_the_three_headers_and_no_other(prefix):
     headers = sorted(str(p.relative_to(prefix)) for p in (prefix / "include").rglob("*") if p.is_file())
-    assert headers == ["include/motley/backend.h", "include/motley/llm.hpp", "include/motley/types.h"]
+    assert headers == [f"include/motley/{name}" for name in ("backend.h", "blocks.hpp", "llm.hpp", "types.h")]
 
 
 def test_installed_command_finds_its_plugins(prefix):

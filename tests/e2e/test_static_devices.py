@@ -97,10 +97,11 @@ def test_most_arithmetic_of_prompts_is_off_the_cpu(two_cores, half_precision, tm
         assert all(of > 0 for of in flops.values()), counts
         assert sum(flops.values()) == pytest.approx(arithmetic_of_half_precision(), rel=1e-6), counts
         for name, own in counts.items():
-            assert own["padded_rows"] >= own["rows"] and (own["padded_flops"] > own["flops"]) == (name == "NPU:1"), counts
+            padded = own["padded_rows"] > own["rows"]
+            assert (own["padded_flops"] > own["flops"]) == padded and (name == "NPU:1" or not padded), counts
         # A row is padded to the next row count, of which each is at most four times the one before.
         npu = counts["NPU:1"]
-        assert npu["rows"] < npu["padded_rows"] < 4 * npu["rows"], counts
+        assert npu["rows"] <= npu["padded_rows"] < 4 * npu["rows"], counts
         elsewhere = 1 - flops["CPU:0"] / sum(flops.values())
         print(f"{100 * elsewhere:.0f} % is off the CPU: {flops}")
         if elsewhere >= 0.5:
