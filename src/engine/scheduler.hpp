@@ -8,7 +8,8 @@
 //
 // Over several lanes: each lane plans steps of its own, of sequences whose blocks lie in its pool and that are not
 // under way in another lane; lanes of one pool share its sequences by their roles. A waiting request goes to the first
-// pool, by the preference of the lanes, that has KV room for it now. That its lanes are busy is no reason to take a
+// pool, by the preference of the lanes, that has KV room for it now; where pools have shares, to the one with room that
+// has the fewest sequences for its share. That its lanes are busy is no reason to take a
 // less preferred one: their next step comes soon, room may not. It passes nobody whose place it could take: only in a
 // pool that the passed one does not fit into, or does not need. A sequence that outgrows its pool, or is preempted,
 // moves to another one that has room for it, where the executor moves KV and nobody of higher rank waits for that room;
