@@ -99,8 +99,7 @@ std::string text_of(const Move& move, double horizon_ns) {
   const MoveCost& cost = move.cost;
   return fmt::format(
       "worth {:.2f} of the plan before; packs {:.1f} MB in about {:.0f} ms, {:.1f} MB of it and {:.1f} MB of KV in a "
-      "pause "
-      "of about {:.0f} ms: {:.2f} within {:.0f} s",
+      "pause of about {:.0f} ms: {:.2f} within {:.0f} s",
       move.gain, static_cast<double>(cost.packed_bytes) / kMb, cost.prepare_ns / kMs,
       static_cast<double>(cost.without_room_bytes) / kMb, static_cast<double>(cost.kv_bytes) / kMb, cost.pause_ns / kMs,
       cost.gain_over(move.gain, horizon_ns), horizon_ns / kSecond);
