@@ -98,6 +98,7 @@ struct Numbers;
 template <>
 struct Numbers<__half> {
   using Raw = uint4;
+  using Multiplied = __half;
   static constexpr bool kScaled = false;
   __device__ static uint32_t pack(float a, float b) {
     const __half2 both = __floats2half2_rn(a, b);
@@ -113,6 +114,7 @@ struct Numbers<__half> {
 template <>
 struct Numbers<__nv_bfloat16> {
   using Raw = uint4;
+  using Multiplied = __nv_bfloat16;
   static constexpr bool kScaled = false;
   __device__ static uint32_t pack(float a, float b) {
     const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);

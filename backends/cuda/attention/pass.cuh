@@ -1,0 +1,237 @@
+// For the kernels of attention in one pass: the places of a tile's positions, and a warp's 16 rows with their weights,
+// as the accumulators of the tensor cores have them (mma.m16n8k16, and a warp's part of wgmma.m64nNk16).
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "cuda/attention/pool.cuh"
+#include "cuda/stored.cuh"
+
+namespace motley::cuda {
+
+constexpr int kNone = -1;
+// Tiles whose places are known: while one is looked at and the next is loaded, a third is found.
+constexpr int kFound = 3;
+
+// Of tiles' positions, and their scales; in shared memory.
+template <int kTile>
+struct PassPlaces {
+  int32_t slot[kFound][kTile];
+  bool full[kFound][kTile / kWarp];  // of a warp's positions: each is there
+  float k_scale[kFound][kTile], v_scale[kFound][kTile];
+};
+
+struct PassPlace {
+  int32_t slot = kNone;
+  float k_scale = 0, v_scale = 0;
+};
+
+// What an item's block of threads takes for a head.
+struct PassHead {
+  int head, kv_head;
+  PassItem item;
+  const int32_t* blocks;  // of the sequence
+  int32_t begin, end;     // positions that rows of the item see
+  __device__ explicit PassHead(const Attention& a)
+      : head(blockIdx.x), kv_head(head / a.group), item(a.passes[gridDim.y - 1 - blockIdx.y]) {  // long ones first
+    blocks = a.batch.blocks + a.batch.seq_block_begin[a.batch.row_sequence[item.row]];
+    end = a.batch.positions[item.row + item.rows - 1];
+    begin = a.window > 0 ? max(0, a.batch.positions[item.row] - a.window + 1) : 0;
+  }
+};
+
+// By kTile threads, one a position: where it lies; kNone where no row sees it.
+template <class T, int kTile>
+__device__ PassPlace find_place(const Attention& a, const PassHead& h, int tile, int thread) {
+  PassPlace place;
+  const int32_t p = tile * kTile + thread;
+  if (p < h.begin || p > h.end) return place;
+  place.slot = slot_of(a, h.blocks, p);
+  if (place.slot == kNone) return place;
+  if constexpr (Numbers<T>::kScaled) {
+    const int64_t at = int64_t{place.slot} * a.layer.kv_heads + h.kv_head;
+    place.k_scale = a.layer.k_scale[at], place.v_scale = a.layer.v_scale[at];
+  }
+  return place;
+}
+template <class T, int kTile>
+__device__ void keep_place(PassPlaces<kTile>& places, const PassPlace& place, int tile, int thread) {
+  const int at = tile % kFound;
+  places.slot[at][thread] = place.slot;
+  const bool full = __all_sync(0xffffffffu, place.slot != kNone);
+  if (thread % kWarp == 0) places.full[at][thread / kWarp] = full;
+  if constexpr (Numbers<T>::kScaled) places.k_scale[at][thread] = place.k_scale, places.v_scale[at][thread] = place.v_scale;
+}
+
+// Eight numbers of a query, as the pool's numbers are multiplied; zeros behind the item's rows and the head.
+template <class T>
+__device__ uint4 query_piece(const Attention& a, const PassHead& h, int row, int piece) {
+  using N = Numbers<T>;
+  if (row >= h.item.rows || piece * 8 >= a.layer.dim) return {};
+  const float* from = a.q + (int64_t{h.item.row + row} * a.heads + h.head) * a.layer.dim + piece * 8;
+  return {N::pack(from[0], from[1]), N::pack(from[2], from[3]), N::pack(from[4], from[5]), N::pack(from[6], from[7])};
+}
+
+// A warp's rows from `front` on, of which a thread has row lane / 4 and the eighth behind it, and of a tile's scores
+// those of positions 2 * (lane % 4) and the one behind it in each eight.
+template <class T, int D, int kTile, bool kCapped>
+class PassRows {
+  using N = Numbers<T>;
+
+ public:
+  __device__ PassRows(const Attention& a, const PassHead& h, int front) : a_(a), h_(h), lane_(threadIdx.x % kWarp), front_(front) {
+    const float sink = a.sinks ? a.sinks[h.head] * kLog2E : -INFINITY;  // it takes weight and adds no value
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int row = row_of(i);
+      position_[i] = row < h.item.rows ? a.batch.positions[h.item.row + row] : kNone;
+      largest_[i] = sink;
+      total_[i] = sink > -INFINITY && lane_ % 4 == 0 ? 1.0f : 0.0f;
+    }
+    const int back = min(front + 16, h.item.rows) - 1;
+    if (back >= front)
+      lowest_seen_ = a.batch.positions[h.item.row + front], highest_ = a.batch.positions[h.item.row + back];
+  }
+  __device__ int32_t highest() const { return highest_; }
+
+  // Scores: of the pool's numbers, capped, and -inf for what a row does not see.
+  __device__ void look(float (&score)[kTile / 8][4], const PassPlaces<kTile>& places, int tile) const {
+    const int base = tile * kTile;
+    // Rows ascend: the first sees the least of what comes, the last the least of what went.
+    bool whole = base + kTile - 1 <= lowest_seen_ && (a_.window == 0 || base > highest_ - a_.window);
+#pragma unroll
+    for (const bool full : places.full[tile % kFound]) whole = whole && full;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) look(score, places, i, tile, whole);
+  }
+
+  // Scores become weights. True if sums, of this warp's rows, are to be shrunk by `shrink`, as a larger score came.
+  __device__ bool weigh(float (&score)[kTile / 8][4], float (&shrink)[2]) {
+    const float factor = score_factor<kCapped>(a_);
+    bool grown = false;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float most = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < kTile / 8; ++n) most = fmaxf(most, fmaxf(score[n][2 * i], score[n][2 * i + 1]));
+      most = fmaxf(largest_[i], quad_max(most) * factor);
+      shrink[i] = weight_of(largest_[i], most);
+      grown = grown || most > largest_[i];
+      largest_[i] = most;
+      const float from = most == -INFINITY ? 0.0f : most;
+      float total = 0;
+#pragma unroll
+      for (int n = 0; n < kTile / 8; ++n) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& x = score[n][2 * i + c];
+          x = power_of_two(fmaf(x, factor, -from));
+          total += x;
+        }
+      }
+      total_[i] = fmaf(total_[i], shrink[i], total);
+    }
+    return __any_sync(0xffffffffu, grown);  // else all factors are 1, or there is nothing to shrink
+  }
+  __device__ static void shrink_sums(float (&sum)[D / 8][4], const float (&shrink)[2]) {
+#pragma unroll
+    for (int t = 0; t < D / 8; ++t) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sum[t][k] *= shrink[k / 2];
+    }
+  }
+
+  // Weights of 16 positions from 16 * s on, as the tensor cores take them.
+  __device__ void take_weights(uint32_t (&p)[4], const float (&weight)[kTile / 8][4], const PassPlaces<kTile>& places,
+                               int tile, int s) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float x = weight[2 * s + i / 2][2 * (i % 2)], y = weight[2 * s + i / 2][2 * (i % 2) + 1];
+      if constexpr (N::kScaled) {
+        const float* scale = &places.v_scale[tile % kFound][16 * s + 8 * (i / 2) + 2 * (lane_ % 4)];
+        x *= scale[0], y *= scale[1];
+      }
+      p[i] = N::pack(x, y);
+    }
+  }
+
+  __device__ void finish(const float (&sum)[D / 8][4]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float total = quad_sum(total_[i]);
+      const int row = row_of(i);
+      if (row >= h_.item.rows) continue;
+      const int64_t at = int64_t{h_.item.row + row} * a_.heads + h_.head;
+      const float factor = total > 0 ? 1.0f / total : total;  // a NaN stays one
+#pragma unroll
+      for (int t = 0; t < D / 8; ++t) {
+        const int e = 8 * t + 2 * (lane_ % 4);
+        if (e >= a_.layer.dim) continue;
+        store_two(a_.bf16, a_.out, at * a_.layer.dim + e, sum[t][2 * i] * factor, sum[t][2 * i + 1] * factor);
+      }
+      if (a_.log_sum_exp && lane_ % 4 == 0)
+        a_.log_sum_exp[at] = total > 0 ? (largest_[i] + log2f(total)) * kLn2 : -INFINITY;
+    }
+  }
+
+ private:
+  // Of the item, the thread's row i (0 or 1).
+  __device__ int row_of(int i) const { return front_ + 8 * i + lane_ / 4; }
+
+  __device__ void look(float (&score)[kTile / 8][4], const PassPlaces<kTile>& places, int i, int tile,
+                       bool whole) const {
+    const int base = tile * kTile, found = tile % kFound;
+    const int first = a_.window > 0 ? position_[i] - a_.window + 1 : 0;
+#pragma unroll
+    for (int k = 0; k < kTile / 4; ++k) {
+      const int at = 8 * (k / 2) + 2 * (lane_ % 4) + k % 2;
+      float& x = score[k / 2][2 * i + k % 2];
+      if constexpr (N::kScaled) x *= places.k_scale[found][at];
+      if constexpr (kCapped) x = capped(a_, x);
+    }
+    if (whole) return;
+#pragma unroll
+    for (int k = 0; k < kTile / 4; ++k) {
+      const int p = base + 8 * (k / 2) + 2 * (lane_ % 4) + k % 2;
+      if (p > position_[i] || p < first || places.slot[found][p - base] == kNone)
+        score[k / 2][2 * i + k % 2] = -INFINITY;
+    }
+  }
+
+  const Attention& a_;
+  const PassHead h_;
+  const int lane_, front_;
+  int32_t lowest_seen_ = INT32_MAX, highest_ = kNone;  // positions of the first and the last row
+  int32_t position_[2];                                // of the thread's rows
+  float largest_[2], total_[2];
+};
+
+// 16 bytes of the pool's numbers, as they are multiplied, to shared memory; zeros where `there` is false. Of numbers of
+// two bytes the copy is not waited for.
+template <class T>
+__device__ void copy_piece(uint32_t to, const std::byte* from, bool there) {
+  using N = Numbers<T>;
+  using Raw = typename N::Raw;
+  if constexpr (sizeof(Raw) == sizeof(uint4)) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+  } else {
+    const uint4 x = there ? N::take(__ldg(reinterpret_cast<const Raw*>(from))) : uint4{};
+    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+  }
+}
+
+// Calls f(part, items) for as many items as a launch takes.
+template <class F>
+void each_pass_launch(const Attention& a, F&& f) {
+  Attention part = a;
+  for (int32_t first = 0; first < a.passes_count; first += static_cast<int32_t>(kGridMax)) {
+    part.passes = a.passes + first;
+    f(part, static_cast<unsigned>(min(a.passes_count - first, static_cast<int32_t>(kGridMax))));
+  }
+}
+
+// Heads of so much room have kernels of warpgroups' instructions, where a GPU has these.
+constexpr bool by_warpgroups(int room) { return room <= 128; }
+// By these; false: not here, and nothing was done.
+bool attend_prompts(const Attention& a, cudaStream_t stream);
+
+}  // namespace motley::cuda
