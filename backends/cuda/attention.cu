@@ -113,36 +113,66 @@ __global__ void merge(const float* a, const float* b, const float* lse_a, const 
 
 }  // namespace
 
-void paged_attention(const kit::OpCall& call) {
+namespace {
+
+// Of a PAGED_ATTENTION's attributes and outputs.
+Attention attention_of(const kit::OpCall& call, const float* q) {
   const auto& from = call.op->attr.attention;
-  if (call.in[0].rows == 0) return;
-  const CudaStream& stream = stream_of(call);
   const AttentionShape shape{from.heads, from.kv_heads, from.head_dim};
   Attention a{};
-  a.layer = layer_of(call, from.layer), a.batch = stream.batch();
-  a.q = call.in[0].f32(), a.sinks = call.weight[0] ? call.weight[0]->vector() : nullptr;
+  a.layer = layer_of(call, from.layer), a.batch = stream_of(call).batch();
+  a.q = q, a.sinks = call.weight[0] ? call.weight[0]->vector() : nullptr;
   a.out = call.out[0].data, a.bf16 = call.out[0].dtype == MOTLEY_BF16,
   a.log_sum_exp = static_cast<float*>(call.out[1].data);
   a.heads = from.heads, a.window = from.window, a.scale = from.scale, a.softcap = from.softcap;
   a.cap_scale = from.softcap > 0 ? from.scale / from.softcap : 0;
-  const auto aligned = [](const void* at) { return reinterpret_cast<uintptr_t>(at) % sizeof(float4) == 0; };
-  a.aligned = aligned(a.q) && aligned(a.out);
+  a.aligned = is_aligned(a.q) && is_aligned(a.out);
   a.block_shift = std::has_single_bit(static_cast<uint32_t>(a.layer.block_size))
                       ? std::countr_zero(static_cast<uint32_t>(a.layer.block_size))
                       : -1;
   a.group = shape.group(), a.heads_of_tile = shape.heads_of_tile(), a.head_tiles = shape.head_tiles();
+  if (!has_tensor_cores(a.layer)) return a;
+  const AttentionItems& items =
+      stream_of(call).attention(static_cast<const AttentionOp*>(call.op->data.get())->shape);
+  a.chunks = items.chunks, a.chunk_items = items.chunk_items, a.chunks_most = items.chunks_most;
+  a.passes = items.passes, a.passes_count = items.passes_count;
+  a.partial = static_cast<float*>(call.out.back().data), a.arrived = stream_of(call).counters();
+  return a;
+}
+
+void run(const Attention& a, const kit::OpCall& call) {
+  const CudaStream& stream = stream_of(call);
   if (!has_tensor_cores(a.layer)) {
-    const dim3 grid(static_cast<unsigned>(call.in[0].rows), static_cast<unsigned>(from.heads));
-    attend<<<grid, kTile, 2 * static_cast<size_t>(from.head_dim) * sizeof(float), stream.raw()>>>(a);
+    const dim3 grid(static_cast<unsigned>(call.in[0].rows), static_cast<unsigned>(a.heads));
+    attend<<<grid, kTile, 2 * static_cast<size_t>(a.layer.dim) * sizeof(float), stream.raw()>>>(a);
     launched("PAGED_ATTENTION");
     return;
   }
-  const AttentionItems& items = stream.attention(static_cast<const AttentionOp*>(call.op->data.get())->shape);
-  a.chunks = items.chunks, a.chunk_items = items.chunk_items, a.chunks_most = items.chunks_most;
-  a.passes = items.passes, a.passes_count = items.passes_count;
-  a.partial = static_cast<float*>(call.out.back().data), a.arrived = stream.counters();
   if (a.passes_count > 0) attend_passes(a, stream.raw());
   if (a.chunks) attend_chunks(a, stream);
+}
+
+}  // namespace
+
+void paged_attention(const kit::OpCall& call) {
+  if (call.in[0].rows > 0) run(attention_of(call, call.in[0].f32()), call);
+}
+
+void rope_kv_write_attention(const kit::OpCall& call) {
+  if (call.in[0].rows == 0) return;
+  const motley_attr& q = call.op->more_attrs[0];
+  const int32_t layer = call.op->more_attrs[2].kv.layer;
+  Attention a = attention_of(call, call.in[0].f32());
+  a.own = {turn_of(q.rope, call.in[3]), call.in[1].f32(), call.in[2].f32(), a.batch.kv_slots};
+  a.turns = has_tensor_cores(a.layer) &&
+            stream_of(call).attention(static_cast<const AttentionOp*>(call.op->data.get())->shape).one_row_each &&
+            can_turn(a);
+  if (!a.turns) {
+    float* const turned = call.out[call.out.size() - 2].f32();
+    turn_and_write(call, q, layer, turned);
+    a.q = turned, a.aligned = is_aligned(a.q) && is_aligned(a.out);
+  }
+  run(a, call);
 }
 
 void attn_merge(const kit::OpCall& call) {

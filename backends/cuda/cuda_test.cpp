@@ -131,8 +131,11 @@ TEST(AttentionPlan, PromptRows_GoInOnePassUnlessThereIsOneClass) {
   rows.add(100, 400, false), rows.add(50, 2, true);
   const AttentionPlan two = rows.plan(kShape, false);
   ASSERT_EQ(two.passes.size(), 4u);
-  EXPECT_EQ(two.passes[0].rows, 128);
-  EXPECT_EQ(two.passes[3].rows, 16);
+  EXPECT_EQ(two.passes[0].rows, 16);  // the one that sees most comes first
+  EXPECT_EQ(two.passes[0].front, 484);
+  EXPECT_EQ(two.passes[0].last, 499);
+  EXPECT_EQ(two.passes[3].row, 0);
+  EXPECT_EQ(two.passes[3].last, 227);
   EXPECT_EQ(two.chunks.size(), 1u);
   EXPECT_EQ(two.chunks[0].rows, 2);
   const AttentionPlan one = rows.plan(kShape, true);

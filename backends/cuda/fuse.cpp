@@ -138,6 +138,23 @@ bool join_heads(PlanOp& q, const PlanOp& k, const PlanOp& write, const std::vect
   return true;
 }
 
+// What join_heads makes, and PAGED_ATTENTION of it: generated rows' heads may be turned and stored by attention itself.
+bool join_attention(PlanOp& heads, const PlanOp& attention, const std::vector<int>& readers) {
+  if (attention.kind != MOTLEY_OP_PAGED_ATTENTION || attention.in[0] != heads.out[0] ||
+      readers[static_cast<size_t>(heads.out[0])] != 1 || attention.attr.attention.layer != heads.kv_write)
+    return false;
+  PlanOp joined = attention;
+  joined.in = heads.in;
+  joined.out.insert(joined.out.end() - 1, heads.out[0]);
+  joined.more_attrs = {heads.attr, heads.more_attrs[0], heads.more_attrs[1]};
+  joined.kv_write = heads.kv_write;
+  joined.kernel = rope_kv_write_attention;
+  for (const int32_t id : heads.in)
+    if (std::find(attention.out.begin(), attention.out.end(), id) != attention.out.end()) return false;
+  heads = std::move(joined);
+  return true;
+}
+
 void join(Plan& plan) {
   const std::vector<int> count = readers(plan);
   std::vector<PlanOp> joined;
@@ -146,7 +163,10 @@ void join(Plan& plan) {
     const size_t left = plan.ops.size() - i;
     size_t took = 1;
     if (left > 1 && join_norm(op, plan.ops[i + 1], plan)) took = 2;
-    if (left > 2 && join_heads(op, plan.ops[i + 1], plan.ops[i + 2], count)) took = 3;
+    if (left > 2 && join_heads(op, plan.ops[i + 1], plan.ops[i + 2], count)) {
+      took = 3;
+      if (left > 3 && join_attention(op, plan.ops[i + 3], count)) took = 4;
+    }
     if (joined.empty() || (!join_product(joined.back(), op, count) && !join_silu(joined.back(), op, count)))
       joined.push_back(std::move(op));
     i += took;

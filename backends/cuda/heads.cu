@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/attention/pool.cuh"
 #include "cuda/stored.cuh"
+#include "cuda/turn.cuh"
 #include "kit/reference.hpp"
 
 namespace motley::cuda {
@@ -17,21 +18,6 @@ __global__ void fill_turns(const int32_t* positions, const double* turns, int64_
     out[k] = {static_cast<float>(cosine * magnitude), static_cast<float>(sine * magnitude)};
   }
 }
-
-// Element i of a head that is turned.
-struct Turn {
-  const float2* turns;  // of the first row; null: none
-  int32_t pairs;
-  bool neighbours;  // a pair's elements lie side by side
-  __device__ float operator()(const float* head, int64_t row, int64_t i) const {
-    if (!turns || i >= 2 * pairs) return head[i];
-    const int64_t j = neighbours ? i / 2 : i % pairs;
-    const bool second = neighbours ? i % 2 : i >= pairs;
-    const float2 t = turns[row * pairs + j];
-    const float p = head[neighbours ? 2 * j : j], q = head[neighbours ? 2 * j + 1 : j + pairs];
-    return second ? fmaf(p, t.y, q * t.x) : fmaf(p, t.x, -(q * t.y));
-  }
-};
 
 // A head turned, by a warp: each pair is read once.
 template <class Store>
@@ -117,17 +103,73 @@ __global__ void each_head(const __grid_constant__ Heads a) {
   }
 }
 
+// As each_head, for rows of many and heads of eights: a block of threads has a row, a thread the same eight elements
+// of several heads at once, so that its turns are read once.
+constexpr int kHeadsThreads = 128, kHeadsAtOnce = 3;
+__global__ void __launch_bounds__(kHeadsThreads) each_row_of_heads(const __grid_constant__ Heads a) {
+  wait_for_earlier(false);
+  const int units = a.dim / 8, unit = static_cast<int>(threadIdx.x) % units, step = kHeadsThreads / units;
+  const int kv_heads = a.slots ? a.layer.kv_heads : 0, heads = a.q_heads + 2 * kv_heads;
+  const int turning = a.q_heads + kv_heads, first = static_cast<int>(threadIdx.x) / units;
+  if (first >= step) return;
+  const int64_t row = blockIdx.x;
+  const int32_t slot = a.slots ? a.slots[row] : -1;
+  const int64_t place = int64_t{slot} * kv_heads;  // of a position's first head: see head_at
+  const EightOf turned(a.turn, unit, a.turn.turns != nullptr), plain(a.turn, unit, false);
+  float2 t[4] = {};
+  if (turned.turned) {
+    const FourTurns of(a.turn, row, 4 * unit);
+    for (int i = 0; i < 4; ++i) t[i] = of.of[i];
+  }
+  for (int begin = first; begin < heads; begin += kHeadsAtOnce * step) {
+    Eight x[kHeadsAtOnce];
+#pragma unroll
+    for (int i = 0; i < kHeadsAtOnce; ++i) {
+      const int head = begin + i * step;
+      if (head >= heads) continue;
+      const EightOf of = head < turning ? turned : plain;
+      const float* const from = head < a.q_heads ? a.q + (row * a.q_heads + head) * a.dim
+                                : head < turning ? a.k + (row * kv_heads + head - a.q_heads) * a.dim
+                                                 : a.v + (row * kv_heads + head - turning) * a.dim;
+      x[i] = {*reinterpret_cast<const float4*>(from + of.first), *reinterpret_cast<const float4*>(from + of.second)};
+    }
+#pragma unroll
+    for (int i = 0; i < kHeadsAtOnce; ++i) {
+      const int head = begin + i * step;
+      if (head >= heads || (head >= a.q_heads && slot < 0)) continue;
+      const EightOf of = head < turning ? turned : plain;
+      const Eight y = of.turned ? turned_eight(x[i], t, a.turn.neighbours) : x[i];
+      if (head < a.q_heads) {
+        float* const to = a.q_out + (row * a.q_heads + head) * a.dim;
+        *reinterpret_cast<float4*>(to + of.first) = y.a, *reinterpret_cast<float4*>(to + of.second) = y.b;
+        continue;
+      }
+      const bool keys = head < turning;
+      const int64_t at = (place + head - (keys ? a.q_heads : turning)) * a.dim;
+      std::byte* const plane = keys ? a.layer.k : a.layer.v;
+      store_four_as(a.layer.dtype, y.a, plane, at + of.first), store_four_as(a.layer.dtype, y.b, plane, at + of.second);
+    }
+  }
+}
+
+// Whether heads are of eights, and rows enough to keep the GPU busy.
+bool by_rows(const Heads& a) {
+  constexpr int64_t kManyRows = 256;  // fewer go faster one head a warp
+  const int32_t pairs = a.turn.turns ? a.turn.pairs : 0;
+  return a.rows >= kManyRows && a.rows < (int64_t{1} << 31) && a.layer.dtype != MOTLEY_I8 && a.dim % 8 == 0 &&
+         a.dim / 8 <= kHeadsThreads && pairs % 4 == 0 && 2 * pairs <= a.dim && is_aligned(a.q) && is_aligned(a.q_out) &&
+         is_aligned(a.k) && is_aligned(a.v) && is_aligned(a.turn.turns) && is_aligned(a.layer.k) && is_aligned(a.layer.v);
+}
+
 void launch(const kit::OpCall& call, const Heads& a, const char* what) {
   if (a.rows == 0) return;
   const int64_t heads = a.q_heads + (a.slots ? 2 * a.layer.kv_heads : 0);
   if (a.rows * heads >= int64_t{1} << 32) kit::fail(MOTLEY_RESOURCE_EXHAUSTED, "%s: too many heads of rows", what);
-  launch_early(stream_of(call), each_head, blocks_for(a.rows * heads * kWarp, 128), 128, 0, a);
+  if (by_rows(a))
+    launch_early(stream_of(call), each_row_of_heads, static_cast<unsigned>(a.rows), kHeadsThreads, 0, a);
+  else
+    launch_early(stream_of(call), each_head, blocks_for(a.rows * heads * kWarp, 128), 128, 0, a);
   launched(what);
-}
-
-Turn turn_of(const kit::OpCall& call, const kit::Tensor& turns) {
-  const kit::rope_attr& a = call.op->attr.rope;
-  return {static_cast<const float2*>(turns.data), a.n_rot / 2, a.style == MOTLEY_ROPE_NORM};
 }
 
 }  // namespace
@@ -145,7 +187,7 @@ void rope_turns(const kit::OpCall& call) {
 
 void rope(const kit::OpCall& call) {
   Heads a{};
-  a.turn = turn_of(call, call.in[1]);
+  a.turn = turn_of(call.op->attr.rope, call.in[1]);
   a.q = call.in[0].f32(), a.q_out = call.out[0].f32();
   a.q_heads = call.op->attr.rope.heads, a.dim = call.op->attr.rope.head_dim, a.rows = call.in[0].rows;
   launch(call, a, "ROPE");
@@ -158,13 +200,17 @@ void kv_write(const kit::OpCall& call) {
   launch(call, a, "KV_WRITE");
 }
 
-void rope_kv_write(const kit::OpCall& call) {
+void turn_and_write(const kit::OpCall& call, const motley_attr& q, int32_t layer, float* q_out) {
   Heads a{};
-  a.layer = layer_of(call, call.op->more_attrs[1].kv.layer), a.turn = turn_of(call, call.in[3]);
-  a.q = call.in[0].f32(), a.k = call.in[1].f32(), a.v = call.in[2].f32(), a.q_out = call.out[0].f32();
+  a.layer = layer_of(call, layer), a.turn = turn_of(q.rope, call.in[3]);
+  a.q = call.in[0].f32(), a.k = call.in[1].f32(), a.v = call.in[2].f32(), a.q_out = q_out;
   a.slots = stream_of(call).batch().kv_slots;
-  a.q_heads = call.op->attr.rope.heads, a.dim = call.op->attr.rope.head_dim, a.rows = call.in[0].rows;
+  a.q_heads = q.rope.heads, a.dim = q.rope.head_dim, a.rows = call.in[0].rows;
   launch(call, a, "ROPE and KV_WRITE");
+}
+
+void rope_kv_write(const kit::OpCall& call) {
+  turn_and_write(call, call.op->attr, call.op->more_attrs[1].kv.layer, call.out[0].f32());
 }
 
 }  // namespace motley::cuda

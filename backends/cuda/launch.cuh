@@ -54,6 +54,8 @@ void allow_shared(size_t bytes, const char* what) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), what);
   allowed |= bit;
 }
+// For four numbers at once.
+inline bool is_aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % sizeof(float4) == 0; }
 inline void launched(const char* what) { check(cudaGetLastError(), what); }
 
 // This thread's first item and the distance to its next one.

@@ -34,6 +34,9 @@ void rope_turns(const kit::OpCall& call);  // out0: cosine and sine of each row'
 void rope(const kit::OpCall& call);        // in1: those
 void rope_kv_write(
     const kit::OpCall& call);  // in: q, k, v, turns; out0: q turned. attr: q's; more_attrs: k's, KV_WRITE's
+// in: as rope_kv_write; out: as paged_attention, before the last one q turned, or anything. attr: PAGED_ATTENTION's;
+// more_attrs: q's, k's, KV_WRITE's.
+void rope_kv_write_attention(const kit::OpCall& call);
 void split(const kit::OpCall& call);
 void concat(const kit::OpCall& call);
 void cast(const kit::OpCall& call);

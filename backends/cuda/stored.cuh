@@ -29,6 +29,19 @@ __device__ inline void store_as(int32_t dtype, float value, void* to, int64_t i)
   }
 }
 
+// Four from i on, a multiple of four: what store_as gives.
+__device__ inline void store_four_as(int32_t dtype, float4 v, void* to, int64_t i) {
+  const auto put = [&](auto low, auto high) {
+    static_cast<uint2*>(to)[i / 4] = {reinterpret_cast<const uint32_t&>(low), reinterpret_cast<const uint32_t&>(high)};
+  };
+  switch (dtype) {
+    case MOTLEY_F16: put(__floats2half2_rn(v.x, v.y), __floats2half2_rn(v.z, v.w)); return;
+    case MOTLEY_BF16: put(__floats2bfloat162_rn(v.x, v.y), __floats2bfloat162_rn(v.z, v.w)); return;
+    case MOTLEY_F8_E4M3: static_cast<__nv_fp8x4_e4m3*>(to)[i / 4] = __nv_fp8x4_e4m3(v); return;
+    default: static_cast<float4*>(to)[i / 4] = v;
+  }
+}
+
 // Two neighbours of a result that is f32 or, where products alone read it, bf16. `i` is even.
 __device__ inline void store_two(bool bf16, void* to, int64_t i, float x, float y) {
   if (bf16)

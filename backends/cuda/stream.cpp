@@ -263,6 +263,7 @@ void CudaStream::lay_out(const motley_batch& b, std::span<const int32_t> row_seq
         plan_attention(needs.shapes[i], b, memory_.one_class(), needs.shapes[i].items_at_once(processors_)));
     AttentionItems& items = attention_[i];
     items.passes_count = static_cast<int32_t>(plan.passes.size());
+    items.one_row_each = plan.one_row_each;
     layout.add(plan.passes.data(), plan.passes.size(), plan.passes.size(), &items.passes);
     if (plan.chunks.empty()) continue;
     const int32_t& count = layout.counts.emplace_back(static_cast<int32_t>(plan.chunks.size()));
@@ -312,6 +313,7 @@ bool CudaStream::begin(const motley_batch& b, std::span<const int32_t> row_seque
   for (const AttentionItems& items : attention_) {
     all.push_back(static_cast<uint64_t>(items.passes_count));
     all.push_back(items.chunks_most);
+    all.push_back(items.one_row_each);
   }
   all.push_back(batch_.counts_room), all.push_back(batch_.biases_room);
   if (!memory_.one_class()) add_classes(b, &all);

@@ -44,6 +44,7 @@ struct AttentionItems {
   uint32_t chunks_most = 0;  // a power of two
   const PassItem* passes = nullptr;
   int32_t passes_count = 0;
+  bool one_row_each = false;
 };
 
 // Pinned memory in pieces that come back, and events. Thread-safe.

@@ -26,6 +26,7 @@ struct Shared {
   float2 joined_state[2][kTileHeads];                   // largest and total up to a chunk, and up to the one before
   int32_t head[kTileHeads];                             // of a pair, among all rows' heads; -1: the pair is not used
   int64_t partial[kTileHeads];                          // of a pair, its first chunk's place
+  alignas(16) uint8_t own[2][2 * D];  // the item's own key and value, as the pool has them, if they are stored here
   bool last;
 };
 
@@ -78,6 +79,11 @@ class ChunkAttention {
     const int32_t lowest = lowest_of(item.front);
     if (threadIdx.x < kTileHeads) start_pair(threadIdx.x);
     load_query();
+    own_ = kElsewhere;
+    if (a_.turns) {
+      if (item.chunk_end == chunk_count(item.last)) keep_own();
+      __syncthreads();
+    }
     const int32_t length = chunk_positions(item.last);
     for (int32_t c = item.chunk_begin; c < item.chunk_end; ++c, turn_ ^= 1) {
       attend(max(c * length, lowest), min((c + 1) * length - 1, item.last));
@@ -118,15 +124,19 @@ class ChunkAttention {
   __device__ void load_query() {
     const int pair = lane_ / 4;
     const float* from = a_.q + (int64_t{row_of(pair)} * a_.heads + head_of(pair)) * a_.layer.dim;
+    Eight query[kKeyLoads];
 #pragma unroll
     for (int s = 0; s < kKeyLoads; ++s) {
       const int e = 32 * s + 8 * (lane_ % 4);
       const bool there = is_used(pair) && e < a_.layer.dim;
+      query[s] = {there ? load_four(from + e) : float4{}, there ? load_four(from + e + 4) : float4{}};
+    }
+    if (a_.turns && is_used(pair)) turn_query(query, row_of(pair));
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const float4 four = there ? load_four(from + e + 4 * k) : float4{};
-        query_[s][2 * k] = N::pack(four.x, four.y), query_[s][2 * k + 1] = N::pack(four.z, four.w);
-      }
+    for (int s = 0; s < kKeyLoads; ++s) {
+      const float4 &x = query[s].a, &y = query[s].b;
+      query_[s][0] = N::pack(x.x, x.y), query_[s][1] = N::pack(x.z, x.w);
+      query_[s][2] = N::pack(y.x, y.y), query_[s][3] = N::pack(y.z, y.w);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -138,6 +148,81 @@ class ChunkAttention {
     }
   }
 
+  __device__ void turn_query(Eight (&query)[kKeyLoads], int row) const {
+    const Turn& turn = a_.own.turn;
+    if (!turn.neighbours) {
+      if (turn.pairs == 32) turn_halves<1>(query, row);
+      if (turn.pairs == 64) turn_halves<2>(query, row);
+      if (turn.pairs == 128) turn_halves<4>(query, row);
+      return;
+    }
+#pragma unroll
+    for (int s = 0; s < kKeyLoads; ++s) {
+      const int e = 32 * s + 8 * (lane_ % 4);
+      if (e >= 2 * turn.pairs) continue;
+      const FourTurns t(turn, row, e / 2);
+      query[s] = turned_eight(query[s], t.of, true);
+    }
+  }
+  // A pair's numbers lie in loads that are kApart from each other.
+  template <int kApart>
+  __device__ void turn_halves(Eight (&query)[kKeyLoads], int row) const {
+#pragma unroll
+    for (int s = 0; s < kApart && s + kApart < kKeyLoads; ++s) {
+      const int e = 32 * s + 8 * (lane_ % 4);
+      Eight &x = query[s], &y = query[s + kApart];
+      const FourTurns t(a_.own.turn, row, e), u(a_.own.turn, row, e + 4);
+      const Eight low = turned_eight({x.a, y.a}, t.of, false), high = turned_eight({x.b, y.b}, u.of, false);
+      x = {low.a, high.a}, y = {low.b, high.b};
+    }
+  }
+
+  // A row's own position, if its key and value do not come from the pool.
+  __device__ int32_t own_position(const ChunkItem& item) const {
+    const int32_t slot = a_.own.slots[item.row];
+    return slot >= 0 && slot == slot_of(a_, a_.batch.blocks + item.blocks, item.last) ? item.last : kElsewhere;
+  }
+  // The key and the value of the item's one row go to the pool, and to whoever takes its position's step.
+  __device__ void keep_own() {
+    own_ = own_position(item_);
+    const int32_t dim = a_.layer.dim, slot = a_.own.slots[item_.row];
+    const bool stored = slot >= 0 && head_in_group_ == 0;
+    const int64_t to = (int64_t{slot} * a_.layer.kv_heads + kv_head_) * dim;
+    for (int i = threadIdx.x; i < 2 * (D / 8); i += kThreadsHere) {
+      const bool keys = i < D / 8;
+      const int unit = i % (D / 8);
+      EightOf of(a_.own.turn, unit, keys);
+      Eight x{};
+      if (8 * unit < dim) {
+        const float* const from = (keys ? a_.own.k : a_.own.v) + (int64_t{item_.row} * a_.layer.kv_heads + kv_head_) * dim;
+        x = {load_four(from + of.first), load_four(from + of.second)};
+        if (of.turned) x = turned_eight(x, FourTurns(a_.own.turn, item_.row, 4 * unit).of, a_.own.turn.neighbours);
+        std::byte* const plane = keys ? a_.layer.k : a_.layer.v;
+        if (stored) store_four_as(a_.layer.dtype, x.a, plane, to + of.first), store_four_as(a_.layer.dtype, x.b, plane, to + of.second);
+      }
+      store_four_as(a_.layer.dtype, x.a, s_.own[!keys], of.first);
+      store_four_as(a_.layer.dtype, x.b, s_.own[!keys], of.second);
+    }
+  }
+  // Of a step's 16 positions, position `own`.
+  __device__ void take_own(int32_t own, Raw (&values)[4][kValueLoads]) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      if (8 * n + lane_ / 4 != own) continue;
+#pragma unroll
+      for (int s = 0; s < kKeyLoads; ++s) keys_[n][s] = own_at(0, 32 * s + 8 * (lane_ % 4));
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (2 * (lane_ % 4) + i % 2 + 8 * (i / 2) != own) continue;
+#pragma unroll
+      for (int u = 0; u < kValueLoads; ++u) values[i][u] = own_at(1, 64 * u + 8 * (lane_ / 4));
+    }
+  }
+  __device__ const Raw& own_at(int plane, int e) const {
+    return *reinterpret_cast<const Raw*>(s_.own[plane] + e * static_cast<int>(sizeof(T)));
+  }
+
   __device__ int32_t lowest_of(int32_t front) const { return a_.window > 0 ? max(0, front - a_.window + 1) : 0; }
   // The first item from `index` on that has positions is what find() looks at.
   __device__ void look_at(int32_t index) {
@@ -147,6 +232,7 @@ class ChunkAttention {
       ahead_lowest_ = max(item.chunk_begin * length, lowest_of(item.front));
       ahead_end_ = min(item.chunk_end * length - 1, item.last);
       ahead_blocks_ = item.blocks;
+      ahead_own_ = a_.turns ? own_position(item) : kElsewhere;
       ahead_base_ = ahead_lowest_ / kRound * kRound;
       if (ahead_lowest_ <= ahead_end_) return;
     }
@@ -157,7 +243,8 @@ class ChunkAttention {
   __device__ int32_t find() {
     if (ahead_ >= count_) return -1;
     const int32_t p = ahead_base_ + threadIdx.x / kWarp * kStep + lane_ % kStep;
-    const int32_t slot = p >= ahead_lowest_ && p <= ahead_end_ ? slot_of(a_, a_.batch.blocks + ahead_blocks_, p) : -1;
+    const bool seen = p >= ahead_lowest_ && p <= ahead_end_ && p != ahead_own_;
+    const int32_t slot = seen ? slot_of(a_, a_.batch.blocks + ahead_blocks_, p) : -1;
     ahead_base_ += kRound;
     if (ahead_base_ > ahead_end_) look_at(ahead_ + step_);
     return slot;
@@ -294,12 +381,15 @@ class ChunkAttention {
       Raw values[4][kValueLoads];
       load_values(slots_, values);
       hold_keys();
+      const int32_t own = own_ - base;
+      const bool takes_own = own >= 0 && own < kStep;
+      if (takes_own) take_own(own, values);
       float k_scale = 1, v_scale = 1;
       if constexpr (N::kScaled)
         k_scale = scale_at(a_.layer.k_scale, slots_), v_scale = scale_at(a_.layer.v_scale, slots_);
       float score[4];
       multiply_keys(score);
-      const uint32_t there = __ballot_sync(0xffffffffu, slots_ >= 0);
+      const uint32_t there = __ballot_sync(0xffffffffu, slots_ >= 0) | (takes_own ? 1u << own : 0u);
       slots_ = next_;
       load_keys(slots_);
       next_ = find();
@@ -437,8 +527,10 @@ class ChunkAttention {
   const std::byte *keys_at_, *values_at_;  // of the pool's first position, what the lane begins with
   ChunkItem item_;
   int turn_ = 0;  // of two places
+  static constexpr int32_t kElsewhere = -1 - kRound;  // no step has it
+  int32_t own_ = kElsewhere;                          // the item's position whose key and value are in shared memory
   // The item that find() looks at, and the slots of the step to come, whose keys are held, and of the one behind it.
-  int32_t ahead_, ahead_lowest_, ahead_end_, ahead_base_;
+  int32_t ahead_, ahead_lowest_, ahead_end_, ahead_base_, ahead_own_;
   uint32_t ahead_blocks_;
   int32_t slots_, next_;
   Pair pairs_[2];
@@ -456,8 +548,9 @@ __global__ void __launch_bounds__(kThreadsHere, kBlocksOf<D>) attend_items(const
   // The batch came before the program's first kernel began: where keys lie is found while the kernel before this one
   // still writes some.
   ChunkAttention<T, D, kCapped> attention(a, *reinterpret_cast<Shared<D>*>(memory), blockIdx.x, gridDim.x);
+  if (a.turns) attention.begin();  // the pool is not what the kernel before writes
   wait_for_earlier(a.batch.rows <= kLittle);
-  attention.begin();
+  if (!a.turns) attention.begin();
   const int32_t count = *a.chunk_items;
   for (int32_t i = blockIdx.x; i < count; i += gridDim.x) attention.run(a.chunks[i]);
 }
@@ -477,6 +570,14 @@ void launch_kernel(const Attention& a, const CudaStream& stream) {
 
 bool has_tensor_cores(const Layer& layer) {
   return layer.dtype != MOTLEY_F32 && layer.dim % 8 == 0 && layer.dim <= 256;
+}
+
+bool can_turn(const Attention& a) {
+  const Turn& turn = a.own.turn;
+  const bool pairs_fit = turn.neighbours ? turn.pairs % 4 == 0 : turn.pairs == 32 || turn.pairs == 64 || turn.pairs == 128;
+  return a.layer.dtype != MOTLEY_I8 && pairs_fit && 2 * turn.pairs <= a.layer.dim && a.aligned &&
+         is_aligned(a.own.k) && is_aligned(a.own.v) && is_aligned(turn.turns) && is_aligned(a.layer.k) &&
+         is_aligned(a.layer.v);
 }
 
 void attend_chunks(const Attention& a, const CudaStream& stream) {

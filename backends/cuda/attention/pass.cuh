@@ -32,10 +32,9 @@ struct PassHead {
   const int32_t* blocks;  // of the sequence
   int32_t begin, end;     // positions that rows of the item see
   __device__ explicit PassHead(const Attention& a)
-      : head(blockIdx.x), kv_head(head / a.group), item(a.passes[gridDim.y - 1 - blockIdx.y]) {  // long ones first
-    blocks = a.batch.blocks + a.batch.seq_block_begin[a.batch.row_sequence[item.row]];
-    end = a.batch.positions[item.row + item.rows - 1];
-    begin = a.window > 0 ? max(0, a.batch.positions[item.row] - a.window + 1) : 0;
+      : head(blockIdx.x), kv_head(head / a.group), item(a.passes[blockIdx.y]) {
+    blocks = a.batch.blocks + item.blocks, end = item.last;
+    begin = a.window > 0 ? max(0, item.front - a.window + 1) : 0;
   }
 };
 
@@ -68,7 +67,12 @@ __device__ uint4 query_piece(const Attention& a, const PassHead& h, int row, int
   using N = Numbers<T>;
   if (row >= h.item.rows || piece * 8 >= a.layer.dim) return {};
   const float* from = a.q + (int64_t{h.item.row + row} * a.heads + h.head) * a.layer.dim + piece * 8;
-  return {N::pack(from[0], from[1]), N::pack(from[2], from[3]), N::pack(from[4], from[5]), N::pack(from[6], from[7])};
+  const auto packed = [](float4 x, float4 y) -> uint4 {
+    return {N::pack(x.x, x.y), N::pack(x.z, x.w), N::pack(y.x, y.y), N::pack(y.z, y.w)};
+  };
+  if (a.aligned)
+    return packed(*reinterpret_cast<const float4*>(from), *reinterpret_cast<const float4*>(from + 4));
+  return packed({from[0], from[1], from[2], from[3]}, {from[4], from[5], from[6], from[7]});
 }
 
 // A warp's rows from `front` on, of which a thread has row lane / 4 and the eighth behind it, and of a tile's scores
@@ -205,17 +209,56 @@ class PassRows {
   float largest_[2], total_[2];
 };
 
-// 16 bytes of the pool's numbers, as they are multiplied, to shared memory; zeros where `there` is false. Of numbers of
-// two bytes the copy is not waited for.
+// Where eight numbers of a KV head, the same ones of each position, lie in a plane of the pool.
 template <class T>
-__device__ void copy_piece(uint32_t to, const std::byte* from, bool there) {
+struct PieceColumn {
+  bool held;
+  uint32_t step, at;  // bytes: of a position, and within it
+  __device__ PieceColumn(const Attention& a, const PassHead& h, int piece) : held(piece * 8 < a.layer.dim) {
+    const auto size = static_cast<uint32_t>(sizeof(T));
+    step = static_cast<uint32_t>(a.layer.kv_heads * a.layer.dim) * size;
+    at = static_cast<uint32_t>(h.kv_head * a.layer.dim + (held ? piece * 8 : 0)) * size;
+  }
+  // False: there are none.
+  __device__ bool find(const std::byte* plane, int32_t slot, const std::byte** from) const {
+    *from = plane + (uint64_t{step} * static_cast<uint32_t>(max(slot, 0)) + at);
+    return slot >= 0 && held;
+  }
+};
+
+// 16 bytes to shared memory, not waited for; zeros where `there` is false.
+__device__ inline void copy_later(uint32_t to, const std::byte* from, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+// Copies n pieces of the pool's numbers to shared memory, as they are multiplied; where(i, &to, &from) answers whether
+// there is one, else zeros are written. Only numbers of two bytes are not waited for.
+template <class T, int n, class Where>
+__device__ void copy_pieces(Where where) {
   using N = Numbers<T>;
   using Raw = typename N::Raw;
-  if constexpr (sizeof(Raw) == sizeof(uint4)) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
-  } else {
-    const uint4 x = there ? N::take(__ldg(reinterpret_cast<const Raw*>(from))) : uint4{};
-    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+  constexpr int kAtOnce = n < 8 ? n : 8;
+  static_assert(n % kAtOnce == 0);
+#pragma unroll
+  for (int first = 0; first < n; first += kAtOnce) {
+    Raw raw[kAtOnce];
+    uint32_t to[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const std::byte* from;
+      const bool there = where(first + i, &to[i], &from);
+      if constexpr (sizeof(Raw) == sizeof(uint4))
+        copy_later(to[i], from, there);
+      else
+        raw[i] = there ? __ldg(reinterpret_cast<const Raw*>(from)) : Raw{};
+    }
+    if constexpr (sizeof(Raw) < sizeof(uint4)) {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const uint4 x = N::take(raw[i]);
+        asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to[i]), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+                     : "memory");
+      }
+    }
   }
 }
 

@@ -31,6 +31,12 @@ __device__ int piece_at(int row, int piece) {
   return row * D * 2 + ((piece ^ (row & 7)) * 16);
 }
 
+// Queries, and two turns of keys and values.
+template <int D>
+constexpr int pass_bytes() {
+  return (kWarps * 16 + 4 * kTile) * D * 2;
+}
+
 template <class T, int D, bool kCapped>
 class PassAttention {
   using N = Numbers<T>;
@@ -39,7 +45,6 @@ class PassAttention {
   static constexpr bool kQueryHeld = D <= 128;  // in registers
 
  public:
-  static constexpr int kBytes = kRows * D * 2 + 4 * kPlane;
   using Places = PassPlaces<kTile>;
 
   __device__ PassAttention(const Attention& a, std::byte* memory, Places& places)
@@ -103,22 +108,16 @@ class PassAttention {
   // A thread has one column of pieces.
   __device__ void load(int tile, int turn) const {
     constexpr int kApart = kThreadsHere / kPieces;  // rows
-    static_assert(kThreadsHere % kPieces == 0);
+    static_assert(kThreadsHere % kPieces == 0 && kTile % kApart == 0);
     const int first = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
-    const uint32_t keys = tiles_ + turn * 2 * kPlane, values = keys + kPlane;
-    const bool held = piece * 8 < a_.layer.dim;
-    const auto size = static_cast<uint32_t>(sizeof(T));
-    const uint32_t step = static_cast<uint32_t>(a_.layer.kv_heads * a_.layer.dim) * size;  // bytes of a position
-    const uint32_t at = static_cast<uint32_t>(h_.kv_head * a_.layer.dim + (held ? piece * 8 : 0)) * size;
-#pragma unroll
-    for (int i = 0; i < (kTile + kApart - 1) / kApart; ++i) {
-      const int row = first + i * kApart;
-      if (kTile % kApart != 0 && row >= kTile) break;
-      const int32_t slot = places_.slot[tile % kFound][row];
-      const bool there = slot >= 0 && held;
-      const uint64_t from = uint64_t{step} * static_cast<uint32_t>(max(slot, 0)) + at;
-      const uint32_t to = piece_at<D>(row, piece);
-      copy_piece<T>(keys + to, a_.layer.k + from, there), copy_piece<T>(values + to, a_.layer.v + from, there);
+    const uint32_t keys = tiles_ + turn * 2 * kPlane;
+    const PieceColumn<T> column(a_, h_, piece);
+    for (const bool of_keys : {true, false}) {
+      copy_pieces<T, kTile / kApart>([&](int i, uint32_t* to, const std::byte** from) {
+        const int row = first + i * kApart;
+        *to = keys + (of_keys ? 0 : kPlane) + piece_at<D>(row, piece);
+        return column.find(of_keys ? a_.layer.k : a_.layer.v, places_.slot[tile % kFound][row], from);
+      });
     }
     close_copies();
   }
@@ -189,14 +188,14 @@ __global__ void __launch_bounds__(kWarps* kWarp, D <= 64 ? 2 : 1) attend_rows(co
 #endif
   if constexpr (kNeeded) {
     extern __shared__ __align__(128) std::byte memory[];
-    __shared__ typename PassAttention<T, D, kCapped>::Places places;
+    __shared__ PassPlaces<kTile> places;
     PassAttention<T, D, kCapped>(a, memory, places).run(memory);
   }
 }
 
 template <class T, int D, bool kCapped>
 void launch_kernel(const Attention& a, cudaStream_t stream) {
-  constexpr int kBytes = PassAttention<T, D, kCapped>::kBytes;
+  constexpr int kBytes = pass_bytes<D>();
   allow_shared<attend_rows<T, D, kCapped>>(kBytes, "PAGED_ATTENTION: shared memory");
   each_pass_launch(a, [&](const Attention& part, unsigned items) {
     attend_rows<T, D, kCapped><<<dim3(static_cast<unsigned>(a.heads), items), kWarps * kWarp, kBytes, stream>>>(part);

@@ -65,14 +65,19 @@ AttentionPlan plan_attention(const AttentionShape& shape, const motley_batch& b,
   const auto in_pass = static_cast<uint32_t>(kPassRows);
   const auto in_tile = static_cast<uint32_t>(shape.rows_of_tile());
   const auto prompt = [&](uint32_t r) { return !one_class && b.generated[r] == 0; };
+  plan.one_row_each = true;
   for (uint32_t s = 0; s < b.seqs; ++s) {
     const uint32_t last = b.seq_row_begin[s + 1];
+    if (last - b.seq_row_begin[s] > 1) plan.one_row_each = false;
     for (uint32_t r = b.seq_row_begin[s]; r < last;) {
       uint32_t end = r + 1;
       while (end < last && prompt(end) == prompt(r)) ++end;
       if (prompt(r)) {
-        for (; r < end; r += std::min(in_pass, end - r))
-          plan.passes.push_back({static_cast<int32_t>(r), static_cast<int32_t>(std::min(in_pass, end - r))});
+        for (uint32_t to; r < end; r = to) {
+          to = r + std::min(in_pass, end - r);
+          plan.passes.push_back({static_cast<int32_t>(r), static_cast<int32_t>(to - r), b.positions[r],
+                                 b.positions[to - 1], b.seq_block_begin[s]});
+        }
         continue;
       }
       while (r < end) {
@@ -85,6 +90,9 @@ AttentionPlan plan_attention(const AttentionShape& shape, const motley_batch& b,
     }
   }
   split_tiles(shape, at_once, &plan.chunks);
+  if (!plan.passes.empty()) plan.one_row_each = false;
+  std::stable_sort(plan.passes.begin(), plan.passes.end(),
+                   [](const PassItem& a, const PassItem& b) { return a.last > b.last; });
   return plan;
 }
 

@@ -60,15 +60,19 @@ struct ChunkItem {
 // Neighbouring prompt rows of a sequence.
 struct PassItem {
   int32_t row, rows;
+  int32_t front, last;  // positions of the first and the last row
+  uint32_t blocks;      // where the sequence's blocks begin
 };
 
 struct AttentionPlan {
   std::vector<ChunkItem> chunks;
   std::vector<PassItem> passes;
+  bool one_row_each = false;  // of a sequence, and none is a prompt's
 };
 
 // `one_class`: prompt rows are attended as generated ones are. Chunk items that are dealt in turns to `at_once` takers
-// keep them all busy: long ones come first, and tiles are split where there are too few of them for a last turn.
+// keep them all busy: long ones come first, and tiles are split where there are too few of them for a last turn. Of
+// passes long ones come first, too.
 AttentionPlan plan_attention(const AttentionShape& shape, const motley_batch& batch, bool one_class, int32_t at_once);
 
 }  // namespace motley::cuda

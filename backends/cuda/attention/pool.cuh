@@ -8,6 +8,7 @@
 
 #include "cuda/attention/plan.hpp"
 #include "cuda/launch.cuh"
+#include "cuda/turn.cuh"
 
 namespace motley::cuda {
 
@@ -31,6 +32,14 @@ inline Layer layer_of(const kit::OpCall& call, int32_t index) {
           from.kv_heads, from.head_dim, call.kv->block_size};
 }
 
+// Heads that attention turns, and of which it stores keys and values: of batches of one row a sequence, so that no row
+// reads what another one writes.
+struct OwnHeads {
+  Turn turn;
+  const float *k, *v;
+  const int32_t* slots;
+};
+
 struct Attention {
   Layer layer;
   DeviceBatch batch;
@@ -49,6 +58,8 @@ struct Attention {
   uint32_t chunks_most;        // there are no more
   int32_t* arrived;            // a counter for each tile and its heads; zero between launches
   int32_t passes_count, group, heads_of_tile, head_tiles;
+  bool turns;    // q is not turned yet, and the rows' own keys and values are not stored
+  OwnHeads own;  // if so
 };
 
 // Where a position lies, in positions of the pool; -1: elsewhere, and it is not seen.
@@ -190,5 +201,10 @@ void visit_kernel(const Attention& a, F&& f) {
 bool has_tensor_cores(const Layer& layer);
 void attend_chunks(const Attention& a, const CudaStream& stream);
 void attend_passes(const Attention& a, cudaStream_t stream);
+// Whether attend_chunks can turn and store such heads.
+bool can_turn(const Attention& a);
+
+// ROPE of q and k, and KV_WRITE; in: q, k, v, turns.
+void turn_and_write(const kit::OpCall& call, const motley_attr& q, int32_t layer, float* q_out);
 
 }  // namespace motley::cuda

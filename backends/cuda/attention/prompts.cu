@@ -164,18 +164,13 @@ class PromptLoader {
   __device__ void load(int tile, const std::byte* plane, uint32_t to) const {
     constexpr int kPieces = D / 8, kApart = kGroup / kPieces;  // rows
     const int first = thread_ / kPieces, piece = thread_ % kPieces;
-    const bool held = piece * 8 < a_.layer.dim;
-    const auto size = static_cast<uint32_t>(sizeof(T));
-    const uint32_t step = static_cast<uint32_t>(a_.layer.kv_heads * a_.layer.dim) * size;  // bytes of a position
-    plane += static_cast<uint32_t>(h_.kv_head * a_.layer.dim + (held ? piece * 8 : 0)) * size;
+    const PieceColumn<T> column(a_, h_, piece);
     const int32_t* const slots = shared_.places.slot[tile % kFound];
-#pragma unroll
-    for (int i = 0; i < kTile / kApart; ++i) {
+    copy_pieces<T, kTile / kApart>([&](int i, uint32_t* at, const std::byte** from) {
       const int row = first + i * kApart;
-      const int32_t slot = slots[row];
-      copy_piece<T>(to + panel_piece_at(row, piece), plane + uint64_t{step} * static_cast<uint32_t>(max(slot, 0)),
-                    slot >= 0 && held);
-    }
+      *at = to + panel_piece_at(row, piece);
+      return column.find(plane, slots[row], from);
+    });
   }
 
   const Attention& a_;
@@ -219,11 +214,15 @@ class PromptTaker {
 
  private:
   __device__ void load_query(std::byte* memory) const {
-    constexpr int kPieces = D / 8;
-    for (int i = threadIdx.x % kGroup; i < kGroupRows * kPieces; i += kGroup) {
-      const int row = group_ * kGroupRows + i / kPieces, piece = i % kPieces;
-      *reinterpret_cast<uint4*>(memory + panel_piece_at(row, piece)) = query_piece<T>(a_, h_, row, piece);
-    }
+    constexpr int kPieces = D / 8, kApart = kGroup / kPieces;
+    const int thread = threadIdx.x % kGroup, piece = thread % kPieces;
+    uint4 pieces[kGroupRows / kApart];
+    const auto row_of = [&](int i) { return group_ * kGroupRows + thread / kPieces + i * kApart; };
+#pragma unroll
+    for (int i = 0; i < kGroupRows / kApart; ++i) pieces[i] = query_piece<T>(a_, h_, row_of(i), piece);
+#pragma unroll
+    for (int i = 0; i < kGroupRows / kApart; ++i)
+      *reinterpret_cast<uint4*>(memory + panel_piece_at(row_of(i), piece)) = pieces[i];
     show_copies();
     meet(group_);
   }
