@@ -1,5 +1,5 @@
 // How fast the products of a transformer's step are, beside the GPU's own copy bandwidth and, in bf16, cuBLASLt.
-//   cuda_products_benchmark [quick]
+//   cuda_products_benchmark [quick | bf16]     bf16: up to 64 rows of it
 // The weights are those of a Llama of 8 billion parameters (4096, 14336, 32 layers, 32 / 8 heads, vocabulary 128256)
 // with random contents, eight layers of them in turn, so that no cache holds them. A time is the median of replays of a
 // graph. SPDX-License-Identifier: Apache-2.0
@@ -103,7 +103,14 @@ class Bench {
   void serially(size_t i, int64_t rows) {
     Job job = jobs_[i];
     job.rows = rows;
-    multiply_serially(job, stream_);
+    multiply_serially(job, job.cols, stream_);
+  }
+  // With SILU_MUL, where there are two of one width.
+  void gated(size_t i, int64_t rows) {
+    Job job = jobs_[i];
+    job.rows = rows;
+    if (job.count == 2) job.gated = job.products[0].out, job.gated_bf16 = true;
+    multiply_serially(job, job.cols, stream_);
   }
   void by_library(const Library& library, size_t i, int64_t rows) {
     const Job& job = jobs_[i];
@@ -211,7 +218,7 @@ class Bench {
   int64_t scratch_bytes_ = 0, counters_ = 0;
 };
 
-void measure(int32_t dtype, const Library* library, bool quick) {
+void measure(int32_t dtype, const Library* library, const std::vector<int64_t>& counts) {
   Bench bench(dtype);
   const double copy = bench.copy_bandwidth();
   std::printf("\n%s, %.2f GB of weights; copies move %.2f TB/s, so a step's bound is %.2f ms\n",
@@ -225,8 +232,6 @@ void measure(int32_t dtype, const Library* library, bool quick) {
   const auto many = [&](size_t i, int64_t rows) { bench.own(i, rows, 0); };
   const auto other = [&](size_t i, int64_t rows) { bench.by_library(*library, i, rows); };
   for (int i = 0; i < 20; ++i) bench.step(1, false, own);  // until the clocks are up
-  const std::vector<int64_t> counts = quick ? std::vector<int64_t>{1, 64, 2048}
-                                            : std::vector<int64_t>{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 4096};
   for (const int64_t rows : counts) {
     const bool head = rows <= 256;
     const double bytes = bench.weight_bytes(head);
@@ -239,9 +244,9 @@ void measure(int32_t dtype, const Library* library, bool quick) {
       std::printf("       -     -       - |");
     if (dtype == MOTLEY_BF16 && rows <= kSerialRows) {
       const auto serially = [&](size_t i, int64_t n) { bench.serially(i, n); };
-      std::printf(" serial %.2f:", bench.step(rows, head, serially));
+      std::printf(" serial %.2f:", bench.step(rows, head, [&](size_t i, int64_t n) { bench.gated(i, n); }));
       for (size_t s = 0; s <= kShapes.size(); ++s) std::printf(" %.1f", 1e3 * bench.shape(s, rows, serially));
-      std::printf(" |");
+      std::printf(" gated %.1f |", 1e3 * bench.shape(2, rows, [&](size_t i, int64_t n) { bench.gated(i, n); }));
     }
     if (library && dtype == MOTLEY_BF16 && head) {
       std::printf(" library:");
@@ -270,7 +275,8 @@ void measure(int32_t dtype, const Library* library, bool quick) {
 
 int main(int argc, char** argv) {
   using namespace motley;
-  const bool quick = argc > 1 && std::strcmp(argv[1], "quick") == 0;
+  const auto asked = [&](const char* what) { return argc > 1 && std::strcmp(argv[1], what) == 0; };
+  const std::vector<int64_t> some = {1, 64, 2048}, all = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 4096};
   try {
     cudaDeviceProp properties{};
     cuda::check(cudaGetDeviceProperties(&properties, 0), "looking at the GPU");
@@ -279,8 +285,12 @@ int main(int argc, char** argv) {
     const auto library = cuda::Library::open(&why);
     std::printf("%s; cuBLASLt: %s\n", properties.name,
                 library ? std::to_string(library->version()).c_str() : why.c_str());
+    if (asked("bf16")) {
+      cuda::measure(MOTLEY_BF16, library.get(), {1, 4, 8, 16, 32, 64});
+      return 0;
+    }
     for (const int32_t dtype : {MOTLEY_BF16, MOTLEY_Q4_K, MOTLEY_Q6_K, MOTLEY_Q8_0, MOTLEY_Q4_0})
-      cuda::measure(dtype, library.get(), quick || dtype == MOTLEY_Q4_0);
+      cuda::measure(dtype, library.get(), asked("quick") || dtype == MOTLEY_Q4_0 ? some : all);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -18,23 +18,30 @@ __device__ inline void make_barrier(uint64_t* barrier, int arrivals) {
 }
 __device__ inline void barriers_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-__device__ inline void arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+// Each also with an address in shared memory, for loops that should not find it afresh.
+__device__ inline void arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+__device__ inline void arrive(uint64_t* barrier) { arrive(shared_address(barrier)); }
 // Tells of bytes as well.
+__device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
 __device__ inline void arrive_expecting(uint64_t* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
-               : "memory");
+  arrive_expecting(shared_address(barrier), bytes);
 }
 // Until the phase of this parity is over.
-__device__ inline void wait_for_phase(uint64_t* barrier, uint32_t parity) {
+__device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{.reg .pred over;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n"
-      "@!over bra again;}" ::"r"(shared_address(barrier)),
+      "@!over bra again;}" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+__device__ inline void wait_for_phase(uint64_t* barrier, uint32_t parity) {
+  wait_for_phase(shared_address(barrier), parity);
 }
 
 // Both ends at multiples of 16.
@@ -43,6 +50,16 @@ __device__ inline void copy_bytes(void* to, const void* from, int bytes, uint64_
                    shared_address(to)),
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
+}
+
+// A box of a matrix that the host has described (CUtensorMap), from a column and a row on; zeros where it has none.
+// `to` and `barrier`: in shared memory.
+__device__ inline void copy_box(uint32_t to, const void* matrix, int column, int row, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
+          "r"(to),
+      "l"(matrix), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
 }
 #endif
 

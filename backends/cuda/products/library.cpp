@@ -208,9 +208,23 @@ std::vector<Library::Way> Library::find(const LibraryCall& call, int64_t rows) c
   return ways;
 }
 
+namespace {
+
+std::array<int64_t, 5> shape_of(const LibraryCall& call) {
+  return {call.width, call.cols, (call.bias ? 1 : 0) + (call.add ? 2 : 0), call.out_stride, call.batch};
+}
+
+// Of kBuckets.
+size_t bucket_of(int64_t rows) {
+  size_t i = 0;
+  while (i + 1 < kBuckets.size() && rows > kBuckets[i]) ++i;
+  return i;
+}
+
+}  // namespace
+
 Library::Ways& Library::ways_for(const LibraryCall& call) const {
-  std::unique_ptr<Ways>& ways =
-      ways_[{call.width, call.cols, (call.bias ? 1 : 0) + (call.add ? 2 : 0), call.out_stride, call.batch}];
+  std::unique_ptr<Ways>& ways = ways_[shape_of(call)];
   if (!ways) {
     auto made = std::make_unique<Ways>();
     if (const std::vector<Way> found = find(call, kBuckets.back()); !found.empty())
@@ -256,8 +270,7 @@ std::vector<uint16_t> random_numbers(size_t count) {
 const Library::Way& Library::way_for(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const {
   std::lock_guard lock(mutex_);
   Ways& ways = ways_for(call);
-  size_t i = 0;
-  while (i + 1 < kBuckets.size() && call.rows > kBuckets[i]) ++i;
+  const size_t i = bucket_of(call.rows);
   if (!ways.tried[i] && !is_capturing(stream)) {
     ways.tried[i] = true;
     ways.of_rows[i] = fastest(call, kBuckets[i], *ways.first, workspace, stream);
@@ -265,17 +278,16 @@ const Library::Way& Library::way_for(const LibraryCall& call, std::byte* workspa
   return ways.of_rows[i] ? *ways.of_rows[i] : *ways.first;
 }
 
-// Times a call whose weights are not in the GPU's caches: those of few rows as steps have them, queued behind others,
+// Times calls whose weights are not in the GPU's caches: those of few rows as steps have them, queued behind others,
 // with copies of the weights in turn, where there is memory for it.
 struct Library::Timer {
-  Timer(const LibraryCall& of, int64_t rows, cudaStream_t on)
-      : call(of),
-        stream(on),
-        bytes(static_cast<size_t>(of.width * of.cols) * 2),
-        step((bytes * static_cast<size_t>(of.batch) + 255) / 256 * 256),
-        count(std::min(kCopiesMax, (kCopiesBytes + step - 1) / step)),
-        copies(rows <= kQueuedRows ? borrow(step * count) : Memory(nullptr, cudaFree)),
-        other(borrow(kCacheBytes)) {
+  Timer(Calls of, int64_t rows, cudaStream_t on) : calls(of.begin(), of.end()), stream(on), other(borrow(kCacheBytes)) {
+    for (const LibraryCall& call : calls) {
+      places.push_back(step);
+      step += (bytes_of(call) * static_cast<size_t>(call.batch) + 255) / 256 * 256;
+    }
+    count = std::min(kCopiesMax, (kCopiesBytes + step - 1) / step);
+    if (rows <= kQueuedRows) copies = borrow(step * count);
     check(cudaEventCreate(&from), "making an event");
     check(cudaEventCreate(&to), "making an event");
     for (size_t i = 0; copies && i < count; ++i) copy(i);
@@ -284,16 +296,17 @@ struct Library::Timer {
     cudaEventDestroy(from);
     cudaEventDestroy(to);
   }
-  // Of one call, or of kQueued; infinite where one is refused.
+  // Of the calls, or of kQueued times the calls; infinite where one is refused.
   template <class F>
   float ms_of(F&& run) {
     // For as long, the host can run ahead.
     if (other) check(cudaMemsetAsync(other.get(), 0, kCacheBytes, stream), "emptying the caches");
     check(cudaEventRecord(from, stream), "timing algorithms");
+    std::vector<LibraryCall> some = calls;
     for (size_t i = 0; i < (copies ? kQueued : 1); ++i) {
-      LibraryCall one = call;
-      if (copies) one.w = place(i % count), one.w_step = call.width * call.cols;
-      if (!run(one)) return std::numeric_limits<float>::infinity();
+      for (size_t k = 0; copies && k < some.size(); ++k)
+        some[k].w = place(i % count, k), some[k].w_step = some[k].width * some[k].cols;
+      if (!run(Calls(some))) return std::numeric_limits<float>::infinity();
     }
     check(cudaEventRecord(to, stream), "timing algorithms");
     check(cudaEventSynchronize(to), "timing algorithms");
@@ -302,17 +315,22 @@ struct Library::Timer {
     return ms;
   }
   void copy(size_t i) {
-    for (int64_t b = 0; b < call.batch; ++b)
-      check(cudaMemcpyAsync(place(i) + static_cast<size_t>(b) * bytes,
-                            static_cast<const std::byte*>(call.w) + 2 * b * call.w_step, bytes,
-                            cudaMemcpyDeviceToDevice, stream),
-            "copying weights");
+    for (size_t k = 0; k < calls.size(); ++k)
+      for (int64_t b = 0; b < calls[k].batch; ++b)
+        check(cudaMemcpyAsync(place(i, k) + static_cast<size_t>(b) * bytes_of(calls[k]),
+                              static_cast<const std::byte*>(calls[k].w) + 2 * b * calls[k].w_step, bytes_of(calls[k]),
+                              cudaMemcpyDeviceToDevice, stream),
+              "copying weights");
   }
-  std::byte* place(size_t copy) const { return static_cast<std::byte*>(copies.get()) + copy * step; }
-  LibraryCall call;
+  static size_t bytes_of(const LibraryCall& call) { return static_cast<size_t>(call.width * call.cols) * 2; }
+  std::byte* place(size_t copy, size_t k) const {
+    return static_cast<std::byte*>(copies.get()) + copy * step + places[k];
+  }
+  std::vector<LibraryCall> calls;
   cudaStream_t stream;
-  size_t bytes, step, count;  // bytes of a product's weights, of a copy with all of the call's; copies
-  Memory copies, other;
+  std::vector<size_t> places;  // of each call's weights in a copy
+  size_t step = 0, count = 0;  // bytes of a copy, copies
+  Memory copies{nullptr, cudaFree}, other;
   cudaEvent_t from = nullptr, to = nullptr;
 };
 
@@ -345,12 +363,12 @@ std::unique_ptr<Library::Way> Library::fastest(const LibraryCall& call, int64_t 
     if (!elsewhere) return nullptr;
     timed.out = static_cast<float*>(elsewhere.get());
   }
-  Timer timer(timed, rows, stream);
+  Timer timer({&timed, 1}, rows, stream);
   std::vector<std::pair<float, size_t>> times;  // the least of each
   for (size_t i = 0; i < ways.size(); ++i) times.emplace_back(std::numeric_limits<float>::infinity(), i);
   for (int turn = 0; turn <= (timer.copies ? kTimesQueued : kTimes); ++turn) {  // in turns, as clocks change
     for (auto& [least, i] : times) {
-      const float ms = timer.ms_of([&](const LibraryCall& one) { return try_run(one, ways[i], workspace, stream); });
+      const float ms = timer.ms_of([&](Calls one) { return try_run(one[0], ways[i], workspace, stream); });
       if (turn > 0) least = std::min(least, ms);  // the first one may load code
     }
   }
@@ -360,6 +378,29 @@ std::unique_ptr<Library::Way> Library::fastest(const LibraryCall& call, int64_t 
     if (std::isfinite(ms) && same(call, std::min(call.rows, kComparedRows), by(ways[i]), by(first), stream))
       return std::make_unique<Way>(ways[i]);
   return nullptr;
+}
+
+bool Library::is_outrun(Calls calls, const Runs& by_library, const Runs& own, cudaStream_t stream) const {
+  std::vector<int64_t> key = {static_cast<int64_t>(bucket_of(calls[0].rows))};
+  for (const LibraryCall& call : calls) {
+    const std::array<int64_t, 5> shape = shape_of(call);
+    key.insert(key.end(), shape.begin(), shape.end());
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (const auto known = outrun_.find(key); known != outrun_.end()) return known->second;
+  }
+  if (is_capturing(stream)) return false;
+  by_library(calls);  // its algorithms are chosen
+  Timer timer(calls, calls[0].rows, stream);
+  float theirs = std::numeric_limits<float>::infinity(), ours = theirs;  // the least
+  for (int turn = 0; turn <= kTimesQueued; ++turn) {
+    const auto ms_of = [&](const Runs& run) { return timer.ms_of([&](Calls some) { return run(some), true; }); };
+    const float a = ms_of(by_library), b = ms_of(own);
+    if (turn > 0) theirs = std::min(theirs, a), ours = std::min(ours, b);  // the first one may load code
+  }
+  std::lock_guard lock(mutex_);
+  return outrun_[key] = ours < theirs;
 }
 
 bool Library::agrees(const LibraryCall& call, int64_t rows, const Other& other, std::byte* workspace,

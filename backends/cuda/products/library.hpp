@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "cuda/memory.hpp"
@@ -45,6 +46,12 @@ class Library {
   using Other = std::function<void(const LibraryCall& some)>;
   bool agrees(const LibraryCall& call, int64_t rows, const Other& other, std::byte* workspace,
               cudaStream_t stream) const;
+  // Whether `own`, whose results for each of the calls are the same, is faster than `by_library`, which has this
+  // multiply them. Seen once for such calls and a number of rows as algorithms have it, outside a record; then the
+  // stream is waited for.
+  using Calls = std::span<const LibraryCall>;
+  using Runs = std::function<void(Calls some)>;
+  bool is_outrun(Calls calls, const Runs& by_library, const Runs& own, cudaStream_t stream) const;
   uint64_t version() const;
 
  private:
@@ -65,6 +72,7 @@ class Library {
   void* handle_;
   mutable std::mutex mutex_;
   mutable std::map<std::array<int64_t, 5>, std::unique_ptr<Ways>> ways_;
+  mutable std::map<std::vector<int64_t>, bool> outrun_;
 };
 
 }  // namespace motley::cuda

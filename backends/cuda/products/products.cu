@@ -175,73 +175,110 @@ bool fits_library(const kit::OpCall& call, const Job& job, const Library& librar
   return fits;
 }
 
+// Calls of the library, of which the first may run beside the others, on a second stream.
+struct Beside {
+  const Library& library;
+  CudaStream& stream;
+  std::byte *workspace, *other;
+  bool forked = false;
+  ~Beside() {  // the second stream reads and writes what the first one's next program does
+    if (!forked) return;
+    try {
+      stream.join();
+    } catch (const kit::Error&) {
+      // then nothing more runs on either
+    }
+  }
+  void multiply(const LibraryCall& call, bool beside) {
+    if (beside && !forked) {
+      forked = true;
+      return library.multiply(call, other, stream.fork());
+    }
+    library.multiply(call, workspace, stream.raw());
+  }
+  void join() {
+    if (std::exchange(forked, false)) stream.join();
+  }
+};
+
 // The products of few rows run beside each other: one alone does not keep the memory busy. add: to the one product.
 void multiply_by_library(const kit::OpCall& call, const Job& job, const Library& library, const float* add = nullptr) {
   constexpr int64_t kBesideRows = 512;
   CudaStream& stream = stream_of(call);
   const LibraryScratch at = library_scratch(job.rows, job.cols);
   if (!job.x.bf16) rows_to_bf16(job.x, job.rows, job.cols, call.scratch, bf16_stride(job.cols), stream.raw());
-  struct Beside {  // the second stream reads and writes what the first one's next program does
-    CudaStream& stream;
-    bool forked = false;
-    ~Beside() {
-      if (!forked) return;
-      try {
-        stream.join();
-      } catch (const kit::Error&) {
-        // then nothing more runs on either
-      }
-    }
-  } beside{stream};
+  Beside calls{library, stream, call.scratch + at.workspace, call.scratch + at.beside};
   each_library_call(call, job, [&](int i, int64_t first, LibraryCall one) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
     one.add = add;
     if (one.w != job.products[i].data)
       to_bf16(w.format, w.view(), first, one.width, const_cast<void*>(one.w), stream.raw());
-    const bool more = one.w == job.products[i].data && i + one.batch < job.count && job.rows <= kBesideRows;
-    if (more && !beside.forked) {
-      beside.forked = true;
-      return library.multiply(one, call.scratch + at.beside, stream.fork());
-    }
-    library.multiply(one, call.scratch + at.workspace, stream.raw());
+    calls.multiply(one, one.w == job.products[i].data && i + one.batch < job.count && job.rows <= kBesideRows);
   });
-  if (std::exchange(beside.forked, false)) stream.join();
+  calls.join();
 }
 
-// Products i to i + call.batch - 1 of a job, for the library's call, by own kernels.
-void multiply_call_serially(Job job, int i, const LibraryCall& call, cudaStream_t stream) {
-  job.rows = call.rows, job.x = {call.x, true}, job.tiles = 0;
-  job.count = static_cast<int32_t>(call.batch);
-  for (int b = 0; b < job.count; ++b) {
-    Product& p = job.products[b] = job.products[i + b];
-    p.first = job.tiles, p.out = call.out + b * call.out_step;
-    job.tiles += tiles_of(p.width);
+// The library's calls of a job as one for own kernels; its products are what is written.
+Job job_of_calls(Job job, Library::Calls calls) {
+  job.rows = calls[0].rows, job.x = {calls[0].x, true}, job.tiles = job.count = 0, job.gated = nullptr;
+  for (const LibraryCall& call : calls) {
+    for (int64_t b = 0; b < call.batch; ++b) {
+      job.products[job.count++] = {static_cast<const uint8_t*>(call.w) + 2 * b * call.w_step, call.bias,
+                                   call.out + b * call.out_step, static_cast<int32_t>(call.width), job.tiles};
+      job.tiles += tiles_of(call.width);
+    }
   }
-  multiply_serially(job, stream);
+  return job;
 }
 
 __global__ void add_values(float* out, const float* add, int64_t count) {
   for (int64_t i = first_item(); i < count; i += item_step()) out[i] += add[i];
 }
 
+constexpr int64_t kComparedRows = 16;
+
 // Whether the sums of the library are those of multiply_serially: all rows may then go either way. add: as above.
 bool is_of_one_class(const kit::OpCall& call, const Job& job, const Library& library, const float* add = nullptr) {
   const CudaWeight& w = weight_of(call, 0);
-  const int64_t few = std::min(job.rows, serial_rows_max(job));
+  const int64_t few = std::min({job.rows, serial_rows_max(job), kComparedRows});
   if (w.format != MOTLEY_BF16 || !w.view().streams || few <= 0 || !fits_library(call, job, library)) return false;
   const cudaStream_t stream = stream_of(call).raw();
   bool agree = true;
-  each_library_call(call, job, [&](int i, int64_t, LibraryCall one) {
+  each_library_call(call, job, [&](int, int64_t, LibraryCall one) {
     one.add = add;
-    const auto serially = [&](const LibraryCall& some) {
-      multiply_call_serially(job, i, some, stream);
+    const auto own = [&](const LibraryCall& some) {
+      multiply_serially(job_of_calls(job, {&some, 1}), some.stride, stream);
       const int64_t count = some.rows * some.width;
       if (add) add_values<<<blocks_for(count), kThreads, 0, stream>>>(some.out, add, count);
     };
     std::byte* const workspace = call.scratch + library_scratch(job.rows, job.cols).workspace;
-    agree = agree && library.agrees(one, few, serially, workspace, stream);
+    agree = agree && library.agrees(one, few, own, workspace, stream);
   });
   return agree;
+}
+
+// By the own kernel, where it takes so many rows and is the faster. True if it multiplied.
+bool multiply_serially_if_faster(const kit::OpCall& call, const Job& job, const Library& library) {
+  constexpr int64_t kSureRows = 4;  // up to so many it always is
+  if (job.rows > serial_rows_max(job)) return false;
+  CudaStream& stream = stream_of(call);
+  const LibraryScratch at = library_scratch(job.rows, job.cols);
+  std::vector<LibraryCall> calls;
+  each_library_call(call, job, [&](int, int64_t, const LibraryCall& one) { calls.push_back(one); });
+  const auto by_library = [&](Library::Calls some) {
+    Beside beside{library, stream, call.scratch + at.workspace, call.scratch + at.beside};
+    for (const LibraryCall& one : some) beside.multiply(one, &one != &some.back());
+    beside.join();
+  };
+  const auto own = [&](Library::Calls some) {
+    multiply_serially(job_of_calls(job, some), some[0].stride, stream.raw());
+  };
+  if (job.rows > kSureRows && !library.is_outrun(calls, by_library, own, stream.raw())) return false;
+  if (!job.x.bf16) rows_to_bf16(job.x, job.rows, job.cols, call.scratch, calls[0].stride, stream.raw());
+  Job ready = job;
+  ready.x = {calls[0].x, true};
+  multiply_serially(ready, calls[0].stride, stream.raw());
+  return true;
 }
 
 void multiply_by_formulas(const kit::OpCall& call, Rows rows) {
@@ -262,7 +299,7 @@ struct Also {
   int32_t gate = 0;                    // which of them is the gate
 };
 
-// Lets a kernel of few rows write SILU_MUL of a job's two products.
+// Lets an own kernel of few rows write SILU_MUL of a job's two products.
 bool take_gate(const Also& also, Job* job) {
   if (!also.gated || job->products[0].width != job->products[1].width) return false;
   job->gated = also.gated->data, job->gated_bf16 = also.gated->dtype == MOTLEY_BF16, job->gate = also.gate;
@@ -322,11 +359,9 @@ bool multiply(const kit::OpCall& call, const Also& also) {
   if (rows == 0) return false;
   Job all = job_of(call, {0, rows});
   if (data.cublaslt && is_of_one_class(call, all, *data.cublaslt)) {
-    if (rows <= serial_rows_max(all)) {
-      const bool gated = take_gate(also, &all);
-      multiply_serially(all, stream_of(call).raw());
-      return gated;
-    }
+    Job gated = all;
+    const bool takes = take_gate(also, &gated);
+    if (multiply_serially_if_faster(call, gated, *data.cublaslt)) return takes;
     const float* const add = also.add;
     const bool adds = add && rows > kAddedRows && aligned(add) && aligned(also.sum) && !all.products[0].bias &&
                       is_of_one_class(call, all, *data.cublaslt, add);

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -205,7 +206,8 @@ TEST_F(Streaming, Serial_IsTheLibrary) {
   const auto library = Library::open(&why);
   if (!library) GTEST_SKIP() << why;
   constexpr int64_t kRows = 300;
-  for (const auto& [width, cols] : {std::pair{400, 2816}, {64, 264}, {2104, 5120}, {20400, 1024}, {4096, 14336}}) {
+  for (const auto& [width, cols] :
+       {std::pair{400, 2816}, {64, 264}, {2104, 5120}, {20400, 1024}, {40000, 264}, {4096, 14336}}) {
     const CudaWeight w = weight(MOTLEY_BF16, 1, width, cols);
     const std::vector<float> x = normals(kRows * cols), bias = normals(width);
     const DeviceBytes in(*memory_, x.data(), x.size() * 4), b(*memory_, bias.data(), bias.size() * 4);
@@ -227,14 +229,71 @@ TEST_F(Streaming, Serial_IsTheLibrary) {
       check(read(out, rows * width), rows, "the library");
     }
     Job job = job_of(w);
-    job.products[0].bias = b.as<float>(), job.products[0].out = to;
-    for (const bool bf16 : {false, true}) {
-      job.x = {bf16 ? static_cast<const void*>(rounded.data()) : in.as<float>(), bf16};
-      for (job.rows = 1; job.rows <= serial_rows_max(job); ++job.rows) {
-        EXPECT_EQ(cudaMemset(to, 0xff, static_cast<size_t>(job.rows * width) * 4), cudaSuccess);
-        multiply_serially(job, nullptr);
-        check(read(out, job.rows * width), job.rows, bf16 ? "the serial kernel" : "it, from f32");
-      }
+    job.products[0].bias = b.as<float>(), job.products[0].out = to, job.x = {rounded.data(), true};
+    for (const int64_t rows : {1, 2, 4, 5, 8, 16, 17, 31, 32, 33, 64}) {
+      job.rows = rows;
+      ASSERT_LE(rows, serial_rows_max(job));
+      EXPECT_EQ(cudaMemset(to, 0xff, static_cast<size_t>(kRows * width) * 4), cudaSuccess);
+      multiply_serially(job, cols, nullptr);
+      const std::vector<float> got = read(out, (rows + 1) * width);
+      check(got, rows, "the serial kernel");
+      EXPECT_TRUE(std::all_of(got.end() - width, got.end(), [](float v) { return std::isnan(v); })) << rows;
+    }
+  }
+}
+
+// Products of one input, of widths that fill no tile, are what each is alone; and SILU_MUL of two is that of their
+// sums.
+TEST_F(Streaming, SerialOfSeveral_IsItsProducts) {
+  constexpr int64_t kCols = 328, kRows = 40, kRoom = 700;
+  const CudaWeight w = weight(MOTLEY_BF16, 1, kRoom, kCols);
+  const std::vector<float> x = normals(kRows * kCols), bias = normals(kRoom);
+  const DeviceBytes in(*memory_, x.data(), x.size() * 4), b(*memory_, bias.data(), bias.size() * 4);
+  const kit::Allocation rounded = room(kRows * kCols * 2), out = room(kRows * kRoom * 4);
+  rows_to_bf16({in.as<float>(), false}, kRows, kCols, rounded.data(), kCols, nullptr);
+  const auto results = [&](const Job& job) {
+    EXPECT_EQ(cudaMemset(out.data(), 0xff, kRows * kRoom * 4), cudaSuccess);
+    multiply_serially(job, kCols, nullptr);
+    return read(out, kRows * kRoom);
+  };
+  // Results of a product begin kRows times as far in as its weight rows do.
+  const auto job_of_widths = [&](const std::vector<int32_t>& widths, int64_t rows, bool biased) {
+    Job job = job_of(w);
+    job.x = {rounded.data(), true}, job.rows = rows, job.count = job.tiles = 0;
+    int64_t before = 0;  // weight rows
+    for (const int32_t width : widths) {
+      job.products[job.count++] = {w.view().data + before * job.row_bytes, biased ? b.as<float>() + before : nullptr,
+                                   reinterpret_cast<float*>(out.data()) + before * kRows, width, job.tiles};
+      job.tiles += tiles_of(width), before += width;
+    }
+    return job;
+  };
+  const std::vector<float> plain = results(job_of_widths({401}, kRows, false));
+  EXPECT_LT(error(x, {plain.begin(), plain.begin() + kRows * 401}, 401, kCols), 4e-3);
+  const std::vector<int32_t> widths = {401, 73, 130};
+  const std::vector<float> all = results(job_of_widths(widths, 37, true));
+  for (int i = 0, before = 0; i < 3; before += widths[static_cast<size_t>(i++)]) {
+    Job alone = job_of_widths(widths, 3, true);
+    alone.products[0] = alone.products[i], alone.products[0].first = 0;
+    alone.count = 1, alone.tiles = tiles_of(alone.products[0].width);
+    const std::vector<float> wanted = results(alone);
+    const auto at = static_cast<long>(before * kRows), end = at + 3 * widths[static_cast<size_t>(i)];
+    EXPECT_TRUE(std::isfinite(wanted[static_cast<size_t>(at)]));
+    EXPECT_TRUE(std::equal(wanted.begin() + at, wanted.begin() + end, all.begin() + at)) << i;
+  }
+  constexpr int32_t kWidth = 333;
+  const std::vector<float> two = results(job_of_widths({kWidth, kWidth}, kRows, true));
+  for (const int32_t gate : {0, 1}) {
+    const auto gated = [&](int64_t rows) {
+      Job job = job_of_widths({kWidth, kWidth}, rows, true);
+      job.gated = out.data(), job.gate = gate;
+      return results(job);
+    };
+    const std::vector<float> few = gated(3), many = gated(kRows);
+    EXPECT_TRUE(std::equal(few.begin(), few.begin() + 3 * kWidth, many.begin()));
+    for (size_t i = 0; i < kRows * kWidth; ++i) {
+      const double a = two[i], c = two[kRows * kWidth + i], silu = gate == 0 ? a : c;
+      ASSERT_NEAR(many[i], a * c / (1 + std::exp(-silu)), 1e-3 + 1e-5 * std::abs(a * c)) << gate << " " << i;
     }
   }
 }

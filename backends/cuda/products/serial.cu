@@ -1,194 +1,369 @@
-// Products of few rows in bf16 whose sums are in one piece. A multiprocessor has one block of threads, of which some
-// warps have a tile of 16 weight rows each, and ask for its columns long before they take them.
+// Products of up to kSerialRows rows in bf16 whose sums are in one piece. A multiprocessor has one block of threads
+// with so many tiles of 16 weight rows at once that all multiprocessors are busy. One warp asks for their columns,
+// another for those of the activations, long before warpgroups multiply them.
 // SPDX-License-Identifier: Apache-2.0
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
 #include <algorithm>
 
-#include "cuda/products/barrier.cuh"
 #include "cuda/products/stream.cuh"
 
 namespace motley::cuda {
 
 namespace {
 
-constexpr int kSerialWarps = 8;
-constexpr int kSerialThreads = kSerialWarps * kWarp;
-constexpr int kChunk = 128;                          // columns
-constexpr int kChunkBytes = kTileRows * kChunk * 2;  // of a tile
-constexpr int kRowBytes = kChunk * 2;                // of a tile's row in a chunk
-constexpr int kShared = kSharedMax - (1 << 10);      // rings and activations
-constexpr int kPad = 16;                             // bytes behind a row of activations: rows meet no bank twice
+constexpr int kGroups = 2;                           // warpgroups that multiply
+constexpr int kGroupWarps = 4;                       // each has a tile of an instruction's weight rows
+constexpr int kMultiplying = kGroups * kGroupWarps;  // warps; two behind them ask for what they multiply
+constexpr int kSerialThreads = (kMultiplying + 2) * kWarp;
+constexpr int kTilesMost = 2 * kMultiplying;       // of a block of threads at once
+constexpr int kTilePiece = kTileRows * kPieceRow;  // bytes
+constexpr int kStagesMost = 16, kPiecesMost = 4;
+constexpr int kStageBytes = 24 << 10;            // a stage of more is of one piece
+constexpr int kShared = kSharedMax - (2 << 10);  // stages
 
-int chunks_of(const Job& job) { return (job.cols + kChunk - 1) / kChunk; }
-__host__ __device__ int input_stride(int chunks) { return chunks * kRowBytes + kPad; }
+// The matrices as the copies see them.
+struct Maps {
+  CUtensorMap x, w[kProductsMax];
+};
 
-// Each 16 bytes of a tile's row lie where eight rows of the same column meet no bank twice.
-__device__ int place_in_row(int row, int unit) { return row * kRowBytes + (unit ^ row % 8) * 16; }
+// How a job is dealt to blocks of threads.
+struct Deal {
+  int rows;            // of activations, that there is room for
+  int own, tiles;      // units of a block at once, and its tiles: with a gate a unit is two
+  int together;        // tiles that are copied as one: of one product, one after the other
+  int chunks, pieces;  // of the columns; pieces of a chunk
+  int stages, stage;   // stage: bytes of one, activations before weights
+  int blocks, turns;
+  int shared;  // bytes
+};
 
-__device__ void hold_bf16_row(const uint16_t* row, int cols, int columns, uint8_t* to) {
-  constexpr int kAtOnce = 8, kEach = 8, kApart = kEach * kSerialThreads;  // columns
-  for (int first = kEach * threadIdx.x; first < columns; first += kAtOnce * kApart) {
-    uint4 v[kAtOnce];
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) v[k] = first + k * kApart < cols ? load16(row + first + k * kApart) : uint4{};
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k)
-      if (first + k * kApart < columns) *reinterpret_cast<uint4*>(to + 2 * (first + k * kApart)) = v[k];
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+// As warpgroup_multiply, with the weights in shared memory too. a, b: the lower halves of what describe_pieces says;
+// the upper one is the same everywhere.
+#define MOTLEY_FOUR_SUMS(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define MOTLEY_MULTIPLY_STAGED(rows, sums, a_, b_, upper_, ...)                                         \
+  __device__ inline void multiply_staged(float(&d)[rows / 2], uint32_t a, uint32_t b, uint32_t upper) { \
+    asm volatile(                                                                                       \
+        "{.reg .b64 a, b;\n"                                                                            \
+        "mov.b64 a, {" a_ ", " upper_                                                                   \
+        "};\n"                                                                                          \
+        "mov.b64 b, {" b_ ", " upper_                                                                   \
+        "};\n"                                                                                          \
+        "wgmma.mma_async.sync.aligned.m64n" #rows "k16.f32.bf16.bf16 {" sums "}, a, b, 1, 1, 1, 0, 0;}" \
+        : __VA_ARGS__                                                                                   \
+        : "r"(a), "r"(b), "r"(upper));                                                                  \
   }
+MOTLEY_MULTIPLY_STAGED(16, "%0, %1, %2, %3, %4, %5, %6, %7", "%8", "%9", "%10", MOTLEY_FOUR_SUMS(0),
+                       MOTLEY_FOUR_SUMS(4))
+MOTLEY_MULTIPLY_STAGED(32, "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16", "%17", "%18",
+                       MOTLEY_FOUR_SUMS(0), MOTLEY_FOUR_SUMS(4), MOTLEY_FOUR_SUMS(8), MOTLEY_FOUR_SUMS(12))
+MOTLEY_MULTIPLY_STAGED(64,
+                       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31",
+                       "%32", "%33", "%34", MOTLEY_FOUR_SUMS(0), MOTLEY_FOUR_SUMS(4), MOTLEY_FOUR_SUMS(8),
+                       MOTLEY_FOUR_SUMS(12), MOTLEY_FOUR_SUMS(16), MOTLEY_FOUR_SUMS(20), MOTLEY_FOUR_SUMS(24),
+                       MOTLEY_FOUR_SUMS(28))
+#undef MOTLEY_MULTIPLY_STAGED
+#undef MOTLEY_FOUR_SUMS
+
+using Barriers = StageBarriers<kStagesMost>;
+
+// A block's tile in a turn, of those of the job; job.tiles and more: there is none.
+__device__ int tile_of(const Job& job, const Deal& deal, int turn, int own) {
+  const int unit = (turn * gridDim.x + blockIdx.x) * deal.own + own % deal.own;
+  if (!job.gated) return unit;
+  return unit >= job.tiles / 2 ? job.tiles : own < deal.own ? unit : unit + job.tiles / 2;
 }
 
-// Columns i to i + 7 of a row in f32, as bf16; rows have a multiple of eight.
-__device__ uint4 eight_of(const Inputs& x, int64_t row, int i, int cols) {
-  if (i >= cols) return {};
-  const float4 low = four_of(x, row, i, cols), high = four_of(x, row, i + 4, cols);
-  return {bf16_pair(low.x, low.y), bf16_pair(low.z, low.w), bf16_pair(high.x, high.y), bf16_pair(high.z, high.w)};
-}
-
-// The rows as bf16 in shared memory, zeros behind their columns.
-__device__ void hold_inputs(const Job& job, int chunks, uint8_t* to) {
-  constexpr int kAtOnce = 8, kEach = 8;  // loads, columns of a load
-  const int columns = chunks * kChunk, stride = input_stride(chunks);
-  if (job.x.bf16) {
-    for (int r = 0; r < job.rows; ++r)
-      hold_bf16_row(static_cast<const uint16_t*>(job.x.data) + int64_t{r} * job.cols, job.cols, columns,
-                    to + r * stride);
-    return;
+// The way around the stages. Addresses are in registers.
+struct Round {
+  const Deal& deal;
+  uint32_t full, empty;
+  int slot = 0;
+  uint32_t parity = 0;
+  __device__ Round(const Deal& of, const Barriers& barriers)
+      : deal(of), full(shared_address(barriers.full)), empty(shared_address(barriers.empty)) {
+    asm volatile("" : "+r"(full), "+r"(empty));
   }
-  for (int r = 0; r < job.rows; ++r) {
-    for (int first = kEach * threadIdx.x; first < columns; first += kAtOnce * kEach * kSerialThreads) {
-      uint4 v[kAtOnce];
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) v[k] = eight_of(job.x, r, first + k * kEach * kSerialThreads, job.cols);
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int i = first + k * kEach * kSerialThreads;
-        if (i < columns) *reinterpret_cast<uint4*>(to + r * stride + 2 * i) = v[k];
-      }
-    }
-  }
-}
-
-// A warp's way through the chunks of its tiles, ahead of what it multiplies.
-template <int kStages>
-struct Ahead {
-  const Job& job;
-  const Lane& lane;
-  uint8_t* ring;
-  int chunks, tile, step;  // step: from tile to tile
-  int chunk = 0, stage = 0;
-  const uint8_t* rows = nullptr;
-  int width = 0, first = 0;  // of the tile's product: weight rows, and the tile's first one
-
-  __device__ void ask() {
-    if (tile < job.tiles) {
-      if (chunk == 0) {
-        const Product& p = product_of(job, tile);
-        rows = p.data, width = p.width, first = (tile - p.first) * kTileRows;
-      }
-      const int unit = lane.index % 16, column = chunk * kChunk + unit * 8;
-#pragma unroll
-      for (int i = 0; i < kTileRows / 2; ++i) {
-        const int r = 2 * i + lane.index / 16;
-        copy_async(ring + stage * kChunkBytes + place_in_row(r, unit),
-                   rows + min(first + r, width - 1) * job.row_bytes + (column < job.cols ? 2 * column : 0),
-                   column < job.cols);
-      }
-      if (++chunk == chunks) chunk = 0, tile = tile_behind(job, tile, step);
-      stage = stage + 1 == kStages ? 0 : stage + 1;
-    }
-    commit_copies();
+  __device__ uint32_t full_now() const { return full + slot * sizeof(uint64_t); }
+  __device__ uint32_t empty_at(int i) const { return empty + i * sizeof(uint64_t); }
+  __device__ void wait_until_empty() const { wait_for_phase(empty_at(slot), parity ^ 1); }  // at first it is
+  __device__ void go_on() {
+    slot = slot + 1 == deal.stages ? 0 : slot + 1;
+    if (slot == 0) parity ^= 1;
   }
 };
 
-__device__ void load_operand(uint32_t (&a)[4], const uint8_t* from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(shared_address(from)));
-}
-
-// x: the lane's row of activations from this chunk on.
-__device__ void take_chunk_in_turn(const uint8_t* tile, const uint8_t* x, const Lane& lane, float (&sum)[4]) {
-  constexpr int kSteps = kChunk / 16;
-  uint32_t a[kSteps][4], b[kSteps][2];
-#pragma unroll
-  for (int s = 0; s < kSteps; ++s) {
-    load_operand(a[s], tile + place_in_row(lane.index % 16, 2 * s + lane.index / 16));
-    b[s][0] = word_at(x + s * 32), b[s][1] = word_at(x + s * 32 + 16);
+// One warp: each of its first lanes asks for tiles that are copied together.
+__device__ void ask_for_weights(const Job& job, const Maps& maps, const Deal& deal, const uint8_t* staged,
+                                const Barriers& barriers) {
+  const int lane = threadIdx.x % kWarp, bytes = deal.pieces * deal.tiles * kTilePiece;
+  const uint32_t first = shared_address(staged) + deal.stage - bytes + lane * deal.together * kTilePiece;
+  Round round(deal, barriers);
+  for (int turn = 0; turn < deal.turns && lane * deal.together < deal.tiles; ++turn) {
+    const int tile = tile_of(job, deal, turn, lane * deal.together);
+    const Product& p = tile < job.tiles ? product_of(job, tile) : job.products[0];
+    const void* const matrix = &maps.w[&p - job.products];
+    const int row = tile < job.tiles ? (tile - p.first) * kTileRows : p.width;  // behind the last: zeros
+    int column = 0;
+    for (int c = 0; c < deal.chunks; ++c) {
+      round.wait_until_empty();
+      const uint32_t full = round.full_now();
+      uint32_t to = first + round.slot * deal.stage;
+      if (lane == 0) arrive_expecting(full, bytes);
+#pragma unroll 1
+      for (int i = 0; i < deal.pieces; ++i, column += kPieceColumns, to += deal.tiles * kTilePiece)
+        copy_box(to, matrix, column, row, full);
+      round.go_on();
+    }
   }
-#pragma unroll
-  for (int s = 0; s < kSteps; ++s)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[s][0]), "r"(a[s][1]), "r"(a[s][2]), "r"(a[s][3]), "r"(b[s][0]), "r"(b[s][1]));
 }
 
-template <int kStages>
-__global__ void __launch_bounds__(kSerialThreads, 1) serial_rows(const __grid_constant__ Job job, int warps) {
-  extern __shared__ __align__(1024) uint8_t shared[];
+// One thread.
+__device__ void ask_for_inputs(const Maps& maps, const Deal& deal, const uint8_t* staged, const Barriers& barriers) {
+  const int piece = deal.rows * kPieceRow;
+  const uint32_t first = shared_address(staged);
+  Round round(deal, barriers);
+  for (int turn = 0; turn < deal.turns; ++turn) {
+    int column = 0;
+    for (int c = 0; c < deal.chunks; ++c) {
+      round.wait_until_empty();
+      const uint32_t full = round.full_now();
+      uint32_t to = first + round.slot * deal.stage;
+      arrive_expecting(full, deal.pieces * piece);
+#pragma unroll 1
+      for (int i = 0; i < deal.pieces; ++i, column += kPieceColumns, to += piece)
+        copy_box(to, &maps.x, column, 0, full);
+      round.go_on();
+    }
+  }
+}
+
+// Called, and not in place everywhere: what a kernel does once should not be long to load.
+__device__ __noinline__ float gated_value(int gate, float first, float second) {
+  return gate == 0 ? silu_times(first, second) : silu_times(second, first);
+}
+
+// f(row, weight row of the product, i) for each sum of a lane that there is.
+template <int kCount, class F>
+__device__ void each_sum(int64_t rows, int first_row, int width, const Lane& lane, F&& f) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int n = first_row + lane.row + 8 * half;
+    if (n >= width) return;
+#pragma unroll
+    for (int i = 0; i < kCount / 2; ++i) {
+      const int r = i / 2 * 8 + 2 * lane.part + i % 2;
+      if (r < rows) f(r, n, i / 2 * 4 + 2 * half + i % 2);
+    }
+  }
+}
+
+// Sums of a tile: the warp's, in an instruction.
+template <int kCount>
+__device__ void put_tile(const Job& job, int tile, const Lane& lane, const float (&sums)[kCount]) {
+  if (tile >= job.tiles) return;
+  const Product& p = product_of(job, tile);
+  const bool biased = p.bias;
+  each_sum<kCount>(job.rows, (tile - p.first) * kTileRows, p.width, lane, [&](int r, int n, int i) {
+    p.out[int64_t{r} * p.width + n] = biased ? sums[i] + p.bias[n] : sums[i];
+  });
+}
+template <int kCount>
+__device__ void put_gated_tiles(const Job& job, int tile, const Lane& lane, const float (&first)[kCount],
+                                const float (&second)[kCount]) {
+  if (tile >= job.tiles) return;
+  const Product &a = job.products[0], &b = job.products[1];
+  const bool of_a = a.bias, of_b = b.bias;
+  each_sum<kCount>(job.rows, tile * kTileRows, a.width, lane, [&](int r, int n, int i) {
+    const float value =
+        gated_value(job.gate, of_a ? first[i] + a.bias[n] : first[i], of_b ? second[i] + b.bias[n] : second[i]);
+    store_one(job.gated_bf16, job.gated, int64_t{r} * a.width + n, value);
+  });
+}
+
+// A number that all threads of a warp have, in a register of the warp.
+__device__ int of_warp(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
+// A warpgroup that multiplies kSlots times four tiles; with a gate the second four belong to the first.
+template <int kRows, int kSlots>
+__device__ void multiply_tiles(const Job& job, const Deal& deal, const uint8_t* staged, const Barriers& barriers) {
+  constexpr int kUnit = 16;  // bytes that addresses for the tensor cores count
   const Lane lane;
-  const int warp = threadIdx.x / kWarp, chunks = (job.cols + kChunk - 1) / kChunk;
-  const int step = gridDim.x * warps, begin = warp < warps ? first_tile(job, warp * gridDim.x + blockIdx.x) : job.tiles;
-  uint8_t* const ring = shared + warp * kStages * kChunkBytes;
-  uint8_t* const inputs = shared + warps * kStages * kChunkBytes;
-  Ahead<kStages> ahead{job, lane, ring, chunks, begin, step};
-  for (int i = 0; i + 1 < kStages; ++i) ahead.ask();
-  wait_for_previous();
-  hold_inputs(job, chunks, inputs);
-  __syncthreads();
-  // A lane without a row takes another's: what comes of it is not looked at.
-  const uint8_t* const x =
-      inputs + min(lane.row, static_cast<int>(job.rows) - 1) * input_stride(chunks) + 4 * lane.part;
-  int stage = 0;
-  float held[4] = {};
-  for (int tile = begin; tile < job.tiles; tile = tile_behind(job, tile, step)) {
-    float sum[4] = {};
-    for (int c = 0; c < chunks; ++c) {
-      wait_for_copies<kStages - 2>();
-      __syncwarp();
-      ahead.ask();  // to where the chunk before this one was
-      take_chunk_in_turn(ring + stage * kChunkBytes, x + c * kRowBytes, lane, sum);
-      stage = stage + 1 == kStages ? 0 : stage + 1;
-    }
-    const Product& p = product_of(job, tile);
+  const int warp = of_warp(threadIdx.x / kWarp), group = warp / kGroupWarps, own = warp % kGroupWarps;
+  int first[kSlots];  // tile of the block's
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int r = 2 * lane.part + i % 2, n = (tile - p.first) * kTileRows + lane.row + i / 2 * 8;
-      if (r >= job.rows || n >= p.width) continue;
-      if (job.gated) {
-        put_gated(job, tile >= job.tiles / 2, r, n, sum[i], held[i]);
-        continue;
+  for (int s = 0; s < kSlots; ++s)
+    first[s] = kGroupWarps * (job.gated ? group : kSlots * group + s) + (job.gated ? s * deal.own : 0);
+  const uint64_t described = describe_pieces(staged);
+  const auto upper = static_cast<uint32_t>(described >> 32);
+  Round round(deal, barriers);
+  int before = -1;  // the stage that may still be read
+  const auto release = [&] {
+    if (before >= 0 && lane.index == 0) arrive(round.empty_at(before));
+  };
+  for (int turn = 0; turn < deal.turns; ++turn) {
+    float sums[kSlots][kRows / 2] = {};
+    for (int c = 0; c < deal.chunks; ++c) {
+      wait_for_phase(round.full_now(), round.parity);
+      uint32_t x = static_cast<uint32_t>(described) + round.slot * (deal.stage / kUnit);
+      uint32_t w = x + deal.pieces * (kRows * kPieceRow / kUnit);
+#pragma unroll 1
+      for (int p = 0; p < deal.pieces; ++p) {
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+        for (int k = 0; k < kPieceRow; k += 32) {
+#pragma unroll
+          for (int s = 0; s < kSlots; ++s)
+            multiply_staged(sums[s], w + (first[s] * kTilePiece + k) / kUnit, x + k / kUnit, upper);
+        }
+        x += kRows * kPieceRow / kUnit, w += deal.tiles * (kTilePiece / kUnit);
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
       }
-      const int64_t at = int64_t{r} * p.width + n;
-      p.out[at] = p.bias ? sum[i] + p.bias[n] : sum[i];
+      wait_for_products<1>();  // all but those of the last piece
+      release();
+      before = round.slot;
+      round.go_on();
     }
+    wait_for_products<0>();
+    release();
+    before = -1;
+    if (job.gated) {
+      if constexpr (kSlots == 2)
+        if (first[0] + own < deal.own)
+          put_gated_tiles(job, tile_of(job, deal, turn, first[0] + own), lane, sums[0], sums[1]);
+      continue;
+    }
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s)
+      if (first[s] + own < deal.own) put_tile(job, tile_of(job, deal, turn, first[s] + own), lane, sums[s]);
   }
 }
 
-template <int kStages>
-bool launch(const Job& job, int blocks, int warps, cudaStream_t stream) {
-  const int64_t bytes = warps * kStages * kChunkBytes + job.rows * input_stride(chunks_of(job));
-  if (bytes > kShared) return false;
-  launch_early(serial_rows<kStages>, dim3(static_cast<unsigned>(blocks)), kSerialThreads, static_cast<int>(bytes),
-               stream, job, warps);
-  return true;
+#endif
+
+// Warpgroups that have tiles, of so many of an instruction each.
+__host__ __device__ int groups_of(const Deal& deal, int slots, bool gated) {
+  const int tiles = kGroupWarps * (gated ? 1 : slots);
+  return (deal.own + tiles - 1) / tiles;
+}
+
+template <int kRows, int kSlots>
+__global__ void __launch_bounds__(kSerialThreads, 1)
+    serial_rows(const __grid_constant__ Job job, const __grid_constant__ Maps maps, const __grid_constant__ Deal deal) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ __align__(1024) uint8_t staged[];
+  __shared__ Barriers barriers;
+  const int warp = threadIdx.x / kWarp, groups = groups_of(deal, kSlots, job.gated);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < deal.stages; ++i) {
+      make_barrier(&barriers.full[i], 2);
+      make_barrier(&barriers.empty[i], groups * kGroupWarps);
+    }
+    barriers_made();
+  }
+  __syncthreads();
+  if (warp == kMultiplying) return ask_for_weights(job, maps, deal, staged, barriers);
+  wait_for_previous();
+  if (warp / kGroupWarps < groups) multiply_tiles<kRows, kSlots>(job, deal, staged, barriers);
+  if (threadIdx.x == (kMultiplying + 1) * kWarp) ask_for_inputs(maps, deal, staged, barriers);
+#endif
+}
+
+int rows_for(int64_t rows) { return rows <= 16 ? 16 : rows <= 32 ? 32 : 64; }
+
+int slots_of(const Job& job, const Deal& deal) { return job.gated || deal.tiles > kMultiplying ? 2 : 1; }
+
+Deal deal_of(const Job& job) {
+  Deal d{};
+  const int units = units_of(job), most = job.gated ? kTilesMost / 2 : kTilesMost;
+  const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  const auto shares = [](int all, int each) { return (all + each - 1) / each; };
+  const int each = shares(units, multiprocessors);  // of a multiprocessor
+  d.rows = rows_for(job.rows);
+  d.own = shares(each, shares(each, most));
+  d.tiles = job.gated ? 2 * d.own : d.own;
+  d.together = job.gated || job.count == 1 || kBlockTiles % d.own == 0 ? d.own : 1;
+  d.blocks = std::min(shares(units, d.own), multiprocessors);
+  d.turns = shares(units, d.own * d.blocks);
+  const int piece = d.rows * kPieceRow + d.tiles * kTilePiece;
+  for (d.pieces = kPiecesMost; d.pieces > 1 && d.pieces * piece > kStageBytes;) d.pieces /= 2;
+  d.stage = d.pieces * piece;
+  d.chunks = shares(job.cols, d.pieces * kPieceColumns);
+  const int slots = slots_of(job, d), groups = groups_of(d, slots, job.gated);
+  // Instructions read four tiles, also where there are fewer.
+  const int read = job.gated ? d.own + kGroupWarps * groups : kGroupWarps * slots * groups;
+  const int behind = std::max(read - d.tiles, 0) * kTilePiece;
+  d.stages = std::min(kStagesMost, (kShared - behind) / d.stage);
+  d.shared = d.stages * d.stage + behind;
+  return d;
+}
+
+PFN_cuTensorMapEncodeTiled_v12000 encoder() {
+  static const auto found = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &result) !=
+        cudaSuccess)
+      cudaGetLastError();
+    return result == cudaDriverEntryPointSuccess ? reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(entry) : nullptr;
+  }();
+  return found;
+}
+
+// Rows of bf16 numbers `stride` apart, of which pieces of `at_once` rows are copied.
+CUtensorMap map_of(const void* data, int64_t rows, int64_t cols, int64_t stride, int at_once) {
+  CUtensorMap map;
+  const cuuint64_t size[] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t apart[] = {static_cast<cuuint64_t>(stride) * 2};  // bytes
+  const cuuint32_t box[] = {kPieceColumns, static_cast<cuuint32_t>(at_once)}, each[] = {1, 1};
+  const CUresult result = encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), size, apart,
+                                    box, each, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) kit::fail(MOTLEY_INTERNAL, "describing a matrix: code %d", static_cast<int>(result));
+  return map;
+}
+
+template <int kRows, int kSlots>
+void launch(const Job& job, const Maps& maps, const Deal& deal, cudaStream_t stream) {
+  launch_early(serial_rows<kRows, kSlots>, dim3(static_cast<unsigned>(deal.blocks)), kSerialThreads, deal.shared,
+               stream, job, maps, deal);
+}
+
+template <int kRows>
+void launch(const Job& job, const Maps& maps, const Deal& deal, cudaStream_t stream) {
+  (slots_of(job, deal) == 2 ? launch<kRows, 2> : launch<kRows, 1>)(job, maps, deal, stream);
 }
 
 }  // namespace
 
 int64_t serial_rows_max(const Job& job) {
-  return std::min<int64_t>(kSerialRows, (kShared - kSerialWarps * 4 * kChunkBytes) / input_stride(chunks_of(job)));
+  const auto fits = [](const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; };
+  const bool all = job.cols % 8 == 0 && (!job.x.bf16 || fits(job.x.data)) && encoder() &&
+                   std::all_of(job.products, job.products + job.count, [&](const Product& p) { return fits(p.data); });
+  return all ? kSerialRows : 0;
 }
 
-void multiply_serially(const Job& job, cudaStream_t stream) {
-  const int units = units_of(job), blocks = std::min(units, attribute(cudaDevAttrMultiProcessorCount));
-  const int each = (units + blocks - 1) / blocks, turns = (each + kSerialWarps - 1) / kSerialWarps;
-  const int warps = (each + turns - 1) / turns;
-  if (!launch<10>(job, blocks, warps, stream) && !launch<6>(job, blocks, warps, stream))
-    launch<4>(job, blocks, warps, stream);
-  launched("MATMUL");
+void multiply_serially(const Job& job, int64_t stride, cudaStream_t stream) {
+  const Deal deal = deal_of(job);
+  Maps maps;
+  maps.x = map_of(job.x.data, job.rows, job.cols, stride, deal.rows);
+  for (int i = 0; i < job.count; ++i)
+    maps.w[i] =
+        map_of(job.products[i].data, job.products[i].width, job.cols, job.row_bytes / 2, deal.together * kTileRows);
+  switch (deal.rows) {
+    case 16: return launch<16>(job, maps, deal, stream);
+    case 32: return launch<32>(job, maps, deal, stream);
+    default: return launch<64>(job, maps, deal, stream);
+  }
 }
 
 void prepare_serial() {
-  for (const auto kernel : {serial_rows<10>, serial_rows<6>, serial_rows<4>})
+  for (const auto kernel : {serial_rows<16, 1>, serial_rows<16, 2>, serial_rows<32, 1>, serial_rows<32, 2>,
+                            serial_rows<64, 1>, serial_rows<64, 2>})
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared), "preparing a kernel");
 }
 

@@ -11,7 +11,7 @@ constexpr int kParts = 8;        // of the columns
 constexpr int kProductsMax = 3;  // of one input at once
 constexpr int kFewRows = 8;      // that need no copy of the activations
 constexpr int kFewRowsBest = 4;  // of these it pays
-constexpr int kSerialRows = 4;   // that multiply_serially takes
+constexpr int kSerialRows = 64;  // that multiply_serially takes
 constexpr int kRowsAtOnce = 64;  // that a block of threads takes, the most
 constexpr int kBlockTiles = 8;   // of 16 weight rows each, that a block of threads takes with more than few rows
 
@@ -42,8 +42,8 @@ struct Job {
   int64_t row_bytes, expert_bytes;  // as WeightView has them
   Inputs x;                         // [rows][cols]
   int64_t rows;
-  // Of few rows only: of two products of a width, the one `gate` says is a gate, and what is written is SILU_MUL of
-  // both.
+  // Of few rows, and by multiply_serially, only: of two products of a width, the one `gate` says is a gate, and what is
+  // written is SILU_MUL of both.
   void* gated;      // [rows][width]; null: the products are written
   bool gated_bf16;  // else it is f32
   int32_t gate;
@@ -75,9 +75,10 @@ void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaS
 void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std::byte* scratch, cudaStream_t stream);
 
 // In bf16 (rows as the file has them) with the sums of cuBLASLt's kernels that split none: the columns from the first
-// to the last, 16 at a time. Up to serial_rows_max rows, kSerialRows or fewer, 0 where a row is too long.
+// to the last, 16 at a time. Up to serial_rows_max rows, kSerialRows or none; the activations are in bf16, `stride`
+// elements apart.
 int64_t serial_rows_max(const Job& job);
-void multiply_serially(const Job& job, cudaStream_t stream);
+void multiply_serially(const Job& job, int64_t stride, cudaStream_t stream);
 
 // To bf16 rows, `to_stride` apart, zeros behind.
 void rows_to_bf16(const Inputs& x, int64_t rows, int64_t cols, void* to, int64_t to_stride, cudaStream_t stream);
