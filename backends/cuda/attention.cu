@@ -132,8 +132,7 @@ Attention attention_of(const kit::OpCall& call, const float* q) {
                       : -1;
   a.group = shape.group(), a.heads_of_tile = shape.heads_of_tile(), a.head_tiles = shape.head_tiles();
   if (!has_tensor_cores(a.layer)) return a;
-  const AttentionItems& items =
-      stream_of(call).attention(static_cast<const AttentionOp*>(call.op->data.get())->shape);
+  const AttentionItems& items = stream_of(call).attention(static_cast<const AttentionOp*>(call.op->data.get())->shape);
   a.chunks = items.chunks, a.chunk_items = items.chunk_items, a.chunks_most = items.chunks_most;
   a.passes = items.passes, a.passes_count = items.passes_count;
   a.partial = static_cast<float*>(call.out.back().data), a.arrived = stream_of(call).counters();

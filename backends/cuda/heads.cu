@@ -158,7 +158,8 @@ bool by_rows(const Heads& a) {
   const int32_t pairs = a.turn.turns ? a.turn.pairs : 0;
   return a.rows >= kManyRows && a.rows < (int64_t{1} << 31) && a.layer.dtype != MOTLEY_I8 && a.dim % 8 == 0 &&
          a.dim / 8 <= kHeadsThreads && pairs % 4 == 0 && 2 * pairs <= a.dim && is_aligned(a.q) && is_aligned(a.q_out) &&
-         is_aligned(a.k) && is_aligned(a.v) && is_aligned(a.turn.turns) && is_aligned(a.layer.k) && is_aligned(a.layer.v);
+         is_aligned(a.k) && is_aligned(a.v) && is_aligned(a.turn.turns) && is_aligned(a.layer.k) &&
+         is_aligned(a.layer.v);
 }
 
 void launch(const kit::OpCall& call, const Heads& a, const char* what) {

@@ -194,11 +194,14 @@ class ChunkAttention {
       EightOf of(a_.own.turn, unit, keys);
       Eight x{};
       if (8 * unit < dim) {
-        const float* const from = (keys ? a_.own.k : a_.own.v) + (int64_t{item_.row} * a_.layer.kv_heads + kv_head_) * dim;
+        const float* const from =
+            (keys ? a_.own.k : a_.own.v) + (int64_t{item_.row} * a_.layer.kv_heads + kv_head_) * dim;
         x = {load_four(from + of.first), load_four(from + of.second)};
         if (of.turned) x = turned_eight(x, FourTurns(a_.own.turn, item_.row, 4 * unit).of, a_.own.turn.neighbours);
         std::byte* const plane = keys ? a_.layer.k : a_.layer.v;
-        if (stored) store_four_as(a_.layer.dtype, x.a, plane, to + of.first), store_four_as(a_.layer.dtype, x.b, plane, to + of.second);
+        if (stored)
+          store_four_as(a_.layer.dtype, x.a, plane, to + of.first),
+              store_four_as(a_.layer.dtype, x.b, plane, to + of.second);
       }
       store_four_as(a_.layer.dtype, x.a, s_.own[!keys], of.first);
       store_four_as(a_.layer.dtype, x.b, s_.own[!keys], of.second);
@@ -526,7 +529,7 @@ class ChunkAttention {
   uint32_t position_bytes_;                // of all KV heads
   const std::byte *keys_at_, *values_at_;  // of the pool's first position, what the lane begins with
   ChunkItem item_;
-  int turn_ = 0;  // of two places
+  int turn_ = 0;                                      // of two places
   static constexpr int32_t kElsewhere = -1 - kRound;  // no step has it
   int32_t own_ = kElsewhere;                          // the item's position whose key and value are in shared memory
   // The item that find() looks at, and the slots of the step to come, whose keys are held, and of the one behind it.
@@ -574,10 +577,10 @@ bool has_tensor_cores(const Layer& layer) {
 
 bool can_turn(const Attention& a) {
   const Turn& turn = a.own.turn;
-  const bool pairs_fit = turn.neighbours ? turn.pairs % 4 == 0 : turn.pairs == 32 || turn.pairs == 64 || turn.pairs == 128;
-  return a.layer.dtype != MOTLEY_I8 && pairs_fit && 2 * turn.pairs <= a.layer.dim && a.aligned &&
-         is_aligned(a.own.k) && is_aligned(a.own.v) && is_aligned(turn.turns) && is_aligned(a.layer.k) &&
-         is_aligned(a.layer.v);
+  const bool pairs_fit =
+      turn.neighbours ? turn.pairs % 4 == 0 : turn.pairs == 32 || turn.pairs == 64 || turn.pairs == 128;
+  return a.layer.dtype != MOTLEY_I8 && pairs_fit && 2 * turn.pairs <= a.layer.dim && a.aligned && is_aligned(a.own.k) &&
+         is_aligned(a.own.v) && is_aligned(turn.turns) && is_aligned(a.layer.k) && is_aligned(a.layer.v);
 }
 
 void attend_chunks(const Attention& a, const CudaStream& stream) {

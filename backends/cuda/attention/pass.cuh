@@ -58,7 +58,8 @@ __device__ void keep_place(PassPlaces<kTile>& places, const PassPlace& place, in
   places.slot[at][thread] = place.slot;
   const bool full = __all_sync(0xffffffffu, place.slot != kNone);
   if (thread % kWarp == 0) places.full[at][thread / kWarp] = full;
-  if constexpr (Numbers<T>::kScaled) places.k_scale[at][thread] = place.k_scale, places.v_scale[at][thread] = place.v_scale;
+  if constexpr (Numbers<T>::kScaled)
+    places.k_scale[at][thread] = place.k_scale, places.v_scale[at][thread] = place.v_scale;
 }
 
 // Eight numbers of a query, as the pool's numbers are multiplied; zeros behind the item's rows and the head.
@@ -70,8 +71,7 @@ __device__ uint4 query_piece(const Attention& a, const PassHead& h, int row, int
   const auto packed = [](float4 x, float4 y) -> uint4 {
     return {N::pack(x.x, x.y), N::pack(x.z, x.w), N::pack(y.x, y.y), N::pack(y.z, y.w)};
   };
-  if (a.aligned)
-    return packed(*reinterpret_cast<const float4*>(from), *reinterpret_cast<const float4*>(from + 4));
+  if (a.aligned) return packed(*reinterpret_cast<const float4*>(from), *reinterpret_cast<const float4*>(from + 4));
   return packed({from[0], from[1], from[2], from[3]}, {from[4], from[5], from[6], from[7]});
 }
 
@@ -82,7 +82,8 @@ class PassRows {
   using N = Numbers<T>;
 
  public:
-  __device__ PassRows(const Attention& a, const PassHead& h, int front) : a_(a), h_(h), lane_(threadIdx.x % kWarp), front_(front) {
+  __device__ PassRows(const Attention& a, const PassHead& h, int front)
+      : a_(a), h_(h), lane_(threadIdx.x % kWarp), front_(front) {
     const float sink = a.sinks ? a.sinks[h.head] * kLog2E : -INFINITY;  // it takes weight and adds no value
 #pragma unroll
     for (int i = 0; i < 2; ++i) {

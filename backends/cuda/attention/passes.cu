@@ -1,7 +1,6 @@
-// Attention of many rows, e.g. a prompt's, by one warp's instructions: bound by the tensor cores. A block of threads takes
-// the rows of an item for one head, and its tiles of positions lie at multiples of kTile: a row's bits depend on its own
-// position alone.
-// SPDX-License-Identifier: Apache-2.0
+// Attention of many rows, e.g. a prompt's, by one warp's instructions: bound by the tensor cores. A block of threads
+// takes the rows of an item for one head, and its tiles of positions lie at multiples of kTile: a row's bits depend on
+// its own position alone. SPDX-License-Identifier: Apache-2.0
 #include "cuda/attention/pass.cuh"
 #include "cuda/products/barrier.cuh"
 
@@ -48,7 +47,12 @@ class PassAttention {
   using Places = PassPlaces<kTile>;
 
   __device__ PassAttention(const Attention& a, std::byte* memory, Places& places)
-      : a_(a), places_(places), lane_(threadIdx.x % kWarp), warp_(threadIdx.x / kWarp), h_(a), rows_(a, h_, warp_ * 16) {
+      : a_(a),
+        places_(places),
+        lane_(threadIdx.x % kWarp),
+        warp_(threadIdx.x / kWarp),
+        h_(a),
+        rows_(a, h_, warp_ * 16) {
     query_ = shared_address(memory);
     tiles_ = query_ + kRows * D * 2;
   }

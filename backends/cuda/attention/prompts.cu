@@ -15,10 +15,10 @@ constexpr int kTakers = 2;   // warpgroups with rows
 constexpr int kGroupRows = 64, kRows = kTakers * kGroupRows;
 constexpr int kTile = 128;  // positions, and rows of all planes: one rule for where their pieces lie
 static_assert(kRows == kTile && kRows == kPassRows && kGroup == kTile);
-constexpr int kStages = 2;                  // of keys, and of values
-constexpr int kPanelRow = 128;              // bytes: 64 numbers of a row
-constexpr int kPanel = kTile * kPanelRow;   // bytes
-constexpr int kAlign = 1024;                // of planes: the pattern in which pieces lie begins anew
+constexpr int kStages = 2;                 // of keys, and of values
+constexpr int kPanelRow = 128;             // bytes: 64 numbers of a row
+constexpr int kPanel = kTile * kPanelRow;  // bytes
+constexpr int kAlign = 1024;               // of planes: the pattern in which pieces lie begins anew
 
 template <int D>
 constexpr int plane_bytes() {
@@ -55,37 +55,38 @@ __device__ uint64_t describe_columns(uint32_t plane) {
 }
 
 #define MOTLEY_FOUR(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
-#define MOTLEY_THIRTY_TWO(i)                                                                                     \
+#define MOTLEY_THIRTY_TWO(i)                                                                                          \
   MOTLEY_FOUR(i), MOTLEY_FOUR(i + 1), MOTLEY_FOUR(i + 2), MOTLEY_FOUR(i + 3), MOTLEY_FOUR(i + 4), MOTLEY_FOUR(i + 5), \
       MOTLEY_FOUR(i + 6), MOTLEY_FOUR(i + 7)
-#define MOTLEY_PLACES_32                                                                                            \
+#define MOTLEY_PLACES_32                                                                                           \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31"
-#define MOTLEY_PLACES_64                                                                                    \
-  MOTLEY_PLACES_32                                                                                          \
+#define MOTLEY_PLACES_64                                                                                   \
+  MOTLEY_PLACES_32                                                                                         \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
   "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
 // d = q k^T, or added to it, over 16 numbers; d += p v over 16 positions, of heads of 64 and of 128.
-#define MOTLEY_PROMPT_MULTIPLY(type)                                                                                  \
-  __device__ static void multiply_queries(float(&d)[16][4], uint64_t q, uint64_t k, bool more) {                      \
-    asm volatile("{.reg .pred more; setp.ne.b32 more, %66, 0;\n"                                                      \
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" MOTLEY_PLACES_64                   \
-                 "}, %64, %65, more, 1, 1, 0, 0;}"                                                                    \
-                 : MOTLEY_THIRTY_TWO(0), MOTLEY_THIRTY_TWO(8)                                                         \
-                 : "l"(q), "l"(k), "r"(static_cast<int>(more)));                                                      \
-  }                                                                                                                   \
-  __device__ static void multiply_values(float(&d)[16][4], const uint32_t(&p)[4], uint64_t v) {                       \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" MOTLEY_PLACES_64                   \
-                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"                                                          \
-                 : MOTLEY_THIRTY_TWO(0), MOTLEY_THIRTY_TWO(8)                                                         \
-                 : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v));                                               \
-  }                                                                                                                   \
-  __device__ static void multiply_values(float(&d)[8][4], const uint32_t(&p)[4], uint64_t v) {                        \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" MOTLEY_PLACES_32                    \
-                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                                                          \
-                 : MOTLEY_THIRTY_TWO(0)                                                                               \
-                 : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v));                                               \
+#define MOTLEY_PROMPT_MULTIPLY(type)                                                                \
+  __device__ static void multiply_queries(float(&d)[16][4], uint64_t q, uint64_t k, bool more) {    \
+    asm volatile(                                                                                   \
+        "{.reg .pred more; setp.ne.b32 more, %66, 0;\n"                                             \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" MOTLEY_PLACES_64          \
+        "}, %64, %65, more, 1, 1, 0, 0;}"                                                           \
+        : MOTLEY_THIRTY_TWO(0), MOTLEY_THIRTY_TWO(8)                                                \
+        : "l"(q), "l"(k), "r"(static_cast<int>(more)));                                             \
+  }                                                                                                 \
+  __device__ static void multiply_values(float(&d)[16][4], const uint32_t(&p)[4], uint64_t v) {     \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" MOTLEY_PLACES_64 \
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"                                        \
+                 : MOTLEY_THIRTY_TWO(0), MOTLEY_THIRTY_TWO(8)                                       \
+                 : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v));                             \
+  }                                                                                                 \
+  __device__ static void multiply_values(float(&d)[8][4], const uint32_t(&p)[4], uint64_t v) {      \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" MOTLEY_PLACES_32  \
+                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                                        \
+                 : MOTLEY_THIRTY_TWO(0)                                                             \
+                 : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v));                             \
   }
 template <class Number>
 struct Warpgroup;
@@ -360,8 +361,8 @@ bool attend_prompts(const Attention& a, cudaStream_t stream) {
       if (!is_built<T, D, kCapped>()) return;
       allow_shared<attend_prompts_of<T, D, kCapped>>(prompt_bytes<D>(), "PAGED_ATTENTION: shared memory");
       each_pass_launch(a, [&](const Attention& part, unsigned items) {
-        attend_prompts_of<T, D, kCapped><<<dim3(static_cast<unsigned>(a.heads), items), (kTakers + 1) * kGroup,
-                                           prompt_bytes<D>(), stream>>>(part);
+        attend_prompts_of<T, D, kCapped>
+            <<<dim3(static_cast<unsigned>(a.heads), items), (kTakers + 1) * kGroup, prompt_bytes<D>(), stream>>>(part);
       });
       done = true;
     }
