@@ -81,6 +81,10 @@ CudaKernels::CudaKernels(int ordinal, bool one_class, std::string* why_no_librar
 void CudaKernels::fuse(kit::Plan& plan) const {
   fuse_products(plan, memory_, library_);
   cuda::fuse(plan, memory_);
+  if (library_) {
+    memory_.use();
+    prepare_products(plan, memory_, *library_);
+  }
 }
 
 std::vector<motley_device_desc> CudaBackend::devices(std::string* why) {

@@ -2,7 +2,7 @@
 // takes the rows of an item for one head, and its tiles of positions lie at multiples of kTile: a row's bits depend on
 // its own position alone. SPDX-License-Identifier: Apache-2.0
 #include "cuda/attention/pass.cuh"
-#include "cuda/products/barrier.cuh"
+#include "cuda/barrier.cuh"
 
 namespace motley::cuda {
 

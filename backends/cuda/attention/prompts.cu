@@ -4,7 +4,7 @@
 // its own position alone.
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/attention/pass.cuh"
-#include "cuda/products/barrier.cuh"
+#include "cuda/barrier.cuh"
 
 namespace motley::cuda {
 

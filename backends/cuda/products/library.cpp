@@ -380,6 +380,13 @@ std::unique_ptr<Library::Way> Library::fastest(const LibraryCall& call, int64_t 
   return nullptr;
 }
 
+std::span<const int64_t> Library::row_counts() { return kBuckets; }
+
+bool Library::add_prepared(const std::vector<int64_t>& key) const {
+  std::lock_guard lock(mutex_);
+  return prepared_.insert(key).second;
+}
+
 bool Library::is_outrun(Calls calls, const Runs& by_library, const Runs& own, cudaStream_t stream) const {
   std::vector<int64_t> key = {static_cast<int64_t>(bucket_of(calls[0].rows))};
   for (const LibraryCall& call : calls) {

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -53,6 +54,10 @@ class Library {
   using Runs = std::function<void(Calls some)>;
   bool is_outrun(Calls calls, const Runs& by_library, const Runs& own, cudaStream_t stream) const;
   uint64_t version() const;
+  // Up to so many rows have an algorithm of their own.
+  static std::span<const int64_t> row_counts();
+  // False if it was told of before.
+  bool add_prepared(const std::vector<int64_t>& key) const;
 
  private:
   struct Entries;
@@ -73,6 +78,7 @@ class Library {
   mutable std::mutex mutex_;
   mutable std::map<std::array<int64_t, 5>, std::unique_ptr<Ways>> ways_;
   mutable std::map<std::vector<int64_t>, bool> outrun_;
+  mutable std::set<std::vector<int64_t>> prepared_;
 };
 
 }  // namespace motley::cuda

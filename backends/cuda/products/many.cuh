@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "cuda/products/barrier.cuh"
+#include "cuda/barrier.cuh"
 #include "cuda/products/common.cuh"
 
 namespace motley::cuda {

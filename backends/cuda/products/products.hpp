@@ -30,4 +30,8 @@ int64_t product_scratch(const kit::Plan& plan, const kit::PlanOp& op);
 // Joins products of one input, takes an addition into the product before it, and prepares them.
 void fuse_products(kit::Plan& plan, CudaMemory& memory, const std::shared_ptr<const Library>& library);
 
+// Runs large products of a fused plan once for each number of rows that has an algorithm of its own, so that no step
+// waits while one is chosen: some tenths of a second in all, once for each shape of a device.
+void prepare_products(const kit::Plan& plan, CudaMemory& memory, const Library& library);
+
 }  // namespace motley::cuda
