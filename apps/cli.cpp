@@ -188,6 +188,54 @@ void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) 
       ->check(text_fault);
 }
 
+// "ttft=200,tpot=50": milliseconds.
+std::string take_slo(const std::string& value, PlanSettings* settings) {
+  size_t begin = 0;
+  while (begin <= value.size()) {
+    const size_t end = std::min(value.find(',', begin), value.size());
+    const std::string item = value.substr(begin, end - begin);
+    const size_t at = item.find('=');
+    const std::string name = item.substr(0, at);
+    double* field = name == "ttft" ? &settings->ttft_ms_max : name == "tpot" ? &settings->tpot_ms_max : nullptr;
+    double ms = 0;
+    const char* last = item.data() + item.size();
+    const char* first = at == std::string::npos ? last : item.data() + at + 1;
+    const auto [stop, failure] = std::from_chars(first, last, ms);
+    if (field == nullptr || failure != std::errc() || stop != last || !(ms > 0 && ms < 1e9))
+      return fmt::format("{} is not ttft=MS,tpot=MS", value);
+    *field = ms;
+    begin = end + 1;
+  }
+  return "";
+}
+
+void add_concurrency(CLI::App* app, PlanSettings& planning) {
+  add_number(app, "--concurrency", planning.concurrency, "requests at once, for the plan", 1u, 4096u)
+      ->capture_default_str();
+}
+
+// What the plan is to be good at.
+void add_load_options(CLI::App* app, PlanSettings& planning) {
+  static const std::map<std::string, Objective> kObjectives = {{"throughput", Objective::kThroughput},
+                                                               {"latency", Objective::kLatency}};
+  app->add_option_function<std::string>(
+         "--objective", [&planning](const std::string& name) { planning.objective = kObjectives.at(name); },
+         "what the plan is for: throughput (default) or latency")
+      ->check(CLI::IsMember({"throughput", "latency"}));
+  app->add_option_function<std::string>(
+      "--slo",
+      [&planning](const std::string& value) {
+        const std::string fault = take_slo(value, &planning);
+        if (!fault.empty()) throw CLI::ValidationError("--slo", fault);
+      },
+      "limits in ms that plans shall keep, e.g. ttft=500,tpot=50");
+  add_concurrency(app, planning);
+  add_number(app, "--prompt-len", planning.prompt_len, "prompt tokens of a request, for the plan", 1u)
+      ->capture_default_str();
+  add_number(app, "--output-len", planning.output_len, "tokens generated per request, for the plan", 1u)
+      ->capture_default_str();
+}
+
 CLI::App* add_serve(CLI::App& app, Parsed& parsed) {
   ServeCommand& serve = parsed.serve;
   CLI::App* command = app.add_subcommand("serve", "serve a model over the OpenAI API");
@@ -208,6 +256,7 @@ CLI::App* add_serve(CLI::App& app, Parsed& parsed) {
                    "where sampling defaults come from: auto (the model's generation_config.json) or vllm (plain ones)")
       ->check(CLI::IsMember({"auto", "vllm"}))
       ->capture_default_str();
+  add_load_options(command, serve.instance.planning);
   add_switch(command, "--adapt", serve.adapt,
              "plan anew when devices become slower or faster, and move while serving; not where a plan is forced");
   add_number(command, "--seed", serve.seed, "seed of requests that give none; default: drawn for each");
@@ -267,53 +316,12 @@ CLI::App* add_inspect(CLI::App& app, Parsed& parsed) {
   return command;
 }
 
-// "ttft=200,tpot=50": milliseconds.
-std::string take_slo(const std::string& value, PlanSettings* settings) {
-  size_t begin = 0;
-  while (begin <= value.size()) {
-    const size_t end = std::min(value.find(',', begin), value.size());
-    const std::string item = value.substr(begin, end - begin);
-    const size_t at = item.find('=');
-    const std::string name = item.substr(0, at);
-    double* field = name == "ttft" ? &settings->ttft_ms_max : name == "tpot" ? &settings->tpot_ms_max : nullptr;
-    double ms = 0;
-    const char* last = item.data() + item.size();
-    const char* first = at == std::string::npos ? last : item.data() + at + 1;
-    const auto [stop, failure] = std::from_chars(first, last, ms);
-    if (field == nullptr || failure != std::errc() || stop != last || !(ms > 0 && ms < 1e9))
-      return fmt::format("{} is not ttft=MS,tpot=MS", value);
-    *field = ms;
-    begin = end + 1;
-  }
-  return "";
-}
-
-void add_concurrency(CLI::App* app, PlanSettings& planning) {
-  add_number(app, "--concurrency", planning.concurrency, "requests at once", 1u, 4096u)->capture_default_str();
-}
-
 CLI::App* add_plan(CLI::App& app, Parsed& parsed) {
   PlanCommand& plan = parsed.plan;
   PlanSettings& planning = plan.instance.planning;
   CLI::App* command = app.add_subcommand("plan", "say which device would run what, how fast, and why");
   add_model_options(command, plan.instance, parsed);
-  static const std::map<std::string, Objective> kObjectives = {{"throughput", Objective::kThroughput},
-                                                               {"latency", Objective::kLatency}};
-  command
-      ->add_option_function<std::string>(
-          "--objective", [&planning](const std::string& name) { planning.objective = kObjectives.at(name); },
-          "throughput (default) or latency")
-      ->check(CLI::IsMember({"throughput", "latency"}));
-  command->add_option_function<std::string>(
-      "--slo",
-      [&planning](const std::string& value) {
-        const std::string fault = take_slo(value, &planning);
-        if (!fault.empty()) throw CLI::ValidationError("--slo", fault);
-      },
-      "limits in ms that plans shall keep, e.g. ttft=500,tpot=50");
-  add_concurrency(command, planning);
-  add_number(command, "--prompt-len", planning.prompt_len, "prompt tokens of a request", 1u)->capture_default_str();
-  add_number(command, "--output-len", planning.output_len, "tokens generated per request", 1u)->capture_default_str();
+  add_load_options(command, planning);
   command->add_option("--what-if", plan.what_if, "devices to add and to leave away, e.g. +SIM:gpu-like,-CPU:0");
   add_switch(command, "--json", plan.json, "as JSON, which --plan reads");
   command->add_option("--svg", plan.svg_file, "a file for the picture as SVG")->check(text_fault);

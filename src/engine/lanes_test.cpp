@@ -345,23 +345,27 @@ struct Padding {
   double share() const { return 1 - static_cast<double>(rows) / static_cast<double>(run); }
 };
 
-// Prompts of 5 to 600 tokens come at random while others decode; 8 to 32 streams.
-Padding mixed_load(const ScriptedOptions& device, uint32_t lane, uint32_t seed) {
+// Prompts of 5 to 5 + `longest` tokens come at random while others decode, `streams` to four times as many at once; the
+// end counts.
+struct MixedLoad {
+  uint32_t streams = 8, longest = 595;
+};
+Padding mixed_load(const ScriptedOptions& device, uint32_t lane, uint32_t seed, const MixedLoad& load = {}) {
   SchedulerBench bench(device, {.max_num_seqs = 32, .enable_prefix_caching = false});
   std::mt19937 random(seed);
   Padding padding;
   uint32_t left = 200;
   const auto add = [&] {
-    bench.add(bench.request(random_text(static_cast<uint32_t>(random()), 5 + random() % 596, kVocab),
+    bench.add(bench.request(random_text(static_cast<uint32_t>(random()), 5 + random() % (load.longest + 1), kVocab),
                             10 + static_cast<uint32_t>(random() % 90)));
     --left;
   };
-  for (int i = 0; i < 8; ++i) add();
+  for (uint32_t i = 0; i < load.streams; ++i) add();
   while (bench.scheduler().unfinished() > 0 || bench.scheduler().steps_in_flight() > 0) {
-    while (left > 0 && bench.scheduler().unfinished() < 8) add();
-    if (left > 0 && bench.scheduler().unfinished() < 32 && random() % 8 == 0) add();
+    while (left > 0 && bench.scheduler().unfinished() < load.streams) add();
+    if (left > 0 && bench.scheduler().unfinished() < 4 * load.streams && random() % 8 == 0) add();
     while (bench.plan()) {
-      if (bench.last_plan().lane != lane || left == 0) continue;
+      if (bench.last_plan().lane != lane) continue;
       const auto rows = static_cast<uint32_t>(bench.last_plan().tokens.size());
       padding.rows += rows;
       padding.run += padded_rows(device.lanes[lane].buckets, rows);
@@ -374,10 +378,9 @@ Padding mixed_load(const ScriptedOptions& device, uint32_t lane, uint32_t seed) 
 
 // The first row counts are those that the runtime compiles for steps of up to 2048 rows, which its own test pins.
 TEST(Buckets, MixedLoad_RunsAtMostAQuarterOfPadding) {
-  for (const std::vector<uint32_t>& buckets : {std::vector<uint32_t>{16, 64, 256, 512, 1024, 2048},
-                                               {16, 64, 256, 1024},
-                                               {8, 16, 32, 64, 128, 256, 512},
-                                               {16, 64, 256}}) {
+  const std::vector<uint32_t> ours = {4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
+  for (const std::vector<uint32_t>& buckets :
+       {ours, {8, 16, 64, 128, 512, 2048}, {16, 64, 256, 1024}, {8, 16, 32, 64, 128, 256, 512}, {16, 64, 256}}) {
     SCOPED_TRACE(::testing::PrintToString(buckets));
     ScriptedOptions alone = device_of({4096});
     alone.positions_max = 2048;
@@ -392,6 +395,11 @@ TEST(Buckets, MixedLoad_RunsAtMostAQuarterOfPadding) {
       const Padding both = mixed_load(alone, 0, seed), prefill = mixed_load(roles, 0, seed);
       EXPECT_LE(both.share(), 0.25) << both.rows << " rows of " << both.run;
       EXPECT_LE(prefill.share(), 0.25) << prefill.rows << " rows of " << prefill.run;
+      if (buckets != ours) continue;
+      for (const MixedLoad& load : {MixedLoad{2, 200}, {4, 200}, {4, 595}, {8, 200}}) {
+        const Padding few = mixed_load(alone, 0, seed, load);
+        EXPECT_LE(few.share(), 0.25) << load.streams << " streams, prompts up to " << 5 + load.longest;
+      }
     }
   }
 }

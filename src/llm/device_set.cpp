@@ -198,7 +198,7 @@ std::vector<NamedDevice> DeviceSet::named() const {
     named.push_back({description.name, &opened->device, cores_of(opened->listed.cores), description.desc.simulated != 0,
                      (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, description.desc.queue_depth,
                      (description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0, identity_of(opened->listed, options_),
-                     program_bytes_max(description)});
+                     program_bytes_max(description), opened->busy});
   }
   return named;
 }
@@ -222,8 +222,12 @@ std::vector<MeasuredDevice> DeviceSet::measured() const {
   std::vector<MeasuredDevice> measured;
   for (const auto& opened : devices_) {
     if (opened->lost) continue;
-    const DeviceDescription& description = opened->listed.description;
-    measured.push_back({description, &opened->device, cores_of(opened->listed.cores), program_bytes_max(description)});
+    DeviceDescription description = opened->listed.description;
+    const auto cap = options_.memory_caps.find(description.name);  // the device itself refuses what is beyond
+    if (cap != options_.memory_caps.end())
+      description.desc.memory_free = std::min<uint64_t>(description.desc.memory_free, cap->second);
+    measured.push_back(
+        {description, &opened->device, cores_of(opened->listed.cores), program_bytes_max(opened->listed.description)});
   }
   return measured;
 }

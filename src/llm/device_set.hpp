@@ -76,6 +76,7 @@ class DeviceSet {
     ListedDevice listed;
     Device device;
     std::atomic<bool> lost{false}, at_work{false};
+    std::shared_ptr<BusyTime> busy = std::make_shared<BusyTime>();
   };
   static Result<std::shared_ptr<Opened>> open_one(ListedDevice listed, const DeviceSetOptions& options);
 

@@ -77,7 +77,9 @@ void Instance::plan_later(const std::stop_token& stop) {
       status = change_to(known, *std::move(planned), stop);
     }
     if (stop.stop_requested()) return;
-    again = !status.ok() && !devices().mark_failed().empty();
+    const std::vector<std::string> failed = status.ok() ? std::vector<std::string>() : devices().mark_failed();
+    again = !failed.empty();
+    if (again) log_warning("{} lost: {}; planning without", fmt::join(failed, ", "), status.message());
     if (status.ok() || again || !tried) continue;
     next = plan_without_compilers(*tried, status);
     again = next.has_value();

@@ -26,12 +26,13 @@ struct Buckets {
   uint64_t program_bytes = 0;  // of all layers' programs for them
 };
 
-// At most `most` (at least one) of 16, 64, 256, 512, 1024, ... and rows_max, ascending: rows_max, then the smallest,
-// which decode, then of the others those that leave no wide step, the smaller ones first.
+// At most `most` (at least one) of 4, 8, 16, 32, ... and rows_max, ascending: rows_max, then 8, which
+// decode, then of the others those that leave no wide step, the smaller ones first, and 4 if there is room for all.
 std::vector<uint32_t> row_buckets(uint32_t rows_max, size_t most = SIZE_MAX);
 
 // {rows_max} for a device of any rows. Else as many of row_buckets() as it compiles within the time and keeps within
-// the memory, all layers of the model for each; one at least. UNIMPLEMENTED where it cannot run them.
+// the memory, all layers of the model for each. RESOURCE_EXHAUSTED where that is none; UNIMPLEMENTED where it cannot
+// run them.
 Result<Buckets> buckets_of(const Model& model, const Device& device, const BucketOptions& options);
 
 }  // namespace motley

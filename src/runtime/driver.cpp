@@ -17,7 +17,8 @@ Driver::Driver(std::shared_ptr<const DevicePart> part, DriverLinks links, const 
       options_(options),
       clock_(clock),
       waiter_(std::move(waiter)),
-      trace_(options_.trace, device_, options_.name, options_.simulated) {}
+      trace_(options_.trace, device_, options_.name, options_.simulated),
+      busy_(options_.busy ? options_.busy : std::make_shared<BusyTime>()) {}
 
 Result<std::unique_ptr<Driver>> Driver::create(std::shared_ptr<const DevicePart> part, DriverLinks links,
                                                const DriverOptions& options, const Clock& clock) {

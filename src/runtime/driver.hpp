@@ -26,6 +26,7 @@
 #include "device/handles.hpp"
 #include "device/wait.hpp"
 #include "model/model.hpp"
+#include "runtime/busy_time.hpp"
 #include "runtime/device_part.hpp"
 #include "runtime/device_time.hpp"
 #include "runtime/driver_trace.hpp"
@@ -61,6 +62,7 @@ struct DriverOptions {
   bool simulated = false;    // the device is
   bool replaceable = false;  // there are others: without memory for its programs it is lost, else the step fails
   Trace* trace = nullptr;    // borrowed; null = none
+  std::shared_ptr<BusyTime> busy = {};  // as NamedDevice
 };
 
 // What a driver has done for steps so far: programs that it enqueued, the rows of each, bytes to and from other
@@ -207,12 +209,12 @@ class Driver {
   uint64_t enqueued_ = 0, ended_ = 0;           // programs, so far; ended: as known
   size_t next_set_ = 0;
   int64_t virtual_ns_ = 0;
-  int64_t busy_until_ns_ = 0;  // counted
   DeviceTime time_;
   bool others_failed_ = false;  // what failed last was a meeting, not this device
   std::atomic<int64_t> due_ns_{INT64_MAX};
   std::atomic<uint64_t> programs_{0}, rows_{0}, bytes_moved_{0};
-  std::atomic<int64_t> busy_ns_{0};
+  const std::shared_ptr<BusyTime> busy_;
+  std::atomic<int64_t> busy_ns_{0};  // of it, what this driver added
   std::thread thread_;
 };
 

@@ -252,12 +252,8 @@ void Driver::learn_times(const EventHandle& event) {
   if (const auto times = device_.times(event); times.ok()) virtual_ns_ = std::max(virtual_ns_, times->end_ns);
 }
 
-// They have ended. What ran beside an earlier step's counts once.
-void Driver::learn_busy(const ProgramEvents& programs) {
-  const int64_t ended_ns = now_ns();
-  busy_ns_ += std::max<int64_t>(0, ended_ns - std::max(programs.began_ns(), busy_until_ns_));
-  busy_until_ns_ = ended_ns;
-}
+// They have ended. What ran beside an earlier step's, or another lane's, counts once.
+void Driver::learn_busy(const ProgramEvents& programs) { busy_ns_ += busy_->add(programs.began_ns(), now_ns()); }
 
 // Of those nobody has waited for.
 void Driver::tell_copies() {

@@ -61,6 +61,7 @@ DriverOptions driver_options(const NamedDevice& device, bool others, const Runti
   made.simulated = device.simulated;
   made.replaceable = others;
   made.trace = options.trace;
+  made.busy = device.busy;
   return made;
 }
 

@@ -14,6 +14,7 @@
 #include "base/trace.hpp"
 #include "device/handles.hpp"
 #include "runtime/buckets.hpp"
+#include "runtime/busy_time.hpp"
 #include "runtime/holdings.hpp"
 #include "runtime/lane_links.hpp"
 #include "runtime/program_cache.hpp"
@@ -55,6 +56,7 @@ struct NamedDevice {
   bool attends_partially = true;            // MOTLEY_CAP_PARTIAL_ATTENTION
   std::string identity = {};                // as of ProgramCache::compile()
   uint64_t program_bytes_max = UINT64_MAX;  // as BucketOptions
+  std::shared_ptr<BusyTime> busy = {};      // of all its drivers; null = each counts for itself
 };
 
 // Null where there is none of that name.

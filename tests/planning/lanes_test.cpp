@@ -236,9 +236,13 @@ std::vector<SimDevice> with_npu(double dispatch_us) {
   return {cpu, npu};
 }
 
+// Whether any part of a lane that decodes is on it.
 bool decodes_on(const Placement& placement, const std::string& device) {
-  return std::any_of(placement.lanes.begin(), placement.lanes.end(),
-                     [&](const Lane& lane) { return lane.decodes && lane.stages[0].shards[0].device == device; });
+  for (const Lane& lane : placement.lanes)
+    for (const Stage& stage : lane.stages)
+      for (const Shard& shard : stage.shards)
+        if (lane.decodes && shard.device == device) return true;
+  return false;
 }
 
 // Long prompts: nine tenths of what the linear program says come out, and more than the processor does alone; with an
