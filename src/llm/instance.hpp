@@ -150,7 +150,8 @@ class Instance {
   Result<PlannedModel> plan_without(const PlannedModel& planned, const std::vector<std::string>& names) const;
   static void tell(const PlanReport& report);
   void plan_later(const std::stop_token& stop);
-  std::optional<PlannedModel> plan_without_compilers(const PlannedModel& tried, const Status& why) const;
+  std::optional<PlannedModel> plan_without_compiler(const PlannedModel& tried, const std::string& device,
+                                                    const Status& why) const;
   Result<std::vector<ListedDevice>> listed_anew(const std::vector<std::string>& names) const;
   Result<PlannedModel> plan_over(const DeviceSet& devices, std::string* note);
   // The devices that a change begins with. It is refused where they were started anew before it is made.
@@ -165,7 +166,8 @@ class Instance {
   Result<Executor*> take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
                               std::unique_ptr<RuntimeExecutor> prepared = nullptr);
   Result<Executor*> take_over_with_room(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned);
-  Status change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop);
+  Status change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop,
+                   std::string* failed = nullptr);
   // Follows the devices' speed until stopped.
   void adapt(const std::stop_token& stop);
   Epoch next_epoch() const;

@@ -66,6 +66,7 @@ void Instance::plan_later(const std::stop_token& stop) {
   Status status;
   bool again = false;
   do {
+    std::string failed;
     const KnownDevices known = known_devices();
     auto planned = plan_now(known);
     if (stop.stop_requested()) return;
@@ -74,12 +75,12 @@ void Instance::plan_later(const std::stop_token& stop) {
     if (planned.ok()) {
       tell(planned->report);
       tried = *planned;
-      status = change_to(known, *std::move(planned), stop);
+      status = change_to(known, *std::move(planned), stop, &failed);
     }
     if (stop.stop_requested()) return;
     again = !status.ok() && !devices().mark_failed().empty();
     if (status.ok() || again || !tried) continue;
-    next = plan_without_compilers(*tried, status);
+    next = plan_without_compiler(*tried, failed, status);
     again = next.has_value();
   } while (again);
   if (status.ok()) {
@@ -89,25 +90,21 @@ void Instance::plan_later(const std::stop_token& stop) {
   }
 }
 
-// Where a plan could not be made because a program did not compile: the best one without the devices of fixed rows that
-// `why` names, or all of those where it names none. None where that is not why, it has no such device, or must have it.
-std::optional<PlannedModel> Instance::plan_without_compilers(const PlannedModel& tried, const Status& why) const {
+// Where a plan could not be made because the programs of `device` did not compile: the best one without it. None where
+// that is not why, or where it must serve.
+std::optional<PlannedModel> Instance::plan_without_compiler(const PlannedModel& tried, const std::string& device,
+                                                            const Status& why) const {
   for (const Code other : {MOTLEY_RESOURCE_EXHAUSTED, MOTLEY_UNAVAILABLE, MOTLEY_CANCELLED, MOTLEY_DEADLINE_EXCEEDED})
     if (why.code() == other) return std::nullopt;
-  const std::vector<std::string> used = devices_of(tried.report.placement);
-  std::vector<std::string> compile, named;
-  for (const DeviceProfile& device : tried.input.devices) {
-    if (device.buckets.empty() || !contains(used, device.name)) continue;
-    compile.push_back(device.name);
-    if (std::string_view(why.message()).find(device.name) != std::string_view::npos) named.push_back(device.name);
-  }
-  if (!named.empty()) compile = named;
-  if (compile.empty() || settings_.forced() || !settings_.plan_file.empty()) return std::nullopt;
-  auto planned = plan_without(tried, compile);
+  const std::vector<DeviceProfile>& known = tried.input.devices;
+  const bool compiles = std::any_of(known.begin(), known.end(), [&](const DeviceProfile& each) {
+    return each.name == device && !each.buckets.empty();
+  });
+  if (!compiles || settings_.forced() || !settings_.plan_file.empty()) return std::nullopt;
+  auto planned = plan_without(tried, {device});
   if (!planned.ok()) return std::nullopt;
-  for (const std::string& name : compile)
-    planned->report.left_out.push_back({name, fmt::format("no plan with it could be made: {}", why.message())});
-  log_warning("no plan with {}: {}; planning without", fmt::join(compile, ", "), why.message());
+  planned->report.left_out.push_back({device, fmt::format("no plan with it could be made: {}", why.message())});
+  log_warning("no plan with {}: {}; planning without", device, why.message());
   return *std::move(planned);
 }
 
@@ -180,12 +177,14 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
 
 // The next plan takes over from the one in force while requests run. Its weights are packed, its programs compiled and
 // its pools made beside those in service; where the devices have no room for both, as many of its weights as there is
-// room for, and the rest once the plan in force has ended.
-Status Instance::change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop) {
+// room for, and the rest once the plan in force has ended. `failed`: the device whose part could not be made beside it.
+Status Instance::change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop,
+                           std::string* failed) {
   next.report.placement.epoch = next_epoch();
   const auto planned = std::make_shared<const PlannedModel>(std::move(next));
   const Placement& placement = planned->report.placement;
-  ASSIGN_OR_RETURN(const RuntimeOptions options, options_for(placement, known.devices, planned.get(), stop));
+  ASSIGN_OR_RETURN(RuntimeOptions options, options_for(placement, known.devices, planned.get(), stop));
+  if (failed != nullptr) options.part_failed = [failed](const std::string& device) { *failed = device; };
   auto made = RuntimeExecutor::create(model(), placement, known.devices.named(), options);
   std::vector<std::shared_ptr<const PackedWeight>> weights;
   if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
