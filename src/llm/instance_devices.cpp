@@ -449,7 +449,7 @@ Status Instance::serve_on_what_is_left(const Status& why) {
   settings.tensor_parallel_size = settings.pipeline_parallel_size = 0;
   settings.use_all_devices = false;
   const PlanRequest request =
-      plan_request(settings, kv_, model().config(), runtime_options_.rows_max, known->request.step_bytes);
+      plan_request(settings, kv_, model().config(), runtime_options_.rows_max, known->request.buffers);
   const PlanInput left = input_now(*known, devices);
   const int64_t began_ns = system_clock().now_ns();
   const Effort effort = left.devices.size() <= kDevicesPlannedFully ? Effort::kFull : Effort::kFirst;

@@ -47,8 +47,9 @@ def test_every_placement_has_a_row_with_everything(seen):
         assert abs(row["prediction_error"] - (row["predicted"]["output_tokens_per_s"] / speed["median"] - 1)) < 1e-9
         for device in measured["devices"]:
             assert device["device"] in values["devices"]
-            asked_for = device["busy"] > 0 or row["kind"] == "replicas"  # a slow replica may be asked for nothing
-            assert asked_for and device["busy"] <= 1 + 1e-6 and device["kv_bytes"] > 0 and device["weight_bytes"] > 0
+            asked_for = device["busy"] > 0  # a slow replica may be asked for nothing
+            assert asked_for or row["kind"] == "replicas"
+            assert device["busy"] <= 1 + 1e-6 and (device["kv_bytes"] > 0) == asked_for and device["weight_bytes"] > 0
             assert device["memory_bytes"] == device["kv_bytes"] + device["weight_bytes"] + device["step_bytes"]
 
 
