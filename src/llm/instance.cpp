@@ -80,6 +80,7 @@ RuntimeOptions runtime_options(const InstanceOptions& options, const ModelConfig
   runtime.compile_seconds_max = options.planning.compile_limit_s;
   runtime.positions_max = model.context_length;
   runtime.trace = options.trace;
+  runtime.host_memory = options.host_memory;
   runtime.programs = std::make_shared<const ProgramCache>(cache_directory() / "programs");
   return runtime;
 }

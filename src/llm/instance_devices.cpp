@@ -10,6 +10,7 @@
 #include "base/log.hpp"
 #include "llm/instance.hpp"
 #include "llm/serving_gate.hpp"
+#include "planner/plan.hpp"
 #include "planner/plan_picture.hpp"
 
 namespace motley {
@@ -159,9 +160,12 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
   std::unique_ptr<RuntimeExecutor> ended;
   {
     std::lock_guard lock(mutex_);
-    if (!in_force_) return error(MOTLEY_UNAVAILABLE, "no plan is in force any more");
     count_work(&work_);
-    before = *in_force_;
+    if (in_force_) {
+      before = *in_force_;
+    } else {  // one device, of which nothing is predicted
+      before.placement = placement_;
+    }
     ended = std::move(runtime_);
   }
   ended.reset();
@@ -175,9 +179,26 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
   return nullptr;
 }
 
+// What the host's memory lets the next plan do beside the one in force, and why no more than that.
+std::pair<HostRoom, std::string> Instance::room_on_host(const PlannedModel& next) const {
+  Placement now;
+  {
+    std::lock_guard lock(mutex_);
+    now = in_force_ ? in_force_->placement : placement_;
+  }
+  const HostNeed need = host_need(next.shape, next.input, next.request, now, next.report);
+  const uint64_t available = runtime_options_.host_memory();
+  return {host_room(need, available),
+          fmt::format("of the host's memory {} are free, and the next plan needs {} more for weights and steps and {} "
+                      "for KV; {} come free with the one in service",
+                      bytes_text(available), bytes_text(need.packed_bytes), bytes_text(need.grown_bytes),
+                      bytes_text(need.freed_bytes))};
+}
+
 // The next plan takes over from the one in force while requests run. Its weights are packed, its programs compiled and
 // its pools made beside those in service; where the devices have no room for both, as many of its weights as there is
-// room for, and the rest once the plan in force has ended. `failed`: the device whose part could not be made beside it.
+// room for, and the rest once the plan in force has ended; where the host has none, all of them then. `failed`: the
+// device whose part could not be made beside it.
 Status Instance::change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop,
                            std::string* failed) {
   next.report.placement.epoch = next_epoch();
@@ -185,9 +206,15 @@ Status Instance::change_to(const KnownDevices& known, PlannedModel next, const s
   const Placement& placement = planned->report.placement;
   ASSIGN_OR_RETURN(RuntimeOptions options, options_for(placement, known.devices, planned.get(), stop));
   if (failed != nullptr) options.part_failed = [failed](const std::string& device) { *failed = device; };
-  auto made = RuntimeExecutor::create(model(), placement, known.devices.named(), options);
+  const auto [host, why] = room_on_host(*planned);
+  if (host == HostRoom::kNone) return error(MOTLEY_RESOURCE_EXHAUSTED, "{}", why);
+  auto made = host == HostRoom::kBeside ? RuntimeExecutor::create(model(), placement, known.devices.named(), options)
+                                        : error(MOTLEY_RESOURCE_EXHAUSTED, "{}", why);
   std::vector<std::shared_ptr<const PackedWeight>> weights;
-  if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
+  if (host == HostRoom::kInstead) {
+    log_info("the host has no room for both plans at once: the one in service will end before the other is made: {}",
+             why);
+  } else if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
     log_info("the devices have no room for both plans at once: the one in service will end before the other begins");
     ASSIGN_OR_RETURN(weights, RuntimeExecutor::pack(model(), placement, known.devices.named(), options));
   } else {
