@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <random>
 #include <utility>
@@ -157,6 +158,25 @@ std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, co
   return uses;
 }
 
+// Likewise.
+std::vector<LinkUse> Engines::links(const std::vector<DriverReport>& before, uint64_t tokens) const {
+  std::map<std::pair<std::string, std::string>, uint64_t> bytes;
+  const std::vector<DriverReport> all = work();
+  for (size_t i = 0; i < all.size(); ++i) {
+    for (const auto& [to, sent] : all[i].work.bytes_to) {
+      const auto& began = before[i].work.bytes_to;
+      const auto known = began.find(to);
+      bytes[std::minmax(all[i].device, to)] += sent - (known == began.end() ? 0 : known->second);
+    }
+  }
+  std::vector<LinkUse> links;
+  for (const auto& [ends, moved] : bytes) {
+    const double each = static_cast<double>(moved) / static_cast<double>(std::max<uint64_t>(tokens, 1));
+    links.push_back({ends.first, ends.second, each});
+  }
+  return links;
+}
+
 Result<LoadSeen> Engines::run(const EngineLoad& load) {
   for (const Member& member : members_) {
     for (const auto& prompt : load.prompts) {
@@ -199,6 +219,7 @@ Result<LoadSeen> Engines::run(const EngineLoad& load) {
   LoadSeen seen;
   seen.metrics = client::measure(records, seconds, {{50, 99}, {}});
   seen.devices = uses(before, *progress, seconds, seen.metrics.total_output_tokens);
+  seen.links = links(before, seen.metrics.total_output_tokens);
   return seen;
 }
 

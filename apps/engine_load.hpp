@@ -34,9 +34,16 @@ struct DeviceUse {
   uint64_t memory_bytes() const { return weight_bytes + step_bytes + kv_bytes; }
 };
 
+// Between two devices of an engine, both ways.
+struct LinkUse {
+  std::string a, b;
+  double bytes_per_token = 0;  // for an output token
+};
+
 struct LoadSeen {
   client::Metrics metrics;  // percentiles 50 and 99
   std::vector<DeviceUse> devices;
+  std::vector<LinkUse> links;
 };
 
 // An engine for each report, side by side. A request goes to the one that will have done it first, by the work that
@@ -62,6 +69,7 @@ class Engines {
   std::vector<DriverReport> work() const;
   std::vector<DeviceUse> uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,
                               uint64_t tokens) const;
+  std::vector<LinkUse> links(const std::vector<DriverReport>& before, uint64_t tokens) const;
 
   std::vector<Member> members_;
 };

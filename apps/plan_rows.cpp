@@ -70,6 +70,15 @@ std::vector<DeviceUse> device_uses(const PlanRow& row) {
   return uses;
 }
 
+std::vector<LinkUse> link_uses(const PlanRow& row) {
+  if (row.runs.empty()) return {};
+  std::vector<LinkUse> uses = row.runs[0].links;
+  for (size_t i = 0; i < uses.size(); ++i)
+    uses[i].bytes_per_token =
+        spread_over(row, [i](const LoadSeen& run) { return run.links[i].bytes_per_token; }).median;
+  return uses;
+}
+
 std::string placement_text(const PlanRow& row) {
   std::string text;
   for (const PlanReport& engine : row.engines) {
@@ -143,6 +152,16 @@ std::string each_device(const std::vector<DeviceUse>& uses, const Figure& figure
   return fmt::format("{}", fmt::join(cells, ", "));
 }
 
+std::string link_text(const LinkUse& use) {
+  return fmt::format("{} - {} {}", use.a, use.b, bytes_text(static_cast<uint64_t>(use.bytes_per_token)));
+}
+
+std::string each_link(const PlanRow& row) {
+  Cells cells;
+  for (const LinkUse& use : link_uses(row)) cells.push_back(link_text(use));
+  return cells.empty() ? "-" : fmt::format("{}", fmt::join(cells, ", "));
+}
+
 Cells line_of(const PlanRow& row, const std::vector<PlanRow>& rows) {
   if (row.runs.empty()) {
     Cells cells(10, "-");
@@ -158,17 +177,16 @@ Cells line_of(const PlanRow& row, const std::vector<PlanRow>& rows) {
   };
   const Spread seen = tokens_per_s(row);
   const std::vector<DeviceUse> uses = device_uses(row);
-  return {
-      row.name,
-      fmt::format("{:.1f} ({:.1f}-{:.1f})", seen.median, seen.least, seen.most),
-      fmt::format("{:.1f}", row.predicted()),
-      fmt::format("{:+.1f} %", 100 * error_of(row)),
-      times(&client::Metrics::ttft),
-      times(&client::Metrics::tpot),
-      each_device(uses, [](const DeviceUse& use) { return bytes_text(use.memory_bytes()); }),
-      each_device(uses, [](const DeviceUse& use) { return bytes_text(static_cast<uint64_t>(use.bytes_per_token)); }),
-      each_device(uses, [](const DeviceUse& use) { return fmt::format("{:.0f} %", 100 * use.busy); }),
-      fmt::format("{:.2f}", ratio_of(row, rows))};
+  return {row.name,
+          fmt::format("{:.1f} ({:.1f}-{:.1f})", seen.median, seen.least, seen.most),
+          fmt::format("{:.1f}", row.predicted()),
+          fmt::format("{:+.1f} %", 100 * error_of(row)),
+          times(&client::Metrics::ttft),
+          times(&client::Metrics::tpot),
+          each_device(uses, [](const DeviceUse& use) { return bytes_text(use.memory_bytes()); }),
+          each_link(row),
+          each_device(uses, [](const DeviceUse& use) { return fmt::format("{:.0f} %", 100 * use.busy); }),
+          fmt::format("{:.2f}", ratio_of(row, rows))};
 }
 
 }  // namespace
@@ -179,7 +197,7 @@ std::string rows_text(const PlanRowsTitle& title, const std::vector<PlanRow>& ro
                   title.model, fmt::join(title.devices, ", "), title.num_prompts, title.input_len, title.output_len,
                   title.concurrency, title.seed, title.repeat);
   std::vector<Cells> lines = {{"placement", "output tok/s", "predicted", "error", "TTFT p50 / p99, ms",
-                               "TPOT p50 / p99, ms", "peak memory", "moved a token", "busy", "of the plan"}};
+                               "TPOT p50 / p99, ms", "peak memory", "a link, a token", "busy", "of the plan"}};
   for (const PlanRow& row : rows) lines.push_back(line_of(row, rows));
   text += markdown(lines) + "\n";
   for (const PlanRow& row : rows) {
@@ -233,6 +251,13 @@ Json devices_json(const PlanRow& row) {
   return devices;
 }
 
+Json links_json(const PlanRow& row) {
+  Json links = Json::array();
+  for (const LinkUse& use : link_uses(row))
+    links.push_back({{"a", use.a}, {"b", use.b}, {"bytes_per_token", use.bytes_per_token}});
+  return links;
+}
+
 Json row_json(const PlanRow& row, const std::vector<PlanRow>& rows) {
   Json json = {{"kind", row.kind}, {"name", row.name}, {"note", row.note}, {"placement", placement_text(row)}};
   json["same_as"] = row.same_as ? Json(rows[*row.same_as].name) : Json();
@@ -250,6 +275,7 @@ Json row_json(const PlanRow& row, const std::vector<PlanRow>& rows) {
                       {"ttft_ms", percentiles_json(row, &client::Metrics::ttft)},
                       {"tpot_ms", percentiles_json(row, &client::Metrics::tpot)},
                       {"devices", devices_json(row)},
+                      {"links", links_json(row)},
                       {"runs", runs}};
   json["prediction_error"] = error_of(row);
   json["ratio_to_plan"] = ratio_of(row, rows);
@@ -276,7 +302,7 @@ std::string rows_json(const PlanRowsTitle& title, const std::vector<PlanRow>& ro
 
 std::string rows_svg(const PlanRowsTitle& title, const std::vector<PlanRow>& rows) {
   constexpr double kLeft = 190, kWidth = 460, kBusy = 760, kBusyWidth = 90, kPitch = 140, kRow = 30, kTop = 70,
-                   kBar = 18;
+                   kBar = 18, kLetter = 6, kLinksTitle = 140;
   double most = 1e-9;
   for (const PlanRow& row : rows) most = std::max({most, row.predicted(), tokens_per_s(row).median});
   std::map<std::string, size_t> column;
@@ -288,7 +314,9 @@ std::string rows_svg(const PlanRowsTitle& title, const std::vector<PlanRow>& row
   body += svg_text(kLeft, 58, "output tokens/s; the tick: predicted", " fill=\"#666\"");
   for (const auto& [device, c] : column)
     body += svg_text(kBusy + kPitch * static_cast<double>(c), 58, device + " busy", " fill=\"#666\" font-size=\"10\"");
-  double y = kTop;
+  const double links = kBusy + kPitch * static_cast<double>(column.size());
+  body += svg_text(links, 58, "over a link, for a token", " fill=\"#666\" font-size=\"10\"");
+  double y = kTop, width = kLinksTitle;
   for (const PlanRow& row : rows) {
     body += svg_text(8, y + 14, row.name, row.kind == "plan" ? " font-weight=\"bold\"" : "");
     if (row.runs.empty()) {
@@ -306,9 +334,12 @@ std::string rows_svg(const PlanRowsTitle& title, const std::vector<PlanRow>& row
       body += svg_rect(x, y, kBusyWidth * std::min(use.busy, 1.0), kBar, svg_colour(2));
       body += svg_text(x + 4, y + 14, fmt::format("{:.0f} %", 100 * use.busy), " font-size=\"10\"");
     }
+    const std::string moved = each_link(row);
+    body += svg_text(links, y + 14, moved, " font-size=\"10\"");
+    width = std::max(width, kLetter * static_cast<double>(moved.size()));
     y += kRow;
   }
-  return svg_document(kBusy + kPitch * static_cast<double>(column.size()) + 8, y + 8, body);
+  return svg_document(links + width + 8, y + 8, body);
 }
 
 }  // namespace motley::apps

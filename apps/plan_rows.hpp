@@ -27,6 +27,8 @@ struct Spread {
 Spread tokens_per_s(const PlanRow& row);
 // Of all runs: the medians of their figures, and of memory the most.
 std::vector<DeviceUse> device_uses(const PlanRow& row);
+// Of all runs the medians.
+std::vector<LinkUse> link_uses(const PlanRow& row);
 
 // "0-15 GPU:0 + CPU:0 (partner GPU:0); 16-31 GPU:1", engines apart by " | ".
 std::string placement_text(const PlanRow& row);
@@ -43,7 +45,7 @@ struct PlanRowsTitle {
 // A Markdown table and the rows' notes. The last row is the plan; the ratios are to it.
 std::string rows_text(const PlanRowsTitle& title, const std::vector<PlanRow>& rows);
 std::string rows_json(const PlanRowsTitle& title, const std::vector<PlanRow>& rows);
-// Bars of tokens/s with a tick where they were predicted, and each device's busy share.
+// Bars of tokens/s with a tick where they were predicted, each device's busy share, and what goes over each link.
 std::string rows_svg(const PlanRowsTitle& title, const std::vector<PlanRow>& rows);
 
 }  // namespace motley::apps

@@ -298,6 +298,16 @@ double compile_seconds_of(Device& device, const kit::Plan& plan, const motley_se
   return seconds * rules.blob_part;
 }
 
+// What its programs need for themselves, whichever runs: as query() says of the largest bucket.
+void take_workspace(Device& device, const motley_segment& run, const motley_compile_options& options) {
+  motley_query_result asked{};
+  asked.struct_size = sizeof asked;
+  call([&](motley_error* e) {
+    return inner().query(device.inner_device.get(), &run, options.buckets, options.bucket_count, &asked, e);
+  });
+  device.take_workspace(asked.workspace_bytes);
+}
+
 motley_code compile(motley_device* raw, const motley_segment* segment, motley_weight* const* weights,
                     const motley_compile_options* options, motley_programs** out, motley_error* error) {
   return guard(error, [&] {
@@ -326,6 +336,7 @@ motley_code compile(motley_device* raw, const motley_segment* segment, motley_we
       return inner().compile(device.inner_device.get(), &run, inner_weights.data(), &without_blob, &compiled, e);
     });
     Owned<motley_programs> owned{compiled, inner().programs_free};
+    take_workspace(device, run, *options);
     const std::span buckets(options->buckets, options->bucket_count);
     kit::Share share(device.budget, device.spec.rules.program_bytes * buckets.size(), "programs");
     const double seconds = compile_seconds_of(device, checked.plan, *segment, *options);

@@ -156,6 +156,14 @@ int64_t Device::compile(double seconds, std::span<const uint32_t> buckets) {
   return compiler_.take(now_ns, duration_ns) + duration_ns;
 }
 
+void Device::take_workspace(uint64_t bytes) {
+  const std::lock_guard lock(workspace_);
+  const uint64_t pages = kit::page_up(bytes);
+  if (pages <= workspace_bytes_) return;
+  workspace_shares_.emplace_back(budget, pages - workspace_bytes_, "workspace");
+  workspace_bytes_ = pages;
+}
+
 void Device::packing() {
   require_alive();
   if (clock.is_virtual()) return;

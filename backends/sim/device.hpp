@@ -79,6 +79,8 @@ class Device {
   // Takes the time of compiling that long, and answers when its programs may run (virtual time). Throws INTERNAL where
   // a bucket is to fail.
   int64_t compile(double seconds, std::span<const uint32_t> buckets);
+  // Programs need so much for themselves: one after another, so that the most of any is held, to the device's end.
+  void take_workspace(uint64_t bytes);
   // A weight is packed: throws UNAVAILABLE once the device is lost, and lasts as long as a fault of it says.
   void packing();
   // The part of the bandwidth that is left beside the other devices of the memory group: those that have a queue
@@ -107,6 +109,9 @@ class Device {
   std::atomic<bool> lost_{false};
   std::atomic<uint64_t> queues_made_{0}, buffers_made_{0};
   std::atomic<uint32_t> queues_open_{0};
+  std::mutex workspace_;
+  uint64_t workspace_bytes_ = 0;              // guarded by workspace_
+  std::vector<kit::Share> workspace_shares_;  // likewise
   std::mutex compiling_;
   Timeline compiler_;
   std::mutex waking_;

@@ -54,8 +54,8 @@ struct LaneDescription {
   std::vector<uint32_t> buckets;  // row counts that cost no padding, ascending; empty = any
   uint32_t lookahead = 0;         // further steps of the same sequence that may be submitted before the first is done
   uint32_t pipeline = 1;          // steps of disjoint sequences that may be under way together
-  // Of each sequence's known text in a step beside rows behind it, at most; of a lane that only prefills: of a whole
-  // step. 0 = any.
+  // Of a sequence's known text in a step beside rows behind it, at most, and of one sequence's alone unless more wait
+  // than decode; of a lane that only prefills: of a whole step. 0 = any.
   uint32_t chunk_rows = 0;
 };
 

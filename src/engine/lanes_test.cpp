@@ -68,6 +68,21 @@ TEST(Lanes, ChunkRows_BoundPromptsBesideRowsThatDecode) {
   EXPECT_EQ(bench.rows_of(second), 8u);
 }
 
+// One of them at a time, so that steps are alike; as many more as there are prompts beyond the rows that decode.
+TEST(Lanes, ChunkRows_OfPromptsThatBeganTogether_GoOneBehindTheOther) {
+  for (const uint32_t prompts : {1u, 2u, 4u}) {
+    ScriptedOptions device = device_of({64});
+    device.lanes[0].chunk_rows = 8;
+    SchedulerBench bench(device, {.max_num_batched_tokens = 64, .enable_prefix_caching = false});
+    for (int i = 0; i < 2; ++i) bench.add(bench.request(random_text(1, 20, kVocab), 50));
+    ASSERT_TRUE(bench.plan());
+    ASSERT_TRUE(bench.result());
+    for (uint32_t i = 0; i < prompts; ++i) bench.add(bench.request(random_text(2 + i, 40, kVocab), 5));
+    ASSERT_TRUE(bench.plan());
+    EXPECT_EQ(bench.last_plan().tokens.size(), 2 + (prompts == 4 ? 16u : 8u)) << prompts;
+  }
+}
+
 // What a lane of prompts was planned for is neither left to its times nor grows with who waits; with nobody's prompts
 // cut, it can only take them whole.
 TEST(Lanes, ChunkRows_AreTheStepsOfALaneThatOnlyPrefills) {

@@ -201,10 +201,18 @@ uint32_t Scheduler::rows_wanted(const Draft& draft, const Sequence& s) {
   return bounded ? std::min(s.rows_missing(), draft.lane.is.chunk_rows) : s.rows_missing();
 }
 
-// Rows that prompts may have of the step. Where several steps can be under way, each gets its part of several prompts:
+// Rows that prompts may have of the step. Where a chunk's rows are given, one chunk beside rows that decode: sequences
+// that began together would else be at their prompts in the same steps, those would take long, and the next ones, of
+// tokens alone, would be over soon: a pipeline's stages would wait for both. More only where more wait than decode.
+// Where several steps can be under way, each gets its part of several prompts:
 // what one took alone would keep the others idle. (A prompt's own parts go one behind the other.)
 uint32_t Scheduler::prompt_rows(const Draft& draft, const std::vector<Sequence*>& prefills) const {
   uint32_t left = rows_left(draft, prefills.front()->computed);
+  const size_t decode = draft.plan.tokens.size(), wait = prefills.size();
+  if (draft.lane.is.chunk_rows > 0 && decode > 0) {
+    const size_t at_once = wait > decode ? wait - decode : 1;
+    left = static_cast<uint32_t>(std::min<uint64_t>(left, uint64_t{draft.lane.is.chunk_rows} * at_once));
+  }
   const auto under_way = static_cast<uint32_t>(draft.lane.in_flight.size());
   if (draft.lane.is.pipeline > under_way + 1 && prefills.size() > 1) {
     uint32_t missing = 0;

@@ -80,6 +80,7 @@ RuntimeOptions runtime_options(const InstanceOptions& options, const ModelConfig
   runtime.compile_seconds_max = options.planning.compile_limit_s;
   runtime.positions_max = model.context_length;
   runtime.trace = options.trace;
+  runtime.host_memory = options.host_memory;
   runtime.programs = std::make_shared<const ProgramCache>(cache_directory() / "programs");
   return runtime;
 }
@@ -171,7 +172,8 @@ Result<Placement> Instance::alone_on(const DeviceSet& devices, size_t index) con
   const PlanOptions plan{kv_.block_size, kv_.dtype, kv_.bytes, kv_.max_model_len};
   const KvRequest request(model().kv_layers(), plan.kv_dtype, plan.block_size, 1);
   ASSIGN_OR_RETURN(const motley_kv_layout layout, devices.device(index).kv_layout(request.desc));
-  ASSIGN_OR_RETURN(const uint64_t step, step_bytes(model(), devices.device(index), runtime_options_));
+  ASSIGN_OR_RETURN(const StepBuffers buffers, step_buffers(model(), devices.device(index), runtime_options_));
+  const uint64_t step = step_bytes(buffers, int64_t{model().config().hidden}, int64_t{model().config().vocab_size});
   uint64_t memory_free = description.desc.memory_free;
   const auto cap = devices.memory_caps().find(description.name);
   if (cap != devices.memory_caps().end()) memory_free = std::min(memory_free, cap->second);

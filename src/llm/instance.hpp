@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -12,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/status.hpp"
@@ -24,6 +26,7 @@
 #include "llm/text_model.hpp"
 #include "model/model.hpp"
 #include "planner/drift.hpp"
+#include "planner/move_cost.hpp"
 #include "planner/placement.hpp"
 #include "runtime/runtime_executor.hpp"
 #include "text/chat_template.hpp"
@@ -71,7 +74,8 @@ struct InstanceOptions {
   std::string quality = "exact";   // of weights: parse_quality()
   std::string chat_template_file;  // "" = the model's own
   Trace* trace = nullptr;          // borrowed, outlives the instance; null = none
-  EngineOptions engine;            // max_model_len 0 = the model's context, lowered to what the pool holds
+  std::function<uint64_t()> host_memory = [] { return host_memory_available(); };  // as of RuntimeOptions
+  EngineOptions engine;  // max_model_len 0 = the model's context, lowered to what the pool holds
 };
 
 // What the runtime of such an instance is made for, but for what its placement decides.
@@ -150,7 +154,8 @@ class Instance {
   Result<PlannedModel> plan_without(const PlannedModel& planned, const std::vector<std::string>& names) const;
   static void tell(const PlanReport& report);
   void plan_later(const std::stop_token& stop);
-  std::optional<PlannedModel> plan_without_compilers(const PlannedModel& tried, const Status& why) const;
+  std::optional<PlannedModel> plan_without_compiler(const PlannedModel& tried, const std::string& device,
+                                                    const Status& why) const;
   Result<std::vector<ListedDevice>> listed_anew(const std::vector<std::string>& names) const;
   Result<PlannedModel> plan_over(const DeviceSet& devices, std::string* note);
   // The devices that a change begins with. It is refused where they were started anew before it is made.
@@ -165,7 +170,9 @@ class Instance {
   Result<Executor*> take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
                               std::unique_ptr<RuntimeExecutor> prepared = nullptr);
   Result<Executor*> take_over_with_room(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned);
-  Status change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop);
+  std::pair<HostRoom, std::string> room_on_host(const PlannedModel& next) const;
+  Status change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop,
+                   std::string* failed = nullptr);
   // Follows the devices' speed until stopped.
   void adapt(const std::stop_token& stop);
   Epoch next_epoch() const;

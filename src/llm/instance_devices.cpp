@@ -10,6 +10,7 @@
 #include "base/log.hpp"
 #include "llm/instance.hpp"
 #include "llm/serving_gate.hpp"
+#include "planner/plan.hpp"
 #include "planner/plan_picture.hpp"
 
 namespace motley {
@@ -66,6 +67,7 @@ void Instance::plan_later(const std::stop_token& stop) {
   Status status;
   bool again = false;
   do {
+    std::string failed;
     const KnownDevices known = known_devices();
     auto planned = plan_now(known);
     if (stop.stop_requested()) return;
@@ -74,14 +76,14 @@ void Instance::plan_later(const std::stop_token& stop) {
     if (planned.ok()) {
       tell(planned->report);
       tried = *planned;
-      status = change_to(known, *std::move(planned), stop);
+      status = change_to(known, *std::move(planned), stop, &failed);
     }
     if (stop.stop_requested()) return;
     const std::vector<std::string> failed = status.ok() ? std::vector<std::string>() : devices().mark_failed();
     again = !failed.empty();
     if (again) log_warning("{} lost: {}; planning without", fmt::join(failed, ", "), status.message());
     if (status.ok() || again || !tried) continue;
-    next = plan_without_compilers(*tried, status);
+    next = plan_without_compiler(*tried, failed, status);
     again = next.has_value();
   } while (again);
   if (status.ok()) {
@@ -91,25 +93,21 @@ void Instance::plan_later(const std::stop_token& stop) {
   }
 }
 
-// Where a plan could not be made because a program did not compile: the best one without the devices of fixed rows that
-// `why` names, or all of those where it names none. None where that is not why, it has no such device, or must have it.
-std::optional<PlannedModel> Instance::plan_without_compilers(const PlannedModel& tried, const Status& why) const {
+// Where a plan could not be made because the programs of `device` did not compile: the best one without it. None where
+// that is not why, or where it must serve.
+std::optional<PlannedModel> Instance::plan_without_compiler(const PlannedModel& tried, const std::string& device,
+                                                            const Status& why) const {
   for (const Code other : {MOTLEY_RESOURCE_EXHAUSTED, MOTLEY_UNAVAILABLE, MOTLEY_CANCELLED, MOTLEY_DEADLINE_EXCEEDED})
     if (why.code() == other) return std::nullopt;
-  const std::vector<std::string> used = devices_of(tried.report.placement);
-  std::vector<std::string> compile, named;
-  for (const DeviceProfile& device : tried.input.devices) {
-    if (device.buckets.empty() || !contains(used, device.name)) continue;
-    compile.push_back(device.name);
-    if (std::string_view(why.message()).find(device.name) != std::string_view::npos) named.push_back(device.name);
-  }
-  if (!named.empty()) compile = named;
-  if (compile.empty() || settings_.forced() || !settings_.plan_file.empty()) return std::nullopt;
-  auto planned = plan_without(tried, compile);
+  const std::vector<DeviceProfile>& known = tried.input.devices;
+  const bool compiles = std::any_of(known.begin(), known.end(), [&](const DeviceProfile& each) {
+    return each.name == device && !each.buckets.empty();
+  });
+  if (!compiles || settings_.forced() || !settings_.plan_file.empty()) return std::nullopt;
+  auto planned = plan_without(tried, {device});
   if (!planned.ok()) return std::nullopt;
-  for (const std::string& name : compile)
-    planned->report.left_out.push_back({name, fmt::format("no plan with it could be made: {}", why.message())});
-  log_warning("no plan with {}: {}; planning without", fmt::join(compile, ", "), why.message());
+  planned->report.left_out.push_back({device, fmt::format("no plan with it could be made: {}", why.message())});
+  log_warning("no plan with {}: {}; planning without", device, why.message());
   return *std::move(planned);
 }
 
@@ -164,9 +162,12 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
   std::unique_ptr<RuntimeExecutor> ended;
   {
     std::lock_guard lock(mutex_);
-    if (!in_force_) return error(MOTLEY_UNAVAILABLE, "no plan is in force any more");
     count_work(&work_);
-    before = *in_force_;
+    if (in_force_) {
+      before = *in_force_;
+    } else {  // one device, of which nothing is predicted
+      before.placement = placement_;
+    }
     ended = std::move(runtime_);
   }
   ended.reset();
@@ -180,17 +181,42 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
   return nullptr;
 }
 
+// What the host's memory lets the next plan do beside the one in force, and why no more than that.
+std::pair<HostRoom, std::string> Instance::room_on_host(const PlannedModel& next) const {
+  Placement now;
+  {
+    std::lock_guard lock(mutex_);
+    now = in_force_ ? in_force_->placement : placement_;
+  }
+  const HostNeed need = host_need(next.shape, next.input, next.request, now, next.report);
+  const uint64_t available = runtime_options_.host_memory();
+  return {host_room(need, available),
+          fmt::format("of the host's memory {} are free, and the next plan needs {} more for weights and steps and {} "
+                      "for KV; {} come free with the one in service",
+                      bytes_text(available), bytes_text(need.packed_bytes), bytes_text(need.grown_bytes),
+                      bytes_text(need.freed_bytes))};
+}
+
 // The next plan takes over from the one in force while requests run. Its weights are packed, its programs compiled and
 // its pools made beside those in service; where the devices have no room for both, as many of its weights as there is
-// room for, and the rest once the plan in force has ended.
-Status Instance::change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop) {
+// room for, and the rest once the plan in force has ended; where the host has none, all of them then. `failed`: the
+// device whose part could not be made beside it.
+Status Instance::change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop,
+                           std::string* failed) {
   next.report.placement.epoch = next_epoch();
   const auto planned = std::make_shared<const PlannedModel>(std::move(next));
   const Placement& placement = planned->report.placement;
-  ASSIGN_OR_RETURN(const RuntimeOptions options, options_for(placement, known.devices, planned.get(), stop));
-  auto made = RuntimeExecutor::create(model(), placement, known.devices.named(), options);
+  ASSIGN_OR_RETURN(RuntimeOptions options, options_for(placement, known.devices, planned.get(), stop));
+  if (failed != nullptr) options.part_failed = [failed](const std::string& device) { *failed = device; };
+  const auto [host, why] = room_on_host(*planned);
+  if (host == HostRoom::kNone) return error(MOTLEY_RESOURCE_EXHAUSTED, "{}", why);
+  auto made = host == HostRoom::kBeside ? RuntimeExecutor::create(model(), placement, known.devices.named(), options)
+                                        : error(MOTLEY_RESOURCE_EXHAUSTED, "{}", why);
   std::vector<std::shared_ptr<const PackedWeight>> weights;
-  if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
+  if (host == HostRoom::kInstead) {
+    log_info("the host has no room for both plans at once: the one in service will end before the other is made: {}",
+             why);
+  } else if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
     log_info("the devices have no room for both plans at once: the one in service will end before the other begins");
     ASSIGN_OR_RETURN(weights, RuntimeExecutor::pack(model(), placement, known.devices.named(), options));
   } else {
@@ -452,7 +478,7 @@ Status Instance::serve_on_what_is_left(const Status& why) {
   settings.tensor_parallel_size = settings.pipeline_parallel_size = 0;
   settings.use_all_devices = false;
   const PlanRequest request =
-      plan_request(settings, kv_, model().config(), runtime_options_.rows_max, known->request.step_bytes);
+      plan_request(settings, kv_, model().config(), runtime_options_.rows_max, known->request.buffers);
   const PlanInput left = input_now(*known, devices);
   const int64_t began_ns = system_clock().now_ns();
   const Effort effort = left.devices.size() <= kDevicesPlannedFully ? Effort::kFull : Effort::kFirst;

@@ -36,7 +36,7 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   planned.identity = {model_digest(model), machine_of(devices)};
   ASSIGN_OR_RETURN(planned.shape, shape_of(model));
   planned.request =
-      plan_request(settings, kv, model.config(), runtime.rows_max, most_step_bytes(model, devices, runtime));
+      plan_request(settings, kv, model.config(), runtime.rows_max, most_step_buffers(model, devices, runtime));
   std::string text;
   if (!settings.plan_file.empty()) {
     ASSIGN_OR_RETURN(text, read_file(settings.plan_file, kPlanFileBytesMax));

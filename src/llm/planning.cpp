@@ -72,9 +72,10 @@ Status measure_groups(const Model& model, const std::vector<MeasuredDevice>& dev
 }  // namespace
 
 PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, const ModelConfig& config,
-                         uint32_t rows_max, uint64_t step_bytes) {
+                         uint32_t rows_max, const StepBuffers& buffers) {
   PlanRequest request;
-  request.step_bytes = step_bytes;
+  request.buffers = buffers;
+  request.step_bytes = step_bytes(buffers, int64_t{config.hidden}, int64_t{config.vocab_size});
   request.objective = settings.objective;
   request.ttft_ms_max = settings.ttft_ms_max;
   request.tpot_ms_max = settings.tpot_ms_max;
@@ -93,12 +94,17 @@ PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, con
   return request;
 }
 
-uint64_t most_step_bytes(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime) {
-  uint64_t most = 0;
+Result<StepBuffers> step_buffers(const Model& model, const Device& device, const RuntimeOptions& runtime) {
+  ASSIGN_OR_RETURN(const uint64_t workspace, workspace_bytes(model, device, runtime));
+  return StepBuffers{runtime.rows_max, runtime.logit_rows_max, kTokenSlots, workspace};
+}
+
+StepBuffers most_step_buffers(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime) {
+  StepBuffers most;
   for (size_t i = 0; i < devices.size(); ++i) {
     if (devices.lost(i)) continue;
-    const auto bytes = step_bytes(model, devices.device(i), runtime);
-    if (bytes.ok()) most = std::max(most, *bytes);
+    const auto buffers = step_buffers(model, devices.device(i), runtime);
+    if (buffers.ok() && (most.rows == 0 || buffers->workspace_bytes > most.workspace_bytes)) most = *buffers;
   }
   return most;
 }

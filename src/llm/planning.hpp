@@ -39,13 +39,16 @@ struct KvSettings {
   uint32_t max_model_len = 0;  // 0 = the model's context, lowered to what the pools hold
 };
 
-// `step_bytes`: of most_step_bytes().
+// `buffers`: of most_step_buffers().
 PlanRequest plan_request(const PlanSettings& settings, const KvSettings& kv, const ModelConfig& config,
-                         uint32_t rows_max, uint64_t step_bytes);
+                         uint32_t rows_max, const StepBuffers& buffers);
 
-// The most that a step of the whole model needs on any of the devices that are not lost, beside weights and KV; 0 if
+// What a step of the whole model needs on the device beside weights and KV. Errors as of workspace_bytes().
+Result<StepBuffers> step_buffers(const Model& model, const Device& device, const RuntimeOptions& runtime);
+
+// The most that a step of the whole model needs on any of the devices that are not lost, beside weights and KV; none if
 // none can tell. A part of the model needs no more.
-uint64_t most_step_bytes(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime);
+StepBuffers most_step_buffers(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime);
 
 // Hears what is being measured, for people who wait.
 using Progress = std::function<void(const std::string&)>;

@@ -42,9 +42,41 @@ PartBytes file_bytes(const ModelShape& shape, const LanePlan& plan, size_t s, co
 }
 
 // Queries, keys, values and outputs of a step.
-double attention_bytes(const ModelShape& shape, const PlanRequest& request, const ShardPlan& shard) {
-  const double rows = double{1} * request.chunk_rows + request.concurrency;
+double attention_bytes(const ModelShape& shape, double rows, const ShardPlan& shard) {
   return kF32 * rows * static_cast<double>((2 * shard.query_heads + 2 * shard.kv_heads) * shape.head_dim);
+}
+
+// The buffers that the runtime makes of a shard on its own device, and those of each who attends for it.
+struct PartBuffers {
+  double own = 0, attendant = 0;
+};
+
+PartBuffers part_buffers(const ModelShape& shape, const StepBuffers& buffers, const LanePlan& plan, size_t s,
+                         const ShardPlan& shard) {
+  const StagePlan& stage = plan.stages[s];
+  const double rows = buffers.rows, residual = kF32 * rows * static_cast<double>(shape.hidden);
+  const bool first = s == 0, last = s + 1 == plan.stages.size(), alone = plan.stages.size() == 1;
+  PartBuffers part;
+  part.own = residual;
+  if (splits_layers(stage) && shard.in_layers()) part.own += 2 * residual;  // summands
+  const auto others = static_cast<double>(plan.sections.size()) + (shard.partner == kNoPartner ? 0 : 1);
+  if (shard.kv_heads > 0 && others > 0) {
+    const double heads = kF32 * rows * static_cast<double>(shard.query_heads);
+    const double sums = plan.sections.empty() ? 0 : heads;  // a log-sum-exp of each result
+    part.attendant = attention_bytes(shape, rows, shard) + sums;
+    part.own += part.attendant + (others - 1) * (heads * static_cast<double>(shape.head_dim) + sums);
+  }
+  if (shard.vocab_rows == 0) return part;
+  if (first || last) part.own += static_cast<double>(sizeof(int32_t) * buffers.slots);
+  if (!last) return part;
+  const auto& drawer = *std::find_if(stage.shards.begin(), stage.shards.end(),
+                                     [](const ShardPlan& each) { return each.vocab_rows > 0; });
+  if (shard.vocab_rows < shape.vocab) part.own += kF32 * buffers.logit_rows * static_cast<double>(shard.vocab_rows);
+  if (drawer.device != shard.device) return part;
+  const double sets = alone && !has_partners(plan) ? 2 : 1;  // one step ahead
+  part.own += kF32 * buffers.logit_rows * static_cast<double>(shape.vocab);
+  part.own += sets * static_cast<double>(result_bytes(buffers));
+  return part;
 }
 
 double step_bytes(const ModelShape& shape, const PlanRequest& request, bool last, const ShardPlan& shard) {
@@ -120,22 +152,16 @@ class MemoryCount {
 
   // Weights that are not counted yet, and step buffers: where others attend, two steps are under way.
   void add(const LanePlan& plan) {
-    const uint64_t ways = has_partners(plan) ? 2 : 1;
-    std::map<size_t, uint64_t> steps;
-    const auto step = [&steps](size_t device, uint64_t bytes) { steps[device] = std::max(steps[device], bytes); };
     for (size_t s = 0; s < plan.stages.size(); ++s) {
-      for (size_t i = 0; i < plan.stages[s].shards.size(); ++i) {
-        const ShardPlan& shard = plan.stages[s].shards[i];
-        const ShardMemory part = shard_memory(shape_, input_, request_, plan, s, shard);
-        device(shard.device).weight_bytes += new_bytes(plan, s, i);
-        step(shard.device, part.step_bytes);
-        for (const SectionPlan& section : plan.sections)
-          step(section.owner, static_cast<uint64_t>(attention_bytes(shape_, request_, shard)));
-        if (shard.partner == kNoPartner) continue;
-        step(shard.partner, static_cast<uint64_t>(attention_bytes(shape_, request_, shard)));
-      }
+      for (size_t i = 0; i < plan.stages[s].shards.size(); ++i)
+        device(plan.stages[s].shards[i].device).weight_bytes += new_bytes(plan, s, i);
     }
-    for (const auto& [index, bytes] : steps) device(index).step_bytes += ways * bytes;
+    const uint64_t ways = has_partners(plan) ? 2 : 1;
+    if (request_.buffers.rows > 0) {
+      add_buffers(plan, static_cast<double>(ways));
+    } else {
+      add_steps(plan, ways);
+    }
   }
 
   // The lane's pool, of `most` positions (0: as many as fit), at least of `least`; where nobody says how large, of what
@@ -182,6 +208,38 @@ class MemoryCount {
     uint64_t usable = 0, held = 0, per_token = 0;
     size_t device = 0;
   };
+
+  void add_buffers(const LanePlan& plan, double ways) {
+    const auto add = [&](size_t index, double bytes) {
+      if (with_workspace_.insert(index).second) device(index).step_bytes += request_.buffers.workspace_bytes;
+      device(index).step_bytes += static_cast<uint64_t>(ways * bytes);
+    };
+    for (size_t s = 0; s < plan.stages.size(); ++s) {
+      for (const ShardPlan& shard : plan.stages[s].shards) {
+        const PartBuffers part = part_buffers(shape_, request_.buffers, plan, s, shard);
+        add(shard.device, part.own);
+        if (part.attendant == 0) continue;
+        if (shard.partner != kNoPartner) add(shard.partner, part.attendant);
+        for (const SectionPlan& section : plan.sections) add(section.owner, part.attendant);
+      }
+    }
+  }
+
+  // Where nobody knows what buffers are made for.
+  void add_steps(const LanePlan& plan, uint64_t ways) {
+    const double rows = double{1} * request_.chunk_rows + request_.concurrency;
+    std::map<size_t, uint64_t> steps;
+    const auto step = [&steps](size_t device, uint64_t bytes) { steps[device] = std::max(steps[device], bytes); };
+    for (size_t s = 0; s < plan.stages.size(); ++s) {
+      for (const ShardPlan& shard : plan.stages[s].shards) {
+        step(shard.device, shard_memory(shape_, input_, request_, plan, s, shard).step_bytes);
+        const auto attention = static_cast<uint64_t>(attention_bytes(shape_, rows, shard));
+        for (const SectionPlan& section : plan.sections) step(section.owner, attention);
+        if (shard.partner != kNoPartner) step(shard.partner, attention);
+      }
+    }
+    for (const auto& [index, bytes] : steps) device(index).step_bytes += ways * bytes;
+  }
 
   // Blocks with owners that keep so many bytes each of a position.
   uint64_t add_section(const std::map<size_t, uint64_t>& per_token, uint64_t least, uint64_t load, uint64_t most) {
@@ -253,6 +311,7 @@ class MemoryCount {
   const PlanRequest& request_;
   std::map<size_t, DeviceMemory> devices_;
   std::set<PartKey> counted_;
+  std::set<size_t> with_workspace_;
   uint64_t pools_bytes_ = 0, missing_bytes_ = 0;
   size_t short_device_ = 0;
 };

@@ -44,7 +44,8 @@ struct LanesMemory {
   size_t short_device = 0;            // where they are missing
 };
 
-// Of all lanes: weights that several need alike once, each lane's step buffers, and the pools one after another: each
+// Of all lanes: weights that several need alike once, a device's workspace once, the buffers of each part of each lane
+// (where they are not known, the step of each lane, as of shard_memory), and the pools one after another: each
 // takes what the ones before leave, and so does each section of a pool; with shares, each its share of what the load
 // needs, and of the bytes that are asked for. kv_most: [pool] positions, at most; 0 or none =
 // as many as fit.

@@ -79,6 +79,11 @@ double unit_bytes(const ModelShape& shape, const Units& all, Axis axis, size_t l
   return static_cast<double>(shape.head_bytes) / static_cast<double>(shape.vocab);
 }
 
+bool on_host(const PlanInput& input, const std::string& device) {
+  return std::any_of(input.devices.begin(), input.devices.end(),
+                     [&](const DeviceProfile& each) { return each.name == device && !each.own_memory; });
+}
+
 // As Holdings finds them: a matrix of equal units is there, any other is not.
 double bytes_to_pack(const ModelShape& shape, const Units& next, const Units& now) {
   double bytes = 0;
@@ -183,6 +188,20 @@ Status add_kv(const ModelShape& shape, const PlanInput& input, const PlanRequest
   return ok_status();
 }
 
+// Of pools that the other placement does not have in the same memory, on devices without memory of their own.
+double pool_bytes_on_host(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
+                          const Placement& placement, const Placement& other) {
+  double all = 0;
+  std::set<uint32_t> seen;
+  for (const Lane& lane : placement.lanes) {
+    if (!seen.insert(lane.pool).second || pool_stays(placement, other, lane.pool)) continue;
+    const double tokens = double{1} * pool_blocks(lane) * placement.block_size;
+    for (const auto& [device, bytes] : kv_bytes(shape, request, placement, lane, tokens))
+      if (on_host(input, device)) all += bytes;
+  }
+  return all;
+}
+
 }  // namespace
 
 double MoveCost::gain_over(double gain, double horizon_ns) const {
@@ -215,6 +234,27 @@ Result<MoveCost> move_cost(const ModelShape& shape, const PlanInput& input, cons
   }
   RETURN_IF_ERROR(add_kv(shape, input, request, stays, next, &cost));
   return cost;
+}
+
+HostNeed host_need(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const Placement& now,
+                   const PlanReport& next) {
+  const Links links(input);
+  std::map<std::string, Units> before = held_in(shape, now), after = held_in(shape, next.placement);
+  double packed = 0, freed = 0;
+  for (const auto& [device, units] : after)
+    if (on_host(input, device)) packed += bytes_to_pack(shape, units, before[device]) * links.packed_ratio(device);
+  for (const auto& [device, units] : before)
+    if (on_host(input, device)) freed += bytes_to_pack(shape, units, after[device]) * links.packed_ratio(device);
+  for (const DeviceShare& share : next.devices)
+    if (on_host(input, share.device)) packed += static_cast<double>(share.step_bytes);
+  const double grown = pool_bytes_on_host(shape, input, request, next.placement, now) -
+                       pool_bytes_on_host(shape, input, request, now, next.placement);
+  return {static_cast<uint64_t>(packed), static_cast<uint64_t>(std::max(grown, 0.0)), static_cast<uint64_t>(freed)};
+}
+
+HostRoom host_room(const HostNeed& need, uint64_t available) {
+  if (available == 0 || need.beside() <= available) return HostRoom::kBeside;
+  return need.instead() <= available ? HostRoom::kInstead : HostRoom::kNone;
 }
 
 }  // namespace motley

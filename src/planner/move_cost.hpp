@@ -1,6 +1,7 @@
 // What it takes to go from one placement to another while serving. Pure.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "planner/search.hpp"
@@ -25,6 +26,25 @@ struct MoveCost {
 // `stays`: what is reported of the placement in force. INVALID_ARGUMENT for devices that `input` does not have.
 Result<MoveCost> move_cost(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                            const PlanReport& stays, const Placement& next);
+
+// What a move asks of the host's memory, where devices that have none of their own hold weights and KV. Pools are
+// touched as they are written to, and what is written goes from the one plan's to the other's: what they grow by
+// counts.
+struct HostNeed {
+  uint64_t packed_bytes = 0;  // weights packed anew, and the buffers of the next plan's steps
+  uint64_t grown_bytes = 0;   // of the pools that do not stay as they are
+  uint64_t freed_bytes = 0;   // weights that only the placement in force needs
+  uint64_t beside() const { return packed_bytes + grown_bytes; }
+  uint64_t instead() const { return beside() - std::min(beside(), freed_bytes); }
+};
+
+HostNeed host_need(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const Placement& now,
+                   const PlanReport& next);
+
+// What so much of the host's memory (0: unknown) lets the next plan do: be made while the one in force serves, be made
+// once that has ended, or neither.
+enum class HostRoom { kBeside, kInstead, kNone };
+HostRoom host_room(const HostNeed& need, uint64_t available);
 
 // Whether a pool of this number lies in the same memory in both.
 bool pool_stays(const Placement& now, const Placement& next, uint32_t pool);

@@ -124,6 +124,40 @@ TEST_F(MoveCostOf, ADeviceThatTheHostSees_IsBoundByTheHostsMemory) {
   EXPECT_DOUBLE_EQ(moved.prepare_ns, static_cast<double>(moved.packed_bytes) * 0.02);
 }
 
+// The first device has memory of its own, the second the host's.
+TEST_F(MoveCostOf, TheHostsMemory_IsAskedForWhatItsDevicesPackAndTheirPoolsGrowBy) {
+  input_.devices[0].own_memory = true, input_.devices[1].own_memory = false;
+  const auto need = [&](const PlanReport& now, const PlanReport& next) {
+    return host_need(shape_, input_, request_, now.placement, next);
+  };
+  PlanReport now = report({{stage(0, 2, 4, 16), stage(2, 4, 0, 0)}});
+  const double layer_kv = kv_head_bytes(shape_, request_) * static_cast<double>(shape_.kv_heads);
+  // A layer more on the second device, in a pool of twice the blocks; its steps' buffers.
+  PlanReport next = report({{stage(0, 1, 4, 16), stage(1, 4, 0, 0)}}, 8192);
+  next.devices[1].step_bytes = 1000, next.devices[0].step_bytes = 70000;
+  const HostNeed more = need(now, next);
+  EXPECT_NEAR(static_cast<double>(more.packed_bytes), static_cast<double>(shape_.layer_bytes(1)) + 1000, 1);
+  EXPECT_EQ(more.grown_bytes, static_cast<uint64_t>((8192 * 3 - 4096 * 2) * layer_kv));
+  EXPECT_EQ(more.freed_bytes, 0u);
+  // And back: a pool that shrinks gives nothing, for what was not written to was never taken.
+  now.devices[1].step_bytes = 1000;
+  const HostNeed less = need(next, now);
+  EXPECT_EQ(less.packed_bytes, 1000u);
+  EXPECT_EQ(less.grown_bytes, 0u);
+  EXPECT_NEAR(static_cast<double>(less.freed_bytes), static_cast<double>(shape_.layer_bytes(1)), 1);
+  EXPECT_EQ(need(now, now).beside(), 1000u);
+}
+
+TEST(HostRoom, IsForBothPlans_ForOneAfterTheOther_OrForNeither) {
+  const HostNeed need{700, 200, 400};
+  EXPECT_EQ(host_room(need, 900), HostRoom::kBeside);
+  EXPECT_EQ(host_room(need, 899), HostRoom::kInstead);
+  EXPECT_EQ(host_room(need, 500), HostRoom::kInstead);
+  EXPECT_EQ(host_room(need, 499), HostRoom::kNone);
+  EXPECT_EQ(host_room(need, 0), HostRoom::kBeside);  // unknown
+  EXPECT_EQ(host_room({300, 0, 400}, 1), HostRoom::kInstead);
+}
+
 // Two equal devices, of which one becomes half as fast: what is gained is the same whatever the links.
 TEST_F(MoveCostOf, TheSameGain_IsTakenWithAFastLink_AndRefusedWithASlowOne) {
   ManualClock clock;

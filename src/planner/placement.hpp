@@ -62,8 +62,8 @@ struct Lane {
   uint32_t kv_blocks = 0;                // of its pool, with the shards' owners
   std::vector<KvSection> sections;       // of its pool, behind those: in order, no device twice
   bool prefills = true, decodes = true;  // its role: rows of text that is known, and those behind it
-  // Of each sequence's known text in a step beside rows behind it, at most; of a lane that only prefills: of a whole
-  // step. 0 = any.
+  // Of a sequence's known text in a step beside rows behind it, at most, and of one sequence's alone unless more wait
+  // than decode; of a lane that only prefills: of a whole step. 0 = any.
   uint32_t chunk_rows = 0;
   uint32_t pool = 0;  // lanes of one number have the same KV: the same owners, layers, heads and blocks
   double share = 0;   // of all sequences, of its pool; every lane has one, or (0) none: the first pool with room takes

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "motley/types.h"
+
 namespace motley {
 namespace {
 
@@ -16,6 +18,16 @@ uint64_t sequence_tokens(const ModelShape& shape, const PlanRequest& request) {
 }
 
 }  // namespace
+
+uint64_t result_bytes(const StepBuffers& buffers) {
+  return sizeof(int32_t) * uint64_t{buffers.logit_rows} * (2 + 2 * MOTLEY_TOP_MAX);
+}
+
+uint64_t step_bytes(const StepBuffers& buffers, int64_t hidden, int64_t vocab) {
+  const uint64_t floats = uint64_t{buffers.rows} * static_cast<uint64_t>(hidden) +
+                          uint64_t{buffers.logit_rows} * static_cast<uint64_t>(vocab);
+  return buffers.workspace_bytes + sizeof(float) * floats + sizeof(int32_t) * buffers.slots + 2 * result_bytes(buffers);
+}
 
 SteadyLoad steady_load(const PlanRequest& request, uint32_t concurrency, uint32_t micro_batches, Chunks chunks) {
   const double prompt = request.prompt_len, output = request.output_len, parts = micro_batches;

@@ -31,6 +31,18 @@ struct KvOptions {
   bool any_room = false;       // a pool need not hold a sequence
 };
 
+// What buffers and programs of a step are made for.
+struct StepBuffers {
+  uint32_t rows = 0, logit_rows = 0;  // of a step, at most; 0 rows = not known: each lane has step_bytes on each device
+  uint32_t slots = 0;                 // for tokens of a lane
+  uint64_t workspace_bytes = 0;       // of programs: once a device, whatever it has parts of
+};
+
+// Of a device that runs the whole model: the residual stream, logits, slots, two sets of results, and the workspace.
+uint64_t step_bytes(const StepBuffers& buffers, int64_t hidden, int64_t vocab);
+// Of one set of results.
+uint64_t result_bytes(const StepBuffers& buffers);
+
 struct PlanRequest {
   Objective objective = Objective::kThroughput;
   double ttft_ms_max = 0, tpot_ms_max = 0;  // 0 = none asked for
@@ -38,7 +50,8 @@ struct PlanRequest {
   uint32_t chunk_rows = 512;                                      // of a prompt in one step, at most
   uint32_t tensor_parallel_size = 0, pipeline_parallel_size = 0;  // 0 = free
   bool use_all_devices = false;
-  uint64_t step_bytes = 0;  // of every device, beside weights and KV; 0 = by formula (memory_model.hpp)
+  uint64_t step_bytes = 0;  // of every device, beside weights and KV, at most; 0 = by formula (memory_model.hpp)
+  StepBuffers buffers;      // by which parts of lanes are counted
   KvOptions kv;
 };
 

@@ -18,7 +18,18 @@ Driver::Driver(std::shared_ptr<const DevicePart> part, DriverLinks links, const 
       clock_(clock),
       waiter_(std::move(waiter)),
       trace_(options_.trace, device_, options_.name, options_.simulated),
-      busy_(options_.busy ? options_.busy : std::make_shared<BusyTime>()) {}
+      busy_(options_.busy ? options_.busy : std::make_shared<BusyTime>()) {
+  for (const auto* devices : {&links_.stage_devices, &links_.send_devices, &links_.partner_devices}) {
+    for (const std::string& device : *devices)
+      if (device != options_.name) bytes_to_[device] = 0;
+  }
+}
+
+DriverWork Driver::work() const {
+  DriverWork work{programs_, rows_, bytes_moved_, busy_ns_};
+  for (const auto& [device, bytes] : bytes_to_) work.bytes_to[device] = bytes;
+  return work;
+}
 
 Result<std::unique_ptr<Driver>> Driver::create(std::shared_ptr<const DevicePart> part, DriverLinks links,
                                                const DriverOptions& options, const Clock& clock) {

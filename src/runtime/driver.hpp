@@ -49,6 +49,8 @@ struct DriverLinks {
   uint32_t sampler = 0;                                 // stage rank that samples (of the last stage)
   std::vector<uint32_t> embedders;                      // stage ranks beside the sampler that need the sampled tokens
   std::vector<std::vector<UnitRange>> vocab;            // by stage rank: the columns of its logits
+  // Whose the other ends are: by stage rank (its own, too), and as the ways above.
+  std::vector<std::string> stage_devices, send_devices, partner_devices;
 };
 
 struct DriverOptions {
@@ -70,8 +72,10 @@ struct DriverOptions {
 struct DriverWork {
   uint64_t programs = 0, rows = 0, bytes_moved = 0;
   int64_t busy_ns = 0;
+  std::map<std::string, uint64_t> bytes_to = {};  // each other device; of a sum over several, to each of the others
   DriverWork& operator+=(const DriverWork& other) {
     programs += other.programs, rows += other.rows, bytes_moved += other.bytes_moved, busy_ns += other.busy_ns;
+    for (const auto& [device, bytes] : other.bytes_to) bytes_to[device] += bytes;
     return *this;
   }
 };
@@ -106,7 +110,7 @@ class Driver {
   std::shared_ptr<const DevicePart> hold_part() const { return part_; }
   const Tape& tape() const { return tape_; }
   const QueueHandle& queue() const { return queue_; }  // before start(), and after stop()
-  DriverWork work() const { return {programs_, rows_, bytes_moved_, busy_ns_}; }
+  DriverWork work() const;
   // Of the steps whose part here has ended well. Any thread.
   TotalsByRows totals() const {
     std::lock_guard lock(mutex_);
@@ -157,6 +161,7 @@ class Driver {
   Status meet_partners(const TapeEntry& entry, Flight& flight);
   bool meets(size_t partner, const Flight& flight) const;
   Status nothing_seen(HostBuffer& log_sum_exps, uint64_t row_bytes, Flight& flight);
+  void count_sent(const std::string& device, uint64_t bytes);
   Status send_rows(Communicator& way, HostBuffer& buffer, uint64_t row_bytes, Flight& flight);
   Status receive_rows(Communicator& way, HostBuffer& buffer, uint64_t row_bytes, Flight& flight);
   Status reduce(Flight& flight, HostBuffer& buffer, bool contributes);
@@ -213,6 +218,7 @@ class Driver {
   bool others_failed_ = false;  // what failed last was a meeting, not this device
   std::atomic<int64_t> due_ns_{INT64_MAX};
   std::atomic<uint64_t> programs_{0}, rows_{0}, bytes_moved_{0};
+  std::map<std::string, std::atomic<uint64_t>> bytes_to_;  // of all whom it can meet, from the beginning
   const std::shared_ptr<BusyTime> busy_;
   std::atomic<int64_t> busy_ns_{0};  // of it, what this driver added
   std::thread thread_;

@@ -301,7 +301,14 @@ Status Driver::reduce(Flight& flight, HostBuffer& buffer, bool contributes) {
   RETURN_IF_ERROR(with_others(
       flight, [&] { return links_.stage->all_reduce(buffer.view<float>(count), contributes, call(flight)); }));
   bytes_moved_ += bytes;
+  for (const std::string& device : links_.stage_devices)
+    if (contributes) count_sent(device, bytes);
   return buffer.push(queue_, bytes);
+}
+
+// Two parts of one device have no link between them.
+void Driver::count_sent(const std::string& device, uint64_t bytes) {
+  if (const auto found = bytes_to_.find(device); found != bytes_to_.end()) found->second += bytes;
 }
 
 Status Driver::send_rows(Communicator& way, HostBuffer& buffer, uint64_t row_bytes, Flight& flight) {
@@ -336,7 +343,10 @@ Status Driver::receive(Flight& flight) {
 Status Driver::send(Flight& flight) {
   const uint64_t row_bytes = model_.config().hidden * sizeof(float);
   RETURN_IF_ERROR(residual_->pull(queue_, flight.batch.rows * row_bytes, device_timeout_ns(flight), &virtual_ns_));
-  for (const auto& way : links_.send_to) RETURN_IF_ERROR(send_rows(*way, *residual_, row_bytes, flight));
+  for (size_t i = 0; i < links_.send_to.size(); ++i) {
+    RETURN_IF_ERROR(send_rows(*links_.send_to[i], *residual_, row_bytes, flight));
+    count_sent(links_.send_devices[i], flight.batch.rows * row_bytes);
+  }
   return ok_status();
 }
 
@@ -354,8 +364,11 @@ Status Driver::meet_partners(const TapeEntry& entry, Flight& flight) {
   for (const TapeRows& rows : entry.gives) {
     if (!meets_any) break;
     RETURN_IF_ERROR(rows.buffer->pull(queue_, flight.batch.rows * rows.bytes, device_timeout_ns(flight), &virtual_ns_));
-    for (size_t i = 0; i < partners; ++i)
-      if (meets(i, flight)) RETURN_IF_ERROR(send_rows(*links_.partners[i], *rows.buffer, rows.bytes, flight));
+    for (size_t i = 0; i < partners; ++i) {
+      if (!meets(i, flight)) continue;
+      RETURN_IF_ERROR(send_rows(*links_.partners[i], *rows.buffer, rows.bytes, flight));
+      count_sent(links_.partner_devices[i], flight.batch.rows * rows.bytes);
+    }
   }
   for (size_t i = 0; i < entry.takes.size(); ++i) {
     const TapeRows& rows = entry.takes[i];
@@ -407,6 +420,7 @@ Status Driver::exchange_logits(Flight& flight) {
       const auto part = std::as_bytes(mine.subspan(at, std::min(step, mine.size() - at)));
       RETURN_IF_ERROR(with_others(flight, [&] { return links_.stage->send(links_.sampler, part, call(flight)); }));
       bytes_moved_ += part.size();
+      count_sent(links_.stage_devices[links_.sampler], part.size());
     }
     return ok_status();
   }
@@ -439,6 +453,7 @@ Status Driver::exchange_tokens(Flight& flight, size_t set) {
       const auto all = std::as_bytes(ids.view<int32_t>(rows));
       RETURN_IF_ERROR(with_others(flight, [&] { return links_.stage->send(to, all, call(flight)); }));
       bytes_moved_ += rows * sizeof(int32_t);
+      count_sent(links_.stage_devices[to], rows * sizeof(int32_t));
     }
     return ok_status();
   }

@@ -55,7 +55,9 @@ Status link_attendants(const Lane& lane, const Stage& stage, size_t first, Group
     for (const Attendant& attendant : attendants_of(lane, shard)) {
       ASSIGN_OR_RETURN(CommGroup way, make_route(route_between(lane, shard.device, attendant.device), group));
       (*links)[first + i].partners.push_back(std::move(way[kWaySender]));
+      (*links)[first + i].partner_devices.push_back(attendant.device);
       links->emplace_back().partners.push_back(std::move(way[kWayReceiver]));
+      links->back().partner_devices.push_back(shard.device);
     }
   }
   return ok_status();
@@ -94,7 +96,10 @@ Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelCo
     if (size > 1) {
       group.size = static_cast<uint32_t>(size);
       ASSIGN_OR_RETURN(CommGroup made, make_route(stage_route(lane, stage), group));
-      for (size_t i = 0; i < size; ++i) links[first + i].stage = std::move(made[i]);
+      for (size_t i = 0; i < size; ++i) {
+        links[first + i].stage = std::move(made[i]);
+        for (const Shard& shard : stage.shards) links[first + i].stage_devices.push_back(shard.device);
+      }
     }
     for (size_t i = 0; s > 0 && i < size; ++i) {
       const size_t from = i % before_size;
@@ -102,6 +107,7 @@ Result<std::vector<DriverLinks>> make_lane_links(const Lane& lane, const ModelCo
       const Shard& sender = lane.stages[s - 1].shards[from];
       ASSIGN_OR_RETURN(CommGroup way, make_route(route_between(lane, sender.device, stage.shards[i].device), group));
       links[before + from].send_to.push_back(std::move(way[kWaySender]));
+      links[before + from].send_devices.push_back(stage.shards[i].device);
       links[first + i].receive_from = std::move(way[kWayReceiver]);
     }
     if (s + 1 == lane.stages.size()) link_tokens(stage, lane.stages.size() == 1, first, &links);

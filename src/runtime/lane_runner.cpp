@@ -128,7 +128,10 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
       return error(MOTLEY_UNIMPLEMENTED, "{} cannot attend to a part of a sequence, and the plan wants it to",
                    part.device);
     auto created = DevicePart::create(model, *device->device, std::move(graph), std::move(held), holdings);
-    if (!created.ok()) return created.error().annotate(part.device);
+    if (!created.ok()) {
+      if (options.part_failed) options.part_failed(part.device);
+      return created.error().annotate(part.device);
+    }
     made.push_back(*std::move(created));
   }
   RETURN_IF_ERROR(runner->make_drivers(model, lane, devices, options, made, clock));

@@ -23,8 +23,7 @@ constexpr int64_t kGraceNs = 100'000'000;  // a driver that is not stuck says fi
 
 }  // namespace
 
-Result<uint64_t> step_bytes(const Model& model, const Device& device, const RuntimeOptions& options) {
-  const uint64_t rows = options.rows_max, logit_rows = options.logit_rows_max;
+Result<uint64_t> workspace_bytes(const Model& model, const Device& device, const RuntimeOptions& options) {
   const std::array<uint32_t, 1> buckets = {options.rows_max};
   uint64_t workspace = 0;  // of one segment after another
   for (const motley_cut cut : {MOTLEY_CUT_EMBED, MOTLEY_CUT_STAGE, MOTLEY_CUT_HEAD, MOTLEY_CUT_SAMPLE}) {
@@ -32,7 +31,7 @@ Result<uint64_t> step_bytes(const Model& model, const Device& device, const Runt
     ASSIGN_OR_RETURN(const QueryResult asked, device.query(segment.view(), buckets));
     workspace = std::max(workspace, asked.workspace_bytes);
   }
-  return workspace + sizeof(float) * (rows * model.config().hidden + logit_rows * model.config().vocab_size);
+  return workspace;
 }
 
 namespace {

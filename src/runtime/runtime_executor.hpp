@@ -28,9 +28,9 @@
 
 namespace motley {
 
-// What a step needs on the device beside weights and KV where it holds the whole model, in bytes. UNIMPLEMENTED with
-// the device's reason when it cannot run the model.
-Result<uint64_t> step_bytes(const Model& model, const Device& device, const RuntimeOptions& options);
+// What programs of a step need of the device for themselves where it holds the whole model, in bytes. UNIMPLEMENTED
+// with the device's reason when it cannot run the model.
+Result<uint64_t> workspace_bytes(const Model& model, const Device& device, const RuntimeOptions& options);
 
 // What a device has done in an executor's life.
 struct DriverReport {

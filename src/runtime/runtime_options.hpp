@@ -41,6 +41,8 @@ struct RuntimeOptions {
   std::stop_token stop;  // nobody waits for what is being made any more: CANCELLED, soon
   // Of this model: what is in it already is not made again. Null: its own.
   std::shared_ptr<Holdings> holdings;
+  // Told whose part of the placement could not be made, before create() fails for that; null: nobody asks.
+  std::function<void(const std::string& device)> part_failed;
   // Of what devices of fixed row counts compile; null: nothing is kept.
   std::shared_ptr<const ProgramCache> programs;
 };

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from hf_folder import HIDDEN
 from support import MOTLEY, ROOT, motley, refuse
 
 DEVICES_OF_KIND = {"alone": 1, "even_tensor_parallel": 2, "even_pipeline": 2, "memory_ratio": 2, "replicas": 2}
@@ -47,8 +48,9 @@ def test_every_placement_has_a_row_with_everything(seen):
         assert abs(row["prediction_error"] - (row["predicted"]["output_tokens_per_s"] / speed["median"] - 1)) < 1e-9
         for device in measured["devices"]:
             assert device["device"] in values["devices"]
-            asked_for = device["busy"] > 0 or row["kind"] == "replicas"  # a slow replica may be asked for nothing
-            assert asked_for and device["busy"] <= 1 + 1e-6 and device["kv_bytes"] > 0 and device["weight_bytes"] > 0
+            asked_for = device["busy"] > 0  # a slow replica may be asked for nothing
+            assert asked_for or row["kind"] == "replicas"
+            assert device["busy"] <= 1 + 1e-6 and (device["kv_bytes"] > 0) == asked_for and device["weight_bytes"] > 0
             assert device["memory_bytes"] == device["kv_bytes"] + device["weight_bytes"] + device["step_bytes"]
 
 
@@ -69,6 +71,22 @@ def test_who_works_together_moves_bytes_and_is_busy(seen):
         elif together:
             assert sum(busy) < 1.9, row  # each waits for the other
         assert all((device["bytes_per_token"] > 0) == together for device in devices if row["kind"] != "plan")
+
+
+def test_links_carry_what_devices_move(seen):
+    """Between two devices: each sends half of what both count, but for sums, which both send and both count once."""
+    _, values, _ = seen
+    for row in values["rows"]:
+        devices, links = row["measured"]["devices"], row["measured"]["links"]
+        moved = sum(device["bytes_per_token"] for device in devices)
+        if row["kind"] in ("even_pipeline", "memory_ratio"):
+            assert [[link["a"], link["b"]] for link in links] == [sorted(DEVICES.split(","))]
+            # The residual stream of each of 12 + 5 rows, for 6 tokens.
+            assert links[0]["bytes_per_token"] == pytest.approx(moved / 2) == pytest.approx(17 / 6 * 4 * HIDDEN)
+        elif row["kind"] == "even_tensor_parallel":
+            assert moved / 2 < links[0]["bytes_per_token"] <= moved
+        elif row["kind"] != "plan":
+            assert not any(link["bytes_per_token"] for link in links)
 
 
 def test_the_plan_is_predicted_no_worse_than_any_device_alone(seen):

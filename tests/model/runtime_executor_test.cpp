@@ -5,6 +5,7 @@
 #include "base/config.hpp"
 #include "device/registry.hpp"
 #include "model/random_model.hpp"
+#include "model/sim_file.hpp"
 #include "planner/plan.hpp"
 
 namespace motley {
@@ -121,6 +122,32 @@ TEST_F(RuntimeExecutorTest, NobodyWaits_IsCancelledBeforeItIsPacked) {
   stop.request_stop();
   EXPECT_EQ(RuntimeExecutor::pack(model_.model(), *placement, devices, options).error().code(), MOTLEY_CANCELLED);
   EXPECT_EQ(RuntimeExecutor::create(model_.model(), *placement, devices, options).error().code(), MOTLEY_CANCELLED);
+}
+
+// NPU:1 is in NPU:10's name, and so in what is said of that.
+TEST_F(RuntimeExecutorTest, ProgramThatDoesNotCompile_IsToldOfItsDeviceAlone) {
+  const std::string npu = "memory_bytes = 1073741824\nbandwidth_gb_s = 40\ngflops = {f32 = 50}\n";
+  const testing::SimFile well_file(npu), ill_file(npu + "[[fault]]\nwhat = \"compile\"\n");
+  const Device well = well_file.open(), ill = ill_file.open();
+  auto placement = plan_single_device(model_.model(), {"NPU:1", 4ull << 30, 4ull << 30, 64ull << 20, 1 << 16}, plan_);
+  ASSERT_TRUE(placement.ok()) << placement.error().message();
+  std::vector<Stage>& stages = placement->lanes[0].stages;
+  stages.push_back(stages[0]);
+  stages[0].layer_end = stages[1].layer_begin = 1;
+  const auto told_of = [&](const std::string& first, const std::string& second) {
+    stages[0].shards[0].device = stages[0].kv_owners[0] = first;
+    stages[1].shards[0].device = stages[1].kv_owners[0] = second;
+    const std::array devices{NamedDevice{"NPU:1", &well}, NamedDevice{"NPU:10", &ill}};
+    std::string told;
+    RuntimeOptions options;
+    options.part_failed = [&](const std::string& device) { told += device + ";"; };
+    const Status made = RuntimeExecutor::create(model_.model(), *placement, devices, options).error();
+    EXPECT_EQ(made.ok(), told.empty()) << made.message();
+    return told;
+  };
+  EXPECT_EQ(told_of("NPU:1", "NPU:10"), "NPU:10;");
+  EXPECT_EQ(told_of("NPU:10", "NPU:1"), "NPU:10;");
+  EXPECT_EQ(told_of("NPU:1", "NPU:1"), "");
 }
 
 TEST_F(RuntimeExecutorTest, Destroyed_FinishesWhatIsUnderWay) {

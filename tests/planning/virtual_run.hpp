@@ -51,6 +51,7 @@ class VirtualRun {
   std::pair<int64_t, int64_t> two_steps_ns(const StepShape& shape);
   Served serve(const Load& load);
   std::vector<DriverReport> reports() const { return executor_->reports(); }
+  ExecutorDescription describe() const { return executor_->describe(); }
 
  private:
   class Now : public Clock {
