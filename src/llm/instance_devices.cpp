@@ -79,9 +79,9 @@ void Instance::plan_later(const std::stop_token& stop) {
       status = change_to(known, *std::move(planned), stop, &failed);
     }
     if (stop.stop_requested()) return;
-    const std::vector<std::string> failed = status.ok() ? std::vector<std::string>() : devices().mark_failed();
-    again = !failed.empty();
-    if (again) log_warning("{} lost: {}; planning without", fmt::join(failed, ", "), status.message());
+    const std::vector<std::string> lost = status.ok() ? std::vector<std::string>() : devices().mark_failed();
+    again = !lost.empty();
+    if (again) log_warning("{} lost: {}; planning without", fmt::join(lost, ", "), status.message());
     if (status.ok() || again || !tried) continue;
     next = plan_without_compiler(*tried, failed, status);
     again = next.has_value();

@@ -299,20 +299,6 @@ TEST_F(FollowingRoles, TheNpuThrottles_PromptsGoToAnother) {
   expect_texts(undisturbed, 50);
 }
 
-TEST_F(FollowingRoles, ExperimentHalf) {
-  const Scene scene = with_npu();
-  for (double f : {2.0, 3.0}) {
-    begin(scene, {{}, {{.at_ns = 10 * kSecond, .factor = f}}});
-    run(25);
-    std::printf("factor %g: %zu moves, %.0f before, %.0f after; best %.0f\n", f, service_->moves().size(),
-                tokens_per_s(4, 10), tokens_per_s(16, 25), best_tokens_per_s(f));
-    for (const auto& m : service_->moves())
-      std::printf("in force %.2f s, pause %.1f ms gain %.2f\n",
-                  static_cast<double>(m.in_force_ns - start_ns_ - 10 * kSecond) / 1e9,
-                  static_cast<double>(m.pause_ns) / 1e6, m.gain);
-  }
-}
-
 TEST_F(Following, NoiseOf15PercentForTenMinutes_MovesNothing) {
   for (const uint64_t seed : {1, 2}) {
     std::mt19937 random(static_cast<uint32_t>(seed));

@@ -286,14 +286,14 @@ TEST_F(PlannedLanes, PromptsOnTheNpu_GiveWhatTheLinearProgramSays) {
       .kind = "cpu", .gflops = 40, .attention_gflops = 20, .bandwidth_gb_s = 12, .half_rows = 2, .dispatch_us = 2};
   struct Case {
     std::vector<SimDevice> devices;
-    uint32_t requests, output_len;
+    uint32_t requests, output_len, concurrency;
   };
-  for (const Case& each : {Case{with_npu(20), 128, 32}, Case{{core, {.preset = "intel-npu-like"}}, 96, 16},
-                           Case{{core, {.preset = "intel-npu-like"}}, 96, 32}}) {
+  for (const Case& each : {Case{with_npu(20), 128, 32, 16}, Case{{core, {.preset = "intel-npu-like"}}, 96, 32, 8},
+                           Case{{core, {.preset = "intel-npu-like"}}, 96, 32, 16}}) {
     const VirtualMachine machine(each.devices, {.latency_ns = 2000, .ns_per_byte = 0.1});
     const PlanInput input = machine.measure(model(), kRowsMax);
     Load load{.requests = each.requests,
-              .concurrency = 16,
+              .concurrency = each.concurrency,
               .prompt_len = 128,
               .output_len = each.output_len,
               .step_rows = 128,
