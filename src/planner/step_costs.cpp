@@ -116,8 +116,14 @@ double StepCosts::exchange_ns(size_t dense, size_t partner, int64_t query_heads,
   const double head = load_.rows() * count(shape_.head_dim) * kF32Bytes;
   const double over = head * count(query_heads + 2 * kv_heads), back = head * count(query_heads);
   const LinkProfile& link = links_.between(dense, partner);
-  return copy_ns(dense, over) + copy_ns(dense, back) + copy_ns(partner, over) + copy_ns(partner, back) +
+  return exchange_copies_ns(dense, query_heads, kv_heads) + exchange_copies_ns(partner, query_heads, kv_heads) +
          2 * link.latency_ns + (over + back) * link.ns_per_byte;
+}
+
+double StepCosts::exchange_copies_ns(size_t device, int64_t query_heads, int64_t kv_heads) const {
+  const double head = load_.rows() * count(shape_.head_dim) * kF32Bytes;
+  // Queries, keys and values, each by itself, and what comes of them.
+  return 2 * copy_ns(device, head * count(query_heads)) + 2 * copy_ns(device, head * count(kv_heads));
 }
 
 double StepCosts::reading_ns(size_t device, uint32_t kind, int64_t kv_heads) const {
@@ -327,6 +333,7 @@ class StageClock {
     double program_ns = 0, copies_ns = 0;
     double reading_ns = 0;                                               // of the program's
     double attending_ns = 0, attending_reading_ns = 0, exchange_ns = 0;  // of its partner
+    double given_ns = 0, taken_ns = 0;                                   // of the exchange: copies here, and there
     double hidden_ns = 0;                                                // of what owners of further sections take
     const ShardPlan* of = nullptr;                                       // whose heads they attend for; null: for none
     uint32_t kind = 0;
@@ -343,6 +350,8 @@ class StageClock {
       work.attending_ns = costs_.partner_ns(shard.partner, kind, shard.kv_heads, share);
       work.attending_reading_ns = share * costs_.reading_ns(shard.partner, kind, shard.kv_heads);
       work.exchange_ns = costs_.exchange_ns(shard.device, shard.partner, shard.query_heads, shard.kv_heads);
+      work.given_ns = costs_.exchange_copies_ns(shard.device, shard.query_heads, shard.kv_heads);
+      work.taken_ns = costs_.exchange_copies_ns(shard.partner, shard.query_heads, shard.kv_heads);
       work.hidden_ns = work.attending_ns + work.attending_reading_ns;
     } else if (!plan_.sections.empty()) {  // attention is a program of its own, and so is what follows it
       const double seen = costs_.partner_ns(shard.device, kind, shard.kv_heads) -
@@ -363,7 +372,7 @@ class StageClock {
     double ns = 0;
     for (size_t i = 0; i < stage_.shards.size(); ++i) {
       if (stage_.shards[i].device == device) ns += cost_.busy_ns[i] + copies_ns_[i];
-      if (stage_.shards[i].kv_owner() == device) ns += cost_.partner_ns[i];
+      if (stage_.shards[i].kv_owner() == device) ns += cost_.partner_ns[i] + partner_copies_ns_[i];
     }
     for (size_t s = 0; s < plan_.sections.size(); ++s)
       if (plan_.sections[s].owner == device) ns += cost_.section_ns[s];
@@ -428,7 +437,8 @@ class StageClock {
       const double attending = work.attending_ns * slow + work.attending_reading_ns * slow_reading;
       cost_.busy_ns[i] += times * ns;
       cost_.partner_ns[i] += times * attending;
-      copies_ns_[i] += times * work.copies_ns;
+      copies_ns_[i] += times * (work.copies_ns + work.given_ns);
+      partner_copies_ns_[i] += times * work.taken_ns;
       const double elsewhere = work.of == nullptr ? 0 : attend_elsewhere(work, times);
       latest = std::max(latest, ns + work.copies_ns + attending + elsewhere + work.exchange_ns);
     }
@@ -446,6 +456,7 @@ class StageClock {
   std::vector<std::pair<double, double>> partner_slowdowns_;  // the same of its partner
   std::vector<std::pair<double, double>> section_slowdowns_;  // [section] of its owner
   std::vector<double> copies_ns_ = std::vector<double>(stage_.shards.size(), 0);
+  std::vector<double> partner_copies_ns_ = copies_ns_;
   double reduce_ns_ = 0;
   StageCost cost_;
 };

@@ -45,6 +45,8 @@ class StepCosts {
   // what the values take to it and back.
   double partner_ns(size_t partner, uint32_t kind, int64_t kv_heads, double share = 1) const;
   double exchange_ns(size_t dense, size_t partner, int64_t query_heads, int64_t kv_heads) const;
+  // Of that, what one of the two is busy with.
+  double exchange_copies_ns(size_t device, int64_t query_heads, int64_t kv_heads) const;
   double wait_ns(size_t device) const { return input_.devices[device].wait_ns; }
   // One way: the residual stream; the sampled ids.
   double copy_residual_ns(size_t device) const { return copy_ns(device, load_.rows() * residual_row_bytes()); }

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "runtime/busy_time.hpp"
+
 namespace motley {
 namespace {
 
@@ -44,6 +46,14 @@ TEST(DeviceTime, NoLimit_IsNeverDue) {
   time.begin();
   time.waited(5);
   EXPECT_EQ(time.due_ns(50, INT64_MAX), INT64_MAX);
+}
+
+TEST(BusyTime, WhatRanBesideAnother_CountsOnce) {
+  BusyTime busy;
+  EXPECT_EQ(busy.add(100, 200), 100);
+  EXPECT_EQ(busy.add(150, 260), 60);
+  EXPECT_EQ(busy.add(120, 250), 0);
+  EXPECT_EQ(busy.add(400, 500), 100);
 }
 
 }  // namespace

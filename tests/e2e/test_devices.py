@@ -194,6 +194,25 @@ def test_a_device_that_takes_too_long_to_measure_is_left_out(model, alone, tmp_p
     assert limited.returncode == 0 and json.loads(limited.stdout)["left_out"], limited.stderr
 
 
+def test_a_device_whose_memory_is_limited_is_measured_within_that(model, tmp_path):
+    """Of 115 MB the model takes 97: layers and a pool of all that is there would not fit."""
+    done = motley("plan", model, "--devices", "SIM:gpu-like,CPU:0/cores=0", "--device-memory", "SIM:gpu-like=115000000",
+                  "--max-num-batched-tokens", 64, "--max-num-seqs", 8, "--json",
+                  environment={"MOTLEY_CACHE_DIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "cannot be measured" not in done.stderr, done.stderr
+
+
+def test_a_server_is_planned_for_its_load(start, model, cache):
+    """One request at a time is served best by one device, many by both."""
+    devices = ("--devices", "SIM:gpu-like,SIM:igpu-like", "--prompt-len", 32, "--output-len", 64)
+    assert motley("plan", model, *devices, environment=cache).returncode == 0  # measured, so that starts are not
+    for load, serving in [(("--concurrency", 1, "--objective", "latency"), 1), (("--concurrency", 16), 2)]:
+        server = start(*devices, *load, environment=cache)
+        states = [device["state"] for device in server.get("/v1/devices").json()["data"]]
+        assert states.count("serving") == serving, states
+
+
 def test_metrics_say_what_each_device_did(start, cache):
     server = start("--devices", PARTS, "--tensor-parallel-size", 2, environment=cache)
     assert server.post("/v1/completions", {"model": server.model_name(), "prompt": "Hi", "max_tokens": 4}).status == 200

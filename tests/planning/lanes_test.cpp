@@ -289,6 +289,7 @@ TEST_F(PlannedLanes, PromptsOnTheNpu_GiveWhatTheLinearProgramSays) {
     uint32_t requests, output_len, concurrency;
   };
   for (const Case& each : {Case{with_npu(20), 128, 32, 16}, Case{{core, {.preset = "intel-npu-like"}}, 96, 32, 8},
+                           Case{{core, {.preset = "intel-npu-like"}}, 96, 16, 16},
                            Case{{core, {.preset = "intel-npu-like"}}, 96, 32, 16}}) {
     const VirtualMachine machine(each.devices, {.latency_ns = 2000, .ns_per_byte = 0.1});
     const PlanInput input = machine.measure(model(), kRowsMax);
