@@ -47,8 +47,6 @@ Result<std::vector<ListedDevice>> devices_of(const DeviceRegistry& registry, con
 
 Status plan(const PlanCommand& command) {
   const InstanceOptions& options = command.instance;
-  if (!options.planning.plan_file.empty() && options.planning.objective == Objective::kLatency)
-    return invalid_argument("--objective latency and --plan: a plan is taken as it is; leave one of them out");
   DeviceRegistry registry = DeviceRegistry::scan(plugin_directory());
   RETURN_IF_ERROR(map_devices(options.device_map, &registry));
   ASSIGN_OR_RETURN(auto listed, devices_of(registry, command));

@@ -39,6 +39,8 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
       plan_request(settings, kv, model.config(), runtime.rows_max, most_step_buffers(model, devices, runtime));
   std::string text;
   if (!settings.plan_file.empty()) {
+    if (settings.objective == Objective::kLatency)
+      return invalid_argument("--objective latency and --plan: a plan is taken as it is; leave one of them out");
     ASSIGN_OR_RETURN(text, read_file(settings.plan_file, kPlanFileBytesMax));
   }
   RETURN_IF_ERROR(check_unmeasured(planned, devices, settings, text));

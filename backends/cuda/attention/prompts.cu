@@ -4,7 +4,7 @@
 // its own position alone.
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/attention/pass.cuh"
-#include "cuda/barrier.cuh"
+#include "cuda/warpgroup.cuh"
 
 namespace motley::cuda {
 
@@ -37,22 +37,13 @@ struct PromptShared {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-constexpr int kEights = 8 * kPanelRow;  // bytes from eight rows to the next eight
-
 // Pieces of 16 bytes of a plane: panels of 64 numbers, [row][128 bytes], whose pieces lie where eight rows' pieces of
 // one column are in all banks ("128-byte swizzle").
 __device__ int panel_piece_at(int row, int piece) {
   return piece / 8 * kPanel + row * kPanelRow + ((piece % 8) ^ (row & 7)) * 16;
 }
-// A plane as the tensor cores find it, from row `row` on: the numbers of a row are added over (queries, keys) ...
-__device__ uint64_t describe_rows(uint32_t plane) {
-  return uint64_t{(plane & 0x3ffffu) >> 4} | uint64_t{1} << 16 | uint64_t{kEights >> 4} << 32 | uint64_t{1} << 62;
-}
-// ... or rows are (values).
-__device__ uint64_t describe_columns(uint32_t plane) {
-  return uint64_t{(plane & 0x3ffffu) >> 4} | uint64_t{kPanel >> 4} << 16 | uint64_t{kEights >> 4} << 32 |
-         uint64_t{1} << 62;
-}
+// A plane of values as the tensor cores find it: its rows are added over, and another panel lies kPanel behind.
+__device__ uint64_t describe_columns(uint32_t plane) { return describe_pieces(plane, kPanel); }
 
 #define MOTLEY_FOUR(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define MOTLEY_THIRTY_TWO(i)                                                                                          \
@@ -100,20 +91,12 @@ struct Warpgroup<__nv_bfloat16> {
 };
 #undef MOTLEY_PROMPT_MULTIPLY
 
-__device__ inline void begin_multiplying() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void close_multiplying() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kLeft>
-__device__ void await_multiplied() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
-}
 // Keeps the compiler from moving sums that the tensor cores write.
 template <int n>
 __device__ void hold(float (&d)[n][4]) {
 #pragma unroll
   for (int i = 0; i < n; ++i) asm volatile("" : MOTLEY_FOUR(i)::"memory");
 }
-// What was copied is seen by the tensor cores from here on.
-__device__ inline void show_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Of the threads of one warpgroup; the first barrier is the block's own.
 __device__ inline void meet(int group) { asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kGroup) : "memory"); }
 // Arrives when all copies that the thread asked for have come.
@@ -236,7 +219,7 @@ class PromptTaker {
     float score[kTile / 8][4], shrink[2];
     uint32_t weights[kTile / 16][4];
     ask_for_scores(turns, turns.first, score);
-    await_multiplied<0>();
+    wait_for_products<0>();
     hold(score);
     leave(&shared_.key_empty[0]);
     rows_.look(score, shared_.places, turns.first);
@@ -245,19 +228,19 @@ class PromptTaker {
     for (int tile = turns.first + 1; tile <= last; ++tile) {
       ask_for_scores(turns, tile, score);
       add_values(turns, tile - 1, weights);
-      await_multiplied<1>();
+      wait_for_products<1>();
       hold(score);
       leave(&shared_.key_empty[turns.stage(tile)]);
       rows_.look(score, shared_.places, tile);
       const bool grown = rows_.weigh(score, shrink);
-      await_multiplied<0>();
+      wait_for_products<0>();
       hold(sum_);
       leave(&shared_.value_empty[turns.stage(tile - 1)]);
       if (grown) rows_.shrink_sums(sum_, shrink);
       take_weights(weights, score, tile);
     }
     add_values(turns, last, weights);
-    await_multiplied<0>();
+    wait_for_products<0>();
     hold(sum_);
     leave(&shared_.value_empty[turns.stage(last)]);
   }
@@ -270,16 +253,16 @@ class PromptTaker {
     const int stage = turns.stage(tile);
     wait_for_phase(&shared_.key_full[stage], turns.phase(tile));
     show_copies();
-    const uint64_t q = describe_rows(query_), k = describe_rows(keys_ + 2 * stage * plane_bytes<D>());
+    const uint64_t q = describe_pieces(query_), k = describe_pieces(keys_ + 2 * stage * plane_bytes<D>());
     hold(score);
-    begin_multiplying();
+    begin_products();
 #pragma unroll
     for (int s = 0; s < D / 16; ++s) {
       constexpr int kOfPanel = 64 / 16;
       const auto at = static_cast<uint64_t>((s / kOfPanel * kPanel + s % kOfPanel * 32) >> 4);
       W::multiply_queries(score, q + at, k + at, s > 0);
     }
-    close_multiplying();
+    close_products();
   }
   __device__ void add_values(const Turns& turns, int tile, const uint32_t (&weights)[kTile / 16][4]) {
     const int stage = turns.stage(tile);
@@ -287,10 +270,10 @@ class PromptTaker {
     show_copies();
     const uint64_t v = describe_columns(keys_ + (2 * stage + 1) * plane_bytes<D>());
     hold(sum_);
-    begin_multiplying();
+    begin_products();
 #pragma unroll
     for (int s = 0; s < kTile / 16; ++s) W::multiply_values(sum_, weights[s], v + ((s * 16 * kPanelRow) >> 4));
-    close_multiplying();
+    close_products();
   }
 
   const Attention& a_;

@@ -21,7 +21,6 @@ constexpr std::array<int64_t, 9> kBuckets = {16, 32, 64, 128, 192, 256, 512, 102
 // The library's choices for these are tried for up to kAlsoUpTo rows as well: for few it names slow ones.
 constexpr std::array<int64_t, 3> kAlso = {64, 128, 256};
 constexpr int64_t kAlsoUpTo = 256;
-constexpr int64_t kComparedRows = 16;
 constexpr size_t kTried = 5, kAlsoTried = 2;  // of the library's choices
 constexpr int kCandidates = 16;
 // How often algorithms are timed, after a first time: up to kQueuedRows rows, whose times are short, in queues.
@@ -375,7 +374,7 @@ std::unique_ptr<Library::Way> Library::fastest(const LibraryCall& call, int64_t 
   std::sort(times.begin(), times.end());
   const auto by = [&](const Way& way) { return [&](const LibraryCall& few) { try_run(few, way, workspace, stream); }; };
   for (const auto& [ms, i] : times)
-    if (std::isfinite(ms) && same(call, std::min(call.rows, kComparedRows), by(ways[i]), by(first), stream))
+    if (std::isfinite(ms) && same(call, std::min(call.rows, kLibraryComparedRows), by(ways[i]), by(first), stream))
       return std::make_unique<Way>(ways[i]);
   return nullptr;
 }

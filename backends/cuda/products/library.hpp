@@ -26,6 +26,8 @@ struct LibraryCall {
   int64_t batch = 1, w_step = 0, out_step = 0;
 };
 
+constexpr int64_t kLibraryComparedRows = 16;  // of a product, to the bit
+
 class Library {
  public:
   static constexpr uint64_t kWorkspace = uint64_t{8} << 20;

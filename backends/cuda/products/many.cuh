@@ -4,8 +4,8 @@
 
 #include <utility>
 
-#include "cuda/barrier.cuh"
 #include "cuda/products/common.cuh"
+#include "cuda/warpgroup.cuh"
 
 namespace motley::cuda {
 
@@ -63,7 +63,6 @@ __device__ void find_rows(const Job& job, const Crowd& crowd, CrowdRows& rows) {
 }
 
 // One instruction for each number of rows; `sums` and `others`: the places of its operands.
-#define MOTLEY_FOUR_SUMS(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define MOTLEY_WARPGROUP_MULTIPLY(rows, sums, others, ...)                                                           \
   __device__ inline void warpgroup_multiply(float(&d)[rows / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, \
                                             uint64_t b) {                                                            \
@@ -84,29 +83,17 @@ MOTLEY_WARPGROUP_MULTIPLY(64,
                           MOTLEY_FOUR_SUMS(12), MOTLEY_FOUR_SUMS(16), MOTLEY_FOUR_SUMS(20), MOTLEY_FOUR_SUMS(24),
                           MOTLEY_FOUR_SUMS(28))
 #undef MOTLEY_WARPGROUP_MULTIPLY
-#undef MOTLEY_FOUR_SUMS
-
-template <int kLeft>
-__device__ void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
-}
-
-// B as the tensor cores find it: address, 1024 bytes from 8 rows to the next 8, 128-byte swizzle.
-__device__ inline uint64_t describe_pieces(const uint8_t* at) {
-  return uint64_t{(shared_address(at) & 0x3ffffu) >> 4} | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 |
-         uint64_t{1} << 62;
-}
 
 template <class Kind, int kEights>
 __device__ void take_chunk_of_many(const typename Kind::Chunk& chunk, const uint8_t* x, const Lane& lane,
                                    float (&sums)[4 * kEights]) {
-  const uint64_t pieces = describe_pieces(x);
+  const uint64_t pieces = describe_pieces(shared_address(x));
   const auto take = [&]<int s>(const Operand& a) {
     const uint64_t at = pieces + static_cast<uint64_t>((s / 2 * 8 * kEights * kPieceRow + s % 2 * 64) >> 4);
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    begin_products();
     warpgroup_multiply(sums, a.low.x, a.high.x, a.low.y, a.high.y, at);
     warpgroup_multiply(sums, a.low.z, a.high.z, a.low.w, a.high.w, at + 2);
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    close_products();
     wait_for_products<(s + 1 < Kind::kSteps)>();
   };
   [&]<int... s>(std::integer_sequence<int, s...>) {
@@ -234,7 +221,7 @@ struct Multiplier {
     const int next = c + S::kCount - 1, i = c - first;  // `next` comes to where the chunk before this one was
     wait_for_copies<S::kCount - 2>();
     if (crowd.groups) {
-      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // before wgmma reads what was copied
+      show_copies();
       __syncthreads();
       copy_weights(next);
       gather_inputs(next);

@@ -235,12 +235,10 @@ __global__ void add_values(float* out, const float* add, int64_t count) {
   for (int64_t i = first_item(); i < count; i += item_step()) out[i] += add[i];
 }
 
-constexpr int64_t kComparedRows = 16;
-
 // Whether the sums of the library are those of multiply_serially: all rows may then go either way. add: as above.
 bool is_of_one_class(const kit::OpCall& call, const Job& job, const Library& library, const float* add = nullptr) {
   const CudaWeight& w = weight_of(call, 0);
-  const int64_t few = std::min({job.rows, serial_rows_max(job), kComparedRows});
+  const int64_t few = std::min({job.rows, serial_rows_max(job), kLibraryComparedRows});
   if (w.format != MOTLEY_BF16 || !w.view().streams || few <= 0 || !fits_library(call, job, library)) return false;
   const cudaStream_t stream = stream_of(call).raw();
   bool agree = true;

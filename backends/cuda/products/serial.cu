@@ -43,7 +43,6 @@ struct Deal {
 
 // As warpgroup_multiply, with the weights in shared memory too. a, b: the lower halves of what describe_pieces says;
 // the upper one is the same everywhere.
-#define MOTLEY_FOUR_SUMS(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define MOTLEY_MULTIPLY_STAGED(rows, sums, a_, b_, upper_, ...)                                         \
   __device__ inline void multiply_staged(float(&d)[rows / 2], uint32_t a, uint32_t b, uint32_t upper) { \
     asm volatile(                                                                                       \
@@ -67,7 +66,6 @@ MOTLEY_MULTIPLY_STAGED(64,
                        MOTLEY_FOUR_SUMS(12), MOTLEY_FOUR_SUMS(16), MOTLEY_FOUR_SUMS(20), MOTLEY_FOUR_SUMS(24),
                        MOTLEY_FOUR_SUMS(28))
 #undef MOTLEY_MULTIPLY_STAGED
-#undef MOTLEY_FOUR_SUMS
 
 using Barriers = StageBarriers<kStagesMost>;
 
@@ -198,7 +196,7 @@ __device__ void multiply_tiles(const Job& job, const Deal& deal, const uint8_t* 
 #pragma unroll
   for (int s = 0; s < kSlots; ++s)
     first[s] = kGroupWarps * (job.gated ? group : kSlots * group + s) + (job.gated ? s * deal.own : 0);
-  const uint64_t described = describe_pieces(staged);
+  const uint64_t described = describe_pieces(shared_address(staged));
   const auto upper = static_cast<uint32_t>(described >> 32);
   Round round(deal, barriers);
   int before = -1;  // the stage that may still be read
@@ -213,7 +211,7 @@ __device__ void multiply_tiles(const Job& job, const Deal& deal, const uint8_t* 
       uint32_t w = x + deal.pieces * (kRows * kPieceRow / kUnit);
 #pragma unroll 1
       for (int p = 0; p < deal.pieces; ++p) {
-        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+        begin_products();
 #pragma unroll
         for (int k = 0; k < kPieceRow; k += 32) {
 #pragma unroll
@@ -221,7 +219,7 @@ __device__ void multiply_tiles(const Job& job, const Deal& deal, const uint8_t* 
             multiply_staged(sums[s], w + (first[s] * kTilePiece + k) / kUnit, x + k / kUnit, upper);
         }
         x += kRows * kPieceRow / kUnit, w += deal.tiles * (kTilePiece / kUnit);
-        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        close_products();
       }
       wait_for_products<1>();  // all but those of the last piece
       release();
