@@ -39,16 +39,23 @@ struct ClampedSwiglu {
   }
 };
 
+struct Operands {
+  const void *a, *b;  // b null: none
+  bool bf16;          // else they are f32
+};
+
 template <class F>
-__global__ void each_value(F f, const float* a, const float* b, int64_t count, void* out, bool bf16) {
-  for (int64_t i = first_item(); i < count; i += item_step()) store_one(bf16, out, i, f(a[i], b ? b[i] : 0.0f));
+__global__ void each_value(F f, Operands in, int64_t count, void* out, bool bf16) {
+  const int32_t dtype = in.bf16 ? MOTLEY_BF16 : MOTLEY_F32;
+  for (int64_t i = first_item(); i < count; i += item_step())
+    store_one(bf16, out, i, f(load_as(dtype, in.a, i), in.b ? load_as(dtype, in.b, i) : 0.0f));
 }
 // Four at a time, where all begin on borders of 16 bytes.
 template <class F>
-__global__ void each_four(F f, const float4* a, const float4* b, int64_t count, void* out, bool bf16) {
+__global__ void each_four(F f, Operands in, int64_t count, void* out, bool bf16) {
   wait_for_earlier();
   for (int64_t i = first_item(); i < count; i += item_step()) {
-    const float4 x = a[i], y = b ? b[i] : float4{};
+    const float4 x = load_four(in.bf16, in.a, i), y = in.b ? load_four(in.bf16, in.b, i) : float4{};
     store_four(bf16, out, i, {f(x.x, y.x), f(x.y, y.y), f(x.z, y.z), f(x.w, y.w)});
   }
 }
@@ -57,18 +64,16 @@ template <class F>
 void element_wise(const kit::OpCall& call, F f) {
   const int64_t count = call.out[0].rows * call.out[0].width;
   if (count == 0) return;
-  const float* b = call.in.size() > 1 ? call.in[1].f32() : nullptr;
+  const Operands in{call.in[0].data, call.in.size() > 1 ? call.in[1].data : nullptr, call.in[0].dtype == MOTLEY_BF16};
   const bool bf16 = call.out[0].dtype == MOTLEY_BF16;
-  const auto places = reinterpret_cast<uintptr_t>(call.in[0].data) | reinterpret_cast<uintptr_t>(b) |
+  const auto places = reinterpret_cast<uintptr_t>(in.a) | reinterpret_cast<uintptr_t>(in.b) |
                       reinterpret_cast<uintptr_t>(call.out[0].data);
   if (places % sizeof(float4) == 0 && count % 4 == 0) {
-    launch_early(stream_of(call), each_four<F>, blocks_for(count / 4), kThreads, 0, f,
-                 reinterpret_cast<const float4*>(call.in[0].data), reinterpret_cast<const float4*>(b), count / 4,
-                 call.out[0].data, bf16);
+    launch_early(stream_of(call), each_four<F>, blocks_for(count / 4), kThreads, 0, f, in, count / 4, call.out[0].data,
+                 bf16);
     return launched("an element-wise op");
   }
-  each_value<<<blocks_for(count), kThreads, 0, stream_of(call).raw()>>>(f, call.in[0].f32(), b, count, call.out[0].data,
-                                                                        bf16);
+  each_value<<<blocks_for(count), kThreads, 0, stream_of(call).raw()>>>(f, in, count, call.out[0].data, bf16);
   launched("an element-wise op");
 }
 

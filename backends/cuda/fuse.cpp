@@ -88,6 +88,20 @@ bool join_norm(PlanOp& add, const PlanOp& norm, const Plan& plan) {
   return true;
 }
 
+// SELECT_ROWS, and RMSNORM of whole rows of what is selected.
+bool join_selection(PlanOp& select, const PlanOp& norm, const Plan& plan, const std::vector<int>& readers) {
+  if (select.kind != MOTLEY_OP_SELECT_ROWS || norm.kind != MOTLEY_OP_RMSNORM) return false;
+  const auto selected = static_cast<size_t>(select.out[0]);
+  if (norm.in[0] != select.out[0] || readers[selected] != 1 || norm.out[0] == select.in[0] ||
+      norm.attr.norm.group != plan.values[selected].width)
+    return false;
+  PlanOp joined = norm;
+  joined.in = select.in;
+  joined.kernel = select_rmsnorm;
+  select = std::move(joined);
+  return true;
+}
+
 // A product, and ADD of it with the norm behind, as join_norm makes them.
 bool join_product(PlanOp& product, const PlanOp& add, const std::vector<int>& readers) {
   if (product.kind != MOTLEY_OP_MATMUL || product.kernel != matmul || product.out.size() != 1 ||
@@ -162,7 +176,8 @@ void join(Plan& plan) {
     PlanOp op = std::move(plan.ops[i]);
     const size_t left = plan.ops.size() - i;
     size_t took = 1;
-    if (left > 1 && join_norm(op, plan.ops[i + 1], plan)) took = 2;
+    if (left > 1 && (join_norm(op, plan.ops[i + 1], plan) || join_selection(op, plan.ops[i + 1], plan, count)))
+      took = 2;
     if (left > 2 && join_heads(op, plan.ops[i + 1], plan.ops[i + 2], count)) {
       took = 3;
       if (left > 3 && join_attention(op, plan.ops[i + 3], count)) took = 4;
@@ -189,20 +204,30 @@ int32_t result_in_bf16(const PlanOp& op) {
   }
 }
 
+void write_in_bf16(Plan& plan, int32_t id) {
+  kit::PlanValue& value = plan.values[static_cast<size_t>(id)];
+  if (value.dtype == MOTLEY_F32 && value.width % 8 == 0) value.dtype = MOTLEY_BF16, value.row_bytes = 2 * value.width;
+}
+
+// Whether the products' first weight is one that streams, and so all of them.
+bool streams(const Plan& plan, const PlanOp& product) {
+  return static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(product.weight[0])])->view().streams;
+}
+
 // What products alone read is written in bf16, as they would round it: half the bytes, and no step of its own for it.
+// So are two products that nothing but SILU_MUL reads (ADR 13).
 void round_early(Plan& plan) {
   std::vector<int> others = readers(plan);  // that are no such products
   for (const PlanOp& op : plan.ops) {
-    if (op.kind != MOTLEY_OP_MATMUL) continue;
-    const auto& weight = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[0])]);
-    if (weight.view().streams && weight.cols % 8 == 0) --others[static_cast<size_t>(op.in[0])];
+    if (op.kind != MOTLEY_OP_MATMUL || !streams(plan, op)) continue;
+    if (plan.values[static_cast<size_t>(op.in[0])].width % 8 == 0) --others[static_cast<size_t>(op.in[0])];
   }
   for (const PlanOp& op : plan.ops) {
     const int32_t id = result_in_bf16(op);
-    if (id == MOTLEY_NONE || others[static_cast<size_t>(id)] != 0) continue;
-    kit::PlanValue& value = plan.values[static_cast<size_t>(id)];
-    if (value.dtype != MOTLEY_F32 || value.width % 8 != 0) continue;
-    value.dtype = MOTLEY_BF16, value.row_bytes = 2 * value.width;
+    if (id != MOTLEY_NONE && others[static_cast<size_t>(id)] == 0) write_in_bf16(plan, id);
+    const bool gates = op.kernel == matmul_silu_mul<0> || op.kernel == matmul_silu_mul<1>;
+    if (!gates || !streams(plan, op) || op.weight[1] != MOTLEY_NONE || op.weight[3] != MOTLEY_NONE) continue;
+    write_in_bf16(plan, op.out[0]), write_in_bf16(plan, op.out[1]);
   }
 }
 
@@ -214,7 +239,7 @@ void fuse(Plan& plan, CudaMemory& memory) {
   for (PlanOp& op : plan.ops) {
     if (op.kind == MOTLEY_OP_ROPE) op.in.assign({op.in[0], tables.of(op)});
     if (op.kind == MOTLEY_OP_PAGED_ATTENTION) prepare_attention(plan, op, *needs);
-    if (op.kind == MOTLEY_OP_SAMPLE) needs->samples = true;
+    if (op.kind == MOTLEY_OP_SAMPLE) needs->samples = true, op.scratch_bytes = sample_scratch(memory.processors());
   }
   join(plan);
   round_early(plan);

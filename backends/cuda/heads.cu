@@ -12,6 +12,7 @@ namespace {
 // Cosine and sine of each row's pairs.
 __global__ void fill_turns(const int32_t* positions, const double* turns, int64_t pairs, double magnitude,
                            int64_t count, float2* out) {
+  wait_for_earlier();
   for (int64_t k = first_item(); k < count; k += item_step()) {
     double sine, cosine;
     sincos(positions[k / pairs] * turns[k % pairs], &sine, &cosine);
@@ -180,9 +181,9 @@ void rope_turns(const kit::OpCall& call) {
   const int64_t count = call.out[0].rows * (a.n_rot / 2);
   if (count == 0) return;
   const CudaStream& stream = stream_of(call);
-  fill_turns<<<blocks_for(count), kThreads, 0, stream.raw()>>>(
-      stream.batch().positions, static_cast<const DeviceBytes*>(call.op->data.get())->as<double>(), a.n_rot / 2,
-      a.magnitude, count, static_cast<float2*>(call.out[0].data));
+  launch_early(stream, fill_turns, blocks_for(count), kThreads, 0, stream.batch().positions,
+               static_cast<const DeviceBytes*>(call.op->data.get())->as<double>(), a.n_rot / 2, a.magnitude, count,
+               static_cast<float2*>(call.out[0].data));
   launched("ROPE");
 }
 

@@ -71,6 +71,8 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
-__device__ inline void report(int32_t* fault, Fault what) { atomicCAS(fault, 0, static_cast<int32_t>(what)); }
+__device__ inline void report(const FaultPlace* place, Fault what) {
+  atomicCAS(place->at, 0, static_cast<int32_t>(what));
+}
 
 }  // namespace motley::cuda

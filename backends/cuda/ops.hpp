@@ -26,7 +26,8 @@ void softcap(const kit::OpCall& call);
 void sigmoid_mul(const kit::OpCall& call);
 void clamped_swiglu(const kit::OpCall& call);
 void rmsnorm(const kit::OpCall& call);
-void add_rmsnorm(const kit::OpCall& call);  // in0 + in1 -> out0, its norm -> out1
+void add_rmsnorm(const kit::OpCall& call);     // in0 + in1 -> out0, its norm -> out1
+void select_rmsnorm(const kit::OpCall& call);  // the batch's head rows of in0, normalised
 // x (+ more) -> sum, its norm -> out. more null: x is the sum.
 void rmsnorm_of_sum(const kit::OpCall& call, const float* x, const float* more, const kit::Tensor& sum,
                     const kit::Tensor& out, const motley_attr& attr, const kit::Weight& weight);
@@ -49,6 +50,7 @@ void paged_attention(const kit::OpCall& call);
 void attn_merge(const kit::OpCall& call);
 
 void sample(const kit::OpCall& call);
+int64_t sample_scratch(int processors);  // bytes
 
 // Rewrites a checked plan: ops get their data, neighbours are joined.
 void fuse(kit::Plan& plan, CudaMemory& memory);

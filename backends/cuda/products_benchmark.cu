@@ -65,7 +65,7 @@ class Bench {
     for (Job& job : jobs_) {
       job.x = {x_.data(), true};
       for (int p = 0; p < job.count; ++p)
-        job.products[p].out = reinterpret_cast<float*>(out_.data()) + p * kRowsMax * kFfn;
+        job.products[p].out = out_.data() + p * kRowsMax * kFfn * 4, job.products[p].bf16 = job.count == 2;
     }
     check(cudaStreamCreate(&stream_), "making a stream");
     for (const Job& job : jobs_) {
@@ -120,9 +120,10 @@ class Bench {
       const void* w = product.data;
       LibraryCall call{nullptr,       job.x.data, nullptr, nullptr,  product.out,
                        product.width, job.cols,   rows,    job.cols, product.width};
+      call.out_bf16 = product.bf16;
       if (dtype_ == MOTLEY_BF16 && p + 1 < job.count && job.products[p + 1].width == product.width) {  // as in a step
         call.batch = 2, call.w_step = (job.products[p + 1].data - product.data) / 2;
-        call.out_step = job.products[p + 1].out - product.out;
+        call.out_step = (job.products[p + 1].at(0) - product.at(0)) / call.out_element();
       }
       if (dtype_ != MOTLEY_BF16) {
         WeightView view;

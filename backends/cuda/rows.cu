@@ -17,7 +17,10 @@ struct Rows {
   float eps;
   float* sum;
   void* out;
-  bool bf16;  // of out, else it is f32
+  bool bf16;                     // of out, else it is f32
+  const int32_t* ids = nullptr;  // of whole rows, to which nothing is added: those that are taken; null: all
+
+  __device__ int64_t source(int64_t run) const { return (ids ? ids[run] : run) * group; }
 };
 
 // The values that one thread has: quads of four, kRowThreads apart, whatever the addresses are.
@@ -50,10 +53,11 @@ __global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_const
   };
   each_quad([&](int k, int64_t i) { weight[k] = load_quad<false>(a.weight + i); });
   wait_for_earlier();
+  const int64_t source = a.source(blockIdx.x);
   // All loads before the first store: as far as the compiler knows, it may be to where they read.
   each_quad([&](int k, int64_t i) {
-    v[k] = load_quad<kAligned>(a.x + first + i);
-    if (a.more) more[k] = load_quad<kAligned>(a.more + first + i);
+    v[k] = load_quad<kAligned>(a.x + source + i);
+    if (a.more) more[k] = load_quad<kAligned>(a.more + source + i);
   });
   float squares = 0;
   each_quad([&](int k, int64_t i) {
@@ -84,16 +88,19 @@ __global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_const
 __global__ void normalise_runs(const __grid_constant__ Rows a) {
   const int lane = threadIdx.x % kWarp;
   for (int64_t run = first_item() / kWarp; run < a.runs; run += item_step() / kWarp) {
-    const float* x = a.x + run * a.group;
-    if (a.more) {
-      for (int64_t i = lane; i < a.group; i += kWarp) a.sum[run * a.group + i] = x[i] + a.more[run * a.group + i];
-      x = a.sum + run * a.group;
-    }
+    const int64_t source = a.source(run);
+    const auto value = [&](int64_t i) { return a.more ? a.x[source + i] + a.more[source + i] : a.x[source + i]; };
     float squares = 0;
-    for (int64_t i = lane; i < a.group; i += kWarp) squares = fmaf(x[i], x[i], squares);
+    for (int64_t i = lane; i < a.group; i += kWarp) {
+      const float x = value(i);
+      squares = fmaf(x, x, squares);
+    }
     const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.group) + a.eps);
-    for (int64_t i = lane; i < a.group; i += kWarp)
-      store_one(a.bf16, a.out, run * a.group + i, x[i] * factor * a.weight[i]);
+    for (int64_t i = lane; i < a.group; i += kWarp) {
+      const float x = value(i);  // the sum may be written to where it is from
+      if (a.more) a.sum[run * a.group + i] = x;
+      store_one(a.bf16, a.out, run * a.group + i, x * factor * a.weight[i]);
+    }
   }
 }
 
@@ -125,6 +132,13 @@ void rmsnorm_of_sum(const kit::OpCall& call, const float* x, const float* more, 
   normalise(
       {x, more, weight.vector(), sum.width, sum.rows, attr.norm.eps, sum.f32(), out.data, out.dtype == MOTLEY_BF16},
       stream_of(call));
+}
+
+void select_rmsnorm(const kit::OpCall& call) {
+  const kit::Tensor& out = call.out[0];
+  normalise({call.in[0].f32(), nullptr, call.weight[0]->vector(), out.width, out.rows, call.op->attr.norm.eps, nullptr,
+             out.data, out.dtype == MOTLEY_BF16, stream_of(call).batch().head_rows},
+            stream_of(call));
 }
 
 void add_rmsnorm(const kit::OpCall& call) {

@@ -1,6 +1,7 @@
-// SAMPLE: docs/contracts/sampling.md is the specification; section numbers below are its. A block of threads a row,
-// which goes over the row's logits a few times. Sums that decide are integers, so their order does not matter.
-// SPDX-License-Identifier: Apache-2.0
+// SAMPLE: docs/contracts/sampling.md is the specification; section numbers below are its. Several blocks of threads
+// look for a row's largest logit, of few rows; the last of them does the rest, going over the row a few times where it
+// must. Sums that decide are integers, so their order does not matter. SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cfloat>
 
 #include "cuda/launch.cuh"
@@ -12,6 +13,8 @@ namespace {
 
 constexpr int kRowThreads = 1024;
 constexpr int kRowWarps = kRowThreads / kWarp;
+constexpr int kPartsMax = 16;          // blocks of a row
+constexpr int64_t kPartLeast = 4096;   // logits of a block, where a row has several
 constexpr float kGreedyBelow = 1e-5f;  // temperatures below count as 0
 constexpr int kBins = 2048;
 constexpr float kBinsOfOne = 64;  // bins of a unit of y, which is at most 0
@@ -62,6 +65,7 @@ struct Shared {
   uint32_t listed;
   Best list[kListMax];
   Cut cut;
+  bool last;
 };
 
 struct Sampling {
@@ -73,6 +77,8 @@ struct Sampling {
   float* logprobs;
   int32_t* top_ids;
   float* top_logprobs;
+  Best* bests;       // [rows][parts]: the largest logit of each part, where there are several
+  int32_t* arrived;  // zero before and after: rows, then blocks of each row that has several
 };
 
 class RowSampler {
@@ -86,30 +92,75 @@ class RowSampler {
         vocab_(static_cast<int32_t>(a.vocab)) {}
 
   __device__ void run() {
-    raw_statistics();
+    Best raw;
+    if (!find_largest(&raw)) return;
+    raw_statistics(raw.value);
     const bool changed = adjust();
-    Best best = argmax();
+    Best best = changed ? argmax(0, vocab_) : raw;
     if (spec_.temperature >= kGreedyBelow && best.value > -INFINITY) best.id = draw(best.value);
     if (changed) restore();
-    if (threadIdx.x > 0) return;
-    a_.ids[h_] = best.id;
-    if (a_.logprobs) a_.logprobs[h_] = spec_.top_logprobs >= 0 ? logprob(row_[best.id]) : 0.0f;
+    if (threadIdx.x == 0) {
+      a_.ids[h_] = best.id;
+      if (a_.logprobs) a_.logprobs[h_] = spec_.top_logprobs >= 0 ? logprob(row_[best.id]) : 0.0f;
+    }
+    if (a_.slots && is_last(a_.arrived, gridDim.x)) fill_slots();
   }
 
  private:
-  // A thread's ids ascend.
+  // A thread's ids ascend. begin: a multiple of four.
   template <class F>
-  __device__ void each(F f) const {
+  __device__ void each(int32_t begin, int32_t end, F f) const {
     if (vocab_ % 4 == 0 && reinterpret_cast<uintptr_t>(row_) % sizeof(float4) == 0) {
 #pragma unroll 4
-      for (int32_t i = 4 * threadIdx.x; i < vocab_; i += 4 * kRowThreads) {
+      for (int32_t i = begin + 4 * threadIdx.x; i < end; i += 4 * kRowThreads) {
         const float4 x = *reinterpret_cast<const float4*>(row_ + i);
         f(i, clean(x.x)), f(i + 1, clean(x.y)), f(i + 2, clean(x.z)), f(i + 3, clean(x.w));
       }
       return;
     }
 #pragma unroll 4
-    for (int32_t i = threadIdx.x; i < vocab_; i += kRowThreads) f(i, clean(row_[i]));
+    for (int32_t i = begin + threadIdx.x; i < end; i += kRowThreads) f(i, clean(row_[i]));
+  }
+  template <class F>
+  __device__ void each(F f) const {
+    each(0, vocab_, f);
+  }
+
+  // ---- of all blocks ----
+
+  // Whether this is the last of `all` blocks to come here; it sees what the others wrote before.
+  __device__ bool is_last(int32_t* arrived, unsigned all) const {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      __threadfence();
+      s_.last = atomicAdd(arrived, 1) == static_cast<int32_t>(all) - 1;
+      if (s_.last) *arrived = 0;
+      __threadfence();
+    }
+    __syncthreads();
+    return s_.last;
+  }
+  // The row's largest logit; false: another block goes on with the row.
+  __device__ bool find_largest(Best* raw) const {
+    const auto parts = static_cast<int32_t>(gridDim.y), part = static_cast<int32_t>(blockIdx.y);
+    const int32_t each_part = ((vocab_ + parts - 1) / parts + 3) / 4 * 4;
+    *raw = argmax(min(vocab_, part * each_part), min(vocab_, (part + 1) * each_part));
+    if (parts == 1) return true;
+    Best* const bests = a_.bests + h_ * parts;
+    if (threadIdx.x == 0) bests[part] = *raw;
+    if (!is_last(a_.arrived + 1 + h_, gridDim.y)) return false;
+    Best one{-INFINITY, INT32_MAX};
+    if (const auto p = static_cast<int32_t>(threadIdx.x); p < parts)
+      one = {__ldcg(&bests[p].value), __ldcg(&bests[p].id)};
+    *raw = choose(one, s_.best, better);
+    return true;
+  }
+  // §7: every pending slot has been read.
+  __device__ void fill_slots() const {
+    for (unsigned h = threadIdx.x; h < gridDim.x; h += kRowThreads) {
+      const int32_t slot = a_.batch.samples[h].out_slot;
+      if (slot >= 0) a_.slots[slot] = __ldcg(a_.ids + h);
+    }
   }
 
   // ---- of all threads ----
@@ -147,9 +198,9 @@ class RowSampler {
     return all;
   }
 
-  __device__ Best argmax() const {
-    Best best;
-    each([&](int32_t i, float x) {
+  __device__ Best argmax(int32_t begin, int32_t end) const {
+    Best best{-INFINITY, begin};
+    each(begin, end, [&](int32_t i, float x) {
       if (x > best.value) best = {x, i};  // ids ascend
     });
     return choose(best, s_.best, better);
@@ -158,14 +209,13 @@ class RowSampler {
   // ---- §1 ----
 
   __device__ float logprob(float x) const { return static_cast<float>(clean(x) - log_sum_); }
-  __device__ void raw_statistics() {
+  __device__ void raw_statistics(float largest) {
     const int32_t want = min(spec_.top_logprobs, vocab_);
     for (int i = threadIdx.x; i < MOTLEY_TOP_MAX; i += kRowThreads) {
       if (a_.top_ids) a_.top_ids[h_ * MOTLEY_TOP_MAX + i] = MOTLEY_NONE;
       if (a_.top_logprobs) a_.top_logprobs[h_ * MOTLEY_TOP_MAX + i] = -INFINITY;
     }
     if (want < 0) return;
-    const float largest = argmax().value;
     log_sum_ = 0;
     if (largest > -INFINITY) {
       double sum = 0;
@@ -474,16 +524,19 @@ class RowSampler {
 
 __global__ void __launch_bounds__(kRowThreads) sample_rows(const __grid_constant__ Sampling a) {
   __shared__ Shared shared;
+  wait_for_earlier(false);
   RowSampler(a, shared).run();
 }
 
-// §7: every pending slot has been read.
-__global__ void fill_slots(const motley_sample_row* samples, const int32_t* ids, int32_t rows, int32_t* slots) {
-  for (int32_t h = threadIdx.x; h < rows; h += blockDim.x)
-    if (samples[h].out_slot >= 0) slots[samples[h].out_slot] = ids[h];
+// Blocks of each of so many rows: as many as keep the GPU busy.
+int32_t parts_of(int32_t rows, int64_t vocab, int processors) {
+  const int64_t most = std::min<int64_t>(kPartsMax, vocab / kPartLeast);
+  return static_cast<int32_t>(std::clamp<int64_t>(processors / rows, 1, std::max<int64_t>(most, 1)));
 }
 
 }  // namespace
+
+int64_t sample_scratch(int processors) { return processors * static_cast<int64_t>(sizeof(Best)); }
 
 void sample(const kit::OpCall& call) {
   const auto rows = static_cast<int32_t>(call.in[0].rows);
@@ -493,6 +546,7 @@ void sample(const kit::OpCall& call) {
   for (int32_t h = 0; h < rows; ++h) to_slots = to_slots || call.batch->samples[h].out_slot >= 0;
   if (to_slots && !call.in[1].data)
     call.fail(MOTLEY_INVALID_ARGUMENT, "SAMPLE: a row names a slot, but the op has no slots");
+  const int32_t parts = parts_of(rows, call.in[0].width, stream.processors());
   const Sampling a{stream.batch(),
                    call.in[0].f32(),
                    static_cast<int32_t*>(call.in[1].data),
@@ -500,11 +554,10 @@ void sample(const kit::OpCall& call) {
                    call.out[0].i32(),
                    static_cast<float*>(call.out[1].data),
                    static_cast<int32_t*>(call.out[2].data),
-                   static_cast<float*>(call.out[3].data)};
-  sample_rows<<<static_cast<unsigned>(rows), kRowThreads, 0, stream.raw()>>>(a);
-  launched("SAMPLE");
-  if (!a.slots) return;
-  fill_slots<<<1, kThreads, 0, stream.raw()>>>(a.batch.samples, a.ids, rows, a.slots);
+                   static_cast<float*>(call.out[3].data),
+                   reinterpret_cast<Best*>(call.scratch),
+                   stream.counters()};
+  launch_early(stream, sample_rows, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(parts)), kRowThreads, 0, a);
   launched("SAMPLE");
 }
 

@@ -58,8 +58,17 @@ __device__ inline void store_four(bool bf16, void* to, int64_t i, float4 v) {
   const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y), high = __floats2bfloat162_rn(v.z, v.w);
   static_cast<uint2*>(to)[i] = {reinterpret_cast<const uint32_t&>(low), reinterpret_cast<const uint32_t&>(high)};
 }
+// The same, read.
+__device__ inline float4 load_four(bool bf16, const void* from, int64_t i) {
+  if (!bf16) return static_cast<const float4*>(from)[i];
+  const uint2 v = static_cast<const uint2*>(from)[i];
+  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
+          __uint_as_float(v.y & 0xffff0000u)};
+}
 __device__ inline void store_one(bool bf16, void* to, int64_t i, float x) {
   store_as(bf16 ? MOTLEY_BF16 : MOTLEY_F32, x, to, i);
 }
+// What would be read of it.
+__device__ inline float as_stored(bool bf16, float x) { return bf16 ? __bfloat162float(__float2bfloat16_rn(x)) : x; }
 
 }  // namespace motley::cuda

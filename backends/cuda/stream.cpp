@@ -142,8 +142,11 @@ class CudaStream::Layout {
   }
   uint64_t bytes() const { return bytes_; }
   uint64_t used() const { return used_; }
+  static int32_t* fault_of(std::byte* staged) { return reinterpret_cast<int32_t*>(staged + sizeof(FaultPlace)); }
   void write(std::byte* staged, std::byte* device, std::vector<uint64_t>* key) const {
     std::memset(staged, 0, kAlign);
+    const FaultPlace fault{fault_of(staged)};
+    std::memcpy(staged, &fault, sizeof fault);
     for (const Item& item : items_) {
       if (item.from) std::memcpy(staged + item.offset, item.from, item.bytes);
       *item.place = device + item.offset;
@@ -160,13 +163,13 @@ class CudaStream::Layout {
     const void** place;
   };
   std::vector<Item> items_;
-  uint64_t bytes_ = kAlign, used_ = kAlign;  // the fault comes first
+  uint64_t bytes_ = kAlign, used_ = kAlign;  // first the FaultPlace and, in pinned memory, what it names
 };
 
 CudaStream::CudaStream(CudaMemory& memory) : memory_(memory) {
   memory_.use();
   processors_ = memory_.processors();
-  starts_early_ = memory_.major() >= 9;
+  starts_early_ = memory_.major() == 9;  // for later GPUs it may have PTX of 8.0 alone, whose kernels do not wait
   counters_ = memory_.allocate(kPartialsMax * sizeof(int32_t));
   const cudaError_t code = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
   if (code != cudaSuccess) memory_.release(counters_, kPartialsMax * sizeof(int32_t));
@@ -229,7 +232,8 @@ void CudaStream::copy(std::byte* to, const std::byte* from, uint64_t bytes) {
 void CudaStream::to_host(void* to, const std::byte* from, uint64_t bytes) {
   memory_.use();
   std::byte* const between = staged(bytes);
-  check(cudaMemcpyAsync(between ? between : to, from, bytes, cudaMemcpyDeviceToHost, stream_), "a copy from the GPU");
+  if (!between || !copy_by_kernel(*this, between, from, bytes, false))
+    check(cudaMemcpyAsync(between ? between : to, from, bytes, cudaMemcpyDeviceToHost, stream_), "a copy from the GPU");
   if (between) held_.arrivals.push_back({to, between, bytes});
 }
 
@@ -237,6 +241,7 @@ void CudaStream::from_host(std::byte* to, const void* from, uint64_t bytes) {
   memory_.use();
   std::byte* const between = staged(bytes);
   if (between) std::memcpy(between, from, bytes);
+  if (between && copy_by_kernel(*this, to, between, bytes, true)) return;
   check(cudaMemcpyAsync(to, between ? between : from, bytes, cudaMemcpyHostToDevice, stream_), "a copy to the GPU");
 }
 
@@ -306,7 +311,7 @@ bool CudaStream::begin(const motley_batch& b, std::span<const int32_t> row_seque
     device_ = memory_.allocate(room);
     room_ = room;
   }
-  const PinnedPool::Piece piece = pool_.take(layout.used());
+  const PinnedPool::Piece piece = pool_.take(layout.bytes());
   held_.pieces.push_back(piece);
   std::vector<uint64_t> all(key.begin(), key.end());
   layout.write(piece.data, device_, &all);
@@ -317,10 +322,11 @@ bool CudaStream::begin(const motley_batch& b, std::span<const int32_t> row_seque
   }
   all.push_back(batch_.counts_room), all.push_back(batch_.biases_room);
   if (!memory_.one_class()) add_classes(b, &all);
-  batch_.fault = reinterpret_cast<int32_t*>(device_);
-  check(cudaMemcpyAsync(device_, piece.data, layout.used(), cudaMemcpyHostToDevice, stream_), "copying a batch");
-  held_.fault = reinterpret_cast<const int32_t*>(piece.data);
-  in_program_ = true;
+  batch_.fault = reinterpret_cast<const FaultPlace*>(device_);
+  const uint64_t bytes = (layout.used() + kAlign - 1) / kAlign * kAlign;  // there is room for
+  if (!copy_by_kernel(*this, device_, piece.data, bytes, true))
+    check(cudaMemcpyAsync(device_, piece.data, bytes, cudaMemcpyHostToDevice, stream_), "copying a batch");
+  held_.fault = Layout::fault_of(piece.data);
   return b.rows > kRecordRowsMax || !replay(std::move(all));
 }
 
@@ -396,9 +402,6 @@ void CudaStream::follow(kit::Stream& other) {
 std::unique_ptr<kit::Mark> CudaStream::mark() {
   memory_.use();
   stop_recording();
-  if (std::exchange(in_program_, false))
-    check(cudaMemcpyAsync(const_cast<int32_t*>(held_.fault), device_, sizeof(int32_t), cudaMemcpyDeviceToHost, stream_),
-          "reading the outcome");
   if (staging_.data) held_.pieces.push_back(std::exchange(staging_, {}));
   staged_ = 0;
   cudaEvent_t event = pool_.take_event();

@@ -16,6 +16,11 @@ namespace motley::cuda {
 // What a kernel found wrong in its data; a literal text each (stream.cpp).
 enum class Fault : int32_t { kNone = 0, kToken, kExpert, kPending };
 
+// Where that is told: a Fault in pinned memory, of which the first one stays.
+struct FaultPlace {
+  int32_t* at = nullptr;
+};
+
 // What a program's steps want of every batch (kit::Plan::data).
 struct ProgramNeeds {
   std::vector<AttentionShape> shapes;
@@ -34,7 +39,7 @@ struct DeviceBatch {
   const motley_token_bias* biases = nullptr;
   float* replaced = nullptr;  // a place for each of biases, counts and pending tokens, in this order
   uint32_t biases_room = 0, counts_room = 0;
-  int32_t* fault = nullptr;  // a Fault; the first one stays
+  const FaultPlace* fault = nullptr;
 };
 
 // How a batch's rows are attended by ops of a shape: on the GPU, where there are such rows.
@@ -124,18 +129,23 @@ class CudaStream : public kit::Stream {
   PinnedPool pool_;
   cudaStream_t stream_ = nullptr, beside_ = nullptr;
   cudaEvent_t forked_ = nullptr, joined_ = nullptr;
-  std::byte *device_ = nullptr, *counters_ = nullptr;  // the batch on the GPU: the first word is the fault
+  std::byte *device_ = nullptr, *counters_ = nullptr;  // the batch on the GPU: first its FaultPlace
   uint64_t room_ = 0;
   int processors_ = 0;
   bool starts_early_ = false;
   Held held_;
   PinnedPool::Piece staging_;
   uint64_t staged_ = 0;  // of staging_
-  bool in_program_ = false;
   std::map<std::vector<uint64_t>, Record> records_;
   Record* recording_ = nullptr;
   DeviceBatch batch_;
   std::vector<AttentionItems> attention_;
 };
+
+// Enqueues a copy between the GPU and pinned memory by a kernel, between kernels the sooner: a copy engine takes some
+// microseconds to begin, and what is behind it some to see its end. False: it is too large, or of odd bytes. from_host:
+// what is read is there already.
+constexpr uint64_t kKernelCopyMax = uint64_t{1} << 14;  // bytes
+bool copy_by_kernel(const CudaStream& stream, std::byte* to, const std::byte* from, uint64_t bytes, bool from_host);
 
 }  // namespace motley::cuda

@@ -97,6 +97,19 @@ void norms(Judge& judge) {
                     kElementwise, label("RMSNORM", rows, width) + " group " + std::to_string(group));
     }
   }
+  if (!judge.supports({MOTLEY_OP_SELECT_ROWS})) return;
+  for (const int32_t width : {7, 64, 768}) {  // of selected rows, which a device may take at once
+    GraphBuilder g;
+    const int32_t x = g.input(MOTLEY_F32, {kR, width}), chosen = g.value(MOTLEY_F32, {MOTLEY_DIM_HEAD_ROWS, width});
+    g.op(MOTLEY_OP_SELECT_ROWS, {x}, {chosen});
+    auto& op = g.op(MOTLEY_OP_RMSNORM, {chosen}, {g.output(MOTLEY_F32, {MOTLEY_DIM_HEAD_ROWS, width})},
+                    {g.weight(vector_weight(random.normals(static_cast<size_t>(width))))});
+    op.attr.norm = {1e-5f, width};
+    BatchData b = plain_batch(6);
+    b.head_rows = {1, 4, 5};
+    judge.compare(g, {{x, to_bytes(random.normals(6 * static_cast<size_t>(width), 4))}}, b, kElementwise,
+                  label("RMSNORM", 3, width) + " of selected rows");
+  }
 }
 
 struct RopeCase {

@@ -164,7 +164,7 @@ void greedy_cases(Judge& judge) {
 
 void logprob_cases(Judge& judge) {
   Random random(judge.options().seed + 21);
-  for (const int64_t vocab : {13, 5000}) {
+  for (const int64_t vocab : {13, 5000, 32768}) {
     Sampler s(judge.device(), vocab);
     const auto logits = random.normals(static_cast<size_t>(vocab), 4);
     std::vector<int32_t> order(logits.size());

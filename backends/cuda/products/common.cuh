@@ -66,6 +66,7 @@ __device__ inline void put_gated(const Job& job, bool second, int64_t row, int w
   const Product& p = job.products[second];
   if (weight_row >= p.width) return;
   if (p.bias) sum += p.bias[weight_row];
+  sum = as_stored(p.bf16, sum);
   if (!second) {
     held = sum;
     return;
@@ -98,7 +99,7 @@ __device__ void wait_for_copies() {
 __device__ inline void put(const Product& p, int64_t row, int weight_row, float sum, int64_t bias_offset) {
   if (weight_row >= p.width) return;
   if (p.bias) sum += p.bias[bias_offset + weight_row];
-  p.out[row * p.width + weight_row] = sum;
+  store_one(p.bf16, p.out, row * p.width + weight_row, sum);
 }
 
 }  // namespace motley::cuda

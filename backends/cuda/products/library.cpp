@@ -169,7 +169,7 @@ struct Shapes {
     };
     layout(w, CUDA_R_16BF, call.cols, call.width, call.cols, call.w_step);
     layout(x, CUDA_R_16BF, call.cols, rows, call.stride, 0);
-    layout(out, CUDA_R_32F, call.width, rows, call.out_stride, call.out_step);
+    layout(out, call.out_bf16 ? CUDA_R_16BF : CUDA_R_32F, call.width, rows, call.out_stride, call.out_step);
   }
   Handle<cublasLtMatmulDesc_t> desc;
   Handle<cublasLtMatrixLayout_t> w, x, out;
@@ -210,7 +210,8 @@ std::vector<Library::Way> Library::find(const LibraryCall& call, int64_t rows) c
 namespace {
 
 std::array<int64_t, 5> shape_of(const LibraryCall& call) {
-  return {call.width, call.cols, (call.bias ? 1 : 0) + (call.add ? 2 : 0), call.out_stride, call.batch};
+  return {call.width, call.cols, (call.bias ? 1 : 0) + (call.add ? 2 : 0) + (call.out_bf16 ? 4 : 0), call.out_stride,
+          call.batch};
 }
 
 // Of kBuckets.
@@ -360,7 +361,7 @@ std::unique_ptr<Library::Way> Library::fastest(const LibraryCall& call, int64_t 
   if (call.add) {  // it may be where the results go
     elsewhere = borrow(static_cast<size_t>(call.rows * call.out_stride) * sizeof(float));
     if (!elsewhere) return nullptr;
-    timed.out = static_cast<float*>(elsewhere.get());
+    timed.out = elsewhere.get();
   }
   Timer timer({&timed, 1}, rows, stream);
   std::vector<std::pair<float, size_t>> times;  // the least of each
@@ -374,7 +375,7 @@ std::unique_ptr<Library::Way> Library::fastest(const LibraryCall& call, int64_t 
   std::sort(times.begin(), times.end());
   const auto by = [&](const Way& way) { return [&](const LibraryCall& few) { try_run(few, way, workspace, stream); }; };
   for (const auto& [ms, i] : times)
-    if (std::isfinite(ms) && same(call, std::min(call.rows, kLibraryComparedRows), by(ways[i]), by(first), stream))
+    if (std::isfinite(ms) && same(call, compared_rows(call), by(ways[i]), by(first), stream))
       return std::make_unique<Way>(ways[i]);
   return nullptr;
 }
@@ -423,31 +424,34 @@ bool Library::agrees(const LibraryCall& call, int64_t rows, const Other& other, 
 
 // Whether both give the same bits for rows of random numbers. Waits for the stream.
 bool Library::same(const LibraryCall& call, int64_t rows, const Other& a, const Other& b, cudaStream_t stream) const {
+  constexpr uint8_t kUnwritten = 0xff;  // as bytes of a number: a NaN
   LibraryCall some = call;
   some.rows = rows, some.out_step = rows * call.out_stride, some.stride = call.cols;
-  const auto count = static_cast<size_t>(call.batch * some.out_step);
+  const auto element = static_cast<size_t>(call.out_element());
+  const auto bytes = static_cast<size_t>(call.batch * some.out_step) * element;
   const std::vector<uint16_t> x = random_numbers(static_cast<size_t>(rows * call.cols));
-  const Memory memory = borrow(count * sizeof(float)), inputs = borrow(x.size() * sizeof x[0]);
+  const Memory memory = borrow(bytes), inputs = borrow(x.size() * sizeof x[0]);
   if (!memory || !inputs) return false;
   check(cudaMemcpyAsync(inputs.get(), x.data(), x.size() * sizeof x[0], cudaMemcpyHostToDevice, stream),
         "comparing algorithms");
-  some.x = inputs.get(), some.out = static_cast<float*>(memory.get());
+  some.x = inputs.get(), some.out = memory.get();
   const auto results = [&](const Other& write) {
-    check(cudaMemsetAsync(some.out, 0xff, count * sizeof(float), stream), "comparing algorithms");
+    check(cudaMemsetAsync(some.out, kUnwritten, bytes, stream), "comparing algorithms");
     write(some);
-    std::vector<float> values(count);
-    check(cudaMemcpyAsync(values.data(), some.out, count * sizeof(float), cudaMemcpyDeviceToHost, stream),
-          "comparing algorithms");
+    std::vector<uint8_t> values(bytes);
+    check(cudaMemcpyAsync(values.data(), some.out, bytes, cudaMemcpyDeviceToHost, stream), "comparing algorithms");
     check(cudaStreamSynchronize(stream), "comparing algorithms");
     return values;
   };
-  const std::vector<float> first = results(a), second = results(b);
-  if (std::isnan(first[0]) || std::isnan(second[0])) return false;  // nothing was written: an algorithm refused
-  for (int64_t row = 0; row < call.batch * rows; ++row)
-    if (std::memcmp(&first[static_cast<size_t>(row * call.out_stride)],
-                    &second[static_cast<size_t>(row * call.out_stride)],
-                    static_cast<size_t>(call.width) * sizeof(float)) != 0)
+  const std::vector<uint8_t> first = results(a), second = results(b);
+  for (const auto* values : {&first, &second})  // nothing was written: an algorithm refused
+    if (std::all_of(values->begin(), values->begin() + static_cast<long>(element),
+                    [](uint8_t byte) { return byte == kUnwritten; }))
       return false;
+  for (int64_t row = 0; row < call.batch * rows; ++row) {
+    const size_t at = static_cast<size_t>(row * call.out_stride) * element;
+    if (std::memcmp(&first[at], &second[at], static_cast<size_t>(call.width) * element) != 0) return false;
+  }
   return true;
 }
 

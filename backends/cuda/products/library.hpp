@@ -16,17 +16,27 @@
 namespace motley::cuda {
 
 // out[rows][width] = x w^T (+ add) (+ bias). w: [width][cols] and x: [rows][stride], bf16; out and add f32, the same or
-// apart. `batch` such products of one x, with neither: their weights and results are so many elements apart.
+// apart, or out in bf16 and neither of the two. `batch` such products of one x, with neither: their weights and results
+// are so many elements apart.
 struct LibraryCall {
   const void *w, *x;
   const float *bias, *add;  // null: none
-  float* out;
+  void* out;
   int64_t width, cols, rows, stride;
   int64_t out_stride;
   int64_t batch = 1, w_step = 0, out_step = 0;
+  bool out_bf16 = false;
+
+  int64_t out_element() const { return out_bf16 ? 2 : 4; }  // bytes
+  std::byte* out_at(int64_t i) const { return static_cast<std::byte*>(out) + i * out_element(); }
 };
 
-constexpr int64_t kLibraryComparedRows = 16;  // of a product, to the bit
+// Of a product, to the bit. Rounded to bf16, few sums show an order of their own.
+constexpr int64_t kLibraryComparedRows = 16, kLibraryComparedInBf16 = 64;
+inline int64_t compared_rows(const LibraryCall& call) {
+  if (call.add) return call.rows < kLibraryComparedRows ? call.rows : kLibraryComparedRows;  // there is no more to add
+  return call.out_bf16 ? kLibraryComparedInBf16 : kLibraryComparedRows;
+}
 
 class Library {
  public:
@@ -44,8 +54,9 @@ class Library {
   // It knows the shape. A row has the same bits among any others: those of the shape's first algorithm, which splits no
   // sum. Another one serves so many rows if it was the fastest of those whose results were seen to be the same.
   void multiply(const LibraryCall& call, std::byte* workspace, cudaStream_t stream) const;
-  // Whether the results for `rows` of the call's rows are those that `other` writes to the bit: out[rows][out_stride]
-  // for each product of the batch. It knows the shape, which is asked about once; then the stream is waited for.
+  // Whether the results for `rows` rows of random numbers are those that `other` writes to the bit:
+  // out[rows][out_stride] for each product of the batch. It knows the shape, which is asked about once; then the stream
+  // is waited for.
   using Other = std::function<void(const LibraryCall& some)>;
   bool agrees(const LibraryCall& call, int64_t rows, const Other& other, std::byte* workspace,
               cudaStream_t stream) const;

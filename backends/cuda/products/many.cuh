@@ -158,7 +158,7 @@ __device__ void put_rows(const Job& job, const CrowdRows& rows, int tile, const 
     if (rows.expert >= 0)
       put(p, rows.target[r], w, sums[i], int64_t{rows.expert} * p.width);
     else if (w < p.width)
-      p.out[int64_t{rows.target[r]} * p.width + w] = 0;
+      store_one(p.bf16, p.out, int64_t{rows.target[r]} * p.width + w, 0);
   }
 }
 

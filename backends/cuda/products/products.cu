@@ -43,6 +43,7 @@ constexpr unsigned kEmbedBlocks = 4;  // of threads, a row
 
 template <class Block>
 __global__ void embed_rows(WeightView w, DeviceBatch batch, Numbering n, float* out) {
+  wait_for_earlier();
   const int64_t r = blockIdx.x, row = token_row(w, batch, n.slots, r);
   for (int64_t i = blockIdx.y * blockDim.x + threadIdx.x; i < w.cols; i += gridDim.y * blockDim.x)
     out[r * w.cols + i] = row < 0 ? 0.0f : element<Block>(w, w.data + row * w.row_bytes, i) * n.factor;
@@ -50,6 +51,7 @@ __global__ void embed_rows(WeightView w, DeviceBatch batch, Numbering n, float* 
 
 template <class Kind>
 __global__ void embed_tiles(WeightView w, DeviceBatch batch, Numbering n, float* out) {
+  wait_for_earlier();
   const int64_t r = blockIdx.x, row = token_row(w, batch, n.slots, r);
   const uint8_t* const tiles = w.data + row / kTileRows * w.row_bytes;
   for (int64_t i = blockIdx.y * blockDim.x + threadIdx.x; i < w.cols; i += gridDim.y * blockDim.x) {
@@ -119,8 +121,12 @@ Job job_of(const kit::OpCall& call, Rows rows) {
   job.x = {call.in[0].bytes(rows.first), call.in[0].dtype == MOTLEY_BF16}, job.rows = rows.count;
   for (size_t i = 0; i < call.out.size(); ++i) {
     const WeightView& view = weight_of(call, i).view();
-    job.products[i] = {view.data, bias_of(call, i), call.out[i].f32(rows.first), static_cast<int32_t>(view.rows),
-                       job.tiles};
+    job.products[i] = {view.data,
+                       bias_of(call, i),
+                       call.out[i].bytes(rows.first),
+                       static_cast<int32_t>(view.rows),
+                       job.tiles,
+                       call.out[i].dtype == MOTLEY_BF16};
     job.tiles += tiles_of(view.rows);
     ++job.count;
   }
@@ -133,7 +139,7 @@ bool aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0;
 bool are_a_batch(const Job& job, int i) {
   if (i + 1 >= job.count) return false;
   const Product &a = job.products[i], &b = job.products[i + 1];
-  return a.width == b.width && !a.bias && !b.bias && a.data < b.data && a.out < b.out;
+  return a.width == b.width && !a.bias && !b.bias && a.bf16 == b.bf16 && a.data < b.data && a.out < b.out;
 }
 
 // The library's calls of a job, each of weight rows [first, first + width) of products from i on: f(i, first, call).
@@ -146,17 +152,17 @@ void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
     const bool direct = w.format == MOTLEY_BF16 && !w.view().sub_block_of;
     const int64_t step = direct ? p.width : slab_rows(p.width, job.cols);
     LibraryCall one{};
-    one.cols = job.cols, one.rows = job.rows, one.out_stride = p.width;
+    one.cols = job.cols, one.rows = job.rows, one.out_stride = p.width, one.out_bf16 = p.bf16;
     one.x = job.x.bf16 ? job.x.data : call.scratch;
     one.stride = job.x.bf16 ? job.cols : bf16_stride(job.cols);
     if (direct && are_a_batch(job, i)) {
       const Product& next = job.products[i + 1];
-      one.batch = 2, one.out_step = next.out - p.out, one.w_step = (next.data - p.data) / 2;
+      one.batch = 2, one.out_step = (next.at(0) - p.at(0)) / one.out_element(), one.w_step = (next.data - p.data) / 2;
     }
     for (int64_t first = 0; first < p.width; first += step) {
       one.width = std::min(step, p.width - first);
       one.w = direct ? static_cast<const void*>(p.data) : call.scratch + at.slab;
-      one.out = p.out + first;
+      one.out = p.at(first);
       one.bias = p.bias ? p.bias + first : nullptr;
       f(i, first, one);
     }
@@ -223,8 +229,12 @@ Job job_of_calls(Job job, Library::Calls calls) {
   job.rows = calls[0].rows, job.x = {calls[0].x, true}, job.tiles = job.count = 0, job.gated = nullptr;
   for (const LibraryCall& call : calls) {
     for (int64_t b = 0; b < call.batch; ++b) {
-      job.products[job.count++] = {static_cast<const uint8_t*>(call.w) + 2 * b * call.w_step, call.bias,
-                                   call.out + b * call.out_step, static_cast<int32_t>(call.width), job.tiles};
+      job.products[job.count++] = {static_cast<const uint8_t*>(call.w) + 2 * b * call.w_step,
+                                   call.bias,
+                                   call.out_at(b * call.out_step),
+                                   static_cast<int32_t>(call.width),
+                                   job.tiles,
+                                   call.out_bf16};
       job.tiles += tiles_of(call.width);
     }
   }
@@ -238,8 +248,8 @@ __global__ void add_values(float* out, const float* add, int64_t count) {
 // Whether the sums of the library are those of multiply_serially: all rows may then go either way. add: as above.
 bool is_of_one_class(const kit::OpCall& call, const Job& job, const Library& library, const float* add = nullptr) {
   const CudaWeight& w = weight_of(call, 0);
-  const int64_t few = std::min({job.rows, serial_rows_max(job), kLibraryComparedRows});
-  if (w.format != MOTLEY_BF16 || !w.view().streams || few <= 0 || !fits_library(call, job, library)) return false;
+  if (w.format != MOTLEY_BF16 || !w.view().streams || serial_rows_max(job) == 0 || !fits_library(call, job, library))
+    return false;
   const cudaStream_t stream = stream_of(call).raw();
   bool agree = true;
   each_library_call(call, job, [&](int, int64_t, LibraryCall one) {
@@ -247,10 +257,10 @@ bool is_of_one_class(const kit::OpCall& call, const Job& job, const Library& lib
     const auto own = [&](const LibraryCall& some) {
       multiply_serially(job_of_calls(job, {&some, 1}), some.stride, stream);
       const int64_t count = some.rows * some.width;
-      if (add) add_values<<<blocks_for(count), kThreads, 0, stream>>>(some.out, add, count);
+      if (add) add_values<<<blocks_for(count), kThreads, 0, stream>>>(static_cast<float*>(some.out), add, count);
     };
     std::byte* const workspace = call.scratch + library_scratch(job.rows, job.cols).workspace;
-    agree = agree && library.agrees(one, few, own, workspace, stream);
+    agree = agree && library.agrees(one, std::min(compared_rows(one), serial_rows_max(job)), own, workspace, stream);
   });
   return agree;
 }
@@ -332,13 +342,13 @@ void embed(const kit::OpCall& call) {
   const Numbering numbering{static_cast<const int32_t*>(call.in[0].data), call.op->attr.embed.scale};
   if (weight.view().tiled) {
     visit_packed(weight.format, [&]<class Kind>(Kind) {
-      embed_tiles<Kind>
-          <<<blocks, kThreads, 0, stream.raw()>>>(weight.view(), stream.batch(), numbering, call.out[0].f32());
+      launch_early(stream, embed_tiles<Kind>, blocks, kThreads, 0, weight.view(), stream.batch(), numbering,
+                   call.out[0].f32());
     });
   } else {
     kit::blocks::visit(weight.format, [&]<class Block>(Block) {
-      embed_rows<Block>
-          <<<blocks, kThreads, 0, stream.raw()>>>(weight.view(), stream.batch(), numbering, call.out[0].f32());
+      launch_early(stream, embed_rows<Block>, blocks, kThreads, 0, weight.view(), stream.batch(), numbering,
+                   call.out[0].f32());
     });
   }
   launched("EMBED");

@@ -153,12 +153,13 @@ TEST_F(Streaming, ChosenExperts_AreTheirProducts) {
       const DeviceBytes in(*memory_, x.data(), static_cast<uint64_t>(rows * kCols) * 4);
       const DeviceBytes on_gpu(*memory_, ids.data(), static_cast<uint64_t>(rows * kChoices) * 4);
       const kit::Allocation out = room(rows * kChoices * kWidth * 4), fault = room(4);
+      int32_t* const told = reinterpret_cast<int32_t*>(fault.data());
+      const DeviceBytes place(*memory_, &told, sizeof told);
       const kit::Allocation scratch = room(choice_scratch(rows * kChoices, rows, kCols, kExperts));
       Job job = job_of(w);
       job.x = {in.as<float>(), false}, job.rows = rows, job.products[0].out = reinterpret_cast<float*>(out.data());
-      multiply_chosen(
-          job, {on_gpu.as<int32_t>(), nullptr, kExperts, kChoices, false, reinterpret_cast<int32_t*>(fault.data())},
-          kExperts, scratch.data(), nullptr);
+      multiply_chosen(job, {on_gpu.as<int32_t>(), nullptr, kExperts, kChoices, false, place.as<FaultPlace>()}, kExperts,
+                      scratch.data(), nullptr);
       const std::vector<float> got = read(out, rows * kChoices * kWidth);
       for (int64_t p = 0; p < rows * kChoices; ++p) {
         const auto& wanted = of_expert[static_cast<size_t>(ids[static_cast<size_t>(p)])];
@@ -263,7 +264,7 @@ TEST_F(Streaming, SerialOfSeveral_IsItsProducts) {
     int64_t before = 0;  // weight rows
     for (const int32_t width : widths) {
       job.products[job.count++] = {w.view().data + before * job.row_bytes, biased ? b.as<float>() + before : nullptr,
-                                   reinterpret_cast<float*>(out.data()) + before * kRows, width, job.tiles};
+                                   out.data() + before * kRows * 4, width, job.tiles};
       job.tiles += tiles_of(width), before += width;
     }
     return job;
@@ -283,16 +284,20 @@ TEST_F(Streaming, SerialOfSeveral_IsItsProducts) {
   }
   constexpr int32_t kWidth = 333;
   const std::vector<float> two = results(job_of_widths({kWidth, kWidth}, kRows, true));
-  for (const int32_t gate : {0, 1}) {
-    const auto gated = [&](int64_t rows) {
+  for (const auto& [gate, rounds] : {std::pair(0, false), {1, false}, {0, true}}) {
+    const auto gated = [&, gate = gate, rounds = rounds](int64_t rows) {
       Job job = job_of_widths({kWidth, kWidth}, rows, true);
       job.gated = out.data(), job.gate = gate;
+      job.products[0].bf16 = job.products[1].bf16 = rounds;
       return results(job);
     };
     const std::vector<float> few = gated(3), many = gated(kRows);
     EXPECT_TRUE(std::equal(few.begin(), few.begin() + 3 * kWidth, many.begin()));
     for (size_t i = 0; i < kRows * kWidth; ++i) {
-      const double a = two[i], c = two[kRows * kWidth + i], silu = gate == 0 ? a : c;
+      const auto product = [&, rounds = rounds](size_t at) {
+        return double{rounds ? kit::bf16_to_f32(kit::f32_to_bf16(two[at])) : two[at]};
+      };
+      const double a = product(i), c = product(kRows * kWidth + i), silu = gate == 0 ? a : c;
       ASSERT_NEAR(many[i], a * c / (1 + std::exp(-silu)), 1e-3 + 1e-5 * std::abs(a * c)) << gate << " " << i;
     }
   }
@@ -314,7 +319,7 @@ TEST_F(Streaming, ABatch_IsItsProducts) {
                    kWidth,        kCols,          kRows,   kCols,   kWidth};
   for (int i = 0; i < 2; ++i) {
     LibraryCall one = call;
-    one.w = w.view().data + i * kWidth * kCols * 2, one.out = call.out + i * kRows * kWidth;
+    one.w = w.view().data + i * kWidth * kCols * 2, one.out = call.out_at(i * kRows * kWidth);
     library->multiply(one, workspace.data(), nullptr);
   }
   const std::vector<float> wanted = read(out, kRows * 2 * kWidth);
@@ -323,6 +328,13 @@ TEST_F(Streaming, ABatch_IsItsProducts) {
   ASSERT_TRUE(library->knows(call));
   library->multiply(call, workspace.data(), nullptr);
   EXPECT_TRUE(read(out, kRows * 2 * kWidth) == wanted);
+  call.out_bf16 = true;
+  ASSERT_TRUE(library->knows(call));
+  library->multiply(call, workspace.data(), nullptr);
+  std::vector<uint16_t> halves(kRows * 2 * kWidth);
+  EXPECT_EQ(cudaMemcpy(halves.data(), out.data(), halves.size() * 2, cudaMemcpyDeviceToHost), cudaSuccess);
+  for (size_t i = 0; i < halves.size(); ++i)
+    ASSERT_NEAR(kit::bf16_to_f32(halves[i]), wanted[i], 1e-5 + std::abs(wanted[i]) / 500) << i;
 }
 
 }  // namespace

@@ -167,7 +167,7 @@ __device__ void put_tile(const Job& job, int tile, const Lane& lane, const float
   const Product& p = product_of(job, tile);
   const bool biased = p.bias;
   each_sum<kCount>(job.rows, (tile - p.first) * kTileRows, p.width, lane, [&](int r, int n, int i) {
-    p.out[int64_t{r} * p.width + n] = biased ? sums[i] + p.bias[n] : sums[i];
+    store_one(p.bf16, p.out, int64_t{r} * p.width + n, biased ? sums[i] + p.bias[n] : sums[i]);
   });
 }
 template <int kCount>
@@ -177,8 +177,8 @@ __device__ void put_gated_tiles(const Job& job, int tile, const Lane& lane, cons
   const Product &a = job.products[0], &b = job.products[1];
   const bool of_a = a.bias, of_b = b.bias;
   each_sum<kCount>(job.rows, tile * kTileRows, a.width, lane, [&](int r, int n, int i) {
-    const float value =
-        gated_value(job.gate, of_a ? first[i] + a.bias[n] : first[i], of_b ? second[i] + b.bias[n] : second[i]);
+    const float value = gated_value(job.gate, as_stored(a.bf16, of_a ? first[i] + a.bias[n] : first[i]),
+                                    as_stored(b.bf16, of_b ? second[i] + b.bias[n] : second[i]));
     store_one(job.gated_bf16, job.gated, int64_t{r} * a.width + n, value);
   });
 }

@@ -91,7 +91,7 @@ __device__ inline void put_few(const Job& job, int tile, int64_t row, int n, flo
   else if (expert >= 0)
     put(p, row, weight_row, sum, expert * p.width);
   else if (weight_row < p.width)
-    p.out[row * p.width + weight_row] = 0;
+    store_one(p.bf16, p.out, row * p.width + weight_row, 0);
 }
 
 // Up to kFewRows rows; with experts: one pair, blockIdx.y. A block of threads takes one tile after the other, a warp
@@ -218,7 +218,7 @@ void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, int sha
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early, config.numAttrs = attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+  config.attrs = &early, config.numAttrs = attribute(cudaDevAttrComputeCapabilityMajor) == 9;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "starting a kernel");
 }
 

@@ -3,6 +3,7 @@
 // the parts in order. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "cuda/stream.hpp"
 #include "cuda/weight.hpp"
 
 namespace motley::cuda {
@@ -19,9 +20,12 @@ constexpr int kBlockTiles = 8;   // of 16 weight rows each, that a block of thre
 struct Product {
   const uint8_t* data;
   const float* bias;  // null: none
-  float* out;         // [rows][width]
+  void* out;          // [rows][width]
   int32_t width;      // weight rows
   int32_t first;      // tile, counted over all products
+  bool bf16 = false;  // of out, else it is f32
+
+  std::byte* at(int64_t i) const { return static_cast<std::byte*>(out) + i * (bf16 ? 2 : 4); }
 };
 
 // Rows that go to one expert.
@@ -43,7 +47,7 @@ struct Job {
   Inputs x;                         // [rows][cols]
   int64_t rows;
   // Of few rows, and by multiply_serially, only: of two products of a width, the one `gate` says is a gate, and what is
-  // written is SILU_MUL of both.
+  // written is SILU_MUL of both, first rounded to what they would be written in.
   void* gated;      // [rows][width]; null: the products are written
   bool gated_bf16;  // else it is f32
   int32_t gate;
@@ -55,7 +59,7 @@ struct Choice {
   const int32_t* expert_of;
   int32_t source_experts, top_k;
   bool own_inputs;  // x has a row for each pair
-  int32_t* fault;
+  const FaultPlace* fault;
 };
 
 // Tiles of a product in a Job: whole blocks of threads, so that none has rows of two products.
