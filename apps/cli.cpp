@@ -128,7 +128,7 @@ void add_placement_options(CLI::App* app, InstanceOptions& options) {
   add_number(
       app, "--compile-limit", planning.compile_limit_s,
       "seconds, by its own estimate, that an NPU may compile: it gets programs for fewer row counts where that is "
-      "not enough")
+      "not enough, those that the expected load needs most")
       ->capture_default_str();
   app->add_option_function<std::vector<std::string>>(
          "--device-memory",

@@ -14,6 +14,7 @@ Result<OpenPlan> open_plan(const InstanceOptions& options, std::vector<ListedDev
   open.threads = options.threads;
   open.deterministic = options.deterministic;
   open.isolate = options.isolate;
+  open.compile_seconds_max = options.planning.compile_limit_s;
   ASSIGN_OR_RETURN(open.quality, parse_quality(options.quality));
   open.memory_caps = options.device_memory;
   ASSIGN_OR_RETURN(opened.devices, DeviceSet::open(std::move(listed), open));

@@ -1,5 +1,6 @@
-// How long the planner takes, and how near its plans come to the bound, on the fleets of benchmarks/fleets: the tables
-// of docs/benchmarks.md and docs/planning.md. Thread CPU time, so that other work on the machine counts little.
+// How long the planner takes, and how near its plans come to the bound of one lane, on the fleets of benchmarks/fleets:
+// the tables of docs/benchmarks.md and docs/planning.md. Thread CPU time, so that other work on the machine counts
+// little.
 //   tools/build release planner_benchmark && build/bin/planner_benchmark [RUNS [FLEET [CONCURRENCY]]]
 #include <algorithm>
 #include <cstdio>
@@ -11,9 +12,9 @@
 #include <vector>
 
 #include "base/check.hpp"
+#include "planner/bound.hpp"
 #include "planner/planner_test_fleet.hpp"
 #include "planner/profile_json.hpp"
-#include "planner/replay.hpp"
 #include "planner/search.hpp"
 
 namespace {
@@ -42,6 +43,8 @@ double median_ms(int runs, const Run& run) {
 std::string text_of(const PlanReport& report) {
   std::string text;
   size_t widest = 0;
+  if (report.lanes.size() > 1)
+    return fmt::format("{} replicas of {} devices in all", report.lanes.size(), report.devices.size());
   const auto& stages = report.placement.lanes[0].stages;
   for (const Stage& stage : stages) widest = std::max(widest, stage.shards.size());
   return fmt::format("{} devices, {} stages of at most {}, {} in flight", report.devices.size(), stages.size(), widest,
@@ -72,15 +75,12 @@ int main(int argc, char** argv) {
       CHECK(report.ok(), "{}: {}", fleet.name, report.error().message());
       const double first = median_ms(runs, [&] { (void)plan(fleet.model, *input, request, Effort::kFirst); });
       const double full = median_ms(runs, [&] { (void)plan(fleet.model, *input, request); });
-      CHECK(report->placement.lanes.size() == 1, "{}: a plan of one lane is replayed", fleet.name);
+      const double replayed = testing::replayed_tokens_per_s(fleet.model, *input, request, *report, 1000);
       Predictor predictor(fleet.model, *input, request);
-      const Lane& lane = report->placement.lanes[0];
-      const Candidate candidate = predictor.evaluate(*lane_plan_of(fleet.model, *input, report->placement),
-                                                     {lane.micro_batches, report->kv_capacity_tokens});
-      const double replayed = replay(&predictor, candidate, 1000).tokens_per_s;
+      const double bound = report->lanes.size() > 1 ? tokens_per_s_bound(&predictor) : report->bound_tokens_per_s;
       std::printf("| %s | %u | %.1f | %.1f | %.1f | %.1f %% | %.1f ms | %.0f ms | %s |\n", fleet.name.c_str(),
-                  concurrency, report->predicted.tokens_per_s, replayed, report->bound_tokens_per_s, 100 * report->gap,
-                  first, full, text_of(*report).c_str());
+                  concurrency, report->predicted.tokens_per_s, replayed, bound,
+                  100 * (1 - report->predicted.tokens_per_s / bound), first, full, text_of(*report).c_str());
     }
   }
   return 0;

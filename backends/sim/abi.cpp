@@ -9,6 +9,7 @@
 #include "kit/kv.hpp"
 #include "sim/catalogue.hpp"
 #include "sim/handles.hpp"
+#include "sim/sums.hpp"
 #include "sim/work.hpp"
 
 namespace motley::sim {
@@ -92,18 +93,18 @@ motley_code alloc(motley_device* raw, uint64_t bytes, int32_t use, void* import,
     need(raw, out);
     Device& device = *of(raw);
     device.require_alive();
-    if (import) fail(MOTLEY_UNIMPLEMENTED, "a simulated device has memory of its own; copy instead of importing");
     auto buffer = std::make_unique<Buffer>();
     buffer->device = &device;
-    buffer->staging = use == MOTLEY_USE_STAGING;
-    // Staging is the host's memory, not the device's.
-    if (!buffer->staging) {
+    buffer->imported = import != nullptr;
+    buffer->staging = !import && use == MOTLEY_USE_STAGING;
+    // Staging is the host's memory, not the device's, and so is what is imported, by whole pages.
+    if (!buffer->of_host()) {
       check_allocation(device, bytes, "a buffer");
       buffer->share = kit::Share(device.budget, kit::page_up(bytes), "a buffer");
     }
     motley_buffer* inner_buffer = nullptr;
     call([&](motley_error* e) {
-      return inner().alloc(device.inner_device.get(), bytes, use, nullptr, &inner_buffer, e);
+      return inner().alloc(device.inner_device.get(), bytes, use, import, &inner_buffer, e);
     });
     buffer->inner = {inner_buffer, inner().free};
     buffer->data = static_cast<std::byte*>(inner().map(inner_buffer));
@@ -151,6 +152,18 @@ double kept_part(const motley_range* ranges, uint32_t count, int64_t all) {
   return static_cast<double>(kept) / static_cast<double>(all);
 }
 
+// Of a matrix by whose products a device sums in F16; beside the whole one, which is what it is said to hold.
+void pack_parts(const Device& device, motley_weight_desc desc, Weight* weight) {
+  for (const std::vector<motley_range>& columns : column_parts(desc)) {
+    desc.col_ranges = columns.data(), desc.col_range_count = static_cast<uint32_t>(columns.size());
+    motley_weight* part = nullptr;
+    motley_weight_info info{};
+    info.struct_size = sizeof info;
+    call([&](motley_error* e) { return inner().pack(device.inner_device.get(), &desc, &part, &info, e); });
+    weight->parts.push_back({part, inner().weight_free});
+  }
+}
+
 motley_code pack(motley_device* raw, const motley_weight_desc* desc, motley_weight** out, motley_weight_info* info,
                  motley_error* error) {
   return guard(error, [&] {
@@ -181,7 +194,16 @@ motley_code pack(motley_device* raw, const motley_weight_desc* desc, motley_weig
       own.data = weight->source.data();
       pack_inner(own);
     }
-    if (!packed.aliases_source) weight->source = {};
+    if (device.spec.rules.f16_sums && (desc->uses & MOTLEY_WEIGHT_MATMUL) && desc->experts == 1) {
+      if (weight->source.empty()) {  // parts may use it
+        const auto* data = static_cast<const std::byte*>(desc->data);
+        weight->source.assign(data, data + desc->bytes);
+        own.data = weight->source.data();
+      }
+      pack_parts(device, own, weight.get());
+    } else if (!packed.aliases_source) {
+      weight->source = {};
+    }
     check_allocation(device, packed.bytes, "a weight");
     weight->share = kit::Share(device.budget, packed.bytes, "a weight");
     const double kept = kept_part(desc->expert_ranges, desc->expert_range_count, desc->experts);
@@ -244,10 +266,29 @@ motley_code kv_import(motley_queue* queue, motley_kv* kv, const int32_t* blocks,
 // ---- programs ----
 
 // The segment that the cpu plugin is to run.
-const motley_segment& inner_segment(const Rules& rules, const motley_segment& segment,
-                                    std::optional<RoundedSegment>* rounded) {
-  return rules.f16_results ? rounded->emplace(segment).view() : segment;
-}
+class InnerSegment {
+ public:
+  InnerSegment(const Rules& rules, const motley_segment& segment) : view_(&segment) {
+    if (rules.f16_sums) view_ = &summed_.emplace(segment).view();
+    if (rules.f16_results) view_ = &rounded_.emplace(*view_).view();
+  }
+  const motley_segment& view() const { return *view_; }
+  // The cpu plugin's weights behind those of the segment itself.
+  void add_parts(motley_weight* const* weights, std::vector<motley_weight*>* to) const {
+    if (!summed_) return;
+    for (const SummedSegment::Piece& piece : summed_->pieces()) {
+      motley_weight* whole = weights[piece.weight];
+      if (!whole || piece.part >= of(whole)->parts.size())
+        fail(MOTLEY_INVALID_ARGUMENT, "weight %d is none of a product of these columns", piece.weight);
+      to->push_back(of(whole)->parts[piece.part].get());
+    }
+  }
+
+ private:
+  std::optional<SummedSegment> summed_;
+  std::optional<RoundedSegment> rounded_;
+  const motley_segment* view_;
+};
 
 motley_code query(motley_device* raw, const motley_segment* segment, const uint32_t* buckets, uint32_t count,
                   motley_query_result* out, motley_error* error) {
@@ -271,8 +312,7 @@ motley_code query(motley_device* raw, const motley_segment* segment, const uint3
       ask(*segment);
       return put(out, result);
     }
-    std::optional<RoundedSegment> rounded;
-    ask(inner_segment(rules, *segment, &rounded));
+    ask(InnerSegment(rules, *segment).view());
     try {
       check_ops(rules, checked.plan, &bad_op);
       result.compile_ns = static_cast<uint64_t>(compile_seconds(rules, checked.plan) * 1e9 * count);
@@ -328,8 +368,9 @@ motley_code compile(motley_device* raw, const motley_segment* segment, motley_we
       inner_weights[i] = weight.inner.get(), facts[i] = weight.facts;
     }
     motley_programs* compiled = nullptr;
-    std::optional<RoundedSegment> rounded;
-    const motley_segment& run = inner_segment(device.spec.rules, *segment, &rounded);
+    const InnerSegment computed(device.spec.rules, *segment);
+    const motley_segment& run = computed.view();
+    computed.add_parts(weights, &inner_weights);
     motley_compile_options without_blob = *options;
     without_blob.blob = nullptr, without_blob.blob_bytes = 0;
     call([&](motley_error* e) {

@@ -72,7 +72,7 @@ motley_device_desc Catalogue::describe_locked(uint32_t index) const {
   if (spec.rules.compile_s > 0) std::snprintf(desc.driver, sizeof desc.driver, "%s", spec.rules.driver.c_str());
   desc.memory_total = desc.memory_free = spec.memory_bytes;
   desc.memory_group = spec.memory_group;
-  desc.caps = cpu.caps & ~static_cast<uint64_t>(MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST);
+  desc.caps = cpu.caps & ~static_cast<uint64_t>(MOTLEY_CAP_HOST_MEMORY);
   const Rules& rules = spec.rules;
   if (!rules.dynamic_rows) desc.caps &= ~static_cast<uint64_t>(MOTLEY_CAP_DYNAMIC_ROWS);
   if (!rules.paged_attention)
@@ -80,7 +80,7 @@ motley_device_desc Catalogue::describe_locked(uint32_t index) const {
   desc.ops = ops_of(rules, cpu.ops);
   desc.weight_dtypes = rules.weight_formats ? cpu.weight_dtypes & rules.weight_formats : cpu.weight_dtypes;
   desc.kv_dtypes = rules.paged_attention ? cpu.kv_dtypes : 0;
-  desc.result_dtype = rules.f16_results ? MOTLEY_F16 : MOTLEY_F32;
+  desc.result_dtype = rules.f16_results || rules.f16_sums ? MOTLEY_F16 : MOTLEY_F32;
   desc.alignment = cpu.alignment;
   desc.queues_max = cpu.queues_max, desc.queue_depth = spec.queue_depth;
   return desc;

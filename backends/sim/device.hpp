@@ -134,12 +134,15 @@ struct Buffer {
   uint64_t bytes = 0;
   uint64_t id = 0;  // never used again
   bool staging = false;
+  bool imported = false;  // the host's memory, which programs reach over the link
+  bool of_host() const { return staging || imported; }
 };
 
 struct Weight {
   Device* device = nullptr;
   std::vector<std::byte> source;  // a copy, where the cpu plugin would use the host's
   Owned<motley_weight> inner{nullptr, nullptr};
+  std::vector<Owned<motley_weight>> parts;  // of its columns, where sums are held in F16
   kit::Share share;
   WeightFacts facts;
 };

@@ -59,12 +59,13 @@ struct Graph {
     motley_segment s{};
     s.struct_size = sizeof s, s.cut = MOTLEY_CUT_STAGE, s.layer_end = 1;
     s.values = values, s.value_count = 3, s.ops = ops.data(), s.op_count = static_cast<uint32_t>(ops.size());
-    s.inputs = &input, s.input_count = 1, s.outputs = &output, s.output_count = 1;
+    s.inputs = &input, s.input_count = 1, s.outputs = &output, s.output_count = 1, s.weight_count = weights;
     return s;
   }
   motley_value values[3]{};
   std::vector<motley_op> ops;
   int32_t input = 0, output = 1;
+  uint32_t weights = 0;
 };
 
 class Rig {
@@ -87,7 +88,7 @@ class Rig {
     Owned<motley_programs> programs{nullptr, nullptr};
   };
   Compiled compile(const Graph& graph, std::vector<uint32_t> buckets = {std::begin(kBuckets), std::end(kBuckets)},
-                   const std::vector<std::byte>& blob = {}) {
+                   const std::vector<std::byte>& blob = {}, motley_weight* const* weights = nullptr) {
     const motley_segment segment = graph.segment();
     motley_compile_options options{};
     options.struct_size = sizeof options;
@@ -95,7 +96,7 @@ class Rig {
     if (!blob.empty()) options.blob = blob.data(), options.blob_bytes = blob.size();
     motley_programs* raw = nullptr;
     motley_error error{};
-    const motley_code code = sim().compile(device_.get(), &segment, nullptr, &options, &raw, &error);
+    const motley_code code = sim().compile(device_.get(), &segment, weights, &options, &raw, &error);
     return {{code, error.text}, {raw, sim().programs_free}};
   }
   std::vector<std::byte> exported(motley_programs* programs) {
@@ -301,6 +302,48 @@ TEST(SimRules, ResultsInF16_AreRoundedAndOverflow) {
   EXPECT_EQ(Rig(kFixed).run(Rig(kFixed).compile(Graph(MOTLEY_OP_SCALE), {4}).programs.get(), 0, 4, in).answer.code,
             MOTLEY_INVALID_ARGUMENT)
       << "programs are a device's own";
+}
+
+// y = the sum of x, of 192 columns from the second 64 on.
+std::vector<float> sums_of(const std::string& rules, const std::vector<float>& row) {
+  constexpr int64_t kColumns = 192;
+  Rig rig(with(rules));
+  const std::vector<float> ones(kWidth * (kColumns + 64), 1);
+  const motley_range kept{64, 64 + kColumns};
+  motley_weight_desc desc{};
+  desc.struct_size = sizeof desc, desc.name = "w", desc.dtype = desc.format = MOTLEY_F32;
+  desc.uses = MOTLEY_WEIGHT_MATMUL, desc.experts = 1, desc.rows = kWidth, desc.cols = kColumns + 64;
+  desc.data = ones.data(), desc.bytes = ones.size() * sizeof(float);
+  desc.col_ranges = &kept, desc.col_range_count = 1;
+  motley_weight* raw = nullptr;
+  motley_error error{};
+  motley_weight_info info{};
+  info.struct_size = sizeof info;
+  EXPECT_EQ(sim().pack(rig.device(), &desc, &raw, &info, &error), MOTLEY_OK) << error.text;
+  const Owned<motley_weight> weight{raw, sim().weight_free};
+  EXPECT_EQ(rig.stats().bytes_resident, info.bytes) << "the sums' parts are not the device's";
+  Graph product(MOTLEY_OP_MATMUL);
+  product.values[0].dims[1] = kColumns, product.ops[0].weight[0] = 0, product.weights = 1;
+  const auto compiled = rig.compile(product, {4}, {}, &raw);
+  EXPECT_EQ(compiled.answer.code, MOTLEY_OK) << compiled.answer.text;
+  std::vector<float> in(4 * kColumns);
+  std::copy(row.begin(), row.end(), in.begin());
+  const auto ran = rig.run(compiled.programs.get(), 0, 4, in);
+  EXPECT_EQ(ran.answer.code, MOTLEY_OK) << ran.answer.text;
+  return {ran.out.begin(), ran.out.begin() + kWidth};
+}
+
+TEST(SimRules, SumsInF16_LoseWhatAWiderSumKeeps) {
+  std::vector<float> row(192);
+  row[0] = 2048, row[70] = 1, row[130] = 1;  // F16 has every second whole number here
+  EXPECT_EQ(sums_of("f16_results = true\n", row), std::vector<float>(kWidth, 2050));
+  EXPECT_EQ(sums_of("f16_sums = true\n", row), std::vector<float>(kWidth, 2048));
+  EXPECT_EQ(sums_of("f16_results = true\nf16_sums = true\n", row), std::vector<float>(kWidth, 2048));
+  row[70] = 2;
+  EXPECT_EQ(sums_of("f16_sums = true\n", row), std::vector<float>(kWidth, 2052)) << "2051 is half way";
+  row[0] = row[70] = 40000, row[130] = -40000;
+  EXPECT_EQ(sums_of("f16_results = true\n", row), std::vector<float>(kWidth, 40000));
+  EXPECT_EQ(sums_of("f16_sums = true\n", row), std::vector<float>(kWidth, INFINITY));
 }
 
 TEST(SimRules, WeightsOfOtherFormats_AreConvertedWhereAskedElseRefused) {

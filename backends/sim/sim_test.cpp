@@ -209,7 +209,7 @@ TEST(SimPlugin, Presets_AreListedAndNamed) {
     EXPECT_STREQ(list[i].family, "SIM");
     EXPECT_EQ(list[i].simulated, 1);
     EXPECT_EQ(list[i].kind, i < 3 ? MOTLEY_KIND_GPU : MOTLEY_KIND_NPU);
-    EXPECT_EQ(list[i].caps & (MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST), 0u);
+    EXPECT_EQ(list[i].caps & (MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST), MOTLEY_CAP_IMPORT_HOST);
     motley_device_desc named{};
     named.struct_size = sizeof named;
     ASSERT_EQ(sim().describe(list[i].label, &named, &error), MOTLEY_OK) << error.text;
@@ -278,10 +278,7 @@ TEST(SimMemory, Activations_AreNotMappedAndStagingIsNotBound) {
   EXPECT_EQ(refused.code, MOTLEY_INVALID_ARGUMENT);
   EXPECT_NE(refused.text.find("staging"), std::string::npos) << refused.text;
   EXPECT_EQ(rig.stats().bytes_resident, kBytes) << "staging is the host's memory";
-  motley_buffer* imported = nullptr;
   motley_error error{};
-  alignas(4096) static std::byte page[4096];
-  EXPECT_EQ(sim().alloc(rig.device(), 4096, MOTLEY_USE_STAGING, page, &imported, &error), MOTLEY_UNIMPLEMENTED);
   // To the device and back.
   mapped[0] = 42;
   auto* back = rig.buffer(MOTLEY_USE_STAGING);
@@ -293,6 +290,40 @@ TEST(SimMemory, Activations_AreNotMappedAndStagingIsNotBound) {
   EXPECT_EQ(rig.wait(event).code, MOTLEY_OK);
   EXPECT_EQ(static_cast<float*>(sim().map(back))[0], 42);
   EXPECT_EQ(rig.stats().bytes_copied, 2 * kBytes);
+}
+
+TEST(SimMemory, ImportedPages_AreTheHostsAndReachedOverTheLink) {
+  Rig rig(kPlain);
+  auto* x = rig.buffer();
+  const uint64_t resident = rig.stats().bytes_resident;
+  alignas(4096) static std::array<float, 2048> pages{};
+  static_assert(kBytes <= sizeof pages);
+  pages[0] = 1.5f;
+  motley_error error{};
+  motley_buffer* raw = nullptr;
+  EXPECT_EQ(sim().alloc(rig.device(), kBytes, MOTLEY_USE_ACTIVATION, &pages[16], &raw, &error),
+            MOTLEY_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(error.text).find("not page-aligned"), std::string::npos) << error.text;
+  ASSERT_EQ(sim().alloc(rig.device(), kBytes, MOTLEY_USE_ACTIVATION, &pages[0], &raw, &error), MOTLEY_OK) << error.text;
+  const Owned<motley_buffer> imported{raw, sim().free};
+  EXPECT_EQ(sim().map(imported.get()), nullptr);
+  EXPECT_EQ(rig.stats().bytes_resident, resident);
+  motley_event* event = nullptr;
+  const Answer added = rig.try_add(&event, x, imported.get());  // x += it
+  ASSERT_EQ(added.code, MOTLEY_OK) << added.text;
+  rig.ran(event, rig.now_ns, rig.now_ns + kAdd_ns + kCopy_ns);
+  sim().event_release(event);
+  std::vector<float> host(kBytes / 4);
+  EXPECT_EQ(rig.wait(rig.read(host.data(), x)).code, MOTLEY_OK);
+  EXPECT_EQ(host[0], 1.5f);
+  const motley_region all{0, 0, kBytes};
+  pages[1] = 7;
+  ASSERT_EQ(sim().copy(rig.queue(), x, imported.get(), &all, 1, &event, &error), MOTLEY_OK) << error.text;
+  EXPECT_EQ(rig.times(event).end_ns - rig.times(event).start_ns, kCopy_ns);
+  sim().event_release(event);
+  EXPECT_EQ(rig.wait(rig.read(host.data(), x)).code, MOTLEY_OK);
+  EXPECT_EQ(host[1], 7);
+  rig.drop_queues();
 }
 
 TEST(SimMemory, AnotherDevicesBuffer_IsRefused) {

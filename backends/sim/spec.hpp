@@ -34,6 +34,7 @@ struct Rules {
   uint64_t without_ops = 0;        // bit k: motley_op_kind k
   uint64_t weight_formats = 0;     // bit t: motley_dtype t; 0 = any
   bool f16_results = false;        // of each op but ADD: who knows such devices sums residual streams in F32
+  bool f16_sums = false;           // of products too, at every 64 columns (sums.hpp)
   uint64_t allocation_bytes = 0;   // the largest buffer, weight or pool; 0 = any
   uint32_t programs_resident = 0;  // at once; 0 = any number
   double reload_us = 0;            // of a program that had to go

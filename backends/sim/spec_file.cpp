@@ -135,7 +135,8 @@ class Reader {
     add({"blob_part", 0, 1, false, false, [&](double x) { rules.blob_part = x; }});
     schema->truths = {{"dynamic_rows", [&](bool x) { rules.dynamic_rows = x; }},
                       {"paged_attention", [&](bool x) { rules.paged_attention = x; }},
-                      {"f16_results", [&](bool x) { rules.f16_results = x; }}};
+                      {"f16_results", [&](bool x) { rules.f16_results = x; }},
+                      {"f16_sums", [&](bool x) { rules.f16_sums = x; }}};
     schema->children = {
         {"without_ops", false,
          [&](const toml::node& node) {

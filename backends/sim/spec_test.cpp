@@ -192,6 +192,7 @@ TEST(DeviceFile, Rules_AreRead) {
 dynamic_rows = false
 paged_attention = false
 f16_results = true
+f16_sums = true
 without_ops = ["EMBED", "ROPE"]
 weight_formats = ["F16", "Q8_0"]
 allocation_bytes = 65536
@@ -211,7 +212,7 @@ rows = 64
                                  "f.toml")
                           .rules;
   EXPECT_FALSE(rules.dynamic_rows || rules.paged_attention);
-  EXPECT_TRUE(rules.f16_results);
+  EXPECT_TRUE(rules.f16_results && rules.f16_sums);
   EXPECT_EQ(rules.without_ops, 1u << MOTLEY_OP_EMBED | 1u << MOTLEY_OP_ROPE);
   EXPECT_EQ(rules.weight_formats, 1u << MOTLEY_F16 | 1u << MOTLEY_Q8_0);
   EXPECT_EQ(rules.allocation_bytes, 65536u);

@@ -55,7 +55,7 @@ Queue::Work copy_work(Queue& queue, Buffer& dst, const Buffer& src, std::vector<
     accesses.push_back({dst.id, r.dst_offset, r.dst_offset + r.bytes, true});
   }
   Queue::Work work = link_work(queue, bytes);
-  if (!dst.staging && !src.staging) {  // inside the device's memory: read and written
+  if (!dst.of_host() && !src.of_host()) {  // inside the device's memory: read and written
     work.engine = &device->compute;
     work.seconds = [device, bytes](double share) {
       return device->rates.dispatch_us * 1e-6 +
@@ -132,6 +132,7 @@ struct Run {
   std::vector<motley_binding> bindings;                   // of the cpu plugin's buffers
   std::vector<std::pair<std::byte*, uint64_t>> poisoned;  // outputs that are no inputs
   std::optional<PaddedBatch> padded;                      // of a device of fixed rows: its batch fills the bucket
+  uint64_t link_bytes = 0;                                // that it reads and writes of the host's memory
 };
 
 // Places every input and output; the buffers must hold the rows of this batch and be the device's own memory.
@@ -157,6 +158,7 @@ void check_bindings(const Queue& queue, const Programs& programs, Run* run, std:
     if (b.offset % static_cast<uint64_t>(kit::element_bytes(value.dtype)))
       fail(MOTLEY_INVALID_ARGUMENT, "binding %u: offset %llu is not a multiple of the element", i,
            static_cast<unsigned long long>(b.offset));
+    if (buffer.imported) run->link_bytes += bytes;
     run->bindings.push_back({b.value, buffer.inner.get(), b.offset});
     accesses->push_back({buffer.id, b.offset, b.offset + bytes, programs.writes(b.value)});
     if (programs.overwrites(b.value)) run->poisoned.emplace_back(buffer.data + b.offset, bytes);
@@ -196,7 +198,8 @@ Queue::Work program_work(Queue& queue, Programs& programs, const motley_enqueue_
   work.engine = &device->compute;
   const KvSize size{static_cast<int32_t>(kit::element_bytes(pool.dtype)), pool.block_size};
   work.seconds = [device, cost = &programs.cost, run, size](double share) {
-    return cost->seconds(device->rates, *run->args.batch, size, share);
+    const double link = run->link_bytes == 0 ? 0 : copy_seconds(device->rates, run->link_bytes);
+    return cost->seconds(device->rates, *run->args.batch, size, share) + link;
   };
   work.run = [&queue, &programs, run] {
     for (const auto& [at, bytes] : run->poisoned) std::memset(at, kPoison, bytes);

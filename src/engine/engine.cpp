@@ -16,6 +16,7 @@
 #include "engine/metrics.hpp"
 #include "engine/scheduler.hpp"
 #include "engine/step_trace.hpp"
+#include "engine/step_trouble.hpp"
 #include "engine/transfers.hpp"
 
 namespace motley {
@@ -39,13 +40,18 @@ struct Made {
   std::shared_ptr<const KvContents> saved;  // shared with who loads it; null = none
 };
 
+struct EndedStep {
+  uint32_t lane = 0;
+  StepResult result;
+};
+
 // What other threads have to say to the engine's thread. Outlives the engine where a step of it is still under way.
 class Mailbox {
  public:
   struct Mail {
     std::vector<std::pair<Request, int64_t>> requests;  // and when they came
     std::unordered_map<RequestId, FinishReason> ends;   // of a request's, the first to come
-    std::list<StepResult> results;
+    std::list<EndedStep> results;
     std::vector<Promise<bool>> drains;
     std::vector<Replacement> replacements;
     std::optional<Made> made;
@@ -54,7 +60,7 @@ class Mailbox {
     bool stop = false;
   };
 
-  explicit Mailbox(size_t queue_limit) : queue_limit_(queue_limit) {}
+  Mailbox(size_t queue_limit, size_t lanes) : queue_limit_(queue_limit), trouble_(lanes) {}
 
   Result<RequestId> submit(Request request, int64_t now_ns) {
     std::lock_guard lock(mutex_);
@@ -73,9 +79,9 @@ class Mailbox {
     mail_.ends.try_emplace(id, reason);
     changed_.notify_one();
   }
-  void deliver(StepResult result) {
-    std::list<StepResult> one;  // no memory is waited for under the lock
-    one.push_back(std::move(result));
+  void deliver(EndedStep ended) {
+    std::list<EndedStep> one;  // no memory is waited for under the lock
+    one.push_back(std::move(ended));
     std::lock_guard lock(mutex_);
     mail_.results.splice(mail_.results.end(), one);
     changed_.notify_one();
@@ -122,6 +128,18 @@ class Mailbox {
     std::lock_guard lock(mutex_);
     return health_;
   }
+  void step_ended(const EndedStep& ended, int64_t now_ns) {
+    std::lock_guard lock(mutex_);
+    trouble_.ended(ended.lane, ended.result.step, ended.result.status, now_ns);
+  }
+  void set_lanes(size_t lanes) {
+    std::lock_guard lock(mutex_);
+    trouble_.set_lanes(lanes);
+  }
+  Status trouble(int64_t now_ns) const {
+    std::lock_guard lock(mutex_);
+    return trouble_.told(now_ns);
+  }
   // Requests that the queue limit counts beside those in the box.
   void set_waiting(size_t waiting) {
     std::lock_guard lock(mutex_);
@@ -145,6 +163,7 @@ class Mailbox {
   std::condition_variable changed_;
   Mail mail_;
   Status health_;
+  StepTrouble trouble_;
   size_t waiting_ = 0;
   RequestId last_id_ = 0;
   bool draining_ = false;
@@ -162,7 +181,7 @@ class Engine::Impl {
         trace_(trace),
         executor_(&executor),
         config_(std::make_shared<const SchedulerConfig>(config)),
-        mailbox_(std::make_shared<Mailbox>(config.options.queue_limit)),
+        mailbox_(std::make_shared<Mailbox>(config.options.queue_limit, config.lanes.size())),
         scheduler_(config, [this](const Sequence& s, RequestUpdate update) { tell(s, std::move(update)); }),
         metrics_(config.options.max_model_len),
         thread_([this] { run(); }) {}
@@ -181,6 +200,7 @@ class Engine::Impl {
   }
   Result<RequestId> submit(Request request) { return mailbox_->submit(std::move(request), clock_.now_ns()); }
   Mailbox& mailbox() { return *mailbox_; }
+  Status trouble() const { return mailbox_->trouble(clock_.now_ns()); }
   EngineStats stats() const {
     std::lock_guard lock(stats_mutex_);
     return metrics_.stats();
@@ -217,7 +237,7 @@ class Engine::Impl {
   }
 
   void handle(Mailbox::Mail mail) {
-    for (StepResult& result : mail.results) take_result(std::move(result));
+    for (EndedStep& ended : mail.results) take_result(std::move(ended));
     for (auto& [request, came_ns] : mail.requests) scheduler_.add(std::move(request), came_ns);
     for (Replacement& replacement : mail.replacements) queue(std::move(replacement));
     if (mail.made) take_over(*std::move(mail.made));
@@ -228,11 +248,16 @@ class Engine::Impl {
     for (Promise<bool>& drain : mail.drains) drains_.push_back(std::move(drain));
   }
 
-  void take_result(StepResult result) {
-    if (!result.status.ok()) log_error("step {} failed: {}", result.step, result.status.to_string());
+  void take_result(EndedStep ended) {
+    StepResult& result = ended.result;
     trace_.ended(result, clock_.now_ns());
     const Code code = result.status.code();
     const bool lost = code == MOTLEY_UNAVAILABLE || (recover_ && code == MOTLEY_DEADLINE_EXCEEDED);
+    if (lost || losing()) {
+      if (!result.status.ok()) log_error("step {} failed: {}", result.step, result.status.to_string());
+    } else {
+      mailbox_->step_ended(ended, clock_.now_ns());
+    }
     const Status why = lost ? result.status : ok_status();
     if (lost && recover_ && phase_ != Phase::kDead && !losing()) lose(why);
     if (code == MOTLEY_OK && !losing()) losses_in_a_row_ = 0;
@@ -417,6 +442,7 @@ class Engine::Impl {
       std::lock_guard lock(config_mutex_);
       config_ = std::make_shared<const SchedulerConfig>(std::move(next));
     }
+    mailbox_->set_lanes(config_->lanes.size());
     if (losing()) {
       serve(scheduler_.restart(*config_));
       return ok_status();
@@ -478,8 +504,9 @@ class Engine::Impl {
         metrics_.on_step(step->lane, step->tokens.size());
       }
       trace_.planned(*step, clock_.now_ns());
+      const uint32_t lane = step->lane;
       Future<StepResult> future = executor_->submit(std::move(*step));
-      future.on_ready([future, mailbox = mailbox_]() mutable { mailbox->deliver(future.take()); });
+      future.on_ready([future, lane, mailbox = mailbox_]() mutable { mailbox->deliver({lane, future.take()}); });
     }
   }
 
@@ -573,5 +600,6 @@ Future<Status> Engine::between_steps(std::function<Status()> work) {
 }
 EngineStats Engine::stats() const { return impl_->stats(); }
 Status Engine::health() const { return impl_->mailbox().health(); }
+Status Engine::trouble() const { return impl_->trouble(); }
 
 }  // namespace motley

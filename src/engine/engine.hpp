@@ -123,6 +123,9 @@ class Engine {
   EngineStats stats() const;
   // An error that ended the engine (every later submit answers it), or OK.
   Status health() const;
+  // Why the steps of a lane fail, where several did on end and none of it has succeeded since (step_trouble.hpp), or
+  // OK. Later requests are tried all the same.
+  Status trouble() const;
 
  private:
   class Impl;

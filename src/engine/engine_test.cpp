@@ -233,6 +233,37 @@ TEST(Engine, FailedStep_EndsOnlyItsRequests) {
   EXPECT_EQ(engine->stats().finished_error, 1u);
 }
 
+TEST(Engine, AReplicaWhoseStepsFail_IsTold_WhileTheOtherServes) {
+  ScriptedOptions options{.manual = true};
+  for (uint32_t lane = 0; lane < 2; ++lane) {
+    options.pools.push_back({.block_size = 4, .blocks = 64, .share = 0.5});
+    options.lanes.push_back({.pool = lane, .rows_max = 64});
+  }
+  ScriptedExecutor executor(options);
+  Inbox inbox;
+  auto engine = std::move(Engine::create(executor, {})).value();
+  const auto serve_two = [&](bool one_fails) {
+    const RequestId ids[] = {engine->submit(request_of(inbox, {1}, 1)).value(),
+                             engine->submit(request_of(inbox, {2}, 1)).value()};
+    executor.wait_pending(2);
+    if (one_fails) executor.fail_next(Status(MOTLEY_INTERNAL, "SIM:1: a kernel failed"));
+    executor.run_next(1);
+    executor.run_next(0);
+    int failed = 0;
+    for (const RequestId id : ids) failed += inbox.wait(id).finished == FinishReason::kError ? 1 : 0;
+    EXPECT_EQ(failed, one_fails ? 1 : 0);
+  };
+  for (uint32_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(engine->trouble().ok());
+    serve_two(true);
+  }
+  EXPECT_EQ(engine->trouble().code(), MOTLEY_INTERNAL);
+  EXPECT_THAT(engine->trouble().message(), HasSubstr("the last 3 steps of lane 1 failed"));
+  EXPECT_THAT(engine->trouble().message(), HasSubstr("SIM:1: a kernel failed"));
+  serve_two(false);
+  EXPECT_TRUE(engine->trouble().ok());
+}
+
 TEST(Engine, UnavailableExecutor_EndsEverything) {
   ScriptedExecutor executor({.lookahead = 1, .manual = true});
   Inbox inbox;

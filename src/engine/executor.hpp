@@ -26,8 +26,9 @@ struct KvPoolDescription {
   // The memory that it lies in, of all its owners, by numbers that no other memory ever has. A pool in the same memory
   // as one of the executor before has its contents. Empty: nobody knows.
   std::vector<uint64_t> memory = {};
-  // Where every pool has one: of all sequences the part that this one gets, as weights. Else (all 0) a sequence comes
-  // to the first pool that has room, by the preference of the lanes.
+  // Where every pool has one: of all sequences, waiting ones among them, the part that this one gets, as weights: it
+  // takes no more while the others have theirs. Else (all 0) a sequence comes to the first pool that has room, by the
+  // preference of the lanes.
   double share = 0;
 };
 

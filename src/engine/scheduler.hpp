@@ -246,6 +246,7 @@ class Scheduler {
   Admission try_admit(Draft& draft, Sequence& sequence, AdmissionPass& pass);
   Offer offer(const Pool& pool, const Sequence& sequence) const;
   static bool comes_first(const Pool& pool, const Pool& other, const std::vector<uint32_t>& more = {});
+  bool within_share(const Pool& pool, const Sequence& sequence, const AdmissionPass& pass) const;
   const Pool* better_pool(const Pool& pool, const Sequence& sequence, const Offer& own,
                           const AdmissionPass& pass) const;
   bool uses_cache(const Sequence& sequence) const;

@@ -76,7 +76,7 @@ Scheduler::Admission Scheduler::try_admit(Draft& draft, Sequence& s, AdmissionPa
     if (own.missing > pass.missing_max) return Admission::kPassOver;
     if (uses_cache(s) && waits_for_shared_prefix(draft.pool, s, own)) return Admission::kPassOver;
   }
-  if (!own.room) {
+  if (!own.room || !within_share(draft.pool, s, pass)) {
     close_pools(s, pass);
     return own.fits ? Admission::kNoRoom : Admission::kNotHere;
   }
@@ -128,15 +128,30 @@ bool Scheduler::comes_first(const Pool& pool, const Pool& other, const std::vect
   return load != of_other ? load < of_other : pool.preference < other.preference;
 }
 
+// Whether a pool with a share, and so many `more` coming, has less than its part of all sequences, those that wait
+// among them: who waits for a fast pool is not sent to a slow one, where it would end later, as long as that has its
+// part. An empty pool takes any. The parts are of the pools that the sequence fits into.
+bool Scheduler::within_share(const Pool& pool, const Sequence& s, const AdmissionPass& pass) const {
+  const size_t there = pool.sequences() + (pool.id < pass.by_pool.size() ? pass.by_pool[pool.id] : 0);
+  if (pool.share == 0 || there == 0) return true;
+  double shares = 0;
+  size_t all = waiting_.size();
+  for (const Pool& each : pools_) {
+    all += each.sequences();
+    if (fits(each.blocks, s)) shares += each.share;
+  }
+  return static_cast<double>(there) < static_cast<double>(all) * pool.share / shares;
+}
+
 // The other pool that takes the request, or will as soon as its lane plans a step, `own` being what `pool` offers; null
 // where it is for `pool`.
 const Scheduler::Pool* Scheduler::better_pool(const Pool& pool, const Sequence& s, const Offer& own,
                                               const AdmissionPass& pass) const {
-  const Pool* best = own.room ? &pool : nullptr;
+  const Pool* best = own.room && within_share(pool, s, pass) ? &pool : nullptr;
   for (const Pool& other : pools_) {
     if (other.id == pool.id || (pass.closed >> other.id & 1) != 0) continue;
     if (best != nullptr && !comes_first(other, *best, pass.by_pool)) continue;
-    if (offer(other, s).room) best = &other;
+    if (within_share(other, s, pass) && offer(other, s).room) best = &other;
   }
   return best == &pool ? nullptr : best;
 }

@@ -11,11 +11,11 @@ namespace motley {
 namespace {
 
 constexpr uint64_t kSpecBytesMax = 1u << 20;
-constexpr int kVersion = 10;  // of what is measured and how
-
-std::string hex_digest(std::string_view text) { return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())); }
+constexpr int kVersion = 12;  // of what is measured and how
 
 }  // namespace
+
+std::string text_digest(std::string_view text) { return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())); }
 
 std::string model_digest(const Model& model) {
   const ModelConfig& c = model.config();
@@ -26,7 +26,7 @@ std::string model_digest(const Model& model) {
     const WeightSource& source = model.weight(i);
     text += fmt::format("\n{} {} {} {} {}", weights[i].name, source.dtype, source.experts, source.rows, source.cols);
   }
-  return hex_digest(text);
+  return text_digest(text);
 }
 
 std::string machine_digest(std::span<const ListedDevice> devices) {
@@ -39,7 +39,7 @@ std::string machine_digest(std::span<const ListedDevice> devices) {
     const auto file = read_file(device.spec.substr(device.spec.find(':') + 1), kSpecBytesMax);
     if (file.ok()) text += *file;  // a preset is no file
   }
-  return hex_digest(text);
+  return text_digest(text);
 }
 
 std::filesystem::path CostCache::file_of(std::string_view machine, std::string_view model) const {
@@ -60,12 +60,12 @@ void CostCache::write_text(std::string_view machine, std::string_view kind, std:
   if (!written.ok()) log_warning("{}; the next start measures again", written.message());
 }
 
-void CostCache::mark(std::string_view machine, std::string_view kind, bool there) const {
+void CostCache::note(std::string_view machine, std::string_view kind, std::string_view text) const {
   std::error_code failed;
-  if (there) {
-    write_text(machine, kind, "yes");
-  } else {
+  if (text.empty()) {
     std::filesystem::remove(file_of(machine, kind), failed);
+  } else {
+    write_text(machine, kind, text);
   }
 }
 

@@ -17,8 +17,10 @@
 
 namespace motley {
 
-// 16 hexadecimal digits that change with anything that decides how long the model's parts take: names, shapes and types
-// of its weights, and its sizes.
+// 16 hexadecimal digits.
+std::string text_digest(std::string_view text);
+// Such as change with anything that decides how long the model's parts take: names, shapes and types of its weights,
+// and its sizes.
 std::string model_digest(const Model& model);
 // The same of the devices: names, models, kernel variants, memory, plugin versions; what a described one's file says.
 std::string machine_digest(std::span<const ListedDevice> devices);
@@ -29,8 +31,8 @@ class CostCache {
   // Any text under a kind of its own.
   std::optional<std::string> read_text(std::string_view machine, std::string_view kind) const;
   void write_text(std::string_view machine, std::string_view kind, std::string_view text) const;
-  // Makes or removes such a text, of one word.
-  void mark(std::string_view machine, std::string_view kind, bool there) const;
+  // The same; "" removes it.
+  void note(std::string_view machine, std::string_view kind, std::string_view text) const;
   std::optional<PlanInput> read(std::string_view machine, std::string_view model) const;
   // A failure is logged: the next start measures again.
   void write(std::string_view machine, std::string_view model, const PlanInput& input) const;

@@ -28,12 +28,14 @@ Status check_deterministic(const DeviceDescription& device) {
   return ok_status();
 }
 
-Result<Device> open_device(const ListedDevice& listed, const DeviceOptions& options, bool isolate) {
+Result<Device> open_device(const ListedDevice& listed, const DeviceOptions& options, bool isolate,
+                           double compile_seconds_max) {
   const motley_device_desc& desc = listed.description.desc;
   if (!isolate) return Device::open(*listed.plugin, desc.index, options);
   WorkerOptions worker;
   worker.device_name = listed.description.name;
   worker.spec = listed.spec.substr(listed.spec.find(':') + 1);  // as the plugin takes it, without the family
+  worker.compile_timeout_ns = std::max(worker.compile_timeout_ns, static_cast<int64_t>(compile_seconds_max * 1e9));
   return Device::open_isolated(listed.plugin->file(), desc.index, options, worker);
 }
 
@@ -77,7 +79,7 @@ Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice list
   open.quality = options.quality;
   const auto cap = options.memory_caps.find(listed.description.name);
   if (cap != options.memory_caps.end()) open.memory_cap = cap->second;
-  auto device = open_device(listed, open, options.isolate);
+  auto device = open_device(listed, open, options.isolate, options.compile_seconds_max);
   if (!device.ok()) return device.error().annotate(listed.description.name);
   return std::make_shared<Opened>(std::move(listed), *std::move(device));
 }
@@ -198,7 +200,7 @@ std::vector<NamedDevice> DeviceSet::named() const {
     named.push_back({description.name, &opened->device, cores_of(opened->listed.cores), description.desc.simulated != 0,
                      (description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0, description.desc.queue_depth,
                      (description.desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0, identity_of(opened->listed, options_),
-                     program_bytes_max(description), opened->busy});
+                     program_bytes_max(description), opened->busy, opened->uncompiled});
   }
   return named;
 }
@@ -226,8 +228,8 @@ std::vector<MeasuredDevice> DeviceSet::measured() const {
     const auto cap = options_.memory_caps.find(description.name);  // the device itself refuses what is beyond
     if (cap != options_.memory_caps.end())
       description.desc.memory_free = std::min<uint64_t>(description.desc.memory_free, cap->second);
-    measured.push_back(
-        {description, &opened->device, cores_of(opened->listed.cores), program_bytes_max(opened->listed.description)});
+    measured.push_back({description, &opened->device, cores_of(opened->listed.cores),
+                        program_bytes_max(opened->listed.description), opened->uncompiled});
   }
   return measured;
 }

@@ -24,6 +24,7 @@ struct DeviceSetOptions {
   bool deterministic = false;
   bool virtual_time = false;
   bool isolate = false;                         // each device in a worker process of its own
+  double compile_seconds_max = 0;               // that a worker may compile, if that is more than it may anyway
   Quality quality = Quality::kExact;            // of the formats that weights are held in
   std::map<std::string, uint64_t> memory_caps;  // bytes by listed name
 };
@@ -77,6 +78,7 @@ class DeviceSet {
     Device device;
     std::atomic<bool> lost{false}, at_work{false};
     std::shared_ptr<BusyTime> busy = std::make_shared<BusyTime>();
+    std::shared_ptr<UncompiledRows> uncompiled = std::make_shared<UncompiledRows>(listed.description.name);
   };
   static Result<std::shared_ptr<Opened>> open_one(ListedDevice listed, const DeviceSetOptions& options);
 

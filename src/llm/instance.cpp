@@ -13,6 +13,7 @@
 #include "device/device_map.hpp"
 #include "planner/plan.hpp"
 #include "runtime/kv_request.hpp"
+#include "runtime/measured_layers.hpp"
 
 namespace motley {
 namespace {
@@ -42,6 +43,16 @@ Status check_options(const InstanceOptions& options) {
                             engine.max_num_batched_tokens, engine.max_num_seqs);
   }
   return ok_status();
+}
+
+// Where larger steps do not compile, none is asked for.
+EngineOptions within_rows(EngineOptions engine, const ExecutorDescription& executor) {
+  uint32_t rows = 0;
+  for (const LaneDescription& lane : executor.lanes) rows = std::max(rows, lane.rows_max);
+  if (engine.max_num_batched_tokens > rows)
+    log_warning("steps have {} rows at most, not {}", rows, engine.max_num_batched_tokens);
+  engine.max_num_batched_tokens = std::min(engine.max_num_batched_tokens, rows);
+  return engine;
 }
 
 }  // namespace
@@ -78,6 +89,8 @@ RuntimeOptions runtime_options(const InstanceOptions& options, const ModelConfig
   }
   runtime.logit_rows_max = engine.max_num_seqs;
   runtime.compile_seconds_max = options.planning.compile_limit_s;
+  runtime.load = {std::min(options.planning.concurrency, engine.max_num_seqs), options.planning.prompt_len,
+                  options.planning.output_len};
   runtime.positions_max = model.context_length;
   runtime.trace = options.trace;
   runtime.host_memory = options.host_memory;
@@ -131,6 +144,7 @@ Status Instance::open_devices(const InstanceOptions& options) {
   open.deterministic = options.deterministic;
   open.memory_caps = options.device_memory;
   open.isolate = options.isolate;
+  open.compile_seconds_max = options.planning.compile_limit_s;
   ASSIGN_OR_RETURN(open.quality, parse_quality(options.quality));
   ASSIGN_OR_RETURN(devices_, DeviceSet::open(std::move(listed), open));
   return ok_status();
@@ -158,8 +172,8 @@ Status Instance::place(const InstanceOptions& options) {
   return serve_first && !known ? place_first() : place_together(serve_first);
 }
 
-// One device: nothing to choose, nothing to measure.
-Result<Placement> Instance::alone_on(const DeviceSet& devices, size_t index) const {
+// One device: nothing to choose, nothing to measure. `leaves_room`: for the device to be measured beside it.
+Result<Placement> Instance::alone_on(const DeviceSet& devices, size_t index, bool leaves_room) const {
   const DeviceDescription& description = devices.listed(index).description;
   for (const uint32_t size : {settings_.tensor_parallel_size, settings_.pipeline_parallel_size}) {
     if (size > 1)
@@ -177,16 +191,22 @@ Result<Placement> Instance::alone_on(const DeviceSet& devices, size_t index) con
   uint64_t memory_free = description.desc.memory_free;
   const auto cap = devices.memory_caps().find(description.name);
   if (cap != devices.memory_caps().end()) memory_free = std::min(memory_free, cap->second);
+  const uint64_t kept = rounding_bytes(model()) + (leaves_room ? step + measuring_bytes(model()) : 0);
+  memory_free -= std::min(memory_free, kept);
   const PlanDevice device{description.name,       description.desc.memory_total,   memory_free, step,
                           layout.bytes_per_block, has_own_memory(description.desc)};
   return plan_single_device(model(), device, plan);
 }
 
-// The first device that the model fits serves until the others are measured.
+// The first device that the model fits serves until all are measured: if there is any, one that has room to be measured
+// meanwhile, and for a request such as the plan will be for.
 Status Instance::place_first() {
-  for (size_t i = 0; i < devices_.size(); ++i) {
-    auto placement = alone_on(devices_, i);
+  for (size_t tried = 0; tried < 2 * devices_.size(); ++tried) {
+    const size_t i = tried % devices_.size();
+    const bool roomy = tried < devices_.size();
+    auto placement = alone_on(devices_, i, roomy);
     if (!placement.ok()) continue;
+    if (roomy && kv_tokens(*placement) < uint64_t{settings_.prompt_len} + settings_.output_len) continue;
     log_info("serving on {} until the devices are measured", devices_.listed(i).description.name);
     placement_ = *std::move(placement);
     plans_later_ = true;
@@ -197,9 +217,11 @@ Status Instance::place_first() {
   return place_together();  // on none alone, but perhaps on all together
 }
 
-// Of the placement.
-Result<std::vector<std::string>> Instance::slow_to_compile(const Placement& placement) const {
-  ASSIGN_OR_RETURN(const auto seconds, compile_seconds(model(), placement, devices_.named(), runtime_options_));
+// Of the plan.
+Result<std::vector<std::string>> Instance::slow_to_compile(const PlannedModel& planned) const {
+  RuntimeOptions options = runtime_options_;
+  options.row_counts = row_counts_of(planned.input);
+  ASSIGN_OR_RETURN(const auto seconds, compile_seconds(model(), planned.report.placement, devices_.named(), options));
   std::vector<std::string> slow;
   for (const auto& [device, expected] : seconds) {
     if (expected > kCompileSoonSeconds) slow.push_back(device);
@@ -232,7 +254,7 @@ Status Instance::place_together(bool may_serve_first) {
   ASSIGN_OR_RETURN(PlannedModel planned, plan_model(model(), devices_, settings_, kv_, runtime_options_,
                                                     [](const std::string& what) { log_info("{}", what); }));
   if (may_serve_first) {
-    ASSIGN_OR_RETURN(const std::vector<std::string> slow, slow_to_compile(planned.report.placement));
+    ASSIGN_OR_RETURN(const std::vector<std::string> slow, slow_to_compile(planned));
     const Status others = slow.empty() ? ok_status() : serve_while_compiling(&planned, slow);
     if (!others.ok())
       log_info("waiting for the programs of {}: no plan without: {}", fmt::join(slow, ", "), others.message());
@@ -262,7 +284,7 @@ Status Instance::start(const InstanceOptions& options) {
   holdings_ = std::make_shared<Holdings>(model());
   RETURN_IF_ERROR(make_runtime(placement_));
   ASSIGN_OR_RETURN(engine_, Engine::create(
-                                *runtime_, options.engine, system_clock(),
+                                *runtime_, within_rows(options.engine, runtime_->describe()), system_clock(),
                                 [this](const Status& why) { return recover(why); }, options.trace));
   if (plans_later_) {
     changing_ = true;  // until plan_later() has ended

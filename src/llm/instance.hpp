@@ -146,10 +146,10 @@ class Instance {
   Status load_template(const std::string& file);
   Status open_devices(const InstanceOptions& options);
   Status place(const InstanceOptions& options);
-  Result<Placement> alone_on(const DeviceSet& devices, size_t index) const;
+  Result<Placement> alone_on(const DeviceSet& devices, size_t index, bool leaves_room = false) const;
   Status place_first();
   Status place_together(bool may_serve_first = false);
-  Result<std::vector<std::string>> slow_to_compile(const Placement& placement) const;
+  Result<std::vector<std::string>> slow_to_compile(const PlannedModel& planned) const;
   Status serve_while_compiling(PlannedModel* planned, const std::vector<std::string>& slow);
   Result<PlannedModel> plan_without(const PlannedModel& planned, const std::vector<std::string>& names) const;
   static void tell(const PlanReport& report);
@@ -157,7 +157,7 @@ class Instance {
   std::optional<PlannedModel> plan_without_compiler(const PlannedModel& tried, const std::string& device,
                                                     const Status& why) const;
   Result<std::vector<ListedDevice>> listed_anew(const std::vector<std::string>& names) const;
-  Result<PlannedModel> plan_over(const DeviceSet& devices, std::string* note);
+  Result<PlannedModel> plan_over(const DeviceSet& devices, const std::vector<std::string>& added, std::string* note);
   // The devices that a change begins with. It is refused where they were started anew before it is made.
   struct KnownDevices {
     DeviceSet devices;
@@ -169,10 +169,23 @@ class Instance {
   // `prepared`: an executor of the plan, to be taken if the epoch is still the one it was made for; null = none.
   Result<Executor*> take_over(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
                               std::unique_ptr<RuntimeExecutor> prepared = nullptr);
-  Result<Executor*> take_over_with_room(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned);
-  std::pair<HostRoom, std::string> room_on_host(const PlannedModel& next) const;
+  // What is made of a plan while another is in force: no executor where there is no room for both; weights then.
+  struct Prepared {
+    std::unique_ptr<RuntimeExecutor> executor;
+    std::vector<std::shared_ptr<const PackedWeight>> weights;  // shared with executors
+  };
+  Result<Executor*> take_over_with_room(const KnownDevices& known, const std::shared_ptr<const PlannedModel>& planned,
+                                        Prepared* prepared);
+  PlanReport report_in_force() const;
+  struct RoomOnHost {
+    HostRoom room = HostRoom::kNone;
+    PackingLimit weights;  // beside the plan in force
+    std::string why;       // there is no more than that
+  };
+  RoomOnHost room_on_host(const PlannedModel& next) const;
+  Result<Prepared> prepare(const KnownDevices& known, const PlannedModel& next, const RuntimeOptions& options) const;
   Status change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop,
-                   std::string* failed = nullptr);
+                   std::string* failed = nullptr, const std::function<Status()>& still_wanted = {});
   // Follows the devices' speed until stopped.
   void adapt(const std::stop_token& stop);
   Epoch next_epoch() const;

@@ -153,25 +153,22 @@ Result<Executor*> Instance::take_over(const KnownDevices& known, const std::shar
   return status;
 }
 
-// The same where the devices do not hold what two executors need at once: the one in service ends first, and with it
-// its weights, for which the plan has no room; those of the plan are packed. Null where nothing can serve any more.
+// The same where there is no room for what two executors need at once: the one in service ends first, and with it its
+// weights, but for those that are prepared; what else the plan needs is packed. Null where nothing can serve any more.
 Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
-                                                const std::shared_ptr<const PlannedModel>& planned) {
+                                                const std::shared_ptr<const PlannedModel>& planned,
+                                                Prepared* prepared) {
   RETURN_IF_ERROR(check_take_over(known, planned->report.placement));
-  PlanReport before;
+  PlanReport before = report_in_force();
   std::unique_ptr<RuntimeExecutor> ended;
   {
     std::lock_guard lock(mutex_);
     count_work(&work_);
-    if (in_force_) {
-      before = *in_force_;
-    } else {  // one device, of which nothing is predicted
-      before.placement = placement_;
-    }
     ended = std::move(runtime_);
   }
   ended.reset();
   const auto taken = take_over(known, planned);
+  prepared->weights.clear();  // the plan has them, or the one before needs the room
   if (taken.ok()) return taken;
   log_warning("{}; back to the plan before", taken.error().message());
   Status back = put_in_force(std::move(before));
@@ -181,56 +178,87 @@ Result<Executor*> Instance::take_over_with_room(const KnownDevices& known,
   return nullptr;
 }
 
-// What the host's memory lets the next plan do beside the one in force, and why no more than that.
-std::pair<HostRoom, std::string> Instance::room_on_host(const PlannedModel& next) const {
-  Placement now;
-  {
-    std::lock_guard lock(mutex_);
-    now = in_force_ ? in_force_->placement : placement_;
+// Without predictions where nothing is known of the device that serves.
+PlanReport Instance::report_in_force() const {
+  std::lock_guard lock(mutex_);
+  if (in_force_) return *in_force_;
+  PlanReport report;
+  report.placement = placement_;
+  return report;
+}
+
+// What the host's memory lets the next plan do beside the one in force.
+Instance::RoomOnHost Instance::room_on_host(const PlannedModel& next) const {
+  PlanReport now = report_in_force();
+  if (now.devices.empty()) {  // one device served before it was measured
+    auto known = report_on(next.shape, next.input, next.request, now.placement);
+    if (known.ok()) now = *std::move(known);
   }
   const HostNeed need = host_need(next.shape, next.input, next.request, now, next.report);
   const uint64_t available = runtime_options_.host_memory();
-  return {host_room(need, available),
-          fmt::format("of the host's memory {} are free, and the next plan needs {} more for weights and steps and {} "
-                      "for KV; {} come free with the one in service",
-                      bytes_text(available), bytes_text(need.packed_bytes), bytes_text(need.grown_bytes),
-                      bytes_text(need.freed_bytes))};
+  RoomOnHost room{host_room(need, available), {{}, available}, {}};
+  for (const DeviceProfile& device : next.input.devices)
+    if (!device.own_memory) room.weights.devices.emplace(device.name, device.packed_ratio);
+  room.why = fmt::format(
+      "of the host's memory {} are free, and the next plan needs {} more for weights and steps and {} for KV; {} come "
+      "free with the one in service",
+      bytes_text(available), bytes_text(need.packed_bytes), bytes_text(need.grown_bytes), bytes_text(need.freed_bytes));
+  return room;
+}
+
+// What can be made of the plan beside the one in force: an executor, or, where the devices or the host have no room for
+// both, as many of its weights as there is room for, and those that stay.
+Result<Instance::Prepared> Instance::prepare(const KnownDevices& known, const PlannedModel& next,
+                                             const RuntimeOptions& options) const {
+  const Placement& placement = next.report.placement;
+  const RoomOnHost host = room_on_host(next);
+  if (host.room == HostRoom::kNone) return error(MOTLEY_RESOURCE_EXHAUSTED, "{}", host.why);
+  Prepared prepared;
+  if (host.room == HostRoom::kInstead) {
+    log_info("the host has no room for both plans at once: the one in service will end before the other begins: {}",
+             host.why);
+    ASSIGN_OR_RETURN(prepared.weights,
+                     RuntimeExecutor::pack(model(), placement, known.devices.named(), options, host.weights));
+    return prepared;
+  }
+  auto made = RuntimeExecutor::create(model(), placement, known.devices.named(), options);
+  keep_uncompiled(model(), known.devices, measure_options(kv_, runtime_options_));
+  if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
+    log_info("the devices have no room for both plans at once: the one in service will end before the other begins");
+    ASSIGN_OR_RETURN(prepared.weights, RuntimeExecutor::pack(model(), placement, known.devices.named(), options));
+    return prepared;
+  }
+  ASSIGN_OR_RETURN(prepared.executor, std::move(made));
+  return prepared;
 }
 
 // The next plan takes over from the one in force while requests run. Its weights are packed, its programs compiled and
-// its pools made beside those in service; where the devices have no room for both, as many of its weights as there is
-// room for, and the rest once the plan in force has ended; where the host has none, all of them then. `failed`: the
-// device whose part could not be made beside it.
+// its pools made beside those in service; where there is no room for both, as many of its weights as there is room for,
+// and the rest once the plan in force has ended. `failed`: the device whose part could not be made beside it.
+// `still_wanted`: asked once that is done; nothing changes where it is not.
 Status Instance::change_to(const KnownDevices& known, PlannedModel next, const std::stop_token& stop,
-                           std::string* failed) {
+                           std::string* failed, const std::function<Status()>& still_wanted) {
   next.report.placement.epoch = next_epoch();
   const auto planned = std::make_shared<const PlannedModel>(std::move(next));
-  const Placement& placement = planned->report.placement;
-  ASSIGN_OR_RETURN(RuntimeOptions options, options_for(placement, known.devices, planned.get(), stop));
+  ASSIGN_OR_RETURN(RuntimeOptions options, options_for(planned->report.placement, known.devices, planned.get(), stop));
   if (failed != nullptr) options.part_failed = [failed](const std::string& device) { *failed = device; };
-  const auto [host, why] = room_on_host(*planned);
-  if (host == HostRoom::kNone) return error(MOTLEY_RESOURCE_EXHAUSTED, "{}", why);
-  auto made = host == HostRoom::kBeside ? RuntimeExecutor::create(model(), placement, known.devices.named(), options)
-                                        : error(MOTLEY_RESOURCE_EXHAUSTED, "{}", why);
-  std::vector<std::shared_ptr<const PackedWeight>> weights;
-  if (host == HostRoom::kInstead) {
-    log_info("the host has no room for both plans at once: the one in service will end before the other is made: {}",
-             why);
-  } else if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED) {
-    log_info("the devices have no room for both plans at once: the one in service will end before the other begins");
-    ASSIGN_OR_RETURN(weights, RuntimeExecutor::pack(model(), placement, known.devices.named(), options));
-  } else {
-    RETURN_IF_ERROR(made.error());
-  }
-  const auto prepared = std::make_shared<std::unique_ptr<RuntimeExecutor>>(made.ok() ? *std::move(made) : nullptr);
+  const uint64_t packed_before = holdings_->packed_bytes();
+  ASSIGN_OR_RETURN(Prepared made, prepare(known, *planned, options));
+  const uint64_t beside = holdings_->packed_bytes();
+  if (still_wanted) RETURN_IF_ERROR(still_wanted());
+  const auto prepared = std::make_shared<Prepared>(std::move(made));
   const auto take = [this, known, planned, prepared]() -> Result<Executor*> {
-    if (*prepared == nullptr) return take_over_with_room(known, planned);
-    return take_over(known, planned, std::move(*prepared));
+    if (prepared->executor == nullptr) return take_over_with_room(known, planned, prepared.get());
+    return take_over(known, planned, std::move(prepared->executor));
   };
-  const auto pools = *prepared == nullptr ? std::vector<KvPoolDescription>() : (*prepared)->describe().pools;
+  const auto pools =
+      prepared->executor == nullptr ? std::vector<KvPoolDescription>() : prepared->executor->describe().pools;
   RETURN_IF_ERROR(engine_->replace(take, pools).take());
-  if (this->planned() == planned) return ok_status();  // where room was made, it may be back at the plan before
-  return error(MOTLEY_UNAVAILABLE, "the devices have no room for the next plan");
+  if (this->planned() != planned)  // where room was made, it may be back at the plan before
+    return error(MOTLEY_UNAVAILABLE, "there is no room for the next plan");
+  log_info("the next plan is in force; of its weights {} were packed beside the steps, {} in the pause",
+           bytes_text(beside - packed_before), bytes_text(holdings_->packed_bytes() - beside));
+  return ok_status();
 }
 
 // ---- a device is added
@@ -259,13 +287,19 @@ Result<std::vector<ListedDevice>> Instance::listed_anew(const std::vector<std::s
   return listed;
 }
 
-// With what was forced where that is possible, else without; `note` says which.
-Result<PlannedModel> Instance::plan_over(const DeviceSet& devices, std::string* note) {
-  const auto known = planned();
+// With what was forced where that is possible, else without; `note` says which. Measures those of the added devices
+// that are not known, and none that could not be measured before.
+Result<PlannedModel> Instance::plan_over(const DeviceSet& devices, const std::vector<std::string>& added,
+                                         std::string* note) {
+  std::optional<PlannedModel> known;
+  if (const auto planned = this->planned()) {
+    known = *planned;
+    std::erase_if(known->unmeasured, [&](const Unmeasured& each) { return contains(added, each.left.device); });
+  }
   ServingGate gate(*engine_, changes_.get_token());
   const auto plan_with = [&](const PlanSettings& settings) {
-    return plan_model(model(), devices, settings, kv_, runtime_options_, log_progress, &gate,
-                      known == nullptr ? nullptr : &known->input, drift());
+    return plan_model(model(), devices, settings, kv_, runtime_options_, log_progress, &gate, known ? &*known : nullptr,
+                      drift());
   };
   const std::string forced = forced_text(settings_);
   auto planned = plan_with(settings_);
@@ -291,7 +325,7 @@ Result<AddedDevices> Instance::add_devices(const std::vector<std::string>& names
   AddedDevices added;
   for (const ListedDevice& each : more) added.names.push_back(each.description.name);
   ASSIGN_OR_RETURN(known.devices, known.devices.with(std::move(more)));
-  ASSIGN_OR_RETURN(PlannedModel made, plan_over(known.devices, &added.note));
+  ASSIGN_OR_RETURN(PlannedModel made, plan_over(known.devices, added.names, &added.note));
   tell(made.report);
   const std::vector<std::string> used = devices_of(made.report.placement);
   for (const LeftOut& left : made.report.left_out) {
@@ -345,6 +379,7 @@ Result<RuntimeOptions> Instance::options_for(const Placement& placement, const D
   options.holdings = holdings_;
   options.stop = stop;
   if (planned == nullptr) return options;
+  options.row_counts = row_counts_of(planned->input);
   const PlanInput left = with_drift(without_lost(planned->input, devices), only_slower(drift()));
   if (!left.devices.empty()) {  // else one serves that took too long to measure, however long its steps take
     ASSIGN_OR_RETURN(options.step_limit_ns, step_limit(planned->shape, left, placement, options.rows_max));
@@ -365,7 +400,9 @@ Status Instance::make_runtime(const Placement& placement, std::unique_ptr<Runtim
   if (runtime == nullptr || runtime->describe().epoch != placement.epoch) {
     runtime.reset();
     ASSIGN_OR_RETURN(const RuntimeOptions options, options_for(placement, devices_before, planned().get()));
-    ASSIGN_OR_RETURN(runtime, RuntimeExecutor::create(model(), placement, devices_before.named(), options));
+    auto made = RuntimeExecutor::create(model(), placement, devices_before.named(), options);
+    keep_uncompiled(model(), devices_before, measure_options(kv_, runtime_options_));
+    ASSIGN_OR_RETURN(runtime, std::move(made));
   }
   std::lock_guard lock(mutex_);  // whoever looks sees all of one plan
   count_work(&work_);

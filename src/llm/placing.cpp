@@ -4,6 +4,7 @@
 
 #include "base/file.hpp"
 #include "llm/cost_cache.hpp"
+#include "runtime/lane_runner.hpp"
 
 namespace motley {
 namespace {
@@ -27,11 +28,38 @@ Status check_unmeasured(const PlannedModel& planned, const DeviceSet& devices, c
   return placement.ok() ? ok_status() : placement.error().annotate(settings.plan_file);
 }
 
+// The best plan that keeps to the limits of what it compiles; without devices that do not, where `may_go_without`.
+Status find_plan(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime, const DriftFactors& drift,
+                 bool may_go_without, PlannedModel* planned) {
+  for (;;) {
+    ASSIGN_OR_RETURN(planned->report, plan(planned->shape, with_drift(planned->input, drift), planned->request));
+    std::string beyond;
+    const Status compiles =
+        check_compiling(model, devices, runtime, planned->input, planned->report.placement, &beyond);
+    if (compiles.ok()) break;
+    if (beyond.empty() || !may_go_without) return compiles;
+    planned->input =
+        without_devices(std::move(planned->input), [&](const std::string& name) { return name == beyond; });
+    planned->unmeasured.push_back(
+        {{beyond, fmt::format("no plan with it keeps to its limits: {}", compiles.message())}, false});
+  }
+  for (const Unmeasured& each : planned->unmeasured) planned->report.left_out.push_back(each.left);
+  planned->report.simulated = devices.simulated();
+  return ok_status();
+}
+
 }  // namespace
+
+Status check_compiling(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime,
+                       const PlanInput& input, const Placement& placement, std::string* beyond) {
+  RuntimeOptions options = runtime;
+  options.row_counts = row_counts_of(input);
+  return compile_seconds(model, placement, devices.named(), options, beyond).error();
+}
 
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
                                 const KvSettings& kv, const RuntimeOptions& runtime, const Progress& progress,
-                                MeasureGate* gate, const PlanInput* have, const DriftFactors& drift) {
+                                MeasureGate* gate, const PlannedModel* have, const DriftFactors& drift) {
   PlannedModel planned;
   planned.identity = {model_digest(model), machine_of(devices)};
   ASSIGN_OR_RETURN(planned.shape, shape_of(model));
@@ -48,16 +76,19 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   measure.gate = gate;
   measure.brief = gate != nullptr;
   const bool waits = settings.forced() || !settings.plan_file.empty();
-  const MeasureScope scope{have, settings.measure_again, waits ? 0 : settings.measure_limit_s};
+  MeasureScope scope;
+  if (have != nullptr) scope.have = &have->input, scope.unmeasured = have->unmeasured;
+  scope.again = settings.measure_again;
+  scope.limit_s = waits ? 0 : settings.measure_limit_s;
+  scope.may_go_without = !waits;
   ASSIGN_OR_RETURN(MeasuredInput measured, measured_input(model, devices, measure, progress, scope));
   planned.input = std::move(measured.input);
-  const PlanInput now = with_drift(planned.input, drift);
+  planned.unmeasured = std::move(measured.unmeasured);
   if (settings.plan_file.empty()) {
-    ASSIGN_OR_RETURN(planned.report, plan(planned.shape, now, planned.request));
-    for (LeftOut& left : measured.left_out) planned.report.left_out.push_back(std::move(left));
-    planned.report.simulated = devices.simulated();
+    RETURN_IF_ERROR(find_plan(model, devices, runtime, drift, scope.may_go_without, &planned));
     return planned;
   }
+  const PlanInput now = with_drift(planned.input, drift);
   auto placement = read_plan(text, planned.shape, planned.input, planned.request, planned.identity);
   if (!placement.ok()) return placement.error().annotate(settings.plan_file);
   auto report = report_on(planned.shape, now, planned.request, *placement);

@@ -50,38 +50,60 @@ Result<StepBuffers> step_buffers(const Model& model, const Device& device, const
 // none can tell. A part of the model needs no more.
 StepBuffers most_step_buffers(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime);
 
+// What allocations lose at their ends: of a layer's KV its keys, values and the scales of both, and of steps' buffers.
+uint64_t rounding_bytes(const Model& model);
+
 // Hears what is being measured, for people who wait.
 using Progress = std::function<void(const std::string&)>;
 
+// A device that could not be measured, or not within the limit, or for which no plan keeps to its limits.
+struct Unmeasured {
+  LeftOut left;
+  bool again = false;  // it may be well at the next start, and is tried again then
+};
+
 // How far measuring goes.
 struct MeasureScope {
-  const PlanInput* have = nullptr;  // of what it tells nothing is measured; null = nothing
-  bool again = false;               // what is in the cache does not count
-  uint32_t limit_s = 0;             // of one device, pauses not counted; 0 = none
+  const PlanInput* have = nullptr;          // of what it tells nothing is measured; null = nothing
+  std::vector<Unmeasured> unmeasured = {};  // which are not tried
+  bool again = false;                       // what is in the cache does not count
+  uint32_t limit_s = 0;                     // of one device, pauses not counted; 0 = none
+  bool may_go_without = false;              // a device that fails is left out; else that is an error
 };
+
+// How long a program that is measured may run before its device hangs: so many seconds, but some at least; `wait_ns` at
+// most, and where there is no limit (0).
+uint64_t measured_wait_ns(uint64_t limit_s, uint64_t wait_ns);
 
 struct MeasuredInput {
   PlanInput input;
-  std::vector<LeftOut> left_out;  // could not be measured, or not within the limit
-  bool again = false;             // one of them may be well at the next start, and is tried again then
+  std::vector<Unmeasured> unmeasured;
 };
 
 // The devices' figures for this model, measured now: a second or so a device. Lost devices are left out, and those that
-// take longer than the limit: a program under way is waited for. The last device that might be left has no limit.
+// take longer than the limit: a program under way is waited for. The last device that might be left has no limit, and
+// must not fail.
 Result<MeasuredInput> measure_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
                                     const Progress& progress, const MeasureScope& scope = {});
 
 // The same, from the cache or measured now and kept. A device that took too long is not tried anew unless the scope
-// says `again` or has no limit. In virtual time nothing is kept: the figures hang on a file's contents, and are soon
-// measured.
+// says `again` or has no limit; one that was measured roughly is, once it has more memory to measure with. In virtual
+// time nothing is kept: the figures hang on a file's contents, and are soon measured.
 Result<MeasuredInput> measured_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options,
                                      const Progress& progress, const MeasureScope& scope = {});
 
 // The devices that are not lost, for the cost cache and for plans.
 std::string machine_of(const DeviceSet& devices);
 
-// The same if it is known already; devices that took too long to measure are missing.
+// The same if it is known already and nothing is to be measured anew; devices that took too long to measure are
+// missing.
 std::optional<PlanInput> known_input(const Model& model, const DeviceSet& devices, const MeasureOptions& options);
+
+// Row counts that were found not to compile since the devices were measured are kept with what was.
+void keep_uncompiled(const Model& model, const DeviceSet& devices, const MeasureOptions& options);
+
+// As of RuntimeOptions.
+std::map<std::string, std::vector<uint32_t>> row_counts_of(const PlanInput& input);
 
 // What is measured for a runtime of these options.
 MeasureOptions measure_options(const KvSettings& kv, const RuntimeOptions& runtime);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -24,6 +25,32 @@ void settle_pools(const Placement& now, Placement* next) {
       if (other.pool == lane.pool && near) other.kv_blocks = lane.kv_blocks;
     }
   }
+}
+
+// With as much KV as fits.
+Placement with_any_kv(Placement placement) {
+  for (Lane& lane : placement.lanes) {
+    lane.kv_blocks = 0;
+    for (KvSection& section : lane.sections) section.blocks = 0;
+  }
+  return placement;
+}
+
+// Of replicas those alone that are as even as replicas are planned: a device that fades keeps its share of the
+// requests, and would give many of them few tokens each.
+double even_tokens_per_s(const PlanReport& report) {
+  if (report.placement.lanes[0].share == 0) return report.predicted.tokens_per_s;
+  double fastest_ms = std::numeric_limits<double>::max(), sum = 0;
+  for (const LaneReport& lane : report.lanes)
+    if (lane.predicted.tokens_per_s > 0) fastest_ms = std::min(fastest_ms, lane.predicted.tpot_ms);
+  for (const LaneReport& lane : report.lanes)
+    if (lane.predicted.tpot_ms <= kSlowestReplica * fastest_ms) sum += lane.predicted.tokens_per_s;
+  return sum;
+}
+
+double gain_of(const PlanRequest& request, const PlanReport& next, const PlanReport& now) {
+  return request.objective == Objective::kLatency ? now.predicted.request_ms / std::max(next.predicted.request_ms, 1e-9)
+                                                  : even_tokens_per_s(next) / std::max(even_tokens_per_s(now), 1e-9);
 }
 
 }  // namespace
@@ -57,10 +84,11 @@ bool Adaptation::due() const {
 
 bool Adaptation::judge(double gain, const MoveCost& cost) {
   judged_ = factors();
+  judged_at_ns_ = clock_.now_ns();
   watch_.looked();
-  if (cost.gain_over(gain, horizon_ns()) >= options_.worth_moving) return true;
-  look_later();
-  return false;
+  moving_ = cost.gain_over(gain, horizon_ns()) >= options_.worth_moving;
+  if (!moving_) look_later();
+  return moving_;
 }
 
 double Adaptation::horizon_ns() const { return static_cast<double>(std::max(options_.horizon_ns, settle_ns_)); }
@@ -72,7 +100,7 @@ void Adaptation::moved() {
     restless_ = true;
     changed_at_ns_ = now_ns;
   }
-  moved_before_ = true;
+  moved_before_ = true, moving_ = false;
   moved_at_ns_ = now_ns;
   look_again_ns_ = options_.look_again_ns;
   measured_at_ns_ = now_ns;  // it may leave out others
@@ -80,7 +108,10 @@ void Adaptation::moved() {
   watch_.plan_is_for(judged_);
 }
 
-void Adaptation::not_moved() { look_later(); }
+// Where it was judged again, and is not worth it any more, that is known.
+void Adaptation::not_moved() {
+  if (std::exchange(moving_, false)) look_later();
+}
 
 void Adaptation::planned_for(const DriftFactors& factors) {
   watch_.plan_is_for(factors);
@@ -99,31 +130,41 @@ std::string text_of(const Move& move, double horizon_ns) {
   const MoveCost& cost = move.cost;
   return fmt::format(
       "worth {:.2f} of the plan before; packs {:.1f} MB in about {:.0f} ms, {:.1f} MB of it and {:.1f} MB of KV in a "
-      "pause of about {:.0f} ms: {:.2f} within {:.0f} s",
+      "pause of about {:.0f} ms, {:.0f} of them for steps to end: {:.2f} within {:.0f} s",
       move.gain, static_cast<double>(cost.packed_bytes) / kMb, cost.prepare_ns / kMs,
       static_cast<double>(cost.without_room_bytes) / kMb, static_cast<double>(cost.kv_bytes) / kMb, cost.pause_ns / kMs,
-      cost.gain_over(move.gain, horizon_ns), horizon_ns / kSecond);
+      cost.under_way_ns / kMs, cost.gain_over(move.gain, horizon_ns), horizon_ns / kSecond);
 }
 
 Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
-                         const Placement& now, const DriftFactors& factors, const std::stop_token& stop) {
+                         const Placement& now, const DriftFactors& factors, uint64_t host_bytes,
+                         const std::stop_token& stop) {
   const PlanInput input = with_drift(measured, factors);
-  Placement as_much_as_fits = now;
-  for (Lane& lane : as_much_as_fits.lanes) {
-    lane.kv_blocks = 0;
-    for (KvSection& section : lane.sections) section.blocks = 0;
-  }
-  ASSIGN_OR_RETURN(const PlanReport stays, report_on(shape, input, request, as_much_as_fits));
+  ASSIGN_OR_RETURN(PlanReport stays, report_on(shape, input, request, with_any_kv(now)));
   Move move;
   ASSIGN_OR_RETURN(move.report, plan(shape, input, request, Effort::kFull, stop));
-  const Prediction &best = move.report.predicted, &same = stays.predicted;
-  move.gain = request.objective == Objective::kLatency ? same.request_ms / std::max(best.request_ms, 1e-9)
-                                                       : best.tokens_per_s / std::max(same.tokens_per_s, 1e-9);
+  move.gain = gain_of(request, move.report, stays);
   settle_pools(now, &move.report.placement);
   for (size_t i = 0; i < move.report.lanes.size(); ++i)
     move.report.lanes[i].kv_tokens = uint64_t{pool_blocks(move.report.placement.lanes[i])} * now.block_size;
   move.report.kv_capacity_tokens = kv_tokens(move.report.placement);
-  ASSIGN_OR_RETURN(move.cost, move_cost(shape, input, request, stays, move.report.placement));
+  stays.placement = now;  // with the pools that there are
+  ASSIGN_OR_RETURN(move.cost, move_cost(shape, input, request, stays, move.report, host_bytes));
+  return move;
+}
+
+Result<Move> weigh_again(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                         const Placement& now, const PlanReport& next, const DriftFactors& factors,
+                         uint64_t host_bytes) {
+  const PlanInput input = with_drift(measured, factors);
+  ASSIGN_OR_RETURN(PlanReport stays, report_on(shape, input, request, with_any_kv(now)));
+  ASSIGN_OR_RETURN(const PlanReport goes, report_on(shape, input, request, with_any_kv(next.placement)));
+  Move move;
+  move.report = next;
+  move.gain = gain_of(request, goes, stays);
+  stays.placement = now;
+  ASSIGN_OR_RETURN(move.cost, move_cost(shape, input, request, stays, next, host_bytes));
+  move.cost.prepare_ns = 0;
   return move;
 }
 

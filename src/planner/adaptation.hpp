@@ -30,6 +30,8 @@ struct AdaptationOptions {
   // Devices that the plan leaves out are measured after so long, and twice as long each time that they are as before:
   // requests wait for it.
   int64_t measure_again_ns = 10'000'000'000, measure_again_ns_max = 300'000'000'000;
+  // A plan whose programs and weights took longer to make than this is judged again before it takes over.
+  int64_t judged_for_ns = 2'000'000'000;
 };
 
 // The control law: what devices say of themselves goes in, and what came of looking for a better plan; out comes when
@@ -61,12 +63,16 @@ class Adaptation {
   // Whether a better plan is to be looked for, for factors() as they are.
   bool due() const;
   // The best plan for factors() gives `gain` times the tokens/s of the one in force, and going there costs that. True:
-  // move; one of the two below follows. 0: no plan was found.
+  // move; one of the two below follows, perhaps after the plan was judged again. 0: no plan was found.
   bool judge(double gain, const MoveCost& cost = {});
+  // Whether that is so long ago that the plan, prepared by now, is to be judged again; and how long devices are to be
+  // observed for that where they were not meanwhile.
+  bool judged_long_ago() const { return clock_.now_ns() - judged_at_ns_ >= options_.judged_for_ns; }
+  int64_t observed_for_ns() const { return (options_.drift.windows + 1) * options_.drift.window_ns; }
   // Within which a move is to have paid for itself.
   double horizon_ns() const;
   void moved();      // the plan is in force
-  void not_moved();  // it could not be
+  void not_moved();  // it could not be, or is not to be any more
   // Somebody else put a plan in force, made for these factors: a device was lost, or came.
   void planned_for(const DriftFactors& factors);
 
@@ -78,7 +84,8 @@ class Adaptation {
   DriftWatch watch_;
   DriftFactors judged_;
   bool moved_before_ = false, restless_ = false;
-  int64_t moved_at_ns_ = 0, settle_ns_;
+  bool moving_ = false;  // what was judged last is to be moved to
+  int64_t moved_at_ns_ = 0, settle_ns_, judged_at_ns_ = 0;
   int64_t changed_at_ns_ = 0;  // while restless
   int64_t looked_at_ns_ = 0, look_again_ns_;
   int64_t measured_at_ns_, measure_again_ns_;
@@ -86,8 +93,9 @@ class Adaptation {
 
 struct Move {
   PlanReport report;
-  // Of the tokens/s that the plan in force would still give (or its time of a lone request by the new one's, if that is
-  // what is asked for): each with as much KV as fits.
+  // Of the tokens/s that the plan in force would still give, replicas more than kSlowestReplica times as slow as the
+  // fastest not counted (or its time of a lone request by the new one's, if that is what is asked for): each with as
+  // much KV as fits.
   double gain = 0;
   MoveCost cost;  // of going there
 };
@@ -96,8 +104,14 @@ std::string text_of(const Move& move, double horizon_ns);
 
 // The best plan with these factors beside the one in force, `now`. Where an owner of KV keeps its layers and heads, and
 // the new plan would hold as many blocks as now or few more, their number stays, so that its pool can stay, too.
-// CANCELLED once `stop` is requested.
+// `host_bytes`: as of move_cost(). CANCELLED once `stop` is requested.
 Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
-                         const Placement& now, const DriftFactors& factors, const std::stop_token& stop = {});
+                         const Placement& now, const DriftFactors& factors, uint64_t host_bytes = 0,
+                         const std::stop_token& stop = {});
+// What going to a plan is worth with these factors that was made with others, and is prepared by now. `host_bytes`: as
+// it was before that.
+Result<Move> weigh_again(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                         const Placement& now, const PlanReport& next, const DriftFactors& factors,
+                         uint64_t host_bytes = 0);
 
 }  // namespace motley

@@ -7,6 +7,7 @@
 #include <optional>
 #include <random>
 
+#include "planner/lane_set.hpp"
 #include "planner/planner_test_fleet.hpp"
 
 namespace motley {
@@ -327,6 +328,28 @@ TEST(BetterPlan, APoolThatAnEarlierMoveLeftSmall_GrowsAgain_AndIsNotAGain) {
   EXPECT_EQ(near->report.kv_capacity_tokens, kv_tokens(near->report.placement));
 }
 
+// Two replicas, of which one fades: it keeps its share of the requests, and what it gives counts while it is about as
+// even as replicas are planned.
+TEST(BetterPlan, AReplicaThatFades_IsRelieved) {
+  const ModelShape shape = make_shape({});
+  PlanInput input;
+  input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("GPU:1", "gpu", {}, shape)};
+  input.host_memory = {"", "", 1e8, 1};  // so slow that nobody shares a layer, or passes one on
+  const auto best = plan(shape, input, {});
+  ASSERT_TRUE(best.ok()) << best.error().message();
+  ASSERT_EQ(best->placement.lanes.size(), 2u);
+  for (const double factor : {1.0, 0.8 * kSlowestReplica, 1.2 * kSlowestReplica}) {
+    const DriftFactors slow = {{"GPU:1", factor}};
+    const auto better = better_plan(shape, input, {}, best->placement, slow);
+    ASSERT_TRUE(better.ok()) << better.error().message();
+    if (factor > kSlowestReplica) {
+      EXPECT_GT(better->gain, 1.12);
+    } else {
+      EXPECT_LT(better->gain, 1.12);
+    }
+  }
+}
+
 TEST(BetterPlan, ForALoneRequest_IsJudgedByItsTime) {
   const ModelShape shape = make_shape({});
   PlanInput input;
@@ -353,7 +376,7 @@ TEST(BetterPlan, NobodyWaits_IsCancelled) {
   ASSERT_TRUE(best.ok()) << best.error().message();
   std::stop_source stop;
   stop.request_stop();
-  EXPECT_EQ(better_plan(shape, input, {}, best->placement, {}, stop.get_token()).error().code(), MOTLEY_CANCELLED);
+  EXPECT_EQ(better_plan(shape, input, {}, best->placement, {}, 0, stop.get_token()).error().code(), MOTLEY_CANCELLED);
 }
 
 }  // namespace

@@ -168,8 +168,8 @@ Tally check_cases(uint64_t seed, bool memory_short, int cases) {
   }
   std::printf(
       "%d cases, %zu plans: the search is best in %d, worst %.4f of the best; the bound is above it by at most %.1f "
-      "%%\n",
-      tally.cases, tally.plans, tally.optimal, tally.worst, 100 * tally.widest_gap);
+      "%%; several lanes are no worse than any in %d more\n",
+      tally.cases, tally.plans, tally.optimal, tally.worst, 100 * tally.widest_gap, tally.with_lanes);
   return tally;
 }
 
@@ -178,9 +178,9 @@ TEST(EveryPlan, OfSmallMachines_IsNoBetterThanTheSearchAndWithinTheBound) {
   EXPECT_GE(tally.cases + tally.with_lanes, kCases * 9 / 10);
   EXPECT_GE(tally.cases, kCases / 2);
   EXPECT_GE(tally.with_lanes, kCases / 8);
-  EXPECT_GE(tally.several, tally.cases / 8);
+  EXPECT_GE(tally.several + tally.with_lanes, kCases / 4);
   EXPECT_GE(tally.optimal, tally.cases * 99 / 100);
-  EXPECT_GE(tally.worst, 0.9);
+  EXPECT_GE(tally.worst, 0.99);
 }
 
 // No device holds all of it: the axes compete for what memory there is, and fewer sequences may be worth more. About 4
@@ -190,7 +190,7 @@ TEST(EveryPlan, OfSmallMachinesShortOfMemory_IsNoBetterThanTheSearchAndWithinThe
   EXPECT_GE(tally.cases, kCases * 7 / 10);
   EXPECT_GE(tally.several, tally.cases / 2);
   EXPECT_GE(tally.optimal, tally.cases * 99 / 100);
-  EXPECT_GE(tally.worst, 0.95);
+  EXPECT_GE(tally.worst, 0.99);
 }
 
 }  // namespace

@@ -84,8 +84,9 @@ TEST(Drift, CountersThatBeginAnew_SayNothing) {
 
 TEST(Drift, ASlowerDevice_GetsLessOfThePlan) {
   const ModelShape shape = make_shape({});
+  const double gib = 0.8 * static_cast<double>(shape.weight_bytes()) / (1 << 30);  // neither holds the model
   PlanInput input;
-  input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("GPU:1", "gpu", {}, shape)};
+  input.devices = {make_device("GPU:0", "gpu", {.gib = gib}, shape), make_device("GPU:1", "gpu", {.gib = gib}, shape)};
   input.host_memory = {"", "", 2000, 0.02};
   const auto even = plan(shape, input, {});
   ASSERT_TRUE(even.ok()) << even.error().message();

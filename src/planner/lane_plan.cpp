@@ -97,6 +97,8 @@ bool has_partners(const LanePlan& plan) {
   });
 }
 
+size_t steps_at_once(const LanePlan& plan) { return plan.stages.size() * (has_partners(plan) ? 2 : 1); }
+
 bool splits_layers(const StagePlan& stage) {
   return std::count_if(stage.shards.begin(), stage.shards.end(),
                        [](const ShardPlan& shard) { return shard.in_layers(); }) > 1;
@@ -188,7 +190,7 @@ Lane to_lane(const ModelShape& shape, const PlanInput& input, const PlanRequest&
   lane.kv_blocks = blocks(kv_tokens.first);
   for (size_t s = 0; s < plan.sections.size(); ++s)
     lane.sections.push_back({input.devices[plan.sections[s].owner].name, blocks(kv_tokens.further.at(s))});
-  if (plan.stages.size() > 1) lane.micro_batches = micro_batches;
+  if (plan.stages.size() > 1 || has_partners(plan)) lane.micro_batches = micro_batches;
   for (size_t s = 0; s < plan.stages.size(); ++s) {
     const StagePlan& from = plan.stages[s];
     Stage stage;

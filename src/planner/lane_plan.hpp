@@ -72,6 +72,8 @@ std::vector<size_t> kv_owners(const LanePlan& plan);
 
 // Whether somebody attends for another: a partner, or the owner of a further section.
 bool has_partners(const LanePlan& plan);
+// Steps that it takes to give all devices work: one for each stage, two where partners attend.
+size_t steps_at_once(const LanePlan& plan);
 std::vector<size_t> devices_of(std::span<const LaneOfSet> lanes);
 // Whether several of its shards have units of its layers, so that these are summed over them.
 bool splits_layers(const StagePlan& stage);

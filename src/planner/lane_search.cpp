@@ -9,6 +9,7 @@ namespace motley {
 namespace {
 
 constexpr double kWorthLanes = 1.05;    // of tokens/s without: an exchange a layer is easily underrated
+constexpr double kWorthReplicas = 1;    // of tokens/s of a pipeline, which answers nobody sooner, and waits for itself
 constexpr double kWorthHolding = 1.25;  // of the sequences without, where nothing is lost by it
 constexpr double kSlowerMost = 4;       // a pool, in time a token, than the first, for the latter's sake
 constexpr double kSlowestMost = 128;    // and for a small gain: whose KV lies there is hardly served
@@ -18,11 +19,11 @@ constexpr size_t kOwnersMax = 32;       // that are tried: the first ones listed
 constexpr size_t kDecodersMax = 3;
 constexpr size_t kStartsMax = 6;
 constexpr int kShareRounds = 3;
-constexpr double kSlowestReplica = 3;  // in time a token, than the fastest
 
 class LaneSearch {
  public:
-  LaneSearch(Predictor* predictor, const Candidate& best) : predictor_(*predictor), without_(best.predicted) {}
+  LaneSearch(Predictor* predictor, const Candidate& best)
+      : predictor_(*predictor), without_(best.predicted), without_is_pipeline_(best.plan.stages.size() > 1) {}
 
   void try_owners(const Candidate& start) {
     if (start.predicted.concurrency >= predictor_.request().concurrency) return;
@@ -109,18 +110,7 @@ class LaneSearch {
   }
   void keep_better(LaneSet set, std::optional<LaneSet>* best) const {
     if (!set.fits()) return;
-    if (!*best || score(set) > score(**best)) *best = std::move(set);
-  }
-
-  // Replicas: as if all sequences began together, and each pool had to end its own.
-  double score(const LaneSet& set) const {
-    Prediction predicted = set.predicted;
-    for (const Prediction& pool : set.pools) {
-      if (set.lanes[0].share > 0)
-        predicted.tokens_per_s =
-            std::min(predicted.tokens_per_s, pool.tokens_per_s * predicted.concurrency / pool.concurrency);
-    }
-    return predictor_.score(predicted);
+    if (!*best || predictor_.score(set.predicted) > predictor_.score((*best)->predicted)) *best = std::move(set);
   }
 
   // The lanes with such shares of the sequences that a token takes about as long everywhere: in proportion to what they
@@ -145,26 +135,29 @@ class LaneSearch {
 
   // With one more lane than before, if that is worth it.
   bool go_on(std::optional<LaneSet> best, std::vector<LaneOfSet>* lanes, Prediction* without) {
-    if (!best || !worth(*best, *without)) return false;
+    if (!best || !worth(*best, *without, kWorthLanes)) return false;
     *without = best->predicted;
     *lanes = best->lanes;
-    if (worth(*best, without_)) keep_better(*std::move(best), &best_);
+    const bool replicas = lanes->front().share > 0;
+    if (worth(*best, without_, replicas && without_is_pipeline_ ? kWorthReplicas : kWorthLanes))
+      keep_better(*std::move(best), &best_);
     return true;
   }
 
-  bool worth(const LaneSet& set, const Prediction& without) const {
-    const double now = score(set), before = predictor_.score(without);
+  bool worth(const LaneSet& set, const Prediction& without, double least) const {
+    const double now = predictor_.score(set.predicted), before = predictor_.score(without);
     const auto none_slower = [&](double most) {
       return std::all_of(set.pools.begin(), set.pools.end(),
                          [&](const Prediction& pool) { return pool.tpot_ms <= most * set.pools[0].tpot_ms; });
     };
-    if (now >= (none_slower(kSlowestMost) ? kWorthLanes : kWorthSlowest) * before) return true;
+    if (now >= (none_slower(kSlowestMost) ? least : kWorthSlowest) * before) return true;
     return now >= before && set.predicted.concurrency >= kWorthHolding * without.concurrency &&
            none_slower(kSlowerMost);
   }
 
   Predictor& predictor_;
   const Prediction without_;
+  const bool without_is_pipeline_;
   std::optional<LaneSet> best_;
 };
 

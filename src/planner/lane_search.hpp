@@ -12,8 +12,8 @@ namespace motley {
 // owners as pay, while sequences of the load are left over. *Roles*: a start on one device decodes and keeps the KV;
 // others compute prompts for it. *Replicas*: several starts on devices of their own, each with a share of the
 // sequences.
-// The best of these, if it is worth 5 % more tokens/s than the first start (replicas: even if all sequences begin
-// together), or takes in a quarter more of the load's sequences at no loss; the starts' order is theirs by score.
+// The best of these, if it is worth 5 % more tokens/s than the first start (replicas: any more, where that is a
+// pipeline), or takes in a quarter more of the load's sequences at no loss; the starts' order is theirs by score.
 // `forced`: the devices of the first start are; KV lanes alone are tried.
 std::optional<LaneSet> find_lanes(Predictor* predictor, std::span<const Candidate> starts, bool forced);
 

@@ -22,6 +22,8 @@
 
 namespace motley {
 
+constexpr double kSlowestReplica = 3;  // in time a token, than the fastest
+
 struct StageTime {
   double step_ns = 0, hop_ns = 0;  // mean over the load's steps
 };

@@ -1,4 +1,6 @@
 // Several lanes: KV over owners, and roles.
+#include "planner/lane_set.hpp"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -222,6 +224,65 @@ TEST(Replicas, ThreeDevices_ServeSideBySide) {
   ASSERT_TRUE(report.ok()) << report.error().message();
   ASSERT_EQ(report->placement.lanes.size(), 3u) << plan_text(*report, world.shape);
   for (const LaneReport& lane : report->lanes) EXPECT_EQ(lane.predicted.concurrency, 6u);
+}
+
+// Two alike devices of `gib` with a link of `latency_ns`: replicas beside the one lane of so many stages of so many
+// devices.
+struct WaysToUseTwo {
+  double one_lane = 0, replicas = 0;
+  PlanReport taken;
+
+  WaysToUseTwo(double latency_ns, double gib, uint32_t stages, uint32_t devices) {
+    Replicas world({400, 400}, gib);
+    world.input.host_memory = {"", "", latency_ns, 0.001};
+    world.request.concurrency = 64;
+    PlanRequest forced = world.request;
+    forced.pipeline_parallel_size = stages, forced.tensor_parallel_size = devices;
+    const auto sole = plan(world.shape, world.input, forced), best = plan(world.shape, world.input, world.request);
+    EXPECT_TRUE(sole.ok() && best.ok());
+    if (!sole.ok() || !best.ok()) return;
+    one_lane = sole->predicted.tokens_per_s;
+    taken = *best;
+    Predictor predictor(world.shape, world.input, world.request);
+    std::vector<LaneOfSet> halves;
+    for (const uint32_t device : {0u, 1u})
+      halves.push_back({{{whole_stage(world.shape, device, 0, world.shape.layers.size())}}, device, true, true, 0.5});
+    replicas = evaluate_lanes(&predictor, halves).predicted.tokens_per_s;
+  }
+  double gain() const { return replicas / one_lane; }
+  bool takes_replicas() const { return taken.placement.lanes.size() == 2; }
+  void expect_taken_as_counted() const {
+    EXPECT_DOUBLE_EQ(taken.predicted.tokens_per_s, takes_replicas() ? replicas : one_lane);
+  }
+};
+
+// The less memory, the fewer sequences replicas hold, since each has all weights: they are worse than the pipeline,
+// then a little better.
+TEST(Replicas, AreTakenOverAPipeline_IfBetterAtAll) {
+  const double weights = static_cast<double>(Replicas({}).shape.weight_bytes()) / kGiB;
+  int a_little_worse = 0, a_little_better = 0;
+  for (double for_kv = 0.2; for_kv < 0.235; for_kv += 0.01) {
+    const WaysToUseTwo ways(200'000, weights + for_kv, 2, 1);
+    ways.expect_taken_as_counted();
+    EXPECT_EQ(ways.takes_replicas(), ways.gain() > 1) << ways.gain();
+    a_little_worse += ways.gain() > 0.95 && ways.gain() < 1 ? 1 : 0;
+    a_little_better += ways.gain() > 1 && ways.gain() < 1.05 ? 1 : 0;
+  }
+  EXPECT_GE(a_little_worse, 2);
+  EXPECT_GE(a_little_better, 2);
+}
+
+// The slower the link, the less shared layers give.
+TEST(Replicas, AreTakenOverSharedLayers_From5PercentOn) {
+  int less = 0, more = 0;
+  for (double latency_ns = 6000; latency_ns < 13000; latency_ns += 2000) {
+    const WaysToUseTwo ways(latency_ns, 64, 1, 2);
+    ways.expect_taken_as_counted();
+    EXPECT_EQ(ways.takes_replicas(), ways.gain() > 1.05) << ways.gain();
+    (ways.gain() > 1.05 ? more : less) += 1;
+  }
+  EXPECT_GE(less, 2);
+  EXPECT_GE(more, 2);
 }
 
 // The shares give everybody a token about as often; one whose share is less than a sequence is left out.

@@ -188,6 +188,25 @@ Status add_kv(const ModelShape& shape, const PlanInput& input, const PlanRequest
   return ok_status();
 }
 
+// Until the steps of a lane have ended that are under way: one of them through all stages, and the others, one after
+// another, through the slowest. A lane of one stage has one step ahead.
+double steps_under_way_ns(const LaneReport& lane) {
+  double through = 0, slowest = 0;
+  for (const StageTime& stage : lane.stages) {
+    through += stage.step_ns + stage.hop_ns;
+    slowest = std::max({slowest, stage.step_ns, stage.hop_ns});
+  }
+  const double steps = std::max({2.0, double{1} * lane.predicted.micro_batches, double{1} * lane.stages.size()});
+  return through + (steps - 1) * slowest;
+}
+
+double step_bytes_on_host(const PlanInput& input, const PlanReport& report) {
+  double all = 0;
+  for (const DeviceShare& share : report.devices)
+    if (on_host(input, share.device)) all += static_cast<double>(share.step_bytes);
+  return all;
+}
+
 // Of pools that the other placement does not have in the same memory, on devices without memory of their own.
 double pool_bytes_on_host(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
                           const Placement& placement, const Placement& other) {
@@ -217,38 +236,44 @@ bool pool_stays(const Placement& now, const Placement& next, uint32_t pool) {
 }
 
 Result<MoveCost> move_cost(const ModelShape& shape, const PlanInput& input, const PlanRequest& request,
-                           const PlanReport& stays, const Placement& next) {
+                           const PlanReport& stays, const PlanReport& next, uint64_t host_bytes) {
   const Links links(input);
   MoveCost cost;
+  const bool both = host_room(host_need(shape, input, request, stays, next), host_bytes) == HostRoom::kBeside;
+  auto host_left = static_cast<double>(host_bytes);  // where it has no room for both
   std::map<std::string, Units> now = held_in(shape, stays.placement);
-  for (const auto& [device, units] : held_in(shape, next)) {
+  for (const auto& [device, units] : held_in(shape, next.placement)) {
     const double bytes = bytes_to_pack(shape, units, now[device]);
     if (bytes == 0) continue;
     const double packed = bytes * links.packed_ratio(device);
     ASSIGN_OR_RETURN(const double ns, links.ns(device, bytes, packed));
-    const double beside = std::clamp(room_on(input, stays, device), 0.0, packed);
+    double beside = std::clamp(room_on(input, stays, device), 0.0, packed);
+    if (!both && on_host(input, device)) {
+      beside = std::min(beside, host_left);
+      host_left -= beside;
+    }
     cost.packed_bytes += static_cast<uint64_t>(packed);
     cost.without_room_bytes += static_cast<uint64_t>(packed - beside);
     cost.prepare_ns += ns * beside / packed;
     cost.pause_ns += ns * (1 - beside / packed);
   }
-  RETURN_IF_ERROR(add_kv(shape, input, request, stays, next, &cost));
+  RETURN_IF_ERROR(add_kv(shape, input, request, stays, next.placement, &cost));
+  for (const LaneReport& lane : stays.lanes) cost.under_way_ns = std::max(cost.under_way_ns, steps_under_way_ns(lane));
+  cost.pause_ns += cost.under_way_ns;
   return cost;
 }
 
-HostNeed host_need(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const Placement& now,
+HostNeed host_need(const ModelShape& shape, const PlanInput& input, const PlanRequest& request, const PlanReport& now,
                    const PlanReport& next) {
   const Links links(input);
-  std::map<std::string, Units> before = held_in(shape, now), after = held_in(shape, next.placement);
-  double packed = 0, freed = 0;
+  std::map<std::string, Units> before = held_in(shape, now.placement), after = held_in(shape, next.placement);
+  double packed = step_bytes_on_host(input, next), freed = step_bytes_on_host(input, now);
   for (const auto& [device, units] : after)
     if (on_host(input, device)) packed += bytes_to_pack(shape, units, before[device]) * links.packed_ratio(device);
   for (const auto& [device, units] : before)
     if (on_host(input, device)) freed += bytes_to_pack(shape, units, after[device]) * links.packed_ratio(device);
-  for (const DeviceShare& share : next.devices)
-    if (on_host(input, share.device)) packed += static_cast<double>(share.step_bytes);
-  const double grown = pool_bytes_on_host(shape, input, request, next.placement, now) -
-                       pool_bytes_on_host(shape, input, request, now, next.placement);
+  const double grown = pool_bytes_on_host(shape, input, request, next.placement, now.placement) -
+                       pool_bytes_on_host(shape, input, request, now.placement, next.placement);
   return {static_cast<uint64_t>(packed), static_cast<uint64_t>(std::max(grown, 0.0)), static_cast<uint64_t>(freed)};
 }
 

@@ -43,7 +43,7 @@ class MoveCostOf : public ::testing::Test {
     return report;
   }
   MoveCost cost(const PlanReport& now, const PlanReport& next) const {
-    const auto cost = move_cost(shape_, input_, request_, now, next.placement);
+    const auto cost = move_cost(shape_, input_, request_, now, next);
     CHECK(cost.ok(), "{}", cost.error().message());
     return *cost;
   }
@@ -124,11 +124,27 @@ TEST_F(MoveCostOf, ADeviceThatTheHostSees_IsBoundByTheHostsMemory) {
   EXPECT_DOUBLE_EQ(moved.prepare_ns, static_cast<double>(moved.packed_bytes) * 0.02);
 }
 
+// A lane of one stage has a step ahead of the one under way; three micro-batches in two stages end one behind the other
+// in the slower one. Lanes end beside one another.
+TEST_F(MoveCostOf, StepsUnderWay_AreWaitedFor) {
+  PlanReport now = report({{stage(0, 4, 2, 8)}});
+  now.lanes[0].stages = {{50, 0}};
+  EXPECT_EQ(cost(now, now).under_way_ns, 2 * 50);
+  now.lanes[0].stages = {{50, 5}, {70, 0}};
+  now.lanes[0].predicted.micro_batches = 3;
+  EXPECT_EQ(cost(now, now).under_way_ns, 50 + 5 + 70 + 2 * 70);
+  now.lanes.push_back(now.lanes[0]);
+  now.lanes[1].stages = {{400, 0}};
+  now.lanes[1].predicted.micro_batches = 1;
+  EXPECT_EQ(cost(now, now).under_way_ns, 2 * 400);
+  EXPECT_EQ(cost(now, now).pause_ns, 2 * 400);
+}
+
 // The first device has memory of its own, the second the host's.
 TEST_F(MoveCostOf, TheHostsMemory_IsAskedForWhatItsDevicesPackAndTheirPoolsGrowBy) {
   input_.devices[0].own_memory = true, input_.devices[1].own_memory = false;
   const auto need = [&](const PlanReport& now, const PlanReport& next) {
-    return host_need(shape_, input_, request_, now.placement, next);
+    return host_need(shape_, input_, request_, now, next);
   };
   PlanReport now = report({{stage(0, 2, 4, 16), stage(2, 4, 0, 0)}});
   const double layer_kv = kv_head_bytes(shape_, request_) * static_cast<double>(shape_.kv_heads);
@@ -144,8 +160,37 @@ TEST_F(MoveCostOf, TheHostsMemory_IsAskedForWhatItsDevicesPackAndTheirPoolsGrowB
   const HostNeed less = need(next, now);
   EXPECT_EQ(less.packed_bytes, 1000u);
   EXPECT_EQ(less.grown_bytes, 0u);
-  EXPECT_NEAR(static_cast<double>(less.freed_bytes), static_cast<double>(shape_.layer_bytes(1)), 1);
+  EXPECT_NEAR(static_cast<double>(less.freed_bytes), static_cast<double>(shape_.layer_bytes(1)) + 1000, 1);
   EXPECT_EQ(need(now, now).beside(), 1000u);
+  EXPECT_EQ(need(now, now).instead(), 0u);  // the buffers of the one's steps come free for the other's
+}
+
+// Each half of a processor has other columns, and the host has room for a part of them: the rest is packed in the
+// pause.
+TEST_F(MoveCostOf, WhatTheHostHasNoRoomForBesideBothPlans_IsPackedInThePause) {
+  for (DeviceProfile& device : input_.devices) device.copy = {}, device.own_memory = false;
+  PlanReport now = report({{stage(0, 4, 2, 8)}}), next = report({{stage(0, 4, 2, 11)}});
+  now.devices[0].step_bytes = next.devices[0].step_bytes = 1000;
+  const auto with_room = [&](uint64_t host_bytes) {
+    const auto cost = move_cost(shape_, input_, request_, now, next, host_bytes);
+    CHECK(cost.ok(), "{}", cost.error().message());
+    return *cost;
+  };
+  const MoveCost both = with_room(0);
+  const uint64_t bytes = both.packed_bytes;
+  ASSERT_GT(bytes, 100'000u);
+  EXPECT_EQ(both.without_room_bytes, 0u);
+  EXPECT_EQ(with_room(bytes + 1000).pause_ns, 0);
+  const MoveCost most = with_room(bytes * 3 / 4), little = with_room(1000);
+  EXPECT_NEAR(static_cast<double>(most.without_room_bytes), 0.25 * static_cast<double>(bytes), 4);
+  EXPECT_NEAR(most.pause_ns, 0.25 * both.prepare_ns, 4);
+  EXPECT_NEAR(most.prepare_ns, 0.75 * both.prepare_ns, 4);
+  EXPECT_NEAR(little.pause_ns, both.prepare_ns, 1000);
+  // Ten seconds of packing are worth it beside the steps, and half of them in the pause are not.
+  ManualClock clock;
+  for (DeviceProfile& device : input_.devices) device.copy = {0, 10e9 / static_cast<double>(bytes)};
+  EXPECT_TRUE(Adaptation(clock).judge(1.3, with_room(bytes + 1000)));
+  EXPECT_FALSE(Adaptation(clock).judge(1.3, with_room(bytes / 2)));
 }
 
 TEST(HostRoom, IsForBothPlans_ForOneAfterTheOther_OrForNeither) {
@@ -165,7 +210,7 @@ TEST_F(MoveCostOf, TheSameGain_IsTakenWithAFastLink_AndRefusedWithASlowOne) {
     PlanInput input = input_;
     for (DeviceProfile& device : input.devices) device.copy.ns_per_byte = ns_per_byte;
     const PlanReport next = report({{stage(0, 4, 1, 5)}}), now = report({{stage(0, 4, 2, 8)}});
-    const auto of_move = move_cost(shape_, input, request_, now, next.placement);
+    const auto of_move = move_cost(shape_, input, request_, now, next);
     ASSERT_TRUE(of_move.ok()) << of_move.error().message();
     Adaptation law(clock);
     EXPECT_EQ(law.judge(1.35, *of_move), ns_per_byte < 1) << of_move->prepare_ns << " " << of_move->pause_ns;

@@ -114,13 +114,15 @@ TEST(Partners, RowsRun_AreThoseOfTheNextBucket) {
 }
 
 TEST(Partners, WhatAProfileSaysOfItself_ComesBack) {
-  const World world(kFastNpu);
+  World world(kFastNpu);
+  world.input.devices[1].uncompiled = {8, 32};
   const auto read = read_plan_input(to_json(world.input));
   ASSERT_TRUE(read.ok()) << read.error().message();
   EXPECT_TRUE(read->devices[0].attends);
   EXPECT_FALSE(read->devices[1].attends);
   EXPECT_FALSE(read->devices[1].holds_vocabulary);
   EXPECT_EQ(read->devices[1].buckets, world.input.devices[1].buckets);
+  EXPECT_EQ(read->devices[1].uncompiled, world.input.devices[1].uncompiled);
   EXPECT_FALSE(alike(world.input, LinkTable(world.input), 0, 1));
 }
 

@@ -68,7 +68,9 @@ struct Lane {
   uint32_t pool = 0;  // lanes of one number have the same KV: the same owners, layers, heads and blocks
   double share = 0;   // of all sequences, of its pool; every lane has one, or (0) none: the first pool with room takes
                       // the next sequence
-  uint32_t micro_batches = 0;     // steps of disjoint sequences under way together; 0 = as many as stages
+  // Steps of disjoint sequences under way together; 0 = as many as stages, twice that where partners attend. One stage
+  // has one, or with partners up to two.
+  uint32_t micro_batches = 0;
   std::vector<PairRoute> routes;  // each pair at most once; who is not here meets over shared memory
 };
 

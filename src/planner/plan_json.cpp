@@ -338,8 +338,9 @@ struct LanesRead {
     if (of_list) RETURN_IF_ERROR(fields.number("share", &lane.share, kShareMin, 1, false));
     uint32_t steps = 0;
     RETURN_IF_ERROR(fields.whole("micro_batches", &steps, 1, kMicroBatchesMax, false));
-    if (steps > 1 && lane.plan.stages.size() == 1)
-      return fields.wrong("micro_batches", fmt::format("is {}, and a single stage has one", steps));
+    if (const size_t most = steps_at_once(lane.plan); lane.plan.stages.size() == 1 && steps > most)
+      return fields.wrong("micro_batches", fmt::format("is {}, and a single stage has {}", steps,
+                                                       most == 1 ? "one" : "two where a partner attends"));
     uint32_t rows = 0;
     RETURN_IF_ERROR(fields.whole("chunk_rows", &rows, 1, kChunkRowsMax, false));
     chunk_rows.push_back(rows);

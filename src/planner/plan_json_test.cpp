@@ -255,6 +255,8 @@ TEST(PlanJson, WhatIsNoPlanOfThisModelAndMachine_IsRefusedInOneLine) {
   expect(R"({"machine": "other", "stages": [{"layers": [0, 4], "shards": [{"device": "GPU:0"}]}]})", "another machine");
   expect(R"({"model": {"name": "x", "digest": "sha256:other"}, "stages": []})", "another model");
   expect(R"({"micro_batches": 2, "stages": [{"layers": [0, 4], "shards": [{"device": "GPU:0"}]}]})", "a single stage");
+  expect(R"({"micro_batches": 3, "stages": [{"layers": [0, 4], "shards": [{"device": "GPU:0", "partner": "CPU:0"}]}]})",
+         "two where a partner attends");
   expect(R"({"micro_batches": 0, "stages": [{"layers": [0, 4], "shards": [{"device": "GPU:0"}]}]})", "1 to 65536");
   expect(R"({"kv_capacity_tokens": 1e99, "stages": []})", "kv_capacity_tokens");
   EXPECT_NE(world.refusal(std::string(kPlanFileBytesMax + 1, ' ')).find("at most"), std::string::npos);

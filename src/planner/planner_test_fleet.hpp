@@ -8,6 +8,8 @@
 
 #include "planner/model_shape.hpp"
 #include "planner/profile.hpp"
+#include "planner/replay.hpp"
+#include "planner/search.hpp"
 
 namespace motley::testing {
 
@@ -57,6 +59,21 @@ inline std::vector<FleetFile> fleet_files() {
   const ModelShape small = make_shape(
       {.layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336, .vocab = 128256});
   return {{"64_of_4_kinds.json", large}, {"five_mixed.json", small}, {"two_gpus_and_a_cpu.json", small}};
+}
+
+// Tokens/s of a plan event by event: of one lane, or of replicas, which meet nowhere.
+inline double replayed_tokens_per_s(const ModelShape& shape, const PlanInput& input, PlanRequest request,
+                                    const PlanReport& report, uint32_t steps) {
+  double sum = 0;
+  for (size_t i = 0; i < report.lanes.size(); ++i) {
+    request.concurrency = report.lanes[i].predicted.concurrency;
+    Predictor predictor(shape, input, request);
+    const Candidate candidate =
+        predictor.evaluate(*lane_plan_of(shape, input, report.placement, i),
+                           {report.placement.lanes[i].micro_batches, report.lanes[i].kv_tokens});
+    sum += replay(&predictor, candidate, steps).tokens_per_s;
+  }
+  return sum;
 }
 
 struct Speed {

@@ -96,9 +96,8 @@ Prediction Predictor::predict(const LanePlan& plan, uint32_t concurrency, uint32
   }
   Prediction found;
   double best = -1;
-  // Where partners attend, two steps are under way for each stage.
-  const size_t stages = plan.stages.size(), places = stages * (has_partners(plan) ? 2 : 1);
-  const bool fixed = micro_batches_given > 0 && stages > 1;
+  const size_t stages = plan.stages.size(), places = steps_at_once(plan);
+  const bool fixed = micro_batches_given > 0 && places > 1;
   for (const uint32_t parts :
        fixed ? std::vector{std::min(micro_batches_given, concurrency)} : micro_batches(concurrency)) {
     // Fewer in flight than half the stages leave them idle; more than twice only makes each micro-batch smaller.

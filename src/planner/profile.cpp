@@ -35,6 +35,7 @@ Status check_device(const DeviceProfile& device) {
   if (device.memory_free > static_cast<uint64_t>(INT64_MAX) || device.memory_total > static_cast<uint64_t>(INT64_MAX)) {
     return invalid_argument("memory: more bytes than there are");
   }
+  if (device.roughly_with > static_cast<uint64_t>(INT64_MAX)) return invalid_argument("roughly_with: too many bytes");
   const std::pair<const char*, const CostTable*> tables[] = {
       {"attention", &device.attention}, {"ffn", &device.ffn},   {"experts", &device.experts},
       {"layer", &device.layer},         {"head", &device.head}, {"embed", &device.embed}};
@@ -56,10 +57,12 @@ Status check_device(const DeviceProfile& device) {
   if (!within(device.packed_ratio, 1e-3, kRatioMax)) {
     return invalid_argument("packed_ratio {}: 0.001 to {}", device.packed_ratio, kRatioMax);
   }
-  if (device.buckets.size() > kCostPointsMax) return invalid_argument("buckets: {}", device.buckets.size());
-  for (size_t i = 0; i < device.buckets.size(); ++i) {
-    if (device.buckets[i] < 1 || (i > 0 && device.buckets[i] <= device.buckets[i - 1]))
-      return invalid_argument("buckets[{}] = {}: must ascend, from 1", i, device.buckets[i]);
+  for (const auto& [name, rows] : {std::pair{"buckets", &device.buckets}, {"uncompiled", &device.uncompiled}}) {
+    if (rows->size() > kCostPointsMax) return invalid_argument("{}: {}", name, rows->size());
+    for (size_t i = 0; i < rows->size(); ++i) {
+      if ((*rows)[i] < 1 || (*rows)[i] > kCostAxisMax || (i > 0 && (*rows)[i] <= (*rows)[i - 1]))
+        return invalid_argument("{}[{}] = {}: must ascend, from 1", name, i, (*rows)[i]);
+    }
   }
   RETURN_IF_ERROR(check_curve("context", device.context, 0, kCostNsMax));
   RETURN_IF_ERROR(check_curve("sequences", device.sequences, 0, kCostNsMax));

@@ -40,11 +40,14 @@ struct DeviceProfile {
   std::string memory_group;                    // devices of one name share memory and its bus; empty: its own
   std::string format;                          // what it packs weights to, for people; empty: as in the file
   uint64_t memory_total = 0, memory_free = 0;  // bytes; within a group each says what the group has
+  uint64_t roughly_with = 0;                   // bytes that were free when they did not hold at once what is measured,
+                                               // which was measured more roughly; 0 = they did
   bool own_memory = false;                     // nothing else of the machine lives in it
   bool attends = true;                         // keeps KV; else a partner must, and `attention` is without
   bool attends_partially = true;               // also to a part of a sequence's KV, where others keep the rest
   bool holds_vocabulary = true;                // else `head` and `embed` are empty
   std::vector<int64_t> buckets;                // row counts that it computes, ascending; empty: any
+  std::vector<int64_t> uncompiled;             // that it would compute if they compiled, likewise
   CostTable attention;  // one layer's attention part of one sequence's rows, without what it reads of the KV
                         // pool, between two meetings with others: the host waits for it; units = KV heads
   CostTable ffn;        // one layer's dense (or shared) FFN, likewise; units = columns

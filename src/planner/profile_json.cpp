@@ -48,11 +48,13 @@ ordered_json device_json(const DeviceProfile& device) {
   if (!device.memory_group.empty()) json["memory_group"] = device.memory_group;
   if (!device.format.empty()) json["format"] = device.format;
   json["memory_bytes"] = {{"total", device.memory_total}, {"free", device.memory_free}};
+  if (device.roughly_with > 0) json["roughly_with_bytes"] = device.roughly_with;
   if (device.own_memory) json["own_memory"] = true;
   if (!device.attends) json["attends"] = false;
   if (!device.attends_partially) json["attends_partially"] = false;
   if (!device.holds_vocabulary) json["holds_vocabulary"] = false;
   if (!device.buckets.empty()) json["buckets"] = device.buckets;
+  if (!device.uncompiled.empty()) json["uncompiled"] = device.uncompiled;
   const std::pair<const char*, const CostTable*> tables[] = {
       {"attention", &device.attention}, {"ffn", &device.ffn},   {"experts", &device.experts},
       {"layer", &device.layer},         {"head", &device.head}, {"embed", &device.embed}};
@@ -126,6 +128,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
                                       "memory_group",
                                       "format",
                                       "memory_bytes",
+                                      "roughly_with_bytes",
                                       "attention",
                                       "ffn",
                                       "experts",
@@ -147,6 +150,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
                                       "attends_partially",
                                       "holds_vocabulary",
                                       "buckets",
+                                      "uncompiled",
                                       "own_memory"}));
   DeviceProfile device;
   RETURN_IF_ERROR(fields.text("name", &device.name));
@@ -158,11 +162,13 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(memory.check_names({"total", "free"}));
   RETURN_IF_ERROR(memory.whole("total", &device.memory_total, 0, INT64_MAX));
   RETURN_IF_ERROR(memory.whole("free", &device.memory_free, 0, INT64_MAX));
+  RETURN_IF_ERROR(fields.whole("roughly_with_bytes", &device.roughly_with, 0, INT64_MAX, false));
   RETURN_IF_ERROR(fields.flag("own_memory", &device.own_memory));
   RETURN_IF_ERROR(fields.flag("attends", &device.attends));
   RETURN_IF_ERROR(fields.flag("attends_partially", &device.attends_partially));
   RETURN_IF_ERROR(fields.flag("holds_vocabulary", &device.holds_vocabulary));
   RETURN_IF_ERROR(fields.whole_numbers("buckets", &device.buckets, kCostPointsMax, false));
+  RETURN_IF_ERROR(fields.whole_numbers("uncompiled", &device.uncompiled, kCostPointsMax, false));
   RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns, 0, kCostNsMax, false));
   RETURN_IF_ERROR(fields.number("wait_ns", &device.wait_ns, 0, kCostNsMax, false));
   RETURN_IF_ERROR(fields.number("wake_ns", &device.wake_ns, 0, kCostNsMax, false));

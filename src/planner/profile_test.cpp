@@ -56,6 +56,7 @@ PlanInput small_input() {
   PlanInput input;
   input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("CPU:0", "cpu", {}, shape)};
   input.devices[0].own_memory = true;
+  input.devices[0].roughly_with = 1000;
   input.devices[1].memory_group = "host";
   input.devices[1].together = {{1, 16}, {2, 1.5}};
   input.devices[1].context_together = 1.25, input.devices[1].wait_ns = 4000, input.devices[1].wake_ns = 9000;
@@ -71,6 +72,8 @@ TEST(ProfileJson, ComesBackEqual) {
   ASSERT_TRUE(again.ok()) << again.error().message();
   EXPECT_EQ(to_json(*again), text);
   EXPECT_TRUE(again->devices[0].own_memory);
+  EXPECT_EQ(again->devices[0].roughly_with, 1000u);
+  EXPECT_EQ(again->devices[1].roughly_with, 0u);
   EXPECT_FALSE(again->devices[1].own_memory);
   const auto device = read_device_profile(to_json(input.devices[1]));
   ASSERT_TRUE(device.ok()) << device.error().message();

@@ -20,6 +20,7 @@ TEST(Replay, OfRandomPlans_NeverExceedsTheBoundAndNearsThePrediction) {
     const PlanInput input = random_fleet(random, shape, 4);
     PlanRequest request;
     request.concurrency = 1 + static_cast<uint32_t>(random() % 64);
+    if (round % 3 == 0) request.pipeline_parallel_size = 2;  // where replicas are often predicted better
     const auto report = plan(shape, input, request);
     if (!report.ok() || report->placement.lanes.size() > 1) continue;
     Predictor predictor(shape, input, request);

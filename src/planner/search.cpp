@@ -442,7 +442,7 @@ Result<PlanReport> report_on(const ModelShape& shape, const PlanInput& input, co
     Lane& lane = report.placement.lanes[i];
     lane.routes = placement.lanes[i].routes;
     if (placement.lanes[i].chunk_rows > 0) lane.chunk_rows = placement.lanes[i].chunk_rows;
-    if (lane.stages.size() > 1 && placement.lanes[i].micro_batches > 0)
+    if (lane.micro_batches > 0 && placement.lanes[i].micro_batches > 0)
       lane.micro_batches = placement.lanes[i].micro_batches;
   }
   add_bound(&predictor, &report);

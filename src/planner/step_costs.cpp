@@ -345,7 +345,10 @@ class StageClock {
   Work attended(const ShardPlan& shard, uint32_t kind, Work work) const {
     if (shard.query_heads == 0) return work;
     const double share = plan_.first_share();
-    if (shard.partner != kNoPartner) {
+    const double seen = costs_.partner_ns(shard.device, kind, shard.kv_heads) -
+                        costs_.partner_ns(shard.device, kind, shard.kv_heads, 0);
+    if (shard.partner != kNoPartner) {  // which reads what the program would
+      work.program_ns = std::max(0.0, work.program_ns - work.reading_ns - seen);
       work.reading_ns = 0;
       work.attending_ns = costs_.partner_ns(shard.partner, kind, shard.kv_heads, share);
       work.attending_reading_ns = share * costs_.reading_ns(shard.partner, kind, shard.kv_heads);
@@ -354,8 +357,6 @@ class StageClock {
       work.taken_ns = costs_.exchange_copies_ns(shard.partner, shard.query_heads, shard.kv_heads);
       work.hidden_ns = work.attending_ns + work.attending_reading_ns;
     } else if (!plan_.sections.empty()) {  // attention is a program of its own, and so is what follows it
-      const double seen = costs_.partner_ns(shard.device, kind, shard.kv_heads) -
-                          costs_.partner_ns(shard.device, kind, shard.kv_heads, 0);
       work.program_ns = std::max(0.0, work.program_ns - (1 - share) * (work.reading_ns + seen));
       work.program_ns += 2 * (costs_.program_ns(shard.device) + costs_.wait_ns(shard.device));
       work.reading_ns *= share;

@@ -3,11 +3,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "base/status.hpp"
 #include "device/handles.hpp"
+#include "engine/row_counts.hpp"
 #include "model/model.hpp"
+#include "runtime/segment.hpp"
 
 namespace motley {
 
@@ -19,6 +23,9 @@ struct BucketOptions {
   uint32_t rows_max = 0;
   double compile_seconds_max = kCompileSecondsMax;
   uint64_t program_bytes_max = UINT64_MAX;  // resident, of all programs together
+  std::vector<uint32_t> without = {};       // counts that do not compile
+  ExpectedLoad load = {};                   // by which counts are chosen
+  std::vector<uint32_t> of = {};            // ascending, to choose from; none = row_counts()
 };
 
 struct Buckets {
@@ -26,13 +33,13 @@ struct Buckets {
   uint64_t program_bytes = 0;  // of all layers' programs for them
 };
 
-// At most `most` (at least one) of 4, 8, 16, 32, ... and rows_max, ascending: rows_max, then 8, which
-// decode, then of the others those that leave no wide step, the smaller ones first, and 4 if there is room for all.
-std::vector<uint32_t> row_buckets(uint32_t rows_max, size_t most = SIZE_MAX);
-
-// {rows_max} for a device of any rows. Else as many of row_buckets() as it compiles within the time and keeps within
-// the memory, all layers of the model for each. RESOURCE_EXHAUSTED where that is none; UNIMPLEMENTED where it cannot
-// run them.
+// {rows_max} for a device of any rows. Else as many as it compiles within the time and keeps within the memory, all
+// layers of the model for each; where that is not all, those that the load misses most, and the largest.
+// RESOURCE_EXHAUSTED where that is none; UNIMPLEMENTED where it cannot run them or compiles none.
 Result<Buckets> buckets_of(const Model& model, const Device& device, const BucketOptions& options);
+
+// The same where these are compiled.
+Result<Buckets> buckets_of(std::span<const std::unique_ptr<Segment>> segments, const Device& device,
+                           const BucketOptions& options);
 
 }  // namespace motley

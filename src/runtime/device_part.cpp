@@ -1,6 +1,9 @@
 #include "runtime/device_part.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -36,25 +39,75 @@ Result<std::shared_ptr<const DevicePart>> DevicePart::create(const Model& model,
     ASSIGN_OR_RETURN(part->kv_, holdings->kv(device, part->options_.pool, graph.layer_begin, graph.kv_heads,
                                              graph.kv_layers, part->options_.kv));
   }
-  RETURN_IF_ERROR(part->compile());
+  RETURN_IF_ERROR(part->compile(holdings));
   return std::shared_ptr<const DevicePart>(std::move(part));
 }
 
-Status DevicePart::compile() {
+Result<ProgramsHandle> DevicePart::compile(const Segment& segment, std::span<const uint32_t> buckets) const {
+  std::vector<motley_weight*> weights;
+  for (const int32_t id : segment.graph_weights()) weights.push_back(weights_[static_cast<size_t>(id)]->weight.get());
+  const motley_segment view = segment.view();
+  if (options_.cache == nullptr) return device_.compile(view, weights, buckets);
+  return options_.cache->compile(device_, options_.identity, view, weights, buckets);
+}
+
+// Drops the buckets that are why the segment does not compile, where others do; only tells of them where none does.
+void DevicePart::drop_uncompiled(const Segment& segment, const Status& failed) {
+  const auto other_reason = [](const Status& status) {
+    return status.code() == MOTLEY_RESOURCE_EXHAUSTED || status.code() == MOTLEY_UNAVAILABLE ||
+           status.code() == MOTLEY_CANCELLED || status.code() == MOTLEY_DEADLINE_EXCEEDED;
+  };
+  if (options_.uncompiled == nullptr || other_reason(failed)) return;
+  std::vector<uint32_t> good;
+  std::map<uint32_t, Status> bad;
+  for (const uint32_t rows : options_.buckets) {
+    if (options_.stop.stop_requested()) return;
+    const auto alone = compile(segment, std::span(&rows, 1));
+    if (!alone.ok() && other_reason(alone.error())) return;
+    if (alone.ok()) {
+      good.push_back(rows);
+    } else {
+      bad.emplace(rows, alone.error());
+    }
+  }
+  if (bad.empty() || (good.empty() && !options_.others)) return;
+  for (const auto& [rows, why] : bad) options_.uncompiled->add(rows, why.message());
+  if (!good.empty()) options_.buckets = std::move(good);
+}
+
+Result<std::shared_ptr<const ProgramsHandle>> DevicePart::programs_of(const Segment& segment,
+                                                                      Holdings* holdings) const {
+  if (!options_.shares_programs) {
+    ASSIGN_OR_RETURN(ProgramsHandle own, compile(segment, options_.buckets));
+    return std::make_shared<const ProgramsHandle>(std::move(own));
+  }
+  std::vector<const void*> weights;  // that are held as long as the programs are
+  for (const int32_t id : segment.graph_weights()) weights.push_back(weights_[static_cast<size_t>(id)].get());
+  return holdings->programs(
+      device_,
+      fmt::format("{:x} on {} for {}", segment.view().hash, fmt::join(weights, " "), fmt::join(options_.buckets, " ")),
+      [&] { return compile(segment, options_.buckets); });
+}
+
+Status DevicePart::compile(Holdings* holdings) {
+  for (;;) {
+    const size_t buckets = options_.buckets.size();
+    const Status status = compile_all(holdings);
+    if (status.ok() || options_.buckets.size() == buckets) return status;
+    programs_.clear();  // each has the same buckets
+  }
+}
+
+Status DevicePart::compile_all(Holdings* holdings) {
   for (const auto& segment : segments_of(shard_)) {
     programs_.emplace_back();
     if (segment == nullptr) continue;
     if (options_.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the plan any more");
+    auto compiled = programs_of(*segment, holdings);
+    if (!compiled.ok()) drop_uncompiled(*segment, compiled.error());
     auto made = std::make_unique<PartProgram>();
-    made->segment = std::move(*segment);
-    std::vector<motley_weight*> weights;
-    for (const int32_t id : made->segment.graph_weights())
-      weights.push_back(weights_[static_cast<size_t>(id)]->weight.get());
-    const motley_segment view = made->segment.view();
-    auto compiled = options_.cache == nullptr
-                        ? device_.compile(view, weights, options_.buckets)
-                        : options_.cache->compile(device_, options_.identity, view, weights, options_.buckets);
     ASSIGN_OR_RETURN(made->programs, std::move(compiled));
+    made->segment = std::move(*segment);
     programs_.back() = std::move(made);
   }
   return ok_status();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "runtime/program_cache.hpp"
 #include "runtime/segment.hpp"
 #include "runtime/shard.hpp"
+#include "runtime/uncompiled_rows.hpp"
 
 namespace motley {
 
@@ -25,6 +27,10 @@ struct PartOptions {
   // Where programs are looked for and kept, under this name for the device; null: nowhere.
   std::shared_ptr<const ProgramCache> cache;
   std::string identity;
+  bool shares_programs = false;  // with parts of the same holdings that compile the same: it takes long
+  // Told which of the buckets do not compile; the part is made without them. Null: all must.
+  std::shared_ptr<UncompiledRows> uncompiled;
+  bool others = false;  // row counts are left beside the buckets: told, too, where none of these compiles
 };
 
 // By the shard's pieces; null where a piece is no program.
@@ -33,7 +39,7 @@ std::vector<std::unique_ptr<Segment>> segments_of(const ShardGraph& shard);
 // A piece of the shard, compiled.
 struct PartProgram {
   Segment segment;
-  ProgramsHandle programs;
+  std::shared_ptr<const ProgramsHandle> programs;  // other parts may run them, too
 };
 
 // Immutable once created; several drivers may run it at once, each on a queue of its own.
@@ -62,12 +68,16 @@ class DevicePart {
  private:
   DevicePart(const Model& model, const Device& device, ShardGraph shard, PartOptions options)
       : model_(model), device_(device), shard_(std::move(shard)), options_(std::move(options)) {}
-  Status compile();
+  Status compile(Holdings* holdings);
+  Status compile_all(Holdings* holdings);
+  Result<std::shared_ptr<const ProgramsHandle>> programs_of(const Segment& segment, Holdings* holdings) const;
+  Result<ProgramsHandle> compile(const Segment& segment, std::span<const uint32_t> buckets) const;
+  void drop_uncompiled(const Segment& segment, const Status& failed);
 
   const Model& model_;
   const Device& device_;
   const ShardGraph shard_;
-  const PartOptions options_;
+  PartOptions options_;
   std::vector<std::shared_ptr<const PackedWeight>> weights_;
   std::shared_ptr<const HeldKv> kv_;
   std::vector<std::unique_ptr<PartProgram>> programs_;

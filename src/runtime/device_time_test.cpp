@@ -56,5 +56,17 @@ TEST(BusyTime, WhatRanBesideAnother_CountsOnce) {
   EXPECT_EQ(busy.add(400, 500), 100);
 }
 
+// A step of a program a layer is told when it has ended, others' programs that ran within it before.
+TEST(BusyTime, ALongStepToldAfterWhatRanWithinIt_CountsTheRest) {
+  BusyTime busy;
+  EXPECT_EQ(busy.add(4000, 9500), 5500);
+  EXPECT_EQ(busy.add(9600, 9700), 100);
+  EXPECT_EQ(busy.add(0, 10000), 4400);
+  EXPECT_EQ(busy.add(500, 9900), 0);
+  EXPECT_EQ(busy.add(9000, 11000), 1000);
+  for (int64_t i = 0; i < 2000; ++i) EXPECT_EQ(busy.add(20000 + 10 * i, 20005 + 10 * i), 5);
+  EXPECT_EQ(busy.add(11000, 20000), 0) << "so old that it stays as it was counted";
+}
+
 }  // namespace
 }  // namespace motley

@@ -171,7 +171,7 @@ Status Driver::add_program(const ShardPiece& piece, const PartProgram& compiled)
   TapeProgram program;
   program.device = &device_;
   program.queue = &queue_;
-  program.programs = &compiled.programs;
+  program.programs = compiled.programs.get();
   program.kv = segment.uses_kv() ? part_->kv() : nullptr;
   program.cut = piece.cut;
   program.layer_begin = piece.layer_begin;

@@ -155,6 +155,7 @@ class Driver {
   Status meet_others(const TapeEntry& entry, Flight& flight, size_t set);
   Status make_room(Flight& flight);
   Status wait_for(const EventHandle& event, Flight& flight);
+  Status failure(const Status& status) const;  // of a program, as it counts here
   Status settle(Flight& flight);
   Status receive(Flight& flight);
   Status send(Flight& flight);

@@ -169,7 +169,7 @@ Status Driver::play(Flight& flight, size_t set) {
     const int64_t began_ns = running_ ? 0 : now_ns();
     auto event = entry.program.enqueue(flight.batch_of(shard_.section), set);
     if (event.ok()) {
-      running_.add(*std::move(event), entry.program, trace_.on(), began_ns, ++enqueued_);
+      running_.add(*std::move(event), entry.program, began_ns, ++enqueued_);
       programs_ += 1, rows_ += flight.batch.rows;
     } else {
       if (!meets_ || fatal(event.error())) return event.error();
@@ -203,6 +203,10 @@ Status Driver::wait_for(const EventHandle& event, Flight& flight) {
   if (status.code() == MOTLEY_DEADLINE_EXCEEDED)
     return error(MOTLEY_DEADLINE_EXCEEDED, "it did not finish a step in time");
   learn_times(event);
+  return failure(status);
+}
+
+Status Driver::failure(const Status& status) const {
   if (status.code() == MOTLEY_RESOURCE_EXHAUSTED && options_.replaceable)
     return error(MOTLEY_UNAVAILABLE, "it has no memory for its programs: {}", status.message());
   return status;
@@ -236,8 +240,9 @@ Status Driver::settle(Flight& flight) {
   if (!running_) return ok_status();
   const ProgramEvents programs = std::exchange(running_, {});
   ended_ = std::max(ended_, programs.last_number());
-  const Status status = wait_for(programs.last(), flight);
+  Status status = wait_for(programs.last(), flight);
   if (status.code() == MOTLEY_DEADLINE_EXCEEDED) return status;
+  if (status.ok()) status = failure(programs.failed_before(device_));
   learn_busy(programs);
   trace_.programs(programs, flight.plan.step, flight.batch);
   if (status.ok()) return status;

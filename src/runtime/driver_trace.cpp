@@ -4,6 +4,8 @@
 #include <string_view>
 #include <utility>
 
+#include "device/wait.hpp"
+
 namespace motley {
 namespace {
 
@@ -17,11 +19,16 @@ bool of_head_rows(motley_cut cut) { return cut == MOTLEY_CUT_HEAD || cut == MOTL
 
 }  // namespace
 
-void ProgramEvents::add(EventHandle event, const TapeProgram& program, bool kept, int64_t began_ns, uint64_t number) {
+void ProgramEvents::add(EventHandle event, const TapeProgram& program, int64_t began_ns, uint64_t number) {
   if (!newest_.event) began_ns_ = began_ns;
   number_ = number;
-  if (kept && newest_.event) earlier_.push_back(std::move(newest_));
+  if (newest_.event) earlier_.push_back(std::move(newest_));
   newest_ = {std::move(event), &program};
+}
+
+Status ProgramEvents::failed_before(const Device& device) const {
+  for (const Program& each : earlier_) RETURN_IF_ERROR(event_state({&device.api(), each.event.get()}).status);
+  return ok_status();
 }
 
 DriverTrace::DriverTrace(Trace* trace, const Device& device, const std::string& name, bool simulated)

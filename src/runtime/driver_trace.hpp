@@ -13,13 +13,15 @@
 
 namespace motley {
 
-// The programs of a step that are enqueued on one queue: the event of the newest, which fires last, and for a trace
-// those of the others too. Move-only; empty once moved from.
+// The programs of a step that are enqueued on one queue: the event of the newest, which fires last, and those of the
+// others, which may have failed, and have times for a trace. Move-only; empty once moved from.
 class ProgramEvents {
  public:
-  // `kept`: the event of an earlier program stays. `began_ns`: just before it was enqueued; that of the first counts.
-  // `number`: of the program, as its queue counts them from 1.
-  void add(EventHandle event, const TapeProgram& program, bool kept, int64_t began_ns, uint64_t number);
+  // `began_ns`: just before it was enqueued; that of the first counts. `number`: of the program, as its queue counts
+  // them from 1.
+  void add(EventHandle event, const TapeProgram& program, int64_t began_ns, uint64_t number);
+  // Of those before the newest, which has fired: what the first that failed says. A later one knows nothing of it.
+  Status failed_before(const Device& device) const;
 
   explicit operator bool() const { return static_cast<bool>(newest_.event); }
   // Of the newest program.

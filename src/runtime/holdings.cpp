@@ -43,6 +43,19 @@ int32_t format_for(const Device& device, const GraphWeight& graph_weight, const 
   return format == source.dtype || !blocks || may ? format : device.format_of(source.dtype, Quality::kExact);
 }
 
+// No ranges are all of the axis, as one that has it all is.
+std::string kept_text(const std::vector<motley_range>& ranges, int64_t all) {
+  std::string text = ranges_text(ranges);
+  return text == fmt::format("0-{},", all) ? "" : text;
+}
+
+std::string key_of(const Model& model, const Device& device, const ShardWeight& weight) {
+  const WeightSource& source = model.weight(weight.source);
+  return fmt::format("{} {} rows {} cols {} experts {}", fmt::ptr(device.raw()), weight.source,
+                     kept_text(weight.rows, source.rows), kept_text(weight.cols, source.cols),
+                     kept_text(weight.experts, source.experts));
+}
+
 Result<PackedWeight> pack(const Model& model, const ShardWeight& weight, const Device& device) {
   const GraphWeight& graph_weight = model.graph().weights[weight.source];
   const WeightSource& source = model.weight(weight.source);
@@ -124,9 +137,22 @@ Result<std::shared_ptr<const T>> Holdings::find_or_make(Things<T>* things, const
 }
 
 Result<std::shared_ptr<const PackedWeight>> Holdings::weight(const Device& device, const ShardWeight& weight) {
-  const std::string key = fmt::format("{} {} rows {} cols {} experts {}", fmt::ptr(device.raw()), weight.source,
-                                      ranges_text(weight.rows), ranges_text(weight.cols), ranges_text(weight.experts));
-  return find_or_make(&weights_, key, [&] { return pack(model_, weight, device); });
+  return find_or_make(&weights_, key_of(model_, device, weight), [&]() -> Result<PackedWeight> {
+    ASSIGN_OR_RETURN(PackedWeight packed, pack(model_, weight, device));
+    packed_bytes_ += packed.info.bytes;
+    return packed;
+  });
+}
+
+std::shared_ptr<const PackedWeight> Holdings::find_weight(const Device& device, const ShardWeight& weight) {
+  std::lock_guard lock(mutex_);
+  const auto known = weights_.find(key_of(model_, device, weight));
+  return known == weights_.end() ? nullptr : known->second.lock();
+}
+
+Result<std::shared_ptr<const ProgramsHandle>> Holdings::programs(const Device& device, const std::string& of,
+                                                                 const std::function<Result<ProgramsHandle>()>& make) {
+  return find_or_make(&programs_, fmt::format("{} programs {}", fmt::ptr(device.raw()), of), make);
 }
 
 Result<std::shared_ptr<const HeldKv>> Holdings::kv(const Device& device, uint32_t pool, int32_t layer_begin,

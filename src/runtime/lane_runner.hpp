@@ -25,10 +25,10 @@
 namespace motley {
 
 // Seconds that devices of fixed rows expect to compile their parts of the placement; of those that expect none,
-// nothing. Errors as of LaneRunner::create().
+// nothing. Errors as of LaneRunner::create(); `failed` is told the device where its limits leave it no row count.
 Result<std::map<std::string, double>> compile_seconds(const Model& model, const Placement& placement,
                                                       std::span<const NamedDevice> devices,
-                                                      const RuntimeOptions& options);
+                                                      const RuntimeOptions& options, std::string* failed = nullptr);
 
 class LaneRunner {
  public:
@@ -41,6 +41,7 @@ class LaneRunner {
   // Further steps of the same sequence that may be under way; steps of sequences that differ.
   uint32_t lookahead() const { return lookahead_; }
   uint32_t pipeline() const { return pipeline_; }
+  uint32_t rows_max() const { return rows_max_; }  // of a step
   // Row counts that cost no padding; empty = any.
   const std::vector<uint32_t>& buckets() const { return buckets_; }
   // Of each device's parts of steps. Any thread.
@@ -65,9 +66,10 @@ class LaneRunner {
   Status make_drivers(const Model& model, const Lane& lane, std::span<const NamedDevice> devices,
                       const RuntimeOptions& options, const std::vector<std::shared_ptr<const DevicePart>>& made,
                       const Clock& clock);
+  void take_rows(const DevicePart& part, bool any_rows);
   void ended(Flight& flight);
 
-  uint32_t lookahead_ = 0, pipeline_ = 1;
+  uint32_t lookahead_ = 0, pipeline_ = 1, rows_max_ = UINT32_MAX;
   std::vector<uint32_t> buckets_;
   std::vector<LanePart> parts_;
   std::function<void(Flight&)> hand_in_;

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <functional>
 #include <memory>
-#include <set>
 #include <thread>
 #include <utility>
 
@@ -15,10 +14,9 @@
 #include "base/log.hpp"
 #include "device/virtual_time.hpp"
 #include "model/axes.hpp"
-#include "model/dtype.hpp"
-#include "model/requantise.hpp"
 #include "runtime/copy_side.hpp"
 #include "runtime/measured_layers.hpp"
+#include "runtime/measured_weights.hpp"
 #include "runtime/probe.hpp"
 
 namespace motley {
@@ -27,13 +25,13 @@ namespace {
 constexpr int kVirtualSamples = 3;
 constexpr int kVisits = 2;                    // to each part, which is sampled as Sampling says
 constexpr uint32_t kRunsMax = 8;              // of a sample; fewer where the device's queue is shallower
+constexpr uint32_t kRunsAhead = 4;            // of a sample of generated rows, where queues run ahead
 constexpr int kWarmUps = 2, kWarmUpsMax = 8;  // rounds before a sample, while each is faster than the last
 constexpr double kFaster = 0.95;
 constexpr int kShortSamples = 3, kBriefSamples = 2;  // of a short part, at each visit
 constexpr double kShortNs = 600'000, kSlowNs = 8e6;  // of the first run, whose layer is in no cache
 constexpr double kBriefRunNs = 50e6;                 // of a layer and the most rows, where measuring is brief
-constexpr uint32_t kHeadRowsMax = 64;  // logits are asked for a row a sequence; beyond, time grows with the rows
-constexpr double kSampleNs = 500'000;  // a sample has as many runs as this takes, at most kRunsMax
+constexpr double kSampleNs = 500'000;                // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
 constexpr uint32_t kTurnRowsMax = 64;                // that take layers in turn; beyond, they share each weight enough
 constexpr uint32_t kContextReads = ProbeShare{}.kv_blocks * Probe::kBlockSize;  // of all of them, at most
@@ -46,6 +44,10 @@ constexpr double kReadingLeast = 0.2;      // of the part's other time
 constexpr int64_t kColumnGrain = 64;
 constexpr int kWakeSamples = 9;
 constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits for more before it sleeps
+// Where the memory does not hold what is measured at once.
+constexpr uint32_t kFewBlocks = kMeasuredContext / Probe::kBlockSize;  // that all sequences share
+constexpr uint32_t kFewLogitRows = 8;
+constexpr int64_t kVocabularyParts = 64;  // one of which is the least that is measured
 
 std::vector<uint32_t> row_points(uint32_t rows_max, bool brief) {
   std::vector<uint32_t> rows;
@@ -56,17 +58,6 @@ std::vector<uint32_t> row_points(uint32_t rows_max, bool brief) {
   return rows;
 }
 
-// A few numbers of units from small to all.
-std::vector<int64_t> unit_points(int64_t units, int64_t grain, bool brief) {
-  std::vector<int64_t> points;
-  for (const int64_t part : {units / 4, units / 2, units}) {
-    if (brief && part == units / 2 && units >= 4 * grain) continue;
-    const int64_t rounded = part == units ? units : part / grain * grain;
-    if (rounded > 0 && (points.empty() || points.back() < rounded)) points.push_back(rounded);
-  }
-  return points;
-}
-
 // As many rows of one sequence. What runs few of them decodes, mostly.
 ProbeLoad rows_of_one(uint32_t rows, uint32_t context) {
   return {.rows = rows, .context = context, .one_sequence = true, .prompt = rows > kTurnRowsMax};
@@ -75,18 +66,24 @@ ProbeLoad prompt_of(uint32_t rows) { return rows_of_one(rows, rows); }
 
 class DeviceMeasurer {
  public:
-  // All are borrowed.
+  // All are borrowed. A sparing one holds one thing at a time, and less of it: fewer layers, KV that sequences share, a
+  // part of the vocabulary.
   static Result<std::unique_ptr<DeviceMeasurer>> create(const Model& model, const MeasuredDevice& device,
-                                                        const MeasureOptions& options) {
+                                                        const MeasureOptions& options, bool sparing = false) {
     const bool any_rows = (device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0;
     const uint32_t rows_max = any_rows ? options.rows_max : std::max(options.rows_max, options.step_rows_max);
     ASSIGN_OR_RETURN(ProbeOptions probing, probe_options(model, *device.device, device.description,
                                                          {.rows_max = rows_max,
                                                           .compile_seconds_max = options.compile_seconds_max,
-                                                          .program_bytes_max = device.program_bytes_max},
+                                                          .program_bytes_max = device.program_bytes_max,
+                                                          .without = rows_of(device.uncompiled),
+                                                          .load = options.load},
                                                          options.kv_dtype, options.virtual_time));
     probing.virtual_ns = options.virtual_ns;
-    return std::unique_ptr<DeviceMeasurer>(new DeviceMeasurer(model, device, options, std::move(probing)));
+    probing.wait_ns = options.wait_ns;
+    probing.uncompiled = device.uncompiled;
+    if (sparing) probing.logit_rows_max = kFewLogitRows;
+    return std::unique_ptr<DeviceMeasurer>(new DeviceMeasurer(model, device, options, std::move(probing), sparing));
   }
 
   // A part to be timed; with `both`, a split layer's attention and FFN by turns.
@@ -124,18 +121,23 @@ class DeviceMeasurer {
   bool attends() const { return probing_.attends; }
 
  private:
-  DeviceMeasurer(const Model& model, const MeasuredDevice& device, const MeasureOptions& options, ProbeOptions probing)
+  DeviceMeasurer(const Model& model, const MeasuredDevice& device, const MeasureOptions& options, ProbeOptions probing,
+                 bool sparing)
       : model_(model),
         axes_(axes_of(model)),
         device_(device),
         options_(options),
         depth_(std::max(1u, device.description.desc.queue_depth)),
+        own_memory_(has_own_memory(device.description.desc)),
         any_rows_((device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0),
         buckets_(probing.buckets),
         probing_(std::move(probing)),
-        layers_(measured_layers(model, device.description.desc.memory_free,
-                                has_own_memory(device.description.desc) ? kLayersOfOwnMemory : 1)),
-        rows_max_(options.rows_max) {
+        sparing_(sparing),
+        layers_(sparing ? few_layers(model, probing_.attends)
+                        : measured_layers(model, device.description.desc.memory_free,
+                                          own_memory_ ? kLayersOfOwnMemory : 1)),
+        rows_max_(options.rows_max),
+        vocabulary_(axes_.vocab) {
     std::vector<uint32_t>& timed = probing_.buckets;  // up to the first that holds all rows that are asked for
     const auto first = std::lower_bound(timed.begin(), timed.end(), options.rows_max);
     if (!any_rows_ && first != timed.end()) timed.erase(std::next(first), timed.end());
@@ -163,6 +165,12 @@ class DeviceMeasurer {
   Result<Sampling> sampling_of(const Timing& timing, Samples* samples);
   Status warm_up(const Timing& timing, const Sampling& plan);
   Status visit(const Timing& timing, const Sampling& plan, Samples* samples);
+  // Of one share after another, the last the largest, each on its loads: by turns, or where memory is scarce each by
+  // itself. Shared, as that of the whole vocabulary is made once.
+  using MakeProbe = std::function<Result<std::shared_ptr<Probe>>(size_t share)>;
+  using AddLoads = std::function<void(Probe* probe, std::vector<Timing>* timings)>;
+  Result<std::vector<Times>> times_of_shares(size_t shares, const MakeProbe& make, const AddLoads& add);
+  Result<std::shared_ptr<Probe>> vocabulary_probe();
   Status measure(const Part& part);
   Status measure_parts(DeviceProfile* profile, CostTable DeviceProfile::*other, const std::vector<int64_t>& units,
                        int64_t ProbeShare::*share);
@@ -172,6 +180,7 @@ class DeviceMeasurer {
   Status measure_parts(DeviceProfile* profile);
   // Numbers of rows that are timed.
   std::vector<uint32_t> row_points_of(uint32_t rows_max) const;
+  Status measure_head(DeviceProfile* profile);
   Status measure_sampling(DeviceProfile* profile);
   Status measure_wake(DeviceProfile* profile);
   Status measure_copies(DeviceProfile* profile);
@@ -181,41 +190,28 @@ class DeviceMeasurer {
   const MeasuredDevice& device_;
   const MeasureOptions& options_;
   const uint32_t depth_;
-  const bool any_rows_;
+  const bool own_memory_, any_rows_;
   const std::vector<uint32_t> buckets_;  // that steps will run
   ProbeOptions probing_;                 // of them those that are timed
+  const bool sparing_;
   const LayerRange layers_;
-  uint32_t rows_max_;  // of those asked for, as many as are soon done
-  void count_weights(const Probe& probe) {
-    packed_bytes_ += static_cast<double>(probe.weight_bytes());
-    source_bytes_ += static_cast<double>(probe.source_bytes());
-    for (const auto& weight : probe.weights()) {
-      if (weight->source_dtype == weight->info.format) continue;
-      formats_.insert(weight->info.format);
-      error_ += {weight->squares, weight->error_squares};
-    }
-  }
-  // For people: what weights are held in that is not the file's, and what that takes from them.
-  std::string format_text() const {
-    std::string text;
-    for (const int32_t format : formats_) {
-      const DtypeInfo* info = find_dtype(format);
-      if (info != nullptr) text += (text.empty() ? "" : ", ") + std::string(info->name);
-    }
-    return error_.squares > 0 ? fmt::format("{}, {:.2g} % off", text, 100 * error_.relative()) : text;
-  }
+  uint32_t rows_max_;               // of those asked for, as many as are soon done
   std::unique_ptr<Probe> several_;  // the measured layers, whole, as one program
-  std::unique_ptr<Probe> vocab_;    // all of embedding and head
+  double several_twice_ns_ = 0;     // two runs of it on a row, waited for once, as what is timed behind them
+  int64_t vocabulary_;              // rows of embedding and head that are measured at most
+  std::shared_ptr<Probe> vocab_;    // of so many; shared with what is timed
   double wait_ns_ = 0;              // as in the profile
-  double source_bytes_ = 0, packed_bytes_ = 0;
-  std::set<int32_t> formats_;
-  FormatError error_;
+  MeasuredWeights weights_;
 };
 
 Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_t runs) {
   if (timing.both) {
     ASSIGN_OR_RETURN(const PartTimes parts, timing.probe->parts_ns(timing.load, runs));
     return Times{parts.attention_ns, parts.ffn_ns};
+  }
+  if (timing.behind_layers && own_memory_) {
+    ASSIGN_OR_RETURN(const double ns, timing.probe->between_ns(*several_, timing.cut, timing.load));
+    return Times{std::max(0.0, ns - several_twice_ns_), 0};
   }
   if (timing.behind_layers) {
     RETURN_IF_ERROR(several_->time_ns(MOTLEY_CUT_STAGE, {}, 1).error());
@@ -236,7 +232,10 @@ Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timin
   }
   if (timing.behind_layers) return Sampling{1, false, 1, samples_of_short};
   const uint32_t rounds = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(once, 1.0), 1.0, double{kRunsMax}));
-  if (once > kShortNs) return Sampling{1, true, std::min(rounds, depth_), options_.brief ? kBriefSamples : 1};
+  if (once > kShortNs) {  // a single run would count how late the host is woken, which steps run ahead of
+    const uint32_t least = own_memory_ && !timing.load.prompt ? kRunsAhead : 1;
+    return Sampling{1, true, std::min(std::max(rounds, least), depth_), options_.brief ? kBriefSamples : 1};
+  }
   const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
   const uint32_t turns = std::clamp(programs, 1u, depth_);
   return Sampling{turns, true, std::min(std::max(rounds / turns, 1u) * turns, depth_), samples_of_short};
@@ -281,29 +280,55 @@ Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of(std::span<co
   return times;
 }
 
+Result<std::vector<DeviceMeasurer::Times>> DeviceMeasurer::times_of_shares(size_t shares, const MakeProbe& make,
+                                                                           const AddLoads& add) {
+  std::vector<Times> all;
+  std::vector<std::shared_ptr<Probe>> probes;
+  std::vector<Timing> timings;
+  for (size_t share = 0; share < shares; ++share) {
+    ASSIGN_OR_RETURN(auto made, make(share));
+    add(made.get(), &timings);
+    probes.push_back(std::move(made));
+    if (share + 1 < shares && !sparing_) continue;
+    ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
+    all.insert(all.end(), times.begin(), times.end());
+    if (share + 1 == shares) weights_.add(*probes.back());
+    probes.clear(), timings.clear();
+  }
+  return all;
+}
+
+// As many rows as there is room for.
+Result<std::shared_ptr<Probe>> DeviceMeasurer::vocabulary_probe() {
+  for (;;) {
+    auto made = probe({.vocab_rows = vocabulary_});
+    if (made.ok()) return std::shared_ptr<Probe>(*std::move(made));
+    if (made.error().code() != MOTLEY_RESOURCE_EXHAUSTED || !sparing_ || vocabulary_ * kVocabularyParts <= axes_.vocab)
+      return made.error();
+    vocabulary_ /= 2;
+  }
+}
+
 Status DeviceMeasurer::measure(const Part& part) {
   if (part.units.empty()) return ok_status();  // the model has none
   CostTable& table = *part.table;
   const std::vector<uint32_t> rows = row_points_of(std::min(part.rows_max, rows_max_));
   table.rows.assign(rows.begin(), rows.end());
   table.units = part.units;
-  std::vector<std::unique_ptr<Probe>> probes;
-  std::vector<Timing> timings;
-  for (const int64_t units : part.units) {
-    Probe* of = vocab_.get();
-    if (units != axes_.vocab) {
-      ASSIGN_OR_RETURN(auto made, probe({.vocab_rows = units}));
-      of = probes.emplace_back(std::move(made)).get();
-    }
-    for (const uint32_t r : rows) timings.push_back({of, part.cut, {.rows = r}, false, part.behind_layers});
-  }
-  ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
+  const auto make = [&](size_t share) -> Result<std::shared_ptr<Probe>> {
+    if (part.units[share] == vocabulary_ && vocab_ != nullptr) return vocab_;
+    ASSIGN_OR_RETURN(auto made, probe({.vocab_rows = part.units[share]}));
+    return std::shared_ptr<Probe>(std::move(made));
+  };
+  const auto add = [&](Probe* of, std::vector<Timing>* timings) {
+    for (const uint32_t r : rows) timings->push_back({of, part.cut, {.rows = r}, false, part.behind_layers});
+  };
+  ASSIGN_OR_RETURN(const std::vector<Times> times, times_of_shares(part.units.size(), make, add));
   for (size_t u = 0; u < part.units.size(); ++u) {
     std::vector<double>& line = table.ns.emplace_back();
-    const double waited_ns = part.behind_layers ? wait_ns_ : 0;
+    const double waited_ns = part.behind_layers && !own_memory_ ? wait_ns_ : 0;
     for (size_t r = 0; r < rows.size(); ++r) line.push_back(std::max(0.0, times[u * rows.size() + r].ns - waited_ns));
   }
-  count_weights(*timings.back().probe);
   table.make_monotone();
   return ok_status();
 }
@@ -319,18 +344,18 @@ Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DevicePro
   const auto at = [&](size_t points, size_t i) {
     return points - std::min(points, shares - i);
   };  // the last is the whole
-  std::vector<std::unique_ptr<Probe>> probes;
-  std::vector<Timing> timings;
-  for (size_t i = 0; i < shares; ++i) {
+  const auto make = [&](size_t i) -> Result<std::shared_ptr<Probe>> {
     ProbeShare both{.layers = layers_, .kv_heads = heads[at(heads.size(), i)]};
     both.kv_blocks = rows.back() / Probe::kBlockSize + 1;
     both.*share = units[at(units.size(), i)];
     ASSIGN_OR_RETURN(auto made, probe(both));
     if (attends()) RETURN_IF_ERROR(through(options_.gate, [&] { return made->write_kv(rows.back()); }));
-    probes.push_back(std::move(made));
-    for (const uint32_t r : rows) timings.push_back({probes.back().get(), MOTLEY_CUT_FFN_PART, prompt_of(r), true});
-  }
-  ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
+    return std::shared_ptr<Probe>(std::move(made));
+  };
+  const auto add = [&](Probe* of, std::vector<Timing>* timings) {
+    for (const uint32_t r : rows) timings->push_back({of, MOTLEY_CUT_FFN_PART, prompt_of(r), true});
+  };
+  ASSIGN_OR_RETURN(const std::vector<Times> times, times_of_shares(shares, make, add));
   const auto fill = [&](CostTable* table, const std::vector<int64_t>& points, const auto& ns_of) {
     if (!table->empty()) return;
     table->rows.assign(rows.begin(), rows.end());
@@ -347,7 +372,6 @@ Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DevicePro
     return std::max(0.0, t.ns - read);
   });
   fill(&(profile->*other), units, [](const Times& t, int64_t, uint32_t) { return t.ffn_ns; });
-  count_weights(*probes.back());
   return ok_status();
 }
 
@@ -363,19 +387,27 @@ double DeviceMeasurer::reads_of(const ProbeLoad& load) const {
 // All rows, if a layer is soon done with them, as seen of the lesser of two runs of a few. Else no more than these:
 // beyond, tables go on as between their last two points.
 Result<uint32_t> DeviceMeasurer::brief_rows(Probe& layer) {
-  const uint32_t few = std::min(kTurnRowsMax, options_.rows_max);
+  const uint32_t few = std::min(kTurnRowsMax, rows_max_);
   const auto run = [&] { return layer.time_ns(MOTLEY_CUT_STAGE, prompt_of(few), 1); };
   ASSIGN_OR_RETURN(const double first, through(options_.gate, run));
   ASSIGN_OR_RETURN(const double second, through(options_.gate, run));
-  return std::min(first, second) * options_.rows_max / few > kBriefRunNs ? few : options_.rows_max;
+  return std::min(first, second) * rows_max_ / few > kBriefRunNs ? few : rows_max_;
 }
 
 // A layer among others, as whole programs of several: on rows of a prompt; and what reading the KV pool adds, of one
 // sequence's rows and of rows of sequences of their own, by how many there are, and what these take beside as many of a
 // prompt.
 Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
-  ASSIGN_OR_RETURN(several_, probe({.layers = layers_, .whole = true}));
-  ASSIGN_OR_RETURN(const auto single, probe({.layers = {layers_.first, 1}, .whole = true}));
+  ProbeShare whole{.layers = layers_, .whole = true};
+  if (sparing_) whole.kv_blocks = kFewBlocks;
+  ASSIGN_OR_RETURN(several_, probe(whole));
+  Probe* single = several_.get();
+  std::unique_ptr<Probe> first;
+  if (!sparing_) {
+    whole.layers.count = 1;
+    ASSIGN_OR_RETURN(first, probe(whole));
+    single = first.get();
+  }
   RETURN_IF_ERROR(through(options_.gate, [&]() -> Status {
     RETURN_IF_ERROR(several_->write_kv(kContextReads));
     return single->write_kv(options_.rows_max);
@@ -384,31 +416,31 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     ASSIGN_OR_RETURN(rows_max_, brief_rows(*single));
   }
   // Programs that are sent for take long beside a layer, and rows of a prompt may be read to by other kernels.
-  const bool own_memory = has_own_memory(device_.description.desc);
   std::vector<Timing> timings;
   const auto timing = [&](const ProbeLoad& load) {
-    const bool apart = load.rows > kTurnRowsMax && !own_memory;
-    Probe* const of = apart ? single.get() : several_.get();
+    const bool apart = load.rows > kTurnRowsMax && !own_memory_;
+    Probe* const of = apart ? single : several_.get();
     timings.push_back({of, MOTLEY_CUT_STAGE, load});
     return timings.size() - 1;
   };
   const std::vector<uint32_t> rows = row_points_of(rows_max_);
   for (const uint32_t r : rows) timing(prompt_of(r));
-  const uint32_t chunk = std::min(own_memory ? kChunkRowsOfOwnMemory : kChunkRows, rows_max_);
-  const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing(rows_of_one(chunk, kMeasuredContext));
+  const uint32_t chunk = std::min(own_memory_ ? kChunkRowsOfOwnMemory : kChunkRows, rows_max_);
+  const uint32_t seen = std::min(kMeasuredContext, several_->positions());
+  const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing(rows_of_one(chunk, std::max(chunk, seen)));
   std::vector<std::pair<size_t, size_t>> sequences;  // that see little, and much
   for (const uint32_t r : kContextRows) {
     if (r > rows_max_) break;
     profile->context.rows.push_back(r);
     profile->sequences.rows.push_back(r);
-    const size_t near = timing({r, kNear}), far = timing({r, std::min(kMeasuredContext, kContextReads / r)});
+    const size_t near = timing({r, kNear}), far = timing({r, std::min(seen, kContextReads / r)});
     sequences.emplace_back(near, far);
   }
   ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
   const double program = profile->embed.ns.back().front(), heads = static_cast<double>(axes_.kv_heads);
   std::vector<double> ns;
   for (size_t i = 0; i < times.size(); ++i)
-    ns.push_back(std::max(0.0, times[i].ns - program) / (timings[i].probe == single.get() ? 1 : layers_.count));
+    ns.push_back(std::max(0.0, times[i].ns - program) / (timings[i].probe == single ? 1 : layers_.count));
   const auto per_read = [&](size_t near, size_t far) {
     const double more = std::max(1.0, reads_of(timings[far].load) - reads_of(timings[near].load));
     return std::max(0.0, ns[far] - ns[near]) / (more * heads);
@@ -456,10 +488,25 @@ std::vector<uint32_t> DeviceMeasurer::row_points_of(uint32_t rows_max) const {
   return {timed.begin(), last == timed.end() ? last : std::next(last)};
 }
 
+Status DeviceMeasurer::measure_head(DeviceProfile* profile) {
+  RETURN_IF_ERROR(measure_sampling(profile));
+  if (sparing_) vocab_.reset();
+  const bool behind_layers = attends() && !options_.virtual_time && !sparing_;
+  std::vector<double> twice;
+  for (int i = 0; behind_layers && own_memory_ && i < kWakeSamples; ++i) {
+    ASSIGN_OR_RETURN(const double each,
+                     through(options_.gate, [&] { return several_->time_ns(MOTLEY_CUT_STAGE, {}, 2); }));
+    twice.push_back(2 * each);
+  }
+  if (!twice.empty()) several_twice_ns_ = lower_median(std::move(twice));
+  return measure({MOTLEY_CUT_HEAD, &profile->head, probing_.logit_rows_max, unit_points(vocabulary_, 1, options_.brief),
+                  behind_layers});
+}
+
 // What a row adds: the program's own time is that of any.
 Status DeviceMeasurer::measure_sampling(DeviceProfile* profile) {
   if (vocab_->programs(MOTLEY_CUT_SAMPLE) == 0) return ok_status();
-  const uint32_t rows = std::min(kHeadRowsMax, rows_max_);
+  const uint32_t rows = std::min(probing_.logit_rows_max, rows_max_);
   ASSIGN_OR_RETURN(const double one, time_ns(*vocab_, MOTLEY_CUT_SAMPLE, {.rows = 1}));
   ASSIGN_OR_RETURN(const double many, time_ns(*vocab_, MOTLEY_CUT_SAMPLE, {.rows = rows}));
   profile->sample_ns = static_cast<int64_t>(std::max(0.0, many - one) / std::max(rows - 1, 1u));
@@ -518,27 +565,25 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   if (desc.memory_group != 0) profile.memory_group = fmt::format("memory {}", desc.memory_group);
   profile.memory_total = desc.memory_total;
   profile.memory_free = desc.memory_free;
-  profile.own_memory = has_own_memory(desc);
+  profile.own_memory = own_memory_;
   profile.attends = attends();
   profile.attends_partially = (desc.caps & MOTLEY_CAP_PARTIAL_ATTENTION) != 0;
   profile.holds_vocabulary = any_rows_;
   if (!any_rows_) profile.buckets.assign(buckets_.begin(), buckets_.end());
   if (any_rows_) {
-    ASSIGN_OR_RETURN(vocab_, probe({.vocab_rows = axes_.vocab}));
-    RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {axes_.vocab}}));
+    ASSIGN_OR_RETURN(vocab_, vocabulary_probe());
+    RETURN_IF_ERROR(measure({MOTLEY_CUT_EMBED, &profile.embed, options_.rows_max, {vocabulary_}}));
     RETURN_IF_ERROR(measure_wake(&profile));
+    if (sparing_) RETURN_IF_ERROR(measure_head(&profile));
   }
   RETURN_IF_ERROR(attends() ? measure_layer(&profile) : measure_dense_layer(&profile));
+  if (sparing_) several_.reset();
   RETURN_IF_ERROR(measure_parts(&profile));
-  if (any_rows_) {
-    RETURN_IF_ERROR(measure({MOTLEY_CUT_HEAD, &profile.head, kHeadRowsMax, unit_points(axes_.vocab, 1, options_.brief),
-                             attends() && !options_.virtual_time}));
-    RETURN_IF_ERROR(measure_sampling(&profile));
-  }
+  if (any_rows_ && !sparing_) RETURN_IF_ERROR(measure_head(&profile));
   several_.reset();
   RETURN_IF_ERROR(through(options_.gate, [&] { return measure_copies(&profile); }));
-  if (source_bytes_ > 0) profile.packed_ratio = packed_bytes_ / source_bytes_;
-  profile.format = format_text();
+  profile.packed_ratio = weights_.ratio();
+  profile.format = weights_.text();
   return profile;
 }
 
@@ -564,11 +609,11 @@ Result<double> DeviceMeasurer::slowdown(const DeviceProfile& known) {
 
 template <typename T, typename Work>
 Result<T> on_its_cores(const Model& model, const MeasuredDevice& device, const MeasureOptions& options,
-                       const Work& work) {
+                       const Work& work, bool sparing = false) {
   Result<T> answer = T{};
   std::thread driver([&] {
     run_on(device.cores);
-    auto measurer = DeviceMeasurer::create(model, device, options);
+    auto measurer = DeviceMeasurer::create(model, device, options, sparing);
     answer = measurer.ok() ? work(**measurer) : Result<T>(measurer.error());
   });
   driver.join();
@@ -579,7 +624,16 @@ Result<T> on_its_cores(const Model& model, const MeasuredDevice& device, const M
 }  // namespace
 
 Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& device, const MeasureOptions& options) {
-  return on_its_cores<DeviceProfile>(model, device, options, [](DeviceMeasurer& measurer) { return measurer.run(); });
+  const auto run = [](DeviceMeasurer& measurer) { return measurer.run(); };
+  return until_all_compile(device.uncompiled, [&] {
+    auto profile = on_its_cores<DeviceProfile>(model, device, options, run);
+    if (profile.error().code() != MOTLEY_RESOURCE_EXHAUSTED) return profile;
+    auto roughly = on_its_cores<DeviceProfile>(model, device, options, run, true);
+    if (!roughly.ok()) return roughly;
+    roughly->roughly_with = std::max<uint64_t>(device.description.desc.memory_free, 1);
+    log_info("{}; it was measured one thing after another, and more roughly", profile.error().message());
+    return roughly;
+  });
 }
 
 Result<double> measure_slowdown(const Model& model, const MeasuredDevice& device, const DeviceProfile& known,

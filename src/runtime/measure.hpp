@@ -22,21 +22,25 @@
 #include "runtime/buckets.hpp"
 #include "runtime/lane_links.hpp"
 #include "runtime/measure_gate.hpp"
+#include "runtime/probe.hpp"
+#include "runtime/uncompiled_rows.hpp"
 
 namespace motley {
 
 inline constexpr uint32_t kMeasuredRowsMax = 512;
 
 struct MeasureOptions {
-  uint32_t rows_max = kMeasuredRowsMax;
+  uint32_t rows_max = kMeasuredRowsMax;  // more than steps have would take memory of devices that they do not
   int64_t kv_dtype = 0;
   bool virtual_time = false;  // the devices are simulated: their own times count
   VirtualLink virtual_link;   // between drivers, with virtual_time
   int64_t virtual_ns = 0;     // when measure_slowdown() begins, with virtual_time
   // Over which links are timed (comm's available_routes(), say); with virtual_time shared memory alone is.
   std::vector<Route> routes = {Route::kSharedMemory};
+  uint64_t wait_ns = kProgramWaitNs;                // for what is timed to end; then the device hangs
   MeasureGate* gate = nullptr;                      // borrowed; each timing goes through it. Null = none
   double compile_seconds_max = kCompileSecondsMax;  // as BucketOptions
+  ExpectedLoad load;                                // as BucketOptions
   uint32_t step_rows_max = kMeasuredRowsMax;        // that programs will be compiled for; what they take is not free
   bool brief = false;  // fewer samples at fewer points: with pauses between they last twenty times as long
 };
@@ -44,12 +48,14 @@ struct MeasureOptions {
 struct MeasuredDevice {
   DeviceDescription description;  // as listed
   const Device* device = nullptr;
-  std::vector<int> cores = {};              // where its driver's thread would run; empty = anywhere
-  uint64_t program_bytes_max = UINT64_MAX;  // as BucketOptions
+  std::vector<int> cores = {};                      // where its driver's thread would run; empty = anywhere
+  uint64_t program_bytes_max = UINT64_MAX;          // as BucketOptions
+  std::shared_ptr<UncompiledRows> uncompiled = {};  // as of PartOptions
 };
 
 // One layer's attention and FFN or experts, the head and the embedding, at several numbers of units and rows; copies.
-// Takes a few seconds for a small model; what fails on the device is its answer.
+// Takes a few seconds for a small model; what fails on the device is its answer. Where the device's memory does not
+// hold what is measured at once, it is measured more roughly, which the profile says.
 Result<DeviceProfile> measure_device(const Model& model, const MeasuredDevice& device, const MeasureOptions& options);
 
 // What some layers take the device now, of what `known` says of them: of a device that runs nothing else, to see

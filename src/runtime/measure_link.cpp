@@ -25,8 +25,11 @@ constexpr uint32_t kLayersMax = 8;            // of a sample
 constexpr double kSampleNs = 10'000'000;      // that it takes, or one layer
 constexpr int64_t kEnoughNs = 1'000'000'000;  // of all samples, where the devices are slow
 
+// Of a chunk, no more than steps will have: what they take of the devices' memory stays theirs.
+uint32_t chunk_rows(const MeasureOptions& options) { return std::clamp(options.rows_max, 2u, kCopiedRows); }
+
 // One side of a link: runs half of each layer as the driver of a split stage does, and after each part sums with the
-// other, from and to its device's memory.
+// other, from and to its device's memory. Where that does not hold them, it has fewer layers, or sums alone.
 class LinkSide {
  public:
   static Result<LinkSide> create(const Model& model, const MeasuredDevice& device, uint64_t bytes_max,
@@ -38,16 +41,31 @@ class LinkSide {
     share.layers.count = std::min(share.layers.count, kLayersMax);
     share.ffn_columns = half(axes.ffn_columns), share.experts = half(axes.experts);
     share.kv_blocks = kCopiedRows / Probe::kBlockSize;
+    const bool any_rows = (device.description.desc.caps & MOTLEY_CAP_DYNAMIC_ROWS) != 0;
+    const uint32_t chunk = chunk_rows(options);
     ASSIGN_OR_RETURN(CopySide copies, CopySide::create(*device.device, bytes_max, options.virtual_time));
-    ASSIGN_OR_RETURN(const ProbeOptions probing, probe_options(model, *device.device, device.description,
-                                                               {.rows_max = kCopiedRows,
-                                                                .compile_seconds_max = options.compile_seconds_max,
-                                                                .program_bytes_max = device.program_bytes_max},
-                                                               options.kv_dtype, options.virtual_time));
-    ASSIGN_OR_RETURN(auto probe, Probe::create(model, *device.device, share, probing));
-    if (probing.attends) RETURN_IF_ERROR(through(options.gate, [&] { return probe->write_kv(kCopiedRows); }));
+    ASSIGN_OR_RETURN(
+        ProbeOptions probing,
+        probe_options(model, *device.device, device.description,
+                      {.rows_max = any_rows ? chunk : std::max({chunk, options.rows_max, options.step_rows_max}),
+                       .compile_seconds_max = options.compile_seconds_max,
+                       .program_bytes_max = device.program_bytes_max,
+                       .without = rows_of(device.uncompiled),
+                       .load = options.load},
+                      options.kv_dtype, options.virtual_time));
+    probing.uncompiled = device.uncompiled;
+    const auto first = std::lower_bound(probing.buckets.begin(), probing.buckets.end(), chunk);
+    if (first != probing.buckets.end()) probing.buckets.erase(std::next(first), probing.buckets.end());
+    auto made = Probe::create(model, *device.device, share, probing);
+    if (made.error().code() == MOTLEY_RESOURCE_EXHAUSTED && std::exchange(share.layers.count, 1) > 1)
+      made = Probe::create(model, *device.device, share, probing);
+    if (!made.ok() && made.error().code() != MOTLEY_RESOURCE_EXHAUSTED) return made.error();
+    std::unique_ptr<Probe> probe = made.ok() ? *std::move(made) : nullptr;
+    if (probing.attends && probe != nullptr)
+      RETURN_IF_ERROR(through(options.gate, [&] { return probe->write_kv(chunk); }));
     LinkSide side(std::move(copies), std::move(probe));
     side.layers_ = share.layers.count;
+    side.rows_max_ = std::min(chunk, probing.buckets.back());
     side.row_ = model.config().hidden;
     side.cores_ = device.cores;
     return side;
@@ -60,6 +78,7 @@ class LinkSide {
     });
   }
   uint32_t layers() const { return layers_; }
+  uint32_t rows_max() const { return rows_max_; }
   const Status& status() const { return status_; }  // of the device
   const Status& met() const { return met_; }        // of the meetings
   double ns() const { return ns_; }                 // of all layers
@@ -88,18 +107,18 @@ class LinkSide {
   }
 
   Status with_parts(uint32_t rows, uint32_t layers, const std::function<Status()>& meet) {
-    if (!copies_.virtual_time()) {
+    if (!copies_.virtual_time() && probe_ != nullptr) {
       const ProbeLoad load{.rows = rows, .context = rows, .one_sequence = true, .prompt = rows > 1};
       return probe_->parts_ns(load, layers, meet).error();
     }
-    // The probe keeps a time of its own.
+    // In virtual time the probe keeps a time of its own.
     for (uint32_t sum = 0; sum < kSumsOfLayer * layers; ++sum) RETURN_IF_ERROR(meet());
     return ok_status();
   }
 
   CopySide copies_;
-  std::unique_ptr<Probe> probe_;
-  uint32_t layers_ = 1;
+  std::unique_ptr<Probe> probe_;  // null: of no layer
+  uint32_t layers_ = 1, rows_max_ = 1;
   size_t row_ = 0;  // values
   std::vector<int> cores_;
   Status status_, met_;
@@ -111,18 +130,22 @@ class LinkSide {
 class Meetings {
  public:
   Meetings(LinkSide left, LinkSide right, std::span<const Route> routes, const GroupOptions& group, MeasureGate* gate)
-      : left_(std::move(left)), right_(std::move(right)), group_(group), gate_(gate) {
+      : left_(std::move(left)),
+        right_(std::move(right)),
+        group_(group),
+        chunk_rows_(std::min(left_.rows_max(), right_.rows_max())),
+        gate_(gate) {
     for (const Route route : routes) samples_.push_back({route, {}, {}});
   }
 
   // A route that fails is left out.
   Status sample() {
     ASSIGN_OR_RETURN(const Alone row, alone(1));
-    ASSIGN_OR_RETURN(const Alone chunk, alone(kCopiedRows));
+    ASSIGN_OR_RETURN(const Alone chunk, alone(chunk_rows_));
     for (size_t i = 0; i < samples_.size();) {
       Samples& of = samples_[i];
       Status status = time(of.route, 1, row, &of.row_ns);
-      if (status.ok()) status = time(of.route, kCopiedRows, chunk, &of.chunk_ns);
+      if (status.ok()) status = time(of.route, chunk_rows_, chunk, &of.chunk_ns);
       if (status.ok()) {
         ++i;
         continue;
@@ -134,6 +157,7 @@ class Meetings {
     return ok_status();
   }
 
+  uint32_t chunk_rows() const { return chunk_rows_; }
   std::vector<RouteTimes> times() const {
     std::vector<RouteTimes> times;
     for (const Samples& of : samples_) {
@@ -182,6 +206,7 @@ class Meetings {
 
   LinkSide left_, right_;
   const GroupOptions group_;
+  const uint32_t chunk_rows_;
   MeasureGate* const gate_;
   std::vector<Samples> samples_;
 };
@@ -195,7 +220,9 @@ const RouteTimes& cheapest(std::span<const RouteTimes> times) {
   });
 }
 
-Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, const MeasuredDevice& b,
+namespace {
+
+Result<LinkProfile> measure_once(const Model& model, const MeasuredDevice& a, const MeasuredDevice& b,
                                  const MeasureOptions& options) {
   const uint32_t hidden = model.config().hidden;
   const uint64_t bytes_max = uint64_t{kCopiedRows} * hidden * sizeof(float);
@@ -218,9 +245,18 @@ Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, co
         b.description.name, route_name(of.route), of.row_ns / 1e3, of.chunk_ns / 1e3);
   const RouteTimes best = cheapest(times);
   LinkProfile link{a.description.name, b.description.name, best.row_ns, 0, best.route};
-  const double bytes = double{kCopiedRows - 1} * hidden * sizeof(float);
+  const double bytes = (double{1} * meetings.chunk_rows() - 1) * hidden * sizeof(float);
   link.ns_per_byte = std::max(0.0, best.chunk_ns - link.latency_ns) / bytes;
   return link;
+}
+
+}  // namespace
+
+Result<LinkProfile> measure_link(const Model& model, const MeasuredDevice& a, const MeasuredDevice& b,
+                                 const MeasureOptions& options) {
+  return until_all_compile(a.uncompiled, [&] {
+    return until_all_compile(b.uncompiled, [&] { return measure_once(model, a, b, options); });
+  });
 }
 
 }  // namespace motley

@@ -65,4 +65,26 @@ LayerRange measured_layers(const Model& model, uint64_t memory_free, uint32_t le
   return {static_cast<uint32_t>(begin), static_cast<uint32_t>(end - begin)};
 }
 
+LayerRange few_layers(const Model& model, bool attends) {
+  LayerRange layers = measured_layers(model, UINT64_MAX, attends ? 1 : 2);
+  layers.count = std::min(layers.count, attends ? 1u : 2u);
+  return layers;
+}
+
+std::vector<int64_t> unit_points(int64_t units, int64_t grain, bool brief) {
+  std::vector<int64_t> points;
+  for (const int64_t part : {units / 4, units / 2, units}) {
+    if (brief && part == units / 2 && units >= 4 * grain) continue;
+    const int64_t rounded = part == units ? units : part / grain * grain;
+    if (rounded > 0 && (points.empty() || points.back() < rounded)) points.push_back(rounded);
+  }
+  return points;
+}
+
+uint64_t measuring_bytes(const Model& model) {
+  uint64_t most = 0;
+  for (const LayerWeights& layer : layer_weights(model)) most = std::max(most, layer.bytes);
+  return 2 * most;
+}
+
 }  // namespace motley

@@ -1,8 +1,9 @@
-// Which layers of a model are measured.
+// Which layers of a model are measured, and how much of each.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "model/model.hpp"
 #include "runtime/probe.hpp"
@@ -21,5 +22,14 @@ uint32_t window_of(const Model& model, size_t layer);
 // is read they take a quarter of a device's free memory at most, or are one. `least`: where a program by itself takes
 // long beside a layer, so many at least (kLayersOfOwnMemory).
 LayerRange measured_layers(const Model& model, uint64_t memory_free, uint32_t least = 1);
+
+// The fewest of them that show what a layer takes: one, or of a device that does not attend two, one behind the other.
+LayerRange few_layers(const Model& model, bool attends);
+
+// A few numbers of units from small to all; but for that, multiples of the grain.
+std::vector<int64_t> unit_points(int64_t units, int64_t grain, bool brief);
+
+// Beside what a step takes, so much memory is enough to measure a device that attends: a layer packed twice over.
+uint64_t measuring_bytes(const Model& model);
 
 }  // namespace motley

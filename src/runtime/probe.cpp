@@ -11,8 +11,6 @@
 namespace motley {
 namespace {
 
-constexpr uint64_t kWaitNs = 120ull * 1'000'000'000;
-constexpr uint32_t kLogitRowsMax = 64;
 constexpr uint64_t kPoolPart = 16;  // of a device's memory, a KV pool at most
 
 // The share as the first shard of a stage; a second one, which nobody runs, holds the rest.
@@ -102,13 +100,17 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   }
   PartOptions held;
   held.buckets = options.buckets;
-  const uint32_t most = most_blocks(shard, options.memory_bytes);
-  held.kv = {std::clamp(share.kv_blocks, 1u, most), kBlockSize, options.kv_dtype};
+  held.uncompiled = options.uncompiled;
+  const uint32_t rows = (held.buckets.back() + kBlockSize - 1) / kBlockSize;  // a sequence may have so many blocks
+  const uint32_t most = std::max(most_blocks(shard, options.memory_bytes), rows);
+  held.kv = {std::clamp(share.kv_blocks, std::min(rows, most), most), kBlockSize, options.kv_dtype};
   Holdings holdings(model);
   ASSIGN_OR_RETURN(auto part, DevicePart::create(model, device, std::move(shard), held, &holdings));
+  if (part->options().buckets != options.buckets)  // asked for anew, without those
+    return error(MOTLEY_FAILED_PRECONDITION, "some row counts do not compile");
   DriverOptions running;
   running.name = "probe";
-  running.logit_rows_max = std::min(held.buckets.back(), kLogitRowsMax);
+  running.logit_rows_max = std::min(held.buckets.back(), options.logit_rows_max);
   running.slots = 1;
   running.steps_ahead = 0;
   running.virtual_time = options.virtual_time;
@@ -118,7 +120,9 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   probe->source_bytes_ = source_bytes;
   probe->waits_ = apart;
   probe->kv_blocks_ = held.kv.blocks;
+  probe->logit_rows_max_ = running.logit_rows_max;
   probe->virtual_time_ = options.virtual_time;
+  probe->wait_ns_ = options.wait_ns;
   if (options.virtual_time) probe->virtual_ns_ = options.virtual_ns > 0 ? options.virtual_ns : virtual_start_ns();
   return probe;
 }
@@ -161,7 +165,7 @@ void Probe::fill_batch(const ProbeLoad& load) {
     block_begin_.push_back(static_cast<uint32_t>(blocks_.size()));
   }
   for (uint32_t r = 0; load.one_sequence && r < rows; ++r) positions_[r] = last - static_cast<int32_t>(rows - 1 - r);
-  head_rows_.resize(std::min(rows, kLogitRowsMax));
+  head_rows_.resize(std::min(rows, logit_rows_max_));
   std::iota(head_rows_.begin(), head_rows_.end(), 0);
   motley_sample_row greedy{};
   greedy.top_p = greedy.repetition_penalty = 1;
@@ -190,7 +194,7 @@ void Probe::fill_batch(const ProbeLoad& load) {
 Status Probe::write_kv(uint32_t positions) {
   if (virtual_time_) return ok_status();
   const uint32_t blocks = std::min((positions + kBlockSize - 1) / kBlockSize, kv_blocks_);
-  const Status written = driver_->part().clear_kv(driver_->queue(), blocks, kWaitNs);
+  const Status written = driver_->part().clear_kv(driver_->queue(), blocks, wait_ns_);
   return written.code() == MOTLEY_UNIMPLEMENTED ? ok_status() : written;  // then it is read as it lies
 }
 
@@ -218,24 +222,54 @@ Result<PartTimes> Probe::parts_ns(const ProbeLoad& load, uint32_t layers, const 
   return times;
 }
 
+Status Probe::enqueue(const std::vector<Programs>& programs, size_t first, uint32_t runs,
+                      std::vector<EventHandle>* events) {
+  for (uint32_t run = 0; run < runs; ++run) {
+    for (const TapeProgram* program : programs[(first + run) % programs.size()]) {
+      ASSIGN_OR_RETURN(EventHandle event, program->enqueue(batch_, 0));
+      events->push_back(std::move(event));
+      if (waits_) RETURN_IF_ERROR(device_.wait(events->back(), wait_ns_));
+    }
+  }
+  return ok_status();
+}
+
+// For all, so that the batch may go; the last first, so that nobody is woken for each.
+Status Probe::wait(Status status, const std::vector<EventHandle>& events) {
+  for (auto event = events.rbegin(); event != events.rend(); ++event) {
+    const bool hangs = status.code() == MOTLEY_DEADLINE_EXCEEDED;  // each as long would be hours
+    const Status ended = device_.wait(*event, hangs ? 0 : wait_ns_);
+    if (status.ok()) status = ended;
+  }
+  return status;
+}
+
+Result<double> Probe::between_ns(Probe& around, motley_cut cut, const ProbeLoad& load) {
+  const std::vector<Programs> programs = find(cut), layers = around.find(MOTLEY_CUT_STAGE);
+  if (programs.empty() || layers.empty()) return error(MOTLEY_NOT_FOUND, "a probe has no such part");
+  fill_batch(load);
+  around.fill_batch({});
+  std::vector<TapeProgram> between;  // on the queue of the layers
+  for (const TapeProgram* program : programs[0]) {
+    between.push_back(*program);
+    between.back().queue = layers[0].front()->queue;
+  }
+  Programs behind;
+  for (const TapeProgram& program : between) behind.push_back(&program);
+  const int64_t began_ns = system_clock().now_ns();
+  std::vector<EventHandle> events;
+  Status status = around.enqueue(layers, 0, 1, &events);
+  if (status.ok()) status = enqueue({behind}, 0, 1, &events);
+  if (status.ok()) status = around.enqueue(layers, 0, 1, &events);
+  RETURN_IF_ERROR(wait(std::move(status), events));
+  return static_cast<double>(system_clock().now_ns() - began_ns);
+}
+
 Result<double> Probe::run_ns(const std::vector<Programs>& programs, size_t first, uint32_t runs) {
   const VirtualTimeScope time(&virtual_ns_);
   const int64_t began_ns = virtual_time_ ? virtual_ns_ : system_clock().now_ns();
   std::vector<EventHandle> events;
-  for (uint32_t run = 0; run < runs; ++run) {
-    for (const TapeProgram* program : programs[(first + run) % programs.size()]) {
-      ASSIGN_OR_RETURN(EventHandle event, program->enqueue(batch_, 0));
-      if (waits_) RETURN_IF_ERROR(device_.wait(event, kWaitNs));
-      events.push_back(std::move(event));
-    }
-  }
-  Status status;
-  // All, so that the batch may go; the last first, so that nobody is woken for each.
-  for (auto event = events.rbegin(); event != events.rend(); ++event) {
-    const Status ended = device_.wait(*event, kWaitNs);
-    if (status.ok()) status = ended;
-  }
-  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(wait(enqueue(programs, first, runs, &events), events));
   int64_t ended_ns = system_clock().now_ns();
   if (virtual_time_) {
     ASSIGN_OR_RETURN(const motley_event_times times, device_.times(events.back()));

@@ -14,6 +14,7 @@
 #include "planner/placement.hpp"
 #include "runtime/buckets.hpp"
 #include "runtime/driver.hpp"
+#include "runtime/uncompiled_rows.hpp"
 
 namespace motley {
 
@@ -34,7 +35,7 @@ struct PartTimes {
   double attention_ns = 0, ffn_ns = 0;
 };
 
-// What a part runs on. Logits are asked for the first 64 rows at most.
+// What a part runs on. Logits are asked for the first rows, as many as ProbeOptions says.
 struct ProbeLoad {
   uint32_t rows = 1;
   uint32_t context = 1;       // positions that the last row sees
@@ -42,13 +43,18 @@ struct ProbeLoad {
   bool prompt = false;        // a prompt's rows; else generated ones, which may be of another numeric class
 };
 
+inline constexpr uint64_t kProgramWaitNs = 120ull * 1'000'000'000;
+
 struct ProbeOptions {
   std::vector<uint32_t> buckets;  // as PartOptions
   int32_t kv_dtype = 0;
   bool attends = true;        // else a partner does, and programs are those around it
   uint64_t memory_bytes = 0;  // that are free; a small part of them holds its KV pool
   bool virtual_time = false;
-  int64_t virtual_ns = 0;  // when it begins then; 0 = at a time of its own
+  int64_t virtual_ns = 0;                           // when it begins then; 0 = at a time of its own
+  uint64_t wait_ns = kProgramWaitNs;                // for what is timed to end
+  std::shared_ptr<UncompiledRows> uncompiled = {};  // as PartOptions
+  uint32_t logit_rows_max = 64;  // that logits are asked for: a row a sequence; beyond, time grows with the rows
 };
 
 // As what the device says of itself asks for; of `buckets`, whether it runs any rows is not read.
@@ -67,6 +73,9 @@ class Probe {
   // Nanoseconds of one run of the part, the mean of `runs` behind one another: of each layer in turn, so that a layer's
   // weights lie no nearer than in a model. context >= rows of one sequence.
   Result<double> time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs);
+  // Nanoseconds of one run between two of the whole layers that `around` holds, of one row, all waited for once: on a
+  // device whose queues run ahead, as in steps. How late one is woken hangs on what comes last.
+  Result<double> between_ns(Probe& around, motley_cut cut, const ProbeLoad& load);
   // The same of both parts of a split layer, by turns and each waited for: as a driver runs them, which meets others
   // behind each. In between, the other part has taken the caches. A part without units adds the last sum, if that.
   // `meet` is called after each; its time does not count.
@@ -74,6 +83,7 @@ class Probe {
   // Writes the positions that these loads see. What was never written may lie nowhere: it is read faster than memory
   // is, and the first time slower.
   Status write_kv(uint32_t positions);
+  uint32_t positions() const { return kv_blocks_ * kBlockSize; }  // of its pool
   uint64_t weight_bytes() const {
     uint64_t bytes = 0;
     for (const auto& weight : driver_->part().weights()) bytes += weight->info.bytes;
@@ -88,22 +98,26 @@ class Probe {
   // By layer.
   std::vector<Programs> find(motley_cut cut) const;
   void fill_batch(const ProbeLoad& load);
+  Status enqueue(const std::vector<Programs>& programs, size_t first, uint32_t runs, std::vector<EventHandle>* events);
+  Status wait(Status status, const std::vector<EventHandle>& events);
   // Of as many runs of these in turn, behind one another.
   Result<double> run_ns(const std::vector<Programs>& programs, size_t first, uint32_t runs);
 
   const Device& device_;
-  std::unique_ptr<Driver> driver_;
   uint64_t source_bytes_ = 0;
   uint32_t kv_blocks_ = 1;
+  uint32_t logit_rows_max_ = 1;
   bool waits_ = false;  // for each program, as for a partner
   size_t next_layer_ = 0;
   bool virtual_time_ = false;
+  uint64_t wait_ns_ = kProgramWaitNs;
   int64_t virtual_ns_ = 0;
   motley_batch batch_{};
   std::vector<int32_t> tokens_, slots_, positions_, kv_slots_, contexts_, blocks_, head_rows_;
   std::vector<uint8_t> generated_;
   std::vector<uint32_t> row_begin_, block_begin_;
   std::vector<motley_sample_row> samples_;
+  std::unique_ptr<Driver> driver_;  // ends first: until its queue is empty, the batch is read
 };
 
 }  // namespace motley

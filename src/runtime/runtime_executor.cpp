@@ -135,7 +135,7 @@ void RuntimeExecutor::describe(const Model& model, const Placement& placement) {
     lane.pool = pool->second;
     lane.role = role_of(from);
     lane.chunk_rows = from.chunk_rows;
-    lane.rows_max = options_.rows_max;
+    lane.rows_max = lanes_[i]->rows_max();
     lane.buckets = lanes_[i]->buckets();
     lane.lookahead = lanes_[i]->lookahead();
     lane.pipeline = lanes_[i]->pipeline();
@@ -199,20 +199,43 @@ std::vector<TotalsByDevice> RuntimeExecutor::totals() const {
   return totals;
 }
 
+namespace {
+
+// Of a weight what a shard keeps, as the model has it.
+double part_bytes(const WeightSource& source, const ShardWeight& weight) {
+  const auto part = [](const std::vector<motley_range>& ranges, int64_t all) {
+    int64_t kept = ranges.empty() ? all : 0;
+    for (const motley_range& range : ranges) kept += range.end - range.begin;
+    return static_cast<double>(kept) / static_cast<double>(std::max<int64_t>(all, 1));
+  };
+  return static_cast<double>(source.bytes) * part(weight.experts, source.experts) * part(weight.rows, source.rows) *
+         part(weight.cols, source.cols);
+}
+
+}  // namespace
+
 Result<std::vector<std::shared_ptr<const PackedWeight>>> RuntimeExecutor::pack(const Model& model,
                                                                                const Placement& placement,
                                                                                std::span<const NamedDevice> devices,
-                                                                               const RuntimeOptions& options) {
+                                                                               const RuntimeOptions& options,
+                                                                               const PackingLimit& limit) {
   CHECK(options.holdings != nullptr);
   std::vector<std::shared_ptr<const PackedWeight>> all;
+  auto left = static_cast<double>(limit.bytes);
   for (const Lane& lane : placement.lanes) {
     for (const LanePart& part : lane_parts(lane)) {
       const NamedDevice* device = find_device(devices, part.device);
       if (device == nullptr) return invalid_argument("the plan names device {}, which is not opened", part.device);
       ASSIGN_OR_RETURN(const ShardGraph graph,
                        shard_graph(model, lane, part.stage, part.shard, part.role, part.section));
+      const auto limited = limit.devices.find(part.device);
       for (const ShardWeight& weight : graph.weights) {
         if (options.stop.stop_requested()) return error(MOTLEY_CANCELLED, "nobody waits for the weights any more");
+        if (limited != limit.devices.end() && options.holdings->find_weight(*device->device, weight) == nullptr) {
+          const double bytes = limited->second * part_bytes(model.weight(weight.source), weight);
+          if (bytes > left) continue;
+          left -= bytes;
+        }
         auto packed = options.holdings->weight(*device->device, weight);
         if (packed.ok()) {
           all.push_back(*std::move(packed));

@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -46,6 +47,12 @@ struct LostDevice {
   bool hangs = false;  // it did not answer in time: without a worker that was killed it may still be at work
 };
 
+// How much may be packed in a memory that several devices share.
+struct PackingLimit {
+  std::map<std::string, double> devices;  // bytes that each holds for one of the model's
+  uint64_t bytes = 0;
+};
+
 // submit() by one thread; results are set on the drivers' threads. Borrowed: model (while alive), devices, clock.
 class RuntimeExecutor : public Executor {
  public:
@@ -65,10 +72,12 @@ class RuntimeExecutor : public Executor {
   // [lane] of steps that went well: each counts for a device once its own part of it has ended. Any thread.
   std::vector<TotalsByDevice> totals() const;
   // What an executor of the placement would hold packed, without the rest of it: whoever keeps it has it, when an
-  // executor of the same holdings needs it. What a device has no room for is left out. Other errors as of create().
+  // executor of the same holdings needs it. What a device has no room for is left out, and what is beyond `limit` if
+  // nobody holds it yet. Other errors as of create().
   static Result<std::vector<std::shared_ptr<const PackedWeight>>> pack(const Model& model, const Placement& placement,
                                                                        std::span<const NamedDevice> devices,
-                                                                       const RuntimeOptions& options);
+                                                                       const RuntimeOptions& options,
+                                                                       const PackingLimit& limit = {});
   // The devices whose loss ended this executor, the first one first; all of them once no step is under way. None where
   // they could not meet, and none is to blame. Their workers are killed at once, so that nobody waits for them. Any
   // thread.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <stop_token>
@@ -18,6 +19,7 @@
 #include "runtime/holdings.hpp"
 #include "runtime/lane_links.hpp"
 #include "runtime/program_cache.hpp"
+#include "runtime/uncompiled_rows.hpp"
 
 namespace motley {
 
@@ -30,6 +32,10 @@ struct RuntimeOptions {
   bool virtual_time = false;       // every device is simulated and keeps virtual time; times of results are virtual
   VirtualLink virtual_link;        // between drivers, with virtual_time
   double compile_seconds_max = kCompileSecondsMax;  // as BucketOptions
+  ExpectedLoad load;                                // as BucketOptions
+  // By device, if it was measured: the row counts that it was measured with, of which it is compiled for as many as the
+  // limits allow.
+  std::map<std::string, std::vector<uint32_t>> row_counts;
   // How long a device may be at a step of so many rows and positions read, what it waits for others not counted, before
   // it is lost; in nanoseconds; null = forever.
   std::function<int64_t(double rows, double reads)> step_limit_ns;
@@ -53,12 +59,13 @@ struct NamedDevice {
   const Device* device = nullptr;
   std::vector<int> cores = {};  // that the device has for itself; empty = none, or all
   bool simulated = false;
-  bool any_rows = true;                     // false: it runs row counts it has compiled for
-  uint32_t queue_depth = 0;                 // programs that a queue takes before it refuses; 0 = any number
-  bool attends_partially = true;            // MOTLEY_CAP_PARTIAL_ATTENTION
-  std::string identity = {};                // as of ProgramCache::compile()
-  uint64_t program_bytes_max = UINT64_MAX;  // as BucketOptions
-  std::shared_ptr<BusyTime> busy = {};      // of all its drivers; null = each counts for itself
+  bool any_rows = true;                             // false: it runs row counts it has compiled for
+  uint32_t queue_depth = 0;                         // programs that a queue takes before it refuses; 0 = any number
+  bool attends_partially = true;                    // MOTLEY_CAP_PARTIAL_ATTENTION
+  std::string identity = {};                        // as of ProgramCache::compile()
+  uint64_t program_bytes_max = UINT64_MAX;          // as BucketOptions
+  std::shared_ptr<BusyTime> busy = {};              // of all its drivers; null = each counts for itself
+  std::shared_ptr<UncompiledRows> uncompiled = {};  // as of PartOptions
 };
 
 // Null where there is none of that name.

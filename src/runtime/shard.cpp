@@ -232,7 +232,9 @@ void Cutter::begin_program(const GraphNode& node) {
     ShardPiece& open = to_.pieces.back();
     const bool open_layers =
         open.cut != MOTLEY_CUT_EMBED && open.cut != MOTLEY_CUT_HEAD && open.cut != MOTLEY_CUT_SAMPLE;
-    const bool goes_on = programs_ != LayerPrograms::kEach || node.layer < open.layer_end;
+    // Where a partner attends, it is met within each layer: what lies between two meetings is short.
+    const bool each = programs_ == LayerPrograms::kEach && role_ != ShardRole::kDense;
+    const bool goes_on = !each || node.layer < open.layer_end;
     if (layers ? open_layers && goes_on : open.cut == cut) {
       if (layers) open.layer_end = node.layer + 1, open.cut = cut;
       return;

@@ -32,8 +32,8 @@ struct ShardWeight {
 // Which part of a shard: see above.
 enum class ShardRole { kWhole, kDense, kAttention };
 
-// Programs of layers in which nothing is summed: one of all that follow one another, one of each layer, or as where
-// several shards have units of them, though no other has.
+// Programs of layers in which nothing is summed: one of all that follow one another, one of each layer (of a dense
+// part, as before: one between two meetings), or as where several shards have units of them, though no other has.
 enum class LayerPrograms { kTogether, kEach, kParts };
 
 // A run of nodes that is compiled into one program, or the meeting with others after it.

@@ -212,6 +212,8 @@ HttpResponse Api::answer_health(bool draining) const {
   if (const Status health = engine_.health(); !health.ok()) {
     return error_response({503, fmt::format("the engine has ended: {}", health.message()), "server_error", {}, {}});
   }
+  if (const Status trouble = engine_.trouble(); !trouble.ok())
+    return error_response({503, trouble.message(), "server_error", {}, {}});
   return {200, "text/plain; charset=utf-8", ""};
 }
 

@@ -51,6 +51,15 @@ def refuse(*arguments, says, **options):
     return done.stderr
 
 
+def lanes_of(plan):
+    """Of a plan as it is printed: it has lanes, or is one."""
+    return plan.get("lanes", [plan])
+
+
+def shards_of(lane):
+    return [shard for stage in lane["stages"] for shard in stage["shards"]]
+
+
 class Answer:
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body

@@ -5,13 +5,15 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from support import Server, motley
+from support import ROOT, Server, motley
 from test_loss import assert_same, tell
 
 PROMPTS = tuple(f"a b c {chr(100 + i)} e f" for i in range(8))
@@ -40,11 +42,11 @@ MOVED = re.compile(r"info moved to (.*) in (\d+) ms")
 class Machine:
     """A model and two devices that are measured already; the second one will be slow."""
 
-    def __init__(self, model, folder, steady=""):
+    def __init__(self, model, folder, steady=DEVICE):
         self.model, self.folder = model, folder
         self.environment = {"MOTLEY_CACHE_DIR": str(folder / "cache")}
         files = [folder / name for name in ("steady.toml", "fades.toml")]
-        files[0].write_text(DEVICE + steady)
+        files[0].write_text(steady)
         files[1].write_text(DEVICE + SLOW)  # what was measured is known by what the file says
         self.names = [f"SIM:{file}" for file in files]
         self.options = ["--devices", ",".join(self.names), *LOAD]
@@ -116,7 +118,8 @@ def assert_fades_gets_less(server, machine, undisturbed):
 # Each device has 8 MiB: with little KV they hold what both plans need at once, with 7 MiB of it the first ends before.
 @pytest.mark.parametrize("kv_bytes, crowded", [(1 << 20, False), (7 << 20, True)])
 def test_a_device_that_fades_gets_less_and_no_request_notices(machine, undisturbed, kv_bytes, crowded, tmp_path):
-    with machine.serve(tmp_path / "log", "--kv-cache-memory-bytes", kv_bytes) as server:
+    trace, picture = tmp_path / "trace.json", tmp_path / "move.svg"
+    with machine.serve(tmp_path / "log", "--kv-cache-memory-bytes", kv_bytes, "--trace", trace) as server:
         assert serving(server) == set(machine.names)
         log = lambda: Path(server.log).read_text()  # noqa: E731
         with never_idle(server):
@@ -133,6 +136,10 @@ def test_a_device_that_fades_gets_less_and_no_request_notices(machine, undisturb
         assert_fades_gets_less(server, machine, undisturbed)
         assert pause_s < 2  # the machine is shared; docs/benchmarks.md has what it takes on one that is not
         assert server.stop() == 0
+    subprocess.run([ROOT / "tools/trace_picture", trace, picture, "--move"], check=True)
+    boxes = [box for box in ElementTree.parse(picture).iter() if box.tag.endswith("rect")]
+    drawn = {box.get("fill") for box in boxes} - {"white", "#e0e0e0"}
+    assert len(drawn) == 2, drawn  # steps of the plan before, and of the one that took over
 
 
 def rate_without_the_steady_one(server, undisturbed):
@@ -156,10 +163,12 @@ def test_what_is_known_of_a_device_counts_when_another_is_lost_and_comes_back(ma
 
 
 def test_a_server_that_ends_while_it_moves(tiny, tmp_path):
-    """It does not wait for a plan that nobody needs any more: the device that gets more keeps its packer so long that the
-    end comes first."""
-    machine = Machine(tiny, tmp_path, steady=PACKS_SLOWLY)
-    with machine.serve(tmp_path / "log") as server:
+    """It does not wait for a plan that nobody needs any more: the device that takes over, for one stream the second best
+    until then, keeps its packer so long that the end comes first."""
+    second = DEVICE.replace("bandwidth_gb_s = 0.2", "bandwidth_gb_s = 0.13").replace("f32 = 0.6", "f32 = 0.4")
+    machine = Machine(tiny, tmp_path, steady=second + PACKS_SLOWLY)
+    one_stream = ["--concurrency", 1, "--prompt-len", 16, "--output-len", 128]
+    with machine.serve(tmp_path / "log", *one_stream) as server:
         log = lambda: Path(server.log).read_text()  # noqa: E731
 
         async def until_seen():
@@ -168,4 +177,4 @@ def test_a_server_that_ends_while_it_moves(tiny, tmp_path):
 
         asyncio.run(asyncio.wait_for(until_seen(), 60))
         assert server.stop() == 0
-        assert "moved to" not in log()
+        assert "moved to" not in log(), log()

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from hf_folder import HIDDEN
-from support import MOTLEY, ROOT, motley, refuse
+from support import BUILD, MOTLEY, ROOT, motley, refuse
 
 DEVICES_OF_KIND = {"alone": 1, "even_tensor_parallel": 2, "even_pipeline": 2, "memory_ratio": 2, "replicas": 2}
 KINDS = ["alone", "alone", "even_tensor_parallel", "even_pipeline", "memory_ratio", "homogeneous", "replicas", "plan"]
@@ -96,6 +96,51 @@ def test_the_plan_is_predicted_no_worse_than_any_device_alone(seen):
     for row in values["rows"]:
         if row["kind"] in ("alone", "homogeneous"):
             assert row["predicted"]["output_tokens_per_s"] <= 1.0101 * plan["predicted"]["output_tokens_per_s"]
+
+
+@pytest.fixture(scope="module")
+def of_megabytes(tmp_path_factory):
+    """A model that the devices below take much longer for than this machine does."""
+    file = tmp_path_factory.mktemp("model") / "model.gguf"
+    subprocess.run([BUILD / "bin/make_model", file, "--layers", "4", "--hidden", "256", "--heads", "4", "--kv-heads", "4",
+                    "--head-dim", "64", "--ffn", "1024", "--vocab", "512", "--type", "F16"], check=True)
+    return file
+
+
+# Two devices each (GB/s, GFLOP/s), the microseconds of their links, and the load.
+MACHINES = {
+    "alike and far from one another": ((8, 6), (8, 6), 1000, [8, 16]),
+    "one nearly full of weights, one slow in products": ((0.8, 200), (4, 3), 2, [16, 16]),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_plan_serves_what_the_best_device_alone_does(machine, of_megabytes, tmp_path):
+    """As measured in one run, on machines where both give half as much again and more, as replicas or with KV of both;
+    and about what the best of all these placements does."""
+    *devices, latency_us, (at_once, requests) = MACHINES[machine]
+    names = []
+    for i, (gb_per_s, gflops) in enumerate(devices):
+        file = tmp_path / f"{i}.toml"
+        file.write_text(f'kind = "gpu"\nmemory_bytes = 1073741824\nbandwidth_gb_s = {gb_per_s}\n'
+                        f"gflops = {{f32 = {gflops}, attention = 40}}\nlink_gb_s = 20\nlink_latency_us = {latency_us}\n")
+        names.append(f"SIM:{file}")
+    room = ["--device-memory", f"{names[0]}={int(of_megabytes.stat().st_size / 0.9)}"] if "full" in machine else []
+    values = tmp_path / "plan.json"
+    done = motley("bench", "plan", of_megabytes, "--devices", ",".join(names), *room, "--concurrency", at_once,
+                  "--input-len", 8, "--output-len", 8, "--num-prompts", requests, "--max-num-batched-tokens", 32,
+                  "--max-num-seqs", 32, "--repeat", 3, "--seed", 1, "--output-json", values,
+                  environment={"MOTLEY_CACHE_DIR": str(tmp_path / "cache")})
+    assert done.returncode == 0, done.stderr
+    *others, plan = json.loads(values.read_text())["rows"]
+    served = {row["kind"]: [] for row in others}
+    for row in others:
+        served[row["kind"]].append(row["measured"]["output_tokens_per_s"]["median"])
+    ours = plan["measured"]["output_tokens_per_s"]["median"]
+    print(f"{machine}: {ours:.1f} tokens/s, others {served}")
+    assert len(plan["measured"]["devices"]) == len(served["alone"]) == 2
+    assert ours >= 0.95 * max(served["alone"]), done.stdout
+    assert ours >= 0.8 * max(sum(served.values(), [])), done.stdout
 
 
 def test_table_and_picture_show_all_rows(seen):

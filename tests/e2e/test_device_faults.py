@@ -49,6 +49,41 @@ def test_a_device_whose_memory_is_taken_is_served_without(isolate, tiny, undistu
     assert "it has no memory for its programs" in text and "others have taken" in text, text
 
 
+def test_the_only_device_says_that_it_has_no_memory_and_serves_again(tiny, tmp_path):
+    """Others take its memory, and give it back after some steps that failed."""
+    file, log = tmp_path / "gpu.toml", tmp_path / "log"
+    file.write_text(GPU + '[[fault]]\nat_program = 100\nwhat = "memory"\n'
+                    '[[fault]]\nat_program = 130\nwhat = "memory"\nleft_bytes = 1073741824\n')
+    answers, health = [], []
+    with Server(tiny, log, "--devices", f"SIM:{file}") as server:
+        body = {"model": server.model_name(), "prompt": PROMPTS[0], "max_tokens": 8, "temperature": 0}
+        while 503 not in answers or answers[-1] == 503:
+            assert len(answers) < 40, log.read_text()
+            answer = server.post("/v1/completions", body)
+            answers.append(answer.json()["choices"][0]["text"] if answer.status == 200 else answer.status)
+            health.append(server.get("/health"))
+        assert server.stop() == 0
+    failed = answers.count(503)
+    assert failed >= 4 and set(answers) == {answers[0], 503} and answers[-failed - 1:-1] == failed * [503], answers
+    assert {one.status for one in health[:-failed - 1]} == {200} and health[-1].status == 200
+    for one in health[-failed - 1:-1][2:-1]:  # during the last, memory was back
+        assert one.status == 503 and b"steps failed" in one.body and b"others have taken" in one.body, one.body
+    text = log.read_text()
+    assert text.count(" failed: ") == 3 and text.count("no more of them are logged") == 1, text
+    assert text.count("steps succeed again") == 1, text
+
+
+def test_a_device_that_hangs_while_it_is_measured_holds_up_nobody_for_long(tiny, tmp_path):
+    """Not longer than a program may take of what is measured: five seconds, or the limit."""
+    file, log = tmp_path / "gpu.toml", tmp_path / "log"
+    file.write_text(GPU + '[[fault]]\nat_program = 20\nwhat = "stall"\n')
+    with Server(tiny, log, "--devices", f"CPU:0,SIM:{file}", "--measure-limit", 1,
+                environment={"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}) as server:
+        wait_until(lambda: "the plan takes over" in log.read_text(), 60, "it is waited for")
+        assert f"SIM:{file} is left out: takes longer than 1 s to measure" in log.read_text(), log.read_text()
+        server.complete(prompt=PROMPTS[0], max_tokens=2)
+
+
 def test_a_device_that_refuses_a_format_is_served_without(tiny, undisturbed, tmp_path):
     """What it holds it says itself; that it does not is found when the first matrix is packed."""
     file = tmp_path / "gpu.toml"

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from support import ROOT, motley, refuse
+from support import ROOT, lanes_of, motley, refuse, shards_of
 
 
 PARTS = "CPU:0/cores=0,CPU:0/cores=1"
@@ -66,10 +66,11 @@ def test_plan_is_printed_and_taken_back(model, cache, alone, tmp_path):
     done = motley("plan", model, "--devices", PARTS, "--tensor-parallel-size", 2, "--json", environment=cache)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert set(plan) == {"model", "machine", "stages", "predicted", "bound_tokens_per_s", "gap", "kv_capacity_tokens",
-                         "left_out", "alternatives"}
-    shards = [s for stage in plan["stages"] for s in stage["shards"]]
-    assert sum(s["ffn_columns"] for s in shards) == 1536 and sum(s["kv_heads"] for s in shards) == 3
+    assert set(plan) - {"stages", "lanes"} == {"model", "machine", "predicted", "bound_tokens_per_s", "gap",
+                                               "kv_capacity_tokens", "left_out", "alternatives"}
+    for lane in lanes_of(plan):
+        shards = shards_of(lane)
+        assert sum(s["ffn_columns"] for s in shards) == 1536 and sum(s["kv_heads"] for s in shards) == 3
     assert plan["bound_tokens_per_s"] >= plan["predicted"]["tokens_per_s"] > 0
     assert plan["gap"] == pytest.approx(1 - plan["predicted"]["tokens_per_s"] / plan["bound_tokens_per_s"], abs=1e-6)
     file = tmp_path / "plan.json"

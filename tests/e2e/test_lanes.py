@@ -3,12 +3,13 @@ import json
 import os
 import re
 import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from hf_folder import FFN, KV_HEADS, LAYERS
-from support import Server, motley, refuse
+from support import BUILD, Server, motley, refuse, wait_until
 
 DEVICES = ["--devices", "SIM:gpu-like,CPU:0"]
 REQUESTS, TOKENS, MANY = 12, 24, 200
@@ -33,13 +34,13 @@ def plan_file(folder, *lanes):
     return path
 
 
-def answers(server, tokens=TOKENS):
-    """All at once."""
+def answers(server, tokens=TOKENS, times=1):
+    """All at once, each so many times."""
     def ask(prompt):
         return server.complete(prompt=prompt, max_tokens=tokens, ignore_eos=True)
 
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        bodies = list(pool.map(ask, PROMPTS))
+    with ThreadPoolExecutor(REQUESTS * times) as pool:
+        bodies = list(pool.map(ask, PROMPTS * times))
     assert all(body["usage"]["completion_tokens"] == tokens for body in bodies)
     return [body["choices"][0]["text"] for body in bodies]
 
@@ -201,3 +202,53 @@ def test_lanes_that_cannot_be_are_refused(tiny, cache, tmp_path):
     whole = {"kv_heads": KV_HEADS, "ffn_columns": FFN}
     refused("lanes[1]", lane(ON_CPU), lane({**ON_CPU, **whole, "partner": "CPU:0"}))
     refused("'both ways'", lane(ON_CPU, role="both ways"))
+
+
+GPU = """kind = "gpu"
+memory_bytes = 1073741824
+bandwidth_gb_s = 0.4
+gflops = {f32 = 200}
+link_gb_s = 20
+link_latency_us = 2
+"""
+PROCESSOR = """kind = "cpu"
+memory_bytes = 1073741824
+bandwidth_gb_s = 4
+gflops = {f32 = 1, attention = 40}
+link_gb_s = 20
+link_latency_us = 2
+"""
+
+
+@pytest.fixture
+def alone_of(cache, tmp_path):
+    """A model of some megabytes, and its texts of the processor alone."""
+    model = tmp_path / "model.gguf"
+    made = subprocess.run([BUILD / "bin/make_model", model, "--layers", "4", "--hidden", "256", "--heads", "4", "--kv-heads",
+                           "4", "--head-dim", "64", "--ffn", "1024", "--vocab", "512", "--type", "F16"])
+    assert made.returncode == 0
+    with Server(model, tmp_path / "alone", "--devices", "CPU:0", environment=cache) as server:
+        return model, answers(server)
+
+
+def test_a_start_measures_a_full_gpu_and_keeps_kv_with_the_processor(alone_of, tmp_path):
+    """Nine tenths of the GPU are weights, which its memory's rate makes the step's time: it gains by rows whose KV lies
+    elsewhere. What is measured has to fit into it, too."""
+    model, want = alone_of
+    for name, text in {"gpu": GPU, "processor": PROCESSOR}.items():
+        (tmp_path / f"{name}.toml").write_text(text)
+    filled = int(model.stat().st_size / 0.9)
+    with Server(model, tmp_path / "log", "--devices", "GPU:0,CPU:1", "--device-map",
+                f"GPU:0=SIM:{tmp_path}/gpu.toml,CPU:1=SIM:{tmp_path}/processor.toml", "--device-memory", f"GPU:0={filled}",
+                "--concurrency", 24, "--prompt-len", 16, "--output-len", 24, "--max-num-batched-tokens", 32,
+                "--max-num-seqs", 32, environment={"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}) as server:
+        log = tmp_path / "log"
+        wait_until(lambda: "the plan takes over" in log.read_text(), 60, "the devices are not measured")
+        pools = by_label(server, "motley:kv_blocks", "pool")
+        assert len(pools) == 2 and 0 < 16 * pools["0"] < 24 * 40 < 16 * pools["1"], (pools, log.read_text())
+        assert answers(server, times=2) == 2 * want
+        rows = by_label(server, "motley:lane_rows_total", "lane")
+        devices = {device["name"]: device for device in server.get("/v1/devices").json()["data"]}
+    assert rows["0"] > 0 and rows.get("1", 0) > 0, rows
+    assert "left out" not in log.read_text()
+    assert devices["GPU:0"]["own"]["bytes_resident"] <= filled

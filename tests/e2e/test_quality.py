@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from support import BUILD, Server, motley, refuse
+from support import BUILD, Server, lanes_of, motley, refuse, shards_of
 from test_loss import TIE_LOGPROB
 
 PAIR = ["--devices", "NPU:1,CPU:0", "--device-map", "NPU:1=SIM:intel-npu-like"]
@@ -33,8 +33,8 @@ HELD = {"exact": ("F16", 1e-5, 1e-3), "balanced": ("Q8_0", 0.003, 0.01), "fast":
 def planned(model, cache, quality):
     done = motley("plan", model, *PAIR, "--use-all-devices", "--quality", quality, "--json", environment=cache)
     assert done.returncode == 0, done.stderr
-    shards = [shard for stage in json.loads(done.stdout)["stages"] for shard in stage["shards"]]
-    return {shard["device"]: shard["format"] for shard in shards}
+    lanes = lanes_of(json.loads(done.stdout))
+    return {shard["device"]: shard["format"] for lane in lanes for shard in shards_of(lane)}
 
 
 @pytest.mark.parametrize("quality", HELD)
@@ -83,7 +83,8 @@ def test_weights_take_less_memory(tiny, cache):
     def weights(quality):
         done = motley("plan", tiny, "--devices", "CPU:0", "--quality", quality, "--json", environment=cache)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)["stages"][0]["shards"][0]["weight_bytes"]
+        [lane] = lanes_of(json.loads(done.stdout))
+        return shards_of(lane)[0]["weight_bytes"]
 
     assert weights("fast") < weights("balanced") < weights("exact")
 

@@ -81,6 +81,15 @@ TEST(HoldingsOfDevices, RowsInTwoRangesThatMeet_AreThoseOfOne) {
   ASSERT_TRUE(a.ok() && b.ok() && c.ok());
   EXPECT_EQ(*a, *b);
   EXPECT_NE(*a, *c);
+  EXPECT_EQ(holdings.find_weight(device, two), *a);
+  ShardWeight all = whole(source);
+  all.rows = {{0, random.model().weight(source).rows}};
+  EXPECT_EQ(holdings.find_weight(device, all), nullptr);
+  const uint64_t packed = holdings.packed_bytes();
+  const auto d = holdings.weight(device, whole(source));
+  ASSERT_TRUE(d.ok());
+  EXPECT_EQ(holdings.find_weight(device, all), *d);
+  EXPECT_EQ(holdings.packed_bytes(), packed + (*d)->info.bytes);
 }
 
 // What a device has no room for is left to whoever packs it later.

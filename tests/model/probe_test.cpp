@@ -56,6 +56,17 @@ TEST(MeasuredLayers, AlikeInWhatTheySee) {
   EXPECT_EQ(measured(spec).count, 4u);
 }
 
+TEST(MeasuredLayers, AFewOfThem_WhereMemoryIsScarce) {
+  const testing::RandomModel random(spec_of(6));
+  EXPECT_EQ(few_layers(random.model(), true).count, 1u);
+  const LayerRange dense = few_layers(random.model(), false);
+  EXPECT_EQ(dense.count, 2u);  // one behind the other
+  EXPECT_GE(dense.first, 1u);
+  EXPECT_LE(dense.first + dense.count, 5u);
+  const testing::RandomModel small(spec_of(3));
+  EXPECT_EQ(few_layers(small.model(), false).count, 1u);  // more are not alike
+}
+
 class ProbeTest : public ::testing::Test {
  protected:
   void SetUp() override {

@@ -150,6 +150,68 @@ TEST_F(RuntimeExecutorTest, ProgramThatDoesNotCompile_IsToldOfItsDeviceAlone) {
   EXPECT_EQ(told_of("NPU:1", "NPU:1"), "");
 }
 
+// Two lanes of a device that compiles, 10 s for a program and row count: two layers are three programs, 30 s.
+TEST_F(RuntimeExecutorTest, ProgramsOfAllLanes_CompileOnceAndWithinTheLimit) {
+  const testing::SimFile file(
+      "kind = \"npu\"\nmemory_bytes = 1000000000\nbandwidth_gb_s = 10\ngflops = {f32 = 10}\ndynamic_rows = false\n"
+      "paged_attention = false\ncompile_s = 10\ncompile_max_s = 10\n");
+  auto placement = plan_single_device(model_.model(), {"REF:0", 4ull << 30, 4ull << 30, 64ull << 20, 1 << 16}, plan_);
+  ASSERT_TRUE(placement.ok()) << placement.error().message();
+  Stage& stage = placement->lanes[0].stages[0];
+  stage.shards.push_back(stage.shards[0]);
+  Shard &dense = stage.shards[0], &rest = stage.shards[1];
+  dense.device = "NPU:0", dense.partner = "REF:0", dense.vocab_rows = {};
+  rest.kv_heads = rest.ffn_columns = {};
+  Placement alike = *placement;
+  alike.lanes.push_back(alike.lanes[0]);
+  alike.lanes[1].pool = 1;
+  Placement unlike = alike;
+  std::vector<Shard>& shares = unlike.lanes[1].stages[0].shards;
+  const int64_t columns = shares[0].ffn_columns[0].end;
+  shares[0].ffn_columns = {{0, columns / 2}}, shares[1].ffn_columns = {{columns / 2, columns}};
+  std::string told;
+  struct Made {
+    Status status;
+    std::vector<size_t> buckets;  // [lane]
+    uint64_t compile_s = 0;
+  };
+  const auto made_of = [&](const Placement& of, double seconds, const std::vector<uint32_t>& measured = {}) {
+    const Device npu = file.open();
+    const std::array devices{NamedDevice{"REF:0", &*device_},
+                             NamedDevice{.name = "NPU:0", .device = &npu, .any_rows = false}};
+    RuntimeOptions options;
+    options.rows_max = 64, options.logit_rows_max = 4, options.compile_seconds_max = seconds;
+    options.part_failed = [&](const std::string& device) { told += device; };
+    if (!measured.empty()) options.row_counts["NPU:0"] = measured;
+    const auto runtime = RuntimeExecutor::create(model_.model(), of, devices, options);
+    Made made{runtime.error(), {}, 0};
+    if (!runtime.ok()) return made;
+    for (const LaneDescription& lane : (*runtime)->describe().lanes) made.buckets.push_back(lane.buckets.size());
+    made.compile_s = npu.stats()->compile_ns / 1'000'000'000;
+    return made;
+  };
+  const Made one = made_of(*placement, 150), both = made_of(alike, 150), apart = made_of(unlike, 150);
+  ASSERT_TRUE(one.status.ok() && both.status.ok() && apart.status.ok())
+      << one.status.message() << both.status.message() << apart.status.message();
+  EXPECT_EQ(one.buckets, std::vector<size_t>{5});
+  EXPECT_EQ(one.compile_s, 150u);
+  EXPECT_EQ(both.buckets, (std::vector<size_t>{5, 5}));
+  EXPECT_EQ(both.compile_s, 150u) << "once for both";
+  EXPECT_EQ(apart.buckets[0], apart.buckets[1]);
+  EXPECT_LT(apart.buckets[0], 5u);
+  EXPECT_LE(apart.compile_s, 150u);
+  EXPECT_GT(apart.compile_s, 30 * apart.buckets[0]);
+  const Made few = made_of(unlike, 1000, {4, 64});
+  EXPECT_EQ(few.buckets, (std::vector<size_t>{2, 2})) << "no more than it was measured with: " << few.status.message();
+  EXPECT_EQ(made_of(alike, 30).status.message(), "");
+  EXPECT_EQ(told, "");
+  const Status none = made_of(unlike, 30).status;
+  EXPECT_EQ(none.code(), MOTLEY_UNIMPLEMENTED);
+  EXPECT_NE(none.message().find("in all lanes of the plan: programs of 64 rows alone"), std::string::npos)
+      << none.message();
+  EXPECT_EQ(told, "NPU:0");
+}
+
 TEST_F(RuntimeExecutorTest, Destroyed_FinishesWhatIsUnderWay) {
   auto first = runtime_->submit(plan(1, {1, 2, 3}, {-1, -1, -1}, 3, 0));
   runtime_.reset();

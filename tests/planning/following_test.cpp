@@ -91,6 +91,11 @@ class Following : public ::testing::Test {
     EXPECT_TRUE(service_->moves().empty());
     return tokens_per_s(5, 20);
   }
+  // Of the streams' gaps over moves.
+  int64_t gap_p99_ns() const { return p99_of(service_->gaps_over_moves_ns()); }
+  static int64_t p99_of(const std::vector<int64_t>& ascending) {
+    return ascending.empty() ? INT64_MAX : ascending[(ascending.size() * 99 + 99) / 100 - 1];
+  }
   // All texts that have ended in both, and how many they are.
   void expect_texts(const std::map<uint64_t, std::vector<SampledToken>>& undisturbed, size_t least) const;
   const Model& model() const { return random_.model(); }
@@ -141,7 +146,7 @@ TEST_F(Following, ADeviceAtHalfItsSpeedInMidLoad_IsPlannedForWithinTwoSeconds) {
   const int64_t slow_at_ns = start_ns_ + 10 * kSecond;
   const std::vector<int64_t> gaps = service_->gaps_over_moves_ns();
   ASSERT_FALSE(gaps.empty());
-  const int64_t p99_ns = gaps[(gaps.size() * 99 + 99) / 100 - 1];
+  const int64_t p99_ns = gap_p99_ns();
   std::printf("%zu blocks of KV moved, %llu positions computed again; of %zu streams' gaps p50 %.0f ms, p99 %.0f ms\n",
               move.blocks, static_cast<unsigned long long>(move.computed_again), gaps.size(),
               static_cast<double>(gaps[gaps.size() / 2]) / 1e6, static_cast<double>(p99_ns) / 1e6);
@@ -160,6 +165,51 @@ TEST_F(Following, ADeviceAtHalfItsSpeedInMidLoad_IsPlannedForWithinTwoSeconds) {
   EXPECT_GE(tokens_per_s(14, 30), 0.9 * after);
   EXPECT_EQ(service_->failed(), 0u);
   expect_texts(undisturbed, 100);
+}
+
+// A plan that takes seconds to make is judged again when it is there: it takes over where the device is still slow, and
+// does not where it has recovered meanwhile.
+TEST_F(Following, APlanThatTookLongToMake_IsJudgedAgain) {
+  for (const int64_t slow_ns : {int64_t{0}, 4 * kSecond}) {
+    begin(two_equal(0.1), {{}, {{.at_ns = 5 * kSecond, .for_ns = slow_ns}}});
+    service_->set_prepare_ns(6 * kSecond);
+    run(16);
+    EXPECT_EQ(service_->moves().size(), slow_ns == 0 ? 1u : 0u);
+    EXPECT_EQ(service_->failed(), 0u);
+  }
+}
+
+// Two devices that hold the model each, and meet over a slow link: replicas. Of one that fades much the other takes
+// over; of one at half its speed it need not, for that serves what the best plan would.
+TEST_F(Following, AReplicaThatFades_HandsItsSequencesOver) {
+  Scene scene = two_equal(0.12);
+  scene.link = {.latency_ns = 20 * kMs, .ns_per_byte = 0.1};
+  begin(scene, {});
+  run(25);
+  const auto undisturbed = service_->texts();
+  EXPECT_TRUE(service_->moves().empty());
+  for (const double factor : {4.0, 2.0}) {
+    SCOPED_TRACE(factor);
+    const double after = served_from_the_start(scene, factor);
+    begin(scene, {{}, {{.at_ns = 10 * kSecond, .factor = factor}}});
+    ASSERT_EQ(service_->placement().lanes.size(), 2u);
+    run(30);
+    const bool moved = !service_->moves().empty();
+    const int64_t in_force_ns = moved ? service_->moves()[0].in_force_ns - start_ns_ - 10 * kSecond : 0;
+    const int64_t slow_at_ns = start_ns_ + 10 * kSecond;
+    const int64_t p99_ns = moved ? gap_p99_ns() : p99_of(service_->gaps_ns(slow_at_ns, start_ns_ + 30 * kSecond));
+    std::printf(
+        "%.0f times as slow: in force %.2f s later; streams' gaps p99 %.0f ms; %.0f tokens/s before, %.0f of %.0f "
+        "after\n",
+        factor, static_cast<double>(in_force_ns) / 1e9, static_cast<double>(p99_ns) / 1e6, tokens_per_s(5, 10),
+        tokens_per_s(14, 30), after);
+    EXPECT_EQ(moved, factor > kSlowestReplica);
+    EXPECT_LE(in_force_ns, 2 * kSecond);
+    EXPECT_LE(p99_ns, 200 * kMs);
+    EXPECT_GE(tokens_per_s(14, 30), 0.9 * after);
+    EXPECT_EQ(service_->failed(), 0u);
+    expect_texts(undisturbed, 100);
+  }
 }
 
 // Its weights are many times the KV of what is served.
@@ -256,8 +306,7 @@ TEST_F(FollowingRoles, TheNpuThrottles_PromptsGoToTheCore_AndComeBack) {
   const auto undisturbed = service_->texts();
   ASSERT_TRUE(prompts_on(1));
   EXPECT_TRUE(service_->moves().empty());
-  const double before = tokens_per_s(4, 12), predicted = best_tokens_per_s(10);
-  const double after = std::max(predicted, served_from_the_start(scene, 10));
+  const double before = tokens_per_s(4, 12), after = served_from_the_start(scene, 10);
 
   begin(scene, {{}, {{.at_ns = 10 * kSecond, .for_ns = 30 * kSecond, .factor = 10}}});
   run(25);
@@ -266,7 +315,7 @@ TEST_F(FollowingRoles, TheNpuThrottles_PromptsGoToTheCore_AndComeBack) {
               static_cast<double>(service_->moves()[0].in_force_ns - start_ns_ - 10 * kSecond) / 1e9, before,
               tokens_per_s(16, 25), after);
   EXPECT_FALSE(prompts_on(1));
-  EXPECT_LE(service_->moves()[0].in_force_ns - start_ns_ - 10 * kSecond, 5 * kSecond);
+  EXPECT_LE(service_->moves()[0].in_force_ns - start_ns_ - 10 * kSecond, 4 * kSecond);
   EXPECT_GE(tokens_per_s(16, 25), 0.9 * after);
   run(75);
   ASSERT_EQ(service_->moves().size(), 2u);
@@ -279,7 +328,40 @@ TEST_F(FollowingRoles, TheNpuThrottles_PromptsGoToTheCore_AndComeBack) {
   expect_texts(undisturbed, 50);
 }
 
-// Two of them, of which one is enough: the other takes over.
+// An NPU that prompts keep busy all the time: at half its speed the core alone is the better plan.
+TEST_F(FollowingRoles, TheNpuAtHalfItsSpeed_LosesItsPromptsWithinTwoSeconds) {
+  Scene scene = with_npu();
+  scene.devices[0] = scaled(scene.devices[0], 4);
+  scene.devices[1].gflops = 30, scene.devices[1].dispatch_us = 5000;
+  const double after = served_from_the_start(scene, 2);
+  ASSERT_FALSE(prompts_on(1));
+
+  begin(scene, {});
+  run(15);
+  const auto undisturbed = service_->texts();
+  ASSERT_TRUE(prompts_on(1));
+  EXPECT_TRUE(service_->moves().empty());
+  begin(scene, {{}, {{.at_ns = 5 * kSecond}}});
+  run(20);
+  ASSERT_EQ(service_->moves().size(), 1u);
+  const ServiceMove& move = service_->moves()[0];
+  const int64_t in_force_ns = move.in_force_ns - start_ns_ - 5 * kSecond;
+  std::printf("prompts off the NPU after %.2f s; pause %.0f ms, streams' gaps p99 %.0f ms; %.0f of %.0f tokens/s\n",
+              static_cast<double>(in_force_ns) / 1e9, static_cast<double>(move.pause_ns) / 1e6,
+              static_cast<double>(gap_p99_ns()) / 1e6, tokens_per_s(8, 20), after);
+  EXPECT_FALSE(prompts_on(1));
+  EXPECT_GE(move.judged_ns, start_ns_ + 5 * kSecond);
+  EXPECT_LE(in_force_ns, 2 * kSecond);
+  EXPECT_LE(move.pause_ns, 200 * kMs);
+  EXPECT_LE(gap_p99_ns(), 200 * kMs);
+  EXPECT_GE(tokens_per_s(8, 20), 0.9 * after);
+  EXPECT_EQ(move.computed_again, 0u);
+  EXPECT_EQ(service_->failed(), 0u);
+  expect_texts(undisturbed, 100);
+}
+
+// Two of them, of which one is enough: the other takes over, in the same role or as one that is attended for, which is
+// nearly as good. The core alone gives a third.
 TEST_F(FollowingRoles, TheNpuThrottles_PromptsGoToAnother) {
   Scene scene = with_npu();
   scene.devices.push_back(scene.devices[1]);
@@ -293,8 +375,8 @@ TEST_F(FollowingRoles, TheNpuThrottles_PromptsGoToAnother) {
   begin(scene, faults);
   run(25);
   ASSERT_EQ(service_->moves().size(), 1u);
-  EXPECT_TRUE(prompts_on(3 - first));
-  EXPECT_GE(tokens_per_s(16, 25), 0.95 * tokens_per_s(4, 10));
+  EXPECT_FALSE(prompts_on(first));
+  EXPECT_GE(tokens_per_s(16, 25), 0.9 * tokens_per_s(4, 10));
   EXPECT_EQ(service_->failed(), 0u);
   expect_texts(undisturbed, 50);
 }

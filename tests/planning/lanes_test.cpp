@@ -4,9 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <random>
 
+#include "base/trace.hpp"
 #include "model/random_model.hpp"
+#include "model/trace_reader.hpp"
 #include "planner/plan_picture.hpp"
 #include "planner/search.hpp"
 #include "planning/placements.hpp"
@@ -261,6 +264,37 @@ TEST_F(PlannedLanes, SequencesInSections_TakeAboutAsLongAsPredicted) {
   }
 }
 
+// A device whose steps' time is its weights', beside one that attends in no time, and one that takes as long to attend:
+// two steps under way read the weights twice, which pays where both have work.
+TEST_F(PlannedLanes, StepsUnderWayWithAPartner_AreAsManyAsPay) {
+  const SimDevice gpu{.gflops = 4000, .attention_gflops = 4000, .bandwidth_gb_s = 10, .dispatch_us = 2};
+  struct Case {
+    double bandwidth_gb_s;
+    uint32_t streams, steps;
+  };
+  for (const auto& [bandwidth, streams, steps] : {Case{100, 16, 1}, Case{0.4, 4, 2}}) {
+    SimDevice partner = gpu;
+    partner.kind = "cpu", partner.bandwidth_gb_s = bandwidth;
+    const VirtualMachine machine({gpu, partner}, {.latency_ns = 2000, .ns_per_byte = 0.1});
+    const Load load{.requests = 64, .concurrency = streams, .prompt_len = 32, .output_len = 64, .step_rows = 64};
+    Placement placement = place(shape_, machine.devices(), {{1, {{0, 1, 1, 1, 1}}}});
+    placement.lanes[0].kv_blocks = 1024;
+    const auto report = report_on(shape_, machine.measure(model(), kRowsMax), request_of(load), placement);
+    ASSERT_TRUE(report.ok()) << report.error().message();
+    EXPECT_EQ(report->placement.lanes[0].micro_batches, steps);
+    double served[3] = {};
+    for (const uint32_t n : {1u, 2u}) {
+      placement.lanes[0].micro_batches = n;
+      served[n] = serve(machine, placement, load).tokens_per_s();
+    }
+    std::printf(
+        "a partner with %g GB/s, %u streams: %.0f tokens/s a step at a time, %.0f two, predicted %.0f with %u\n",
+        bandwidth, streams, served[1], served[2], report->predicted.tokens_per_s, steps);
+    EXPECT_GE(served[steps], 1.1 * served[3 - steps]);
+    EXPECT_NEAR(served[steps], report->predicted.tokens_per_s, 0.15 * served[steps]);
+  }
+}
+
 // A processor, and a device of fixed shapes that cannot attend; `dispatch_us` of each of its programs.
 std::vector<SimDevice> with_npu(double dispatch_us) {
   SimDevice cpu{.kind = "cpu", .gflops = 100, .attention_gflops = 100, .bandwidth_gb_s = 10, .dispatch_us = 2};
@@ -308,6 +342,10 @@ TEST_F(PlannedLanes, PromptsOnTheNpu_GiveWhatTheLinearProgramSays) {
     VirtualRun run(model(), machine, report->placement, kRowsMax);
     const Served all = run.serve(load);
     const double served = all.tokens_per_s();
+    for (const DeviceUse& device : all.devices) {  // between two meetings with its partner, one program
+      if (device.name == machine.name(1))
+        EXPECT_LE(device.programs, 1.2 * each.requests * static_cast<double>(shape_.layers.size() + 1));
+    }
     for (const DriverReport& device : run.reports())  // also of one that works in both lanes
       EXPECT_LE(device.work.busy_ns, all.ns) << device.device;
     load.requests = 32;
@@ -316,6 +354,42 @@ TEST_F(PlannedLanes, PromptsOnTheNpu_GiveWhatTheLinearProgramSays) {
                 report->predicted.tokens_per_s, alone);
     EXPECT_GE(served, 0.9 * report->predicted.tokens_per_s);
     EXPECT_GT(served, 1.3 * alone);
+  }
+}
+
+// Eight streams and more, by the scheduler: of what the one works less, most is while the other works, too.
+TEST_F(PlannedLanes, AnNpuAndItsPartner_WorkAtTheSameTime) {
+  const SimDevice core{.kind = "cpu", .gflops = 40, .attention_gflops = 1, .bandwidth_gb_s = 2, .dispatch_us = 2};
+  for (const uint32_t streams : {8u, 12u, 16u}) {
+    const VirtualMachine machine({core, with_npu(20)[1]}, {.latency_ns = 2000, .ns_per_byte = 0.1});
+    const Placement placement =
+        place(shape_, machine.devices(), {{1, {{.device = 1, .vocab = 0, .partner = 0}, {.heads = 0, .ffn = 0}}}});
+    const auto folder = std::filesystem::temp_directory_path() / fmt::format("motley-partner-{}", getpid());
+    std::filesystem::create_directories(folder);
+    auto trace = Trace::open(folder / "trace.json", {.virtual_time = true});
+    ASSERT_TRUE(trace.ok()) << trace.error().message();
+    {
+      VirtualRun run(model(), machine, placement, kRowsMax, trace->get());
+      run.serve({.requests = 3 * streams,
+                 .concurrency = streams,
+                 .prompt_len = 40,
+                 .output_len = 24,
+                 .step_rows = 32,
+                 .spread = 12});
+    }
+    ASSERT_TRUE((*trace)->close().ok());
+    const auto content = read_trace(folder / "trace.json");
+    std::filesystem::remove_all(folder);
+    ASSERT_TRUE(content.ok()) << content.error().message();
+    const auto row_of = [&](size_t device) {
+      return content->find(machine.name(device) + " SIMULATED: programs, copies");
+    };
+    ASSERT_TRUE(row_of(0) != nullptr && row_of(1) != nullptr);
+    const Intervals npu = busy(row_of(1)->spans), partner = busy(row_of(0)->spans);
+    std::printf("%u streams: NPU %.1f ms, partner %.1f ms, both at once %.0f %% of the shorter\n", streams,
+                1e-6 * static_cast<double>(length_ns(npu)), 1e-6 * static_cast<double>(length_ns(partner)),
+                100 * overlap(npu, partner));
+    EXPECT_GE(overlap(npu, partner), 0.6);
   }
 }
 

@@ -23,8 +23,8 @@ constexpr uint32_t kRowsMax = 32;
 constexpr uint32_t kBlocks = 64;  // of KV: what all sequences need, several times
 constexpr size_t kExecuted = 1;   // of what brute force finds best: running is most of the test's time
 // Every other machine answers, every other reads.
-constexpr Load kAnswers{.requests = 12, .concurrency = 6, .prompt_len = 2, .output_len = 14, .step_rows = 30};
-constexpr Load kReads{.requests = 18, .concurrency = 6, .prompt_len = 24, .output_len = 6, .step_rows = 30};
+constexpr Load kAnswers{.requests = 36, .concurrency = 6, .prompt_len = 2, .output_len = 14, .step_rows = 30};
+constexpr Load kReads{.requests = 54, .concurrency = 6, .prompt_len = 24, .output_len = 6, .step_rows = 30};
 
 make_model::ModelSpec tiny_model() {
   make_model::ModelSpec spec;

@@ -22,13 +22,15 @@ PlanRequest request_of(const Load& load) {
   return request;
 }
 
-VirtualRun::VirtualRun(const Model& model, const VirtualMachine& machine, const Placement& placement, uint32_t rows_max)
+VirtualRun::VirtualRun(const Model& model, const VirtualMachine& machine, const Placement& placement, uint32_t rows_max,
+                       Trace* trace)
     : model_(model), machine_(machine), placement_(placement) {
   RuntimeOptions options;
   options.rows_max = rows_max;
   options.logit_rows_max = std::min(rows_max, 64u);
   options.virtual_time = true;
   options.virtual_link = machine.link();
+  options.trace = trace;
   auto made = RuntimeExecutor::create(model, placement_, machine.devices().named(), options, now_);
   CHECK(made.ok(), "{}", made.error().message());
   executor_ = *std::move(made);

@@ -41,8 +41,9 @@ struct Served {
 // Not thread-safe; aborts on failures.
 class VirtualRun {
  public:
-  // All are borrowed.
-  VirtualRun(const Model& model, const VirtualMachine& machine, const Placement& placement, uint32_t rows_max);
+  // All are borrowed. `trace`: null = none.
+  VirtualRun(const Model& model, const VirtualMachine& machine, const Placement& placement, uint32_t rows_max,
+             Trace* trace = nullptr);
   ~VirtualRun();
 
   // One step, with nothing else under way: from its submission to its last device's end.

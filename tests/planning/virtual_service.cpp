@@ -11,7 +11,6 @@ namespace motley::testing {
 namespace {
 
 constexpr uint32_t kRowsMax = 128;
-constexpr int64_t kPrepareNs = 300'000'000;  // from the decision until the next plan's weights are packed
 
 ModelShape shape_or_abort(const Model& model) {
   auto shape = shape_of(model);
@@ -131,7 +130,13 @@ void VirtualService::hear(const Sequence& sequence, RequestUpdate update) {
 void VirtualService::run_until(int64_t ns) {
   while (now_.ns < ns) {
     top_up();
-    if (next_ && !stopped_at_ns_ && now_.ns >= next_->move.in_force_ns) stopped_at_ns_ = now_.ns;
+    if (next_ && !stopped_at_ns_ && now_.ns >= next_->move.in_force_ns) {
+      if (still_better()) {
+        stopped_at_ns_ = now_.ns;
+      } else {
+        next_.reset();
+      }
+    }
     if (!stopped_at_ns_) {
       while (auto step = scheduler_->plan_step(now_.ns)) {
         const uint32_t lane = step->lane;
@@ -176,7 +181,18 @@ void VirtualService::look() {
   Placement placement = better->report.placement;
   placement.epoch = placement_.epoch + 1;
   auto executor = executor_of(placement);
-  next_ = Next{std::move(placement), std::move(executor), {now_.ns, now_.ns + kPrepareNs, 0, better->gain, 0, 0}};
+  next_ = Next{better->report,
+               std::move(placement),
+               std::move(executor),
+               {now_.ns, now_.ns + prepare_ns_, 0, better->gain, 0, 0}};
+}
+
+// As it is now that the next plan is prepared.
+bool VirtualService::still_better() {
+  if (!law_.judged_long_ago()) return true;
+  const auto again = weigh_again(shape_, input_, request_, placement_, next_->report, law_.factors());
+  CHECK(again.ok(), "{}", again.error().message());
+  return law_.judge(again->gain, again->cost);
 }
 
 // Of devices that the plan leaves out. What measuring them takes is not counted.
@@ -231,17 +247,26 @@ double VirtualService::tokens_per_s(int64_t begin_ns, int64_t end_ns) const {
   return tokens * 1e9 / static_cast<double>(end_ns - begin_ns);
 }
 
-std::vector<int64_t> VirtualService::gaps_over_moves_ns() const {
+std::vector<int64_t> VirtualService::gaps_if(const std::function<bool(int64_t, int64_t)>& wanted) const {
   std::vector<int64_t> gaps;
   for (const auto& [id, times] : token_times_ns_) {
-    for (size_t i = 1; i < times.size(); ++i) {
-      for (const ServiceMove& move : moves_) {
-        if (times[i - 1] <= move.in_force_ns && times[i] > move.in_force_ns) gaps.push_back(times[i] - times[i - 1]);
-      }
-    }
+    for (size_t i = 1; i < times.size(); ++i)
+      if (wanted(times[i - 1], times[i])) gaps.push_back(times[i] - times[i - 1]);
   }
   std::sort(gaps.begin(), gaps.end());
   return gaps;
+}
+
+std::vector<int64_t> VirtualService::gaps_over_moves_ns() const {
+  return gaps_if([&](int64_t from_ns, int64_t to_ns) {
+    return std::any_of(moves_.begin(), moves_.end(), [&](const ServiceMove& move) {
+      return from_ns <= move.in_force_ns && to_ns > move.in_force_ns;
+    });
+  });
+}
+
+std::vector<int64_t> VirtualService::gaps_ns(int64_t begin_ns, int64_t end_ns) const {
+  return gaps_if([&](int64_t, int64_t to_ns) { return to_ns >= begin_ns && to_ns < end_ns; });
 }
 
 }  // namespace motley::testing

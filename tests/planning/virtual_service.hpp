@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -36,23 +37,30 @@ class VirtualService {
   ~VirtualService();
 
   void run_until(int64_t ns);
+  // From the decision until the next plan is made; 0.3 s if nobody says otherwise.
+  void set_prepare_ns(int64_t ns) { prepare_ns_ = ns; }
   const std::vector<ServiceMove>& moves() const { return moves_; }
   const Placement& placement() const { return placement_; }
   // Output tokens, in a time.
   double tokens_per_s(int64_t begin_ns, int64_t end_ns) const;
-  // Between two tokens of one stream, of all of them that span a move.
+  // Between two tokens of one stream, ascending: of all of them that span a move, and of those that end in a time.
   std::vector<int64_t> gaps_over_moves_ns() const;
+  std::vector<int64_t> gaps_ns(int64_t begin_ns, int64_t end_ns) const;
   // By request, in the order of their coming: of those that have ended, with the two best of each token.
   const std::map<uint64_t, std::vector<SampledToken>>& texts() const { return ended_; }
   uint64_t failed() const { return failed_; }
 
  private:
+  // Between tokens of a stream at two times.
+  std::vector<int64_t> gaps_if(const std::function<bool(int64_t, int64_t)>& wanted) const;
+
   class Now : public Clock {
    public:
     int64_t now_ns() const override { return ns; }
     int64_t ns = 0;
   };
   struct Next {
+    PlanReport report;
     Placement placement;
     std::unique_ptr<RuntimeExecutor> executor;
     ServiceMove move;
@@ -66,6 +74,7 @@ class VirtualService {
   void take_result();
   void look();
   DriftFactors factors_of_others() const;
+  bool still_better();
   void take_over();
 
   const Model& model_;
@@ -75,6 +84,7 @@ class VirtualService {
   const Load load_;
   const PlanRequest request_;
   Now now_;
+  int64_t prepare_ns_ = 300'000'000;
   Placement placement_;
   std::shared_ptr<Holdings> holdings_;
   std::unique_ptr<RuntimeExecutor> executor_;

@@ -171,7 +171,8 @@ Status RemoteDevice::lost() const {
 }
 
 Result<Answer> RemoteDevice::call(Call call, const Writer& body, std::span<const int> descriptors, bool slow) {
-  const int64_t timeout_ns = slow                   ? options_.slow_call_timeout_ns
+  const int64_t timeout_ns = call == Call::kCompile ? options_.compile_timeout_ns
+                             : slow                 ? options_.slow_call_timeout_ns
                              : call == Call::kStats ? options_.stats_timeout_ns
                                                     : options_.call_timeout_ns;
   std::vector<std::byte> bytes(sizeof(uint64_t));

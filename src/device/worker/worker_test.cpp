@@ -173,6 +173,22 @@ TEST(Worker, Stopped_CallsAndWaitsGiveUpAtTheirDeadlinesAndKillFreesTheRest) {
   EXPECT_TRUE(contains(lost, "given up")) << lost.message();
 }
 
+TEST(Worker, Compiling_HasATimeOfItsOwn) {
+  WorkerOptions options = worker_options();
+  options.call_timeout_ns = static_cast<int64_t>(kPatience_ns);
+  options.compile_timeout_ns = 50'000'000;
+  const Device device = open_or_die(options);
+  stop(device.worker()->pid());
+  motley_segment segment{};
+  segment.struct_size = sizeof segment;
+  segment.cut = MOTLEY_CUT_STAGE;
+  const uint32_t rows = 4;
+  const Status late = device.compile(segment, {}, std::span(&rows, 1)).error();
+  EXPECT_EQ(late.code(), MOTLEY_DEADLINE_EXCEEDED);
+  EXPECT_TRUE(contains(late, "within 50 ms")) << late.message();
+  device.worker()->kill();
+}
+
 TEST(Worker, AtWork_IsSeenWhileItComputesAndNotWhileItIsStopped) {
   const Device device = open_or_die();
   Work work(device, 512, 4096, 200);
