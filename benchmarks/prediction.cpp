@@ -1,5 +1,6 @@
 // What the planner predicts of a step beside what it takes, on this machine and by the wall clock:
-//   prediction MODEL PAIRS [f16] DEVICES...        f16: KV as engines have it unless told, in place of f32
+//   prediction MODEL PAIRS [f16] [ROWS] DEVICES...
+// f16: KV as engines have it unless told, in place of f32. ROWS: of the largest step, a prompt's (512).
 // e.g. `prediction model.gguf 20 CPU:0/cores=0-7,CPU:0/cores=8-15 SIM:gpu-like,CPU:0/cores=0-3`. For each list of
 // devices one or several placements (each device alone, tensor parallel and as a pipeline, even and uneven), and for
 // each of them several steps. A pair: the devices are measured anew, and each step is predicted from that and run; its
@@ -30,7 +31,11 @@ namespace {
 constexpr int kRuns = 3, kRunsMax = 40;  // of a step; many of a short one
 constexpr int kRunsBefore = 3;           // that do not count: a GPU records a step when it comes again
 constexpr double kRunsMs = 40;
-constexpr uint32_t kRowsMax = 512;
+
+struct Asked {
+  int32_t kv_dtype = MOTLEY_F32;
+  uint32_t rows_max = 512;
+};
 
 struct Named {
   std::string name;
@@ -97,8 +102,8 @@ double step_ms(RuntimeExecutor* executor, const Named& named, const StepShape& s
 // A position of each block that the steps read, which is a page or more of each head: memory that was never written
 // lies nowhere, and is read too fast.
 void write_kv(RuntimeExecutor* executor, StepId* step) {
-  constexpr uint32_t kBlocksRead = 512, kAtOnce = 64;
-  for (uint32_t first = 0; first < kBlocksRead; first += kAtOnce) {
+  constexpr uint32_t kAtOnce = 64;
+  for (uint32_t first = 0; first < kKvBlocks; first += kAtOnce) {
     StepPlan plan = step_plan({.decode_rows = kAtOnce, .context = 1}, 1, ++*step);
     for (BlockId& block : plan.blocks) block += static_cast<BlockId>(first);
     const StepResult result = executor->submit(std::move(plan)).take();
@@ -107,24 +112,25 @@ void write_kv(RuntimeExecutor* executor, StepId* step) {
 }
 
 // One pair of every configuration of a list of devices.
-void measure_pair(const Model& model, const ModelShape& shape, const DeviceSet& devices, int32_t kv_dtype,
+void measure_pair(const Model& model, const ModelShape& shape, const DeviceSet& devices, const Asked& asked,
                   std::map<std::pair<std::string, std::string>, Configuration>* all) {
-  static const std::vector<StepShape> steps = {{.decode_rows = 1, .context = 128},
-                                               {.decode_rows = 4, .context = 512},
-                                               {.decode_rows = 16, .context = 256},
-                                               {.decode_rows = 64, .context = 128},
-                                               {.chunk_rows = 128, .chunk_end = 128},
-                                               {.chunk_rows = 512, .chunk_end = 512},
-                                               {.decode_rows = 8, .context = 256, .chunk_rows = 120, .chunk_end = 240}};
+  const std::vector<StepShape> steps = {{.decode_rows = 1, .context = 128},
+                                        {.decode_rows = 4, .context = 512},
+                                        {.decode_rows = 16, .context = 256},
+                                        {.decode_rows = 32, .context = 512},
+                                        {.decode_rows = 64, .context = 128},
+                                        {.chunk_rows = 128, .chunk_end = 128},
+                                        {.chunk_rows = asked.rows_max, .chunk_end = asked.rows_max},
+                                        {.decode_rows = 8, .context = 256, .chunk_rows = 120, .chunk_end = 240}};
   MeasureOptions measure;
-  measure.rows_max = kRowsMax;
-  measure.kv_dtype = kv_dtype;
+  measure.rows_max = asked.rows_max;
+  measure.kv_dtype = asked.kv_dtype;
   const auto input = measure_input(model, devices, measure, [](const std::string&) {});
   CHECK(input.ok(), "{}", input.error().message());
   for (Named& named : placements_on(shape, devices)) {
-    named.placement.kv_dtype = kv_dtype;
+    named.placement.kv_dtype = asked.kv_dtype;
     RuntimeOptions options;
-    options.rows_max = kRowsMax;
+    options.rows_max = asked.rows_max;
     options.logit_rows_max = 64;
     auto executor = RuntimeExecutor::create(model, named.placement, devices.named(), options);
     CHECK(executor.ok(), "{}", executor.error().message());
@@ -143,7 +149,7 @@ void measure_pair(const Model& model, const ModelShape& shape, const DeviceSet& 
   }
 }
 
-int run(const char* path, int pairs, int32_t kv_dtype, const std::vector<std::string>& lists) {
+int run(const char* path, int pairs, const Asked& asked, const std::vector<std::string>& lists) {
   const auto model = Model::load(path);
   CHECK(model.ok(), "{}", model.error().message());
   const auto shape = shape_of(**model);
@@ -157,7 +163,7 @@ int run(const char* path, int pairs, int32_t kv_dtype, const std::vector<std::st
     CHECK(devices.ok(), "{}", devices.error().message());
     std::map<std::pair<std::string, std::string>, Configuration> configurations;
     for (int pair = 0; pair < pairs; ++pair) {
-      measure_pair(**model, *shape, *devices, kv_dtype, &configurations);
+      measure_pair(**model, *shape, *devices, asked, &configurations);
       std::fprintf(stderr, "%s: pair %d of %d\n", list.c_str(), pair + 1, pairs);
     }
     std::printf("%s, %d pairs\n%-26s %-34s %9s %9s %s\n", list.c_str(), pairs, "placement", "step", "took ms",
@@ -182,11 +188,13 @@ int run(const char* path, int pairs, int32_t kv_dtype, const std::vector<std::st
 }  // namespace motley::testing
 
 int main(int argc, char** argv) {
-  const bool f16 = argc > 3 && argv[3] == std::string_view("f16");
-  if (argc < 4 + f16 || std::atoi(argv[2]) < 1) {
-    std::fprintf(stderr, "usage: prediction MODEL PAIRS [f16] DEVICES...\n");
+  motley::testing::Asked asked;
+  int at = 3;
+  if (at < argc && argv[at] == std::string_view("f16")) asked.kv_dtype = MOTLEY_F16, ++at;
+  if (at < argc && std::atoi(argv[at]) > 0) asked.rows_max = static_cast<uint32_t>(std::atoi(argv[at++]));
+  if (at >= argc || std::atoi(argv[2]) < 1 || asked.rows_max < 128) {
+    std::fprintf(stderr, "usage: prediction MODEL PAIRS [f16] [ROWS] DEVICES...\n");
     return 2;
   }
-  return motley::testing::run(argv[1], std::atoi(argv[2]), f16 ? MOTLEY_F16 : MOTLEY_F32,
-                              {argv + 3 + f16, argv + argc});
+  return motley::testing::run(argv[1], std::atoi(argv[2]), asked, {argv + at, argv + argc});
 }

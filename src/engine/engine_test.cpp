@@ -260,6 +260,12 @@ TEST(Engine, AReplicaWhoseStepsFail_IsTold_WhileTheOtherServes) {
   EXPECT_EQ(engine->trouble().code(), MOTLEY_INTERNAL);
   EXPECT_THAT(engine->trouble().message(), HasSubstr("the last 3 steps of lane 1 failed"));
   EXPECT_THAT(engine->trouble().message(), HasSubstr("SIM:1: a kernel failed"));
+  for (uint32_t i = 0; i < 16; ++i) {  // the other one takes as many first
+    const RequestId id = engine->submit(request_of(inbox, {1}, 1)).value();
+    executor.wait_pending(1);
+    EXPECT_TRUE(executor.run_next(0));
+    EXPECT_EQ(inbox.wait(id).finished, FinishReason::kLength);
+  }
   serve_two(false);
   EXPECT_TRUE(engine->trouble().ok());
 }

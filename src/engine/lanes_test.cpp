@@ -201,6 +201,47 @@ TEST(Lanes, PoolWithoutRoom_IsWaitedFor) {
 }
 
 // Those that fit into one pool alone have all of it.
+
+// Its steps fail, each with its request: it would take its share of all of them. When it works again, it is found out.
+TEST(Lanes, PoolWhoseStepsFail_IsPassedByUntilItWorksAgain) {
+  for (const bool shares : {true, false}) {
+    ScriptedOptions device = device_of({64, 64});
+    if (shares) device.pools[0].share = 0.75, device.pools[1].share = 0.25;
+    SchedulerBench bench(device, {.enable_prefix_caching = false});
+    uint32_t text = 0, lost = 0;
+    const auto one = [&](bool fails) {  // alone, from its beginning to its end
+      const RequestId id = bench.add(bench.request(random_text(++text, 6, kVocab), 2));
+      for (uint32_t step = 0; step < 4 && !bench.stories()[id].finished; ++step) {
+        EXPECT_TRUE(bench.plan());
+        const uint32_t lane = bench.last_plan().lane;
+        if (fails && lane == 0) bench.executor().fail_next(Status(MOTLEY_INTERNAL, "scripted"));
+        EXPECT_TRUE(bench.result(lane));
+      }
+      lost += bench.stories()[id].finished == FinishReason::kError ? 1 : 0;
+      return *bench.stories()[id].pools.begin();
+    };
+    for (int i = 0; i < 200; ++i) one(true);
+    EXPECT_EQ(lost, 3u + 3u) << "after 16, 32, 64 others; shares " << shares;
+    uint32_t first = 0;
+    for (int i = 0; i < 200; ++i) first += one(false) == 0 ? 1 : 0;
+    EXPECT_EQ(first, 200u - 46) << "shares " << shares;
+    EXPECT_EQ(lost, 6u);
+    bench.expect_all_right();
+  }
+}
+// With nobody else to take a request, it goes there all the same.
+TEST(Lanes, OnlyPool_TakesRequestsThoughItsStepsFail) {
+  ScriptedOptions device = device_of({64, 8});
+  SchedulerBench bench(device, {.enable_prefix_caching = false});
+  for (uint32_t i = 0; i < 8; ++i) {
+    const RequestId id = bench.add(bench.request(random_text(i, 60, kVocab), 2));  // too long for the other
+    ASSERT_TRUE(bench.plan());
+    EXPECT_EQ(bench.last_plan().lane, 0u);
+    if (i < 7) bench.executor().fail_next(Status(MOTLEY_INTERNAL, "scripted"));
+    ASSERT_TRUE(bench.finish(20));
+    EXPECT_EQ(bench.stories()[id].finished, i < 7 ? FinishReason::kError : FinishReason::kLength);
+  }
+}
 TEST(Lanes, PoolTooSmall_LeavesItsShareToTheOthers) {
   ScriptedOptions device = device_of({16, 256});
   device.pools[0].share = 0.75, device.pools[1].share = 0.25;

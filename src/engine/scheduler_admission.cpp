@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/scheduler.hpp"
+#include "engine/step_trouble.hpp"
 
 namespace motley {
 namespace {
@@ -11,6 +12,9 @@ namespace {
 // Waiting requests that one step looks at and passes: a running one computes their prefix just now, or another pool is
 // the one for them.
 constexpr uint32_t kPassedOverMax = 64;
+
+// Requests for which a pool is passed by after kFailedStepsTold failed steps on end, and after very many.
+constexpr uint32_t kPassedBy = 16, kPassedByMax = 1024;
 
 bool fits(const BlockPool& pool, const Sequence& s) {
   return blocks_for(static_cast<uint32_t>(s.tokens.size()), pool.block_size()) <= pool.size();
@@ -76,7 +80,7 @@ Scheduler::Admission Scheduler::try_admit(Draft& draft, Sequence& s, AdmissionPa
     if (own.missing > pass.missing_max) return Admission::kPassOver;
     if (uses_cache(s) && waits_for_shared_prefix(draft.pool, s, own)) return Admission::kPassOver;
   }
-  if (!own.room || !within_share(draft.pool, s, pass)) {
+  if (!own.room || !may_take(draft.pool, s, pass)) {
     close_pools(s, pass);
     return own.fits ? Admission::kNoRoom : Admission::kNotHere;
   }
@@ -128,9 +132,29 @@ bool Scheduler::comes_first(const Pool& pool, const Pool& other, const std::vect
   return load != of_other ? load < of_other : pool.preference < other.preference;
 }
 
+bool Scheduler::may_take(const Pool& pool, const Sequence& s, const AdmissionPass& pass) const {
+  return !is_passed_by(pool, s) && within_share(pool, s, pass);
+}
+
+// Whether its steps fail, and there is another one for the sequence whose steps do not.
+bool Scheduler::is_passed_by(const Pool& pool, const Sequence& s) const {
+  const auto better = [&](const Pool& other) { return other.passed_by == 0 && fits(other.blocks, s); };
+  return pool.passed_by > 0 && std::any_of(pools_.begin(), pools_.end(), better);
+}
+
+// Of the pool's; a step that fails takes its requests with it, and many fail in the time that one takes to succeed.
+void Scheduler::step_ended(Pool& pool, bool well) {
+  if (well) {
+    pool.failed = pool.passed_by = 0;
+  } else if (++pool.failed >= kFailedStepsTold) {
+    const uint32_t again = std::min(pool.failed - kFailedStepsTold, 16u);
+    pool.passed_by = std::min(kPassedBy << again, kPassedByMax);
+  }
+}
+
 // Whether a pool with a share, and so many `more` coming, has less than its part of all sequences, those that wait
 // among them: who waits for a fast pool is not sent to a slow one, where it would end later, as long as that has its
-// part. An empty pool takes any. The parts are of the pools that the sequence fits into.
+// part. An empty pool takes any. The parts are of the pools that the sequence fits into and that are not passed by.
 bool Scheduler::within_share(const Pool& pool, const Sequence& s, const AdmissionPass& pass) const {
   const size_t there = pool.sequences() + (pool.id < pass.by_pool.size() ? pass.by_pool[pool.id] : 0);
   if (pool.share == 0 || there == 0) return true;
@@ -138,7 +162,7 @@ bool Scheduler::within_share(const Pool& pool, const Sequence& s, const Admissio
   size_t all = waiting_.size();
   for (const Pool& each : pools_) {
     all += each.sequences();
-    if (fits(each.blocks, s)) shares += each.share;
+    if (fits(each.blocks, s) && !is_passed_by(each, s)) shares += each.share;
   }
   return static_cast<double>(there) < static_cast<double>(all) * pool.share / shares;
 }
@@ -147,11 +171,11 @@ bool Scheduler::within_share(const Pool& pool, const Sequence& s, const Admissio
 // where it is for `pool`.
 const Scheduler::Pool* Scheduler::better_pool(const Pool& pool, const Sequence& s, const Offer& own,
                                               const AdmissionPass& pass) const {
-  const Pool* best = own.room && within_share(pool, s, pass) ? &pool : nullptr;
+  const Pool* best = own.room && may_take(pool, s, pass) ? &pool : nullptr;
   for (const Pool& other : pools_) {
     if (other.id == pool.id || (pass.closed >> other.id & 1) != 0) continue;
     if (best != nullptr && !comes_first(other, *best, pass.by_pool)) continue;
-    if (within_share(other, s, pass) && offer(other, s).room) best = &other;
+    if (may_take(other, s, pass) && offer(other, s).room) best = &other;
   }
   return best == &pool ? nullptr : best;
 }
@@ -175,6 +199,7 @@ void Scheduler::start(Pool& pool, Sequence& s, const Offer& offer) {
   s.chain = offer.chain;
   s.prefilling = true;
   s.state = Sequence::State::kRunning;
+  for (Pool& other : pools_) other.passed_by -= other.id != pool.id && other.passed_by > 0 ? 1 : 0;
   if (config_.slots_each > 0) {
     s.slot_base = free_slots_.back();
     free_slots_.pop_back();

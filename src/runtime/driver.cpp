@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <random>
 #include <utility>
 
 namespace motley {
@@ -74,6 +75,24 @@ Status Driver::make_buffers() {
     RETURN_IF_ERROR(make_results());
   }
   return make_border_buffers();
+}
+
+Status Driver::fill_residual(uint64_t timeout_ns) {
+  constexpr size_t kPeriod = 65'537;  // a prime: rows of any width begin elsewhere in it
+  if (residual_ == nullptr) return ok_status();
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> numbers(kPeriod);
+  for (float& number : numbers) number = normal(random);
+  RETURN_IF_ERROR(residual_->acquire(timeout_ns));
+  std::span<float> rows = residual_->view<float>(residual_->bytes() / sizeof(float));
+  while (!rows.empty()) {
+    const size_t count = std::min(kPeriod, rows.size());
+    std::copy_n(numbers.begin(), count, rows.begin());
+    rows = rows.subspan(count);
+  }
+  RETURN_IF_ERROR(residual_->push(queue_, residual_->bytes()));
+  return residual_->acquire(timeout_ns);
 }
 
 Status Driver::make_results() {

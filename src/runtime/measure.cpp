@@ -28,6 +28,7 @@ constexpr uint32_t kRunsMax = 8;              // of a sample; fewer where the de
 constexpr uint32_t kRunsAhead = 4;            // of a sample of generated rows, where queues run ahead
 constexpr int kWarmUps = 2, kWarmUpsMax = 8;  // rounds before a sample, while each is faster than the last
 constexpr double kFaster = 0.95;
+constexpr double kBusyNs = 60e6;  // of prompts, before a sample on a GPU: its clock falls once it takes much power
 constexpr int kShortSamples = 3, kBriefSamples = 2;  // of a short part, at each visit
 constexpr double kShortNs = 600'000, kSlowNs = 8e6;  // of the first run, whose layer is in no cache
 constexpr double kBriefRunNs = 50e6;                 // of a layer and the most rows, where measuring is brief
@@ -48,15 +49,6 @@ constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits fo
 constexpr uint32_t kFewBlocks = kMeasuredContext / Probe::kBlockSize;  // that all sequences share
 constexpr uint32_t kFewLogitRows = 8;
 constexpr int64_t kVocabularyParts = 64;  // one of which is the least that is measured
-
-std::vector<uint32_t> row_points(uint32_t rows_max, bool brief) {
-  std::vector<uint32_t> rows;
-  const uint32_t last = brief ? kTurnRowsMax : rows_max;
-  for (uint32_t r = 1; r < rows_max && r <= last; r *= brief || r == 16 || r == 64 ? 4 : 2)
-    rows.push_back(r);  // no 32, no 128
-  rows.push_back(rows_max);
-  return rows;
-}
 
 // As many rows of one sequence. What runs few of them decodes, mostly.
 ProbeLoad rows_of_one(uint32_t rows, uint32_t context) {
@@ -150,12 +142,14 @@ class DeviceMeasurer {
     bool behind_layers = false;  // as in a step
   };
   // How a part is sampled at each visit. A short one takes the layers in turn, and first runs for some rounds: what ran
-  // before has taken the caches, and it takes two rounds or more to have them back. A slow one has no time to notice.
+  // before has taken the caches, and it takes two rounds or more to have them back. A slow one has no time to notice,
+  // but keeps a device with memory of its own busy for a while.
   struct Sampling {
     uint32_t turns = 1;     // programs of a round
     bool warms_up = false;  // before its samples
     uint32_t runs = 1;      // of a sample
     int samples = 1;
+    double busy_ns = 0;
   };
   Result<Times> take(const Timing& timing, uint32_t runs);
   struct Samples {
@@ -226,15 +220,16 @@ Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timin
   ASSIGN_OR_RETURN(const Times first, take(timing, 1));
   const double once = first.sum();
   const int samples_of_short = options_.brief ? kBriefSamples : kShortSamples;
+  const double busy_ns = own_memory_ && timing.load.prompt && !options_.brief ? kBusyNs : 0;
   if (once > kSlowNs) {
     if (options_.brief) samples->add(first);
-    return Sampling{1, false, 1, 1};
+    return Sampling{1, false, 1, 1, busy_ns};
   }
   if (timing.behind_layers) return Sampling{1, false, 1, samples_of_short};
   const uint32_t rounds = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(once, 1.0), 1.0, double{kRunsMax}));
   if (once > kShortNs) {  // a single run would count how late the host is woken, which steps run ahead of
     const uint32_t least = own_memory_ && !timing.load.prompt ? kRunsAhead : 1;
-    return Sampling{1, true, std::min(std::max(rounds, least), depth_), options_.brief ? kBriefSamples : 1};
+    return Sampling{1, true, std::min(std::max(rounds, least), depth_), options_.brief ? kBriefSamples : 1, busy_ns};
   }
   const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
   const uint32_t turns = std::clamp(programs, 1u, depth_);
@@ -242,10 +237,12 @@ Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timin
 }
 
 Status DeviceMeasurer::warm_up(const Timing& timing, const Sampling& plan) {
-  double last = 0;
-  for (int round = 0; plan.warms_up && round < (options_.brief ? kWarmUps : kWarmUpsMax); ++round) {
+  const int most = plan.warms_up ? options_.brief ? kWarmUps : kWarmUpsMax : 0;
+  double last = 0, busy = 0;
+  for (int round = 0; round < most || busy < plan.busy_ns; ++round) {
     ASSIGN_OR_RETURN(const Times times, take(timing, plan.turns));
-    if (round >= kWarmUps && times.sum() > kFaster * last) break;
+    busy += std::max(1e5, plan.turns * times.sum());
+    if (round >= kWarmUps && times.sum() > kFaster * last && busy >= plan.busy_ns) break;
     last = times.sum();
   }
   return ok_status();
@@ -446,6 +443,8 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     return std::max(0.0, ns[far] - ns[near]) / (more * heads);
   };
   profile->chunk_context_ns = per_read(chunk_near, chunk_far);
+  for (size_t i = 0; i < rows.size(); ++i)  // a part of what rows take, however those two were disturbed
+    profile->chunk_context_ns = std::min(profile->chunk_context_ns, ns[i] / (heads * reads_of(timings[i].load)));
   CostTable& table = profile->layer;
   table.rows.assign(rows.begin(), rows.end());
   table.units = {1};
@@ -481,8 +480,14 @@ Status DeviceMeasurer::measure_dense_layer(DeviceProfile* profile) {
   return ok_status();
 }
 
+// No 32; 128 where prompts may be read to by other kernels than fewer rows.
 std::vector<uint32_t> DeviceMeasurer::row_points_of(uint32_t rows_max) const {
-  if (any_rows_) return row_points(rows_max, options_.brief);
+  std::vector<uint32_t> rows;
+  const uint32_t most = options_.brief ? kTurnRowsMax : rows_max;
+  for (uint32_t r = 1; r < rows_max && r <= most; r *= options_.brief || r == 16 || (r == 64 && !own_memory_) ? 4 : 2)
+    rows.push_back(r);
+  rows.push_back(rows_max);
+  if (any_rows_) return rows;
   const std::vector<uint32_t>& timed = probing_.buckets;
   const auto last = std::lower_bound(timed.begin(), timed.end(), rows_max);
   return {timed.begin(), last == timed.end() ? last : std::next(last)};

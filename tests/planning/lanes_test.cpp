@@ -370,7 +370,7 @@ TEST_F(PlannedLanes, AnNpuAndItsPartner_WorkAtTheSameTime) {
     ASSERT_TRUE(trace.ok()) << trace.error().message();
     {
       VirtualRun run(model(), machine, placement, kRowsMax, trace->get());
-      run.serve({.requests = 3 * streams,
+      run.serve({.requests = 8 * streams,  // so that the ends, with fewer at once, count for little
                  .concurrency = streams,
                  .prompt_len = 40,
                  .output_len = 24,
