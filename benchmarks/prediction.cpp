@@ -11,6 +11,7 @@
 #include "planner/prediction.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -191,9 +192,13 @@ int main(int argc, char** argv) {
   motley::testing::Asked asked;
   int at = 3;
   if (at < argc && argv[at] == std::string_view("f16")) asked.kv_dtype = MOTLEY_F16, ++at;
-  if (at < argc && std::atoi(argv[at]) > 0) asked.rows_max = static_cast<uint32_t>(std::atoi(argv[at++]));
-  if (at >= argc || std::atoi(argv[2]) < 1 || asked.rows_max < 128) {
-    std::fprintf(stderr, "usage: prediction MODEL PAIRS [f16] [ROWS] DEVICES...\n");
+  if (at < argc) {
+    const std::string_view rows = argv[at];
+    const auto [end, error] = std::from_chars(rows.begin(), rows.end(), asked.rows_max);
+    if (error == std::errc() && end == rows.end()) ++at;
+  }
+  if (at >= argc || std::atoi(argv[2]) < 1 || asked.rows_max <= 128 || asked.rows_max > kKvBlocks * kKvBlockSize) {
+    std::fprintf(stderr, "usage: prediction MODEL PAIRS [f16] [ROWS: more than 128] DEVICES...\n");
     return 2;
   }
   return motley::testing::run(argv[1], std::atoi(argv[2]), asked, {argv + at, argv + argc});

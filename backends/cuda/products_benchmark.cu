@@ -236,7 +236,7 @@ void measure(int32_t dtype, const Library* library, const std::vector<int64_t>& 
   for (const int64_t rows : counts) {
     const bool head = rows <= 256;
     const double bytes = bench.weight_bytes(head);
-    const double flop = 2.0 * static_cast<double>(rows) * 7504658432.0 / 1e9;  // without the head; GFLOP / ms = TFLOP/s
+    const double flop = 2.0 * static_cast<double>(rows) * 6979321856.0 / 1e9;  // without the head; GFLOP / ms = TFLOP/s
     std::printf("  %4lld |", static_cast<long long>(rows));
     const double ms = rows <= 512 ? bench.step(rows, head, own) : 0;
     if (ms > 0)

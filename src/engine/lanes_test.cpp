@@ -200,8 +200,6 @@ TEST(Lanes, PoolWithoutRoom_IsWaitedFor) {
   bench.expect_all_right();
 }
 
-// Those that fit into one pool alone have all of it.
-
 // Its steps fail, each with its request: it would take its share of all of them. When it works again, it is found out.
 TEST(Lanes, PoolWhoseStepsFail_IsPassedByUntilItWorksAgain) {
   for (const bool shares : {true, false}) {
@@ -229,6 +227,7 @@ TEST(Lanes, PoolWhoseStepsFail_IsPassedByUntilItWorksAgain) {
     bench.expect_all_right();
   }
 }
+
 // With nobody else to take a request, it goes there all the same.
 TEST(Lanes, OnlyPool_TakesRequestsThoughItsStepsFail) {
   ScriptedOptions device = device_of({64, 8});
@@ -242,6 +241,36 @@ TEST(Lanes, OnlyPool_TakesRequestsThoughItsStepsFail) {
     EXPECT_EQ(bench.stories()[id].finished, i < 7 ? FinishReason::kError : FinishReason::kLength);
   }
 }
+
+// Many wait when it is tried: one of them is lost, whatever the steps under way. Both fail: all is tried.
+TEST(Lanes, PoolWhoseStepsFail_IsTriedWithOne) {
+  ScriptedOptions device = device_of({512, 512});
+  for (LaneDescription& lane : device.lanes) lane.pipeline = 3;
+  SchedulerBench bench(device, {.max_num_seqs = 8, .enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 100; ++i) ids.push_back(bench.add(bench.request(random_text(i, 6, kVocab), 2)));
+  const auto run = [&](bool both) {
+    for (int i = 0; i < 2000 && bench.scheduler().unfinished() > 0; ++i) {
+      while (bench.plan()) {
+      }
+      for (uint32_t lane = 0; lane < 2; ++lane) {
+        if (lane == 0 || both) bench.executor().fail_next(Status(MOTLEY_INTERNAL, "scripted"));
+        if (!bench.result(lane) && (lane == 0 || both)) bench.executor().forgive();
+      }
+    }
+    EXPECT_EQ(bench.scheduler().unfinished(), 0u);
+    uint32_t lost = 0;
+    for (const RequestId id : std::exchange(ids, {}))
+      lost += bench.stories()[id].finished == FinishReason::kError ? 1 : 0;
+    return lost;
+  };
+  EXPECT_LE(run(false), 3 * 8u + 3u) << "three steps of all that run, and a trial each after 16, 32 and 64 others";
+  for (uint32_t i = 0; i < 100; ++i) ids.push_back(bench.add(bench.request(random_text(i, 6, kVocab), 2)));
+  EXPECT_EQ(run(true), 100u);
+  bench.expect_all_right();
+}
+
+// Those that fit into one pool alone have all of it.
 TEST(Lanes, PoolTooSmall_LeavesItsShareToTheOthers) {
   ScriptedOptions device = device_of({16, 256});
   device.pools[0].share = 0.75, device.pools[1].share = 0.25;

@@ -176,7 +176,7 @@ Status Scheduler::apply(StepResult result, int64_t now_ns) {
   ASSIGN_OR_RETURN(const Step step, take_step(result));
   const Status status = check_result(step, result);
   if (status.ok()) lanes_[step.lane].budget.observe(step.rows, step.reads, static_cast<double>(result.busy_ns));
-  step_ended(pools_[lanes_[step.lane].is.pool], status.ok());
+  step_ended(lanes_[step.lane], status.ok());
   size_t next = 0;
   for (const Entry& entry : step.entries) {
     Sequence& s = *entry.sequence;

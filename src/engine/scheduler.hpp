@@ -10,11 +10,12 @@
 // under way in another lane; lanes of one pool share its sequences by their roles. A waiting request goes to the first
 // pool, by the preference of the lanes, that has KV room for it now; where pools have shares, to the one with room that
 // has the fewest sequences for its share. That its lanes are busy is no reason to take a less preferred one: their next
-// step comes soon, room may not. A pool whose steps fail one after another, each with its requests, is passed by for a
-// while where others can take them: as many as begin elsewhere, twice as many each time that it fails again. It passes
-// nobody whose place it could take: only in a pool that the passed one does not fit into, or does not need. A sequence
-// that outgrows its pool, or is preempted, moves to another one that has room for it, where the executor moves KV and
-// nobody of higher rank waits for that room; else it waits again, with its rank. The largest pool holds any.
+// step comes soon, room may not. A pool whose steps fail one after another, each with its requests, is passed by where
+// others can take them: while some begin elsewhere, then it is tried with one, and passed by for twice as many where
+// that fails, too. A request passes nobody whose place it could take: only in a pool that the passed one does not fit
+// into, or does not need. A sequence that outgrows its pool, or is preempted, moves to another one that has room for
+// it, where the executor moves KV and nobody of higher rank waits for that room; else it waits again, with its rank.
+// The largest pool holds any.
 #pragma once
 
 #include <cstdint>
@@ -149,6 +150,7 @@ class Scheduler {
     StepBudget budget;
     std::deque<Step> in_flight;
     uint32_t catch_up_steps = 0;
+    uint32_t failed = 0;         // steps on end
     bool prompts_first = false;  // without chunking: the next step begins with the prompt that found no room
   };
   // The sequences whose KV lies together.
@@ -163,8 +165,8 @@ class Scheduler {
     uint32_t decode_steps = 0;       // of disjoint sequences that its lanes can have under way
     uint32_t preference = 0;         // the least first: its first lane
     double share = 0;                // as described
-    uint32_t failed = 0;             // steps on end
-    uint32_t passed_by = 0;          // requests yet that are for others, where these can take them
+    uint32_t troubles = 0;           // how often it came to be passed by since its steps succeeded
+    uint32_t passed_by = 0;          // requests yet that are for others; then it is tried with one
 
     size_t sequences() const { return running.size() + draining + arriving; }
   };
@@ -251,8 +253,8 @@ class Scheduler {
   static bool comes_first(const Pool& pool, const Pool& other, const std::vector<uint32_t>& more = {});
   bool may_take(const Pool& pool, const Sequence& sequence, const AdmissionPass& pass) const;
   bool within_share(const Pool& pool, const Sequence& sequence, const AdmissionPass& pass) const;
-  bool is_passed_by(const Pool& pool, const Sequence& sequence) const;
-  void step_ended(Pool& pool, bool well);
+  bool is_passed_by(const Pool& pool, const Sequence& sequence, const AdmissionPass& pass) const;
+  void step_ended(Lane& lane, bool well);
   const Pool* better_pool(const Pool& pool, const Sequence& sequence, const Offer& own,
                           const AdmissionPass& pass) const;
   bool uses_cache(const Sequence& sequence) const;

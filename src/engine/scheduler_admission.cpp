@@ -82,7 +82,7 @@ Scheduler::Admission Scheduler::try_admit(Draft& draft, Sequence& s, AdmissionPa
   }
   if (!own.room || !may_take(draft.pool, s, pass)) {
     close_pools(s, pass);
-    return own.fits ? Admission::kNoRoom : Admission::kNotHere;
+    return own.fits && !is_passed_by(draft.pool, s, pass) ? Admission::kNoRoom : Admission::kNotHere;
   }
   if (!config_.options.enable_chunked_prefill && own.missing > pass.rows_left) {
     draft.lane.prompts_first = true;
@@ -133,22 +133,27 @@ bool Scheduler::comes_first(const Pool& pool, const Pool& other, const std::vect
 }
 
 bool Scheduler::may_take(const Pool& pool, const Sequence& s, const AdmissionPass& pass) const {
-  return !is_passed_by(pool, s) && within_share(pool, s, pass);
+  return !is_passed_by(pool, s, pass) && within_share(pool, s, pass);
 }
 
-// Whether its steps fail, and there is another one for the sequence whose steps do not.
-bool Scheduler::is_passed_by(const Pool& pool, const Sequence& s) const {
-  const auto better = [&](const Pool& other) { return other.passed_by == 0 && fits(other.blocks, s); };
-  return pool.passed_by > 0 && std::any_of(pools_.begin(), pools_.end(), better);
+// Whether its steps fail, it is not to be tried or with another one, and there are pools for the sequence whose steps
+// do not fail.
+bool Scheduler::is_passed_by(const Pool& pool, const Sequence& s, const AdmissionPass& pass) const {
+  if (pool.troubles == 0) return false;
+  const bool tried = pool.sequences() > 0 || (pool.id < pass.by_pool.size() && pass.by_pool[pool.id] > 0);
+  const auto better = [&](const Pool& other) { return other.troubles == 0 && fits(other.blocks, s); };
+  return (pool.passed_by > 0 || tried) && std::any_of(pools_.begin(), pools_.end(), better);
 }
 
-// Of the pool's; a step that fails takes its requests with it, and many fail in the time that one takes to succeed.
-void Scheduler::step_ended(Pool& pool, bool well) {
-  if (well) {
-    pool.failed = pool.passed_by = 0;
-  } else if (++pool.failed >= kFailedStepsTold) {
-    const uint32_t again = std::min(pool.failed - kFailedStepsTold, 16u);
-    pool.passed_by = std::min(kPassedBy << again, kPassedByMax);
+// A step that fails takes its requests with it, and many fail in the time that one takes to succeed.
+void Scheduler::step_ended(Lane& lane, bool well) {
+  Pool& pool = pools_[lane.is.pool];
+  const auto fails = [&](const Lane& of) { return of.is.pool == pool.id && of.failed >= kFailedStepsTold; };
+  lane.failed = well ? 0 : lane.failed + 1;
+  if (well && pool.troubles > 0 && std::none_of(lanes_.begin(), lanes_.end(), fails)) {
+    pool.troubles = pool.passed_by = 0;
+  } else if (fails(lane) && pool.passed_by == 0) {
+    pool.passed_by = std::min(kPassedBy << std::min(pool.troubles++, 16u), kPassedByMax);
   }
 }
 
@@ -162,7 +167,7 @@ bool Scheduler::within_share(const Pool& pool, const Sequence& s, const Admissio
   size_t all = waiting_.size();
   for (const Pool& each : pools_) {
     all += each.sequences();
-    if (fits(each.blocks, s) && !is_passed_by(each, s)) shares += each.share;
+    if (fits(each.blocks, s) && !is_passed_by(each, s, pass)) shares += each.share;
   }
   return static_cast<double>(there) < static_cast<double>(all) * pool.share / shares;
 }
@@ -183,7 +188,7 @@ const Scheduler::Pool* Scheduler::better_pool(const Pool& pool, const Sequence& 
 // Nobody who ranks lower takes the room that the request waits for.
 void Scheduler::close_pools(const Sequence& s, AdmissionPass& pass) const {
   for (const Pool& pool : pools_)
-    if (fits(pool.blocks, s)) pass.closed |= uint64_t{1} << pool.id;
+    if (fits(pool.blocks, s) && !is_passed_by(pool, s, pass)) pass.closed |= uint64_t{1} << pool.id;
 }
 
 void Scheduler::start(Pool& pool, Sequence& s, const Offer& offer) {
@@ -199,7 +204,7 @@ void Scheduler::start(Pool& pool, Sequence& s, const Offer& offer) {
   s.chain = offer.chain;
   s.prefilling = true;
   s.state = Sequence::State::kRunning;
-  for (Pool& other : pools_) other.passed_by -= other.id != pool.id && other.passed_by > 0 ? 1 : 0;
+  for (Pool& other : pools_) other.passed_by -= pool.troubles == 0 && other.passed_by > 0 && !s.admitted_before ? 1 : 0;
   if (config_.slots_each > 0) {
     s.slot_base = free_slots_.back();
     free_slots_.pop_back();

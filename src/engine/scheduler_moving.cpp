@@ -81,6 +81,7 @@ Scheduler::CarriedOn Scheduler::carry_on(const SchedulerConfig& config, const Kv
     for (size_t i = 0; i < carrying.before.size(); ++i) {
       if (carrying.staying[i] || !same_memory(carrying.described[i], config_.pools[pool.id])) continue;
       pool.blocks = std::move(carrying.before[i].blocks);
+      pool.troubles = carrying.before[i].troubles, pool.passed_by = carrying.before[i].passed_by;
       carrying.staying[i] = pool.id;
       break;
     }
@@ -159,6 +160,7 @@ bool Scheduler::move_on(Sequence& s) {
   Landing there;
   for (Pool& pool : pools_) {
     if (pool.id == from.id || (to != nullptr && comes_first(*to, pool)) || is_waited_for(pool, s)) continue;
+    if (is_passed_by(pool, s, {})) continue;
     Landing other = landing(pool, s, size, blocks);
     if (!other.room) continue;
     to = &pool;

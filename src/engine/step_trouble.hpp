@@ -37,7 +37,8 @@ class StepTrouble {
     of.last_ns = now_ns;
     if (of.failed <= kFailedStepsTold) log_error("step {}{} failed: {}", step, name(lane), status.to_string());
     if (of.failed == kFailedStepsTold)
-      log_error("{} steps{} on end have failed; no more of them are logged until one succeeds", of.failed, name(lane));
+      log_error("{} steps{} on end have failed; no more of them are logged until one succeeds{}", of.failed, name(lane),
+                lanes_.size() > 1 ? ", and requests go elsewhere where they can" : "");
   }
   // OK, or why the steps of a lane fail.
   Status told(int64_t now_ns) const {

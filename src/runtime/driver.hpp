@@ -110,8 +110,8 @@ class Driver {
   std::shared_ptr<const DevicePart> hold_part() const { return part_; }
   const Tape& tape() const { return tape_; }
   const QueueHandle& queue() const { return queue_; }  // before start(), and after stop()
-  // Random numbers, of which no two rows are alike, in the place of the residual stream that it would receive. Before
-  // start(). UNAVAILABLE and the like from the device.
+  // Random numbers, of which no two rows are alike, in the place of the residual stream that it would receive; programs
+  // that run then add to it. Before start(). UNAVAILABLE and the like from the device.
   Status fill_residual(uint64_t timeout_ns);
   DriverWork work() const;
   // Of the steps whose part here has ended well. Any thread.

@@ -443,8 +443,9 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     return std::max(0.0, ns[far] - ns[near]) / (more * heads);
   };
   profile->chunk_context_ns = per_read(chunk_near, chunk_far);
-  for (size_t i = 0; i < rows.size(); ++i)  // a part of what rows take, however those two were disturbed
-    profile->chunk_context_ns = std::min(profile->chunk_context_ns, ns[i] / (heads * reads_of(timings[i].load)));
+  for (size_t i = 0; i < rows.size(); ++i)  // a part of what a prompt's rows take, however those two were disturbed
+    if (timings[i].load.prompt && ns[i] > 0)
+      profile->chunk_context_ns = std::min(profile->chunk_context_ns, ns[i] / (heads * reads_of(timings[i].load)));
   CostTable& table = profile->layer;
   table.rows.assign(rows.begin(), rows.end());
   table.units = {1};

@@ -189,6 +189,11 @@ size_t ScriptedExecutor::pending() const {
   return pending_.size();
 }
 
+void ScriptedExecutor::forgive() {
+  std::lock_guard lock(mutex_);
+  failure_.reset();
+}
+
 void ScriptedExecutor::fail_next(Status status) {
   std::lock_guard lock(mutex_);
   failure_ = std::move(status);

@@ -70,6 +70,7 @@ class ScriptedExecutor final : public Executor {
   size_t pending() const;
   // The next step to run gives `status`; its rows leave garbage behind.
   void fail_next(Status status);
+  void forgive();  // then none fails
   // From the next step to run on, every step gives `status`.
   void lose(Status status);
   // The next save_kv() or load_kv() gives `status`.
