@@ -21,8 +21,8 @@ SLOW_AFTER_S = 12  # of a device's opening: later than measuring both takes, and
 LOAD = ["--max-num-batched-tokens", 32, "--max-num-seqs", 8]
 DEVICE = """kind = "gpu"
 memory_bytes = 8388608
-bandwidth_gb_s = 0.2
-gflops = {f32 = 0.6}
+bandwidth_gb_s = 0.12
+gflops = {f32 = 0.36}
 half_rows = 2
 dispatch_us = 20
 """
