@@ -110,7 +110,13 @@ class LaneSearch {
   }
   void keep_better(LaneSet set, std::optional<LaneSet>* best) const {
     if (!set.fits()) return;
-    if (!*best || predictor_.score(set.predicted) > predictor_.score((*best)->predicted)) *best = std::move(set);
+    if (!*best || judged(set) > judged(**best)) *best = std::move(set);
+  }
+  // Lanes that exchange values a layer are no better than others unless by more than these are easily underrated.
+  double judged(const LaneSet& set) const {
+    const bool exchanges =
+        std::any_of(set.lanes.begin(), set.lanes.end(), [](const LaneOfSet& lane) { return has_partners(lane.plan); });
+    return predictor_.score(set.predicted) / (exchanges ? kWorthLanes : 1);
   }
 
   // The lanes with such shares of the sequences that a token takes about as long everywhere: in proportion to what they

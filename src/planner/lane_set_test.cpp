@@ -285,6 +285,37 @@ TEST(Replicas, AreTakenOverSharedLayers_From5PercentOn) {
   EXPECT_GE(more, 2);
 }
 
+// The slower the memory of one of two devices, the better are roles, for which they meet at every layer.
+TEST(Replicas, AreTakenOverRoles_UpTo5Percent) {
+  int though_worse = 0, roles_taken = 0;
+  for (double gb_per_s = 140; gb_per_s > 20; gb_per_s -= 10) {
+    Replicas world({400, 400});
+    world.input.devices[1] =
+        make_device("GPU:1", "gpu", {.gb_per_s = gb_per_s, .gflops = 8000, .gib = 64}, world.shape);
+    world.input.host_memory = {"", "", 3000, 0.02};
+    world.request.concurrency = 64, world.request.prompt_len = 256;
+    const size_t layers = world.shape.layers.size();
+    LanePlan prompts{{whole_stage(world.shape, 1, 0, layers)}};
+    prompts.stages[0].shards[0].partner = 0;
+    Predictor predictor(world.shape, world.input, world.request);
+    const LanePlan tokens{{whole_stage(world.shape, 0, 0, layers)}};
+    const double roles =
+        evaluate_lanes(&predictor, {{prompts, 0, true, false}, {tokens, 0, false, true}}).predicted.tokens_per_s;
+    const auto taken = plan(world.shape, world.input, world.request);
+    ASSERT_TRUE(taken.ok()) << taken.error().message();
+    const auto& lanes = taken->placement.lanes;
+    if (lanes.size() == 2 && lanes[0].share == 0) {
+      EXPECT_DOUBLE_EQ(taken->predicted.tokens_per_s, roles);
+      ++roles_taken;
+    } else {
+      EXPECT_LE(roles, 1.05 * taken->predicted.tokens_per_s);
+      though_worse += lanes[0].share > 0 && roles > taken->predicted.tokens_per_s ? 1 : 0;
+    }
+  }
+  EXPECT_GE(though_worse, 1);
+  EXPECT_GE(roles_taken, 1);
+}
+
 // The shares give everybody a token about as often; one whose share is less than a sequence is left out.
 TEST(Replicas, UnlikeDevices_GetWhatTheyAreWorth) {
   Replicas world({900, 300, 3});
