@@ -204,7 +204,8 @@ void Scheduler::start(Pool& pool, Sequence& s, const Offer& offer) {
   s.chain = offer.chain;
   s.prefilling = true;
   s.state = Sequence::State::kRunning;
-  for (Pool& other : pools_) other.passed_by -= pool.troubles == 0 && other.passed_by > 0 && !s.admitted_before ? 1 : 0;
+  if (pool.troubles == 0 && !s.admitted_before)
+    for (Pool& other : pools_) other.passed_by -= std::min(other.passed_by, 1u);
   if (config_.slots_each > 0) {
     s.slot_base = free_slots_.back();
     free_slots_.pop_back();
