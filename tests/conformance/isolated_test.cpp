@@ -67,8 +67,8 @@ TEST(IsolatedCpu, Judged_EveryGroup_Passes) {
   table.name = name.c_str(), table.version = version.c_str();
   table.enumerate = enumerate, table.open = open;
   first->api->close(first->device);
-#ifdef __SANITIZE_THREAD__
-  // What crosses is the same in every group; under ThreadSanitizer all of them would take many minutes.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  // What crosses is the same in every group; under a sanitizer all of them would take many minutes.
   const std::vector<std::string> groups = {"kv", "queues", "errors"};
 #else
   const std::vector<std::string> groups = {""};

@@ -13,7 +13,8 @@ sys.path.insert(0, str(ROOT / "tests"))  # what other folders' tests use too
 from hf_folder import write_hf_folder  # noqa: E402
 
 
-def pytest_configure():
+def pytest_configure(config):
+    config.addinivalue_line("markers", "alone: hangs on how fast devices are; nothing else runs beside it")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # a thousand connections need two thousand files
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 8192)), hard))
 

@@ -16,6 +16,8 @@ import pytest
 from support import ROOT, Server, motley
 from test_loss import assert_same, tell
 
+pytestmark = pytest.mark.alone
+
 PROMPTS = tuple(f"a b c {chr(100 + i)} e f" for i in range(8))
 SLOW_AFTER_S = 12  # of a device's opening: later than measuring both takes, and than the first windows
 LOAD = ["--max-num-batched-tokens", 32, "--max-num-seqs", 8]

@@ -9,6 +9,8 @@ import pytest
 from hf_folder import HIDDEN
 from support import BUILD, MOTLEY, ROOT, motley, refuse
 
+pytestmark = pytest.mark.alone
+
 DEVICES_OF_KIND = {"alone": 1, "even_tensor_parallel": 2, "even_pipeline": 2, "memory_ratio": 2, "replicas": 2}
 KINDS = ["alone", "alone", "even_tensor_parallel", "even_pipeline", "memory_ratio", "homogeneous", "replicas", "plan"]
 LOAD = ["--concurrency", 4, "--input-len", 12, "--output-len", 6, "--num-prompts", 10, "--repeat", 2, "--seed", 7]

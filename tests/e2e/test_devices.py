@@ -164,14 +164,14 @@ def test_devices_lists_all_there_is(cache):
     assert all(link["gb_per_s"] > 0 for link in measured["links"])
 
 
-def test_measuring_again_overwrites_what_was_kept(model, tmp_path):
+def test_measuring_again_overwrites_what_was_kept(tiny, tmp_path):
     cache = {"MOTLEY_CACHE_DIR": str(tmp_path)}
 
     def written(*arguments):
         done = motley(*arguments, environment=cache)
         assert done.returncode == 0, done.stderr
         return "measuring CPU" in done.stderr, {file.name: file.stat().st_mtime_ns for file in tmp_path.rglob("costs-*")}
-    plan = ("plan", model, "--devices", PARTS)
+    plan = ("plan", tiny, "--devices", PARTS)
     for command in (plan, ("devices",)):
         first, before = written(*command, "--measure-again")
         assert first and before

@@ -73,17 +73,17 @@ def counts_of_prompts(server):
 def half_precision(tmp_path_factory):
     """A random model in the format of NPUs, of layers large enough to be worth a device's while."""
     model = tmp_path_factory.mktemp("models") / "half-precision.gguf"
-    made = subprocess.run([BUILD / "bin/make_model", model, "--layers", "4", "--hidden", "1024", "--heads", "8", "--kv-heads",
-                           "4", "--head-dim", "128", "--ffn", "4096", "--vocab", "512", "--type", "F16"])
+    made = subprocess.run([BUILD / "bin/make_model", model, "--layers", "4", "--hidden", "512", "--heads", "4", "--kv-heads",
+                           "2", "--head-dim", "128", "--ffn", "2048", "--vocab", "512", "--type", "F16"])
     assert made.returncode == 0
     return model
 
 
 def arithmetic_of_half_precision():
     """Of counts_of_prompts(), by the model's sizes: products with weights, attention, one row of logits a prompt."""
-    layer = 2 * 1024 * (1024 + 2 * 512 + 1024 + 3 * 4096)
-    attention = 4 * 8 * 128 * PROMPT_TOKENS * (PROMPT_TOKENS + 1) // 2
-    return PROMPTS * (4 * (PROMPT_TOKENS * layer + attention) + 2 * 1024 * 512)
+    layer = 2 * 512 * (512 + 2 * 256 + 512 + 3 * 2048)
+    attention = 4 * 4 * 128 * PROMPT_TOKENS * (PROMPT_TOKENS + 1) // 2
+    return PROMPTS * (4 * (PROMPT_TOKENS * layer + attention) + 2 * 512 * 512)
 
 
 # Nanoseconds of a row of all units of half_precision's parts, as of a core of some 100 GFLOP/s; what each device does beside it.

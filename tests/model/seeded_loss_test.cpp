@@ -56,10 +56,8 @@ enum class Way {
   kTurned,    // as kSections, the partner and the third device having changed places
 };
 constexpr uint32_t kWays = 6;
-#if defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr size_t kEvery = 4;  // fault: there a worker takes seconds to come up
-#elif defined(__SANITIZE_ADDRESS__)
-constexpr size_t kEvery = 2;
 #else
 constexpr size_t kEvery = 1;
 #endif
