@@ -23,6 +23,8 @@ endif()
 
 # The tests' own code is compiled for speed of compiling: it is half of all there is to compile and little of what runs.
 set(motley_test_optimisation "$<$<CONFIG:Release>:-O1>" "$<$<CONFIG:Sanitize>:-O0>")
+# So are the rooms under GCC's sanitizers, whose suites spend their time in backends; fuzzing spends it in rooms.
+set(motley_room_optimisation "$<IF:$<CXX_COMPILER_ID:GNU>,-O0,-O1>")
 
 # The tests' precompiled header, in a program so that its flags (position independent executable) are the tests' own.
 if(MOTLEY_TESTS)
@@ -41,10 +43,9 @@ function(motley_room name)
   add_library(motley_${name} STATIC ${ROOM_SOURCES})
   target_include_directories(motley_${name} PUBLIC ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
   target_link_libraries(motley_${name} PUBLIC ${ROOM_LINK})
-  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    # Clang refuses a precompiled header of slightly other flags, where GCC reads the plain one.
-  elseif(name STREQUAL "base")
-    target_precompile_headers(motley_base PRIVATE ${CMAKE_SOURCE_DIR}/cmake/room_pch.hpp)
+  target_compile_options(motley_${name} PRIVATE "$<$<CONFIG:Sanitize>:${motley_room_optimisation}>")
+  if(name STREQUAL "base" OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # Clang takes none of slightly other flags
+    target_precompile_headers(motley_${name} PRIVATE ${CMAKE_SOURCE_DIR}/cmake/room_pch.hpp)
   elseif(TARGET motley_base)
     target_precompile_headers(motley_${name} REUSE_FROM motley_base)
   endif()

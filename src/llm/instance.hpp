@@ -204,7 +204,7 @@ class Instance {
   Status serve_on_any(const Status& why);
   void count_work(std::map<std::string, DriverWork>* work) const;
   void drop_runtime();
-  bool restart_workers();
+  bool restart_workers(std::string_view why);
   Result<Executor*> recover(const Status& why);
   Status serve_on_what_is_left(const Status& why);
   Status put_in_force(PlanReport report, std::unique_ptr<RuntimeExecutor> prepared = nullptr);
@@ -227,7 +227,7 @@ class Instance {
   std::stop_source changes_;
   mutable std::mutex mutex_;  // guards what follows, which other threads look at
   DeviceSet devices_;
-  uint64_t restarts_ = 0;  // of workers, where no device was left
+  uint64_t restarts_ = 0;  // of workers, where what was left could not serve
   std::shared_ptr<const PlannedModel> planned_;
   std::optional<PlanReport> in_force_;
   DriftFactors drift_, planned_for_;        // of what was measured

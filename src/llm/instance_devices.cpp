@@ -443,28 +443,30 @@ void Instance::drop_runtime() {
   static_cast<void>(new DeviceSet(runtime_devices_));
 }
 
-// Where no device is left: opens anew those that had a worker, as add_devices() does. False where none came back, or
-// where that was tried a short while ago (what they are given to do may be what ends them).
-bool Instance::restart_workers() {
+// Where what is left cannot serve: opens anew those of the lost that had a worker, as add_devices() does. False where
+// none came back, or where that was tried a short while ago (what they are given to do may be what ends them).
+bool Instance::restart_workers(std::string_view why) {
   const int64_t now_ns = system_clock().now_ns();
   if (changes_.stop_requested() || now_ns < restart_after_ns_) return false;
   restart_after_ns_ = now_ns + kRestartEveryNs;
   DeviceSet next = devices();
+  bool any = false;
   for (size_t i = 0; i < next.size(); ++i) {
     const ListedDevice lost = next.listed(i);
-    if (!next.has_worker(lost.description.name)) continue;
+    if (!next.lost(i) || !next.has_worker(lost.description.name)) continue;
     auto opened = next.with({lost});
     if (opened.ok()) {
       next = *std::move(opened);
-      log_warning("no device is left: {} is started anew", lost.description.name);
+      any = true;
+      log_warning("{}: {} is started anew", why, lost.description.name);
     } else {
-      log_warning("no device is left, and {}", opened.error().message());
+      log_warning("{}, and {}", why, opened.error().message());
     }
   }
   std::lock_guard lock(mutex_);
   devices_ = next;
   ++restarts_;
-  return !next.named().empty();
+  return any;
 }
 
 // On a thread of the engine's, while no step is under way: the same model over what is left.
@@ -485,13 +487,16 @@ Result<Executor*> Instance::recover(const Status& why) {
 Status Instance::serve_on_any(const Status& why) {
   devices().mark_failed();
   for (;;) {
-    if (devices().named().empty() && !restart_workers()) return why.annotate("no device is left");
+    if (devices().named().empty() && !restart_workers("no device is left")) return why.annotate("no device is left");
     const Status status = serve_on_what_is_left(why);
     if (status.ok()) return status;
     // A device that fails while it is loaded is lost too. Each turn has one less.
     const std::vector<std::string> failed = devices().mark_failed();
-    if (failed.empty()) return status;
-    log_warning("{}; planning without {}", status.message(), fmt::join(failed, ", "));
+    if (!failed.empty()) {
+      log_warning("{}; planning without {}", status.message(), fmt::join(failed, ", "));
+    } else if (!restart_workers("the devices that are left cannot serve")) {
+      return status;
+    }
   }
 }
 

@@ -2,13 +2,14 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support import BUILD, Server, motley
+from support import BUILD, Server, Stream, motley
 from test_loss import assert_same, tell
 
 SCENE = ["--devices", "GPU:0,CPU:0,NPU:1", "--tensor-parallel-size", 3,
@@ -308,6 +309,18 @@ def test_the_cpu_attends_for_an_npu(tiny, cache, undisturbed, partner_plan, tmp_
     assert all(one["programs"] > 0 for one in devices)
     shown = motley("plan", tiny, *PAIR, "--plan", partner_plan, environment=cache).stdout
     assert "of CPU:0, which attends" in shown and "SIMULATED" in shown
+
+
+def test_the_only_partner_is_lost_with_its_kv_and_comes_back(tiny, cache, partner_plan, tmp_path):
+    """The NPU that is left cannot serve: the partner's worker is started anew, and the stream goes on."""
+    with Server(tiny, tmp_path / "log", "--isolate", *PAIR, "--plan", partner_plan, environment=cache) as server:
+        _, partner = server.workers()
+        events = iter(Stream(server, prompt="a b c d", max_tokens=100, ignore_eos=True))
+        next(events)
+        os.kill(partner, signal.SIGKILL)
+        assert list(events)[-1]["choices"][0]["finish_reason"] == "length", (tmp_path / "log").read_text()
+        assert "the devices that are left cannot serve: CPU:0 is started anew" in (tmp_path / "log").read_text()
+        assert server.get("/health").status == 200
 
 
 def test_what_an_npu_cannot_do_is_refused_plainly(tiny, cache, whole, tmp_path):
