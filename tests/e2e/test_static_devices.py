@@ -87,7 +87,7 @@ def arithmetic_of_half_precision():
     return PROMPTS * (4 * (PROMPT_TOKENS * layer + attention) + 2 * 512 * 512)
 
 
-# Nanoseconds of a row of all units of half_precision's parts, as of a core of some 100 GFLOP/s; what each device does beside it.
+# Nanoseconds of a row of all units of half_precision's parts, as of a core of some 20 GFLOP/s; what each device does beside it.
 PART_NS = {"attention": 60_000, "ffn": 260_000, "layer": 330_000, "head": 10_000, "embed": 1_000}
 SPEEDS = {"GPU:0": 1, "CPU:0": 1, "NPU:1": 0.7}
 
