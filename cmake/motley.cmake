@@ -12,19 +12,26 @@ endif()
 set(motley_warnings -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror=return-type -fvisibility=hidden)
 add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:${motley_warnings}>")  # nvcc has words of its own
 if(MOTLEY_SANITIZE)
-  add_compile_options(-fsanitize=${MOTLEY_SANITIZE} -fno-omit-frame-pointer -g1)
+  add_compile_options(-fsanitize=${MOTLEY_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${MOTLEY_SANITIZE})
-  if(MOTLEY_SANITIZE MATCHES "undefined" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    # These watch every reference: with them GCC compiles for twice as long. AddressSanitizer sees what null and
-    # object-size see; alignment is watched where bytes become numbers: in the fuzz targets, by Clang.
-    add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize=null,alignment,object-size,vptr>")
+  if(MOTLEY_SANITIZE MATCHES "undefined")
+    # These watch every reference: tests take half as long again with them. AddressSanitizer sees what null and
+    # object-size see; alignment is watched in rooms, where bytes become numbers.
+    add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize=null,alignment,object-size,vptr,function>")
+  endif()
+  add_compile_definitions(MOTLEY_SANITIZED)
+  if(MOTLEY_SANITIZE STREQUAL "thread")
+    add_compile_definitions(MOTLEY_SANITIZED_THREADS)
   endif()
 endif()
 
 # The tests' own code is compiled for speed of compiling: it is half of all there is to compile and little of what runs.
 set(motley_test_optimisation "$<$<CONFIG:Release>:-O1>" "$<$<CONFIG:Sanitize>:-O0>")
-# So are the rooms under GCC's sanitizers, whose suites spend their time in backends; fuzzing spends it in rooms.
-set(motley_room_optimisation "$<IF:$<CXX_COMPILER_ID:GNU>,-O0,-O1>")
+# So are the rooms under sanitizers, whose suites spend their time in backends.
+set(motley_room_options "$<$<CONFIG:Sanitize>:-O0>")
+if(MOTLEY_FUZZ)
+  list(APPEND motley_room_options -fsanitize=fuzzer-no-link,alignment)
+endif()
 
 # The tests' precompiled header, in a program so that its flags (position independent executable) are the tests' own.
 if(MOTLEY_TESTS)
@@ -43,7 +50,7 @@ function(motley_room name)
   add_library(motley_${name} STATIC ${ROOM_SOURCES})
   target_include_directories(motley_${name} PUBLIC ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
   target_link_libraries(motley_${name} PUBLIC ${ROOM_LINK})
-  target_compile_options(motley_${name} PRIVATE "$<$<CONFIG:Sanitize>:${motley_room_optimisation}>")
+  target_compile_options(motley_${name} PRIVATE ${motley_room_options})
   if(name STREQUAL "base" OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # Clang takes none of slightly other flags
     target_precompile_headers(motley_${name} PRIVATE ${CMAKE_SOURCE_DIR}/cmake/room_pch.hpp)
   elseif(TARGET motley_base)
@@ -62,9 +69,7 @@ function(motley_test name)
   target_link_libraries(${name} PRIVATE ${TEST_LINK} GTest::gtest GTest::gmock GTest::gtest_main Threads::Threads)
   target_compile_options(${name} PRIVATE ${motley_test_optimisation})
   target_compile_definitions(${name} PRIVATE MOTLEY_SOURCE_DIR="${CMAKE_SOURCE_DIR}" MOTLEY_BINARY_DIR="${CMAKE_BINARY_DIR}")
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    target_precompile_headers(${name} REUSE_FROM motley_test_pch)
-  endif()
+  target_precompile_headers(${name} REUSE_FROM motley_test_pch)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name})
 endfunction()

@@ -306,7 +306,7 @@ TEST(Team, Cores_AreOwnOnlyIfNobodyElseWantsThem) {
   EXPECT_EQ(widths(Team(3, {one, one}, true)), Widths(2, 2));
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they need more address space than this leaves
+#ifndef MOTLEY_SANITIZED  // they need more address space than this leaves
 // In a process of its own: the address space holds only some of the stacks.
 [[noreturn]] void start_too_many_threads() {
   unsigned long long pages = 0;

@@ -266,7 +266,7 @@ void run_workload(uint32_t seed, Workload (*make)(std::mt19937&), Totals& totals
   add_to(totals, bench, w, losses > 0);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef MOTLEY_SANITIZED
 constexpr uint32_t kWorkloads = 400;  // an instrumented run is ten times slower
 #else
 constexpr uint32_t kWorkloads = 2000;

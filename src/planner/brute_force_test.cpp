@@ -13,7 +13,7 @@
 namespace motley {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef MOTLEY_SANITIZED
 constexpr int kCases = 120;
 #else
 constexpr int kCases = 1200;

@@ -193,7 +193,8 @@ class Meetings {
   Result<Alone> alone(uint32_t rows) {
     RETURN_IF_ERROR(run(nullptr, nullptr, rows, 1));  // also to have what it needs in the caches
     const auto most = std::min(left_.layers(), right_.layers());
-    const auto layers = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(layer_ns(1), 1.0), 1.0, double{most}));
+    const auto layers =
+        static_cast<uint32_t>(std::clamp(kSampleNs / std::max(layer_ns(1), 1.0), 1.0, static_cast<double>(most)));
     RETURN_IF_ERROR(run(nullptr, nullptr, rows, layers));
     return Alone{layers, layer_ns(layers)};
   }

@@ -103,7 +103,7 @@ INSTANTIATE_TEST_SUITE_P(Fixed, SimPreset,
 
 // The other kernels of a device that has several; "" above was its best. Not under ThreadSanitizer: they run on the
 // same threads as the best ones, and would take many minutes.
-#ifndef __SANITIZE_THREAD__
+#ifndef MOTLEY_SANITIZED_THREADS
 TEST_P(Plugin, JudgedVariants_EachPasses) {
   const std::string path = std::string(MOTLEY_BINARY_DIR "/lib/motley/") + GetParam() + ".so";
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);

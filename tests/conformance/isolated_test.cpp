@@ -67,7 +67,7 @@ TEST(IsolatedCpu, Judged_EveryGroup_Passes) {
   table.name = name.c_str(), table.version = version.c_str();
   table.enumerate = enumerate, table.open = open;
   first->api->close(first->device);
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#ifdef MOTLEY_SANITIZED
   // What crosses is the same in every group; under a sanitizer all of them would take many minutes.
   const std::vector<std::string> groups = {"kv", "queues", "errors"};
 #else

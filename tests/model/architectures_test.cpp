@@ -84,7 +84,7 @@ make_model::ModelSpec spec_of(const nlohmann::json& options) {
 }
 
 // Positions from this on are left out: ThreadSanitizer makes arithmetic some fifty times slower.
-#ifdef __SANITIZE_THREAD__
+#ifdef MOTLEY_SANITIZED_THREADS
 constexpr size_t kRowsMax = 6;
 #else
 constexpr size_t kRowsMax = 64;

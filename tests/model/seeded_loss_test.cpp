@@ -56,7 +56,7 @@ enum class Way {
   kTurned,    // as kSections, the partner and the third device having changed places
 };
 constexpr uint32_t kWays = 6;
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#ifdef MOTLEY_SANITIZED
 constexpr size_t kEvery = 4;  // fault: there a worker takes seconds to come up
 #else
 constexpr size_t kEvery = 1;

@@ -15,7 +15,7 @@ namespace motley::testing {
 namespace {
 
 constexpr uint32_t kRowsMax = 64;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef MOTLEY_SANITIZED
 constexpr size_t kEveryMachine = 2;  // ten times slower: every other one
 #else
 constexpr size_t kEveryMachine = 1;

@@ -14,7 +14,7 @@
 namespace motley::testing {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef MOTLEY_SANITIZED
 constexpr int kMachines = 6;  // ten times slower; the planner is the same
 #else
 constexpr int kMachines = 200;
