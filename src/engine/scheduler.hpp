@@ -212,7 +212,7 @@ class Scheduler {
   void fill(Draft& draft, int64_t now_ns);
   bool catches_up(Lane& lane);
   static bool may_run(const Sequence& sequence, const Lane& lane);
-  std::vector<Sequence*> choose_decodes(const Lane& lane, const Pool& pool) const;
+  std::vector<Sequence*> choose_decodes(const Lane& lane, const Pool& pool, bool shared) const;
   bool reserve_blocks(Pool& pool, const std::vector<Sequence*>& decodes);
   Sequence* choose_victim(const Pool& pool) const;
   void preempt(Sequence& victim);

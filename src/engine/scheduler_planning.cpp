@@ -59,8 +59,16 @@ void Scheduler::fill(Draft& draft, int64_t now_ns) {
     plan_prefills(draft, true, now_ns);
     if (!draft.step.entries.empty()) return;
   }
-  const std::vector<Sequence*> decodes = choose_decodes(lane, draft.pool);
-  const bool room = reserve_blocks(draft.pool, decodes);
+  std::vector<Sequence*> decodes = choose_decodes(lane, draft.pool, true);
+  bool room = reserve_blocks(draft.pool, decodes);
+  // Where a share finds no block, all that lacks may be with one that is in none: it is to leave, not to be waited for.
+  const auto lacks = [&](const Sequence* s) {
+    return s->blocks.size() * draft.pool.blocks.block_size() <= s->computed;
+  };
+  if (!room && std::all_of(decodes.begin(), decodes.end(), lacks)) {
+    decodes = choose_decodes(lane, draft.pool, false);
+    room = reserve_blocks(draft.pool, decodes);
+  }
   const bool prompts_first = std::exchange(lane.prompts_first, false);
   if (prompts_first) plan_prefills(draft, room, now_ns);
   plan_decodes(draft, decodes);
@@ -74,8 +82,8 @@ bool Scheduler::may_run(const Sequence& s, const Lane& lane) {
 }
 
 // By rank. Where several steps of a pool's decodes may be under way, each takes its share of the sequences, those that
-// ran longest ago, and a lane no more than its steps' shares, so that others find some.
-std::vector<Sequence*> Scheduler::choose_decodes(const Lane& lane, const Pool& pool) const {
+// ran longest ago, and a lane no more than its steps' shares, so that others find some; all without `shared`.
+std::vector<Sequence*> Scheduler::choose_decodes(const Lane& lane, const Pool& pool, bool shared) const {
   std::vector<Sequence*> chosen;
   if (lane.is.role == LaneRole::kPrefill) return chosen;
   chosen.reserve(pool.running.size());
@@ -85,7 +93,7 @@ std::vector<Sequence*> Scheduler::choose_decodes(const Lane& lane, const Pool& p
     under_way += s->in_flight > 0 && s->lane == lane.id ? 1 : 0;
     if (!s->all_drawn() && may_run(*s, lane)) chosen.push_back(s);
   }
-  if (pool.decode_steps > 1 && !chosen.empty()) {
+  if (shared && pool.decode_steps > 1 && !chosen.empty()) {
     const size_t share = (pool.running.size() + pool.decode_steps - 1) / pool.decode_steps;
     std::stable_sort(chosen.begin(), chosen.end(),
                      [](const Sequence* a, const Sequence* b) { return a->last_step < b->last_step; });
