@@ -270,6 +270,27 @@ TEST(Lanes, PoolWhoseStepsFail_IsTriedWithOne) {
   bench.expect_all_right();
 }
 
+// The pool of few has room for two at a time: what it lacks of its part does not wait while the other has room.
+TEST(Lanes, SlowPoolWithoutRoom_LeavesItsPartToTheFast) {
+  ScriptedOptions device = device_of({256, 8});
+  device.pools[0].share = 0.6, device.pools[1].share = 0.4;
+  SchedulerBench bench(device, {.enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 16; ++i) ids.push_back(bench.add(bench.request(random_text(i, 6, kVocab), 5)));
+  const auto plan_all = [&] {
+    while (bench.plan()) {
+    }
+  };
+  plan_all();
+  EXPECT_LE(bench.scheduler().running(), 10u + 3u) << "three fifths of all, and what there is room for";
+  ASSERT_TRUE(bench.result(0));
+  plan_all();
+  EXPECT_GE(bench.scheduler().running(), 14u);
+  ASSERT_TRUE(bench.finish(100));
+  EXPECT_GE(counts_by_pool(bench, ids, 2)[0], 12u);
+  bench.expect_all_right();
+}
+
 // Those that fit into one pool alone have all of it.
 TEST(Lanes, PoolTooSmall_LeavesItsShareToTheOthers) {
   ScriptedOptions device = device_of({16, 256});

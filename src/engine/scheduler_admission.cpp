@@ -159,17 +159,28 @@ void Scheduler::step_ended(Lane& lane, bool well) {
 
 // Whether a pool with a share, and so many `more` coming, has less than its part of all sequences, those that wait
 // among them: who waits for a fast pool is not sent to a slow one, where it would end later, as long as that has its
-// part. An empty pool takes any. The parts are of the pools that the sequence fits into and that are not passed by.
+// part. An empty pool takes any. The parts are of the pools that the sequence fits into and that are not passed by;
+// what one that has no room lacks of its part is for those that are not to have less than it.
 bool Scheduler::within_share(const Pool& pool, const Sequence& s, const AdmissionPass& pass) const {
-  const size_t there = pool.sequences() + (pool.id < pass.by_pool.size() ? pass.by_pool[pool.id] : 0);
-  if (pool.share == 0 || there == 0) return true;
+  const auto there = [&](const Pool& p) {
+    return static_cast<double>(p.sequences() + (p.id < pass.by_pool.size() ? pass.by_pool[p.id] : 0));
+  };
+  if (pool.share == 0 || there(pool) == 0) return true;
+  const auto counts = [&](const Pool& p) { return fits(p.blocks, s) && !is_passed_by(p, s, pass); };
   double shares = 0;
   size_t all = waiting_.size();
   for (const Pool& each : pools_) {
     all += each.sequences();
-    if (fits(each.blocks, s) && !is_passed_by(each, s, pass)) shares += each.share;
+    if (counts(each)) shares += each.share;
   }
-  return static_cast<double>(there) < static_cast<double>(all) * pool.share / shares;
+  const double of_each = static_cast<double>(all) / shares;
+  double part = of_each * pool.share;
+  if (there(pool) < part) return true;
+  for (const Pool& other : pools_) {
+    if (other.id == pool.id || other.share > pool.share || !counts(other) || offer(other, s).room) continue;
+    part += std::max(0.0, of_each * other.share - there(other));
+  }
+  return there(pool) < part;
 }
 
 // The other pool that takes the request, or will as soon as its lane plans a step, `own` being what `pool` offers; null
