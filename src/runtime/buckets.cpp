@@ -1,6 +1,7 @@
 #include "runtime/buckets.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include "model/axes.hpp"
 #include "runtime/device_part.hpp"
@@ -63,6 +64,14 @@ Result<Buckets> buckets_of(std::span<const std::unique_ptr<Segment>> segments, c
     const size_t fewer = rows.size() - 1;
     rows = fewer_row_counts(std::move(rows), fewer, options.load);
   }
+}
+
+std::vector<uint32_t> common_row_counts(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b) {
+  const uint32_t most = std::min(a.back(), b.back());
+  std::vector<uint32_t> common;
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(common));
+  if (common.empty() || common.back() < most) common.push_back(most);
+  return common;
 }
 
 }  // namespace motley

@@ -42,4 +42,8 @@ Result<Buckets> buckets_of(const Model& model, const Device& device, const Bucke
 Result<Buckets> buckets_of(std::span<const std::unique_ptr<Segment>> segments, const Device& device,
                            const BucketOptions& options);
 
+// Of two devices of one step, each compiled for some counts, both ascending and not empty: the counts that neither
+// pads, and the most that both run.
+std::vector<uint32_t> common_row_counts(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b);
+
 }  // namespace motley

@@ -214,9 +214,10 @@ Result<std::unique_ptr<LaneRunner>> LaneRunner::create(const Model& model, const
   return runner;
 }
 
-// A step is no larger than any part may run, which of the least are the counts without padding.
+// A step is no larger than any part may run.
 void LaneRunner::take_rows(const DevicePart& part, bool any_rows) {
-  if (!any_rows && (buckets_.empty() || part.rows_max() < buckets_.back())) buckets_ = part.options().buckets;
+  const std::vector<uint32_t>& counts = part.options().buckets;
+  if (!any_rows) buckets_ = buckets_.empty() ? counts : common_row_counts(buckets_, counts);
   rows_max_ = std::min(rows_max_, part.rows_max());
 }
 
