@@ -258,7 +258,7 @@ CLI::App* add_serve(CLI::App& app, Parsed& parsed) {
       ->capture_default_str();
   add_load_options(command, serve.instance.planning);
   add_switch(command, "--adapt", serve.adapt,
-             "plan anew when devices become slower or faster, and move while serving; not where a plan is forced");
+             "plan anew when devices become slower or faster, and move while serving; a plan of a file stays");
   add_number(command, "--seed", serve.seed, "seed of requests that give none; default: drawn for each");
   add_number(command, "--shutdown-timeout", serve.shutdown_timeout_s, "seconds that running requests get at the end")
       ->capture_default_str();

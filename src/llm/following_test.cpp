@@ -66,8 +66,8 @@ class FollowingADevice : public ::testing::Test {
   }
   // As whoever moves does; the plan, if it is judged to be worth it.
   std::optional<PlanReport> better() {
-    const auto move =
-        better_plan(planned_->shape, planned_->input, planned_->request, placement_, following_.law().factors());
+    const auto move = testing::better_plan(planned_->shape, planned_->input, planned_->request, placement_,
+                                           following_.law().factors());
     CHECK(move.ok(), "{}", move.error().message());
     if (!following_.law().judge(move->gain, move->cost)) return std::nullopt;
     return move->report;

@@ -290,7 +290,8 @@ Status Instance::start(const InstanceOptions& options) {
     changing_ = true;  // until plan_later() has ended
     planning_ = std::jthread([this](const std::stop_token& stop) { plan_later(stop); });
   }
-  if (options.adapt && devices_.size() > 1 && !settings_.forced() && settings_.plan_file.empty())
+  if (options.adapt && !settings_.plan_file.empty()) log_warning("--adapt: a plan of a file stays as it is");
+  if (options.adapt && devices_.size() > 1 && settings_.plan_file.empty())
     adapting_ = std::jthread([this](const std::stop_token& stop) { adapt(stop); });
   return ok_status();
 }

@@ -85,23 +85,15 @@ class Instance::Adapting {
     instance_.set_drift(following_.law().factors());
   }
 
-  // The best plan whose programs keep to the limits of their devices.
-  Result<Move> better_that_compiles(const ServedPlan& seen, const DeviceSet& devices, const PlanInput& measured,
-                                    const DriftFactors& factors, uint64_t host_bytes) {
+  // Going to the best plan whose programs keep to the limits of their devices.
+  Result<Move> better_plan(const ServedPlan& seen, const DeviceSet& devices, const PlanInput& measured,
+                           const DriftFactors& factors, uint64_t host_bytes) {
     const PlannedModel& planned = *seen.planned;
-    ASSIGN_OR_RETURN(Move better,
-                     better_plan(planned.shape, measured, planned.request, seen.placement, factors, host_bytes, stop_));
-    for (PlanInput rest = measured;;) {
-      std::string beyond;
-      const Status compiles = check_compiling(instance_.model(), devices, instance_.runtime_options_, measured,
-                                              better.report.placement, &beyond);
-      if (compiles.ok()) return better;
-      if (beyond.empty()) return compiles;
-      rest = without_devices(std::move(rest), [&](const std::string& name) { return name == beyond; });
-      ASSIGN_OR_RETURN(const PlanReport next, plan(planned.shape, with_drift(rest, factors), planned.request));
-      ASSIGN_OR_RETURN(
-          better, weigh_again(planned.shape, measured, planned.request, seen.placement, next, factors, host_bytes));
-    }
+    std::vector<Unmeasured> without;
+    ASSIGN_OR_RETURN(PlanReport best,
+                     plan_that_compiles(instance_.model(), devices, instance_.runtime_options_, planned.shape, measured,
+                                        planned.request, factors, &without, stop_));
+    return move_to(planned.shape, measured, planned.request, seen.placement, std::move(best), factors, host_bytes);
   }
 
   // Plans anew with what is known now; the better plan takes over if it is worth that.
@@ -116,7 +108,7 @@ class Instance::Adapting {
     const DriftFactors factors = law.factors();
     const PlanInput input = without_lost(planned.input, known.devices);
     const uint64_t host_bytes = instance_.runtime_options_.host_memory();
-    auto better = better_that_compiles(*seen, known.devices, input, factors, host_bytes);
+    auto better = better_plan(*seen, known.devices, input, factors, host_bytes);
     if (stop_.stop_requested()) return;
     log_info("devices have changed their speed ({}); {}", factors_text(factors),
              better.ok() ? "the best plan: " + text_of(*better, law.horizon_ns()) : better.error().message());

@@ -28,26 +28,6 @@ Status check_unmeasured(const PlannedModel& planned, const DeviceSet& devices, c
   return placement.ok() ? ok_status() : placement.error().annotate(settings.plan_file);
 }
 
-// The best plan that keeps to the limits of what it compiles; without devices that do not, where `may_go_without`.
-Status find_plan(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime, const DriftFactors& drift,
-                 bool may_go_without, PlannedModel* planned) {
-  for (;;) {
-    ASSIGN_OR_RETURN(planned->report, plan(planned->shape, with_drift(planned->input, drift), planned->request));
-    std::string beyond;
-    const Status compiles =
-        check_compiling(model, devices, runtime, planned->input, planned->report.placement, &beyond);
-    if (compiles.ok()) break;
-    if (beyond.empty() || !may_go_without) return compiles;
-    planned->input =
-        without_devices(std::move(planned->input), [&](const std::string& name) { return name == beyond; });
-    planned->unmeasured.push_back(
-        {{beyond, fmt::format("no plan with it keeps to its limits: {}", compiles.message())}, false});
-  }
-  for (const Unmeasured& each : planned->unmeasured) planned->report.left_out.push_back(each.left);
-  planned->report.simulated = devices.simulated();
-  return ok_status();
-}
-
 }  // namespace
 
 Status check_compiling(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime,
@@ -55,6 +35,21 @@ Status check_compiling(const Model& model, const DeviceSet& devices, const Runti
   RuntimeOptions options = runtime;
   options.row_counts = row_counts_of(input);
   return compile_seconds(model, placement, devices.named(), options, beyond).error();
+}
+
+Result<PlanReport> plan_that_compiles(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime,
+                                      const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                                      const DriftFactors& drift, std::vector<Unmeasured>* without,
+                                      const std::stop_token& stop) {
+  for (PlanInput input = measured;;) {
+    ASSIGN_OR_RETURN(PlanReport report, plan(shape, with_drift(input, drift), request, Effort::kFull, stop));
+    std::string beyond;
+    const Status compiles = check_compiling(model, devices, runtime, input, report.placement, &beyond);
+    if (compiles.ok()) return report;
+    if (beyond.empty() || without == nullptr) return compiles;
+    input = without_devices(std::move(input), [&](const std::string& name) { return name == beyond; });
+    without->push_back({{beyond, fmt::format("no plan with it keeps to its limits: {}", compiles.message())}, false});
+  }
 }
 
 Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, const PlanSettings& settings,
@@ -85,7 +80,17 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
   planned.input = std::move(measured.input);
   planned.unmeasured = std::move(measured.unmeasured);
   if (settings.plan_file.empty()) {
-    RETURN_IF_ERROR(find_plan(model, devices, runtime, drift, scope.may_go_without, &planned));
+    std::vector<Unmeasured> without;
+    ASSIGN_OR_RETURN(planned.report,
+                     plan_that_compiles(model, devices, runtime, planned.shape, planned.input, planned.request, drift,
+                                        scope.may_go_without ? &without : nullptr));
+    for (Unmeasured& each : without) {
+      planned.input =
+          without_devices(std::move(planned.input), [&](const std::string& name) { return name == each.left.device; });
+      planned.unmeasured.push_back(std::move(each));
+    }
+    for (const Unmeasured& each : planned.unmeasured) planned.report.left_out.push_back(each.left);
+    planned.report.simulated = devices.simulated();
     return planned;
   }
   const PlanInput now = with_drift(planned.input, drift);

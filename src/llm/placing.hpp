@@ -1,6 +1,7 @@
 // What stands between a model and its plan: opened devices, their figures, the search. For `motley plan` and Instance.
 #pragma once
 
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,13 @@ Result<PlannedModel> plan_model(const Model& model, const DeviceSet& devices, co
                                 const KvSettings& kv, const RuntimeOptions& runtime, const Progress& progress,
                                 MeasureGate* gate = nullptr, const PlannedModel* have = nullptr,
                                 const DriftFactors& drift = {});
+
+// The best plan with these factors whose devices keep to their limits for what they compile. One that does not is added
+// to `without`, and the plan is made without it; an error where that is null. CANCELLED once `stop` is requested.
+Result<PlanReport> plan_that_compiles(const Model& model, const DeviceSet& devices, const RuntimeOptions& runtime,
+                                      const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                                      const DriftFactors& drift, std::vector<Unmeasured>* without,
+                                      const std::stop_token& stop = {});
 
 // Whether the devices of the placement keep to their limits of time and memory for what they compile, having been
 // measured as `input` says; `beyond` is the first that does not.

@@ -136,13 +136,12 @@ std::string text_of(const Move& move, double horizon_ns) {
       cost.under_way_ns / kMs, cost.gain_over(move.gain, horizon_ns), horizon_ns / kSecond);
 }
 
-Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
-                         const Placement& now, const DriftFactors& factors, uint64_t host_bytes,
-                         const std::stop_token& stop) {
+Result<Move> move_to(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                     const Placement& now, PlanReport next, const DriftFactors& factors, uint64_t host_bytes) {
   const PlanInput input = with_drift(measured, factors);
   ASSIGN_OR_RETURN(PlanReport stays, report_on(shape, input, request, with_any_kv(now)));
   Move move;
-  ASSIGN_OR_RETURN(move.report, plan(shape, input, request, Effort::kFull, stop));
+  move.report = std::move(next);
   move.gain = gain_of(request, move.report, stays);
   settle_pools(now, &move.report.placement);
   for (size_t i = 0; i < move.report.lanes.size(); ++i)

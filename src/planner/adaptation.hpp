@@ -102,12 +102,11 @@ struct Move {
 // For people, with the gain that is left of it within this time.
 std::string text_of(const Move& move, double horizon_ns);
 
-// The best plan with these factors beside the one in force, `now`. Where an owner of KV keeps its layers and heads, and
-// the new plan would hold as many blocks as now or few more, their number stays, so that its pool can stay, too.
-// `host_bytes`: as of move_cost(). CANCELLED once `stop` is requested.
-Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
-                         const Placement& now, const DriftFactors& factors, uint64_t host_bytes = 0,
-                         const std::stop_token& stop = {});
+// Going from `now` to a plan that was made with these factors, perhaps of fewer devices. Where an owner of KV keeps its
+// layers and heads, and the plan would hold as many blocks as now or few more, their number stays, so that its pool can
+// stay, too. `host_bytes`: as of move_cost().
+Result<Move> move_to(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                     const Placement& now, PlanReport next, const DriftFactors& factors, uint64_t host_bytes = 0);
 // What going to a plan is worth with these factors that was made with others, and is prepared by now. `host_bytes`: as
 // it was before that.
 Result<Move> weigh_again(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,

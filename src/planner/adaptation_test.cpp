@@ -13,6 +13,7 @@
 namespace motley {
 namespace {
 
+using testing::better_plan;
 using testing::make_device;
 using testing::make_shape;
 
@@ -306,7 +307,7 @@ TEST(Adaptation, AForeignPlan_IsMeasuredByWhatItWasMadeFor) {
   }
 }
 
-TEST(BetterPlan, APoolThatAnEarlierMoveLeftSmall_GrowsAgain_AndIsNotAGain) {
+TEST(MoveTo, APoolThatAnEarlierMoveLeftSmall_GrowsAgain_AndIsNotAGain) {
   const ModelShape shape = make_shape({});
   PlanInput input;
   input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("GPU:1", "gpu", {}, shape)};
@@ -330,7 +331,7 @@ TEST(BetterPlan, APoolThatAnEarlierMoveLeftSmall_GrowsAgain_AndIsNotAGain) {
 
 // Two replicas, of which one fades: it keeps its share of the requests, and what it gives counts while it is about as
 // even as replicas are planned.
-TEST(BetterPlan, AReplicaThatFades_IsRelieved) {
+TEST(MoveTo, AReplicaThatFades_IsRelieved) {
   const ModelShape shape = make_shape({});
   PlanInput input;
   input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("GPU:1", "gpu", {}, shape)};
@@ -350,7 +351,7 @@ TEST(BetterPlan, AReplicaThatFades_IsRelieved) {
   }
 }
 
-TEST(BetterPlan, ForALoneRequest_IsJudgedByItsTime) {
+TEST(MoveTo, ForALoneRequest_IsJudgedByItsTime) {
   const ModelShape shape = make_shape({});
   PlanInput input;
   input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("GPU:1", "gpu", {}, shape)};
@@ -366,17 +367,6 @@ TEST(BetterPlan, ForALoneRequest_IsJudgedByItsTime) {
   ASSERT_TRUE(stays.ok()) << stays.error().message();
   EXPECT_NEAR(better->gain, stays->predicted.request_ms / better->report.predicted.request_ms, 1e-9);
   EXPECT_GT(better->gain, 1.2);
-}
-
-TEST(BetterPlan, NobodyWaits_IsCancelled) {
-  const ModelShape shape = make_shape({});
-  PlanInput input;
-  input.devices = {make_device("GPU:0", "gpu", {}, shape), make_device("GPU:1", "gpu", {}, shape)};
-  const auto best = plan(shape, input, {});
-  ASSERT_TRUE(best.ok()) << best.error().message();
-  std::stop_source stop;
-  stop.request_stop();
-  EXPECT_EQ(better_plan(shape, input, {}, best->placement, {}, 0, stop.get_token()).error().code(), MOTLEY_CANCELLED);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ constexpr double kFar = 1024;          // positions, where reading is looked at
 constexpr double kSome = 16;           // rows, where what a row adds is looked at
 constexpr uint32_t kColdWindows = 1;   // that say nothing: what runs first runs slower
 constexpr uint32_t kUsualWindows = 4;  // after them, that say what the tables are off by
+constexpr double kOffMost = 1.75;      // that tables are; noise of 15 % of those off by 1.4 makes 1.65
 constexpr double kNewest = 0.5;        // weight of the last window in a factor
 
 // By device, of one step.
@@ -135,7 +136,7 @@ void DriftWatch::close(Device& device, double busy_ns, double predicted_ns) cons
   if (device.seen++ < kColdWindows) return;
   device.busy_sum_ns += busy_ns, device.predicted_sum_ns += predicted_ns;
   if (device.seen <= kColdWindows + kUsualWindows) {
-    device.usual = device.busy_sum_ns / device.predicted_sum_ns / (device.told ? device.factor : 1);
+    take_usual(device);
     return;
   }
   const double now = ratio / device.usual;
@@ -144,6 +145,17 @@ void DriftWatch::close(Device& device, double busy_ns, double predicted_ns) cons
   device.factor = jumps ? now : device.factor + kNewest * (now - device.factor);
   for (Since* since : {&device.look, &device.plan})
     since->windows = far(device.factor, since->factor) ? since->windows + 1 : 0;
+}
+
+// Tables that are off by little stay off by that; by more, the device was slower or faster from the start than when it
+// was measured.
+void DriftWatch::take_usual(Device& device) const {
+  const double off = device.busy_sum_ns / device.predicted_sum_ns, known = device.told ? device.factor : 1;
+  const bool changed = std::abs(std::log(off / known)) > std::log(kOffMost);
+  device.usual = changed ? 1 : off / known;
+  if (!changed || device.seen < kColdWindows + kUsualWindows) return;
+  device.factor = off;
+  for (Since* since : {&device.look, &device.plan}) since->windows = far(off, since->factor) ? options_.windows : 0;
 }
 
 bool DriftWatch::far(double a, double b) const { return std::abs(std::log(a / b)) > std::log(options_.changed_least); }

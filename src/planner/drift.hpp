@@ -53,8 +53,9 @@ struct DriftOptions {
   uint32_t windows = 4;  // in a row that say so
 };
 
-// Compares busy times of windows with those predicted. The first windows of a device say what its tables are off by;
-// they are the measure of the later ones. Not thread-safe.
+// Compares busy times of windows with those predicted. The first windows of a device say what its tables are off by, if
+// that is little: by more, the device has changed since it was measured. They are the measure of the later ones. Not
+// thread-safe.
 class DriftWatch {
  public:
   explicit DriftWatch(const DriftOptions& options = {}) : options_(options) {}
@@ -101,6 +102,7 @@ class DriftWatch {
     }
   };
   void close(Device& device, double busy_ns, double predicted_ns) const;
+  void take_usual(Device& device) const;
   bool far(double a, double b) const;
   bool any(Since Device::*since) const;
 

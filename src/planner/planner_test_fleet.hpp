@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "planner/adaptation.hpp"
 #include "planner/model_shape.hpp"
 #include "planner/profile.hpp"
 #include "planner/replay.hpp"
@@ -168,6 +169,13 @@ inline PlanInput random_fleet(std::mt19937_64& random, const ModelShape& shape, 
   if (devices > 1 && random() % 2 == 0)
     input.links.push_back({"SIM:0", "SIM:1", uniform(500, 5000), uniform(0.01, 0.1)});
   return input;
+}
+
+// The best plan with these factors beside the one in force.
+inline Result<Move> better_plan(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,
+                                const Placement& now, const DriftFactors& factors) {
+  ASSIGN_OR_RETURN(PlanReport best, plan(shape, with_drift(measured, factors), request));
+  return move_to(shape, measured, request, now, std::move(best), factors);
 }
 
 }  // namespace motley::testing

@@ -144,6 +144,28 @@ def test_a_device_that_fades_gets_less_and_no_request_notices(machine, undisturb
     assert len(drawn) == 2, drawn  # steps of the plan before, and of the one that took over
 
 
+def test_what_is_forced_stays_and_shares_follow(machine, undisturbed, tmp_path):
+    with machine.serve(tmp_path / "log", "--kv-cache-memory-bytes", 1 << 20, "--tensor-parallel-size", 2) as server:
+        log = lambda: Path(server.log).read_text()  # noqa: E731
+
+        def parts():
+            """What each device computes of a round of all streams."""
+            flops = lambda: {d["name"]: d["own"]["flops"] for d in server.get("/v1/devices").json()["data"]}  # noqa: E731
+            before = flops()
+            assert_same(asyncio.run(tell(server, prompts=PROMPTS)), undisturbed)
+            after = flops()
+            return [after[name] - before[name] for name in machine.names]
+
+        steady, fades = parts()
+        share = fades / steady
+        with never_idle(server):
+            tell_until(server, undisturbed, lambda: MOVED.search(log()))
+        steady, fades = parts()
+        assert 0 < 2 * fades < share * steady, log()
+        assert serving(server) == set(machine.names)
+        assert server.metrics()["motley:replacements_total"] == 1, log()
+
+
 def rate_without_the_steady_one(server, undisturbed):
     """Tokens of prompts per second, as predicted for what is left."""
     os.kill(server.workers()[0], signal.SIGKILL)

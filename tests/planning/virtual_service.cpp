@@ -6,6 +6,7 @@
 
 #include "base/check.hpp"
 #include "llm/steps_done.hpp"
+#include "planner/planner_test_fleet.hpp"
 
 namespace motley::testing {
 namespace {
