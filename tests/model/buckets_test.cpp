@@ -59,7 +59,6 @@ TEST(Buckets, AsManyAsTheTimeCompiles) {
   EXPECT_THAT(none.error().message(), HasSubstr("1024 rows alone would take 30 s to compile (29 may)"));
 }
 
-// Three programs of 1000 bytes each for a row count.
 TEST(Buckets, OfTwoDevices_AreThoseThatNeitherPads) {
   EXPECT_EQ(common_row_counts({4, 64, 512}, {4, 8, 16, 64, 256}), (Rows{4, 64, 256}));
   EXPECT_EQ(common_row_counts({4, 8, 16, 64, 256}, {4, 64, 512}), (Rows{4, 64, 256}));
@@ -67,6 +66,7 @@ TEST(Buckets, OfTwoDevices_AreThoseThatNeitherPads) {
   EXPECT_EQ(common_row_counts({32}, {8, 16}), Rows{16});
 }
 
+// Three programs of 1000 bytes each for a row count.
 TEST(Buckets, AsManyAsTheMemoryHolds) {
   const testing::SimFile file(
       "kind = \"npu\"\nmemory_bytes = 1000000000\nbandwidth_gb_s = 10\ngflops = {f32 = 10}\ndynamic_rows = false\n"
