@@ -209,9 +209,10 @@ void write_in_bf16(Plan& plan, int32_t id) {
   if (value.dtype == MOTLEY_F32 && value.width % 8 == 0) value.dtype = MOTLEY_BF16, value.row_bytes = 2 * value.width;
 }
 
-// Whether the products' first weight is one that streams, and so all of them.
-bool streams(const Plan& plan, const PlanOp& product) {
-  return static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(product.weight[0])])->view().streams;
+// Whether the products' first weight, and so all of them, is one whose product would round its input to bf16.
+bool rounds(const Plan& plan, const PlanOp& product) {
+  const auto& weight = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(product.weight[0])]);
+  return weight.view().streams && weight.format != MOTLEY_F16;
 }
 
 // What products alone read is written in bf16, as they would round it: half the bytes, and no step of its own for it.
@@ -219,14 +220,14 @@ bool streams(const Plan& plan, const PlanOp& product) {
 void round_early(Plan& plan) {
   std::vector<int> others = readers(plan);  // that are no such products
   for (const PlanOp& op : plan.ops) {
-    if (op.kind != MOTLEY_OP_MATMUL || !streams(plan, op)) continue;
+    if (op.kind != MOTLEY_OP_MATMUL || !rounds(plan, op)) continue;
     if (plan.values[static_cast<size_t>(op.in[0])].width % 8 == 0) --others[static_cast<size_t>(op.in[0])];
   }
   for (const PlanOp& op : plan.ops) {
     const int32_t id = result_in_bf16(op);
     if (id != MOTLEY_NONE && others[static_cast<size_t>(id)] == 0) write_in_bf16(plan, id);
     const bool gates = op.kernel == matmul_silu_mul<0> || op.kernel == matmul_silu_mul<1>;
-    if (!gates || !streams(plan, op) || op.weight[1] != MOTLEY_NONE || op.weight[3] != MOTLEY_NONE) continue;
+    if (!gates || !rounds(plan, op) || op.weight[1] != MOTLEY_NONE || op.weight[3] != MOTLEY_NONE) continue;
     write_in_bf16(plan, op.out[0]), write_in_bf16(plan, op.out[1]);
   }
 }

@@ -121,11 +121,14 @@ class Bench {
       LibraryCall call{nullptr,       job.x.data, nullptr, nullptr,  product.out,
                        product.width, job.cols,   rows,    job.cols, product.width};
       call.out_bf16 = product.bf16;
-      if (dtype_ == MOTLEY_BF16 && p + 1 < job.count && job.products[p + 1].width == product.width) {  // as in a step
+      const bool direct = dtype_ == MOTLEY_BF16 || dtype_ == MOTLEY_F16;
+      call.f16 = dtype_ == MOTLEY_F16;
+      if (call.f16) call.out_bf16 = false;
+      if (direct && p + 1 < job.count && job.products[p + 1].width == product.width) {  // as in a step
         call.batch = 2, call.w_step = (job.products[p + 1].data - product.data) / 2;
         call.out_step = (job.products[p + 1].at(0) - product.at(0)) / call.out_element();
       }
-      if (dtype_ != MOTLEY_BF16) {
+      if (!direct) {
         WeightView view;
         view.data = product.data, view.row_bytes = job.row_bytes, view.rows = product.width, view.cols = job.cols;
         view.tiled = true;
@@ -290,8 +293,8 @@ int main(int argc, char** argv) {
       cuda::measure(MOTLEY_BF16, library.get(), {1, 4, 8, 16, 32, 64});
       return 0;
     }
-    for (const int32_t dtype : {MOTLEY_BF16, MOTLEY_Q4_K, MOTLEY_Q6_K, MOTLEY_Q8_0, MOTLEY_Q4_0})
-      cuda::measure(dtype, library.get(), asked("quick") || dtype == MOTLEY_Q4_0 ? some : all);
+    for (const int32_t dtype : {MOTLEY_BF16, MOTLEY_Q4_K, MOTLEY_Q6_K, MOTLEY_Q8_0, MOTLEY_Q4_0, MOTLEY_F16})
+      cuda::measure(dtype, library.get(), asked("quick") || dtype == MOTLEY_Q4_0 || dtype == MOTLEY_F16 ? some : all);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

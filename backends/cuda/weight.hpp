@@ -21,6 +21,7 @@ struct WeightView {
   int64_t row_bytes = 0, rows = 0, cols = 0;  // row_bytes: of 16 rows if tiled
   bool tiled = false;
   bool streams = false;  // products/stream.hpp serves it
+  bool direct = false;   // rows that products/library.hpp takes as they are
   int64_t expert_bytes = 0;
   const int32_t* sub_block_of = nullptr;
   // By the file's id: the held row or expert, -1 for one that is another shard's; null: all are held.

@@ -20,16 +20,24 @@ constexpr int kFewStages = 3;          // chunks of a warp in shared memory
 constexpr int kFewBlocks = 3;          // of threads, on one multiprocessor
 constexpr int kSharedMax = 227 << 10;  // bytes that a block of threads may have
 
+#define MOTLEY_MULTIPLY(type)                                      \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type       \
+      ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])     \
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
 // b: what a lane has of its row: columns as the operand's.
-__device__ inline void multiply_add(float* sum, const Operand& a, const uint4& b) {
+template <bool f16>
+__device__ void multiply_add(float* sum, const Operand& a, const uint4& b) {
   const auto mma = [&](uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    if constexpr (f16)
+      MOTLEY_MULTIPLY("f16");
+    else
+      MOTLEY_MULTIPLY("bf16");
   };
   mma(a.low.x, a.high.x, a.low.y, a.high.y, b.x, b.y);
   mma(a.low.z, a.high.z, a.low.w, a.high.w, b.z, b.w);
 }
+#undef MOTLEY_MULTIPLY
 
 // A kernel may start while the one before it in the stream still runs: it may read weights, and nothing else until this
 // returns. The next one may then start as well.

@@ -109,8 +109,7 @@ int64_t product_scratch(const kit::Plan& plan, const kit::PlanOp& op) {
   int64_t slab = 0;
   for (size_t i = 0; i < op.out.size(); ++i) {
     const int64_t width = value_of(plan, op.out[i]).width;
-    if (!w || w->format != MOTLEY_BF16 || w->view().sub_block_of)
-      slab = std::max(slab, slab_rows(width, cols) * cols * 2);
+    if (!w || !w->view().direct) slab = std::max(slab, slab_rows(width, cols) * cols * 2);
   }
   return std::max(bytes, library.bytes + align(slab));
 }

@@ -167,8 +167,9 @@ struct Shapes {
       require(e.layout_set(one, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch), "describing a batch");
       require(e.layout_set(one, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step), "describing a batch");
     };
-    layout(w, CUDA_R_16BF, call.cols, call.width, call.cols, call.w_step);
-    layout(x, CUDA_R_16BF, call.cols, rows, call.stride, 0);
+    const cudaDataType_t type = call.f16 ? CUDA_R_16F : CUDA_R_16BF;
+    layout(w, type, call.cols, call.width, call.cols, call.w_step);
+    layout(x, type, call.cols, rows, call.stride, 0);
     layout(out, call.out_bf16 ? CUDA_R_16BF : CUDA_R_32F, call.width, rows, call.out_stride, call.out_step);
   }
   Handle<cublasLtMatmulDesc_t> desc;
@@ -210,7 +211,8 @@ std::vector<Library::Way> Library::find(const LibraryCall& call, int64_t rows) c
 namespace {
 
 std::array<int64_t, 5> shape_of(const LibraryCall& call) {
-  return {call.width, call.cols, (call.bias ? 1 : 0) + (call.add ? 2 : 0) + (call.out_bf16 ? 4 : 0), call.out_stride,
+  return {call.width, call.cols,
+          (call.bias ? 1 : 0) + (call.add ? 2 : 0) + (call.out_bf16 ? 4 : 0) + (call.f16 ? 8 : 0), call.out_stride,
           call.batch};
 }
 
@@ -254,7 +256,7 @@ Memory borrow(size_t bytes) {
   return {memory, cudaFree};
 }
 
-// In bf16, between -4 and 4.
+// In bf16, between -4 and 4; as bits of f16, between -2.5 and 2.5.
 std::vector<uint16_t> random_numbers(size_t count) {
   std::vector<uint16_t> numbers(count);
   uint32_t state = 1;

@@ -1,5 +1,5 @@
-// NVIDIA's matrix products (cuBLASLt) for many rows in bf16, opened when a GPU is: the plugin loads without them, and
-// its own kernels then serve all rows. SPDX-License-Identifier: Apache-2.0
+// NVIDIA's matrix products (cuBLASLt) for many rows in bf16 or f16, opened when a GPU is: the plugin loads without
+// them, and its own kernels then serve all rows. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <array>
@@ -15,9 +15,9 @@
 
 namespace motley::cuda {
 
-// out[rows][width] = x w^T (+ add) (+ bias). w: [width][cols] and x: [rows][stride], bf16; out and add f32, the same or
-// apart, or out in bf16 and neither of the two. `batch` such products of one x, with neither: their weights and results
-// are so many elements apart.
+// out[rows][width] = x w^T (+ add) (+ bias). w: [width][cols] and x: [rows][stride], both bf16 or both f16; out and add
+// f32, the same or apart, or, of bf16, out in bf16 and neither of the two. `batch` such products of one x, with
+// neither: their weights and results are so many elements apart.
 struct LibraryCall {
   const void *w, *x;
   const float *bias, *add;  // null: none
@@ -25,7 +25,7 @@ struct LibraryCall {
   int64_t width, cols, rows, stride;
   int64_t out_stride;
   int64_t batch = 1, w_step = 0, out_step = 0;
-  bool out_bf16 = false;
+  bool out_bf16 = false, f16 = false;
 
   int64_t out_element() const { return out_bf16 ? 2 : 4; }  // bytes
   std::byte* out_at(int64_t i) const { return static_cast<std::byte*>(out) + i * out_element(); }

@@ -62,13 +62,20 @@ __device__ void find_rows(const Job& job, const Crowd& crowd, CrowdRows& rows) {
   if (threadIdx.x == 0) rows.count = min(kRows, all - first), rows.expert = 0;
 }
 
-// One instruction for each number of rows; `sums` and `others`: the places of its operands.
-#define MOTLEY_WARPGROUP_MULTIPLY(rows, sums, others, ...)                                                           \
-  __device__ inline void warpgroup_multiply(float(&d)[rows / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, \
-                                            uint64_t b) {                                                            \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n" #rows "k16.f32.bf16.bf16 {" sums "}, {" others ", 1, 1, 1, 0;"  \
-                 : __VA_ARGS__                                                                                       \
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));                                                      \
+// One instruction for each number of rows and type; `sums` and `others`: the places of its operands.
+#define MOTLEY_WARPGROUP_INSTRUCTION(type, rows, sums, others, ...)                                       \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #rows "k16.f32." type "." type " {" sums "}, {" others \
+               ", 1, 1, 1, 0;"                                                                            \
+               : __VA_ARGS__                                                                              \
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b))
+#define MOTLEY_WARPGROUP_MULTIPLY(rows, sums, others, ...)                                                    \
+  template <bool f16>                                                                                         \
+  __device__ void warpgroup_multiply(float(&d)[rows / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, \
+                                     uint64_t b) {                                                            \
+    if constexpr (f16)                                                                                        \
+      MOTLEY_WARPGROUP_INSTRUCTION("f16", rows, sums, others, __VA_ARGS__);                                   \
+    else                                                                                                      \
+      MOTLEY_WARPGROUP_INSTRUCTION("bf16", rows, sums, others, __VA_ARGS__);                                  \
   }
 MOTLEY_WARPGROUP_MULTIPLY(8, "%0, %1, %2, %3", "%4, %5, %6, %7}, %8", MOTLEY_FOUR_SUMS(0))
 MOTLEY_WARPGROUP_MULTIPLY(16, "%0, %1, %2, %3, %4, %5, %6, %7", "%8, %9, %10, %11}, %12", MOTLEY_FOUR_SUMS(0),
@@ -83,6 +90,7 @@ MOTLEY_WARPGROUP_MULTIPLY(64,
                           MOTLEY_FOUR_SUMS(12), MOTLEY_FOUR_SUMS(16), MOTLEY_FOUR_SUMS(20), MOTLEY_FOUR_SUMS(24),
                           MOTLEY_FOUR_SUMS(28))
 #undef MOTLEY_WARPGROUP_MULTIPLY
+#undef MOTLEY_WARPGROUP_INSTRUCTION
 
 template <class Kind, int kEights>
 __device__ void take_chunk_of_many(const typename Kind::Chunk& chunk, const uint8_t* x, const Lane& lane,
@@ -91,8 +99,8 @@ __device__ void take_chunk_of_many(const typename Kind::Chunk& chunk, const uint
   const auto take = [&]<int s>(const Operand& a) {
     const uint64_t at = pieces + static_cast<uint64_t>((s / 2 * 8 * kEights * kPieceRow + s % 2 * 64) >> 4);
     begin_products();
-    warpgroup_multiply(sums, a.low.x, a.high.x, a.low.y, a.high.y, at);
-    warpgroup_multiply(sums, a.low.z, a.high.z, a.low.w, a.high.w, at + 2);
+    warpgroup_multiply<Kind::kF16>(sums, a.low.x, a.high.x, a.low.y, a.high.y, at);
+    warpgroup_multiply<Kind::kF16>(sums, a.low.z, a.high.z, a.low.w, a.high.w, at + 2);
     close_products();
     wait_for_products<(s + 1 < Kind::kSteps)>();
   };

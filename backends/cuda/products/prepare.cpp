@@ -36,7 +36,7 @@ class Trial {
     for (const int32_t id : op.out) out_.push_back(tensor(id));
     for (const int32_t id : op.weight)
       weights_.push_back(id == MOTLEY_NONE ? nullptr : plan.weights[static_cast<size_t>(id)]);
-    generated_.assign(static_cast<size_t>(rows), 1);
+    generated_.assign(static_cast<size_t>(rows), 0);
     batch_.rows = static_cast<uint32_t>(rows), batch_.generated = generated_.data();
     call_.op = &op, call_.in = in_, call_.out = out_, call_.weight = weights_, call_.batch = &batch_;
     call_.scratch = scratch_.data(), call_.stream = &stream;
@@ -57,8 +57,9 @@ class Trial {
 std::vector<int64_t> key_of(const kit::Plan& plan, const kit::PlanOp& op) {
   if (op.kind != MOTLEY_OP_MATMUL || op.weight[0] == MOTLEY_NONE) return {};
   const auto& first = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[0])]);
-  if (first.format != MOTLEY_BF16 || !first.view().streams) return {};
-  std::vector<int64_t> key = {first.cols, static_cast<int64_t>(op.in.size()), static_cast<int64_t>(op.weight.size())};
+  if (!first.view().direct || !first.view().streams) return {};
+  std::vector<int64_t> key = {first.format, first.cols, static_cast<int64_t>(op.in.size()),
+                              static_cast<int64_t>(op.weight.size())};
   int64_t rows = 0;
   for (const int32_t id : op.out) {
     if (id == MOTLEY_NONE) continue;

@@ -149,10 +149,11 @@ void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
   for (int i = 0; i < job.count; ++i) {
     const Product& p = job.products[i];
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
-    const bool direct = w.format == MOTLEY_BF16 && !w.view().sub_block_of;
+    const bool direct = w.view().direct;
     const int64_t step = direct ? p.width : slab_rows(p.width, job.cols);
     LibraryCall one{};
     one.cols = job.cols, one.rows = job.rows, one.out_stride = p.width, one.out_bf16 = p.bf16;
+    one.f16 = direct && w.format == MOTLEY_F16;
     one.x = job.x.bf16 ? job.x.data : call.scratch;
     one.stride = job.x.bf16 ? job.cols : bf16_stride(job.cols);
     if (direct && are_a_batch(job, i)) {
@@ -212,7 +213,8 @@ void multiply_by_library(const kit::OpCall& call, const Job& job, const Library&
   constexpr int64_t kBesideRows = 512;
   CudaStream& stream = stream_of(call);
   const LibraryScratch at = library_scratch(job.rows, job.cols);
-  if (!job.x.bf16) rows_to_bf16(job.x, job.rows, job.cols, call.scratch, bf16_stride(job.cols), stream.raw());
+  if (!job.x.bf16)
+    round_rows(job.x, job.rows, job.cols, job.dtype == MOTLEY_F16, call.scratch, bf16_stride(job.cols), stream.raw());
   Beside calls{library, stream, call.scratch + at.workspace, call.scratch + at.beside};
   each_library_call(call, job, [&](int i, int64_t first, LibraryCall one) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
@@ -282,7 +284,7 @@ bool multiply_serially_if_faster(const kit::OpCall& call, const Job& job, const 
     multiply_serially(job_of_calls(job, some), some[0].stride, stream.raw());
   };
   if (job.rows > kSureRows && !library.is_outrun(calls, by_library, own, stream.raw())) return false;
-  if (!job.x.bf16) rows_to_bf16(job.x, job.rows, job.cols, call.scratch, calls[0].stride, stream.raw());
+  if (!job.x.bf16) round_rows(job.x, job.rows, job.cols, false, call.scratch, calls[0].stride, stream.raw());
   Job ready = job;
   ready.x = {calls[0].x, true};
   multiply_serially(ready, calls[0].stride, stream.raw());
@@ -318,8 +320,8 @@ bool take_gate(const Also& also, Job* job) {
 bool multiply_class(const kit::OpCall& call, const ProductData& data, Rows rows, bool prompt, const Also& also) {
   const CudaWeight& w = weight_of(call, 0);
   Job job = job_of(call, rows);
-  if (prompt && data.cublaslt && w.format != MOTLEY_F32 && w.format != MOTLEY_F16 &&
-      fits_library(call, job, *data.cublaslt)) {
+  const bool exact = w.format == MOTLEY_F32 || (w.format == MOTLEY_F16 && !w.view().direct);  // not rounded to bf16
+  if (prompt && data.cublaslt && !exact && fits_library(call, job, *data.cublaslt)) {
     multiply_by_library(call, job, *data.cublaslt);
     return false;
   }

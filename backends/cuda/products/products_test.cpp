@@ -15,7 +15,8 @@
 namespace motley::cuda {
 namespace {
 
-constexpr int32_t kFormats[] = {MOTLEY_BF16, MOTLEY_Q4_0, MOTLEY_Q4_1, MOTLEY_Q8_0, MOTLEY_Q4_K, MOTLEY_Q6_K};
+constexpr int32_t kFormats[] = {MOTLEY_BF16, MOTLEY_F16,  MOTLEY_Q4_0, MOTLEY_Q4_1,
+                                MOTLEY_Q8_0, MOTLEY_Q4_K, MOTLEY_Q6_K};
 
 class Streaming : public testing::Test {
  protected:
@@ -37,8 +38,11 @@ class Streaming : public testing::Test {
   // Random codes; scales of about 0.01.
   std::vector<uint8_t> random_blocks(const kit::Format& format, int64_t count) {
     std::vector<uint8_t> bytes(static_cast<size_t>(count / format.block * format.bytes));
-    if (format.dtype == MOTLEY_BF16) {
-      for (size_t i = 0; i < bytes.size(); i += 2) put(bytes, i, kit::f32_to_bf16(normals(1)[0]));
+    if (format.block == 1) {
+      for (size_t i = 0; i < bytes.size(); i += 2) {
+        const float x = normals(1)[0];
+        put(bytes, i, format.dtype == MOTLEY_F16 ? kit::f32_to_f16(x) : kit::f32_to_bf16(x));
+      }
       return bytes;
     }
     for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_());
@@ -184,7 +188,7 @@ TEST_F(Streaming, Library_IsNearThem) {
                         out = room(kRows * kWidth * 4);
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
   to_bf16(w.format, w.view(), 0, kWidth, weights.data(), nullptr);
-  rows_to_bf16({in.as<float>(), false}, kRows, kCols, rows.data(), kCols, nullptr);
+  round_rows({in.as<float>(), false}, kRows, kCols, false, rows.data(), kCols, nullptr);
   LibraryCall call{weights.data(), rows.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
                    kWidth,         kCols,       kRows,   kCols,   kWidth};
   EXPECT_TRUE(library->knows(call));
@@ -214,7 +218,7 @@ TEST_F(Streaming, Serial_IsTheLibrary) {
     const DeviceBytes in(*memory_, x.data(), x.size() * 4), b(*memory_, bias.data(), bias.size() * 4);
     const kit::Allocation rounded = room(kRows * cols * 2), out = room(kRows * width * 4);
     const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
-    rows_to_bf16({in.as<float>(), false}, kRows, cols, rounded.data(), cols, nullptr);
+    round_rows({in.as<float>(), false}, kRows, cols, false, rounded.data(), cols, nullptr);
     auto* const to = reinterpret_cast<float*>(out.data());
     LibraryCall call{w.view().data, rounded.data(), b.as<float>(), nullptr, to, width, cols, kRows, cols, width};
     ASSERT_TRUE(library->knows(call));
@@ -251,7 +255,7 @@ TEST_F(Streaming, SerialOfSeveral_IsItsProducts) {
   const std::vector<float> x = normals(kRows * kCols), bias = normals(kRoom);
   const DeviceBytes in(*memory_, x.data(), x.size() * 4), b(*memory_, bias.data(), bias.size() * 4);
   const kit::Allocation rounded = room(kRows * kCols * 2), out = room(kRows * kRoom * 4);
-  rows_to_bf16({in.as<float>(), false}, kRows, kCols, rounded.data(), kCols, nullptr);
+  round_rows({in.as<float>(), false}, kRows, kCols, false, rounded.data(), kCols, nullptr);
   const auto results = [&](const Job& job) {
     EXPECT_EQ(cudaMemset(out.data(), 0xff, kRows * kRoom * 4), cudaSuccess);
     multiply_serially(job, kCols, nullptr);
@@ -314,7 +318,7 @@ TEST_F(Streaming, ABatch_IsItsProducts) {
   const DeviceBytes in(*memory_, x.data(), x.size() * 4);
   const kit::Allocation rounded = room(kRows * kCols * 2), out = room(kRows * 2 * kWidth * 4);
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
-  rows_to_bf16({in.as<float>(), false}, kRows, kCols, rounded.data(), kCols, nullptr);
+  round_rows({in.as<float>(), false}, kRows, kCols, false, rounded.data(), kCols, nullptr);
   LibraryCall call{w.view().data, rounded.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
                    kWidth,        kCols,          kRows,   kCols,   kWidth};
   for (int i = 0; i < 2; ++i) {

@@ -17,6 +17,7 @@ int64_t align(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 const StreamKernels& kernels_for(int32_t dtype) {
   switch (dtype) {
+    case MOTLEY_F16: return kF16Kernels;
     case MOTLEY_Q4_0: return kQ40Kernels;
     case MOTLEY_Q4_1: return kQ41Kernels;
     case MOTLEY_Q8_0: return kQ80Kernels;
@@ -61,12 +62,13 @@ int32_t sharers_of(const StreamKernels& kernels, const Cut& cut) {
   return best;
 }
 
-__global__ void plain_rows(Inputs x, int64_t cols, int64_t stride, int64_t count, __nv_bfloat16* to) {
+__global__ void plain_rows(Inputs x, int64_t cols, int64_t stride, int64_t count, bool f16, uint16_t* to) {
   wait_for_previous();
   for (int64_t i = first_item(); i < count; i += item_step()) {
     const int64_t row = i / (stride / 4), column = i % (stride / 4) * 4;
     const float4 v = four_of(x, row, static_cast<int>(column), static_cast<int>(cols));
-    *reinterpret_cast<uint2*>(to + row * stride + column) = {bf16_pair(v.x, v.y), bf16_pair(v.z, v.w)};
+    *reinterpret_cast<uint2*>(to + row * stride + column) =
+        f16 ? uint2{f16_pair(v.x, v.y), f16_pair(v.z, v.w)} : uint2{bf16_pair(v.x, v.y), bf16_pair(v.z, v.w)};
   }
 }
 
@@ -139,10 +141,11 @@ int64_t choice_scratch(int64_t pairs, int64_t x_rows, int64_t cols, int64_t expe
   return align(pairs * 4) + align(groups * static_cast<int64_t>(sizeof(Group))) + align(x_rows * bf16_stride(cols) * 2);
 }
 
-void rows_to_bf16(const Inputs& x, int64_t rows, int64_t cols, void* to, int64_t to_stride, cudaStream_t stream) {
+void round_rows(const Inputs& x, int64_t rows, int64_t cols, bool f16, void* to, int64_t to_stride,
+                cudaStream_t stream) {
   const int64_t count = rows * to_stride / 4;
-  launch_early(plain_rows, dim3(blocks_for(count)), kThreads, 0, stream, x, cols, to_stride, count,
-               static_cast<__nv_bfloat16*>(to));
+  launch_early(plain_rows, dim3(blocks_for(count)), kThreads, 0, stream, x, cols, to_stride, count, f16,
+               static_cast<uint16_t*>(to));
 }
 
 bool is_of_few_rows(const Job& job, int64_t few_rows_max) {
@@ -197,7 +200,7 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
 bool prepare_stream() {
   if (attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < kSharedMax) return false;
   for (const StreamKernels* kernels :
-       {&kBf16Kernels, &kQ40Kernels, &kQ41Kernels, &kQ80Kernels, &kQ4KKernels, &kQ6KKernels}) {
+       {&kBf16Kernels, &kF16Kernels, &kQ40Kernels, &kQ41Kernels, &kQ80Kernels, &kQ4KKernels, &kQ6KKernels}) {
     if (!kernels->built()) return false;
     kernels->prepare();
   }

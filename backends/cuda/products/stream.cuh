@@ -27,6 +27,12 @@ __device__ inline float4 four_of(const Inputs& x, int64_t row, int i, int cols) 
   return four(from, i, cols, (reinterpret_cast<uintptr_t>(from) & 15) == 0 && i + 4 <= cols);
 }
 
+// Two activations as the kind's weights meet them.
+template <class Kind>
+__device__ uint32_t pair_for(float low, float high) {
+  return Kind::kF16 ? f16_pair(low, high) : bf16_pair(low, high);
+}
+
 // The same as stage_rows(), of a row that is in bf16.
 template <class Kind>
 __device__ void stage_bf16_row(const uint8_t* row, int cols, int columns, uint8_t* to) {
@@ -44,11 +50,12 @@ __device__ void stage_bf16_row(const uint8_t* row, int cols, int columns, uint8_
   }
 }
 
-// Rows from `row` on as bf16 in shared memory, row_bytes apart, zeros behind their columns, in the kind's order.
+// Rows from `row` on as the weights are in shared memory, row_bytes apart, zeros behind their columns, in the kind's
+// order.
 template <class Kind>
 __device__ void stage_rows(const Inputs& x, int64_t row, int rows, int cols, int columns, int row_bytes, uint8_t* to) {
   constexpr int kAtOnce = 8;
-  if (x.bf16) {
+  if (x.bf16 && !Kind::kF16) {
     for (int r = 0; r < rows; ++r)
       stage_bf16_row<Kind>(static_cast<const uint8_t*>(x.data) + (row + r) * cols * 2, cols, columns,
                            to + r * row_bytes);
@@ -64,8 +71,8 @@ __device__ void stage_rows(const Inputs& x, int64_t row, int rows, int cols, int
         const int i = first + k * 4 * kFewThreads;
         const int place = i / Kind::kColumns * Kind::kColumns + 8 * Kind::unit(i % Kind::kColumns / 8) + i % 8;
         if (i < columns)
-          *reinterpret_cast<uint2*>(to + r * row_bytes + 2 * place) = {bf16_pair(v[k].x, v[k].y),
-                                                                       bf16_pair(v[k].z, v[k].w)};
+          *reinterpret_cast<uint2*>(to + r * row_bytes + 2 * place) = {pair_for<Kind>(v[k].x, v[k].y),
+                                                                       pair_for<Kind>(v[k].z, v[k].w)};
       }
     }
   }
@@ -77,7 +84,9 @@ __host__ __device__ constexpr int shared_row(int columns) { return (2 * columns 
 template <class Kind>
 __device__ void take_chunk(const typename Kind::Chunk& chunk, const uint8_t* x, const Lane& lane, float* sum) {
   [&]<int... s>(std::integer_sequence<int, s...>) {
-    (multiply_add(sum, Kind::template step<s>(chunk, lane), *reinterpret_cast<const uint4*>(x + s * 2 * kStep)), ...);
+    (multiply_add<Kind::kF16>(sum, Kind::template step<s>(chunk, lane),
+                              *reinterpret_cast<const uint4*>(x + s * 2 * kStep)),
+     ...);
   }
   (std::make_integer_sequence<int, Kind::kSteps>());
 }
@@ -188,8 +197,8 @@ __global__ void rows_in_order(Inputs x, int64_t cols, int64_t stride, int64_t co
       }
       *reinterpret_cast<uint32_t*>(reinterpret_cast<uint8_t*>(to) + bytes) = pair;
     };
-    put(place, bf16_pair(v.x, v.y));
-    put(place + 8, bf16_pair(v.z, v.w));
+    put(place, pair_for<Kind>(v.x, v.y));
+    put(place + 8, pair_for<Kind>(v.z, v.w));
   }
 }
 
@@ -313,6 +322,6 @@ constexpr StreamKernels kernels_of() {
   using C = Chosen<Wide, Narrow>;
   return {C::blocks, few_shared<Wide>, C::few, C::many, launch_order<Wide>, built<Wide>, C::prepare};
 }
-extern const StreamKernels kBf16Kernels, kQ40Kernels, kQ41Kernels, kQ80Kernels, kQ4KKernels, kQ6KKernels;
+extern const StreamKernels kBf16Kernels, kF16Kernels, kQ40Kernels, kQ41Kernels, kQ80Kernels, kQ4KKernels, kQ6KKernels;
 
 }  // namespace motley::cuda

@@ -1,4 +1,5 @@
-// Products whose weights stream through once: bf16 rows and tiles, on tensor cores with bf16 activations. Every sum is
+// Products whose weights stream through once: bf16 rows and tiles, on tensor cores with bf16 activations, and f16 rows,
+// with f16 activations. Every sum is
 // taken in one order, whatever the number of rows: eight parts of the columns, each from its first to its last, then
 // the parts in order. SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -84,8 +85,9 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
 int64_t serial_rows_max(const Job& job);
 void multiply_serially(const Job& job, int64_t stride, cudaStream_t stream);
 
-// To bf16 rows, `to_stride` apart, zeros behind.
-void rows_to_bf16(const Inputs& x, int64_t rows, int64_t cols, void* to, int64_t to_stride, cudaStream_t stream);
+// To rows in bf16 or f16, `to_stride` apart, zeros behind.
+void round_rows(const Inputs& x, int64_t rows, int64_t cols, bool f16, void* to, int64_t to_stride,
+                cudaStream_t stream);
 int64_t bf16_stride(int64_t cols);  // elements
 
 // Lets the kernels have the shared memory they ask for; once a GPU. False: it has too little (before compute capability

@@ -46,6 +46,12 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
   return reinterpret_cast<const uint32_t&>(pair);
 }
 __device__ inline uint32_t twice(float x) { return bf16_pair(x, x); }
+// What does not fit is the largest number that does.
+__device__ inline uint32_t f16_pair(float low, float high) {
+  constexpr float kMost = 65504;
+  const __half2 pair = __floats2half2_rn(fminf(fmaxf(low, -kMost), kMost), fminf(fmaxf(high, -kMost), kMost));
+  return reinterpret_cast<const uint32_t&>(pair);
+}
 __device__ inline float half_value(uint32_t bits) {
   return __half2float(__ushort_as_half(static_cast<unsigned short>(bits & 0xffffu)));
 }
@@ -69,6 +75,7 @@ __device__ inline uint4 scaled(const uint32_t (&codes)[4], uint32_t offset, uint
 // bf16 rows as the file has them. Chunks of 64 columns suit many blocks of threads, of 128 few.
 template <int chunk_columns>
 struct Bf16Rows {
+  static constexpr bool kF16 = false;  // tensor cores take both operands in it, else in bf16
   static constexpr int kColumns = chunk_columns, kSteps = kColumns / kStep;
   static constexpr int kPartColumns = 128;  // a part of the columns has whole ones of these
   // Where the 8 columns from 8 * i lie in the order of steps and, within one, of lane % 4.
@@ -110,10 +117,16 @@ struct Bf16Rows {
   }
 };
 
+template <int chunk_columns>
+struct F16Rows : Bf16Rows<chunk_columns> {
+  static constexpr bool kF16 = true;
+};
+
 // What a tile of 16 rows by 256 columns holds: codes, more bits of codes, 16 bytes of scales a row (once or twice), and
 // the scales of scales, 4 bytes a row.
 template <int kBits, int kScaleRuns, bool kBlockScales>
 struct TileLayout {
+  static constexpr bool kF16 = false;
   static constexpr int kColumns = 256, kSteps = kColumns / kStep, kPartColumns = kColumns;
   // A lane has 64 columns in a row, so that few scales serve all of them.
   __host__ __device__ static constexpr int unit(int i) { return i % 8 * 4 + i / 8; }

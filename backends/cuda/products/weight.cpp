@@ -97,7 +97,8 @@ CudaWeight::CudaWeight(CudaMemory& memory, const kit::WeightSource& source, bool
   view_.data = view_.tiled ? reinterpret_cast<const uint8_t*>(tiles_.data()) : data_.as<uint8_t>();
   view_.sub_block_of = sub_block_of_.as<int32_t>();
   view_.row_of = row_of_.as<int32_t>(), view_.expert_of = expert_of_.as<int32_t>();
-  view_.streams = streaming && (view_.tiled || (format == MOTLEY_BF16 && !view_.sub_block_of && cols % 8 == 0));
+  view_.direct = (format == MOTLEY_BF16 || format == MOTLEY_F16) && !view_.sub_block_of && cols % 8 == 0;
+  view_.streams = streaming && (view_.tiled || view_.direct);
   view_.source_rows = kept_rows.source_count(), view_.source_experts = kept_experts.source_count();
 }
 
