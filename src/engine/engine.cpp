@@ -37,7 +37,7 @@ struct Replacement {
 // What a replacement's function gave, and the KV that the executor before it had.
 struct Made {
   Result<Executor*> executor;
-  std::shared_ptr<const KvContents> saved;  // shared with who loads it; null = none
+  KvSaved saved;
 };
 
 struct EndedStep {
@@ -54,6 +54,7 @@ class Mailbox {
     std::list<EndedStep> results;
     std::vector<Promise<bool>> drains;
     std::vector<Replacement> replacements;
+    std::optional<Result<KvSaved>> saved_ahead;
     std::optional<Made> made;
     std::optional<Result<KvLoaded>> loaded;
     std::optional<Transferred> transferred;
@@ -99,6 +100,11 @@ class Mailbox {
     mail_.replacements.push_back(std::move(replacement));
     changed_.notify_one();
     return future;
+  }
+  void saved_ahead(Result<KvSaved> saved) {
+    std::lock_guard lock(mutex_);
+    mail_.saved_ahead = std::move(saved);
+    changed_.notify_one();
   }
   void made(Made made) {
     std::lock_guard lock(mutex_);
@@ -150,8 +156,8 @@ class Mailbox {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] {
       return mail_.stop || !mail_.requests.empty() || !mail_.ends.empty() || !mail_.results.empty() ||
-             !mail_.drains.empty() || !mail_.replacements.empty() || mail_.made.has_value() ||
-             mail_.loaded.has_value() || mail_.transferred.has_value();
+             !mail_.drains.empty() || !mail_.replacements.empty() || mail_.saved_ahead.has_value() ||
+             mail_.made.has_value() || mail_.loaded.has_value() || mail_.transferred.has_value();
     });
     waiting_ += mail_.requests.size();
     return std::exchange(mail_, {});
@@ -209,6 +215,7 @@ class Engine::Impl {
  private:
   enum class Phase {
     kServing,
+    kSaving,     // as before: KV is saved that the next executor needs
     kSettling,   // no planning: waits for the steps under way, before the executor is replaced
     kReplacing,  // no step under way: waits for the function that makes the next executor
     kLoading,    // the next one is there: waits for the KV that it gets
@@ -240,6 +247,7 @@ class Engine::Impl {
     for (EndedStep& ended : mail.results) take_result(std::move(ended));
     for (auto& [request, came_ns] : mail.requests) scheduler_.add(std::move(request), came_ns);
     for (Replacement& replacement : mail.replacements) queue(std::move(replacement));
+    if (mail.saved_ahead && phase_ == Phase::kSaving) end_saving(*std::move(mail.saved_ahead));
     if (mail.made) take_over(*std::move(mail.made));
     if (mail.loaded) end_loading(*mail.loaded);
     if (mail.transferred) end_transfers(*mail.transferred);
@@ -283,10 +291,8 @@ class Engine::Impl {
   void lose(const Status& why) {
     log_warning("the executor is lost, replacing it: {}", why.to_string());
     ++losses_in_a_row_;
-    if (current_)
-      replacements_.push_front(*std::exchange(current_, std::nullopt));  // one by plan, which must wait now
-    else
-      paused_at_ns_ = clock_.now_ns();
+    if (!current_ || phase_ == Phase::kSaving) paused_at_ns_ = clock_.now_ns();
+    if (current_) replacements_.push_front(*std::exchange(current_, std::nullopt));  // one by plan, which must wait now
     current_ = Replacement{
         .make = [recover = recover_, why] { return recover(why); }, .done = {}, .loss = why, .stays = false};
     phase_ = Phase::kSettling;
@@ -309,13 +315,13 @@ class Engine::Impl {
   }
 
   void advance() {
-    if (phase_ == Phase::kServing && !replacements_.empty()) {
+    if (phase_ == Phase::kServing && !scheduler_.some_come_late()) saved_.clear();
+    if (phase_ == Phase::kServing && !replacements_.empty() && !scheduler_.some_come_late()) {
       current_ = std::move(replacements_.front());
       replacements_.pop_front();
-      paused_at_ns_ = clock_.now_ns();
-      phase_ = Phase::kSettling;
+      save_ahead();
     }
-    if (phase_ == Phase::kServing) plan();
+    if (phase_ == Phase::kServing || phase_ == Phase::kSaving) plan();
     start_transfers();
     const bool settled = scheduler_.steps_in_flight() == 0 && scheduler_.transfers_in_flight() == 0;
     if (phase_ == Phase::kSettling && settled) make_next();
@@ -325,15 +331,15 @@ class Engine::Impl {
 
   // Beside the steps, all that wait at once.
   void start_transfers() {
-    if (transferring_) return;
+    if (transferring_ || phase_ == Phase::kLoading) return;
     const std::vector<Transfer> transfers = scheduler_.take_transfers();
     if (transfers.empty()) return;
     transferring_ = true;
     if (mover_.joinable()) mover_.join();  // it has delivered
     try {
-      mover_ = std::thread([executor = executor_, mailbox = mailbox_, transfers] {
+      mover_ = std::thread([executor = executor_, mailbox = mailbox_, transfers, saved = saved_] {
         const MemoryPatience patience;
-        mailbox->transferred(transfer(*executor, transfers));
+        mailbox->transferred(transfer(*executor, transfers, saved));
       });
     } catch (const std::system_error& refused) {
       Transferred none{{}, {}, 0, error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to move KV on: {}", refused.what())};
@@ -347,7 +353,7 @@ class Engine::Impl {
     for (const RequestId id : done.moved) scheduler_.moved(id, true);
     for (const RequestId id : done.left) scheduler_.moved(id, false);
     if (!done.left.empty()) {
-      log_warning("the KV of {} requests does not move to another pool, and is computed again: {}", done.left.size(),
+      log_warning("the KV of {} requests does not move, and is computed again: {}", done.left.size(),
                   done.loaded.ok() ? "the host has memory for others alone" : done.loaded.error().message());
     }
     if (!done.loaded.ok()) return;
@@ -370,15 +376,48 @@ class Engine::Impl {
     return true;
   }
 
+  bool saves_kv() const { return !losing() && !current_->stays && executor_->describe().moves_kv; }
+
+  // Saves what no step writes any more, while steps run; then they come to rest.
+  void save_ahead() {
+    phase_ = Phase::kSaving;
+    std::vector<KvBlock> blocks;
+    if (saves_kv()) blocks = scheduler_.hold_written(current_->pools);
+    if (blocks.empty()) return settle({});
+    const auto work = [blocks = std::move(blocks), executor = executor_, mailbox = mailbox_] {
+      KvSaved saved;
+      Status status;
+      try {
+        status = save(*executor, blocks, &saved);
+      } catch (const std::bad_alloc&) {
+      }
+      mailbox->saved_ahead(status.ok() ? Result<KvSaved>(std::move(saved)) : status);
+    };
+    if (!start_maker(work)) settle({});
+  }
+
+  void end_saving(Result<KvSaved> saved) {
+    if (saved.ok()) return settle(*std::move(saved));
+    log_warning("the executor was not replaced: {}", saved.error().to_string());
+    current_->done.set(saved.error());
+    stay();
+  }
+
+  void settle(KvSaved saved_ahead) {
+    if (saved_ahead.empty()) scheduler_.let_go();
+    saved_ = std::move(saved_ahead);
+    paused_at_ns_ = clock_.now_ns();
+    phase_ = Phase::kSettling;
+  }
+
   // What is saved of the executor in service is saved before the other is made: it may end for that.
   void make_next() {
     phase_ = Phase::kReplacing;
     std::vector<KvBlock> blocks;
-    if (!losing() && !current_->stays && executor_->describe().moves_kv)
-      blocks = scheduler_.blocks_to_save(current_->pools);
+    if (saves_kv()) blocks = scheduler_.blocks_to_save(current_->pools);
     const auto work = [make = std::move(current_->make), blocks = std::move(blocks), executor = executor_,
-                       mailbox = mailbox_] {
-      Made made{error(MOTLEY_RESOURCE_EXHAUSTED, "no memory for another executor"), nullptr};
+                       mailbox = mailbox_, saved = saved_] {
+      Made made{error(MOTLEY_RESOURCE_EXHAUSTED, "no memory for another executor"), saved};
       try {
         const Status status = save(*executor, blocks, &made.saved);
         made.executor = status.ok() ? make() : status;
@@ -390,19 +429,26 @@ class Engine::Impl {
     const Status why = error(MOTLEY_RESOURCE_EXHAUSTED, "no thread to replace the executor on");
     if (losing()) return die(why);
     current_->done.set(why);
+    stay();
+  }
+
+  // The executor in service goes on.
+  void stay() {
+    scheduler_.let_go();
+    saved_.clear();
     current_.reset();
     phase_ = Phase::kServing;
   }
 
   // None where that cannot be: what was computed is computed again then. Not OK where the executor has lost a device:
   // its next step says so, and it is replaced for that.
-  static Status save(Executor& executor, const std::vector<KvBlock>& blocks, std::shared_ptr<const KvContents>* to) {
+  static Status save(Executor& executor, const std::vector<KvBlock>& blocks, KvSaved* to) {
     if (blocks.empty()) return ok_status();
     auto saved = executor.save_kv(blocks);
     const Code code = saved.error().code();
     if (code == MOTLEY_UNAVAILABLE || code == MOTLEY_DEADLINE_EXCEEDED) return saved.error();
     if (saved.ok()) {
-      *to = std::make_shared<const KvContents>(*std::move(saved));
+      to->push_back(std::make_shared<const KvContents>(*std::move(saved)));
     } else {
       log_warning("the KV of {} blocks is not saved: {}", blocks.size(), saved.error().message());
     }
@@ -423,11 +469,21 @@ class Engine::Impl {
       if (!status.ok()) die(losing() ? current_->loss.annotate(status.to_string()) : status);
       return;
     }
-    current_.reset();
-    phase_ = Phase::kServing;
+    stay();
   }
 
-  Status go_on_with(Executor& executor, const std::shared_ptr<const KvContents>& saved) {
+  // Blocks that load within a pause, if that goes as fast as saving went.
+  size_t blocks_at_once(const KvSaved& saved) const {
+    double blocks = 0, ns = 0;
+    for (const auto& part : saved) {
+      for (const std::vector<BlockId>& of_pool : part->blocks) blocks += static_cast<double>(of_pool.size());
+      ns += static_cast<double>(part->busy_ns);
+    }
+    const double pause_ns = static_cast<double>(asked_.kv_pause_ns);
+    return ns <= pause_ns ? SIZE_MAX : static_cast<size_t>(std::max(blocks * pause_ns / ns, 1.0));
+  }
+
+  Status go_on_with(Executor& executor, const KvSaved& saved) {
     if (losses_in_a_row_ > kLossesInARowMax)
       return error(MOTLEY_UNAVAILABLE, "{} executors in a row were lost before they ran a step", losses_in_a_row_);
     const ExecutorDescription description = executor.describe();
@@ -443,22 +499,23 @@ class Engine::Impl {
       config_ = std::make_shared<const SchedulerConfig>(std::move(next));
     }
     mailbox_->set_lanes(config_->lanes.size());
+    saved_.clear();
     if (losing()) {
       serve(scheduler_.restart(*config_));
       return ok_status();
     }
-    const bool takes_kv = saved != nullptr && description.moves_kv;
-    Scheduler::CarriedOn carried = scheduler_.carry_on(*config_, takes_kv ? saved->blocks : KvSavedBlocks());
-    carried_ = {carried.moves.size(), carried.lost, saved == nullptr ? 0 : saved->busy_ns};
+    if (description.moves_kv) saved_ = saved;
+    Scheduler::CarriedOn carried = scheduler_.carry_on(*config_, blocks_of(saved_), blocks_at_once(saved_));
+    carried_ = {carried.moves.size(), carried.late, carried.lost};
     if (carried.moves.empty()) {
       serve(carried.lost);
       return ok_status();
     }
     phase_ = Phase::kLoading;
-    const auto work = [&executor, saved, moves = std::move(carried.moves), mailbox = mailbox_]() mutable {
+    const auto work = [&executor, saved, moves = std::move(carried.moves), mailbox = mailbox_] {
       Result<KvLoaded> loaded = error(MOTLEY_RESOURCE_EXHAUSTED, "no memory to move KV");
       try {
-        loaded = executor.load_kv(saved, std::move(moves));
+        loaded = load(executor, saved, moves);
       } catch (const std::bad_alloc&) {
       }
       mailbox->loaded(std::move(loaded));
@@ -470,8 +527,8 @@ class Engine::Impl {
   void end_loading(const Result<KvLoaded>& loaded) {
     if (phase_ != Phase::kLoading) return;  // the engine has ended meanwhile
     if (loaded.ok()) {
-      log_info("{} KV blocks moved: saved in {:.0f} ms, loaded in {:.0f} ms", carried_.blocks,
-               static_cast<double>(carried_.saving_ns) * 1e-6, static_cast<double>(loaded->busy_ns) * 1e-6);
+      log_info("{} KV blocks loaded in {:.0f} ms; those of {} requests come late", carried_.blocks,
+               static_cast<double>(loaded->busy_ns) * 1e-6, carried_.late);
       {
         std::lock_guard lock(stats_mutex_);
         metrics_.on_moved(carried_.blocks, loaded->bytes);
@@ -553,10 +610,10 @@ class Engine::Impl {
   std::optional<Replacement> current_;  // in kSettling and kReplacing
   std::deque<Replacement> replacements_;
   struct {
-    size_t blocks = 0;
+    size_t blocks = 0, late = 0;
     uint64_t lost = 0;
-    int64_t saving_ns = 0;
-  } carried_;  // in kLoading
+  } carried_;      // in kLoading
+  KvSaved saved_;  // from the executor in service, in kSettling; else from the one before, while some come late
   int64_t paused_at_ns_ = 0;
   uint32_t losses_in_a_row_ = 0;
   std::thread maker_;

@@ -8,9 +8,10 @@
 // step under way has come back, calls the function on a thread of its own, and begins anew with the new executor: every
 // request waits again with its rank and is prefilled with its prompt and the tokens it has. A healthy one's KV goes on
 // instead: where pools lie in the same memory as the new one's it stays; else it is saved before the function is
-// called, and loaded into the new one, as far as there is room. What requests hear is the same as without the
-// replacement, later; steps of the lost executor count up to the first that failed. Meanwhile requests may be submitted
-// (they queue) and ended.
+// called, blocks that are full while steps still run, and loaded into the new one, as far as there is room. Requests
+// whose KV would hold up the others for longer than kv_pause_ns get it beside the steps. What requests hear is the same
+// as without the replacement, later; steps of the lost executor count up to the first that failed. Meanwhile requests
+// may be submitted (they queue) and ended.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +40,9 @@ struct EngineOptions {
   bool enable_chunked_prefill = true;
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;
   size_t queue_limit = 0;  // waiting requests; 0 = limits::kQueuedRequestsMax
+  // Of the KV that goes to another executor, as much is loaded before a step runs as takes so long, at the rate at
+  // which it was saved.
+  int64_t kv_pause_ns = 100'000'000;
 };
 
 // A histogram of one quantity, cumulative since start (Prometheus shape).
@@ -70,7 +74,7 @@ struct LaneStats {
 
 // A snapshot of counters and gauges.
 struct EngineStats {
-  uint32_t running = 0, waiting = 0, moving = 0;     // moving: from one pool to another, counted nowhere else
+  uint32_t running = 0, waiting = 0, moving = 0;     // moving: their KV is, counted nowhere else
   uint32_t kv_blocks_total = 0, kv_blocks_used = 0;  // of all pools
   std::vector<KvPoolStats> pools;                    // of the executor in service
   std::vector<LaneStats> lanes;                      // by number, whichever executor had them

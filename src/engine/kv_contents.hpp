@@ -53,6 +53,9 @@ struct KvContents {
   int64_t busy_ns = 0;          // that saving took, as the executor's steps count time
 };
 
+// What was saved of an executor, at different times; no block twice. Shared: a device that hangs may read it still.
+using KvSaved = std::vector<std::shared_ptr<const KvContents>>;
+
 // What loading took.
 struct KvLoaded {
   uint64_t bytes = 0;  // written, copies included

@@ -59,7 +59,7 @@ TEST(Moving, IntoASmallerPool_TheFirstGoOnAndTheLastWaits) {
   for (uint32_t i = 0; i < 3; ++i) ids.push_back(bench.add(bench.request(random_text(i, 20, kVocab), 8)));
   run_steps(bench, 3);
   ScriptedOptions smaller = device_of({16});  // of six blocks each, and one for who runs
-  bench.replace(smaller, false);
+  bench.replace(smaller, {});
   EXPECT_EQ(bench.scheduler().running(), 2u);
   EXPECT_EQ(bench.moved(), 12u);
   ASSERT_TRUE(bench.plan());
@@ -73,7 +73,7 @@ TEST(Moving, FromOnePoolToTwo_TakesThePreferredOneFirst) {
   SchedulerBench bench(device_of({64}), {.enable_prefix_caching = false});
   for (uint32_t i = 0; i < 3; ++i) bench.add(bench.request(random_text(i, 20, kVocab), 8));
   run_steps(bench, 3);
-  bench.replace(device_of({16, 16}), false);
+  bench.replace(device_of({16, 16}), {});
   EXPECT_EQ(bench.scheduler().running(), 3u);
   EXPECT_EQ(bench.scheduler().pool(0).free_count(), 4u);
   EXPECT_EQ(bench.scheduler().pool(1).free_count(), 10u);
@@ -86,7 +86,7 @@ TEST(Moving, FromOnePoolToTwoWithShares_PartsThem) {
   run_steps(bench, 3);
   ScriptedOptions two = device_of({64, 64});
   two.pools[0].share = 0.25, two.pools[1].share = 0.75;
-  bench.replace(two, false);
+  bench.replace(two, {});
   EXPECT_EQ(bench.scheduler().running(), 4u);
   EXPECT_EQ(bench.scheduler().pool(0).free_count(), 64u - 6);
   EXPECT_EQ(bench.scheduler().pool(1).free_count(), 64u - 18);
@@ -101,7 +101,7 @@ TEST(Moving, FromTwoPoolsToOne_BesideThePoolThatStays) {
   run_steps(bench, 6);
   ScriptedOptions one = device_of({64});
   one.pools[0].memory = {5};
-  bench.replace(one, false);
+  bench.replace(one, {});
   EXPECT_EQ(bench.scheduler().running(), 3u);
   EXPECT_EQ(bench.moved(), 6u);  // of the first alone: the others' lie where they lay
   expect_end(bench, 0);
@@ -118,7 +118,7 @@ TEST(Moving, WhatIsShared_MovesOnceAndStaysShared) {
   run_steps(bench, 2);
   ASSERT_EQ(bench.scheduler().running(), 2u);
   const uint32_t free = bench.scheduler().pool(0).free_count();
-  bench.replace(device_of({64}), false);
+  bench.replace(device_of({64}), {});
   EXPECT_EQ(bench.scheduler().running(), 2u);
   EXPECT_EQ(bench.scheduler().pool(0).free_count(), free);
   EXPECT_EQ(bench.moved(), 64u - free);
@@ -130,7 +130,7 @@ TEST(Moving, ThePrefixCacheGoesAlong) {
   const std::vector<TokenId> text = random_text(1, 41, kVocab);
   bench.add(bench.request(text, 4));
   ASSERT_TRUE(bench.finish(100));
-  bench.replace(device_of({48}), false);
+  bench.replace(device_of({48}), {});
   const uint64_t before = bench.scheduler().counters().prefix_hits;
   bench.add(bench.request(text, 4));
   ASSERT_TRUE(bench.plan());
@@ -145,13 +145,13 @@ TEST(Moving, OfThePrefixCacheWhatFits_IsTheBeginning) {
   bench.add(bench.request(text, 4));
   ASSERT_TRUE(bench.finish(100));
   ScriptedOptions smaller = device_of({64});
-  bench.replace(smaller, false);
+  bench.replace(smaller, {});
   smaller.pools[0].blocks = 12;
   smaller.saved_blocks_max = 5;
   smaller.pools[0].memory = {};
-  bench.replace(smaller, false);  // of the first executor all is saved
+  bench.replace(smaller, {});  // of the first executor all is saved
   EXPECT_EQ(bench.moved(), 11u + 11u);
-  bench.replace(smaller, false);  // of this one five blocks are
+  bench.replace(smaller, {});  // of this one five blocks are
   EXPECT_EQ(bench.moved(), 11u + 11u + 5u);
   const uint64_t before = bench.scheduler().counters().prefix_hits;
   bench.add(bench.request(text, 4));
@@ -164,10 +164,73 @@ TEST(Moving, LoadingFails_AllIsComputedAgain) {
   SchedulerBench bench(device_of({64}), {});
   for (uint32_t i = 0; i < 3; ++i) bench.add(bench.request(random_text(i, 20, kVocab), 8));
   run_steps(bench, 3);
-  bench.replace(device_of({64}), true);
+  bench.replace(device_of({64}), {.loading_fails = true});
   EXPECT_EQ(bench.scheduler().running(), 0u);
   EXPECT_EQ(bench.scheduler().waiting(), 3u);
   expect_end(bench, 3 * 23);
+}
+
+TEST(Moving, WhoseKvIsMuch_ComesLate_WhileTheOthersRun) {
+  SchedulerBench bench(device_of({64}), {.enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 3; ++i) ids.push_back(bench.add(bench.request(random_text(i, 20, kVocab), 8)));
+  run_steps(bench, 3);
+  bench.replace(device_of({64}), {.at_once = 6});
+  EXPECT_EQ(bench.scheduler().running(), 1u);
+  EXPECT_EQ(bench.scheduler().transfers_in_flight(), 2u);
+  for (uint32_t there = 1; there <= 3; ++there) {
+    ASSERT_TRUE(bench.plan());
+    for (uint32_t i = 0; i < 3; ++i) EXPECT_EQ(bench.rows_of(ids[i]), i < there ? 1u : 0u) << i;
+    ASSERT_TRUE(bench.result());
+    EXPECT_EQ(bench.transfer(), there < 3);
+  }
+  EXPECT_FALSE(bench.scheduler().some_come_late());
+  expect_end(bench, 0);
+}
+
+TEST(Moving, WhoEndsBeforeItHasCome_GivesItsBlocksBack) {
+  SchedulerBench bench(device_of({64}), {.enable_prefix_caching = false});
+  std::vector<RequestId> ids;
+  for (uint32_t i = 0; i < 3; ++i) ids.push_back(bench.add(bench.request(random_text(i, 20, kVocab), 8)));
+  run_steps(bench, 3);
+  bench.replace(device_of({64}), {.at_once = 1});
+  bench.scheduler().end(ids[1], FinishReason::kAborted);
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 64u - 18) << "its blocks are being written";
+  ASSERT_TRUE(bench.transfer());
+  EXPECT_EQ(bench.scheduler().pool(0).free_count(), 64u - 12);
+  ASSERT_TRUE(bench.transfer());
+  EXPECT_EQ(bench.scheduler().running(), 2u);
+}
+
+// What is full stays as it is; the two blocks that steps fill meanwhile, and the one that they write, come later.
+TEST(Moving, WhatIsFull_IsSavedWhileStepsRun) {
+  SchedulerBench bench(device_of({64}), {.enable_prefix_caching = false});
+  bench.add(bench.request(random_text(1, 20, kVocab), 30));
+  run_steps(bench, 2);
+  EXPECT_EQ(bench.scheduler().hold_written({}).size(), 5u);
+  run_steps(bench, 9);
+  EXPECT_EQ(bench.scheduler().blocks_to_save({}).size(), 3u);
+  bench.scheduler().let_go();
+  EXPECT_EQ(bench.scheduler().blocks_to_save({}).size(), 8u);
+  bench.replace(device_of({64}), {.steps_ahead = 6});
+  expect_end(bench, 0);
+}
+
+// In a full pool nobody gets what is held: who lacks a block sits out until it is let go.
+TEST(Moving, WhatIsHeld_IsWaitedFor) {
+  SchedulerBench bench(device_of({12}), {.enable_prefix_caching = false});
+  for (uint32_t i = 0; i < 2; ++i) bench.add(bench.request(random_text(i, 20, kVocab), 20));
+  run_steps(bench, 3);
+  EXPECT_EQ(bench.scheduler().hold_written({}).size(), 10u);
+  int steps = 0;
+  while (bench.plan()) {
+    ASSERT_TRUE(bench.result());
+    ASSERT_LT(++steps, 8);
+  }
+  EXPECT_EQ(bench.scheduler().unfinished(), 2u);
+  bench.scheduler().let_go();
+  ASSERT_TRUE(bench.finish(1000));
+  bench.expect_all_right();
 }
 
 TEST(Moving, BlocksOfAnotherSize_AreComputedAgain) {
@@ -176,7 +239,7 @@ TEST(Moving, BlocksOfAnotherSize_AreComputedAgain) {
   run_steps(bench, 3);
   ScriptedOptions other = device_of({64});
   other.pools[0].block_size = 8;
-  bench.replace(other, false);
+  bench.replace(other, {});
   EXPECT_EQ(bench.moved(), 0u);
   expect_end(bench, 23);
 }
@@ -299,6 +362,48 @@ TEST(MovingPools, WithoutMemoryForAll_TheFirstMove) {
   const Transferred failed = transfer(executor, {{7, moves(0, 1)}});
   EXPECT_EQ(failed.loaded.error().code(), MOTLEY_UNAVAILABLE);
   EXPECT_EQ(failed.left, std::vector<RequestId>{7});
+}
+
+// A replacement's pause is bounded: what loads within it runs, and the rest follows while that runs. A request's blocks
+// are loaded by two calls, those saved while steps ran and the others: where the second fails all are computed again,
+// where the fourth does, one is.
+TEST(MovingLate, InTheEngine) {
+  for (const int fails : {0, 2, 4}) {
+    SCOPED_TRACE(fails);
+    ScriptedOptions device = device_of({256});
+    device.saved_block_ns = 1000;
+    device.manual = true;
+    ScriptedExecutor first(device);
+    device.epoch = 2, device.manual = false;
+    std::atomic<int> loads = 0;
+    std::unique_ptr<ScriptedExecutor> next;
+    device.loads = [&] {
+      if (++loads == fails) next->fail_loading(Status(MOTLEY_RESOURCE_EXHAUSTED, "scripted"));
+    };
+    next = std::make_unique<ScriptedExecutor>(device);
+    Inbox inbox;
+    const auto engine = Engine::create(first, {.enable_prefix_caching = false, .kv_pause_ns = 1000}).value();
+    std::vector<std::pair<RequestId, std::vector<TokenId>>> asked;
+    for (uint32_t i = 0; i < 4; ++i) {
+      const std::vector<TokenId> text = random_text(i, 18 + i, kVocab);
+      asked.emplace_back(engine->submit(testing::request_of(inbox, text, 100)).value(), expected_tokens(text, 100));
+    }
+    for (const auto& [id, tokens] : asked)
+      while (inbox.tokens(id) < 3)
+        if (!first.run_next()) std::this_thread::yield();
+    auto replaced = engine->replace([&]() -> Result<Executor*> { return next.get(); });
+    while (!replaced.ready())
+      if (!first.run_next()) std::this_thread::yield();
+    EXPECT_TRUE(replaced.take().ok());
+    for (const auto& [id, tokens] : asked) EXPECT_EQ(inbox.wait(id).tokens, tokens);
+    EXPECT_TRUE(engine->drain().take());
+    EXPECT_EQ(loads, fails == 2 ? 2 : 8);
+    const uint64_t again = engine->stats().recomputed_tokens;
+    EXPECT_EQ(again > 0, fails > 0);
+    if (fails == 4) EXPECT_LT(again, 100u) << "of one request";
+    EXPECT_EQ(first.violations(), std::vector<std::string>());
+    EXPECT_EQ(next->violations(), std::vector<std::string>());
+  }
 }
 
 // Who moves is waited for before the executor is replaced, and goes on with the next one. The move ends once the

@@ -152,14 +152,21 @@ Status Scheduler::discard(const StepResult& result) {
 }
 
 uint64_t Scheduler::restart(const SchedulerConfig& config) {
+  uint64_t lost = 0;
+  for (const Transfer& never_taken : std::exchange(transfers_, {})) {
+    Sequence& s = *sequences_.at(never_taken.id);
+    if (!s.finished) lost += s.committed;
+    s.interrupted |= s.committed > 0;
+    moved(s.id(), false);
+  }
   CHECK(steps_in_flight() == 0 && transfers_in_flight_ == 0, "a restart with {} steps and {} moves under way",
         steps_in_flight(), transfers_in_flight_);
   for (const Pool& pool : pools_)
     CHECK(pool.draining == 0, "{} sequences hold blocks without a step under way", pool.draining);
+  held_.clear();
   config_ = config;
   take_config();
   const std::vector<Sequence*> all = by_rank();
-  uint64_t lost = 0;
   for (Sequence* s : all) {
     lost += s->committed;
     s->interrupted |= s->committed > 0;

@@ -64,8 +64,6 @@ Result<SchedulerConfig> resolve_config(const ExecutorDescription& executor, cons
 // lowered to that instead of refused.
 Result<SchedulerConfig> resolve_replacement(const ExecutorDescription& executor, const EngineOptions& options);
 
-// [pool], ascending, as KvContents has them.
-
 struct SchedulerCounters {
   uint64_t prefix_queries = 0, prefix_hits = 0, preemptions = 0, recomputed_tokens = 0;
 };
@@ -100,25 +98,32 @@ class Scheduler {
   // them. How many positions' rows had run, and must run again.
   uint64_t restart(const SchedulerConfig& config);
 
-  // Moves between pools of the executor that are to be made beside the steps, by rank. Each is answered by moved();
-  // until then its request runs nowhere, and its blocks are left alone.
+  // Moves to be made beside the steps, by rank: of late ones of carry_on() one, so that it is soon there, or else those
+  // between pools of the executor. Each is answered by moved(); until then its request runs nowhere, and its blocks are
+  // left alone.
   std::vector<Transfer> take_transfers();
   // Not OK: the request waits again instead.
   void moved(RequestId id, bool ok);
   uint32_t transfers_in_flight() const { return transfers_in_flight_; }  // not answered
+  bool some_come_late() const;                                           // of these
 
   // What another executor may need of the one in service: the blocks of those that run, by rank, and then of the prefix
-  // cache the latest used, but not of pools whose memory `next` has, too.
+  // cache the latest used, but not of pools whose memory `next` has, too, and none that is held.
   std::vector<KvBlock> blocks_to_save(std::span<const KvPoolDescription> next) const;
+  // Of these, the ones of those that run that no step writes any more: they can be saved beside the steps, and are held
+  // until carry_on(), restart() or let_go(). Who lacks a block meanwhile sits out.
+  std::vector<KvBlock> hold_written(std::span<const KvPoolDescription> next);
+  void let_go();
   struct CarriedOn {
     std::vector<KvMove> moves;
+    size_t late = 0;    // requests that are among take_transfers(), to be loaded from what was saved
     uint64_t lost = 0;  // positions whose rows had run, and must run again
   };
   // Goes on with another executor, once no step is under way and none was discarded. Requests keep what has run where
   // their pool lies in the same memory, or else their blocks were saved and there is room; the others wait again with
-  // their rank, as after restart(). So does the prefix cache. Nothing is to be planned before the moves have ended; if
-  // they fail, restart().
-  CarriedOn carry_on(const SchedulerConfig& config, const KvSavedBlocks& saved);
+  // their rank, as after restart(). So does the prefix cache. Who comes once `at_once` blocks move comes late. Nothing
+  // is to be planned before the moves have ended; if they fail, restart().
+  CarriedOn carry_on(const SchedulerConfig& config, const KvSavedBlocks& saved, size_t at_once = SIZE_MAX);
 
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
   uint32_t running() const;
@@ -161,6 +166,7 @@ class Scheduler {
     std::vector<Sequence*> running;  // by rank
     uint32_t draining = 0;           // sequences in kLeaving or kMoving that still hold blocks
     uint32_t arriving = 0;           // sequences in kMoving that come here
+    uint32_t late = 0;               // of these, from no pool
     uint32_t sequences_max = 0;      // that run
     uint32_t decode_steps = 0;       // of disjoint sequences that its lanes can have under way
     uint32_t preference = 0;         // the least first: its first lane
@@ -242,6 +248,7 @@ class Scheduler {
   void seat(Pool& pool, Sequence& sequence);
   void carry(Carrying& carrying, Sequence& sequence);
   bool carry_to(Carrying& carrying, Sequence& sequence, Pool& pool);
+  void come_late(Pool& pool, Sequence& sequence, std::vector<KvMove> moves);
   static void carry_cache(Carrying& carrying);
   static void carry_cache(Carrying& carrying, const Pool& before, Pool& to);
   static std::span<const TokenId> text_of_block(const Sequence& sequence, size_t block, uint32_t size);
@@ -288,6 +295,7 @@ class Scheduler {
   uint64_t arrivals_ = 0;
   StepId last_step_ = 0;
   std::vector<Transfer> transfers_;  // not taken
+  std::vector<KvBlock> held_;        // by hold_written()
   uint32_t transfers_in_flight_ = 0;
   uint64_t evictions_ = 0;  // from pools, so far
   uint32_t unfinished_ = 0;

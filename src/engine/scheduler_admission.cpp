@@ -64,7 +64,7 @@ uint32_t Scheduler::AdmissionPass::claims() const { return elsewhere + static_ca
 // Sequences that run or hold what they ran with.
 uint32_t Scheduler::holding() const {
   size_t all = 0;
-  for (const Pool& pool : pools_) all += pool.running.size() + pool.draining;
+  for (const Pool& pool : pools_) all += pool.running.size() + pool.draining + pool.late;
   return static_cast<uint32_t>(all);
 }
 

@@ -29,6 +29,7 @@ struct Scheduler::Carrying {
   std::vector<std::optional<uint32_t>> staying;  // by pool before: the one that lies in its memory
   std::vector<Pool*> by_preference;
   const KvSavedBlocks& saved;
+  const size_t at_once;
   std::map<std::pair<uint32_t, ChainId>, std::pair<uint32_t, ChainId>> chains;  // by pool and id, before: now
   std::vector<std::pair<Pool*, BlockId>> cached;                                // held until all are there
   CarriedOn done;
@@ -43,14 +44,14 @@ std::vector<Sequence*> Scheduler::by_rank() const {
 
 std::vector<KvBlock> Scheduler::blocks_to_save(std::span<const KvPoolDescription> next) const {
   std::vector<KvBlock> blocks;
-  std::set<KvBlock> known;
+  std::set<KvBlock> known(held_.begin(), held_.end());
   for (const Sequence* s : by_rank()) {
     if (s->state != Sequence::State::kRunning || stays(config_.pools[s->pool], next)) continue;
     const uint32_t written = blocks_for(s->committed, config_.pools[s->pool].block_size);
     for (uint32_t i = 0; i < written; ++i)
       if (known.insert({s->pool, s->blocks[i]}).second) blocks.push_back({s->pool, s->blocks[i]});
   }
-  size_t cached = std::max(blocks.size(), kCachedBlocksMin);
+  size_t cached = std::max(known.size(), kCachedBlocksMin);
   for (const Pool& pool : pools_) {
     if (stays(config_.pools[pool.id], next)) continue;
     for (const BlockId block : pool.blocks.free_cached()) {
@@ -62,14 +63,35 @@ std::vector<KvBlock> Scheduler::blocks_to_save(std::span<const KvPoolDescription
   return blocks;
 }
 
-Scheduler::CarriedOn Scheduler::carry_on(const SchedulerConfig& config, const KvSavedBlocks& saved) {
+std::vector<KvBlock> Scheduler::hold_written(std::span<const KvPoolDescription> next) {
+  let_go();
+  std::set<KvBlock> known;
+  for (const Sequence* s : by_rank()) {
+    if (s->state != Sequence::State::kRunning || stays(config_.pools[s->pool], next)) continue;
+    for (uint32_t i = 0; i < s->committed / config_.pools[s->pool].block_size; ++i) {
+      if (!known.insert({s->pool, s->blocks[i]}).second) continue;
+      pools_[s->pool].blocks.retain(s->blocks[i]);
+      held_.push_back({s->pool, s->blocks[i]});
+    }
+  }
+  return held_;
+}
+
+void Scheduler::let_go() {
+  for (size_t i = held_.size(); i-- > 0;) pools_[held_[i].pool].blocks.release(held_[i].block);
+  held_.clear();
+}
+
+Scheduler::CarriedOn Scheduler::carry_on(const SchedulerConfig& config, const KvSavedBlocks& saved, size_t at_once) {
   CHECK(steps_in_flight() == 0 && transfers_in_flight_ == 0, "going on with {} steps and {} moves under way",
         steps_in_flight(), transfers_in_flight_);
+  let_go();
   Carrying carrying{.before = std::move(pools_),
                     .described = std::move(config_.pools),
                     .staying = {},
                     .by_preference = {},
                     .saved = saved,
+                    .at_once = at_once,
                     .chains = {},
                     .cached = {},
                     .done = {}};
@@ -181,11 +203,18 @@ bool Scheduler::move_on(Sequence& s) {
 }
 
 std::vector<Transfer> Scheduler::take_transfers() {
-  std::vector<Transfer> all = std::exchange(transfers_, {});
-  std::sort(all.begin(), all.end(), [&](const Transfer& a, const Transfer& b) {
+  std::sort(transfers_.begin(), transfers_.end(), [&](const Transfer& a, const Transfer& b) {
+    if (a.comes_late != b.comes_late) return a.comes_late;
     return waiting_.key_comp()(sequences_.at(a.id).get(), sequences_.at(b.id).get());
   });
-  return all;
+  if (transfers_.empty() || !transfers_.front().comes_late) return std::exchange(transfers_, {});
+  std::vector<Transfer> one = {std::move(transfers_.front())};
+  transfers_.erase(transfers_.begin());
+  return one;
+}
+
+bool Scheduler::some_come_late() const {
+  return std::any_of(pools_.begin(), pools_.end(), [](const Pool& pool) { return pool.late > 0; });
 }
 
 void Scheduler::moved(RequestId id, bool ok) {
@@ -194,14 +223,14 @@ void Scheduler::moved(RequestId id, bool ok) {
   --transfers_in_flight_;
   Pool& to = pools_[s.next_pool];
   --to.arriving;
+  if (!s.draining) --to.late;
   if (s.finished || !ok) {
     for (size_t i = s.next_blocks.size(); i-- > 0;) to.blocks.release(s.next_blocks[i]);
     s.next_blocks.clear();
     return give_back(s);
   }
   Pool& from = pools_[s.pool];
-  s.draining = false;
-  --from.draining;
+  if (std::exchange(s.draining, false)) --from.draining;
   for (size_t i = s.blocks.size(); i-- > 0;) from.blocks.release(s.blocks[i]);
   s.blocks = std::exchange(s.next_blocks, {});
   s.pool = to.id;
@@ -214,12 +243,11 @@ void Scheduler::moved(RequestId id, bool ok) {
 
 // Whether the pool may have one more that runs.
 bool Scheduler::has_seat(const Pool& pool) const {
-  return pool.running.size() < pool.sequences_max && running() < config_.options.max_num_seqs;
+  return pool.sequences() < pool.sequences_max && holding() < config_.options.max_num_seqs;
 }
 
-// Who comes is of lower rank than all that have come. Slots hold nothing: every token is known.
+// Slots hold nothing: every token is known.
 void Scheduler::seat(Pool& pool, Sequence& s) {
-  pool.running.push_back(&s);
   s.pool = pool.id;
   s.slot_base = MOTLEY_NONE;
   if (free_slots_.empty()) return;
@@ -232,7 +260,10 @@ void Scheduler::carry(Carrying& carrying, Sequence& s) {
   CHECK(s.unknown == 0 && s.in_flight == 0, "request {} goes on with {} tokens unknown", s.id(), s.unknown);
   if (const auto stays_in = carrying.staying[s.pool]) {
     Pool& pool = pools_[*stays_in];
-    if (has_seat(pool)) return seat(pool, s);
+    if (has_seat(pool)) {
+      pool.running.push_back(&s);
+      return seat(pool, s);
+    }
     for (size_t i = s.blocks.size(); i-- > 0;) pool.blocks.release(s.blocks[i]);
   } else {
     std::vector<Pool*> pools = carrying.by_preference;
@@ -246,7 +277,8 @@ void Scheduler::carry(Carrying& carrying, Sequence& s) {
   waiting_.insert(&s);
 }
 
-// False, and nothing changed, where there is no room or its blocks were not saved.
+// Who comes is of lower rank than all that have come. False, and nothing changed, where there is no room or its blocks
+// were not saved.
 bool Scheduler::carry_to(Carrying& carrying, Sequence& s, Pool& pool) {
   const BlockPool& from = carrying.before[s.pool].blocks;
   const uint32_t size = from.block_size(), written = blocks_for(s.committed, size);
@@ -255,8 +287,17 @@ bool Scheduler::carry_to(Carrying& carrying, Sequence& s, Pool& pool) {
   for (size_t i = there.hits.size(); i < written; ++i)
     if (!was_saved(carrying.saved, {s.pool, s.blocks[i]})) return false;
   const std::vector<BlockId> old = std::exchange(s.blocks, take_blocks(pool, there));
-  for (size_t i = there.hits.size(); i < written; ++i)
-    carrying.done.moves.push_back({{s.pool, old[i]}, {pool.id, s.blocks[i]}});
+  const uint32_t before_pool = s.pool;
+  std::vector<KvMove> moves;
+  for (size_t i = there.hits.size(); i < written; ++i) moves.push_back({{s.pool, old[i]}, {pool.id, s.blocks[i]}});
+  seat(pool, s);
+  if (carrying.done.moves.size() >= carrying.at_once && !moves.empty()) {
+    ++carrying.done.late;
+    come_late(pool, s, std::move(moves));
+    return true;
+  }
+  carrying.done.moves.insert(carrying.done.moves.end(), moves.begin(), moves.end());
+  pool.running.push_back(&s);
   publish_again(pool, s);
   ChainId before = kChainRoot, now = kChainRoot;
   for (size_t i = 0; i < s.published; ++i) {
@@ -264,10 +305,21 @@ bool Scheduler::carry_to(Carrying& carrying, Sequence& s, Pool& pool) {
                is = pool.blocks.find(now, text_of_block(s, i, size));
     if (!was || !is) break;
     before = was->chain, now = is->chain;
-    carrying.chains[{s.pool, before}] = {pool.id, now};
+    carrying.chains[{before_pool, before}] = {pool.id, now};
   }
-  seat(pool, s);
   return true;
+}
+
+// It runs once its blocks are loaded; until then their text is nobody else's.
+void Scheduler::come_late(Pool& pool, Sequence& s, std::vector<KvMove> moves) {
+  s.next_pool = pool.id;
+  s.next_blocks = std::exchange(s.blocks, {});
+  s.state = Sequence::State::kMoving;
+  s.published = 0;
+  s.chain = kChainRoot;
+  ++pool.arriving, ++pool.late;
+  transfers_.push_back({s.id(), std::move(moves), true});
+  ++transfers_in_flight_;
 }
 
 std::span<const TokenId> Scheduler::text_of_block(const Sequence& s, size_t block, uint32_t size) {
@@ -296,7 +348,9 @@ void Scheduler::carry_cache(Carrying& carrying, const Pool& before, Pool& to) {
     BlockId block = 0;
   };
   std::vector<Kept> kept;  // the latest used first; then by chain, so that a beginning comes before what follows it
-  const size_t room = to.blocks.free_count() - std::min<size_t>(to.blocks.free_count(), to.running.size());
+  const size_t free = to.blocks.free_count(), moves = carrying.done.moves.size();
+  const size_t room = std::min(free - std::min(free, to.running.size() + to.arriving),
+                               carrying.at_once - std::min(carrying.at_once, moves));
   for (const BlockId block : before.blocks.free_cached())
     if (kept.size() < room && was_saved(carrying.saved, {before.id, block})) kept.push_back({block, kept.size(), 0});
   std::sort(kept.begin(), kept.end(), [&](const Kept& a, const Kept& b) {

@@ -83,7 +83,7 @@ Request random_request(std::mt19937& random, const SchedulerBench& bench, uint32
 
 struct Totals {
   uint64_t preemptions = 0, hits = 0, failed = 0, aborted = 0, stopped = 0, losses = 0, no_room = 0;
-  uint64_t overlaps = 0, changed_pool = 0, carried_on = 0, moved = 0, transferred = 0;
+  uint64_t overlaps = 0, changed_pool = 0, carried_on = 0, moved = 0, transferred = 0, came_late = 0;
   uint64_t came_meanwhile = 0, ended_meanwhile = 0;  // while an executor took over by plan
 };
 
@@ -194,6 +194,7 @@ void add_to(Totals& totals, SchedulerBench& bench, const Workload& w, bool repla
   totals.carried_on += bench.carried_on();
   totals.moved += bench.moved();
   totals.transferred += bench.transferred();
+  totals.came_late += bench.came_late();
   for (const auto& [id, story] : bench.stories()) {
     totals.changed_pool += story.pools.size() > 1 ? 1 : 0;
     const bool no_room = story.last.status.code() == MOTLEY_RESOURCE_EXHAUSTED;
@@ -242,7 +243,10 @@ void run_workload(uint32_t seed, Workload (*make)(std::mt19937&), Totals& totals
     }
     if (chance(w.replace_share)) {
       ++losses;
-      bench.replace(random_next(random, bench.device(), w.options), chance(0.1), [&] {
+      const SchedulerBench::Carry carry = {.loading_fails = chance(0.1),
+                                           .steps_ahead = chance(0.5) ? static_cast<int>(1 + random() % 6) : 0,
+                                           .at_once = chance(0.5) ? 1 + random() % 20 : SIZE_MAX};
+      bench.replace(random_next(random, bench.device(), w.options), carry, [&] {
         const uint32_t unfinished = bench.scheduler().unfinished(), before = left;
         requests_come_and_end(0.1);
         totals.came_meanwhile += before - left;
@@ -302,6 +306,7 @@ TEST(SchedulerProperty, ExecutorsReplacedWithTheirKv_EveryRequestGetsTheTokensIt
   EXPECT_GT(totals.carried_on, kWorkloads * 1u);
   EXPECT_GT(totals.moved, kWorkloads * 5u);
   EXPECT_GT(totals.transferred, kWorkloads / 10u);
+  EXPECT_GT(totals.came_late, kWorkloads / 10u);
   EXPECT_GT(totals.came_meanwhile, kWorkloads / 10u);
   EXPECT_GT(totals.ended_meanwhile, kWorkloads / 40u);
   EXPECT_GT(totals.hits, kWorkloads * 5u);

@@ -1,6 +1,7 @@
 #include "engine/transfers.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <set>
@@ -29,12 +30,48 @@ Result<KvLoaded> save_and_load(Executor& executor, const std::vector<Transfer>& 
   return executor.load_kv(std::make_shared<const KvContents>(std::move(saved)), std::move(moves));
 }
 
+Result<KvLoaded> load_late(Executor& executor, const std::vector<Transfer>& transfers, const KvSaved& saved,
+                           Transferred* done) {
+  std::vector<KvMove> moves;
+  for (const Transfer& each : transfers) {
+    done->moved.push_back(each.id);
+    moves.insert(moves.end(), each.moves.begin(), each.moves.end());
+  }
+  done->blocks = moves.size();
+  return load(executor, saved, moves);
+}
+
 }  // namespace
 
-Transferred transfer(Executor& executor, const std::vector<Transfer>& transfers) {
+KvSavedBlocks blocks_of(const KvSaved& saved) {
+  KvSavedBlocks all;
+  for (const auto& part : saved) {
+    all.resize(std::max(all.size(), part->blocks.size()));
+    for (size_t pool = 0; pool < part->blocks.size(); ++pool)
+      all[pool].insert(all[pool].end(), part->blocks[pool].begin(), part->blocks[pool].end());
+  }
+  for (std::vector<BlockId>& of_pool : all) std::sort(of_pool.begin(), of_pool.end());
+  return all;
+}
+
+Result<KvLoaded> load(Executor& executor, const KvSaved& saved, const std::vector<KvMove>& moves) {
+  KvLoaded all;
+  for (const auto& part : saved) {
+    std::vector<KvMove> of_part;
+    std::copy_if(moves.begin(), moves.end(), std::back_inserter(of_part),
+                 [&](const KvMove& move) { return was_saved(part->blocks, move.from); });
+    if (of_part.empty()) continue;
+    ASSIGN_OR_RETURN(const KvLoaded loaded, executor.load_kv(part, std::move(of_part)));
+    all.bytes += loaded.bytes, all.busy_ns += loaded.busy_ns;
+  }
+  return all;
+}
+
+Transferred transfer(Executor& executor, const std::vector<Transfer>& transfers, const KvSaved& saved) {
   Transferred done{{}, {}, 0, error(MOTLEY_RESOURCE_EXHAUSTED, "no memory to move KV")};
+  const bool late = !transfers.empty() && transfers.front().comes_late;
   try {
-    done.loaded = save_and_load(executor, transfers, &done);
+    done.loaded = late ? load_late(executor, transfers, saved, &done) : save_and_load(executor, transfers, &done);
   } catch (const std::bad_alloc&) {
   }
   if (!done.loaded.ok()) {

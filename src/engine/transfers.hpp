@@ -1,4 +1,4 @@
-// Transfers: requests whose KV goes from one pool of an executor to another.
+// Transfers: requests whose KV goes from one pool of an executor to another, or comes late from the one before it.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +11,7 @@ namespace motley {
 struct Transfer {
   RequestId id = 0;
   std::vector<KvMove> moves;
+  bool comes_late = false;  // from the executor before; it was saved
 };
 
 // What became of some. A request that is left has what it had where it was.
@@ -20,8 +21,13 @@ struct Transferred {
   Result<KvLoaded> loaded;
 };
 
-// Makes them, the first ones where the host has no memory for all. Blocks, on any thread (Executor::save_kv). Does not
-// throw.
-Transferred transfer(Executor& executor, const std::vector<Transfer>& transfers);
+// By pool, of all parts.
+KvSavedBlocks blocks_of(const KvSaved& saved);
+// Has the executor load each block from the part that has it, which one does.
+Result<KvLoaded> load(Executor& executor, const KvSaved& saved, const std::vector<KvMove>& moves);
+
+// Makes them, all late ones or none of them; of those from pool to pool the first where the host has no memory for all.
+// `saved`: what late ones load. Blocks, on any thread (Executor::save_kv). Does not throw.
+Transferred transfer(Executor& executor, const std::vector<Transfer>& transfers, const KvSaved& saved = {});
 
 }  // namespace motley

@@ -11,6 +11,7 @@
 #include "base/file.hpp"
 #include "base/log.hpp"
 #include "device/device_map.hpp"
+#include "planner/move_cost.hpp"
 #include "planner/plan.hpp"
 #include "runtime/kv_request.hpp"
 #include "runtime/measured_layers.hpp"
@@ -45,8 +46,9 @@ Status check_options(const InstanceOptions& options) {
   return ok_status();
 }
 
-// Where larger steps do not compile, none is asked for.
-EngineOptions within_rows(EngineOptions engine, const ExecutorDescription& executor) {
+// Where larger steps do not compile, none is asked for. Moves hold up as long as their price says.
+EngineOptions engine_options(EngineOptions engine, const ExecutorDescription& executor) {
+  engine.kv_pause_ns = kKvPauseNs;
   uint32_t rows = 0;
   for (const LaneDescription& lane : executor.lanes) rows = std::max(rows, lane.rows_max);
   if (engine.max_num_batched_tokens > rows)
@@ -143,7 +145,7 @@ Status Instance::open_devices(const InstanceOptions& options) {
   open.threads = options.threads;
   open.deterministic = options.deterministic;
   open.memory_caps = options.device_memory;
-  open.isolate = options.isolate;
+  open.isolation = options.isolation;
   open.compile_seconds_max = options.planning.compile_limit_s;
   ASSIGN_OR_RETURN(open.quality, parse_quality(options.quality));
   ASSIGN_OR_RETURN(devices_, DeviceSet::open(std::move(listed), open));
@@ -284,7 +286,7 @@ Status Instance::start(const InstanceOptions& options) {
   holdings_ = std::make_shared<Holdings>(model());
   RETURN_IF_ERROR(make_runtime(placement_));
   ASSIGN_OR_RETURN(engine_, Engine::create(
-                                *runtime_, within_rows(options.engine, runtime_->describe()), system_clock(),
+                                *runtime_, engine_options(options.engine, runtime_->describe()), system_clock(),
                                 [this](const Status& why) { return recover(why); }, options.trace));
   if (plans_later_) {
     changing_ = true;  // until plan_later() has ended

@@ -183,7 +183,9 @@ Status add_kv(const ModelShape& shape, const PlanInput& input, const PlanRequest
       most = std::max(most, ns);
       if (way == &to) cost->kv_bytes += static_cast<uint64_t>(bytes);
     }
-    cost->pause_ns += most;
+    const double paused = way == &to ? std::min(most, double{kKvPauseNs}) : 0;
+    cost->pause_ns += paused;
+    cost->prepare_ns += most - paused;
   }
   return ok_status();
 }

@@ -99,8 +99,10 @@ TEST_F(MoveCostOf, AHead_TakesItsWeightsAndItsKv) {
   const LayerShape& layer = shape_.layers[0];
   EXPECT_EQ(moved.packed_bytes, 4 * (8 * layer.query_head_bytes + 4 * layer.kv_head_bytes));
   EXPECT_EQ(moved.kv_bytes, static_cast<uint64_t>(kv_bytes(3, 4)) + static_cast<uint64_t>(kv_bytes(1, 4)));
-  // Two heads each go to the host beside one another, then three and one come back.
-  EXPECT_DOUBLE_EQ(moved.pause_ns, 2000 + 0.5 * (kv_bytes(2, 4) + kv_bytes(3, 4)));
+  // Two heads each go to the host beside one another, and beside the steps; then three and one come back.
+  const double packed_ns = moved.prepare_ns - (1000 + 0.5 * kv_bytes(2, 4));
+  EXPECT_NEAR(packed_ns, 2 * 1000 + 0.5 * static_cast<double>(moved.packed_bytes), 2);
+  EXPECT_DOUBLE_EQ(moved.pause_ns, 1000 + 0.5 * kv_bytes(3, 4));
 }
 
 TEST_F(MoveCostOf, ABorderOfLayers_TakesThoseLayers) {
@@ -108,7 +110,18 @@ TEST_F(MoveCostOf, ABorderOfLayers_TakesThoseLayers) {
   const PlanReport next = report({{stage(0, 3, 4, 16), stage(3, 4, 0, 0)}});
   const MoveCost moved = cost(now, next);
   EXPECT_NEAR(static_cast<double>(moved.packed_bytes), static_cast<double>(shape_.layer_bytes(2)), 1);
-  EXPECT_DOUBLE_EQ(moved.pause_ns, 2000 + 0.5 * (kv_bytes(4, 2) + kv_bytes(4, 3)));
+  EXPECT_DOUBLE_EQ(moved.pause_ns, 1000 + 0.5 * kv_bytes(4, 3));
+}
+
+// However slow the link is: what does not load within the pause comes beside the steps.
+TEST_F(MoveCostOf, MuchKv_DoesNotMakeALongPause) {
+  for (DeviceProfile& device : input_.devices) device.copy = {1000, 5000};
+  const PlanReport now = report({{stage(0, 2, 4, 16), stage(2, 4, 0, 0)}});
+  const PlanReport next = report({{stage(0, 3, 4, 16), stage(3, 4, 0, 0)}});
+  const MoveCost moved = cost(now, next);
+  EXPECT_EQ(moved.pause_ns, kKvPauseNs);
+  const double packed_ns = 1000 + 5000 * static_cast<double>(moved.packed_bytes);
+  EXPECT_NEAR(moved.prepare_ns - packed_ns, 2000 + 5000 * (kv_bytes(4, 2) + kv_bytes(4, 3)) - kKvPauseNs, 5000);
 }
 
 TEST_F(MoveCostOf, APoolOfAnotherSize_IsCopied_ButOnlyWhatIsWritten) {

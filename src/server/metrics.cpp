@@ -117,7 +117,8 @@ void add_counters(Page& page, const EngineStats& stats) {
 
 void add_replacements(Page& page, const EngineStats& stats) {
   page.use_prefix("motley");
-  page.gauge("num_requests_moving", "Requests whose KV moves from one pool to another.", stats.moving);
+  page.gauge("num_requests_moving", "Requests whose KV moves from one pool to another, or comes late to the next plan.",
+             stats.moving);
   page.counter("recoveries", "Lost devices or workers after which the requests went on elsewhere.", stats.recoveries);
   page.counter("replacements", "Changes of the placement by plan, while serving.", stats.replacements);
   page.histogram("replacement_pause_seconds", "Without steps because of either.", stats.pause_s);

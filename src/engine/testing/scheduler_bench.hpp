@@ -132,6 +132,14 @@ class SchedulerBench {
     transfers_.erase(at);
     if (fails) {
       scheduler_->moved(transfer.id, false);
+      take_transfers();
+      return true;
+    }
+    if (transfer.comes_late) {
+      EXPECT_TRUE(load(*executor_, late_, transfer.moves).ok());
+      scheduler_->moved(transfer.id, true);
+      ++came_late_;
+      take_transfers();
       return true;
     }
     std::vector<KvBlock> blocks;
@@ -173,18 +181,35 @@ class SchedulerBench {
     EXPECT_EQ(scheduler_->running(), 0u);
     expect_pools_free();
   }
+  struct Carry {
+    bool loading_fails = false;
+    int steps_ahead = 0;  // while what is written is saved; 0: all is saved later
+    size_t at_once = SIZE_MAX;
+  };
   // `next` takes over by plan, once what is under way has come back: with the KV that it needs of the executor before,
   // or of which it has the memory. Where loading fails, all is computed again. `meanwhile` is called wherever the
   // engine can hear of requests.
   void replace(
-      ScriptedOptions next, bool loading_fails, const std::function<void()>& meanwhile = [] {}) {
+      ScriptedOptions next, const Carry& carry, const std::function<void()>& meanwhile = [] {}) {
+    while (scheduler_->some_come_late()) ASSERT_TRUE(transfer());
+    KvSaved saved;
+    const auto save = [&](std::vector<KvBlock> blocks) {
+      auto contents = executor_->save_kv(std::move(blocks));
+      ASSERT_TRUE(contents.ok()) << contents.error().to_string();
+      saved.push_back(std::make_shared<const KvContents>(*std::move(contents)));
+    };
+    if (carry.steps_ahead > 0) save(scheduler_->hold_written(next.pools));
+    for (int i = 0; i < carry.steps_ahead; ++i) {
+      plan();
+      if (i % 2 == 0) result();
+      meanwhile();
+    }
     while (!flying_.empty()) {
       result();
       meanwhile();
     }
     while (transfer()) meanwhile();
-    auto saved = executor_->save_kv(scheduler_->blocks_to_save(next.pools));
-    ASSERT_TRUE(saved.ok()) << saved.error().to_string();
+    save(scheduler_->blocks_to_save(next.pools));
     meanwhile();
     EXPECT_THAT(executor_->violations(), ::testing::IsEmpty());
     next.manual = true;
@@ -197,16 +222,18 @@ class SchedulerBench {
     config_ = *config;
     length_min_ = std::min(length_min_, config_.options.max_model_len);
     const uint32_t before = scheduler_->running();
-    Scheduler::CarriedOn carried = scheduler_->carry_on(config_, saved->blocks);
-    EXPECT_LE(scheduler_->running(), std::min(before, config_.options.max_num_seqs));
-    carried_on_ += scheduler_->running();
+    Scheduler::CarriedOn carried = scheduler_->carry_on(config_, blocks_of(saved), carry.at_once);
+    EXPECT_LE(scheduler_->running() + carried.late, std::min(before, config_.options.max_num_seqs));
+    carried_on_ += scheduler_->running() + carried.late;
     moved_ += carried.moves.size();
     meanwhile();
-    if (loading_fails) executor_->fail_loading(Status(MOTLEY_UNAVAILABLE, "scripted"));
-    const auto loaded =
-        executor_->load_kv(std::make_shared<const KvContents>(*std::move(saved)), std::move(carried.moves));
-    EXPECT_EQ(loaded.ok(), !loading_fails) << loaded.error().to_string();
+    const bool fails = carry.loading_fails && !carried.moves.empty();
+    if (fails) executor_->fail_loading(Status(MOTLEY_UNAVAILABLE, "scripted"));
+    const auto loaded = load(*executor_, saved, carried.moves);
+    EXPECT_EQ(loaded.ok(), !fails) << loaded.error().to_string();
     if (!loaded.ok()) scheduler_->restart(config_);
+    late_ = std::move(saved);
+    take_transfers();
   }
   // Steps with full lookahead until nothing is left. False: no end in sight.
   bool finish(uint64_t steps_max) {
@@ -251,6 +278,7 @@ class SchedulerBench {
   uint64_t carried_on() const { return carried_on_; }
   uint64_t moved() const { return moved_; }
   uint64_t transferred() const { return transferred_; }  // requests, from pool to pool
+  uint64_t came_late() const { return came_late_; }
   uint64_t computed_again() const { return computed_again_; }
   uint32_t rows_of(RequestId id) const {
     for (const PlanSequence& part : last_plan_.sequences)
@@ -305,7 +333,8 @@ class SchedulerBench {
     }
   }
 
-  uint64_t computed_again_ = 0, overlaps_ = 0, carried_on_ = 0, moved_ = 0, transferred_ = 0;
+  uint64_t computed_again_ = 0, overlaps_ = 0, carried_on_ = 0, moved_ = 0, transferred_ = 0, came_late_ = 0;
+  KvSaved late_;  // what late ones are loaded from
   std::deque<Transfer> transfers_;
   ScriptedOptions device_;
   const EngineOptions options_;

@@ -116,11 +116,12 @@ Result<KvContents> ScriptedExecutor::save_kv(std::vector<KvBlock> blocks) {
   std::lock_guard lock(mutex_);
   if (!options_.moves_kv) return error(MOTLEY_UNIMPLEMENTED, "scripted");
   if (loss_) return *loss_;
-  if (saving_) return *std::exchange(saving_, std::nullopt);
+  if (saving_) return *saving_;
   KvContents contents;
   contents.block_size = options_.pools.front().block_size;
   contents.blocks.resize(options_.pools.size());
   blocks.resize(std::min(blocks.size(), options_.saved_blocks_max));
+  contents.busy_ns = static_cast<int64_t>(blocks.size()) * options_.saved_block_ns;
   for (const KvBlock& block : blocks) contents.blocks.at(block.pool).push_back(block.block);
   for (uint32_t pool = 0; pool < contents.blocks.size(); ++pool) {
     std::sort(contents.blocks[pool].begin(), contents.blocks[pool].end());

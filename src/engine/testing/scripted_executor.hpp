@@ -45,6 +45,7 @@ struct ScriptedOptions {
   bool manual = false;              // steps wait for run_next(); otherwise submit() runs them
   bool moves_kv = false;
   size_t saved_blocks_max = SIZE_MAX;     // by save_kv()
+  int64_t saved_block_ns = 0;             // what it says that saving one took
   std::function<void()> loads = nullptr;  // called at the beginning of each load_kv()
   ScriptedChoice choice = nullptr;        // none: a hash of (text, seed, choice), never a banned token
 };
@@ -73,7 +74,7 @@ class ScriptedExecutor final : public Executor {
   void forgive();  // then none fails
   // From the next step to run on, every step gives `status`.
   void lose(Status status);
-  // The next save_kv() or load_kv() gives `status`.
+  // Each save_kv(), or the next load_kv(), gives `status`.
   void fail_saving(Status status);
   void fail_loading(Status status);
   uint64_t steps_run() const;
