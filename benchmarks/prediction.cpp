@@ -197,7 +197,8 @@ int main(int argc, char** argv) {
     const auto [end, error] = std::from_chars(rows.begin(), rows.end(), asked.rows_max);
     if (error == std::errc() && end == rows.end()) ++at;
   }
-  if (at >= argc || std::atoi(argv[2]) < 1 || asked.rows_max <= 128 || asked.rows_max > kKvBlocks * kKvBlockSize) {
+  if (at >= argc || std::atoi(argv[2]) < 1 || asked.rows_max <= 128 ||
+      asked.rows_max > motley::testing::kKvBlocks * motley::testing::kKvBlockSize) {
     std::fprintf(stderr, "usage: prediction MODEL PAIRS [f16] [ROWS: more than 128] DEVICES...\n");
     return 2;
   }
