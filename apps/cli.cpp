@@ -113,8 +113,14 @@ void add_placement_options(CLI::App* app, InstanceOptions& options) {
              "devices that work together on each layer; default: as the plan has it");
   add_number(app, "--pipeline-parallel-size", planning.pipeline_parallel_size,
              "stages of layers, one after another; default: as the plan has it");
-  add_switch(app, "--isolate", options.isolate,
-             "each device in a worker process of its own: one that dies is planned around");
+  options.isolation = Isolation::kAccelerators;
+  const auto isolate = [&options](std::int64_t asked) {
+    options.isolation = asked > 0 ? Isolation::kAll : Isolation::kNone;
+  };
+  app->add_flag_function("--isolate", isolate,
+                         "each device in a worker process of its own: one that dies is planned around; default: GPUs "
+                         "and NPUs alone; --isolate=false: none")
+      ->check(truth_fault);
   app->add_option("--plan", planning.plan_file, "a plan to take as it is: of motley plan --json, or by hand")
       ->check(text_fault);
   add_switch(app, "--use-all-devices", planning.use_all_devices,

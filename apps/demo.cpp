@@ -68,7 +68,7 @@ Result<Request> make_request(const Instance& instance, const DemoCommand& comman
 
 Status demo(const DemoCommand& command) {
   InstanceOptions options = command.instance;
-  options.isolate = true;
+  options.isolation = Isolation::kAll;
   options.planning.use_all_devices = true;
   if (options.model.empty()) {
     ASSIGN_OR_RETURN(options.model, quickstart_model());

@@ -13,7 +13,7 @@ Result<OpenPlan> open_plan(const InstanceOptions& options, std::vector<ListedDev
   DeviceSetOptions open;
   open.threads = options.threads;
   open.deterministic = options.deterministic;
-  open.isolate = options.isolate;
+  open.isolation = options.isolation;
   open.compile_seconds_max = options.planning.compile_limit_s;
   ASSIGN_OR_RETURN(open.quality, parse_quality(options.quality));
   open.memory_caps = options.device_memory;

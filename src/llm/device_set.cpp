@@ -59,6 +59,9 @@ std::string_view quality_name(Quality quality) {
 }
 
 namespace {
+bool is_accelerator(const ListedDevice& device) {
+  return device.description.desc.threads == 0 && device.description.desc.simulated == 0;
+}
 // A device of the host's cores, of which nobody named any.
 bool of_host(const ListedDevice& device) { return device.description.desc.threads > 0 && device.cores.empty(); }
 }  // namespace
@@ -79,7 +82,9 @@ Result<std::shared_ptr<DeviceSet::Opened>> DeviceSet::open_one(ListedDevice list
   open.quality = options.quality;
   const auto cap = options.memory_caps.find(listed.description.name);
   if (cap != options.memory_caps.end()) open.memory_cap = cap->second;
-  auto device = open_device(listed, open, options.isolate, options.compile_seconds_max);
+  const bool isolate =
+      options.isolation == Isolation::kAll || (options.isolation == Isolation::kAccelerators && is_accelerator(listed));
+  auto device = open_device(listed, open, isolate, options.compile_seconds_max);
   if (!device.ok()) return device.error().annotate(listed.description.name);
   return std::make_shared<Opened>(std::move(listed), *std::move(device));
 }
@@ -209,6 +214,10 @@ uint64_t DeviceSet::program_bytes_max(const DeviceDescription& device) const {
   const auto cap = options_.memory_caps.find(device.name);
   const uint64_t memory = cap == options_.memory_caps.end() ? device.desc.memory_total : cap->second;
   return memory / kProgramsPart;
+}
+
+bool DeviceSet::has_accelerators() const {
+  return std::any_of(devices_.begin(), devices_.end(), [](const auto& each) { return is_accelerator(each->listed); });
 }
 
 std::vector<std::string> DeviceSet::simulated() const {

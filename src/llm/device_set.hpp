@@ -19,11 +19,19 @@
 
 namespace motley {
 
+// Which devices run in worker processes of their own. Their program is the process's own, which must be the motley
+// command or one like it (WorkerOptions::program).
+enum class Isolation {
+  kNone,
+  kAccelerators,  // those behind a vendor's driver, which may take its process along
+  kAll,
+};
+
 struct DeviceSetOptions {
   uint32_t threads = 0;  // of each host device; 0 = its default
   bool deterministic = false;
   bool virtual_time = false;
-  bool isolate = false;                         // each device in a worker process of its own
+  Isolation isolation = Isolation::kNone;
   double compile_seconds_max = 0;               // that a worker may compile, if that is more than it may anyway
   Quality quality = Quality::kExact;            // of the formats that weights are held in
   std::map<std::string, uint64_t> memory_caps;  // bytes by listed name
@@ -61,6 +69,7 @@ class DeviceSet {
   std::vector<NamedDevice> named() const;
   // The names of those that are simulated, lost or not.
   std::vector<std::string> simulated() const;
+  bool has_accelerators() const;
   std::vector<MeasuredDevice> measured() const;
   // Ends its worker, if it has one: what a device in this process still does (`at_work`) cannot be ended.
   void mark_lost(std::string_view name, bool at_work = false);

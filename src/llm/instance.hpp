@@ -59,7 +59,7 @@ struct InstanceOptions {
   std::string device_map;                         // names that simulated devices have there; device_map.hpp
   std::map<std::string, uint64_t> device_memory;  // bytes that a listed device may use at most
   PlanSettings planning;
-  bool isolate = false;  // each device in a worker process of its own
+  Isolation isolation = Isolation::kNone;
   // Where no plan is forced or given: serve before all devices can. Those that are not measured yet are measured
   // between the steps of the first that the model fits; those that compile for long do so while the best plan of the
   // others serves. Then the best plan takes over.

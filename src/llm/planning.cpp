@@ -160,10 +160,11 @@ std::string cost_key(const Model& model, const DeviceSet& devices, const Measure
   const std::string counts = row_counts_digest(model, devices.measured(), measure);
   const auto if_any = [](const std::string& what, bool any) { return any ? "-" + what : ""; };
   return fmt::format(
-      "{}-kv{}-threads{}{}{}{}{}{}", model_digest(model), measure.kv_dtype, options.threads,
+      "{}-kv{}-threads{}{}{}{}{}{}{}", model_digest(model), measure.kv_dtype, options.threads,
       if_any(fmt::format("rows{}", measure.step_rows_max), !counts.empty() || measure.rows_max < kMeasuredRowsMax),
       if_any("counts" + counts, !counts.empty()), if_any("deterministic", options.deterministic),
-      if_any("isolated", options.isolate),
+      if_any("isolated", options.isolation == Isolation::kAll),
+      if_any("in-process", options.isolation == Isolation::kNone && devices.has_accelerators()),
       if_any(std::string(quality_name(options.quality)), options.quality != Quality::kExact));
 }
 

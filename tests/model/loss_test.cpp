@@ -9,6 +9,7 @@
 
 #include "base/config.hpp"
 #include "device/handles.hpp"
+#include "device/registry.hpp"
 #include "device/worker/worker_process.hpp"
 #include "model/axes.hpp"
 #include "model/random_model.hpp"
@@ -189,6 +190,34 @@ TEST_P(Loss, KilledAtAnyInstant_IsNamedAndTheOtherTakesOver) {
     devices_[1] = open_worker();
     start({"D0", "D1"});
   }
+}
+
+// As a GPU's worker is beside the processor.
+TEST_P(Loss, AWorkerBesideADeviceOfThisProcess_IsNamedAndTheOtherTakesOver) {
+  executor_.reset();
+  DeviceOptions options;
+  options.threads = 1;
+  const DeviceRegistry registry = DeviceRegistry::scan(plugin_directory());
+  const auto cpu = registry.find("CPU:0");
+  ASSERT_TRUE(cpu.ok()) << cpu.error().message();
+  auto own = Device::open(*(*cpu)->plugin, (*cpu)->description.desc.index, options);
+  ASSERT_TRUE(own.ok()) << own.error().message();
+  devices_[0] = *std::move(own);
+  start({"D0", "D1"});
+  std::thread killer([this] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    signal(1, SIGKILL);
+  });
+  EXPECT_EQ(run().code(), MOTLEY_UNAVAILABLE);
+  killer.join();
+  const auto lost = executor_->lost_devices();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_EQ(lost[0].name, "D1");
+  executor_.reset();
+  start({"D0"});
+  const StepResult alone = executor_->submit(prompt(1)).take();
+  ASSERT_TRUE(alone.status.ok()) << alone.status.message();
+  if (token_ >= 0) EXPECT_EQ(alone.tokens.at(0).id, token_);
 }
 
 TEST_P(Loss, Stopped_IsNamedByItsDeadlineAndKilled) {
