@@ -60,6 +60,7 @@ struct Engines::Progress {
 Result<std::unique_ptr<Engines>> Engines::open(const OpenPlan& plan, std::span<const PlanReport> reports,
                                                const EngineOptions& options) {
   std::unique_ptr<Engines> engines(new Engines);
+  engines->devices_ = &plan.devices;
   const std::vector<NamedDevice> named = plan.devices.named();
   for (const PlanReport& report : reports) {
     RuntimeOptions runtime = plan.runtime;
@@ -130,6 +131,14 @@ std::vector<DriverReport> Engines::work() const {
   return all;
 }
 
+// By the device's own count; 0: it does not say.
+uint64_t Engines::bytes_held(const std::string& device) const {
+  const auto at = devices_->find(device);
+  const auto stats =
+      at ? devices_->device(*at).stats() : Result<motley_device_stats>(error(MOTLEY_NOT_FOUND, "{}", device));
+  return stats.ok() ? stats->bytes_resident : 0;
+}
+
 // `before`: work() at the beginning of the run; the drivers are the same.
 std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,
                                      uint64_t tokens) const {
@@ -149,7 +158,8 @@ std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, co
                             static_cast<double>(std::max<uint64_t>(tokens, 1));
       for (const DeviceShare& share : member.report->devices) {
         if (share.device != use.device) continue;
-        use.step_bytes = share.step_bytes;
+        const uint64_t known = use.weight_bytes + share.kv_bytes, held = bytes_held(use.device);
+        use.other_bytes = held > known ? held - known : share.step_bytes;  // or as planned, where it does not say
         use.kv_bytes = share.kv_bytes / blocks * progress.engines[m].blocks_peak;
       }
       uses.push_back(std::move(use));

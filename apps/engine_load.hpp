@@ -27,11 +27,12 @@ struct EngineLoad {
 
 struct DeviceUse {
   std::string device;
-  uint64_t weight_bytes = 0, step_bytes = 0;  // as packed, and as planned
-  uint64_t kv_bytes = 0;                      // the most that answers under way held at once
-  double busy = 0;                            // share of the run's time
-  double bytes_per_token = 0;                 // to and from other devices, for an output token
-  uint64_t memory_bytes() const { return weight_bytes + step_bytes + kv_bytes; }
+  uint64_t weight_bytes = 0;  // as packed
+  uint64_t other_bytes = 0;   // what the device says it holds, without weights and KV pools: buffers of steps, programs
+  uint64_t kv_bytes = 0;      // of its pools, the most that answers under way held at once
+  double busy = 0;            // share of the run's time
+  double bytes_per_token = 0;  // to and from other devices, for an output token
+  uint64_t memory_bytes() const { return weight_bytes + other_bytes + kv_bytes; }
 };
 
 // Between two devices of an engine, both ways.
@@ -67,10 +68,12 @@ class Engines {
   size_t first_done(const Progress& progress, size_t tokens) const;
   Status submit(const EngineLoad& load, size_t index, const std::shared_ptr<Progress>& progress);
   std::vector<DriverReport> work() const;
+  uint64_t bytes_held(const std::string& device) const;
   std::vector<DeviceUse> uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,
                               uint64_t tokens) const;
   std::vector<LinkUse> links(const std::vector<DriverReport>& before, uint64_t tokens) const;
 
+  const DeviceSet* devices_ = nullptr;
   std::vector<Member> members_;
 };
 

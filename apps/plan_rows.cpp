@@ -246,7 +246,7 @@ Json devices_json(const PlanRow& row) {
                        {"memory_bytes", use.memory_bytes()},
                        {"weight_bytes", use.weight_bytes},
                        {"kv_bytes", use.kv_bytes},
-                       {"step_bytes", use.step_bytes}});
+                       {"other_bytes", use.other_bytes}});
   }
   return devices;
 }

@@ -247,7 +247,7 @@ class Engine::Impl {
     for (EndedStep& ended : mail.results) take_result(std::move(ended));
     for (auto& [request, came_ns] : mail.requests) scheduler_.add(std::move(request), came_ns);
     for (Replacement& replacement : mail.replacements) queue(std::move(replacement));
-    if (mail.saved_ahead && phase_ == Phase::kSaving) end_saving(*std::move(mail.saved_ahead));
+    if (mail.saved_ahead) end_saving(*std::move(mail.saved_ahead));
     if (mail.made) take_over(*std::move(mail.made));
     if (mail.loaded) end_loading(*mail.loaded);
     if (mail.transferred) end_transfers(*mail.transferred);
@@ -292,6 +292,7 @@ class Engine::Impl {
     log_warning("the executor is lost, replacing it: {}", why.to_string());
     ++losses_in_a_row_;
     if (!current_ || phase_ == Phase::kSaving) paused_at_ns_ = clock_.now_ns();
+    saved_.clear();
     if (current_) replacements_.push_front(*std::exchange(current_, std::nullopt));  // one by plan, which must wait now
     current_ = Replacement{
         .make = [recover = recover_, why] { return recover(why); }, .done = {}, .loss = why, .stays = false};
@@ -315,7 +316,6 @@ class Engine::Impl {
   }
 
   void advance() {
-    if (phase_ == Phase::kServing && !scheduler_.some_come_late()) saved_.clear();
     if (phase_ == Phase::kServing && !replacements_.empty() && !scheduler_.some_come_late()) {
       current_ = std::move(replacements_.front());
       replacements_.pop_front();
@@ -323,7 +323,8 @@ class Engine::Impl {
     }
     if (phase_ == Phase::kServing || phase_ == Phase::kSaving) plan();
     start_transfers();
-    const bool settled = scheduler_.steps_in_flight() == 0 && scheduler_.transfers_in_flight() == 0;
+    if (phase_ == Phase::kServing && !scheduler_.some_come_late()) saved_.clear();
+    const bool settled = scheduler_.steps_in_flight() == 0 && scheduler_.transfers_in_flight() == 0 && !saving_;
     if (phase_ == Phase::kSettling && settled) make_next();
   }
 
@@ -393,14 +394,25 @@ class Engine::Impl {
       }
       mailbox->saved_ahead(status.ok() ? Result<KvSaved>(std::move(saved)) : status);
     };
-    if (!start_maker(work)) settle({});
+    saving_ = start_maker(work);
+    if (!saving_) settle({});
   }
 
   void end_saving(Result<KvSaved> saved) {
+    saving_ = false;
+    if (phase_ != Phase::kSaving) return;  // the executor was lost meanwhile
     if (saved.ok()) return settle(*std::move(saved));
     log_warning("the executor was not replaced: {}", saved.error().to_string());
     current_->done.set(saved.error());
     stay();
+  }
+
+  // What is left of a pause beside what was saved ahead: the prefix cache is saved in it.
+  size_t cached_blocks_max() const {
+    size_t ahead = 0;
+    for (const std::vector<BlockId>& of_pool : blocks_of(saved_)) ahead += of_pool.size();
+    const size_t at_once = blocks_at_once(saved_, asked_.kv_pause_ns);
+    return at_once - std::min(at_once, ahead);
   }
 
   void settle(KvSaved saved_ahead) {
@@ -414,7 +426,7 @@ class Engine::Impl {
   void make_next() {
     phase_ = Phase::kReplacing;
     std::vector<KvBlock> blocks;
-    if (saves_kv()) blocks = scheduler_.blocks_to_save(current_->pools);
+    if (saves_kv()) blocks = scheduler_.blocks_to_save(current_->pools, blocks_of(saved_), cached_blocks_max());
     const auto work = [make = std::move(current_->make), blocks = std::move(blocks), executor = executor_,
                        mailbox = mailbox_, saved = saved_] {
       Made made{error(MOTLEY_RESOURCE_EXHAUSTED, "no memory for another executor"), saved};
@@ -472,17 +484,6 @@ class Engine::Impl {
     stay();
   }
 
-  // Blocks that load within a pause, if that goes as fast as saving went.
-  size_t blocks_at_once(const KvSaved& saved) const {
-    double blocks = 0, ns = 0;
-    for (const auto& part : saved) {
-      for (const std::vector<BlockId>& of_pool : part->blocks) blocks += static_cast<double>(of_pool.size());
-      ns += static_cast<double>(part->busy_ns);
-    }
-    const double pause_ns = static_cast<double>(asked_.kv_pause_ns);
-    return ns <= pause_ns ? SIZE_MAX : static_cast<size_t>(std::max(blocks * pause_ns / ns, 1.0));
-  }
-
   Status go_on_with(Executor& executor, const KvSaved& saved) {
     if (losses_in_a_row_ > kLossesInARowMax)
       return error(MOTLEY_UNAVAILABLE, "{} executors in a row were lost before they ran a step", losses_in_a_row_);
@@ -505,7 +506,8 @@ class Engine::Impl {
       return ok_status();
     }
     if (description.moves_kv) saved_ = saved;
-    Scheduler::CarriedOn carried = scheduler_.carry_on(*config_, blocks_of(saved_), blocks_at_once(saved_));
+    Scheduler::CarriedOn carried =
+        scheduler_.carry_on(*config_, blocks_of(saved_), blocks_at_once(saved_, asked_.kv_pause_ns));
     carried_ = {carried.moves.size(), carried.late, carried.lost};
     if (carried.moves.empty()) {
       serve(carried.lost);
@@ -607,7 +609,8 @@ class Engine::Impl {
   Scheduler scheduler_;                            // engine's thread, as what follows
   std::vector<Promise<bool>> drains_;
   Phase phase_ = Phase::kServing;
-  std::optional<Replacement> current_;  // in kSettling and kReplacing
+  std::optional<Replacement> current_;  // in every phase but kServing and kDead
+  bool saving_ = false;                 // the maker saves what kSaving asked for
   std::deque<Replacement> replacements_;
   struct {
     size_t blocks = 0, late = 0;

@@ -40,9 +40,8 @@ struct EngineOptions {
   bool enable_chunked_prefill = true;
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;
   size_t queue_limit = 0;  // waiting requests; 0 = limits::kQueuedRequestsMax
-  // Of the KV that goes to another executor, as much is loaded before a step runs as takes so long, at the rate at
-  // which it was saved.
-  int64_t kv_pause_ns = 100'000'000;
+  // Of the KV that goes to another executor, as much is loaded before a step runs as takes about so long.
+  int64_t kv_pause_ns = INT64_MAX;
 };
 
 // A histogram of one quantity, cumulative since start (Prometheus shape).

@@ -130,9 +130,9 @@ class Executor {
   // step beyond the depths) gives a result with INVALID_ARGUMENT.
   virtual Future<StepResult> submit(StepPlan plan) = 0;
 
-  // KV blocks to and from the host's memory. Both block, on any thread but the one that submits; steps that touch none
-  // of the blocks may be under way, and both end before the executor does. UNAVAILABLE or DEADLINE_EXCEEDED: a device
-  // is lost, and so says every later step.
+  // KV blocks to and from the host's memory. Both block, on any thread but the one that submits; steps may be
+  // under way that write none of what is saved, and touch none of what is loaded; both end before the executor does.
+  // UNAVAILABLE or DEADLINE_EXCEEDED: a device is lost, and so says every later step.
 
   // A copy of blocks, each named once, the most important first: where the host has no memory for all, the others are
   // left out.

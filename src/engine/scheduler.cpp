@@ -154,9 +154,8 @@ Status Scheduler::discard(const StepResult& result) {
 uint64_t Scheduler::restart(const SchedulerConfig& config) {
   uint64_t lost = 0;
   for (const Transfer& never_taken : std::exchange(transfers_, {})) {
-    Sequence& s = *sequences_.at(never_taken.id);
+    const Sequence& s = *sequences_.at(never_taken.id);
     if (!s.finished) lost += s.committed;
-    s.interrupted |= s.committed > 0;
     moved(s.id(), false);
   }
   CHECK(steps_in_flight() == 0 && transfers_in_flight_ == 0, "a restart with {} steps and {} moves under way",
@@ -164,6 +163,7 @@ uint64_t Scheduler::restart(const SchedulerConfig& config) {
   for (const Pool& pool : pools_)
     CHECK(pool.draining == 0, "{} sequences hold blocks without a step under way", pool.draining);
   held_.clear();
+  late_failed_ = late_taken_ = false;
   config_ = config;
   take_config();
   const std::vector<Sequence*> all = by_rank();
@@ -271,7 +271,7 @@ void Scheduler::settle(Sequence& s) {
   give_back(s);
 }
 
-void Scheduler::give_back(Sequence& s) {
+void Scheduler::give_back(Sequence& s, bool preempted) {
   Pool& pool = pools_[s.pool];
   if (std::exchange(s.draining, false)) --pool.draining;
   for (size_t i = s.blocks.size(); i-- > 0;) pool.blocks.release(s.blocks[i]);
@@ -282,7 +282,7 @@ void Scheduler::give_back(Sequence& s) {
     return;
   }
   CHECK(s.unknown == 0, "request {} waits again with {} tokens unknown", s.id(), s.unknown);
-  ++counters_.preemptions;
+  if (preempted) ++counters_.preemptions;
   s.forget_progress();
   waiting_.insert(&s);
 }

@@ -98,9 +98,9 @@ class Scheduler {
   // them. How many positions' rows had run, and must run again.
   uint64_t restart(const SchedulerConfig& config);
 
-  // Moves to be made beside the steps, by rank: of late ones of carry_on() one, so that it is soon there, or else those
-  // between pools of the executor. Each is answered by moved(); until then its request runs nowhere, and its blocks are
-  // left alone.
+  // Moves to be made beside the steps, by rank: of late ones of carry_on() the next, once the one before it is
+  // answered, or else those between pools of the executor. Each is answered by moved(); until then its request runs
+  // nowhere, and its blocks are left alone.
   std::vector<Transfer> take_transfers();
   // Not OK: the request waits again instead.
   void moved(RequestId id, bool ok);
@@ -108,10 +108,12 @@ class Scheduler {
   bool some_come_late() const;                                           // of these
 
   // What another executor may need of the one in service: the blocks of those that run, by rank, and then of the prefix
-  // cache the latest used, but not of pools whose memory `next` has, too, and none that is held.
-  std::vector<KvBlock> blocks_to_save(std::span<const KvPoolDescription> next) const;
+  // cache the latest used, `cached_max` at most and about as many as of those that run, but not of pools whose memory
+  // `next` has, too, and none that is saved.
+  std::vector<KvBlock> blocks_to_save(std::span<const KvPoolDescription> next, const KvSavedBlocks& saved = {},
+                                      size_t cached_max = SIZE_MAX) const;
   // Of these, the ones of those that run that no step writes any more: they can be saved beside the steps, and are held
-  // until carry_on(), restart() or let_go(). Who lacks a block meanwhile sits out.
+  // until carry_on(), restart() or let_go(). Nobody is preempted for them: who lacks a block meanwhile sits out.
   std::vector<KvBlock> hold_written(std::span<const KvPoolDescription> next);
   void let_go();
   struct CarriedOn {
@@ -121,8 +123,8 @@ class Scheduler {
   };
   // Goes on with another executor, once no step is under way and none was discarded. Requests keep what has run where
   // their pool lies in the same memory, or else their blocks were saved and there is room; the others wait again with
-  // their rank, as after restart(). So does the prefix cache. Who comes once `at_once` blocks move comes late. Nothing
-  // is to be planned before the moves have ended; if they fail, restart().
+  // their rank, as after restart(). So does the prefix cache. Whose blocks would be more than `at_once` with those of
+  // the others comes late. Nothing is to be planned before the moves have ended; if they fail, restart().
   CarriedOn carry_on(const SchedulerConfig& config, const KvSavedBlocks& saved, size_t at_once = SIZE_MAX);
 
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
@@ -166,7 +168,8 @@ class Scheduler {
     std::vector<Sequence*> running;  // by rank
     uint32_t draining = 0;           // sequences in kLeaving or kMoving that still hold blocks
     uint32_t arriving = 0;           // sequences in kMoving that come here
-    uint32_t late = 0;               // of these, from no pool
+    uint32_t late = 0;               // of these, from no pool of the executor
+    bool held = false;               // some of its blocks are
     uint32_t sequences_max = 0;      // that run
     uint32_t decode_steps = 0;       // of disjoint sequences that its lanes can have under way
     uint32_t preference = 0;         // the least first: its first lane
@@ -237,7 +240,9 @@ class Scheduler {
     uint32_t fresh = 0;         // blocks beside them
     bool room = false;
   };
-  Landing landing(const Pool& pool, const Sequence& sequence, uint32_t block_size, uint32_t blocks) const;
+  // `known`: where leading blocks will lie anyway.
+  Landing landing(const Pool& pool, const Sequence& sequence, uint32_t block_size, uint32_t blocks,
+                  const std::vector<BlockId>& known = {}) const;
   bool move_on(Sequence& sequence);
   bool is_waited_for(const Pool& pool, const Sequence& sequence) const;
   static std::vector<BlockId> take_blocks(Pool& pool, const Landing& landing);
@@ -277,7 +282,7 @@ class Scheduler {
   void finish(Sequence& sequence, FinishReason reason, RequestUpdate update);
   void leave(Sequence& sequence);
   void settle(Sequence& sequence);
-  void give_back(Sequence& sequence);
+  void give_back(Sequence& sequence, bool preempted = true);
   void fit(Sequence& sequence);
   Status no_room(const Sequence& sequence) const;
   void take_config();
@@ -296,6 +301,8 @@ class Scheduler {
   StepId last_step_ = 0;
   std::vector<Transfer> transfers_;  // not taken
   std::vector<KvBlock> held_;        // by hold_written()
+  bool late_taken_ = false;          // one of take_transfers() is not answered: the next may share its blocks,
+  bool late_failed_ = false;         // and fails with it
   uint32_t transfers_in_flight_ = 0;
   uint64_t evictions_ = 0;  // from pools, so far
   uint32_t unfinished_ = 0;

@@ -32,6 +32,7 @@ struct Scheduler::Carrying {
   const size_t at_once;
   std::map<std::pair<uint32_t, ChainId>, std::pair<uint32_t, ChainId>> chains;  // by pool and id, before: now
   std::vector<std::pair<Pool*, BlockId>> cached;                                // held until all are there
+  std::map<std::pair<uint32_t, KvBlock>, BlockId> late;  // by pool: where a block will lie that comes late
   CarriedOn done;
 };
 
@@ -42,16 +43,19 @@ std::vector<Sequence*> Scheduler::by_rank() const {
   return all;
 }
 
-std::vector<KvBlock> Scheduler::blocks_to_save(std::span<const KvPoolDescription> next) const {
+std::vector<KvBlock> Scheduler::blocks_to_save(std::span<const KvPoolDescription> next, const KvSavedBlocks& saved,
+                                               size_t cached_max) const {
   std::vector<KvBlock> blocks;
-  std::set<KvBlock> known(held_.begin(), held_.end());
+  std::set<KvBlock> known;
   for (const Sequence* s : by_rank()) {
     if (s->state != Sequence::State::kRunning || stays(config_.pools[s->pool], next)) continue;
     const uint32_t written = blocks_for(s->committed, config_.pools[s->pool].block_size);
-    for (uint32_t i = 0; i < written; ++i)
-      if (known.insert({s->pool, s->blocks[i]}).second) blocks.push_back({s->pool, s->blocks[i]});
+    for (uint32_t i = 0; i < written; ++i) {
+      const KvBlock block{s->pool, s->blocks[i]};
+      if (known.insert(block).second && !was_saved(saved, block)) blocks.push_back(block);
+    }
   }
-  size_t cached = std::max(known.size(), kCachedBlocksMin);
+  size_t cached = std::min(std::max(known.size(), kCachedBlocksMin), cached_max);
   for (const Pool& pool : pools_) {
     if (stays(config_.pools[pool.id], next)) continue;
     for (const BlockId block : pool.blocks.free_cached()) {
@@ -71,6 +75,7 @@ std::vector<KvBlock> Scheduler::hold_written(std::span<const KvPoolDescription> 
     for (uint32_t i = 0; i < s->committed / config_.pools[s->pool].block_size; ++i) {
       if (!known.insert({s->pool, s->blocks[i]}).second) continue;
       pools_[s->pool].blocks.retain(s->blocks[i]);
+      pools_[s->pool].held = true;
       held_.push_back({s->pool, s->blocks[i]});
     }
   }
@@ -80,6 +85,7 @@ std::vector<KvBlock> Scheduler::hold_written(std::span<const KvPoolDescription> 
 void Scheduler::let_go() {
   for (size_t i = held_.size(); i-- > 0;) pools_[held_[i].pool].blocks.release(held_[i].block);
   held_.clear();
+  for (Pool& pool : pools_) pool.held = false;
 }
 
 Scheduler::CarriedOn Scheduler::carry_on(const SchedulerConfig& config, const KvSavedBlocks& saved, size_t at_once) {
@@ -94,7 +100,9 @@ Scheduler::CarriedOn Scheduler::carry_on(const SchedulerConfig& config, const Kv
                     .at_once = at_once,
                     .chains = {},
                     .cached = {},
+                    .late = {},
                     .done = {}};
+  late_failed_ = late_taken_ = false;
   config_ = config;
   take_config();
   carrying.staying.resize(carrying.before.size());
@@ -120,7 +128,8 @@ Scheduler::CarriedOn Scheduler::carry_on(const SchedulerConfig& config, const Kv
 }
 
 // What `blocks` blocks of a sequence need in a pool: those that hold the same text are shared there.
-Scheduler::Landing Scheduler::landing(const Pool& pool, const Sequence& s, uint32_t size, uint32_t blocks) const {
+Scheduler::Landing Scheduler::landing(const Pool& pool, const Sequence& s, uint32_t size, uint32_t blocks,
+                                      const std::vector<BlockId>& known) const {
   Landing landing;
   if (pool.blocks.block_size() != size) return landing;
   const bool cached = uses_cache(s);
@@ -133,6 +142,7 @@ Scheduler::Landing Scheduler::landing(const Pool& pool, const Sequence& s, uint3
     chain = hit->chain;
     landing.hits.push_back(hit->block);
   }
+  for (size_t i = landing.hits.size(); i < known.size(); ++i) landing.hits.push_back(known[i]);
   landing.fresh = blocks - static_cast<uint32_t>(landing.hits.size());
   const size_t running = pool.running.size() + pool.arriving;
   landing.room = pool.sequences() < pool.sequences_max &&
@@ -208,6 +218,7 @@ std::vector<Transfer> Scheduler::take_transfers() {
     return waiting_.key_comp()(sequences_.at(a.id).get(), sequences_.at(b.id).get());
   });
   if (transfers_.empty() || !transfers_.front().comes_late) return std::exchange(transfers_, {});
+  if (std::exchange(late_taken_, true)) return {};
   std::vector<Transfer> one = {std::move(transfers_.front())};
   transfers_.erase(transfers_.begin());
   return one;
@@ -223,11 +234,18 @@ void Scheduler::moved(RequestId id, bool ok) {
   --transfers_in_flight_;
   Pool& to = pools_[s.next_pool];
   --to.arriving;
-  if (!s.draining) --to.late;
+  const bool late = !s.draining;
+  if (late) {
+    --to.late;
+    late_taken_ = false;
+    late_failed_ |= !ok;
+    ok = !late_failed_;
+    if (!ok && !s.finished) s.interrupted = catching_up_ = true;
+  }
   if (s.finished || !ok) {
     for (size_t i = s.next_blocks.size(); i-- > 0;) to.blocks.release(s.next_blocks[i]);
     s.next_blocks.clear();
-    return give_back(s);
+    return give_back(s, !late);
   }
   Pool& from = pools_[s.pool];
   if (std::exchange(s.draining, false)) --from.draining;
@@ -282,7 +300,13 @@ void Scheduler::carry(Carrying& carrying, Sequence& s) {
 bool Scheduler::carry_to(Carrying& carrying, Sequence& s, Pool& pool) {
   const BlockPool& from = carrying.before[s.pool].blocks;
   const uint32_t size = from.block_size(), written = blocks_for(s.committed, size);
-  const Landing there = landing(pool, s, size, static_cast<uint32_t>(s.blocks.size()));
+  std::vector<BlockId> known;  // of late ones: shared as they were
+  while (known.size() < written) {
+    const auto at = carrying.late.find({pool.id, {s.pool, s.blocks[known.size()]}});
+    if (at == carrying.late.end()) break;
+    known.push_back(at->second);
+  }
+  const Landing there = landing(pool, s, size, static_cast<uint32_t>(s.blocks.size()), known);
   if (!there.room) return false;
   for (size_t i = there.hits.size(); i < written; ++i)
     if (!was_saved(carrying.saved, {s.pool, s.blocks[i]})) return false;
@@ -291,8 +315,9 @@ bool Scheduler::carry_to(Carrying& carrying, Sequence& s, Pool& pool) {
   std::vector<KvMove> moves;
   for (size_t i = there.hits.size(); i < written; ++i) moves.push_back({{s.pool, old[i]}, {pool.id, s.blocks[i]}});
   seat(pool, s);
-  if (carrying.done.moves.size() >= carrying.at_once && !moves.empty()) {
+  if (!known.empty() || (!moves.empty() && carrying.done.moves.size() + moves.size() > carrying.at_once)) {
     ++carrying.done.late;
+    for (const KvMove& move : moves) carrying.late.emplace(std::pair(pool.id, move.from), move.to.block);
     come_late(pool, s, std::move(moves));
     return true;
   }

@@ -106,8 +106,8 @@ std::vector<Sequence*> Scheduler::choose_decodes(const Lane& lane, const Pool& p
 }
 
 // Gives every decode the block its next row needs, by rank; preempts where none is left. While a leaving sequence still
-// holds blocks, nobody else is preempted: whoever finds no block sits out this step. Who needs more blocks than the
-// pool has leaves it for a larger one. False if anybody lacked one.
+// holds blocks, or blocks are held, nobody else is preempted: whoever finds no block sits out this step. Who needs more
+// blocks than the pool has leaves it for a larger one. False if anybody lacked one.
 bool Scheduler::reserve_blocks(Pool& pool, const std::vector<Sequence*>& decodes) {
   BlockPool& blocks = pool.blocks;
   bool enough = true;
@@ -115,7 +115,7 @@ bool Scheduler::reserve_blocks(Pool& pool, const std::vector<Sequence*>& decodes
     if (s->state != Sequence::State::kRunning) continue;
     if (s->blocks.size() * blocks.block_size() > s->computed) continue;
     if (s->blocks.size() == blocks.size()) preempt(*s);
-    while (s->state == Sequence::State::kRunning && blocks.free_count() == 0 && pool.draining == 0) {
+    while (s->state == Sequence::State::kRunning && blocks.free_count() == 0 && pool.draining == 0 && !pool.held) {
       Sequence* victim = choose_victim(pool);
       if (victim == nullptr) break;
       preempt(*victim);

@@ -23,7 +23,7 @@ class Sequence {
     kWaiting,  // holds nothing
     kRunning,  // holds blocks and slots
     kLeaving,  // finished or preempted; holds them until its last step under way is done
-    kMoving,   // its KV goes to another pool; holds blocks there, too, and runs in neither
+    kMoving,   // its KV goes to another pool, or comes late; holds blocks there, and where it was, and runs nowhere
   };
 
   // max_output: tokens it may generate, after all limits. Takes request.prompt.
@@ -57,7 +57,7 @@ class Sequence {
   uint32_t output_room;    // of max_output(), what the limits in force allow; less only once they have shrunk
   State state = State::kWaiting;
   bool finished = false;
-  bool draining = false;    // kLeaving with steps under way
+  bool draining = false;    // kLeaving with steps under way, or kMoving from a pool
   bool prefilling = false;  // rows of known text are still missing
   bool admitted_before = false;
   bool interrupted = false;    // its executor was replaced while it ran, and its known text is not computed again yet

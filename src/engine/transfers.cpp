@@ -1,6 +1,7 @@
 #include "engine/transfers.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
 #include <memory>
 #include <new>
@@ -54,8 +55,25 @@ KvSavedBlocks blocks_of(const KvSaved& saved) {
   return all;
 }
 
+size_t blocks_at_once(const KvSaved& saved, int64_t within_ns) {
+  double blocks = 0, ns = 0;
+  for (const auto& part : saved) {
+    for (const std::vector<BlockId>& of_pool : part->blocks) blocks += static_cast<double>(of_pool.size());
+    ns += static_cast<double>(part->busy_ns);
+  }
+  constexpr double kLoadingIsSlower = 2;
+  const double loaded = ns == 0 ? 0 : blocks * static_cast<double>(within_ns) / (kLoadingIsSlower * ns);
+  return ns == 0 || loaded >= UINT32_MAX ? SIZE_MAX : static_cast<size_t>(loaded);
+}
+
 Result<KvLoaded> load(Executor& executor, const KvSaved& saved, const std::vector<KvMove>& moves) {
   KvLoaded all;
+  const auto is_there = [&](const KvMove& move) {
+    return std::any_of(saved.begin(), saved.end(),
+                       [&](const auto& part) { return was_saved(part->blocks, move.from); });
+  };
+  if (!std::all_of(moves.begin(), moves.end(), is_there))
+    return error(MOTLEY_FAILED_PRECONDITION, "the KV to be loaded was not saved");
   for (const auto& part : saved) {
     std::vector<KvMove> of_part;
     std::copy_if(moves.begin(), moves.end(), std::back_inserter(of_part),

@@ -129,11 +129,13 @@ std::string text_of(const Move& move, double horizon_ns) {
   constexpr double kMb = 1e6, kMs = 1e6, kSecond = 1e9;
   const MoveCost& cost = move.cost;
   return fmt::format(
-      "worth {:.2f} of the plan before; packs {:.1f} MB in about {:.0f} ms, {:.1f} MB of it and {:.1f} MB of KV in a "
-      "pause of about {:.0f} ms, {:.0f} of them for steps to end: {:.2f} within {:.0f} s",
+      "worth {:.2f} of the plan before; packs {:.1f} MB in about {:.0f} ms, {:.1f} MB of it in a pause of about {:.0f} "
+      "ms, {:.0f} of them for steps to end; moves {:.1f} MB of KV, the last {:.0f} ms behind the pause: {:.2f} within "
+      "{:.0f} s",
       move.gain, static_cast<double>(cost.packed_bytes) / kMb, cost.prepare_ns / kMs,
-      static_cast<double>(cost.without_room_bytes) / kMb, static_cast<double>(cost.kv_bytes) / kMb, cost.pause_ns / kMs,
-      cost.under_way_ns / kMs, cost.gain_over(move.gain, horizon_ns), horizon_ns / kSecond);
+      static_cast<double>(cost.without_room_bytes) / kMb, cost.pause_ns / kMs, cost.under_way_ns / kMs,
+      static_cast<double>(cost.kv_bytes) / kMb, cost.late_ns / kMs, cost.gain_over(move.gain, horizon_ns),
+      horizon_ns / kSecond);
 }
 
 Result<Move> move_to(const ModelShape& shape, const PlanInput& measured, const PlanRequest& request,

@@ -112,7 +112,7 @@ class Service {
     auto better = better_plan(shape_, input_, request_, placement_, law_.factors());
     CHECK(better.ok(), "{}", better.error().message());
     if (!law_.judge(better->gain, better->cost)) return;
-    next_at_ns_ = clock_.now_ns() + kPlanNs + static_cast<int64_t>(better->cost.prepare_ns);
+    next_at_ns_ = clock_.now_ns() + kPlanNs + static_cast<int64_t>(better->cost.prepare_ns + better->cost.saving_ns);
     next_ = *std::move(better);
   }
 

@@ -183,9 +183,13 @@ Status add_kv(const ModelShape& shape, const PlanInput& input, const PlanRequest
       most = std::max(most, ns);
       if (way == &to) cost->kv_bytes += static_cast<uint64_t>(bytes);
     }
-    const double paused = way == &to ? std::min(most, double{kKvPauseNs}) : 0;
-    cost->pause_ns += paused;
-    cost->prepare_ns += most - paused;
+    if (way == &from) {
+      cost->saving_ns = most;
+    } else {
+      const double paused = std::min(most, double{kKvPauseNs});
+      cost->pause_ns += paused;
+      cost->late_ns = most - paused;
+    }
   }
   return ok_status();
 }
@@ -226,8 +230,9 @@ double pool_bytes_on_host(const ModelShape& shape, const PlanInput& input, const
 }  // namespace
 
 double MoveCost::gain_over(double gain, double horizon_ns) const {
-  const double before = std::min(prepare_ns, horizon_ns);
-  return (before + gain * std::max(0.0, horizon_ns - before - pause_ns)) / horizon_ns;
+  const double before = std::min(prepare_ns + saving_ns, horizon_ns);
+  const double after = std::max(0.0, horizon_ns - before - pause_ns), late = std::min(late_ns, after);
+  return (before + gain * (after - late / 2)) / horizon_ns;
 }
 
 bool pool_stays(const Placement& now, const Placement& next, uint32_t pool) {

@@ -20,7 +20,9 @@ inline constexpr int64_t kKvPauseNs = 100'000'000;  // that loading KV takes at 
 
 struct MoveCost {
   uint64_t packed_bytes = 0, kv_bytes = 0;
-  double prepare_ns = 0, pause_ns = 0;
+  double prepare_ns = 0, saving_ns = 0;  // beside the steps: of weights, and then of KV
+  double pause_ns = 0;
+  double late_ns = 0;  // from the pause until the last KV has come; half of the sequences are there on average
   uint64_t without_room_bytes = 0;  // of those packed
   double under_way_ns = 0;          // of the pause, for steps to end
 

@@ -100,8 +100,8 @@ TEST_F(MoveCostOf, AHead_TakesItsWeightsAndItsKv) {
   EXPECT_EQ(moved.packed_bytes, 4 * (8 * layer.query_head_bytes + 4 * layer.kv_head_bytes));
   EXPECT_EQ(moved.kv_bytes, static_cast<uint64_t>(kv_bytes(3, 4)) + static_cast<uint64_t>(kv_bytes(1, 4)));
   // Two heads each go to the host beside one another, and beside the steps; then three and one come back.
-  const double packed_ns = moved.prepare_ns - (1000 + 0.5 * kv_bytes(2, 4));
-  EXPECT_NEAR(packed_ns, 2 * 1000 + 0.5 * static_cast<double>(moved.packed_bytes), 2);
+  EXPECT_DOUBLE_EQ(moved.saving_ns, 1000 + 0.5 * kv_bytes(2, 4));
+  EXPECT_EQ(moved.late_ns, 0);
   EXPECT_DOUBLE_EQ(moved.pause_ns, 1000 + 0.5 * kv_bytes(3, 4));
 }
 
@@ -120,8 +120,12 @@ TEST_F(MoveCostOf, MuchKv_DoesNotMakeALongPause) {
   const PlanReport next = report({{stage(0, 3, 4, 16), stage(3, 4, 0, 0)}});
   const MoveCost moved = cost(now, next);
   EXPECT_EQ(moved.pause_ns, kKvPauseNs);
-  const double packed_ns = 1000 + 5000 * static_cast<double>(moved.packed_bytes);
-  EXPECT_NEAR(moved.prepare_ns - packed_ns, 2000 + 5000 * (kv_bytes(4, 2) + kv_bytes(4, 3)) - kKvPauseNs, 5000);
+  EXPECT_DOUBLE_EQ(moved.saving_ns, 1000 + 5000 * kv_bytes(4, 2));
+  EXPECT_DOUBLE_EQ(moved.late_ns, 1000 + 5000 * kv_bytes(4, 3) - kKvPauseNs);
+  const double horizon_ns = 100 * (moved.saving_ns + moved.late_ns);
+  MoveCost none;
+  none.prepare_ns = moved.prepare_ns + moved.saving_ns, none.pause_ns = moved.pause_ns + moved.late_ns / 2;
+  EXPECT_DOUBLE_EQ(moved.gain_over(2, horizon_ns), none.gain_over(2, horizon_ns));
 }
 
 TEST_F(MoveCostOf, APoolOfAnotherSize_IsCopied_ButOnlyWhatIsWritten) {
@@ -234,15 +238,20 @@ TEST(Adaptation, AMove_IsToPayWithinTheHorizon) {
   ManualClock clock;
   const AdaptationOptions options;
   const auto horizon_ns = static_cast<double>(options.horizon_ns);
+  const auto of = [](double prepare_ns, double pause_ns) {
+    MoveCost cost;
+    cost.prepare_ns = prepare_ns, cost.pause_ns = pause_ns;
+    return cost;
+  };
   // The longest preparation that a gain pays for: t + (h - t) g = w h.
   const double gain = 2, prepare_ns = horizon_ns * (gain - options.worth_moving) / (gain - 1);
-  EXPECT_TRUE(Adaptation(clock).judge(gain, {0, 0, 0.99 * prepare_ns, 0}));
-  EXPECT_FALSE(Adaptation(clock).judge(gain, {0, 0, 1.01 * prepare_ns, 0}));
+  EXPECT_TRUE(Adaptation(clock).judge(gain, of(0.99 * prepare_ns, 0)));
+  EXPECT_FALSE(Adaptation(clock).judge(gain, of(1.01 * prepare_ns, 0)));
   // And the longest pause: (h - p) g = w h.
   const double pause_ns = horizon_ns * (1 - options.worth_moving / gain);
-  EXPECT_TRUE(Adaptation(clock).judge(gain, {0, 0, 0, 0.99 * pause_ns}));
-  EXPECT_FALSE(Adaptation(clock).judge(gain, {0, 0, 0, 1.01 * pause_ns}));
-  EXPECT_FALSE(Adaptation(clock).judge(100, {0, 0, horizon_ns, 0}));
+  EXPECT_TRUE(Adaptation(clock).judge(gain, of(0, 0.99 * pause_ns)));
+  EXPECT_FALSE(Adaptation(clock).judge(gain, of(0, 1.01 * pause_ns)));
+  EXPECT_FALSE(Adaptation(clock).judge(100, of(horizon_ns, 0)));
 }
 
 }  // namespace

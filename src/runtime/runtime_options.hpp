@@ -42,7 +42,7 @@ struct RuntimeOptions {
   Trace* trace = nullptr;  // borrowed; null = none
   // With a limit of steps: of moving a run of KV blocks, which is some megabytes.
   int64_t kv_limit_ns = 3'000'000'000;
-  // What the host's memory can give: save_kv() takes half of that at most.
+  // What the host's memory can give: save_kv() takes half of that at most, each time.
   std::function<uint64_t()> host_memory = [] { return host_memory_available(); };
   std::stop_token stop;  // nobody waits for what is being made any more: CANCELLED, soon
   // Of this model: what is in it already is not made again. Null: its own.

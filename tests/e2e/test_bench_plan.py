@@ -53,7 +53,7 @@ def test_every_placement_has_a_row_with_everything(seen):
             asked_for = device["busy"] > 0  # a slow replica may be asked for nothing
             assert asked_for or row["kind"] == "replicas"
             assert device["busy"] <= 1 + 1e-6 and (device["kv_bytes"] > 0) == asked_for and device["weight_bytes"] > 0
-            assert device["memory_bytes"] == device["kv_bytes"] + device["weight_bytes"] + device["step_bytes"]
+            assert device["memory_bytes"] == device["kv_bytes"] + device["weight_bytes"] + device["other_bytes"]
 
 
 def test_who_works_together_moves_bytes_and_is_busy(seen):

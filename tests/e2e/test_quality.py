@@ -30,8 +30,8 @@ def test_the_server_says_what_it_takes_from_the_weights(quality, tiny, tmp_path)
 HELD = {"exact": ("F16", 1e-5, 1e-3), "balanced": ("Q8_0", 0.003, 0.01), "fast": ("Q4_0", 0.05, 0.15)}
 
 
-def planned(model, cache, quality):
-    done = motley("plan", model, *PAIR, "--use-all-devices", "--quality", quality, "--json", environment=cache)
+def planned(model, cache, *quality):
+    done = motley("plan", model, *PAIR, "--use-all-devices", *quality, "--json", environment=cache)
     assert done.returncode == 0, done.stderr
     lanes = lanes_of(json.loads(done.stdout))
     return {shard["device"]: shard["format"] for lane in lanes for shard in shards_of(lane)}
@@ -40,11 +40,15 @@ def planned(model, cache, quality):
 @pytest.mark.parametrize("quality", HELD)
 def test_each_device_has_what_it_takes_of_the_formats(quality, tiny, cache):
     """The NPU holds F16 and blocks of 8 and 4 bits, and no F32."""
-    formats = planned(tiny, cache, quality)
+    formats = planned(tiny, cache, "--quality", quality)
     format, least, most = HELD[quality]
     said = re.fullmatch(re.escape(format) + r"(?:, F16)?, ([0-9.e-]+) % off", formats["NPU:1"])
     assert said and 100 * least <= float(said[1]) <= 100 * most, formats
     assert (formats["CPU:0"] == "as in the file") == (quality == "exact"), formats
+
+
+def test_exact_is_the_default(tiny, cache):
+    assert planned(tiny, cache) == planned(tiny, cache, "--quality", "exact")
 
 
 @pytest.mark.parametrize("quality", HELD)
@@ -54,7 +58,7 @@ def test_what_a_device_has_not_becomes_what_it_has(quality, tmp_path):
     made = subprocess.run([BUILD / "bin/make_model", model, "--layers", "2", "--hidden", "256", "--heads", "4", "--kv-heads",
                            "2", "--head-dim", "64", "--ffn", "512", "--vocab", "512", "--type", "Q4_K"])
     assert made.returncode == 0
-    formats = planned(model, {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}, quality)
+    formats = planned(model, {"MOTLEY_CACHE_DIR": str(tmp_path / "cache")}, "--quality", quality)
     format, least, most = HELD[quality]
     said = re.fullmatch(re.escape(format) + r"(?:, F16)?, ([0-9.e-]+) % off", formats["NPU:1"])
     assert said and 100 * least <= float(said[1]) <= 100 * most, formats

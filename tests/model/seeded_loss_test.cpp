@@ -80,6 +80,7 @@ struct Fault {
   bool held;      // it is stopped before KV is moved, so that it dies in the middle if it has a part in that
   uint32_t step;  // the n-th to be submitted: there the fault comes, or the move begins
   uint32_t delay_us;
+  bool late;  // of the KV that moves, all but one request's comes while steps run
 
   static Fault of(uint32_t seed, Way way, Instant instant, const char* victim) {
     std::mt19937 random(seed);
@@ -92,6 +93,7 @@ struct Fault {
     fault.step = 1 + random() % (fault.way == Way::kRoles ? 8 : 18);
     fault.delay_us = random() % (fault.instant == Instant::kMoveMakes ? 30'000 : 1'500);
     fault.held = fault.signal == SIGKILL && random() % 2 == 0;
+    fault.late = random() % 2 == 0;
     return fault;
   }
   // Every way with every instant and either of the two that all ways have; where both ends of a move have sections,
@@ -245,6 +247,7 @@ class Service {
     options.max_num_seqs = 4;
     options.max_num_batched_tokens = 32;
     options.enable_prefix_caching = false;
+    if (fault != nullptr && fault->late) options.kv_pause_ns = 1;
     auto engine =
         Engine::create(*current_, options, system_clock(), [this](const Status& why) { return recover(why); });
     CHECK(engine.ok(), "{}", engine.error().message());

@@ -172,7 +172,7 @@ TEST_F(Following, ADeviceAtHalfItsSpeedInMidLoad_IsPlannedForWithinTwoSeconds) {
 TEST_F(Following, APlanThatTookLongToMake_IsJudgedAgain) {
   for (const int64_t slow_ns : {int64_t{0}, 4 * kSecond}) {
     begin(two_equal(0.1), {{}, {{.at_ns = 5 * kSecond, .for_ns = slow_ns}}});
-    service_->set_prepare_ns(6 * kSecond);
+    service_->set_making_ns(6 * kSecond);
     run(16);
     EXPECT_EQ(service_->moves().size(), slow_ns == 0 ? 1u : 0u);
     EXPECT_EQ(service_->failed(), 0u);

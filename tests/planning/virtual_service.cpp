@@ -131,22 +131,32 @@ void VirtualService::hear(const Sequence& sequence, RequestUpdate update) {
 void VirtualService::run_until(int64_t ns) {
   while (now_.ns < ns) {
     top_up();
-    if (next_ && !stopped_at_ns_ && now_.ns >= next_->move.in_force_ns) {
+    const bool is_made = next_ && now_.ns >= next_->move.in_force_ns;
+    if (is_made && !saved_at_ns_ && !stopped_at_ns_ && !scheduler_->some_come_late()) {
       if (still_better()) {
-        stopped_at_ns_ = now_.ns;
+        save_ahead();
       } else {
         next_.reset();
       }
     }
+    if (saved_at_ns_ && now_.ns >= *saved_at_ns_) {
+      saved_at_ns_.reset();
+      stopped_at_ns_ = now_.ns;
+    }
+    bring_late();
     if (!stopped_at_ns_) {
       while (auto step = scheduler_->plan_step(now_.ns)) {
         const uint32_t lane = step->lane;
         lanes_->add(lane, executor_->submit(*std::move(step)), now_.ns);
       }
     }
-    if (lanes_->empty()) {
-      CHECK(stopped_at_ns_.has_value(), "nothing to do");
+    if (lanes_->empty() && stopped_at_ns_) {
       take_over();
+      continue;
+    }
+    if (lanes_->empty()) {  // all lack what is held, or is yet to come
+      CHECK(saved_at_ns_ || coming_, "nothing to do");
+      now_.ns = std::max(now_.ns, saved_at_ns_ ? *saved_at_ns_ : coming_->second);
       continue;
     }
     take_result();
@@ -185,7 +195,7 @@ void VirtualService::look() {
   next_ = Next{better->report,
                std::move(placement),
                std::move(executor),
-               {now_.ns, now_.ns + prepare_ns_, 0, better->gain, 0, 0}};
+               {now_.ns, now_.ns + making_ns_ + static_cast<int64_t>(better->cost.prepare_ns), 0, better->gain, 0, 0}};
 }
 
 // As it is now that the next plan is prepared.
@@ -216,20 +226,43 @@ DriftFactors VirtualService::factors_of_others() const {
   return factors;
 }
 
+// As the engine does.
+void VirtualService::save_ahead() {
+  saved_.clear();
+  saved_at_ns_ = now_.ns;
+  const std::vector<KvBlock> blocks = scheduler_->hold_written(next_->executor->describe().pools);
+  if (blocks.empty()) return;
+  auto saved = executor_->save_kv(blocks);
+  CHECK(saved.ok(), "{}", saved.error().message());
+  *saved_at_ns_ += saved->busy_ns;
+  saved_.push_back(std::make_shared<const KvContents>(*std::move(saved)));
+}
+
+void VirtualService::bring_late() {
+  if (coming_ && now_.ns >= coming_->second) scheduler_->moved(std::exchange(coming_, std::nullopt)->first, true);
+  if (coming_) return;
+  for (const Transfer& one : scheduler_->take_transfers()) {  // late ones come one by one
+    const auto loaded = load(*executor_, saved_, one.moves);
+    CHECK(loaded.ok(), "{}", loaded.error().message());
+    coming_ = {one.id, now_.ns + loaded->busy_ns};
+  }
+}
+
 void VirtualService::take_over() {
   Next next = *std::exchange(next_, std::nullopt);
-  auto saved = executor_->save_kv(scheduler_->blocks_to_save(next.executor->describe().pools));
+  auto saved = executor_->save_kv(scheduler_->blocks_to_save(next.executor->describe().pools, blocks_of(saved_)));
   CHECK(saved.ok(), "{}", saved.error().message());
   now_.ns += saved->busy_ns;
+  saved_.push_back(std::make_shared<const KvContents>(*std::move(saved)));
   placement_ = std::move(next.placement);
   executor_ = std::move(next.executor);
   const auto config = resolve_replacement(description(), options_);
   CHECK(config.ok(), "{}", config.error().message());
-  Scheduler::CarriedOn carried = scheduler_->carry_on(*config, saved->blocks);
+  const Scheduler::CarriedOn carried =
+      scheduler_->carry_on(*config, blocks_of(saved_), blocks_at_once(saved_, kKvPauseNs));
   next.move.blocks = carried.moves.size();
   next.move.computed_again = carried.lost;
-  const auto loaded =
-      executor_->load_kv(std::make_shared<const KvContents>(*std::move(saved)), std::move(carried.moves));
+  const auto loaded = load(*executor_, saved_, carried.moves);
   CHECK(loaded.ok(), "{}", loaded.error().message());
   now_.ns += loaded->busy_ns;
   take_models();

@@ -154,6 +154,7 @@ void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
     LibraryCall one{};
     one.cols = job.cols, one.rows = job.rows, one.out_stride = p.width, one.out_bf16 = p.bf16;
     one.f16 = direct && w.format == MOTLEY_F16;
+    if (one.f16 && job.x.bf16) kit::fail(MOTLEY_INTERNAL, "weights in F16 meet activations in bf16");
     one.x = job.x.bf16 ? job.x.data : call.scratch;
     one.stride = job.x.bf16 ? job.cols : bf16_stride(job.cols);
     if (direct && are_a_batch(job, i)) {

@@ -127,7 +127,8 @@ TEST_F(Streaming, RowsAreRight_AndTheSameInAnyCompany) {
       const CudaWeight w = weight(dtype, 1, width, cols);
       const std::vector<float> x = normals(int64_t{300} * cols);
       const std::vector<float> all = product(job_of(w), x);
-      EXPECT_LT(error(x, all, width, cols), 4e-3) << kit::find_format(dtype)->name << " " << width << " x " << cols;
+      EXPECT_LT(error(x, all, width, cols), dtype == MOTLEY_F16 ? 5e-4 : 4e-3)
+          << kit::find_format(dtype)->name << " " << width << " x " << cols;
       for (const int rows : {1, 3, 8, 9, 16, 31, 64, 70, 128}) {
         const std::vector<float> some(x.end() - int64_t{rows} * cols, x.end());
         for (const int64_t few_rows_max : {int64_t{0}, int64_t{kFewRows}}) {

@@ -46,10 +46,10 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
   return reinterpret_cast<const uint32_t&>(pair);
 }
 __device__ inline uint32_t twice(float x) { return bf16_pair(x, x); }
-// What does not fit is the largest number that does.
+// What does not fit is the largest number that does; a NaN stays one.
 __device__ inline uint32_t f16_pair(float low, float high) {
-  constexpr float kMost = 65504;
-  const __half2 pair = __floats2half2_rn(fminf(fmaxf(low, -kMost), kMost), fminf(fmaxf(high, -kMost), kMost));
+  const __half2 most = __float2half2_rn(65504);
+  const __half2 pair = __hmin2_nan(__hmax2_nan(__floats2half2_rn(low, high), __hneg2(most)), most);
   return reinterpret_cast<const uint32_t&>(pair);
 }
 __device__ inline float half_value(uint32_t bits) {

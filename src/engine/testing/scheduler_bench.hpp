@@ -209,7 +209,7 @@ class SchedulerBench {
       meanwhile();
     }
     while (transfer()) meanwhile();
-    save(scheduler_->blocks_to_save(next.pools));
+    save(scheduler_->blocks_to_save(next.pools, blocks_of(saved)));
     meanwhile();
     EXPECT_THAT(executor_->violations(), ::testing::IsEmpty());
     next.manual = true;
@@ -238,7 +238,7 @@ class SchedulerBench {
   // Steps with full lookahead until nothing is left. False: no end in sight.
   bool finish(uint64_t steps_max) {
     const uint64_t until = steps_ + steps_max;
-    while (scheduler_->unfinished() > 0 || scheduler_->steps_in_flight() > 0) {
+    while (scheduler_->unfinished() > 0 || scheduler_->steps_in_flight() > 0 || scheduler_->transfers_in_flight() > 0) {
       while (plan()) {
       }
       if ((!result() && !transfer()) || steps_ > until) return false;
