@@ -315,6 +315,7 @@ TEST_F(FollowingRoles, TheNpuThrottles_PromptsGoToTheCore_AndComeBack) {
               static_cast<double>(service_->moves()[0].in_force_ns - start_ns_ - 10 * kSecond) / 1e9, before,
               tokens_per_s(16, 25), after);
   EXPECT_FALSE(prompts_on(1));
+  EXPECT_EQ(service_->moves()[0].packed_bytes, 0u) << "who takes over a role has the weights";
   EXPECT_LE(service_->moves()[0].in_force_ns - start_ns_ - 10 * kSecond, 4 * kSecond);
   EXPECT_GE(tokens_per_s(16, 25), 0.9 * after);
   run(75);

@@ -191,11 +191,13 @@ void VirtualService::look() {
   if (!law_.judge(better->gain, better->cost)) return;
   Placement placement = better->report.placement;
   placement.epoch = placement_.epoch + 1;
+  const uint64_t packed = holdings_->packed_bytes();
   auto executor = executor_of(placement);
   next_ = Next{better->report,
                std::move(placement),
                std::move(executor),
                {now_.ns, now_.ns + making_ns_ + static_cast<int64_t>(better->cost.prepare_ns), 0, better->gain, 0, 0}};
+  next_->move.packed_bytes = holdings_->packed_bytes() - packed;
 }
 
 // As it is now that the next plan is prepared.

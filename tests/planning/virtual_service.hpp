@@ -26,6 +26,7 @@ struct ServiceMove {
   double gain = 0;              // as predicted
   size_t blocks = 0;            // of KV that went from one owner to another
   uint64_t computed_again = 0;  // positions
+  uint64_t packed_bytes = 0;    // of weights, for the next plan
 };
 
 // Not thread-safe; aborts on failures.
