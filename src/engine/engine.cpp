@@ -382,6 +382,7 @@ class Engine::Impl {
   // Saves what no step writes any more, while steps run; then they come to rest.
   void save_ahead() {
     phase_ = Phase::kSaving;
+    saved_.clear();
     std::vector<KvBlock> blocks;
     if (saves_kv()) blocks = scheduler_.hold_written(current_->pools);
     if (blocks.empty()) return settle({});

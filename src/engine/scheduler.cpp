@@ -154,8 +154,9 @@ Status Scheduler::discard(const StepResult& result) {
 uint64_t Scheduler::restart(const SchedulerConfig& config) {
   uint64_t lost = 0;
   for (const Transfer& never_taken : std::exchange(transfers_, {})) {
-    const Sequence& s = *sequences_.at(never_taken.id);
+    Sequence& s = *sequences_.at(never_taken.id);
     if (!s.finished) lost += s.committed;
+    s.interrupted |= s.committed > 0;
     moved(s.id(), false);
   }
   CHECK(steps_in_flight() == 0 && transfers_in_flight_ == 0, "a restart with {} steps and {} moves under way",

@@ -236,13 +236,14 @@ class Scheduler {
 
   // From pool to pool, and from executor to executor (scheduler_moving.cpp).
   struct Landing {
-    std::vector<BlockId> hits;  // leading full blocks that are there already
+    std::vector<BlockId> hits;  // leading blocks that are there already, or will be
+    uint32_t known = 0;         // of them, those of late ones
     uint32_t fresh = 0;         // blocks beside them
     bool room = false;
   };
   // `known`: where leading blocks will lie anyway.
   Landing landing(const Pool& pool, const Sequence& sequence, uint32_t block_size, uint32_t blocks,
-                  const std::vector<BlockId>& known = {}) const;
+                  const std::vector<std::optional<BlockId>>& known = {}) const;
   bool move_on(Sequence& sequence);
   bool is_waited_for(const Pool& pool, const Sequence& sequence) const;
   static std::vector<BlockId> take_blocks(Pool& pool, const Landing& landing);

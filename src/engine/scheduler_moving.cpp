@@ -129,7 +129,7 @@ Scheduler::CarriedOn Scheduler::carry_on(const SchedulerConfig& config, const Kv
 
 // What `blocks` blocks of a sequence need in a pool: those that hold the same text are shared there.
 Scheduler::Landing Scheduler::landing(const Pool& pool, const Sequence& s, uint32_t size, uint32_t blocks,
-                                      const std::vector<BlockId>& known) const {
+                                      const std::vector<std::optional<BlockId>>& known) const {
   Landing landing;
   if (pool.blocks.block_size() != size) return landing;
   const bool cached = uses_cache(s);
@@ -142,7 +142,8 @@ Scheduler::Landing Scheduler::landing(const Pool& pool, const Sequence& s, uint3
     chain = hit->chain;
     landing.hits.push_back(hit->block);
   }
-  for (size_t i = landing.hits.size(); i < known.size(); ++i) landing.hits.push_back(known[i]);
+  for (size_t i = landing.hits.size(); i < known.size() && known[i]; ++i, ++landing.known)
+    landing.hits.push_back(*known[i]);
   landing.fresh = blocks - static_cast<uint32_t>(landing.hits.size());
   const size_t running = pool.running.size() + pool.arriving;
   landing.room = pool.sequences() < pool.sequences_max &&
@@ -164,9 +165,14 @@ void Scheduler::publish_again(Pool& pool, Sequence& s) const {
   if (!uses_cache(s)) return;
   const uint32_t size = pool.blocks.block_size();
   for (; s.published < s.committed / size; ++s.published) {
+    const BlockId block = s.blocks[s.published];
     const auto text = text_of_block(s, s.published, size);
     const auto there = pool.blocks.find(s.chain, text);
-    s.chain = there ? there->chain : pool.blocks.publish(s.blocks[s.published], s.chain, text);
+    if (there)
+      s.chain = there->chain;
+    else  // one that late ones share may be published, behind what was there then
+      s.chain =
+          pool.blocks.cached(block) ? pool.blocks.text_of(block).chain : pool.blocks.publish(block, s.chain, text);
   }
 }
 
@@ -217,6 +223,11 @@ std::vector<Transfer> Scheduler::take_transfers() {
     if (a.comes_late != b.comes_late) return a.comes_late;
     return waiting_.key_comp()(sequences_.at(a.id).get(), sequences_.at(b.id).get());
   });
+  while (late_failed_ && !late_taken_ && !transfers_.empty() && transfers_.front().comes_late) {
+    const RequestId id = transfers_.front().id;
+    transfers_.erase(transfers_.begin());
+    moved(id, false);
+  }
   if (transfers_.empty() || !transfers_.front().comes_late) return std::exchange(transfers_, {});
   if (std::exchange(late_taken_, true)) return {};
   std::vector<Transfer> one = {std::move(transfers_.front())};
@@ -300,11 +311,10 @@ void Scheduler::carry(Carrying& carrying, Sequence& s) {
 bool Scheduler::carry_to(Carrying& carrying, Sequence& s, Pool& pool) {
   const BlockPool& from = carrying.before[s.pool].blocks;
   const uint32_t size = from.block_size(), written = blocks_for(s.committed, size);
-  std::vector<BlockId> known;  // of late ones: shared as they were
-  while (known.size() < written) {
-    const auto at = carrying.late.find({pool.id, {s.pool, s.blocks[known.size()]}});
-    if (at == carrying.late.end()) break;
-    known.push_back(at->second);
+  std::vector<std::optional<BlockId>> known(written);  // of late ones: shared as they were
+  for (uint32_t i = 0; i < written; ++i) {
+    const auto at = carrying.late.find({pool.id, {s.pool, s.blocks[i]}});
+    if (at != carrying.late.end()) known[i] = at->second;
   }
   const Landing there = landing(pool, s, size, static_cast<uint32_t>(s.blocks.size()), known);
   if (!there.room) return false;
@@ -315,7 +325,7 @@ bool Scheduler::carry_to(Carrying& carrying, Sequence& s, Pool& pool) {
   std::vector<KvMove> moves;
   for (size_t i = there.hits.size(); i < written; ++i) moves.push_back({{s.pool, old[i]}, {pool.id, s.blocks[i]}});
   seat(pool, s);
-  if (!known.empty() || (!moves.empty() && carrying.done.moves.size() + moves.size() > carrying.at_once)) {
+  if (there.known > 0 || (!moves.empty() && carrying.done.moves.size() + moves.size() > carrying.at_once)) {
     ++carrying.done.late;
     for (const KvMove& move : moves) carrying.late.emplace(std::pair(pool.id, move.from), move.to.block);
     come_late(pool, s, std::move(moves));

@@ -231,8 +231,9 @@ double pool_bytes_on_host(const ModelShape& shape, const PlanInput& input, const
 
 double MoveCost::gain_over(double gain, double horizon_ns) const {
   const double before = std::min(prepare_ns + saving_ns, horizon_ns);
-  const double after = std::max(0.0, horizon_ns - before - pause_ns), late = std::min(late_ns, after);
-  return (before + gain * (after - late / 2)) / horizon_ns;
+  const double after = std::max(0.0, horizon_ns - before - pause_ns);
+  const double missed = late_ns <= after ? late_ns / 2 : after * (1 - after / (2 * late_ns));  // they come evenly
+  return (before + gain * (after - missed)) / horizon_ns;
 }
 
 bool pool_stays(const Placement& now, const Placement& next, uint32_t pool) {

@@ -243,7 +243,8 @@ void VirtualService::save_ahead() {
 void VirtualService::bring_late() {
   if (coming_ && now_.ns >= coming_->second) scheduler_->moved(std::exchange(coming_, std::nullopt)->first, true);
   if (coming_) return;
-  for (const Transfer& one : scheduler_->take_transfers()) {  // late ones come one by one
+  for (const Transfer& one : scheduler_->take_transfers()) {
+    CHECK(one.comes_late, "request {} moves from pool to pool", one.id);
     const auto loaded = load(*executor_, saved_, one.moves);
     CHECK(loaded.ok(), "{}", loaded.error().message());
     coming_ = {one.id, now_.ns + loaded->busy_ns};
