@@ -8,6 +8,8 @@
 
 namespace motley {
 
+inline constexpr int64_t kKvPauseNs = 100'000'000;  // that loading KV takes at most of a move's pause
+
 // Weights: a matrix of which a device has other units (heads, columns, experts, vocabulary rows) in the next placement
 // than in the one in force is packed anew, whole: it is read by the host and goes over the device's link, one device
 // after another, beside the steps; what the device has no room for beside what it holds, or the host where it has none
@@ -16,8 +18,6 @@ namespace motley {
 // steps, and to the next owners while nothing runs, for as long as a pause may take; the rest of it comes beside the
 // steps. Devices copy beside one another, first all one way, then all the other. Before, the steps under way of all
 // lanes are waited for, as long as devices take now.
-inline constexpr int64_t kKvPauseNs = 100'000'000;  // that loading KV takes at most of a move's pause
-
 struct MoveCost {
   uint64_t packed_bytes = 0, kv_bytes = 0;
   double prepare_ns = 0, saving_ns = 0;  // beside the steps: of weights, and then of KV
