@@ -27,8 +27,9 @@ endif()
 
 # The tests' own code is compiled for speed of compiling: it is half of all there is to compile and little of what runs.
 set(motley_test_optimisation "$<$<CONFIG:Release>:-O1>" "$<$<CONFIG:Sanitize>:-O0>")
-# So are the rooms under sanitizers, whose suites spend their time in backends.
-set(motley_room_options "$<$<CONFIG:Sanitize>:-O0>")
+# So are the rooms under sanitizers, but for those that their tests' time is spent in (OPTIMISED).
+set(motley_room_optimisation "$<$<CONFIG:Sanitize>:-O0>")
+set(motley_room_options "")
 if(MOTLEY_FUZZ)
   list(APPEND motley_room_options -fsanitize=fuzzer-no-link,alignment)
 endif()
@@ -43,18 +44,19 @@ if(MOTLEY_TESTS)
   target_compile_definitions(motley_test_pch PRIVATE MOTLEY_SOURCE_DIR="${CMAKE_SOURCE_DIR}" MOTLEY_BINARY_DIR="${CMAKE_BINARY_DIR}")
 endif()
 
-# motley_room(NAME SOURCES ... [LINK ...] [TESTS ...] [TEST_LINK ...])
+# motley_room(NAME [OPTIMISED] SOURCES ... [LINK ...] [TESTS ...] [TEST_LINK ...])
 # A static library motley_NAME of src/NAME, and, if there are tests, one program NAME_test of them.
 function(motley_room name)
-  cmake_parse_arguments(ROOM "" "" "SOURCES;LINK;TESTS;TEST_LINK" ${ARGN})
+  cmake_parse_arguments(ROOM "OPTIMISED" "" "SOURCES;LINK;TESTS;TEST_LINK" ${ARGN})
   add_library(motley_${name} STATIC ${ROOM_SOURCES})
   target_include_directories(motley_${name} PUBLIC ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
   target_link_libraries(motley_${name} PUBLIC ${ROOM_LINK})
   target_compile_options(motley_${name} PRIVATE ${motley_room_options})
-  if(name STREQUAL "base" OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # Clang takes none of slightly other flags
+  if(NOT ROOM_OPTIMISED)
+    target_compile_options(motley_${name} PRIVATE ${motley_room_optimisation})
+  endif()
+  if(MOTLEY_SANITIZE)  # elsewhere plainly: that proves that their headers compile alone (tools/check_headers)
     target_precompile_headers(motley_${name} PRIVATE ${CMAKE_SOURCE_DIR}/cmake/room_pch.hpp)
-  elseif(TARGET motley_base)
-    target_precompile_headers(motley_${name} REUSE_FROM motley_base)
   endif()
   if(MOTLEY_TESTS AND ROOM_TESTS)
     motley_test(${name}_test SOURCES ${ROOM_TESTS} LINK motley_${name} ${ROOM_TEST_LINK})

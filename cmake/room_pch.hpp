@@ -1,5 +1,5 @@
-// What nearly every source of a room includes, compiled once (cmake/motley.cmake). Sources include what they use all
-// the same: tools/check_headers compiles headers without this.
+// What nearly every source includes, compiled once for tests and under sanitizers (cmake/motley.cmake). Sources include
+// what they use all the same: a release build compiles rooms without this.
 #pragma once
 
 #include <fmt/format.h>

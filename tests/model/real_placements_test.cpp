@@ -292,7 +292,7 @@ class RealPlacements : public testing::RealModelTest {
 // The formats and kernels that `motley serve` picks by default. They round activations to int8, so that sums in another
 // order soon differ by as much as that rounding does: there the texts are compared, tie-aware.
 TEST_P(RealPlacements, EveryMixOfDevices_SaysWhatOneDeviceSays) {
-  const Question question{{prompt(3), prompt(5), prompt(7), long_prompt()}, 24, MOTLEY_F16, kTieLogits};
+  const Question question{{prompt(3), prompt(5), prompt(7), long_prompt()}, 12, MOTLEY_F16, kTieLogits};
   const Texts want = alone(open_listed(registry_, "CPU:0"), question);
   const DeviceSet devices = open_listed(registry_, kDevices);
   Tally all;
