@@ -256,8 +256,12 @@ class Service {
     std::vector<Text> texts;
     for (uint32_t i = 0; i + 1 < kRequests; ++i) asked.push_back(ask(i));
     for (uint32_t i = 0; i < kRequests; ++i) {
-      // The last comes once the others have ended: whoever was lost is needed again.
-      if (i + 1 == kRequests) asked.push_back(ask(i));
+      // The last comes once the others have ended and the fault has come: whoever was lost is needed again.
+      if (i + 1 == kRequests) {
+        // A next executor is made beside the steps, which may all have ended before.
+        if (fault != nullptr && fault->instant == Instant::kMoveMakes) strikes_.wait(0);
+        asked.push_back(ask(i));
+      }
       inbox_.wait(asked[i].first);
       texts.push_back(std::move(*asked[i].second));
     }
@@ -359,6 +363,7 @@ class Service {
   void strike() {
     workers_.signal(fault_->victim, fault_->signal);
     ++strikes_;
+    strikes_.notify_all();
   }
 
   void step() {

@@ -113,6 +113,7 @@ void ScriptedExecutor::check_untouched(const KvBlock& block, bool writes) {
 }
 
 Result<KvContents> ScriptedExecutor::save_kv(std::vector<KvBlock> blocks) {
+  if (options_.saves != nullptr) options_.saves();
   std::lock_guard lock(mutex_);
   if (!options_.moves_kv) return error(MOTLEY_UNIMPLEMENTED, "scripted");
   if (loss_) return *loss_;

@@ -46,7 +46,8 @@ struct ScriptedOptions {
   bool moves_kv = false;
   size_t saved_blocks_max = SIZE_MAX;     // by save_kv()
   int64_t saved_block_ns = 0;             // what it says that saving one took
-  std::function<void()> loads = nullptr;  // called at the beginning of each load_kv()
+  std::function<void()> saves = nullptr;  // called at the beginning of each save_kv()
+  std::function<void()> loads = nullptr;  // and of each load_kv()
   ScriptedChoice choice = nullptr;        // none: a hash of (text, seed, choice), never a banned token
 };
 
