@@ -167,13 +167,13 @@ class Server:
 
     def workers(self):
         """The pids of the server's children, zombies included, in the order of their start."""
-        children = []
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            try:
-                children += (task / "children").read_text().split()
-            except FileNotFoundError:
-                pass  # the thread has ended
-        return sorted(map(int, children))
+        started = {}
+        for file in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            for pid in of_process(file).split():
+                fields = of_process(f"/proc/{pid}/stat").rpartition(")")[2].split()  # begin after the name in brackets
+                if fields:  # pids do not tell: they begin anew at their maximum
+                    started[int(pid)] = int(fields[19])
+        return sorted(started, key=started.get)
 
     def signal(self, number):
         self.process.send_signal(number)
@@ -184,6 +184,14 @@ class Server:
     def stop(self):
         self.signal(signal.SIGTERM)
         return self.wait_exit()
+
+
+def of_process(path):
+    """What a file below /proc says; "" when the process or the thread has ended."""
+    try:
+        return Path(path).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def wait_until(condition, seconds_max, complaint):
