@@ -220,8 +220,8 @@ class Instance {
   Placement placement_;
   Epoch epoch_ = 0;
   bool plans_later_ = false;
-  std::optional<PlannedModel> next_;  // what takes over once it is compiled; plan_later()'s
-  int64_t restart_after_ns_ = 0;      // of system_clock(); the engine's thread of replacements only
+  std::optional<PlannedModel> next_;      // what takes over once it is compiled; plan_later()'s
+  std::vector<int64_t> restarted_at_ns_;  // of system_clock(); the engine's thread of replacements only
   std::shared_ptr<Holdings> holdings_;
   std::atomic<bool> changing_{false};  // one changes the devices, or measures them for the first time
   std::stop_source changes_;

@@ -17,7 +17,9 @@ namespace motley {
 namespace {
 
 constexpr int64_t kPatienceWithTheLast = 10;  // nobody takes over from it, and it may be slow only
-constexpr int64_t kRestartEveryNs = 60'000'000'000;
+constexpr size_t kRestartsMax =
+    4;  // within kRestartsWithinNs: more, and what they are given to do may be what ends them
+constexpr int64_t kRestartsWithinNs = 60'000'000'000;
 constexpr size_t kDevicesPlannedFully = 4;  // while requests wait: with more, the first good plan is taken
 
 bool contains(const std::vector<std::string>& names, const std::string& name) {
@@ -444,11 +446,12 @@ void Instance::drop_runtime() {
 }
 
 // Where what is left cannot serve: opens anew those of the lost that had a worker, as add_devices() does. False where
-// none came back, or where that was tried a short while ago (what they are given to do may be what ends them).
+// none came back, or where that was tried kRestartsMax times a short while ago.
 bool Instance::restart_workers(std::string_view why) {
   const int64_t now_ns = system_clock().now_ns();
-  if (changes_.stop_requested() || now_ns < restart_after_ns_) return false;
-  restart_after_ns_ = now_ns + kRestartEveryNs;
+  std::erase_if(restarted_at_ns_, [&](int64_t at_ns) { return at_ns + kRestartsWithinNs <= now_ns; });
+  if (changes_.stop_requested() || restarted_at_ns_.size() == kRestartsMax) return false;
+  restarted_at_ns_.push_back(now_ns);
   DeviceSet next = devices();
   bool any = false;
   for (size_t i = 0; i < next.size(); ++i) {
@@ -487,15 +490,16 @@ Result<Executor*> Instance::recover(const Status& why) {
 Status Instance::serve_on_any(const Status& why) {
   devices().mark_failed();
   for (;;) {
-    if (devices().named().empty() && !restart_workers("no device is left")) return why.annotate("no device is left");
-    const Status status = serve_on_what_is_left(why);
+    const bool none = devices().named().empty();
+    const std::string_view what = none ? "no device is left" : "the devices that are left cannot serve";
+    const Status status = none ? why : serve_on_what_is_left(why);
     if (status.ok()) return status;
     // A device that fails while it is loaded is lost too. Each turn has one less.
     const std::vector<std::string> failed = devices().mark_failed();
     if (!failed.empty()) {
       log_warning("{}; planning without {}", status.message(), fmt::join(failed, ", "));
-    } else if (!restart_workers("the devices that are left cannot serve")) {
-      return status;
+    } else if (!restart_workers(what)) {
+      return error(MOTLEY_UNAVAILABLE, "{}: {}", what, status.message());
     }
   }
 }

@@ -2,6 +2,7 @@
 import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -9,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support import BUILD, Server, Stream, motley
-from test_loss import assert_same, tell
+from support import BUILD, Server, Stream, motley, wait_until
+from test_loss import SUBJECTS, assert_same, tell
 
 SCENE = ["--devices", "GPU:0,CPU:0,NPU:1", "--tensor-parallel-size", 3,
          "--device-map", "GPU:0=SIM:gpu-like,NPU:1=SIM:intel-npu-like"]
@@ -236,24 +237,32 @@ def test_what_is_forced_waits_for_its_programs(two_cores, half_precision, tmp_pa
     assert "serving without" not in log and "until the devices" not in log
 
 
-@pytest.fixture
-def whole(tiny, cache):
-    """The one stage of a plan of one device."""
-    done = motley("plan", tiny, "--devices", "CPU:0", "--json", environment=cache)
+def stage_of_one_device(model, cache):
+    done = motley("plan", model, "--devices", "CPU:0", "--json", environment=cache)
     assert done.returncode == 0, done.stderr
     [stage] = json.loads(done.stdout)["stages"]
     return stage
 
 
 @pytest.fixture
-def partner_plan(whole, tmp_path):
+def whole(tiny, cache):
+    return stage_of_one_device(tiny, cache)
+
+
+def plan_with_partner(model, cache, folder):
     """All layers on the NPU, for which the CPU attends."""
-    [shard] = whole["shards"]
+    stage = stage_of_one_device(model, cache)
+    [shard] = stage["shards"]
     shards = [{"device": "NPU:1", "kv_heads": shard["kv_heads"], "ffn_columns": shard["ffn_columns"], "partner": "CPU:0"},
               {"device": "CPU:0", "vocab_rows": shard["vocab_rows"]}]
-    plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps({"stages": [{"layers": whole["layers"], "shards": shards}]}))
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps({"stages": [{"layers": stage["layers"], "shards": shards}]}))
     return plan
+
+
+@pytest.fixture
+def partner_plan(tiny, cache, tmp_path):
+    return plan_with_partner(tiny, cache, tmp_path)
 
 
 # Clients at once, each one request after another: tokens of each prompt and answer.
@@ -321,6 +330,40 @@ def test_the_only_partner_is_lost_with_its_kv_and_comes_back(tiny, cache, partne
         assert list(events)[-1]["choices"][0]["finish_reason"] == "length", (tmp_path / "log").read_text()
         assert "the devices that are left cannot serve: CPU:0 is started anew" in (tmp_path / "log").read_text()
         assert server.get("/health").status == 200
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_npu_and_its_partner_are_lost_again_and_again(model, cache, tmp_path, seed):
+    """While eight streams run, first the NPU, its partner or both; then twice the partner, which serves alone,
+    with or without the NPU."""
+    draw = random.Random(f"pair {seed}")
+    prompts = tuple(f"One day the {subject}" for subject in SUBJECTS)
+    options = ["--isolate", *PAIR, "--plan", plan_with_partner(model, cache, tmp_path), "--no-enable-prefix-caching"]
+    with Server(model, tmp_path / "log", *options, environment=cache) as server:
+        undisturbed = asyncio.run(tell(server, prompts=prompts, tokens=64))
+        recoveries = lambda: server.metrics()["motley:recoveries_total"]  # noqa: E731
+        seen, killed = [0], []
+
+        def strike_thrice():
+            for blow in range(3):
+                wait_until(lambda: recoveries() == blow, 60, "no worker came back")
+                before = seen[0]
+                wait_until(lambda: seen[0] > before, 60, "no token came")
+                alive = [pid for pid in server.workers() if pid not in killed]
+                npu, cpu, both = alive[:1], alive[-1:], alive  # the partner is always the newer one
+                victims = (npu, cpu, both)[seed] if blow == 0 else draw.choice((cpu, both))
+                for victim in victims:
+                    os.kill(victim, signal.SIGKILL)
+                killed.extend(victims)
+
+        with ThreadPoolExecutor(1) as pool:
+            blows = pool.submit(strike_thrice)
+            stories = asyncio.run(tell(server, lambda tokens: seen.__setitem__(0, tokens), prompts, tokens=64))
+            blows.result()
+        log = (tmp_path / "log").read_text()
+        assert_same(stories, undisturbed)
+        assert server.get("/health").status == 200 and recoveries() == 3, log
+        assert not set(killed) & set(server.workers()), log
 
 
 def test_what_an_npu_cannot_do_is_refused_plainly(tiny, cache, whole, tmp_path):
