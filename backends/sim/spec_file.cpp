@@ -17,6 +17,7 @@
 #include <toml++/toml.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iterator>
@@ -327,7 +328,10 @@ Spec parse_spec(std::string_view text, const std::string& path) {
 }
 
 std::string read_spec_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
+  std::error_code unknown;
+  const bool regular =
+      std::filesystem::is_regular_file(path, unknown);  // a pipe would be waited for, and read once only
+  std::ifstream file(regular ? path : "", std::ios::binary);
   if (!file) fail(MOTLEY_NOT_FOUND, "%s: cannot be read; name a preset or a device file", path.c_str());
   std::string text(kSpecBytesMax + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));

@@ -133,7 +133,9 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(model, tmp_path):
     assert not (tmp_path / "cache/costs").exists()
 
 
-def test_devices_that_cannot_be(model, cache):
+def test_devices_that_cannot_be(model, cache, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
+    refuse("devices", "--device-map", f"GPU:7=SIM:{tmp_path / 'pipe'}", says="pipe: cannot be read")
     for devices, says in [("CPU:0,CPU:0", "listed twice"), ("CPU:0,CPU:0/cores=1", "share cores"),
                           ("GPU:0", "GPU:0 is not there"), ("CPU:0/cores=x", "cores"), ("SIM:none.toml", "motley: SIM:none.toml: cannot be read"),
                           ("", "device"), ("CPU:0/cores=4000", "4000"),
