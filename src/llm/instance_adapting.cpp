@@ -110,7 +110,7 @@ class Instance::Adapting {
     const uint64_t host_bytes = instance_.runtime_options_.host_memory();
     auto better = better_plan(*seen, known.devices, input, factors, host_bytes);
     if (stop_.stop_requested()) return;
-    log_info("devices have changed their speed ({}); {}", factors_text(factors),
+    log_info("devices are not as the plan was made for ({}); {}", factors_text(factors),
              better.ok() ? "the best plan: " + text_of(*better, law.horizon_ns()) : better.error().message());
     if (!(better.ok() ? law.judge(better->gain, better->cost) : law.judge(0))) return;
     better->report.simulated = known.devices.simulated();

@@ -196,7 +196,7 @@ def test_a_server_that_ends_while_it_moves(tiny, tmp_path):
         log = lambda: Path(server.log).read_text()  # noqa: E731
 
         async def until_seen():
-            while "have changed their speed" not in log():
+            while "are not as the plan was made for" not in log():
                 await tell(server, prompts=PROMPTS[:1])
 
         asyncio.run(asyncio.wait_for(until_seen(), 60))
