@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <random>
+#include <set>
 #include <utility>
 
 #include "base/clock.hpp"
@@ -43,10 +44,9 @@ struct Engines::Progress {
     uint64_t tokens = 0;
     Status status;
   };
-  // Of one engine: on its thread, but for `left`.
+  // Of one engine.
   struct Counts {
     std::atomic<int64_t> left{0};  // tokens to come, of prompts and answers
-    uint64_t blocks = 0, blocks_peak = 0;
   };
   Progress(size_t requests, size_t engines) : answers(requests), engines(engines) {}
 
@@ -61,6 +61,8 @@ Result<std::unique_ptr<Engines>> Engines::open(const OpenPlan& plan, std::span<c
                                                const EngineOptions& options) {
   std::unique_ptr<Engines> engines(new Engines);
   engines->devices_ = &plan.devices;
+  engines->shape_ = &plan.planned.shape;
+  engines->request_ = &plan.planned.request;
   const std::vector<NamedDevice> named = plan.devices.named();
   for (const PlanReport& report : reports) {
     RuntimeOptions runtime = plan.runtime;
@@ -95,24 +97,16 @@ Status Engines::submit(const EngineLoad& load, size_t index, const std::shared_p
   request.use_prefix_cache = false;
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const size_t to = first_done(*progress, request.prompt.size() + load.output_len);
-  const uint32_t block = members_[to].report->placement.block_size;
-  request.on_update = [progress, index, to, prompt, block](const RequestUpdate& update) {
+  request.on_update = [progress, index, to, prompt](const RequestUpdate& update) {
     Progress::Answer& answer = progress->answers[index];
     Progress::Counts& counts = progress->engines[to];
-    const auto blocks = [&] {
-      return answer.tokens == 0 ? 0 : (static_cast<uint64_t>(prompt) + answer.tokens - 1) / block + 1;
-    };
     if (!update.tokens.empty()) {
-      const uint64_t held = blocks();
       answer.last_ns = system_clock().now_ns();
       if (answer.tokens == 0) answer.first_ns = answer.last_ns, counts.left -= prompt;
       answer.tokens += update.tokens.size();
       counts.left -= static_cast<int64_t>(update.tokens.size());
-      counts.blocks += blocks() - held;
-      counts.blocks_peak = std::max(counts.blocks_peak, counts.blocks);
     }
     if (!update.finished) return;
-    counts.blocks -= blocks();
     answer.status = update.status;
     std::lock_guard lock(progress->mutex);
     progress->ended.push_back(index);
@@ -139,15 +133,29 @@ uint64_t Engines::bytes_held(const std::string& device) const {
   return stats.ok() ? stats->bytes_resident : 0;
 }
 
+// Bytes of KV by device, the most that requests held at once in each section of each pool.
+std::map<std::string, double> Engines::kv_held(const Member& member) const {
+  const Placement& placement = member.report->placement;
+  const EngineStats stats = member.engine->stats();
+  std::map<std::string, double> bytes;
+  std::set<uint32_t> seen;
+  for (const Lane& lane : placement.lanes) {
+    if (!seen.insert(lane.pool).second || lane.pool >= stats.pools.size()) continue;
+    const std::vector<uint32_t>& most = stats.pools[lane.pool].most_used;
+    std::vector<double> tokens(lane.sections.size() + 1, 0);
+    for (size_t i = 0; i < std::min(tokens.size(), most.size()); ++i)
+      tokens[i] = double{1} * most[i] * placement.block_size;
+    for (const auto& [device, more] : kv_bytes_of(*shape_, *request_, placement, lane, tokens)) bytes[device] += more;
+  }
+  return bytes;
+}
+
 // `before`: work() at the beginning of the run; the drivers are the same.
-std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,
-                                     uint64_t tokens) const {
+std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, double seconds, uint64_t tokens) const {
   std::vector<DeviceUse> uses;
   size_t at = 0;
-  for (size_t m = 0; m < members_.size(); ++m) {
-    const Member& member = members_[m];
-    const uint64_t block_size = member.report->placement.block_size;
-    const uint64_t blocks = std::max<uint64_t>(kv_tokens(member.report->placement) / block_size, 1);
+  for (const Member& member : members_) {
+    std::map<std::string, double> kv = kv_held(member);
     for (const DriverReport& after : member.runtime->reports()) {
       const DriverWork& began = before[at++].work;
       DeviceUse use;
@@ -160,7 +168,7 @@ std::vector<DeviceUse> Engines::uses(const std::vector<DriverReport>& before, co
         if (share.device != use.device) continue;
         const uint64_t known = use.weight_bytes + share.kv_bytes, held = bytes_held(use.device);
         use.other_bytes = held > known ? held - known : share.step_bytes;  // or as planned, where it does not say
-        use.kv_bytes = share.kv_bytes / blocks * progress.engines[m].blocks_peak;
+        use.kv_bytes = static_cast<uint64_t>(kv[use.device]);
       }
       uses.push_back(std::move(use));
     }
@@ -228,7 +236,7 @@ Result<LoadSeen> Engines::run(const EngineLoad& load) {
   const double seconds = seconds_between(began_ns, last_ns);
   LoadSeen seen;
   seen.metrics = client::measure(records, seconds, {{50, 99}, {}});
-  seen.devices = uses(before, *progress, seconds, seen.metrics.total_output_tokens);
+  seen.devices = uses(before, seconds, seen.metrics.total_output_tokens);
   seen.links = links(before, seen.metrics.total_output_tokens);
   return seen;
 }

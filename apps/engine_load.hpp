@@ -69,11 +69,13 @@ class Engines {
   Status submit(const EngineLoad& load, size_t index, const std::shared_ptr<Progress>& progress);
   std::vector<DriverReport> work() const;
   uint64_t bytes_held(const std::string& device) const;
-  std::vector<DeviceUse> uses(const std::vector<DriverReport>& before, const Progress& progress, double seconds,
-                              uint64_t tokens) const;
+  std::map<std::string, double> kv_held(const Member& member) const;
+  std::vector<DeviceUse> uses(const std::vector<DriverReport>& before, double seconds, uint64_t tokens) const;
   std::vector<LinkUse> links(const std::vector<DriverReport>& before, uint64_t tokens) const;
 
   const DeviceSet* devices_ = nullptr;
+  const ModelShape* shape_ = nullptr;
+  const PlanRequest* request_ = nullptr;
   std::vector<Member> members_;
 };
 

@@ -105,8 +105,8 @@ std::string placement_key(const PlanRow& row) {
   std::string key = placement_text(row);
   for (const PlanReport& engine : row.engines) {
     for (const Lane& lane : engine.placement.lanes) {
-      key += fmt::format(" pool {} blocks {} batches {} {}{} share {}", lane.pool, lane.kv_blocks, lane.micro_batches,
-                         lane.prefills, lane.decodes, lane.share);
+      key += fmt::format(" pool {} blocks {} batches {} chunks {} {}{} share {}", lane.pool, lane.kv_blocks,
+                         lane.micro_batches, lane.chunk_rows, lane.prefills, lane.decodes, lane.share);
       for (const KvSection& section : lane.sections) key += fmt::format(" {} {}", section.owner, section.blocks);
       for (const PairRoute& route : lane.routes)
         key += fmt::format(" {} {} {}", route.a, route.b, static_cast<int>(route.route));

@@ -91,6 +91,7 @@ void BlockPool::release(BlockId id) {
   ++free_;
   block.freed = ++releases_;
   Section& section = section_of(id);
+  --section.held;
   const bool to_end = block.chain != kChainRoot;
   block.previous = to_end ? section.last_free : kEnd;
   block.next = to_end ? kEnd : section.first_free;
@@ -105,6 +106,13 @@ void BlockPool::unlink(BlockId id) {
   (block.next == kEnd ? section.last_free : at(block.next).previous) = block.previous;
   block.previous = block.next = kEnd;
   --free_;
+  section.most_held = std::max(section.most_held, ++section.held);
+}
+
+std::vector<uint32_t> BlockPool::most_held() const {
+  std::vector<uint32_t> most;
+  for (const Section& section : sections_) most.push_back(section.most_held);
+  return most;
 }
 
 ChainId BlockPool::publish(BlockId id, ChainId parent, std::span<const TokenId> tokens) {

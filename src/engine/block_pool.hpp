@@ -43,6 +43,8 @@ class BlockPool {
   uint32_t block_size() const { return block_size_; }
   // Blocks that nobody holds; cached ones are among them.
   uint32_t free_count() const { return free_; }
+  // By section: the most blocks that were held at once.
+  std::vector<uint32_t> most_held() const;
   uint32_t references(BlockId id) const { return at(id).references; }
   bool cached(BlockId id) const { return at(id).chain != kChainRoot; }
 
@@ -83,6 +85,7 @@ class BlockPool {
   struct Section {
     BlockId end = 0;
     BlockId first_free = kEnd, last_free = kEnd;
+    uint32_t held = 0, most_held = 0;
   };
 
   Block& at(BlockId id);

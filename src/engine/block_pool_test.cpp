@@ -98,10 +98,13 @@ TEST(BlockPool, Sections_AreUsedInTheirOrder) {
   pool.retain(c);
   pool.release(c);
   EXPECT_THAT(pool.free_cached(), ElementsAre(2, 1));
+  EXPECT_THAT(pool.most_held(), ElementsAre(2, 1));
   EXPECT_EQ(pool.allocate(), a);
   EXPECT_EQ(pool.allocate(), b);
   EXPECT_FALSE(pool.find(kChainRoot, text(1)).has_value());
   EXPECT_EQ(pool.allocate(), 3);
+  EXPECT_EQ(pool.allocate(), 4);
+  EXPECT_THAT(pool.most_held(), ElementsAre(2, 2));
 }
 
 // The obvious pool: a deque for each section as the order of reuse, a map as the cache.

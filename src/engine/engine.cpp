@@ -589,7 +589,8 @@ class Engine::Impl {
     stats.pools.resize(scheduler_.pools());
     for (uint32_t i = 0; i < scheduler_.pools(); ++i) {
       const BlockPool& pool = scheduler_.pool(i);
-      stats.pools[i] = {.blocks_total = pool.size(), .blocks_used = pool.size() - pool.free_count()};
+      stats.pools[i] = {
+          .blocks_total = pool.size(), .blocks_used = pool.size() - pool.free_count(), .most_used = pool.most_held()};
       stats.kv_blocks_total += stats.pools[i].blocks_total;
       stats.kv_blocks_used += stats.pools[i].blocks_used;
     }

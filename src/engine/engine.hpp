@@ -66,6 +66,7 @@ using RecoverFn = std::function<Result<Executor*>(const Status& why)>;
 
 struct KvPoolStats {
   uint32_t blocks_total = 0, blocks_used = 0;  // used: held by a request (cached-only blocks are free)
+  std::vector<uint32_t> most_used;             // of each section, at once, since the executor serves
 };
 struct LaneStats {
   uint64_t steps = 0, rows = 0;  // rows: without padding

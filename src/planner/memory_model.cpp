@@ -354,6 +354,18 @@ LanesMemory lanes_memory(const ModelShape& shape, const PlanInput& input, const 
   return memory;
 }
 
+std::map<std::string, double> kv_bytes_of(const ModelShape& shape, const PlanRequest& request,
+                                          const Placement& placement, const Lane& lane,
+                                          std::span<const double> section_tokens) {
+  const double each = kv_head_bytes(shape, request);
+  std::map<std::string, double> bytes;
+  for (const auto& [owner, layer_begin, layer_end, begin, end] : kv_parts(placement, lane.pool))
+    bytes[owner] += section_tokens[0] * each * static_cast<double>(end - begin) * (layer_end - layer_begin);
+  for (size_t i = 0; i < lane.sections.size(); ++i)
+    bytes[lane.sections[i].owner] += section_tokens[i + 1] * kv_bytes_per_token(shape, request);
+  return bytes;
+}
+
 double kv_bytes_per_token(const ModelShape& shape, const PlanRequest& request) {
   return kv_head_bytes(shape, request) * static_cast<double>(shape.kv_heads) * static_cast<double>(shape.layers.size());
 }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "planner/lane_plan.hpp"
@@ -58,6 +60,10 @@ bool memory_holds(const ModelShape& shape, const PlanInput& input, const PlanReq
 
 // Bytes of KV of one layer for one position and KV head.
 double kv_head_bytes(const ModelShape& shape, const PlanRequest& request);
+// By device: of so many positions of a pool, in each of its sections. `lane`: of that pool.
+std::map<std::string, double> kv_bytes_of(const ModelShape& shape, const PlanRequest& request,
+                                          const Placement& placement, const Lane& lane,
+                                          std::span<const double> section_tokens);
 // Of all layers and heads.
 double kv_bytes_per_token(const ModelShape& shape, const PlanRequest& request);
 

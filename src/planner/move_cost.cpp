@@ -117,19 +117,14 @@ const Lane* lane_of(const Placement& placement, uint32_t pool) {
 // By device, of the first `tokens` positions of a pool: it is filled from its first section on.
 std::map<std::string, double> kv_bytes(const ModelShape& shape, const PlanRequest& request, const Placement& placement,
                                        const Lane& lane, double tokens) {
-  const double each = kv_head_bytes(shape, request);  // of a head of a layer
+  std::vector<double> sections;
   const auto take = [&](uint32_t blocks) {
-    const double here = std::min(tokens, double{1} * blocks * placement.block_size);
-    tokens -= here;
-    return here;
+    sections.push_back(std::min(tokens, double{1} * blocks * placement.block_size));
+    tokens -= sections.back();
   };
-  std::map<std::string, double> bytes;
-  const double first = take(lane.kv_blocks);
-  for (const auto& [owner, layer_begin, layer_end, begin, end] : kv_parts(placement, lane.pool))
-    bytes[owner] += first * each * static_cast<double>(end - begin) * (layer_end - layer_begin);
-  const double all = each * static_cast<double>(shape.kv_heads) * static_cast<double>(shape.layers.size());
-  for (const KvSection& section : lane.sections) bytes[section.owner] += take(section.blocks) * all;
-  return bytes;
+  take(lane.kv_blocks);
+  for (const KvSection& section : lane.sections) take(section.blocks);
+  return kv_bytes_of(shape, request, placement, lane, sections);
 }
 
 class Links {

@@ -127,14 +127,17 @@ def test_the_plan_serves_what_the_best_device_alone_does(machine, of_megabytes, 
         file.write_text(f'kind = "gpu"\nmemory_bytes = 1073741824\nbandwidth_gb_s = {gb_per_s}\n'
                         f"gflops = {{f32 = {gflops}, attention = 40}}\nlink_gb_s = 20\nlink_latency_us = {latency_us}\n")
         names.append(f"SIM:{file}")
-    room = ["--device-memory", f"{names[0]}={int(of_megabytes.stat().st_size / 0.9)}"] if "full" in machine else []
+    bytes_max = int(of_megabytes.stat().st_size / 0.9) if "full" in machine else 1073741824
+    room = ["--device-memory", f"{names[0]}={bytes_max}"] if "full" in machine else []
     values = tmp_path / "plan.json"
     done = motley("bench", "plan", of_megabytes, "--devices", ",".join(names), *room, "--concurrency", at_once,
                   "--input-len", 8, "--output-len", 8, "--num-prompts", requests, "--max-num-batched-tokens", 32,
                   "--max-num-seqs", 32, "--repeat", 3, "--seed", 1, "--output-json", values,
                   environment={"MOTLEY_CACHE_DIR": str(tmp_path / "cache")})
     assert done.returncode == 0, done.stderr
-    *others, plan = json.loads(values.read_text())["rows"]
+    *others, plan = rows = json.loads(values.read_text())["rows"]
+    held = [device["memory_bytes"] for row in rows for device in row["measured"]["devices"] if device["device"] == names[0]]
+    assert 0 < max(held) <= bytes_max, held
     served = {row["kind"]: [] for row in others}
     for row in others:
         served[row["kind"]].append(row["measured"]["output_tokens_per_s"]["median"])
