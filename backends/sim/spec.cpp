@@ -59,6 +59,7 @@ struct NpuRow {
   uint64_t program_bytes, allocation_bytes;
   uint32_t programs_resident;
   double reload_us;
+  bool dynamic = false;
 };
 constexpr NpuRow kNpus[] = {
     {"intel-npu-like",
@@ -86,7 +87,9 @@ constexpr NpuRow kNpus[] = {
      256,         500},
     {"hexagon-like",    0.5, 8e3, 50, 300, 15, 30, 16, uint64_t{7} << 29, kHostGroup, 4, 1.5, 1.3, 2, 0.2, 30, 1 << 20,
      uint64_t{2} << 30, 128, 500},
-    {"ascend-like", 1, 200e3, 1600, 20, 25, 10, 64, uint64_t{32} << 30, 0, 32, 1.5, 0.8, 0, 0, 0, 0, 0, 0, 0},
+    // Any rows, paged attention and bf16 weights of its own; its memory alone bounds a buffer and the programs.
+    {"ascend-like", 1,  200e3,   1600, 20, 25, 10,  64, uint64_t{32} << 30, 0, 32, 1.5, 0.8, 1,
+     0.05,          10, 1 << 20, 0,    0,  0,  true},
 };
 constexpr uint64_t bit(int index) { return uint64_t{1} << index; }
 
@@ -108,10 +111,9 @@ Spec make_npu(const NpuRow& row) {
   rules.compile_s = row.compile_s, rules.compile_op_s = row.compile_op_s, rules.compile_max_s = row.compile_max_s;
   rules.program_bytes = row.program_bytes, rules.allocation_bytes = row.allocation_bytes;
   rules.programs_resident = row.programs_resident, rules.reload_us = row.reload_us;
-  const bool fixed = row.compile_s > 0;
-  rules.dynamic_rows = rules.paged_attention = !fixed;
-  rules.f16_results = fixed;
-  if (!fixed) rules.weight_formats |= bit(MOTLEY_BF16);
+  rules.dynamic_rows = rules.paged_attention = row.dynamic;
+  rules.f16_results = true;
+  if (row.dynamic) rules.weight_formats |= bit(MOTLEY_BF16);
   if (spec.label == "hexagon-like") rules.without_ops = bit(MOTLEY_OP_EMBED) | bit(MOTLEY_OP_SELECT_ROWS);
   return spec;
 }

@@ -175,15 +175,19 @@ TEST(Presets, Npus_AreWhatTheirNamesSay) {
     EXPECT_LT(spec.rules.allocation_bytes, spec.memory_bytes) << label;
     EXPECT_TRUE(spec.rules.programs_resident > 0 && spec.rules.reload_us > 0) << label;
     EXPECT_TRUE(spec.rules.f16_results) << label;
-    EXPECT_GT(spec.rules.compile_s, 0) << label;
+    EXPECT_TRUE(spec.rules.compile_s > 0 && spec.rules.compile_max_s >= spec.rules.compile_s) << label;
     EXPECT_EQ(spec.memory_group, 1u) << label << " shares the CPU's bus";
     EXPECT_EQ(spec.queue_depth, 4u) << label;
   }
+  EXPECT_EQ(named.at("intel-npu-like").rates.gflops[kWorkF16], 10e3);
+  EXPECT_EQ(named.at("intel-npu-like").rates.bandwidth_gb_s, 58);
   EXPECT_EQ(named.at("intel-npu-like").rates.dispatch_us, 200);
+  EXPECT_EQ(named.at("intel-npu-like").rules.compile_max_s, 60);
   EXPECT_EQ(named.at("xdna-like").rates.dispatch_us, 1400);
   EXPECT_EQ(named.at("hexagon-like").memory_bytes, 3584u << 20);
   EXPECT_NE(named.at("hexagon-like").rules.without_ops >> MOTLEY_OP_EMBED & 1, 0u);
-  EXPECT_TRUE(named.at("ascend-like").rules.dynamic_rows && named.at("ascend-like").rules.paged_attention);
+  const Rules& ascend = named.at("ascend-like").rules;
+  EXPECT_TRUE(ascend.dynamic_rows && ascend.paged_attention && ascend.f16_results && ascend.compile_s > 0);
 }
 
 TEST(DeviceFile, Rules_AreRead) {

@@ -310,14 +310,23 @@ def test_so_it_is_with_four_row_counts_where_the_load_is_told(tiny, partner_plan
     assert len(counts) == 4 and padding <= 0.25, f"{100 * padding:.1f} % with {counts}"
 
 
-def test_the_cpu_attends_for_an_npu(tiny, cache, undisturbed, partner_plan, tmp_path):
-    with Server(tiny, tmp_path / "log", *PAIR, "--plan", partner_plan, environment=cache) as server:
+@pytest.mark.parametrize("preset", ["intel-npu-like", "xdna-like", "hexagon-like"])
+def test_the_cpu_attends_for_an_npu(tiny, cache, undisturbed, partner_plan, tmp_path, preset):
+    pair = [*PAIR[:-1], f"NPU:1=SIM:{preset}"]
+    with Server(tiny, tmp_path / "log", *pair, "--plan", partner_plan, environment=cache) as server:
         assert assert_same(told(server), undisturbed) <= TIES_MAX
         devices = server.get("/v1/devices").json()["data"]
     assert {one["name"]: one["state"] for one in devices} == {"NPU:1": "serving", "CPU:0": "serving"}
     assert all(one["programs"] > 0 for one in devices)
-    shown = motley("plan", tiny, *PAIR, "--plan", partner_plan, environment=cache).stdout
+    shown = motley("plan", tiny, *pair, "--plan", partner_plan, environment=cache).stdout
     assert "of CPU:0, which attends" in shown and "SIMULATED" in shown
+
+
+def test_an_npu_of_any_rows_serves_alone(tiny, cache, undisturbed, tmp_path):
+    """One that attends; in half precision, which its results are rounded to."""
+    alone = ["--devices", "NPU:1", "--device-map", "NPU:1=SIM:ascend-like"]
+    with Server(tiny, tmp_path / "log", *alone, environment=cache) as server:
+        assert assert_same(told(server), undisturbed) <= TIES_MAX
 
 
 def test_the_only_partner_is_lost_with_its_kv_and_comes_back(tiny, cache, partner_plan, tmp_path):
@@ -333,14 +342,14 @@ def test_the_only_partner_is_lost_with_its_kv_and_comes_back(tiny, cache, partne
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_an_npu_and_its_partner_are_lost_again_and_again(model, cache, tmp_path, seed):
+def test_an_npu_and_its_partner_are_lost_again_and_again(server, model, cache, tmp_path, seed):
     """While eight streams run, first the NPU, its partner or both; then twice the partner, which serves alone,
     with or without the NPU."""
     draw = random.Random(f"pair {seed}")
     prompts = tuple(f"One day the {subject}" for subject in SUBJECTS)
     options = ["--isolate", *PAIR, "--plan", plan_with_partner(model, cache, tmp_path), "--no-enable-prefix-caching"]
+    undisturbed = asyncio.run(tell(server, prompts=prompts, tokens=256))
     with Server(model, tmp_path / "log", *options, environment=cache) as server:
-        undisturbed = asyncio.run(tell(server, prompts=prompts, tokens=64))
         recoveries = lambda: server.metrics()["motley:recoveries_total"]  # noqa: E731
         seen, killed = [0], []
 
@@ -358,7 +367,7 @@ def test_an_npu_and_its_partner_are_lost_again_and_again(model, cache, tmp_path,
 
         with ThreadPoolExecutor(1) as pool:
             blows = pool.submit(strike_thrice)
-            stories = asyncio.run(tell(server, lambda tokens: seen.__setitem__(0, tokens), prompts, tokens=64))
+            stories = asyncio.run(tell(server, lambda tokens: seen.__setitem__(0, tokens), prompts, tokens=256))
             blows.result()
         log = (tmp_path / "log").read_text()
         assert_same(stories, undisturbed)

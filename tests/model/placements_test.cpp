@@ -6,6 +6,15 @@ namespace {
 
 using namespace testing;  // NOLINT: all of what it shares
 
+// Plain, with windows, with experts, with both.
+const auto kSomeOfAllKinds = ::testing::Values(std::tuple{"llama", 3u}, std::tuple{"gemma3", 1u},
+                                               std::tuple{"qwen3moe", 2u}, std::tuple{"gpt-oss", 2u});
+std::string name_of(const ::testing::TestParamInfo<std::tuple<const char*, uint32_t>>& info) {
+  std::string name = std::get<0>(info.param);
+  std::erase(name, '-');
+  return name;
+}
+
 class Placements : public ::testing::TestWithParam<std::tuple<const char*, uint32_t>> {};
 
 TEST_P(Placements, EveryCut_SaysWhatOneDeviceSays) {
@@ -19,9 +28,13 @@ TEST_P(Placements, EveryCut_SaysWhatOneDeviceSays) {
   }
 }
 
-// Steps of 11 rows and of fewer run in programs of 16, what is left of a bucket is nobody's.
-TEST(PlacementBuckets, CompiledForRowCounts_SayWhatAnyRowsSay) {
-  const RandomModel random(spec_of("llama", 3));
+// Steps of 11 rows and of fewer run in programs of 16, what is left of a bucket is nobody's: also of models with
+// experts and with windows.
+class PlacementBuckets : public ::testing::TestWithParam<std::tuple<const char*, uint32_t>> {};
+INSTANTIATE_TEST_SUITE_P(All, PlacementBuckets, kSomeOfAllKinds, name_of);
+
+TEST_P(PlacementBuckets, CompiledForRowCounts_SayWhatAnyRowsSay) {
+  const RandomModel random(spec_of(std::get<0>(GetParam()), std::get<1>(GetParam())));
   for (const PlacementCase& c : cases()) {
     SCOPED_TRACE(c.name);
     const Placement placement = place(random.model(), c);
@@ -107,14 +120,7 @@ class PlacementLanes : public ::testing::TestWithParam<std::tuple<const char*, u
   const RandomModel random_{spec_of(std::get<0>(GetParam()), std::get<1>(GetParam()))};
   const Model& model_ = random_.model();
 };
-INSTANTIATE_TEST_SUITE_P(All, PlacementLanes,
-                         ::testing::Values(std::tuple{"llama", 3u}, std::tuple{"gemma3", 1u},
-                                           std::tuple{"qwen3moe", 2u}, std::tuple{"gpt-oss", 2u}),
-                         [](const auto& info) {
-                           std::string name = std::get<0>(info.param);
-                           std::erase(name, '-');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(All, PlacementLanes, kSomeOfAllKinds, name_of);
 
 std::array<std::vector<Drawn>, 2> run_lanes(const Model& model, const Placement& placement,
                                             const Reader::LaneOf& lane_of, uint64_t* weight_bytes) {
