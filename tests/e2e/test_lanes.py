@@ -231,6 +231,7 @@ def alone_of(cache, tmp_path):
         return model, answers(server)
 
 
+@pytest.mark.alone
 def test_a_start_measures_a_full_gpu_and_keeps_kv_with_the_processor(alone_of, tmp_path):
     """Nine tenths of the GPU are weights, which its memory's rate makes the step's time: it gains by rows whose KV lies
     elsewhere. What is measured has to fit into it, too."""

@@ -339,9 +339,10 @@ RoleTimes PlannedLanes::role_times(const VirtualMachine& machine, const Placemen
   };
   const auto of_each = [&](int64_t ns) { return static_cast<double>(ns) / 1e9 / load.requests; };
   RoleTimes times{};
-  // In contexts like the load's, with no prompt beside it: half of a prompt's length is generated before.
+  // All tokens but the first, which the prompt gives; in contexts like the load's, with no prompt beside it: half of a
+  // prompt's length is generated before.
   const uint32_t output = load.output_len, prompt = load.prompt_len, half = prompt / 2;
-  times.decode = of_each(served(decoder, 1, half, half + 1 + output).ns - served(decoder, 1, half, half + 1).ns);
+  times.decode = of_each(served(decoder, 1, half, half + output).ns - served(decoder, 1, half, half + 1).ns);
   times.prompt = of_each(served(decoder, 4, prompt, 1).ns);
   const Served elsewhere = served(roles, 4, prompt, 1);
   times.other = of_each(elsewhere.ns);
