@@ -192,7 +192,8 @@ void attention_case(Judge& judge, int32_t dtype, const AttentionCase& c,
   const std::string what = std::string("PAGED_ATTENTION ") + dtype_name(dtype) + " heads " + std::to_string(c.heads) +
                            "/" + std::to_string(c.kv_heads) + " dim " + std::to_string(c.head_dim) + " window " +
                            std::to_string(c.window) + " block " + std::to_string(c.block_size);
-  for (const int32_t id : out) judge.near(results[1].at(id), results[0].at(id), attention_tolerance(dtype), what);
+  for (const int32_t id : out)
+    judge.near(results[1].at(id), results[0].at(id), judge.rounded(attention_tolerance(dtype)), what);
 }
 
 // One sequence of 300 positions from where it begins: in one piece, in chunks, row by row, and beside another
@@ -296,7 +297,7 @@ void attention_with_holes(Judge& judge, int32_t dtype, const AttentionCase& c) {
     return judge.check(thrown, what + " is refused by a device that does not claim it");
   }
   const auto wanted = run(judge.reference()), got = run(judge.device());
-  for (const int32_t id : out) judge.near(got.at(id), wanted.at(id), attention_tolerance(dtype), what);
+  for (const int32_t id : out) judge.near(got.at(id), wanted.at(id), judge.rounded(attention_tolerance(dtype)), what);
   const auto lse = from_bytes<float>(got.at(out[1]));
   const auto seen = [&](size_t row) { return std::isfinite(lse[row * static_cast<size_t>(c.heads)]); };
   const size_t nothing = 1 + 90 + 60 + 70 + 1;  // the rows before the sequence that lies elsewhere altogether
@@ -341,8 +342,8 @@ void parts_of_a_context(Judge& judge, int32_t dtype, int32_t window) {
       judge.device().run(judge.device().compile(g, {kRows}),
                          {{oa, a.first}, {ob, b.first}, {la, a.second}, {lb, b.second}}, plain_batch(kRows), nullptr);
   const std::string what = std::string("parts of a context, merged, ") + dtype_name(dtype);
-  judge.near(merged.at(out), whole.first, attention_tolerance(dtype), what);
-  judge.near(merged.at(lse), whole.second, attention_tolerance(dtype), what + ": log-sum-exp");
+  judge.near(merged.at(out), whole.first, judge.rounded(attention_tolerance(dtype)), what);
+  judge.near(merged.at(lse), whole.second, judge.rounded(attention_tolerance(dtype)), what + ": log-sum-exp");
 }
 
 void merges(Judge& judge) {

@@ -125,9 +125,7 @@ BatchData batch_of(uint32_t rows) {
 }
 
 Tolerance tolerance_of(Judge& judge, int32_t dtype) {
-  Tolerance one = matmul_tolerance(dtype);
-  if (judge.device().desc().result_dtype == MOTLEY_F16)
-    one = {std::max(one.norm, kRoundedToF16.norm), std::max(one.largest, kRoundedToF16.largest)};
+  const Tolerance one = judge.rounded(matmul_tolerance(dtype));
   return {one.norm * 5, one.largest * 5};  // which adds up
 }
 

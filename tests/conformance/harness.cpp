@@ -482,12 +482,15 @@ void Judge::compare(const GraphBuilder& graph, const std::map<int32_t, Bytes>& i
   }
 }
 
-// What the device says that it rounds to, where an op does; moves and ADD are exact.
+// Where an op rounds; moves and ADD are exact.
 Tolerance Judge::widened(const GraphBuilder& graph, Tolerance tolerance) const {
-  const bool rounds =
-      device_->desc().result_dtype == MOTLEY_F16 && tolerance.norm > 0 &&
-      std::any_of(graph.ops.begin(), graph.ops.end(), [](const motley_op& op) { return op.kind != MOTLEY_OP_ADD; });
-  if (!rounds) return tolerance;
+  const bool rounds = tolerance.norm > 0 && std::any_of(graph.ops.begin(), graph.ops.end(),
+                                                        [](const motley_op& op) { return op.kind != MOTLEY_OP_ADD; });
+  return rounds ? rounded(tolerance) : tolerance;
+}
+
+Tolerance Judge::rounded(Tolerance tolerance) const {
+  if (device_->desc().result_dtype != MOTLEY_F16) return tolerance;
   return {std::max(tolerance.norm, kRoundedToF16.norm), std::max(tolerance.largest, kRoundedToF16.largest)};
 }
 

@@ -210,6 +210,8 @@ class Judge {
   bool packs(int32_t dtype) const { return device_->desc().weight_dtypes >> dtype & 1; }
   // The first of F32, F16 and BF16 that the device packs; the first of all its types where it packs none of them.
   int32_t plain_dtype() const;
+  // At least what rounding to F16 makes of one op's result, on a device that says that it does.
+  Tolerance rounded(Tolerance tolerance) const;
   bool fixed_rows() const { return !device_->has(MOTLEY_CAP_DYNAMIC_ROWS); }
 
   void check(bool holds, const std::string& what);
