@@ -259,7 +259,8 @@ class Service {
       // The last comes once the others have ended and the fault has come: whoever was lost is needed again.
       if (i + 1 == kRequests) {
         // A next executor is made beside the steps, which may all have ended before.
-        if (fault != nullptr && fault->instant == Instant::kMoveMakes) strikes_.wait(0);
+        if (fault != nullptr && fault->instant >= Instant::kMoveBegins && fault->instant <= Instant::kMoveEnds)
+          strikes_.wait(0);
         asked.push_back(ask(i));
       }
       inbox_.wait(asked[i].first);
