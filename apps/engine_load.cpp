@@ -44,15 +44,11 @@ struct Engines::Progress {
     uint64_t tokens = 0;
     Status status;
   };
-  // Of one engine.
-  struct Counts {
-    std::atomic<int64_t> left{0};  // tokens to come, of prompts and answers
-  };
-  Progress(size_t requests, size_t engines) : answers(requests), engines(engines) {}
+  Progress(size_t requests, size_t engines) : answers(requests), left(engines) {}
 
   std::vector<Answer> answers;
-  std::vector<Counts> engines;
-  std::mutex mutex;  // guards what follows
+  std::vector<std::atomic<int64_t>> left;  // of each engine: tokens to come, of prompts and answers
+  std::mutex mutex;                        // guards what follows
   std::condition_variable changed;
   std::vector<size_t> ended;
 };
@@ -79,7 +75,7 @@ Result<std::unique_ptr<Engines>> Engines::open(const OpenPlan& plan, std::span<c
 size_t Engines::first_done(const Progress& progress, size_t tokens) const {
   size_t best = 0;
   const auto done_s = [&](size_t i) {
-    return (static_cast<double>(progress.engines[i].left.load()) + static_cast<double>(tokens)) /
+    return (static_cast<double>(progress.left[i].load()) + static_cast<double>(tokens)) /
            members_[i].report->predicted.tokens_per_s;
   };
   for (size_t i = 1; i < members_.size(); ++i) {
@@ -99,12 +95,12 @@ Status Engines::submit(const EngineLoad& load, size_t index, const std::shared_p
   const size_t to = first_done(*progress, request.prompt.size() + load.output_len);
   request.on_update = [progress, index, to, prompt](const RequestUpdate& update) {
     Progress::Answer& answer = progress->answers[index];
-    Progress::Counts& counts = progress->engines[to];
+    std::atomic<int64_t>& left = progress->left[to];
     if (!update.tokens.empty()) {
       answer.last_ns = system_clock().now_ns();
-      if (answer.tokens == 0) answer.first_ns = answer.last_ns, counts.left -= prompt;
+      if (answer.tokens == 0) answer.first_ns = answer.last_ns, left -= prompt;
       answer.tokens += update.tokens.size();
-      counts.left -= static_cast<int64_t>(update.tokens.size());
+      left -= static_cast<int64_t>(update.tokens.size());
     }
     if (!update.finished) return;
     answer.status = update.status;
@@ -112,7 +108,7 @@ Status Engines::submit(const EngineLoad& load, size_t index, const std::shared_p
     progress->ended.push_back(index);
     progress->changed.notify_one();
   };
-  progress->engines[to].left += prompt + load.output_len;
+  progress->left[to] += prompt + load.output_len;
   progress->answers[index].sent_ns = system_clock().now_ns();
   return members_[to].engine->submit(std::move(request)).error();
 }

@@ -349,8 +349,8 @@ def test_an_npu_and_its_partner_are_lost_again_and_again(server, model, cache, t
     prompts = tuple(f"One day the {subject}" for subject in SUBJECTS)
     options = ["--isolate", *PAIR, "--plan", plan_with_partner(model, cache, tmp_path), "--no-enable-prefix-caching"]
     undisturbed = asyncio.run(tell(server, prompts=prompts, tokens=256))
-    with Server(model, tmp_path / "log", *options, environment=cache) as server:
-        recoveries = lambda: server.metrics()["motley:recoveries_total"]  # noqa: E731
+    with Server(model, tmp_path / "log", *options, environment=cache) as pair:
+        recoveries = lambda: pair.metrics()["motley:recoveries_total"]  # noqa: E731
         seen, killed = [0], []
 
         def strike_thrice():
@@ -358,7 +358,7 @@ def test_an_npu_and_its_partner_are_lost_again_and_again(server, model, cache, t
                 wait_until(lambda: recoveries() == blow, 60, "no worker came back")
                 before = seen[0]
                 wait_until(lambda: seen[0] > before, 60, "no token came")
-                alive = [pid for pid in server.workers() if pid not in killed]
+                alive = [pid for pid in pair.workers() if pid not in killed]
                 npu, cpu, both = alive[:1], alive[-1:], alive  # the partner is always the newer one
                 victims = (npu, cpu, both)[seed] if blow == 0 else draw.choice((cpu, both))
                 for victim in victims:
@@ -367,12 +367,12 @@ def test_an_npu_and_its_partner_are_lost_again_and_again(server, model, cache, t
 
         with ThreadPoolExecutor(1) as pool:
             blows = pool.submit(strike_thrice)
-            stories = asyncio.run(tell(server, lambda tokens: seen.__setitem__(0, tokens), prompts, tokens=256))
+            stories = asyncio.run(tell(pair, lambda tokens: seen.__setitem__(0, tokens), prompts, tokens=256))
             blows.result()
         log = (tmp_path / "log").read_text()
         assert_same(stories, undisturbed)
-        assert server.get("/health").status == 200 and recoveries() == 3, log
-        assert not set(killed) & set(server.workers()), log
+        assert pair.get("/health").status == 200 and recoveries() == 3, log
+        assert not set(killed) & set(pair.workers()), log
 
 
 def test_what_an_npu_cannot_do_is_refused_plainly(tiny, cache, whole, tmp_path):

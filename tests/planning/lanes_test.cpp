@@ -352,8 +352,8 @@ RoleTimes PlannedLanes::role_times(const VirtualMachine& machine, const Placemen
 }
 
 // Long prompts: nine tenths of what the linear program says come out, by the plan's prediction, and by what each device
-// does when it has nothing else to do (the NPU's partner attends for it meanwhile, which that leaves out), and more
-// than the processor does alone; with an NPU that is made up, and with the preset beside a nominal core. (The preset
+// does when it has nothing else to do, the attending for the other's prompts counted; and more than the processor does
+// alone; with an NPU that is made up, and with the preset beside a nominal core. (The preset
 // lies on the processor's bus; the two do not slow one another down here, as the real processor and a simulated NPU do
 // not.)
 TEST_F(PlannedLanes, PromptsOnTheNpu_GiveWhatTheLinearProgramSays) {
