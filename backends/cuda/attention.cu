@@ -147,7 +147,7 @@ void run(const Attention& a, const kit::OpCall& call) {
     launched("PAGED_ATTENTION");
     return;
   }
-  if (a.passes_count > 0) attend_passes(a, stream.raw());
+  if (a.passes_count > 0) attend_passes(a, stream);
   if (a.chunks) attend_chunks(a, stream);
 }
 

@@ -30,6 +30,10 @@ __device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
 __device__ inline void arrive_expecting(uint64_t* barrier, int bytes) {
   arrive_expecting(shared_address(barrier), bytes);
 }
+// Tells of bytes alone, before the caller arrives.
+__device__ inline void expect(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
 // Until the phase of this parity is over.
 __device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
   asm volatile(

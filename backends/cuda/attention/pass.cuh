@@ -16,63 +16,74 @@ constexpr int kFound = 3;
 template <int kTile>
 struct PassPlaces {
   int32_t slot[kFound][kTile];
-  bool full[kFound][kTile / kWarp];  // of a warp's positions: each is there
+  bool full[kFound][kTile / kWarp];  // of a warp's positions: each that some row may see is there
   float k_scale[kFound][kTile], v_scale[kFound][kTile];
 };
 
 struct PassPlace {
   int32_t slot = kNone;
+  bool missing = false;  // some row may see it, and it lies elsewhere
   float k_scale = 0, v_scale = 0;
 };
 
-// What an item's block of threads takes for a head.
+// What a block of threads takes at a time: an item for a head.
 struct PassHead {
   int head, kv_head;
   PassItem item;
   const int32_t* blocks;  // of the sequence
   int32_t begin, end;     // positions that rows of the item see
-  __device__ explicit PassHead(const Attention& a)
-      : head(blockIdx.x), kv_head(head / a.group), item(a.passes[blockIdx.y]) {
+  __device__ PassHead(const Attention& a, int head, int at) : head(head), kv_head(head / a.group), item(a.passes[at]) {
     blocks = a.batch.blocks + item.blocks, end = item.last;
     begin = a.window > 0 ? max(0, item.front - a.window + 1) : 0;
   }
 };
 
-// By kTile threads, one a position: where it lies; kNone where no row sees it.
+// By kTile threads, one a position: which block has it; MOTLEY_NONE also where no row sees it.
+template <int kTile>
+__device__ int32_t find_block(const Attention& a, const PassHead& h, int tile, int thread) {
+  const int32_t p = tile * kTile + thread;
+  return p < h.begin || p > h.end ? MOTLEY_NONE : h.blocks[block_of(a, p)];
+}
+// Where it lies in that.
 template <class T, int kTile>
-__device__ PassPlace find_place(const Attention& a, const PassHead& h, int tile, int thread) {
+__device__ PassPlace place_in(const Attention& a, const PassHead& h, int tile, int thread, int32_t block) {
   PassPlace place;
   const int32_t p = tile * kTile + thread;
   if (p < h.begin || p > h.end) return place;
-  place.slot = slot_of(a, h.blocks, p);
-  if (place.slot == kNone) return place;
+  place.slot = slot_in(a, block, p);
+  place.missing = place.slot == kNone;
+  if (place.missing) return place;
   if constexpr (Numbers<T>::kScaled) {
     const int64_t at = int64_t{place.slot} * a.layer.kv_heads + h.kv_head;
     place.k_scale = a.layer.k_scale[at], place.v_scale = a.layer.v_scale[at];
   }
   return place;
 }
+// At one of kFound.
 template <class T, int kTile>
-__device__ void keep_place(PassPlaces<kTile>& places, const PassPlace& place, int tile, int thread) {
-  const int at = tile % kFound;
+__device__ void keep_place(PassPlaces<kTile>& places, const PassPlace& place, int at, int thread) {
   places.slot[at][thread] = place.slot;
-  const bool full = __all_sync(0xffffffffu, place.slot != kNone);
+  const bool full = __all_sync(0xffffffffu, !place.missing);
   if (thread % kWarp == 0) places.full[at][thread / kWarp] = full;
   if constexpr (Numbers<T>::kScaled)
     places.k_scale[at][thread] = place.k_scale, places.v_scale[at][thread] = place.v_scale;
 }
 
-// Eight numbers of a query, as the pool's numbers are multiplied; zeros behind the item's rows and the head.
+// Eight numbers of a query, as the pool's numbers are multiplied; zeros behind the item's rows and the head. `aligned`:
+// a.aligned, known where many are asked for, so that no branch is between them.
 template <class T>
-__device__ uint4 query_piece(const Attention& a, const PassHead& h, int row, int piece) {
+__device__ uint4 query_piece(const Attention& a, const PassHead& h, int row, int piece, bool aligned) {
   using N = Numbers<T>;
-  if (row >= h.item.rows || piece * 8 >= a.layer.dim) return {};
-  const float* from = a.q + (int64_t{h.item.row + row} * a.heads + h.head) * a.layer.dim + piece * 8;
-  const auto packed = [](float4 x, float4 y) -> uint4 {
-    return {N::pack(x.x, x.y), N::pack(x.z, x.w), N::pack(y.x, y.y), N::pack(y.z, y.w)};
-  };
-  if (a.aligned) return packed(*reinterpret_cast<const float4*>(from), *reinterpret_cast<const float4*>(from + 4));
-  return packed({from[0], from[1], from[2], from[3]}, {from[4], from[5], from[6], from[7]});
+  const bool there = row < h.item.rows && piece * 8 < a.layer.dim;
+  const int64_t at = int64_t{h.item.row + (there ? row : 0)} * a.heads + h.head;
+  const float* from = a.q + at * a.layer.dim + (there ? piece * 8 : 0);
+  float4 x, y;
+  if (aligned)
+    x = *reinterpret_cast<const float4*>(from), y = *reinterpret_cast<const float4*>(from + 4);
+  else
+    x = {from[0], from[1], from[2], from[3]}, y = {from[4], from[5], from[6], from[7]};
+  const uint4 all = {N::pack(x.x, x.y), N::pack(x.z, x.w), N::pack(y.x, y.y), N::pack(y.z, y.w)};
+  return there ? all : uint4{};
 }
 
 // A warp's rows from `front` on, of which a thread has row lane / 4 and the eighth behind it, and of a tile's scores
@@ -98,15 +109,23 @@ class PassRows {
   }
   __device__ int32_t highest() const { return highest_; }
 
-  // Scores: of the pool's numbers, capped, and -inf for what a row does not see.
-  __device__ void look(float (&score)[kTile / 8][4], const PassPlaces<kTile>& places, int tile) const {
+  // Scores: of the pool's numbers, capped, and -inf for what a row does not see. at: of the tile's places.
+  __device__ void look(float (&score)[kTile / 8][4], const PassPlaces<kTile>& places, int tile, int at) const {
+    if constexpr (N::kScaled || kCapped) take_numbers(score, places, at);
     const int base = tile * kTile;
+    bool full = true;
+#pragma unroll
+    for (const bool each : places.full[at]) full = full && each;
     // Rows ascend: the first sees the least of what comes, the last the least of what went.
-    bool whole = base + kTile - 1 <= lowest_seen_ && (a_.window == 0 || base > highest_ - a_.window);
+    if (full && base + kTile - 1 <= lowest_seen_ && (a_.window == 0 || base > highest_ - a_.window)) return;
 #pragma unroll
-    for (const bool full : places.full[tile % kFound]) whole = whole && full;
+    for (int i = 0; i < 2; ++i) hide(score, i, base);
+    if (full) return;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) look(score, places, i, tile, whole);
+    for (int k = 0; k < kTile / 4; ++k) {
+      const int p = 8 * (k / 2) + 2 * (lane_ % 4) + k % 2;
+      if (places.slot[at][p] == kNone) score[k / 2][k % 2] = score[k / 2][2 + k % 2] = -INFINITY;
+    }
   }
 
   // Scores become weights. True if sums, of this warp's rows, are to be shrunk by `shrink`, as a larger score came.
@@ -147,19 +166,27 @@ class PassRows {
 
   // Weights of 16 positions from 16 * s on, as the tensor cores take them.
   __device__ void take_weights(uint32_t (&p)[4], const float (&weight)[kTile / 8][4], const PassPlaces<kTile>& places,
-                               int tile, int s) const {
+                               int at, int s) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float x = weight[2 * s + i / 2][2 * (i % 2)], y = weight[2 * s + i / 2][2 * (i % 2) + 1];
       if constexpr (N::kScaled) {
-        const float* scale = &places.v_scale[tile % kFound][16 * s + 8 * (i / 2) + 2 * (lane_ % 4)];
+        const float* scale = &places.v_scale[at][16 * s + 8 * (i / 2) + 2 * (lane_ % 4)];
         x *= scale[0], y *= scale[1];
       }
       p[i] = N::pack(x, y);
     }
   }
 
+  __device__ void finish(const float (&sum)[D / 8][4]) const { a_.bf16 ? finish<true>(sum) : finish<false>(sum); }
+
+ private:
+  // Of the item, the thread's row i (0 or 1).
+  __device__ int row_of(int i) const { return front_ + 8 * i + lane_ / 4; }
+
+  template <bool kBf16>
   __device__ void finish(const float (&sum)[D / 8][4]) const {
+    const bool whole = a_.layer.dim == D;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float total = quad_sum(total_[i]);
@@ -170,35 +197,34 @@ class PassRows {
 #pragma unroll
       for (int t = 0; t < D / 8; ++t) {
         const int e = 8 * t + 2 * (lane_ % 4);
-        if (e >= a_.layer.dim) continue;
-        store_two(a_.bf16, a_.out, at * a_.layer.dim + e, sum[t][2 * i] * factor, sum[t][2 * i + 1] * factor);
+        if (whole || e < a_.layer.dim)
+          store_two(kBf16, a_.out, at * a_.layer.dim + e, sum[t][2 * i] * factor, sum[t][2 * i + 1] * factor);
       }
       if (a_.log_sum_exp && lane_ % 4 == 0)
         a_.log_sum_exp[at] = total > 0 ? (largest_[i] + log2f(total)) * kLn2 : -INFINITY;
     }
   }
-
- private:
-  // Of the item, the thread's row i (0 or 1).
-  __device__ int row_of(int i) const { return front_ + 8 * i + lane_ / 4; }
-
-  __device__ void look(float (&score)[kTile / 8][4], const PassPlaces<kTile>& places, int i, int tile,
-                       bool whole) const {
-    const int base = tile * kTile, found = tile % kFound;
-    const int first = a_.window > 0 ? position_[i] - a_.window + 1 : 0;
+  __device__ void take_numbers(float (&score)[kTile / 8][4], const PassPlaces<kTile>& places, int at) const {
 #pragma unroll
     for (int k = 0; k < kTile / 4; ++k) {
-      const int at = 8 * (k / 2) + 2 * (lane_ % 4) + k % 2;
-      float& x = score[k / 2][2 * i + k % 2];
-      if constexpr (N::kScaled) x *= places.k_scale[found][at];
-      if constexpr (kCapped) x = capped(a_, x);
+      const int p = 8 * (k / 2) + 2 * (lane_ % 4) + k % 2;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& x = score[k / 2][2 * i + k % 2];
+        if constexpr (N::kScaled) x *= places.k_scale[at][p];
+        if constexpr (kCapped) x = capped(a_, x);
+      }
     }
-    if (whole) return;
+  }
+  // Of the thread's row i what lies behind it and before its window.
+  __device__ void hide(float (&score)[kTile / 8][4], int i, int base) const {
+    const int last = position_[i] - base - 2 * (lane_ % 4);
+    const int first = a_.window > 0 ? last - a_.window + 1 : INT32_MIN;
 #pragma unroll
     for (int k = 0; k < kTile / 4; ++k) {
-      const int p = base + 8 * (k / 2) + 2 * (lane_ % 4) + k % 2;
-      if (p > position_[i] || p < first || places.slot[found][p - base] == kNone)
-        score[k / 2][2 * i + k % 2] = -INFINITY;
+      const int p = 8 * (k / 2) + k % 2;
+      float& x = score[k / 2][2 * i + k % 2];
+      x = p > last || p < first ? -INFINITY : x;
     }
   }
 
@@ -215,10 +241,10 @@ template <class T>
 struct PieceColumn {
   bool held;
   uint32_t step, at;  // bytes: of a position, and within it
-  __device__ PieceColumn(const Attention& a, const PassHead& h, int piece) : held(piece * 8 < a.layer.dim) {
+  __device__ PieceColumn(const Attention& a, int kv_head, int piece) : held(piece * 8 < a.layer.dim) {
     const auto size = static_cast<uint32_t>(sizeof(T));
     step = static_cast<uint32_t>(a.layer.kv_heads * a.layer.dim) * size;
-    at = static_cast<uint32_t>(h.kv_head * a.layer.dim + (held ? piece * 8 : 0)) * size;
+    at = static_cast<uint32_t>(kv_head * a.layer.dim + (held ? piece * 8 : 0)) * size;
   }
   // False: there are none.
   __device__ bool find(const std::byte* plane, int32_t slot, const std::byte** from) const {
@@ -263,19 +289,9 @@ __device__ void copy_pieces(Where where) {
   }
 }
 
-// Calls f(part, items) for as many items as a launch takes.
-template <class F>
-void each_pass_launch(const Attention& a, F&& f) {
-  Attention part = a;
-  for (int32_t first = 0; first < a.passes_count; first += static_cast<int32_t>(kGridMax)) {
-    part.passes = a.passes + first;
-    f(part, static_cast<unsigned>(min(a.passes_count - first, static_cast<int32_t>(kGridMax))));
-  }
-}
-
 // Heads of so much room have kernels of warpgroups' instructions, where a GPU has these.
 constexpr bool by_warpgroups(int room) { return room <= 128; }
 // By these; false: not here, and nothing was done.
-bool attend_prompts(const Attention& a, cudaStream_t stream);
+bool attend_prompts(const Attention& a, const CudaStream& stream);
 
 }  // namespace motley::cuda

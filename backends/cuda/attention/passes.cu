@@ -51,7 +51,7 @@ class PassAttention {
         places_(places),
         lane_(threadIdx.x % kWarp),
         warp_(threadIdx.x / kWarp),
-        h_(a),
+        h_(a, blockIdx.x, blockIdx.y),
         rows_(a, h_, warp_ * 16) {
     query_ = shared_address(memory);
     tiles_ = query_ + kRows * D * 2;
@@ -78,16 +78,18 @@ class PassAttention {
 
  private:
   __device__ PassPlace find(int tile) const {
-    return threadIdx.x < kTile ? find_place<T, kTile>(a_, h_, tile, threadIdx.x) : PassPlace();
+    if (threadIdx.x >= kTile) return PassPlace();
+    const int thread = static_cast<int>(threadIdx.x);
+    return place_in<T, kTile>(a_, h_, tile, thread, find_block<kTile>(a_, h_, tile, thread));
   }
   __device__ void keep(const PassPlace& place, int tile) {
-    if (threadIdx.x < kTile) keep_place<T, kTile>(places_, place, tile, threadIdx.x);
+    if (threadIdx.x < kTile) keep_place<T, kTile>(places_, place, tile % kFound, threadIdx.x);
   }
 
   __device__ void load_query(std::byte* memory) const {
     for (int i = threadIdx.x; i < kRows * kPieces; i += kThreadsHere) {
       const int row = i / kPieces, piece = i % kPieces;
-      *reinterpret_cast<uint4*>(memory + piece_at<D>(row, piece)) = query_piece<T>(a_, h_, row, piece);
+      *reinterpret_cast<uint4*>(memory + piece_at<D>(row, piece)) = query_piece<T>(a_, h_, row, piece, a_.aligned);
     }
   }
   __device__ void load_held(uint32_t (&q)[4], int s) const {
@@ -115,7 +117,7 @@ class PassAttention {
     static_assert(kThreadsHere % kPieces == 0 && kTile % kApart == 0);
     const int first = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
     const uint32_t keys = tiles_ + turn * 2 * kPlane;
-    const PieceColumn<T> column(a_, h_, piece);
+    const PieceColumn<T> column(a_, h_.kv_head, piece);
     for (const bool of_keys : {true, false}) {
       copy_pieces<T, kTile / kApart>([&](int i, uint32_t* to, const std::byte** from) {
         const int row = first + i * kApart;
@@ -131,7 +133,7 @@ class PassAttention {
     const uint32_t keys = tiles_ + turn * 2 * kPlane, values = keys + kPlane;
     float score[kTile / 8][4], shrink[2];
     multiply_keys(score, keys);
-    rows_.look(score, places_, tile);
+    rows_.look(score, places_, tile, tile % kFound);
     if (rows_.weigh(score, shrink)) rows_.shrink_sums(sum_, shrink);
     add_values(score, values, tile);
   }
@@ -162,7 +164,7 @@ class PassAttention {
 #pragma unroll
     for (int s = 0; s < kTile / 16; ++s) {
       uint32_t p[4];
-      rows_.take_weights(p, weight, places_, tile, s);
+      rows_.take_weights(p, weight, places_, tile % kFound, s);
 #pragma unroll
       for (int n = 0; n < D / 16; ++n) {
         uint32_t v[4];
@@ -197,6 +199,16 @@ __global__ void __launch_bounds__(kWarps* kWarp, D <= 64 ? 2 : 1) attend_rows(co
   }
 }
 
+// Calls f(part, items) for as many items as a launch takes.
+template <class F>
+void each_pass_launch(const Attention& a, F&& f) {
+  Attention part = a;
+  for (int32_t first = 0; first < a.passes_count; first += static_cast<int32_t>(kGridMax)) {
+    part.passes = a.passes + first;
+    f(part, static_cast<unsigned>(min(a.passes_count - first, static_cast<int32_t>(kGridMax))));
+  }
+}
+
 template <class T, int D, bool kCapped>
 void launch_kernel(const Attention& a, cudaStream_t stream) {
   constexpr int kBytes = pass_bytes<D>();
@@ -208,9 +220,9 @@ void launch_kernel(const Attention& a, cudaStream_t stream) {
 
 }  // namespace
 
-void attend_passes(const Attention& a, cudaStream_t stream) {
+void attend_passes(const Attention& a, const CudaStream& stream) {
   if (attend_prompts(a, stream)) return;
-  visit_kernel(a, [&]<class T, int D, bool kCapped>() { launch_kernel<T, D, kCapped>(a, stream); });
+  visit_kernel(a, [&]<class T, int D, bool kCapped>() { launch_kernel<T, D, kCapped>(a, stream.raw()); });
   launched("PAGED_ATTENTION");
 }
 

@@ -19,7 +19,7 @@ struct Layer {
   std::byte *k, *v;
   float *k_scale, *v_scale;
   int32_t dtype, element_bytes, kv_heads, dim;
-  int64_t block_size;
+  int64_t block_size, positions;  // positions: of all blocks
   // The first element of a head of a position, counted in heads.
   __device__ int64_t head_at(int64_t block, int64_t within, int64_t head) const {
     return (block * block_size + within) * kv_heads + head;
@@ -28,8 +28,16 @@ struct Layer {
 
 inline Layer layer_of(const kit::OpCall& call, int32_t index) {
   const kit::KvLayer& from = call.kv->layers[static_cast<size_t>(index)];
-  return {from.k,        from.v,        from.k_scale,       from.v_scale, call.kv->dtype, call.kv->element_bytes,
-          from.kv_heads, from.head_dim, call.kv->block_size};
+  return {from.k,
+          from.v,
+          from.k_scale,
+          from.v_scale,
+          call.kv->dtype,
+          call.kv->element_bytes,
+          from.kv_heads,
+          from.head_dim,
+          call.kv->block_size,
+          int64_t{call.kv->blocks} * call.kv->block_size};
 }
 
 // Heads that attention turns, and of which it stores keys and values: of batches of one row a sequence, so that no row
@@ -62,12 +70,19 @@ struct Attention {
   OwnHeads own;  // if so
 };
 
-// Where a position lies, in positions of the pool; -1: elsewhere, and it is not seen.
-__device__ inline int32_t slot_of(const Attention& a, const int32_t* blocks, int32_t position) {
+// Which of its sequence's blocks has a position.
+__device__ inline uint32_t block_of(const Attention& a, int32_t position) {
   const auto size = static_cast<uint32_t>(a.layer.block_size), p = static_cast<uint32_t>(position);
-  const uint32_t block = a.block_shift >= 0 ? p >> a.block_shift : p / size;
-  const int32_t at = blocks[block];
-  return at == MOTLEY_NONE ? -1 : at * static_cast<int32_t>(size) + static_cast<int32_t>(p - block * size);
+  return a.block_shift >= 0 ? p >> a.block_shift : p / size;
+}
+// Where a position lies whose block lies at `at`, in positions of the pool; -1: elsewhere, and it is not seen.
+__device__ inline int32_t slot_in(const Attention& a, int32_t at, int32_t position) {
+  const auto size = static_cast<int32_t>(a.layer.block_size);
+  const int32_t before = static_cast<int32_t>(block_of(a, position)) * size;
+  return at == MOTLEY_NONE ? -1 : at * size + position - before;
+}
+__device__ inline int32_t slot_of(const Attention& a, const int32_t* blocks, int32_t position) {
+  return slot_in(a, blocks[block_of(a, position)], position);
 }
 
 __device__ inline float power_of_two(float x) {
@@ -154,8 +169,13 @@ template <>
 struct Numbers<int8_t> : Numbers<__nv_bfloat16> {
   using Raw = uint2;
   static constexpr bool kScaled = true;
+  // 2^23 has room for a byte in its lowest bits; conversions are slow.
   __device__ static uint32_t two(uint32_t word, int at) {
-    const auto byte = [&](int i) { return static_cast<float>(static_cast<int8_t>(word >> (8 * i))); };
+    const uint32_t unsigned_bytes = word ^ 0x80808080u;
+    const auto byte = [&](int i) {
+      const uint32_t bits = __byte_perm(unsigned_bytes, 0x4b000000u, 0x7440u | static_cast<uint32_t>(i));
+      return __uint_as_float(bits) - (8388608.0f + 128.0f);
+    };
     return pack(byte(at), byte(at + 1));
   }
   __device__ static uint4 take(const Raw& raw) { return {two(raw.x, 0), two(raw.x, 2), two(raw.y, 0), two(raw.y, 2)}; }
@@ -200,7 +220,7 @@ void visit_kernel(const Attention& a, F&& f) {
 // The kernels with tensor cores, for the pools that have them.
 bool has_tensor_cores(const Layer& layer);
 void attend_chunks(const Attention& a, const CudaStream& stream);
-void attend_passes(const Attention& a, cudaStream_t stream);
+void attend_passes(const Attention& a, const CudaStream& stream);
 // Whether attend_chunks can turn and store such heads.
 bool can_turn(const Attention& a);
 

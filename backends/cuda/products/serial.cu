@@ -2,11 +2,9 @@
 // with so many tiles of 16 weight rows at once that all multiprocessors are busy. One warp asks for their columns,
 // another for those of the activations, long before warpgroups multiply them.
 // SPDX-License-Identifier: Apache-2.0
-#include <cuda.h>
-#include <cudaTypedefs.h>
-
 #include <algorithm>
 
+#include "cuda/boxes.hpp"
 #include "cuda/products/stream.cuh"
 
 namespace motley::cuda {
@@ -300,31 +298,6 @@ Deal deal_of(const Job& job) {
   return d;
 }
 
-PFN_cuTensorMapEncodeTiled_v12000 encoder() {
-  static const auto found = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &result) !=
-        cudaSuccess)
-      cudaGetLastError();
-    return result == cudaDriverEntryPointSuccess ? reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(entry) : nullptr;
-  }();
-  return found;
-}
-
-// Rows of bf16 numbers `stride` apart, of which pieces of `at_once` rows are copied.
-CUtensorMap map_of(const void* data, int64_t rows, int64_t cols, int64_t stride, int at_once) {
-  CUtensorMap map;
-  const cuuint64_t size[] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t apart[] = {static_cast<cuuint64_t>(stride) * 2};  // bytes
-  const cuuint32_t box[] = {kPieceColumns, static_cast<cuuint32_t>(at_once)}, each[] = {1, 1};
-  const CUresult result = encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), size, apart,
-                                    box, each, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) kit::fail(MOTLEY_INTERNAL, "describing a matrix: code %d", static_cast<int>(result));
-  return map;
-}
-
 template <int kRows, int kSlots>
 void launch(const Job& job, const Maps& maps, const Deal& deal, cudaStream_t stream) {
   launch_early(serial_rows<kRows, kSlots>, dim3(static_cast<unsigned>(deal.blocks)), kSerialThreads, deal.shared,
@@ -339,8 +312,8 @@ void launch(const Job& job, const Maps& maps, const Deal& deal, cudaStream_t str
 }  // namespace
 
 int64_t serial_rows_max(const Job& job) {
-  const auto fits = [](const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; };
-  const bool all = job.cols % 8 == 0 && (!job.x.bf16 || fits(job.x.data)) && encoder() &&
+  const auto fits = [&](const void* at) { return is_boxed(at, job.cols); };
+  const bool all = (!job.x.bf16 || fits(job.x.data)) && has_boxes() &&
                    std::all_of(job.products, job.products + job.count, [&](const Product& p) { return fits(p.data); });
   return all ? kSerialRows : 0;
 }
@@ -348,10 +321,10 @@ int64_t serial_rows_max(const Job& job) {
 void multiply_serially(const Job& job, int64_t stride, cudaStream_t stream) {
   const Deal deal = deal_of(job);
   Maps maps;
-  maps.x = map_of(job.x.data, job.rows, job.cols, stride, deal.rows);
+  maps.x = describe_boxes(job.x.data, job.rows, job.cols, stride, deal.rows);
   for (int i = 0; i < job.count; ++i)
-    maps.w[i] =
-        map_of(job.products[i].data, job.products[i].width, job.cols, job.row_bytes / 2, deal.together * kTileRows);
+    maps.w[i] = describe_boxes(job.products[i].data, job.products[i].width, job.cols, job.row_bytes / 2,
+                               deal.together * kTileRows);
   switch (deal.rows) {
     case 16: return launch<16>(job, maps, deal, stream);
     case 32: return launch<32>(job, maps, deal, stream);
