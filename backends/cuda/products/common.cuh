@@ -14,7 +14,6 @@
 namespace motley::cuda {
 
 constexpr int kFewThreads = kParts * kWarp;
-constexpr int kManyThreads = kBlockTiles * kWarp;
 constexpr int kFewShared = 100 << 10;  // bytes of activations that few_rows holds, the most
 constexpr int kFewStages = 3;          // chunks of a warp in shared memory
 constexpr int kFewBlocks = 3;          // of threads, on one multiprocessor

@@ -13,6 +13,7 @@ namespace motley::cuda {
 struct Crowd {
   const __nv_bfloat16* x;  // in the order of `rows_in_order`
   int64_t stride;
+  int32_t tiles;       // of a block of threads: kBlockTiles or kWideTiles
   int32_t sharers;     // blocks of threads that share the parts of the columns
   float4* partials;    // sums of a part, if there are several
   uint32_t* counters;  // how many of these blocks have come
@@ -27,12 +28,12 @@ constexpr int kPieceColumns = 64, kPieceRow = 128;
 
 // Stages of many_rows: activations, then the tiles of all warps. So many that two blocks of threads fit on a
 // multiprocessor, or, if these would be too few to wait for memory with, one. (A stage of tiles is long.)
-template <class Kind, int kRows>
+template <class Kind, int kRows, int kTiles = kBlockTiles>
 struct Stages {
   static constexpr int kInputs = Kind::kColumns / kPieceColumns * kRows * kPieceRow;
-  static constexpr int kBytes = kInputs + (kBlockTiles * Kind::kShared + 1023) / 1024 * 1024;
+  static constexpr int kBytes = kInputs + (kTiles * Kind::kShared + 1023) / 1024 * 1024;
   static constexpr int kOfTwo = (kSharedMax / 2 - (2 << 10)) / kBytes, kOfOne = (kSharedMax - (2 << 10)) / kBytes;
-  static constexpr int kBlocks = kOfTwo >= (Kind::kColumns > 128 ? 2 : 3) ? 2 : 1;
+  static constexpr int kBlocks = kTiles == kBlockTiles && kOfTwo >= (Kind::kColumns > 128 ? 2 : 3) ? 2 : 1;
   static constexpr int kFit = kBlocks == 2 ? kOfTwo : kOfOne, kMost = kBlocks == 2 ? 4 : 5;
   static constexpr int kCount = kFit < kMost ? kFit : kMost;
   static_assert(kCount >= 2);
@@ -119,14 +120,14 @@ struct StageBarriers {
 template <int kCount>
 __device__ float4* partials_of(const Crowd& crowd, int part) {
   const int64_t place = int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
-  return crowd.partials + (place * kParts + part) * (kCount / 4) * kManyThreads + threadIdx.x;
+  return crowd.partials + (place * kParts + part) * (kCount / 4) * blockDim.x + threadIdx.x;
 }
 
 template <int kCount>
 __device__ void keep_part(const Crowd& crowd, int part, const float (&sums)[kCount]) {
   float4* const partials = partials_of<kCount>(crowd, part);
 #pragma unroll
-  for (int n = 0; n < kCount; n += 4) partials[n / 4 * kManyThreads] = {sums[n], sums[n + 1], sums[n + 2], sums[n + 3]};
+  for (int n = 0; n < kCount; n += 4) partials[n / 4 * blockDim.x] = {sums[n], sums[n + 1], sums[n + 2], sums[n + 3]};
 }
 
 // True for the last of the blocks of threads that share the parts; `sums` is then the sum of all.
@@ -147,7 +148,7 @@ __device__ bool join_parts(const Crowd& crowd, float (&sums)[kCount]) {
     float4 sum{};
 #pragma unroll
     for (int i = 0; i < kParts; ++i) {
-      const float4 part = __ldcg(partials_of<kCount>(crowd, i) + n / 4 * kManyThreads);
+      const float4 part = __ldcg(partials_of<kCount>(crowd, i) + n / 4 * blockDim.x);
       sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
     }
     sums[n] = sum.x, sums[n + 1] = sum.y, sums[n + 2] = sum.z, sums[n + 3] = sum.w;
@@ -171,10 +172,10 @@ __device__ void put_rows(const Job& job, const CrowdRows& rows, int tile, const 
 }
 
 // A warp, which multiplies its tile of weights by the activations of the block of threads.
-template <class Kind, int kEights>
+template <class Kind, int kEights, int kTiles>
 struct Multiplier {
   static constexpr int kRows = 8 * kEights, kRuns = Kind::kColumns / 8;
-  using S = Stages<Kind, kRows>;
+  using S = Stages<Kind, kRows, kTiles>;
   const Job& job;
   const Crowd& crowd;
   const CrowdRows& rows;
@@ -190,7 +191,7 @@ struct Multiplier {
     if (chunk < end) Kind::copy(own(chunk), cursor, chunk, lane);
   }
   __device__ void first_weights(int64_t expert_offset) {
-    cursor = cursor_of<Kind>(job, expert_offset, blockIdx.y * kBlockTiles + threadIdx.x / kWarp, lane);
+    cursor = cursor_of<Kind>(job, expert_offset, blockIdx.y * kTiles + threadIdx.x / kWarp, lane);
     for (int c = first; c < first + S::kCount - 1; ++c) {
       copy_weights(c);
       if (!crowd.groups) commit_copies();
@@ -209,7 +210,7 @@ struct Multiplier {
   }
   // By all threads: activations of rows that lie anywhere.
   __device__ void gather_inputs(int chunk) {
-    for (int i = threadIdx.x; i < kRows * kRuns && chunk < end; i += kManyThreads) {
+    for (int i = threadIdx.x; i < kRows * kRuns && chunk < end; i += kTiles * kWarp) {
       const int r = i / kRuns, run = i % kRuns;
       copy_async(stage(chunk) + run / 8 * kRows * kPieceRow + r * kPieceRow + (run % 8 ^ r % 8) * 16,
                  crowd.x + rows.source[r] * crowd.stride + chunk * Kind::kColumns + 8 * run);
@@ -266,25 +267,26 @@ struct Multiplier {
 
 #endif
 
-// Any number of rows, 8 * kEights a block of threads, by 128 weight rows: a warp has a tile. Weights and activations
-// come through shared memory, some chunks ahead.
-template <class Kind, int kEights>
-__global__ void __launch_bounds__(kManyThreads, Stages<Kind, 8 * kEights>::kBlocks) many_rows(Job job, Crowd crowd) {
+// Any number of rows, 8 * kEights a block of threads, by kTiles * 16 weight rows: a warp has a tile. Weights and
+// activations come through shared memory, some chunks ahead.
+template <class Kind, int kEights, int kTiles>
+__global__ void __launch_bounds__(kTiles* kWarp, Stages<Kind, 8 * kEights, kTiles>::kBlocks)
+    many_rows(Job job, Crowd crowd) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   constexpr int kRows = 8 * kEights;
-  using S = Stages<Kind, kRows>;
+  using S = Stages<Kind, kRows, kTiles>;
   extern __shared__ __align__(1024) uint8_t staged[];
   __shared__ CrowdRows rows;
   __shared__ StageBarriers<S::kCount> barriers;
   const Lane lane;
   const int own_parts = kParts / crowd.sharers, first_part = blockIdx.z * own_parts, last_part = first_part + own_parts;
   const int first = chunks_before<Kind>(first_part, job.cols), end = chunks_before<Kind>(last_part, job.cols);
-  Multiplier<Kind, kEights> multiplier{job, crowd, rows, lane, staged, barriers, first, end, {}};
+  Multiplier<Kind, kEights, kTiles> multiplier{job, crowd, rows, lane, staged, barriers, first, end, {}};
   if (!crowd.groups) multiplier.first_weights(0);
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kCount; ++i) {
       make_barrier(&barriers.full[i], 1);
-      make_barrier(&barriers.empty[i], kBlockTiles);
+      make_barrier(&barriers.empty[i], kTiles);
     }
     barriers_made();
   }
@@ -296,7 +298,7 @@ __global__ void __launch_bounds__(kManyThreads, Stages<Kind, 8 * kEights>::kBloc
   multiplier.first_inputs();
   float all[4 * kEights] = {};
   if (multiplier.add_parts(first_part, last_part, all))
-    put_rows<kEights>(job, rows, blockIdx.y * kBlockTiles + threadIdx.x / kWarp, lane, all);
+    put_rows<kEights>(job, rows, blockIdx.y * kTiles + threadIdx.x / kWarp, lane, all);
 #endif
 }
 

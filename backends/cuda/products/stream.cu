@@ -10,6 +10,7 @@ namespace motley::cuda {
 namespace {
 
 constexpr int kShareBelow = 160;  // blocks of threads; fewer may share the columns
+constexpr int kWideFrom = 1024;   // tiles: of fewer rows, multiprocessors would have too little to do by kWideTiles
 constexpr int kSortThreads = 1024;
 constexpr int64_t kAlign = 256;
 
@@ -32,20 +33,24 @@ int eights_for(int64_t rows) { return rows <= 8 ? 1 : rows <= 16 ? 2 : rows <= 3
 
 // How a product of many rows is cut.
 struct Cut {
-  int eights;
+  int eights, tiles;
   int64_t across, places;  // blocks of threads along the rows, and all but for sharers
   bool may_share;
 };
 Cut cut_of(const Job& job, int64_t rows) {
   Cut cut;
   cut.eights = eights_for(rows);
+  const bool wide =
+      cut.eights == 8 && job.tiles % kWideTiles == 0 && job.tiles >= kWideFrom && kernels_for(job.dtype).wide;
+  cut.tiles = wide ? kWideTiles : kBlockTiles;
   cut.across = (rows + 8 * cut.eights - 1) / (8 * cut.eights);
-  cut.places = cut.across * (job.tiles / kBlockTiles);
+  cut.places = cut.across * (job.tiles / cut.tiles);
   cut.may_share = cut.places < kShareBelow;
   return cut;
 }
 int64_t partial_bytes(const Cut& cut) {
-  return cut.may_share ? cut.places * kParts * cut.eights * kManyThreads * static_cast<int64_t>(sizeof(float4)) : 0;
+  return cut.may_share ? cut.places * kParts * cut.eights * cut.tiles * kWarp * static_cast<int64_t>(sizeof(float4))
+                       : 0;
 }
 
 // The number of sharers that leaves the fewest multiprocessors idle, one of them if it makes little difference.
@@ -55,7 +60,8 @@ int32_t sharers_of(const StreamKernels& kernels, const Cut& cut) {
   int32_t best = 1;
   double most = 0;
   for (int32_t sharers = 1; sharers <= (cut.may_share ? kParts : 1); sharers *= 2) {
-    const int64_t at_once = multiprocessors * kernels.blocks(cut.eights, sharers > 1), all = cut.places * sharers;
+    const int each = cut.tiles == kWideTiles ? 1 : kernels.blocks(cut.eights, sharers > 1);
+    const int64_t at_once = multiprocessors * each, all = cut.places * sharers;
     const double busy = static_cast<double>(all) / static_cast<double>((all + at_once - 1) / at_once * at_once);
     if (busy > most * kWorth) best = sharers, most = busy;
   }
@@ -161,6 +167,7 @@ void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaS
   const Cut cut = cut_of(job, job.rows);
   kernels.order(job.x, job.rows, job.cols, crowd.stride, 8 * cut.eights, x, stream);
   crowd.x = x;
+  crowd.tiles = cut.tiles;
   crowd.sharers = sharers_of(kernels, cut);
   crowd.partials = reinterpret_cast<float4*>(scratch + align((job.rows + kRowsAtOnce - 1) * crowd.stride * 2));
   crowd.counters = counters;
@@ -178,7 +185,7 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
     return launched("GROUPED_MATMUL");
   }
   Crowd crowd{};
-  crowd.choice = choice, crowd.sharers = 1;
+  crowd.choice = choice, crowd.tiles = kBlockTiles, crowd.sharers = 1;
   const int eights = eights_for(pairs / std::max<int64_t>(experts, 1));
   const int64_t groups = pairs / (8 * eights) + experts + 2;
   auto* const order = reinterpret_cast<int32_t*>(scratch);

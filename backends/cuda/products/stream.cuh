@@ -239,15 +239,18 @@ void launch_few(const Job& job, const Choice& choice, unsigned pairs, cudaStream
   launch_early(few_rows<Kind>, dim3(static_cast<unsigned>(blocks), pairs), kFewThreads, shared, stream, job, choice);
 }
 
-template <class Kind, int kEights>
+template <class Kind, int kEights, int kTiles = kBlockTiles>
 void launch_many(const Job& job, const Crowd& crowd, unsigned blocks, cudaStream_t stream) {
-  const dim3 grid(blocks, static_cast<unsigned>(job.tiles / kBlockTiles), static_cast<unsigned>(crowd.sharers));
-  launch_early(many_rows<Kind, kEights>, grid, kManyThreads,
-               Stages<Kind, 8 * kEights>::kCount * Stages<Kind, 8 * kEights>::kBytes, stream, job, crowd);
+  using S = Stages<Kind, 8 * kEights, kTiles>;
+  const dim3 grid(blocks, static_cast<unsigned>(job.tiles / kTiles), static_cast<unsigned>(crowd.sharers));
+  launch_early(many_rows<Kind, kEights, kTiles>, grid, kTiles * kWarp, S::kCount * S::kBytes, stream, job, crowd);
 }
 
 template <class Kind>
 void launch_many(const Job& job, const Crowd& crowd, int eights, unsigned blocks, cudaStream_t stream) {
+  if constexpr (Kind::kColumns > 128) {
+    if (crowd.tiles == kWideTiles) return launch_many<Kind, 8, kWideTiles>(job, crowd, blocks, stream);
+  }
   switch (eights) {
     case 1: return launch_many<Kind, 1>(job, crowd, blocks, stream);
     case 2: return launch_many<Kind, 2>(job, crowd, blocks, stream);
@@ -263,9 +266,14 @@ void allow_shared() {
   };
   allow(few_rows<Kind>, kParts * kFewStages * Kind::kShared + kFewShared);
   [&]<int... eights>(std::integer_sequence<int, eights...>) {
-    (allow(many_rows<Kind, eights>, Stages<Kind, 8 * eights>::kCount * Stages<Kind, 8 * eights>::kBytes), ...);
+    (allow(many_rows<Kind, eights, kBlockTiles>, Stages<Kind, 8 * eights>::kCount * Stages<Kind, 8 * eights>::kBytes),
+     ...);
   }
   (std::integer_sequence<int, 1, 2, 4, 8>());
+  if constexpr (Kind::kColumns > 128) {
+    using S = Stages<Kind, 64, kWideTiles>;
+    allow(many_rows<Kind, 8, kWideTiles>, S::kCount * S::kBytes);
+  }
 }
 
 template <class Kind>
@@ -289,13 +297,14 @@ int blocks_of(int eights) {
 template <class Kind>
 bool built() {
   cudaFuncAttributes attributes{};
-  check(cudaFuncGetAttributes(&attributes, many_rows<Kind, 1>), "preparing a kernel");
+  check(cudaFuncGetAttributes(&attributes, many_rows<Kind, 1, kBlockTiles>), "preparing a kernel");
   return attributes.ptxVersion >= 90;
 }
 
 // The kernels of one kind of weight.
 struct StreamKernels {
-  int (*blocks)(int eights, bool shared);  // of many_rows, on one multiprocessor
+  int (*blocks)(int eights, bool shared);  // of many_rows by kBlockTiles, on one multiprocessor
+  bool wide;                               // has many_rows by kWideTiles, of which one block is there
   int (*row_shared)(const Job&);
   void (*few)(const Job&, const Choice&, unsigned pairs, cudaStream_t);
   void (*many)(const Job&, const Crowd&, int eights, unsigned blocks, cudaStream_t);
@@ -320,7 +329,8 @@ struct Chosen {
 template <class Wide, class Narrow = Wide>
 constexpr StreamKernels kernels_of() {
   using C = Chosen<Wide, Narrow>;
-  return {C::blocks, few_shared<Wide>, C::few, C::many, launch_order<Wide>, built<Wide>, C::prepare};
+  return {C::blocks, (Wide::kColumns > 128), few_shared<Wide>, C::few,
+          C::many,   launch_order<Wide>,     built<Wide>,      C::prepare};
 }
 extern const StreamKernels kBf16Kernels, kF16Kernels, kQ40Kernels, kQ41Kernels, kQ80Kernels, kQ4KKernels, kQ6KKernels;
 

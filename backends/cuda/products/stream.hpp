@@ -16,6 +16,7 @@ constexpr int kFewRowsBest = 4;  // of these it pays
 constexpr int kSerialRows = 64;  // that multiply_serially takes
 constexpr int kRowsAtOnce = 64;  // that a block of threads takes, the most
 constexpr int kBlockTiles = 8;   // of 16 weight rows each, that a block of threads takes with more than few rows
+constexpr int kWideTiles = 16;   // the same of quantised weights with 64 rows: activations are read for half as many
 
 // One of the products that share an input.
 struct Product {
