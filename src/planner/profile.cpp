@@ -47,6 +47,7 @@ Status check_device(const DeviceProfile& device) {
   if (!within(device.chunk_context_ns, 0, kCostNsMax)) {
     return invalid_argument("chunk_context_ns {}", device.chunk_context_ns);
   }
+  if (!within(device.mixed, 0, kMixedMax)) return invalid_argument("mixed {}: 0 to {}", device.mixed, kMixedMax);
   if (!within(device.copy.latency_ns, 0, kLinkNsMax) || !within(device.copy.ns_per_byte, 0, kLinkNsMax)) {
     return invalid_argument("copy: latency_ns {}, ns_per_byte {}: 0 to {}", device.copy.latency_ns,
                             device.copy.ns_per_byte, kLinkNsMax);
@@ -161,7 +162,7 @@ LinkTable::LinkTable(const PlanInput& input)
 std::vector<size_t> find_twins(const PlanInput& input) {
   const auto figures = [](const DeviceProfile& d) {
     return std::tie(d.attention, d.ffn, d.experts, d.layer, d.head, d.embed, d.context, d.chunk_context_ns, d.sequences,
-                    d.sample_ns, d.wait_ns, d.wake_ns, d.copy, d.packed_ratio, d.together, d.context_together,
+                    d.mixed, d.sample_ns, d.wait_ns, d.wake_ns, d.copy, d.packed_ratio, d.together, d.context_together,
                     d.attends, d.attends_partially, d.holds_vocabulary, d.buckets);
   };
   std::vector<size_t> twins, distinct;
@@ -209,8 +210,8 @@ bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
       !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
       !near(x.layer, y.layer) || !near(x.context, y.context) || !near(x.sequences, y.sequences) ||
       !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) || !near(x.chunk_context_ns, y.chunk_context_ns) ||
-      !near(x.copy.latency_ns, y.copy.latency_ns) || !near(x.copy.ns_per_byte, y.copy.ns_per_byte) ||
-      !near(x.packed_ratio, y.packed_ratio) ||
+      !near(x.mixed, y.mixed) || !near(x.copy.latency_ns, y.copy.latency_ns) ||
+      !near(x.copy.ns_per_byte, y.copy.ns_per_byte) || !near(x.packed_ratio, y.packed_ratio) ||
       !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || !near(x.together, y.together) ||
       !near(x.context_together, y.context_together)) {
     return false;

@@ -64,6 +64,7 @@ ordered_json device_json(const DeviceProfile& device) {
   json["context"] = curve_json(device.context, "ns");
   if (device.chunk_context_ns > 0) json["chunk_context_ns"] = device.chunk_context_ns;
   if (!device.sequences.rows.empty()) json["sequences"] = curve_json(device.sequences, "ns");
+  if (device.mixed > 0) json["mixed"] = device.mixed;
   if (device.wait_ns > 0) json["wait_ns"] = device.wait_ns;
   if (device.wake_ns > 0) json["wake_ns"] = device.wake_ns;
   if (device.copy.latency_ns > 0 || device.copy.ns_per_byte > 0) json["copy"] = rates_json(device.copy);
@@ -138,6 +139,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
                                       "context",
                                       "chunk_context_ns",
                                       "sequences",
+                                      "mixed",
                                       "wait_ns",
                                       "wake_ns",
                                       "sample_ns",
@@ -170,6 +172,7 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(fields.whole_numbers("buckets", &device.buckets, kCostPointsMax, false));
   RETURN_IF_ERROR(fields.whole_numbers("uncompiled", &device.uncompiled, kCostPointsMax, false));
   RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns, 0, kCostNsMax, false));
+  RETURN_IF_ERROR(fields.number("mixed", &device.mixed, 0, kMixedMax, false));
   RETURN_IF_ERROR(fields.number("wait_ns", &device.wait_ns, 0, kCostNsMax, false));
   RETURN_IF_ERROR(fields.number("wake_ns", &device.wake_ns, 0, kCostNsMax, false));
   if (const hf::JsonValue* copy = fields.find("copy")) {

@@ -2,7 +2,7 @@
 //
 // {"devices": [{"name", "kind", "memory_group"?, "format"?, "memory_bytes": {"total", "free"}, "own_memory"?: BOOL,
 //   "attention": TABLE, "ffn"?, "experts"?, "layer"?, "head": TABLE, "embed": TABLE, "context": {"rows", "ns"},
-//   "chunk_context_ns"?, "sequences"?: {"rows", "ns"}, "wait_ns"?, "wake_ns"?, "sample_ns", "packed_ratio",
+//   "chunk_context_ns"?, "sequences"?: {"rows", "ns"}, "mixed"?, "wait_ns"?, "wake_ns"?, "sample_ns", "packed_ratio",
 //   "together"?: {"rows", "factors"}, "context_together"?, "copies"?: N (then NAME/0 ... NAME/N-1)}],
 //  "links": [{"a", "b", "latency_us", "gb_per_s", "route"?: "shared-memory" or "gloo"}],
 //  "host_memory"?: {"latency_us", "gb_per_s"}, "memory_caps"?: {NAME: BYTES}}, TABLE = {"rows", "units", "ns": [[...]]}

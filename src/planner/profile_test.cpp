@@ -60,6 +60,7 @@ PlanInput small_input() {
   input.devices[1].memory_group = "host";
   input.devices[1].together = {{1, 16}, {2, 1.5}};
   input.devices[1].context_together = 1.25, input.devices[1].wait_ns = 4000, input.devices[1].wake_ns = 9000;
+  input.devices[1].mixed = 0.75;
   input.links = {{"GPU:0", "CPU:0", 4000, 0.05}};
   input.memory_caps["GPU:0"] = 1 << 30;
   return input;
@@ -81,6 +82,7 @@ TEST(ProfileJson, ComesBackEqual) {
   EXPECT_EQ(device->context_together, 1.25);
   EXPECT_EQ(device->wait_ns, 4000);
   EXPECT_EQ(device->wake_ns, 9000);
+  EXPECT_EQ(device->mixed, 0.75);
 }
 
 TEST(ProfileJson, Route_IsSharedMemoryWhereItIsMissing) {

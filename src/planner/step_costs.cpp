@@ -51,9 +51,17 @@ StepCosts::StepCosts(const ModelShape& shape, const PlanInput& input, const Link
 
 StepCosts::Curves StepCosts::curves_of(const DeviceProfile& device) const {
   const double rows = device.rows_run(load_.rows());
-  Curves curves{device.attention.at_rows(rows),
-                device.ffn.at_rows(rows),
-                device.experts.at_rows(rows),
+  const double again = load_.chunk_rows > 0 ? device.mixed : 0;  // that rows which decode cost
+  const auto at = [&](const CostTable& table, double of) {
+    UnitCurve curve = table.at_rows(of);
+    if (again == 0 || load_.decode_rows == 0) return curve;
+    const UnitCurve alone = table.at_rows(load_.decode_rows);
+    for (size_t i = 0; i < curve.ns.size(); ++i) curve.ns[i] += again * alone.ns[i];
+    return curve;
+  };
+  Curves curves{at(device.attention, rows),
+                at(device.ffn, rows),
+                at(device.experts, rows),
                 device.head.at_rows(load_.head_rows),
                 device.embed.at_rows(rows),
                 std::max(1.0, device.together.at(rows, 1)),
@@ -67,12 +75,12 @@ StepCosts::Curves StepCosts::curves_of(const DeviceProfile& device) const {
   // Beyond the rows that whole layers were measured at, joining saves as much as there.
   const double known = device.layer.empty() ? rows : std::min(rows, static_cast<double>(device.layer.rows.back()));
   Curves parts;
-  parts.ffn = device.ffn.at_rows(known), parts.experts = device.experts.at_rows(known);
+  parts.ffn = at(device.ffn, known), parts.experts = at(device.experts, known);
   parts.program_ns = curves.program_ns, parts.wait_ns = curves.wait_ns;
-  const double attention = device.attention.at(known, count(shape_.kv_heads));
+  const double attention = at(device.attention, known).at(count(shape_.kv_heads));
   const double ffn = fused_ffn_ns(parts, middle, shape_.ffn_columns, shape_.experts);
   curves.joined_ns = device.layer.empty() ? std::min(attention, curves.program_ns) + std::min(ffn, curves.program_ns)
-                                          : attention + ffn - device.layer.at(known, 1);
+                                          : attention + ffn - at(device.layer, known).at(1);
   return curves;
 }
 

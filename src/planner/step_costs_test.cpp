@@ -72,5 +72,21 @@ TEST_F(StepCostsTest, EmbeddingAndHeadOfASplitStage_AreWaitedFor) {
   EXPECT_EQ(step_ns(false), in_line);
 }
 
+TEST_F(StepCostsTest, RowsOfTwoKinds_CostTheirPartOfWhatDecodingTakesAlone) {
+  DeviceProfile& device = input_.devices[0];
+  device.layer = {{1, 16, 128}, {1}, {{1e5, 2e5, 1.3e6}}};
+  const LinkTable links(input_);
+  const std::vector<size_t> twins = find_twins(input_);
+  const auto layer_ns = [&](double decoding, double chunk) {
+    const StepLoad load{.decode_rows = decoding, .chunk_rows = chunk, .head_rows = decoding};
+    return StepCosts(shape_, input_, links, twins, load).layer_ns(0, 0);
+  };
+  const double both = layer_ns(16, 112), prompt = layer_ns(0, 128), alone = layer_ns(16, 0);
+  device.mixed = 0.75;
+  EXPECT_NEAR(layer_ns(16, 112), both + 0.75 * 2e5, 1);
+  EXPECT_EQ(layer_ns(0, 128), prompt);
+  EXPECT_EQ(layer_ns(16, 0), alone);
+}
+
 }  // namespace
 }  // namespace motley

@@ -13,6 +13,7 @@
 #include "comm/communicator.hpp"
 #include "device/handles.hpp"
 #include "device/virtual_time.hpp"
+#include "planner/profile.hpp"
 #include "runtime/host_buffer.hpp"
 
 namespace motley {
@@ -52,6 +53,18 @@ class CopySide {
       if (i == 0) began_ns = now_ns();
     }
     return static_cast<double>(now_ns() - began_ns) / rounds;
+  }
+  // Of bytes between `few` and `most`.
+  Result<CopyCost> cost(uint64_t few, uint64_t most, int samples) {
+    std::vector<double> small, large;
+    for (int i = 0; i < samples; ++i) {
+      ASSIGN_OR_RETURN(const double one, there_and_back_ns(few, kCopyRounds));
+      ASSIGN_OR_RETURN(const double many, there_and_back_ns(most, kCopyRounds));
+      small.push_back(one / 2), large.push_back(many / 2);
+    }
+    const double one = lower_median(std::move(small)), many = lower_median(std::move(large));
+    const double ns_per_byte = std::max(0.0, many - one) / static_cast<double>(most - few);
+    return CopyCost{std::max(0.0, one - static_cast<double>(few) * ns_per_byte), ns_per_byte};
   }
   std::span<float> view(size_t count) { return buffer_.view<float>(count); }
   int64_t now_ns() const { return virtual_time_ ? virtual_ns_ : system_clock().now_ns(); }

@@ -34,11 +34,11 @@ constexpr double kShortNs = 600'000, kSlowNs = 8e6;  // of the first run, whose 
 constexpr double kBriefRunNs = 50e6;                 // of a layer and the most rows, where measuring is brief
 constexpr double kSampleNs = 500'000;                // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
-constexpr uint32_t kTurnRowsMax = 64;                // that take layers in turn; beyond, they share each weight enough
 constexpr uint32_t kContextReads = ProbeShare{}.kv_blocks * Probe::kBlockSize;  // of all of them, at most
 constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
 constexpr uint32_t kChunkRowsOfOwnMemory = 256;
-constexpr uint32_t kNear = 16;  // positions where little is read
+constexpr uint32_t kNear = 16;                       // positions where little is read
+constexpr double kMixedLeast = 0.2, kMixedMost = 2;  // less is noise, and what more would be is not known
 constexpr int kTogetherRounds = 2;
 constexpr uint32_t kTogetherReaders = 16;  // sequences whose reading is timed then
 constexpr double kReadingLeast = 0.2;      // of the part's other time
@@ -49,12 +49,6 @@ constexpr std::chrono::milliseconds kPause{2};  // longer than a device waits fo
 constexpr uint32_t kFewBlocks = kMeasuredContext / Probe::kBlockSize;  // that all sequences share
 constexpr uint32_t kFewLogitRows = 8;
 constexpr int64_t kVocabularyParts = 64;  // one of which is the least that is measured
-
-// As many rows of one sequence. What runs few of them decodes, mostly.
-ProbeLoad rows_of_one(uint32_t rows, uint32_t context) {
-  return {.rows = rows, .context = context, .one_sequence = true, .prompt = rows > kTurnRowsMax};
-}
-ProbeLoad prompt_of(uint32_t rows) { return rows_of_one(rows, rows); }
 
 class DeviceMeasurer {
  public:
@@ -170,6 +164,7 @@ class DeviceMeasurer {
                        int64_t ProbeShare::*share);
   Result<uint32_t> brief_rows(Probe& layer);
   Status measure_layer(DeviceProfile* profile);
+  double mixed_of(const DeviceProfile& profile, double ns) const;
   Status measure_dense_layer(DeviceProfile* profile);
   Status measure_parts(DeviceProfile* profile);
   // Numbers of rows that are timed.
@@ -433,6 +428,8 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     const size_t near = timing({r, kNear}), far = timing({r, std::min(seen, kContextReads / r)});
     sequences.emplace_back(near, far);
   }
+  const bool mixes = own_memory_ && rows_max_ >= kMixedRows;
+  if (mixes) timing(mixed_load());
   ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
   const double program = profile->embed.ns.back().front(), heads = static_cast<double>(axes_.kv_heads);
   std::vector<double> ns;
@@ -461,7 +458,19 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     profile->context.values.push_back(read);
     profile->sequences.values.push_back(std::max(0.0, more) / heads);
   }
+  if (mixes) profile->mixed = mixed_of(*profile, ns.back());
   return ok_status();
+}
+
+// As in the profile, of a layer that took so long.
+double DeviceMeasurer::mixed_of(const DeviceProfile& profile, double ns) const {
+  static_assert(ProbeLoad::kDecodingContext == kNear);
+  const ProbeLoad decoding{.rows = kMixedDecoding, .context = kNear};
+  const double reads = profile.chunk_context_ns * reads_of(prompt_of(kMixedRows - kMixedDecoding)) +
+                       profile.context.at(kMixedDecoding) * reads_of(decoding) + profile.sequences.at(kMixedDecoding);
+  const double more = ns - profile.layer.at(kMixedRows, 1) - static_cast<double>(axes_.kv_heads) * reads;
+  const double part = more / std::max(1.0, profile.layer.at(kMixedDecoding, 1));
+  return part < kMixedLeast ? 0 : std::min(part, kMixedMost);
 }
 
 // The same of a device that does not attend: the program between two meetings with its partner, waited for.
@@ -542,16 +551,7 @@ Status DeviceMeasurer::measure_wake(DeviceProfile* profile) {
 Status DeviceMeasurer::measure_copies(DeviceProfile* profile) {
   const uint64_t row_bytes = uint64_t{model_.config().hidden} * sizeof(float), most = kCopiedRows * row_bytes;
   ASSIGN_OR_RETURN(CopySide side, CopySide::create(*device_.device, most, options_.virtual_time));
-  std::vector<double> small, large;
-  for (int i = 0; i < (options_.virtual_time ? kVirtualSamples : kCopySamples); ++i) {
-    ASSIGN_OR_RETURN(const double one, side.there_and_back_ns(row_bytes, kCopyRounds));
-    ASSIGN_OR_RETURN(const double many, side.there_and_back_ns(most, kCopyRounds));
-    small.push_back(one / 2);
-    large.push_back(many / 2);
-  }
-  const double one = lower_median(std::move(small)), many = lower_median(std::move(large));
-  profile->copy.ns_per_byte = std::max(0.0, many - one) / static_cast<double>(most - row_bytes);
-  profile->copy.latency_ns = std::max(0.0, one - static_cast<double>(row_bytes) * profile->copy.ns_per_byte);
+  ASSIGN_OR_RETURN(profile->copy, side.cost(row_bytes, most, options_.virtual_time ? kVirtualSamples : kCopySamples));
   return ok_status();
 }
 

@@ -87,4 +87,15 @@ uint64_t measuring_bytes(const Model& model) {
   return 2 * most;
 }
 
+ProbeLoad rows_of_one(uint32_t rows, uint32_t context) {
+  return {.rows = rows, .context = context, .one_sequence = true, .prompt = rows > kTurnRowsMax};
+}
+ProbeLoad prompt_of(uint32_t rows) { return rows_of_one(rows, rows); }
+
+ProbeLoad mixed_load() {
+  ProbeLoad load = prompt_of(kMixedRows - kMixedDecoding);
+  load.rows = kMixedRows, load.decoding = kMixedDecoding;
+  return load;
+}
+
 }  // namespace motley

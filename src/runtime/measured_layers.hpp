@@ -1,4 +1,4 @@
-// Which layers of a model are measured, and how much of each.
+// Which layers of a model are measured, how much of each, and on which rows.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -31,5 +31,14 @@ std::vector<int64_t> unit_points(int64_t units, int64_t grain, bool brief);
 
 // Beside what a step takes, so much memory is enough to measure a device that attends: a layer packed twice over.
 uint64_t measuring_bytes(const Model& model);
+
+inline constexpr uint32_t kTurnRowsMax = 64;  // that take layers in turn; beyond, they share each weight enough
+inline constexpr uint32_t kMixedRows = 128, kMixedDecoding = 16;
+
+// As many rows of one sequence. What runs few of them decodes, mostly.
+ProbeLoad rows_of_one(uint32_t rows, uint32_t context);
+ProbeLoad prompt_of(uint32_t rows);
+// kMixedRows, of which kMixedDecoding decode.
+ProbeLoad mixed_load();
 
 }  // namespace motley

@@ -147,26 +147,29 @@ std::vector<Probe::Programs> Probe::find(motley_cut cut) const {
   return found;
 }
 
+// The last rows of one.
+void Probe::add_sequence(uint32_t rows, uint32_t context, bool generated) {
+  for (uint32_t r = 0; r < rows; ++r)
+    positions_.push_back(static_cast<int32_t>(context) - static_cast<int32_t>(rows - r));
+  generated_.insert(generated_.end(), rows, generated ? 1 : 0);
+  for (uint32_t b = 0; b * kBlockSize < context; ++b)  // of their own, as far as there are any
+    blocks_.push_back(static_cast<int32_t>(blocks_.size() % kv_blocks_));
+  contexts_.push_back(static_cast<int32_t>(context));
+  row_begin_.push_back(row_begin_.back() + rows);
+  block_begin_.push_back(static_cast<uint32_t>(blocks_.size()));
+}
+
 void Probe::fill_batch(const ProbeLoad& load) {
-  const uint32_t rows = load.rows, span = (load.context + kBlockSize - 1) / kBlockSize;
-  const auto last = static_cast<int32_t>(load.context) - 1;
+  const uint32_t rows = load.rows;
   tokens_.assign(rows, 0);
   slots_.assign(rows, MOTLEY_NONE);
-  positions_.assign(rows, last);
   kv_slots_.assign(rows, MOTLEY_NONE);  // what is read lies there already: zeros
-  generated_.assign(rows, load.prompt ? 0 : 1);
-  blocks_.clear();
+  positions_.clear(), generated_.clear(), blocks_.clear(), contexts_.clear();
   row_begin_.assign(1, 0);
   block_begin_.assign(1, 0);
-  const uint32_t sequences = load.one_sequence ? 1 : rows;
-  contexts_.assign(sequences, static_cast<int32_t>(load.context));
-  for (uint32_t s = 0; s < sequences; ++s) {
-    for (uint32_t b = 0; b < span; ++b)  // of their own, as far as there are any
-      blocks_.push_back(static_cast<int32_t>((s * span + b) % kv_blocks_));
-    row_begin_.push_back(load.one_sequence ? rows : s + 1);
-    block_begin_.push_back(static_cast<uint32_t>(blocks_.size()));
-  }
-  for (uint32_t r = 0; load.one_sequence && r < rows; ++r) positions_[r] = last - static_cast<int32_t>(rows - 1 - r);
+  for (uint32_t r = 0; r < load.decoding; ++r) add_sequence(1, ProbeLoad::kDecodingContext, true);
+  const uint32_t others = rows - load.decoding, each = load.one_sequence ? others : 1;
+  for (uint32_t r = 0; r < others; r += each) add_sequence(each, load.context, !load.prompt);
   head_rows_.resize(std::min(rows, logit_rows_max_));
   std::iota(head_rows_.begin(), head_rows_.end(), 0);
   motley_sample_row greedy{};
@@ -182,7 +185,7 @@ void Probe::fill_batch(const ProbeLoad& load) {
   batch_.positions = positions_.data();
   batch_.kv_slots = kv_slots_.data();
   batch_.generated = generated_.data();
-  batch_.seqs = sequences;
+  batch_.seqs = static_cast<uint32_t>(contexts_.size());
   batch_.seq_row_begin = row_begin_.data();
   batch_.seq_context = contexts_.data();
   batch_.seq_block_begin = block_begin_.data();

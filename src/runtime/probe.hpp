@@ -41,6 +41,10 @@ struct ProbeLoad {
   uint32_t context = 1;       // positions that the last row sees
   bool one_sequence = false;  // the rows are the end of one; else each is a sequence of its own
   bool prompt = false;        // a prompt's rows; else generated ones, which may be of another numeric class
+  uint32_t decoding = 0;      // of the rows, fewer than all: generated ones that come first, each of a sequence of its
+                              // own that is kDecodingContext long
+
+  static constexpr uint32_t kDecodingContext = 16;
 };
 
 inline constexpr uint64_t kProgramWaitNs = 120ull * 1'000'000'000;
@@ -97,6 +101,7 @@ class Probe {
   using Programs = std::vector<const TapeProgram*>;
   // By layer.
   std::vector<Programs> find(motley_cut cut) const;
+  void add_sequence(uint32_t rows, uint32_t context, bool generated);
   void fill_batch(const ProbeLoad& load);
   Status enqueue(const std::vector<Programs>& programs, size_t first, uint32_t runs, std::vector<EventHandle>* events);
   Status wait(Status status, const std::vector<EventHandle>& events);
