@@ -1,7 +1,8 @@
-// Makes a process's GPU fail for good, to see that only its worker ends. The driver loads this library into a process
-// that has CUDA_INJECTION64_PATH=libmotley_cuda_trap.so and starts it; once the file MOTLEY_CUDA_TRAP names is there,
-// the process takes it away and launches a kernel that traps, in the context of the first GPU that it uses: all that it
-// asks of that GPU fails from then on, as after any fault of a kernel. SPDX-License-Identifier: Apache-2.0
+// Makes a process's GPU fail for good, to see that only its worker ends. The driver loads this library into processes
+// whose environment has CUDA_INJECTION64_PATH=.../libmotley_cuda_trap.so, and starts it. Once a file of its name and
+// ".strike" lies beside it, a process that has a context takes that away and launches a kernel that traps, on its first
+// GPU: all that it asks of that fails from then on, as after any fault of a kernel.
+// SPDX-License-Identifier: Apache-2.0
 #include <cuda.h>
 #include <dlfcn.h>
 

@@ -428,7 +428,7 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     const size_t near = timing({r, kNear}), far = timing({r, std::min(seen, kContextReads / r)});
     sequences.emplace_back(near, far);
   }
-  const bool mixes = own_memory_ && rows_max_ >= kMixedRows;
+  const bool mixes = own_memory_ && any_rows_ && rows_max_ >= kMixedRows;
   if (mixes) timing(mixed_load());
   ASSIGN_OR_RETURN(const std::vector<Times> times, times_of(timings));
   const double program = profile->embed.ns.back().front(), heads = static_cast<double>(axes_.kv_heads);

@@ -241,6 +241,8 @@ void attention_chunks(Judge& judge, int32_t dtype, const AttentionCase& c) {
   judge.same(run(*device, {1, 30, 31, 200, 257, kRows}, false), whole, what + "in chunks");
   judge.same(run(*device, {64, 128, kRows}, true), whole, what + "in chunks beside another sequence");
   judge.same(run(*several, each, false), whole, what + "row by row, other threads");
+  const auto quick = judge.open(0, false);  // a prompt's rows may be of a class of their own there
+  judge.same(run(*quick, {64, 128, 250, kRows}, true), run(*quick, {kRows}, false), what + "a prompt in chunks");
 }
 
 // Blocks that lie elsewhere are not seen, whichever they are. A device that does not claim to skip them refuses.
@@ -390,6 +392,11 @@ void judge_attention(Judge& judge) {
     attention_case(judge, dtype, {4, 2, 32, 100, 0, false, false, 16}, {{2500, 1}, {1000, 33}});
     attention_case(judge, dtype, {8, 1, 64, 128, 0, true, true, 16}, {{2500, 1}, {127, 3}, {383, 1}, {700, 90}});
     attention_case(judge, dtype, {2, 2, 96, 600, 0, false, true, 8}, {{1300, 1}, {1299, 40}});
+    // More (head, 128 rows) than a GPU has multiprocessors, over several hundred positions.
+    const std::vector<std::pair<int32_t, int32_t>> many = {{500, 260}, {0, 150}, {700, 130},
+                                                           {20, 9},    {0, 40},  {311, 3}};
+    if (dtype == MOTLEY_F16) attention_case(judge, dtype, {16, 4, 128, 0, 0, false, true, 16}, many);
+    if (dtype == MOTLEY_BF16) attention_case(judge, dtype, {16, 4, 64, 400, 0, true, false, 8}, many);
     for (const AttentionCase& c : {AttentionCase{9, 3, 64, 0, 0, false, true, 16},
                                    {8, 2, 40, 37, 20.0f, true, true, 16},
                                    {4, 1, 256, 128, 0, true, true, 32},
@@ -399,6 +406,7 @@ void judge_attention(Judge& judge) {
     attention_chunks(judge, dtype, {4, 1, 64, 0, 0, false, false, 16});
     attention_chunks(judge, dtype, {8, 2, 40, 37, 20.0f, true, false, 16});
     attention_chunks(judge, dtype, {2, 2, 64, 128, 0, true, false, 8});
+    attention_chunks(judge, dtype, {2, 1, 128, 0, 0, false, false, 16});
   }
 }
 

@@ -221,8 +221,8 @@ void launch_kernel(const Attention& a, cudaStream_t stream) {
 }  // namespace
 
 void attend_passes(const Attention& a, const CudaStream& stream) {
-  if (attend_prompts(a, stream)) return;
-  visit_kernel(a, [&]<class T, int D, bool kCapped>() { launch_kernel<T, D, kCapped>(a, stream.raw()); });
+  if (!attend_prompts(a, stream))
+    visit_kernel(a, [&]<class T, int D, bool kCapped>() { launch_kernel<T, D, kCapped>(a, stream.raw()); });
   launched("PAGED_ATTENTION");
 }
 

@@ -557,15 +557,20 @@ __global__ void __launch_bounds__((kTakers + 1) * kGroup, 1)
 #endif
 }
 
-// Whether the GPU has code of these kernels, and not from another one's intermediate code.
+// Whether this GPU has code of these kernels, and not from another one's intermediate code; asked once for each GPU.
 template <class T, int D, bool kCapped>
 bool is_built() {
-  static const bool built = [] {
-    cudaFuncAttributes attributes{};
-    check(cudaFuncGetAttributes(&attributes, attend_prompts_of<T, D, kCapped>), "PAGED_ATTENTION");
-    return attributes.ptxVersion >= 90;
-  }();
-  return built;
+  static std::atomic<uint64_t> known{0}, built{0};
+  int ordinal = 0;
+  check(cudaGetDevice(&ordinal), "PAGED_ATTENTION");
+  const uint64_t bit = uint64_t{1} << (ordinal % 64);
+  if (ordinal < 64 && known.load() & bit) return built.load() & bit;
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, attend_prompts_of<T, D, kCapped>), "PAGED_ATTENTION");
+  const bool is = attributes.ptxVersion >= 90;
+  if (is) built |= bit;
+  known |= bit;
+  return is;
 }
 
 // Where a block's positions are whole boxes, and a head's numbers are.

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "cuda/boxes.hpp"
 #include "cuda/products/common.cuh"
 #include "cuda/warpgroup.cuh"
 
@@ -24,7 +25,7 @@ struct Crowd {
 
 // The activations of a chunk in shared memory: pieces of 64 columns, [row][128 bytes], of which each 16 lie where the
 // tensor cores' reads meet no bank twice ("128-byte swizzle"). Without groups of rows they lie in memory like that.
-constexpr int kPieceColumns = 64, kPieceRow = 128;
+constexpr int kPieceColumns = kBoxColumns, kPieceRow = kBoxRow;
 
 // Stages of many_rows: activations, then the tiles of all warps. So many that two blocks of threads fit on a
 // multiprocessor, or, if these would be too few to wait for memory with, one. (A stage of tiles is long.)
