@@ -17,7 +17,7 @@ namespace motley {
 
 inline constexpr size_t kPlanDevicesMax = 256;
 inline constexpr double kSlowdownMax = 1000;  // of `together` and `context_together`
-inline constexpr double kMixedMax = 10;       // of `mixed`
+inline constexpr double kMixedMax = 2;        // of `mixed`
 
 // A figure by rows.
 struct RowCurve {
@@ -62,8 +62,8 @@ struct DeviceProfile {
   double chunk_context_ns = 0;  // the same where the rows are one sequence's; 0 = as one row's
   RowCurve sequences;           // ns per KV head of one layer, of rows of sequences of their own, beside what as many
                                 // rows of one take
-  double mixed = 0;             // beside a prompt's rows, those that decode take this part of what they take alone, and
-                                // all take what as many of one kind do: weights are read for each kind by itself
+  double mixed = 0;             // a step of rows that decode and a prompt's takes this part of what the former take
+                                // alone, beside what as many rows of one kind do: each kind reads the weights by itself
   int64_t sample_ns = 0;        // of one row, beside the program's own time
   double wait_ns = 0;           // of a program that the host waits for, beside its time behind another, which is what
                                 // `head` and `embed` say

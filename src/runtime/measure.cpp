@@ -37,8 +37,8 @@ constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their ow
 constexpr uint32_t kContextReads = ProbeShare{}.kv_blocks * Probe::kBlockSize;  // of all of them, at most
 constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
 constexpr uint32_t kChunkRowsOfOwnMemory = 256;
-constexpr uint32_t kNear = 16;                       // positions where little is read
-constexpr double kMixedLeast = 0.2, kMixedMost = 2;  // less is noise, and what more would be is not known
+constexpr uint32_t kNear = ProbeLoad::kDecodingContext;  // positions where little is read
+constexpr double kMixedLeast = 0.2;                      // of `mixed`: less is noise
 constexpr int kTogetherRounds = 2;
 constexpr uint32_t kTogetherReaders = 16;  // sequences whose reading is timed then
 constexpr double kReadingLeast = 0.2;      // of the part's other time
@@ -464,13 +464,12 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
 
 // As in the profile, of a layer that took so long.
 double DeviceMeasurer::mixed_of(const DeviceProfile& profile, double ns) const {
-  static_assert(ProbeLoad::kDecodingContext == kNear);
   const ProbeLoad decoding{.rows = kMixedDecoding, .context = kNear};
   const double reads = profile.chunk_context_ns * reads_of(prompt_of(kMixedRows - kMixedDecoding)) +
                        profile.context.at(kMixedDecoding) * reads_of(decoding) + profile.sequences.at(kMixedDecoding);
   const double more = ns - profile.layer.at(kMixedRows, 1) - static_cast<double>(axes_.kv_heads) * reads;
   const double part = more / std::max(1.0, profile.layer.at(kMixedDecoding, 1));
-  return part < kMixedLeast ? 0 : std::min(part, kMixedMost);
+  return part < kMixedLeast ? 0 : std::min(part, kMixedMax);
 }
 
 // The same of a device that does not attend: the program between two meetings with its partner, waited for.
