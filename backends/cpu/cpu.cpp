@@ -48,7 +48,7 @@ class CpuBackend final : public kit::Backend {
     desc.caps = MOTLEY_CAP_DYNAMIC_ROWS | MOTLEY_CAP_PAGED_ATTENTION | MOTLEY_CAP_HOST_MEMORY | MOTLEY_CAP_IMPORT_HOST |
                 MOTLEY_CAP_ROW_INVARIANT | MOTLEY_CAP_ONE_CLASS | MOTLEY_CAP_PARTIAL_ATTENTION;
     desc.ops = kit::ops_of(kernel_table());
-    desc.weight_dtypes = kit::weight_formats();
+    desc.weight_dtypes = packed_formats();
     desc.kv_dtypes = kit::kKvDtypes;
     return {desc};
   }

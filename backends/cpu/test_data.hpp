@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/variants.hpp"
+#include "cpu/weight.hpp"
 #include "kit/kit.hpp"
 
 namespace motley::cpu {
@@ -37,13 +38,13 @@ struct KernelCase {
   const KernelSet* set;
   int32_t dtype;
 };
-// Every set with every format there is, of those that `wanted` says yes to.
+// Every set with every format that is packed, of those that `wanted` says yes to.
 inline std::vector<KernelCase> kernel_cases(bool (*wanted)(const KernelCase&)) {
   std::vector<KernelCase> cases;
   for (const KernelSet* set : tested_sets()) {
     for (int32_t dtype = 0; dtype < MOTLEY_DTYPE_COUNT; ++dtype) {
       const KernelCase one{set, dtype};
-      if (kit::find_format(dtype) != nullptr && wanted(one)) cases.push_back(one);
+      if ((packed_formats() >> dtype & 1) != 0 && wanted(one)) cases.push_back(one);
     }
   }
   return cases;

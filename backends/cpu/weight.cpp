@@ -289,4 +289,10 @@ void PackedWeight::read_row(int64_t expert, int64_t row, float* out) const {
   }
 }
 
+uint64_t packed_formats() {
+  uint64_t mask = 0;
+  for (const KindOf& k : kKinds) mask |= uint64_t{1} << k.dtype;
+  return mask;
+}
+
 }  // namespace motley::cpu

@@ -63,4 +63,7 @@ class PackedWeight final : public kit::Weight {
   SlabAllocator::Piece piece_;
 };
 
+// The formats that are packed: bit t is motley_dtype t.
+uint64_t packed_formats();
+
 }  // namespace motley::cpu

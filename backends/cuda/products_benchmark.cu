@@ -293,7 +293,8 @@ int main(int argc, char** argv) {
       cuda::measure(MOTLEY_BF16, library.get(), {1, 4, 8, 16, 32, 64});
       return 0;
     }
-    for (const int32_t dtype : {MOTLEY_BF16, MOTLEY_Q4_K, MOTLEY_Q6_K, MOTLEY_Q8_0, MOTLEY_Q4_0, MOTLEY_F16})
+    for (const int32_t dtype :
+         {MOTLEY_BF16, MOTLEY_Q4_K, MOTLEY_Q6_K, MOTLEY_Q8_0, MOTLEY_F8_E4M3_S64, MOTLEY_Q4_0, MOTLEY_F16})
       cuda::measure(dtype, library.get(), asked("quick") || dtype == MOTLEY_Q4_0 || dtype == MOTLEY_F16 ? some : all);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -69,12 +69,12 @@ constexpr Format format_of(const char* name) {
 }
 
 constexpr Format kFormats[] = {
-    format_of<blocks::F32>("F32"),     format_of<blocks::F16>("F16"),      format_of<blocks::Bf16>("BF16"),
-    format_of<blocks::Q8_0>("Q8_0"),   format_of<blocks::Q4_0>("Q4_0"),    format_of<blocks::Q4_1>("Q4_1"),
-    format_of<blocks::Q5_0>("Q5_0"),   format_of<blocks::Q5_1>("Q5_1"),    format_of<blocks::Q2K>("Q2_K"),
-    format_of<blocks::Q3K>("Q3_K"),    format_of<blocks::Q4K>("Q4_K"),     format_of<blocks::Q5K>("Q5_K"),
-    format_of<blocks::Q6K>("Q6_K"),    format_of<blocks::Iq4Nl>("IQ4_NL"), format_of<blocks::Iq4Xs>("IQ4_XS"),
-    format_of<blocks::Mxfp4>("MXFP4"),
+    format_of<blocks::F32>("F32"),     format_of<blocks::F16>("F16"),        format_of<blocks::Bf16>("BF16"),
+    format_of<blocks::Q8_0>("Q8_0"),   format_of<blocks::Q4_0>("Q4_0"),      format_of<blocks::Q4_1>("Q4_1"),
+    format_of<blocks::Q5_0>("Q5_0"),   format_of<blocks::Q5_1>("Q5_1"),      format_of<blocks::Q2K>("Q2_K"),
+    format_of<blocks::Q3K>("Q3_K"),    format_of<blocks::Q4K>("Q4_K"),       format_of<blocks::Q5K>("Q5_K"),
+    format_of<blocks::Q6K>("Q6_K"),    format_of<blocks::Iq4Nl>("IQ4_NL"),   format_of<blocks::Iq4Xs>("IQ4_XS"),
+    format_of<blocks::Mxfp4>("MXFP4"), format_of<blocks::F8E4M3>("F8_E4M3"),
 };
 
 }  // namespace

@@ -115,6 +115,7 @@ TEST(Formats, HandMadeBlocks_GiveTheirNumbers) {
       {MOTLEY_MXFP4, {{0, 129}, {1, 0xf7}}, {{0, 24}, {16, -24}, {1, 0}}},
       {MOTLEY_MXFP4, {{0, 0}, {1, 0x01}}, {{0, 0x1p-128f}}},
       {MOTLEY_MXFP4, {{0, 1}, {1, 0x0d}}, {{0, -6 * 0x1p-127f}}},
+      {MOTLEY_F8_E4M3_S64, {{3, 0x40}, {4, 0x38}, {66, 0xfe}, {67, 0x01}}, {{0, 2}, {62, -896}, {63, 0x1p-8f}, {1, 0}}},
   };
   for (const Block& block : blocks) {
     const Format& format = *find_format(block.dtype);

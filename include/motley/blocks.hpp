@@ -1,6 +1,6 @@
 // Every number format as formulas: the value of element `e` of a block. Constant expressions in plain types, so that
 // the compiler of any device can take them. For kit, the plugins on it and the model room. The layouts:
-// docs/formats/gguf.md. SPDX-License-Identifier: Apache-2.0
+// docs/formats/gguf.md, safetensors.md. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <bit>
@@ -86,6 +86,12 @@ struct Q8_0 : Layout<MOTLEY_Q8_0, 32, 34, 32> {
   }
 };
 
+struct F8E4M3 : Layout<MOTLEY_F8_E4M3_S64, 64, 68, 32> {
+  static constexpr float at(const uint8_t* p, int e) {
+    return std::bit_cast<float>(double_word(p)) * f8_e4m3_value(p[4 + e]);
+  }
+};
+
 struct Q2K : Layout<MOTLEY_Q2_K, 256, 84, 16> {
   static constexpr float at(const uint8_t* p, int e) {
     const int n = e / 128, g = (e % 128) / 32, l = e % 32, s = p[e / 16];
@@ -164,7 +170,7 @@ bool visit(int32_t dtype, F&& f) {
     return ((Formats::kDtype == dtype && (f(formats), true)) || ...);
   };
   return pick(F32{}, F16{}, Bf16{}, Q8_0{}, Q4_0{}, Q4_1{}, Q5_0{}, Q5_1{}, Q2K{}, Q3K{}, Q4K{}, Q5K{}, Q6K{}, Iq4Nl{},
-              Iq4Xs{}, Mxfp4{});
+              Iq4Xs{}, Mxfp4{}, F8E4M3{});
 }
 
 }  // namespace motley::blocks

@@ -32,8 +32,9 @@ typedef enum motley_code {
   MOTLEY_UNAUTHENTICATED = 16
 } motley_code;
 
-/* Number formats. The values are GGUF's tensor type ids, so a file's type needs no translation; F8_E4M3, which GGUF
- * lacks, is of KV pools alone (docs/formats/kv.md). Block layouts: docs/formats/gguf.md. */
+/* Number formats. The values are GGUF's tensor type ids, so a file's type needs no translation. GGUF lacks F8_E4M3, of
+ * KV pools alone (docs/formats/kv.md), and F8_E4M3_S64, of weights: blocks of 64 such numbers behind a scale in F32
+ * (docs/formats/safetensors.md). Other block layouts: docs/formats/gguf.md. */
 typedef enum motley_dtype {
   MOTLEY_F32 = 0,
   MOTLEY_F16 = 1,
@@ -53,7 +54,8 @@ typedef enum motley_dtype {
   MOTLEY_I32 = 26,
   MOTLEY_BF16 = 30,
   MOTLEY_MXFP4 = 39,
-  MOTLEY_F8_E4M3 = 62
+  MOTLEY_F8_E4M3 = 62,
+  MOTLEY_F8_E4M3_S64 = 63
 } motley_dtype;
 #define MOTLEY_DTYPE_COUNT 64 /* dtype ids are below this, so a 64-bit mask (1 << id) names a set */
 

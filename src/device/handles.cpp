@@ -52,7 +52,9 @@ int32_t Device::format_of(int32_t dtype, Quality quality) const {
              free = floats || !holds(dtype);
   if (free && quality == Quality::kFast && holds(MOTLEY_Q4_0)) return MOTLEY_Q4_0;
   if (free && quality != Quality::kExact && holds(MOTLEY_Q8_0)) return MOTLEY_Q8_0;
-  for (const int32_t format : {dtype, int32_t{MOTLEY_F16}, int32_t{MOTLEY_BF16}, int32_t{MOTLEY_F32}})
+  // F8_E4M3's scales are not F16's: its numbers may lie beyond that.
+  const int32_t first = dtype == MOTLEY_F8_E4M3_S64 && holds(MOTLEY_BF16) ? MOTLEY_BF16 : MOTLEY_F16;
+  for (const int32_t format : {dtype, first, int32_t{MOTLEY_F16}, int32_t{MOTLEY_BF16}, int32_t{MOTLEY_F32}})
     if (holds(format)) return format;
   return MOTLEY_F16;
 }

@@ -8,7 +8,7 @@
 namespace motley {
 namespace {
 
-constexpr bool kBuilt = true;
+constexpr bool kBuilt = true, kNotInGguf = false;
 
 // Formats without a motley_dtype are here so that a file that holds them is measured and refused by name.
 constexpr std::array kDtypes = {
@@ -28,6 +28,7 @@ constexpr std::array kDtypes = {
     DtypeInfo{MOTLEY_IQ4_NL, "IQ4_NL", 32, 18, kBuilt},
     DtypeInfo{MOTLEY_IQ4_XS, "IQ4_XS", 256, 136, kBuilt},
     DtypeInfo{MOTLEY_MXFP4, "MXFP4", 32, 17, kBuilt},
+    DtypeInfo{MOTLEY_F8_E4M3_S64, "F8_E4M3", 64, 68, kBuilt, kNotInGguf},
     DtypeInfo{9, "Q8_1", 32, 36},
     DtypeInfo{15, "Q8_K", 256, 292},
     DtypeInfo{16, "IQ2_XXS", 256, 66},
@@ -69,7 +70,7 @@ std::string_view weight_dtype_names() {
   static const std::string names = [] {
     std::string joined;
     for (const DtypeInfo& info : kDtypes) {
-      if (!info.is_weight) continue;
+      if (!info.is_weight || !info.in_gguf) continue;
       if (!joined.empty()) joined += ", ";
       joined += info.name;
     }

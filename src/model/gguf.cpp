@@ -291,7 +291,7 @@ class GgufParser {
     }
     RETURN_IF_ERROR(read(&tensor->dtype, "the type"));
     const DtypeInfo* info = find_dtype(tensor->dtype);
-    if (info == nullptr) {
+    if (info == nullptr || !info->in_gguf) {
       return error(MOTLEY_UNIMPLEMENTED, "byte {}: tensor type {} is not known; use a model with weights in {}",
                    position_ - 4, tensor->dtype, weight_dtype_names());
     }

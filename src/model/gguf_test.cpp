@@ -206,6 +206,8 @@ const BadFile kBadTensors[] = {
      "more than any file"},
     {"TypeUnknown", [](TestFile& f) { f.tensors[1].type = 1000; }, "tensor type 1000", MOTLEY_UNIMPLEMENTED},
     {"TypeNegative", [](TestFile& f) { f.tensors[1].type = -1; }, "tensor type -1", MOTLEY_UNIMPLEMENTED},
+    {"TypeThatGgufLacks", [](TestFile& f) { f.tensors[1].type = MOTLEY_F8_E4M3_S64; }, "tensor type 63",
+     MOTLEY_UNIMPLEMENTED},
     {"TypeRemoved", [](TestFile& f) { f.tensors[1].type = 4; }, "tensor type 4", MOTLEY_UNIMPLEMENTED},
     {"RowsNotWholeBlocks", [](TestFile& f) { f.tensors[1].type = MOTLEY_Q4_K; }, "not whole Q4_K blocks of 256"},
     {"OffsetNotAligned", [](TestFile& f) { f.tensors[1].offset = 33; }, "not a multiple of the alignment 32"},

@@ -55,7 +55,7 @@ float rounded(float x) {
   return (x + kWhole) - kWhole;
 }
 
-// They write `count` elements (a block; of F16 any number) of the format, and what it makes of them over them.
+// They write `count` elements (a block; of halves any number) of the format, and what it makes of them over them.
 void write_q8_0(Elements* x, size_t, std::byte* out) {
   float most = 0;
   for (const float each : *x) most = std::max(most, std::abs(each));
@@ -84,11 +84,12 @@ void write_q4_0(Elements* x, size_t, std::byte* out) {
   for (size_t i = 0; i < kBlock / 2; ++i) out[2 + i] = static_cast<std::byte>(quants[i] | quants[i + kBlock / 2] << 4);
 }
 
-void write_f16(Elements* x, size_t count, std::byte* out) {
+template <uint16_t (*kFromFloat)(float), float (*kToFloat)(uint16_t)>
+void write_halves(Elements* x, size_t count, std::byte* out) {
   std::array<uint16_t, kBlock> bits;
   for (size_t i = 0; i < count; ++i) {
-    bits[i] = hf::float_to_f16((*x)[i]);
-    (*x)[i] = hf::f16_to_float(bits[i]);
+    bits[i] = kFromFloat((*x)[i]);
+    (*x)[i] = kToFloat(bits[i]);
   }
   std::memcpy(out, bits.data(), count * sizeof bits[0]);
 }
@@ -98,8 +99,10 @@ struct Packed {
   size_t block, bytes;  // elements that are written together at least, and their bytes
   void (*write)(Elements*, size_t, std::byte*);
 };
-constexpr Packed kPacked[] = {
-    {MOTLEY_F16, 1, 2, write_f16}, {MOTLEY_Q8_0, kBlock, 34, write_q8_0}, {MOTLEY_Q4_0, kBlock, 18, write_q4_0}};
+constexpr Packed kPacked[] = {{MOTLEY_F16, 1, 2, write_halves<hf::float_to_f16, hf::f16_to_float>},
+                              {MOTLEY_BF16, 1, 2, write_halves<hf::float_to_bf16, hf::bf16_to_float>},
+                              {MOTLEY_Q8_0, kBlock, 34, write_q8_0},
+                              {MOTLEY_Q4_0, kBlock, 18, write_q4_0}};
 
 const Packed* find_packed(int32_t dtype) {
   const auto at =

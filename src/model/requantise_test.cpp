@@ -114,6 +114,25 @@ TEST(Requantise, QuantisedFormats_AreReadAsTheirBlocksSay) {
   EXPECT_EQ(of_super->bytes[1], std::byte{0x50});
 }
 
+// A scale that F16 cannot hold, and numbers that it cannot.
+TEST(Requantise, Bf16_TakesTheRangeOfFp8sScales) {
+  std::vector<std::byte> blocks(2 * 68);
+  for (const auto& [at, scale] : {std::pair{size_t{0}, 4096.0f}, {size_t{68}, 0x1p-60f}})
+    std::memcpy(blocks.data() + at, &scale, sizeof scale);
+  blocks[4] = std::byte{0x7e}, blocks[67] = std::byte{0x81}, blocks[68 + 4] = std::byte{0x3f};
+  const auto made = requantise(blocks, MOTLEY_F8_E4M3_S64, MOTLEY_BF16, 128);
+  ASSERT_TRUE(made.ok()) << made.error().message();
+  EXPECT_EQ(made->error.relative(), 0);
+  std::array<uint16_t, 128> bits;
+  ASSERT_EQ(made->bytes.size(), sizeof bits);
+  std::memcpy(bits.data(), made->bytes.data(), sizeof bits);
+  EXPECT_EQ(bits[0], 0x49e0);   // 448 * 4096 = 1.75 * 2^20
+  EXPECT_EQ(bits[63], 0xc100);  // -2^-9 * 2^12
+  EXPECT_EQ(bits[64], 0x21f0);  // 1.875 * 2^-60
+  EXPECT_EQ(bits[65], 0);
+  EXPECT_FALSE(requantise(blocks, MOTLEY_F8_E4M3_S64, MOTLEY_F16, 128).ok());
+}
+
 TEST(Requantise, WhatDoesNotFit_IsRefused) {
   EXPECT_TRUE(can_requantise(MOTLEY_F16, MOTLEY_Q4_0, 64));
   EXPECT_FALSE(can_requantise(MOTLEY_F16, MOTLEY_Q4_0, 48));

@@ -291,6 +291,8 @@ std::vector<TinyShape> shapes_for(int32_t dtype) {
     s.dtype = dtype;
     if (block == 256)
       s.hidden = 256, s.ffn = 512, s.heads = 8, s.head_dim = 32;
+    else if (block == 64)
+      s.hidden = 192, s.ffn = 320, s.heads = 6, s.kv_heads = 3, s.head_dim = 32;
     else if (s.head_norms)
       s.hidden = 96, s.ffn = 160, s.heads = 6, s.kv_heads = 3, s.head_dim = 32;
   }

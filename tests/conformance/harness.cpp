@@ -56,6 +56,13 @@ HostWeight random_weight(Random& random, int32_t dtype, uint32_t uses, int64_t r
       case MOTLEY_IQ4_NL: put16(0, small(0.0005, 0.001)); break;
       case MOTLEY_IQ4_XS: put16(0, small(0.00003, 0.00006)); break;
       case MOTLEY_MXFP4: at[0] = static_cast<std::byte>(119 + random.below(4)); break;
+      case MOTLEY_F8_E4M3_S64: {
+        const auto scale = static_cast<float>(0.0002 + 0.0004 * random.uniform());
+        std::memcpy(at, &scale, 4);
+        for (int i = 4; i < format.bytes; ++i)
+          if ((at[i] & std::byte{0x7f}) == std::byte{0x7f}) at[i] ^= std::byte{1};  // is no number
+        break;
+      }
       default: throw Stop{"no generator for this format"};
     }
   }

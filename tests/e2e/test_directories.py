@@ -1,11 +1,13 @@
 """Models in Hugging Face layout, through the whole program. Their numbers are held against transformers elsewhere."""
 import json
 import shutil
+import struct
+import subprocess
 
 import pytest
 
 from hf_folder import write_hf_folder
-from support import Server, motley
+from support import ROOT, Server, motley
 
 
 @pytest.fixture(scope="session")
@@ -104,3 +106,54 @@ def test_damaged_directories_are_refused(directory, tmp_path):
         done = motley("complete", copy, "--prompt", "x")
         assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert name in done.stderr
+
+
+def e4m3(code):
+    exponent, fraction = code >> 3 & 15, code & 7
+    value = (8 + fraction) * 2.0**(exponent - 10) if exponent else fraction * 2.0**-9
+    return -value if code & 128 else value
+
+
+def bf16(value):
+    bits = struct.unpack("<I", struct.pack("<f", value))[0]
+    return struct.pack("<H", bits + 0x7FFF + (bits >> 16 & 1) >> 16)
+
+
+def write_in_bf16(folder, to):
+    """The folder with each FP8 matrix, whose scales are one a row and all equal, as the BF16 numbers nearest to it."""
+    shutil.copytree(folder, to)
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (to / "config.json").write_text(json.dumps(config))
+    data = (folder / "model.safetensors").read_bytes()
+    begin = 8 + struct.unpack("<Q", data[:8])[0]
+    tensors = json.loads(data[8:begin])
+    bytes_of = lambda name: data[begin + tensors[name]["data_offsets"][0]:begin + tensors[name]["data_offsets"][1]]  # noqa: E731
+    header, values = {}, bytearray()
+    for name, tensor in tensors.items():
+        if name.endswith("_scale"):
+            continue
+        made = bytes_of(name)
+        if tensor["dtype"] == "F8_E4M3":
+            scales = bytes_of(name + "_scale")
+            scale = struct.unpack("<f", scales[:4])[0]
+            assert scales == scales[:4] * tensor["shape"][0]
+            table = [bf16(e4m3(code) * scale) for code in range(256)]
+            made = b"".join(map(table.__getitem__, made))
+        header[name] = {"dtype": "BF16", "shape": tensor["shape"], "data_offsets": [len(values), len(values) + len(made)]}
+        values += made
+    text = json.dumps(header).encode()
+    (to / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + values)
+
+
+def test_fp8_is_read_as_the_numbers_it_stands_for(tmp_path):
+    folder, plain = tmp_path / "fp8", tmp_path / "bf16"
+    subprocess.run([ROOT / "tools/make_fp8_model", folder, "--hidden", "256", "--ffn", "512", "--layers", "2", "--heads", "4",
+                    "--kv-heads", "2", "--vocabulary", "1000"], check=True)
+    write_in_bf16(folder, plain)
+    assert {one["type"] for one in json.loads(motley("inspect", folder, "--json").stdout)["weights"]} == {"F8_E4M3", "BF16"}
+    ask = ["--prompt", "héllo", "--max-tokens", "32", "--ignore-eos", "--json"]
+    answers = [json.loads(motley("complete", each, *ask).stdout)["token_ids"] for each in (folder, plain)]
+    assert answers[0] == answers[1] and len(set(answers[0])) > 3
+    eight = motley("complete", folder, "--quality", "balanced", *ask)
+    assert eight.returncode == 0, eight.stderr

@@ -173,6 +173,24 @@ def fp8_cases(generator):
                codes.float() * rows.float(), relative=2.0**-8)
 
 
+def fp8_block_cases(generator):
+    """Rows of whole blocks of 64, which keep the file's codes."""
+    every = torch.arange(256, dtype=torch.int32).to(torch.uint8)
+    every[0x7F], every[0xFF] = 0x7E, 0xFE  # the two NaN
+    codes = every.view(torch.float8_e4m3fn).reshape(2, 128)
+    rows = torch.from_numpy(generator.uniform(1e-4, 1e-2, (2, 1))).float()
+    yield case("fp8 rows of blocks", {"quant_method": "fbgemm_fp8"}, "F8_E4M3", {"weight": codes, "weight_scale": rows},
+               codes.float() * rows)
+    codes = torch.from_numpy(generator.uniform(-400, 400, (5, 192))).float().to(torch.float8_e4m3fn)
+    scales = torch.from_numpy(generator.uniform(1e-4, 1e-2, (3, 2))).float()
+    whole = scales.repeat_interleave(2, 0)[:5].repeat_interleave(128, 1)[:, :192]
+    yield case("fp8 blocks of blocks", {"quant_method": "fp8", "weight_block_size": [2, 128]}, "F8_E4M3",
+               {"weight": codes, "weight_scale_inv": scales}, codes.float() * whole)
+    one = torch.tensor(3e-8).bfloat16()  # below F16's range
+    yield case("fp8 tensor of blocks", {"quant_method": "fp8"}, "F8_E4M3", {"weight": codes, "weight_scale": one},
+               codes.float() * one.float())
+
+
 def mxfp4(generator):
     """Two experts of 6 rows (gate and up alternate) and 64 columns, as gpt-oss stores them."""
     blocks = torch.from_numpy(generator.integers(0, 256, (2, 6, 2, 16)).astype(np.uint8))
@@ -185,7 +203,7 @@ def mxfp4(generator):
 def main():
     generator = np.random.default_rng(4)
     cases = [*gptq_cases(generator), *awq_cases(generator), *compressed_cases(generator), *fp8_cases(generator),
-             *zero_of_zero_cases(np.random.default_rng(5))]
+             *zero_of_zero_cases(np.random.default_rng(5)), *fp8_block_cases(np.random.default_rng(6))]
     with open(sys.argv[1], "w") as out:
         json.dump({"cases": cases, "mxfp4": mxfp4(generator)}, out, indent=0)
         out.write("\n")

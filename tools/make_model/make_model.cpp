@@ -50,7 +50,7 @@ Status complete(const Form& form, ModelSpec* spec) {
 Status check_blocks(const ModelSpec& spec) {
   if (spec.type == kMix) return ok_status();
   const DtypeInfo* info = find_dtype(spec.type);
-  if (info == nullptr || !info->is_weight) {
+  if (info == nullptr || !info->is_weight || !info->in_gguf) {
     return invalid_argument("--type: {} is not one of {}, mix", spec.type, weight_dtype_names());
   }
   const std::pair<std::string_view, uint64_t> rows[] = {

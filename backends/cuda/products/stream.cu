@@ -22,6 +22,7 @@ const StreamKernels& kernels_for(int32_t dtype) {
     case MOTLEY_Q4_0: return kQ40Kernels;
     case MOTLEY_Q4_1: return kQ41Kernels;
     case MOTLEY_Q8_0: return kQ80Kernels;
+    case MOTLEY_F8_E4M3_S64: return kF8Kernels;
     case MOTLEY_Q4_K: return kQ4KKernels;
     case MOTLEY_Q6_K: return kQ6KKernels;
     default: return kBf16Kernels;
@@ -206,8 +207,8 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
 
 bool prepare_stream() {
   if (attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < kSharedMax) return false;
-  for (const StreamKernels* kernels :
-       {&kBf16Kernels, &kF16Kernels, &kQ40Kernels, &kQ41Kernels, &kQ80Kernels, &kQ4KKernels, &kQ6KKernels}) {
+  for (const StreamKernels* kernels : {&kBf16Kernels, &kF16Kernels, &kQ40Kernels, &kQ41Kernels, &kQ80Kernels,
+                                       &kF8Kernels, &kQ4KKernels, &kQ6KKernels}) {
     if (!kernels->built()) return false;
     kernels->prepare();
   }

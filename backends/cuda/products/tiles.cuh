@@ -286,6 +286,41 @@ struct PackedQ80 : TileLayout<8, 1, false> {
   }
 };
 
+// Numbers of E4M3, and four scales in F32 a row.
+struct PackedF8 : TileLayout<8, 1, false> {
+  using Block = kit::blocks::F8E4M3;
+  __device__ static void load(Chunk& to, const uint8_t* tile, const Lane& lane) {
+    load_codes(to, tile, lane);
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+      to.scale[h][0] = twice(__uint_as_float(word_at(scales(tile, lane.row + 8 * h) + lane.part * 4)));
+  }
+  template <int s>
+  __device__ static Operand step(const Chunk& c, const Lane&) {
+    const uint4 x = c.codes[s];
+    return {eight(x.x, x.y, c.scale[0][0]), eight(x.z, x.w, c.scale[1][0])};
+  }
+  __device__ static float value(const uint8_t* tile, int row, int column) {
+    return __uint_as_float(word_at(scales(tile, row) + column / 64 * 4)) *
+           kit::blocks::f8_e4m3_value(static_cast<uint8_t>(code(tile, row, column)));
+  }
+  __device__ static int file_code(const uint8_t* p, int e) { return p[4 + e]; }
+  __device__ static void file_scales(const uint8_t* p, int row, int sub, uint8_t* tile) {  // of 32 columns
+    uint8_t* const to = tile + kScalesAt + row * 16 + sub / 2 * 4;
+    for (int i = 0; i < 4; ++i) to[i] = p[i];
+  }
+
+ private:
+  // Sign, exponent and fraction where bf16 has them make a number 2^-120 times as large, a subnormal one too.
+  __device__ static uint32_t two(uint32_t signs, uint32_t rest, uint32_t scale) {
+    constexpr uint32_t k2To120 = 0x7b807b80u;
+    return fma_pair(fma_pair((signs & 0x80008000u) | (rest & 0x07f007f0u), k2To120, kNothing), scale, kNothing);
+  }
+  __device__ static uint4 eight(uint32_t x, uint32_t y, uint32_t scale) {
+    return {two(x << 8, x << 4, scale), two(x, x >> 4, scale), two(y << 8, y << 4, scale), two(y, y >> 4, scale)};
+  }
+};
+
 struct PackedQ4K : TileLayout<4, 1, true> {
   using Block = kit::blocks::Q4K;
   __device__ static void load(Chunk& to, const uint8_t* tile, const Lane& lane) {
@@ -375,6 +410,7 @@ bool visit_packed(int32_t dtype, F&& f) {
     case MOTLEY_Q4_0: f(PackedQ40{}); return true;
     case MOTLEY_Q4_1: f(PackedQ41{}); return true;
     case MOTLEY_Q8_0: f(PackedQ80{}); return true;
+    case MOTLEY_F8_E4M3_S64: f(PackedF8{}); return true;
     case MOTLEY_Q4_K: f(PackedQ4K{}); return true;
     case MOTLEY_Q6_K: f(PackedQ6K{}); return true;
     default: return false;

@@ -90,7 +90,12 @@ void make(const ScaledMatrix& matrix, int32_t dtype, int64_t begin, int64_t end,
       const int64_t run = std::min(matrix.scales.block_cols - col % matrix.scales.block_cols, matrix.cols - col);
       const float scale = matrix.scales.at(row, col);
       for (const int64_t run_end = col + run; col < run_end;) {
-        if (dtype == MOTLEY_Q8_0) {
+        if (dtype == MOTLEY_F8_E4M3_S64) {
+          store_as(out, scale);
+          std::memcpy(out + sizeof scale, from + col, static_cast<size_t>(kF8Block));
+          out += sizeof scale + kF8Block;
+          col += kF8Block;
+        } else if (dtype == MOTLEY_Q8_0) {
           store_as(out, float_to_f16(scale));
           for (int64_t i = 0; i < kBlock; ++i) store_as(out + 2 + i, int8_at(matrix, from + col + i));
           out += kQ80Bytes;

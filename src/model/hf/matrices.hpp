@@ -35,7 +35,7 @@ struct BlockScales {
   float at(int64_t row, int64_t col) const;
 };
 
-// Bytes, row after row, each times its block's scale: F8_E4M3 made as BF16, I8 made as Q8_0 or F16.
+// Bytes, row after row, each times its block's scale: F8_E4M3 made as itself or BF16, I8 made as Q8_0 or F16.
 struct ScaledMatrix {
   std::span<const std::byte> values;
   Element element = Element::kI8;
@@ -70,6 +70,8 @@ struct Mxfp4Matrix {
   int64_t rows = 0, cols = 0;
   int64_t first_row = 0, row_step = 1;
 };
+
+constexpr int64_t kF8Block = 64;  // elements of a block of MOTLEY_F8_E4M3_S64
 
 using MatrixSource = std::variant<PlainMatrix, ScaledMatrix, Int4Matrix, Mxfp4Matrix>;
 

@@ -59,6 +59,7 @@ float value_at(int32_t dtype, const std::byte* row, int64_t col) {
     case MOTLEY_Q8_0: return half(0) * static_cast<float>(load_as<int8_t>(block + 2 + e));
     case MOTLEY_Q4_0: return half(0) * static_cast<float>(nibble(2) - 8);
     case MOTLEY_Q4_1: return half(0) * static_cast<float>(nibble(4)) + half(2);
+    case MOTLEY_F8_E4M3_S64: return load_as<float>(block) * f8_e4m3_to_float(load_as<uint8_t>(block + 4 + e));
     case MOTLEY_MXFP4: {
       const int q = nibble(1);
       const float magnitude =

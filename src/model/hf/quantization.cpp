@@ -206,9 +206,9 @@ Result<BlockScales> describe_scales(const SafetensorsTensor& tensor, int64_t row
   return scales;
 }
 
-// Motley's eight- and four-bit blocks have one scale for 32 columns.
-bool fits_blocks(int64_t cols, const BlockScales& scales) {
-  return cols % kBlock == 0 && (scales.block_cols % kBlock == 0 || scales.block_cols == cols);
+// Motley's eight- and four-bit blocks have one scale for 32 columns, those of FP8 one for 64.
+bool fits_blocks(int64_t cols, const BlockScales& scales, int64_t block = kBlock) {
+  return cols % block == 0 && (scales.block_cols % block == 0 || scales.block_cols == cols);
 }
 
 int32_t int8_dtype(int64_t cols, const BlockScales& scales) {
@@ -231,7 +231,8 @@ Result<DescribedMatrix> describe_scaled(const Module& module, const SafetensorsT
                       .cols = cols,
                       .row_bytes = cols,
                       .scales = scales};
-  if (weight.element() == Element::kF8E4M3) return DescribedMatrix{matrix, MOTLEY_BF16};
+  if (weight.element() == Element::kF8E4M3)
+    return DescribedMatrix{matrix, fits_blocks(cols, scales, kF8Block) ? MOTLEY_F8_E4M3_S64 : MOTLEY_BF16};
   return DescribedMatrix{matrix, int8_dtype(cols, scales)};
 }
 

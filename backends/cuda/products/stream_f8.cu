@@ -1,0 +1,9 @@
+// Products with weights in FP8 (E4M3).
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/products/stream.cuh"
+
+namespace motley::cuda {
+
+const StreamKernels kF8Kernels = kernels_of<PackedF8>();
+
+}  // namespace motley::cuda
