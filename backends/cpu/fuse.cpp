@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/kv_fetch.hpp"
 #include "cpu/ops.hpp"
 #include "cpu/weight.hpp"
 
@@ -498,6 +499,7 @@ class Fuser {
 void fuse(kit::Plan& plan, const KernelSet& set, bool one_class) {
   Cutter(plan).run();
   Fuser(plan, set, one_class).run();
+  share_fetches(plan);
 }
 
 }  // namespace motley::cpu

@@ -239,6 +239,47 @@ TEST(Fuse, ValueReadTwice_IsKept) {
   EXPECT_EQ(b.fused(), (Kinds{MOTLEY_OP_RMSNORM, MOTLEY_OP_ADD, MOTLEY_OP_MUL}));
 }
 
+// Two products of the layer before, then q, k and v: by their work. The output's product has no attention behind
+// it.
+TEST(Fuse, ProductsBeforeAnAttention_ShareItsKv) {
+  PlanBuilder b;
+  b.set_dtype(MOTLEY_Q8_0);
+  const int32_t x = b.bound(kHidden);
+  const int32_t down = b.matmul(b.matmul(x, kFfn), kHidden), n = b.norm(down);
+  b.matmul(b.attend(b.matmul(n, kHeads * kHeadDim), b.matmul(n, kKvHeads * kHeadDim), b.matmul(n, kKvHeads * kHeadDim)),
+           kHidden);
+  KernelSet set = *variants().front();
+  set.fetches = true;
+  const std::vector<int32_t> kinds = b.fused(set, true);
+  std::vector<FetchShare> shares;
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    if (kinds[i] == MOTLEY_OP_MATMUL) shares.push_back(b.product(i).fetch);
+  }
+  ASSERT_EQ(shares.size(), 4u);
+  const int64_t qkv = kHidden * (kHeads + 2 * kKvHeads) * kHeadDim, ffn = kHidden * kFfn;
+  const int64_t borders[] = {0, ffn, 2 * ffn, 2 * ffn + qkv};
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(shares[i].layer, 0);
+    EXPECT_EQ(shares[i].from, borders[i]);
+    EXPECT_EQ(shares[i].to, borders[i + 1]);
+    EXPECT_EQ(shares[i].all, borders[3]);
+  }
+  EXPECT_LT(shares[3].layer, 0);
+}
+
+TEST(Fuse, ProductsThatDoNotAsk_HaveNoShare) {
+  for (const bool fetches : {false, true}) {
+    KernelSet set = *variants().front();
+    set.fetches = fetches;
+    PlanBuilder b;
+    b.set_dtype(fetches ? MOTLEY_F32 : MOTLEY_Q8_0);
+    const int32_t v = b.matmul(b.bound(kHidden), kKvHeads * kHeadDim);
+    b.attend(b.bound(kHeads * kHeadDim), v, v);
+    b.fused(set, true);
+    EXPECT_LT(b.product(1).fetch.layer, 0);  // after the rotation's table
+  }
+}
+
 // By a set that takes tiled rows, for steps' rows; in one class only where they have the bits of other rows.
 TEST(Fuse, PromptRows_AreTiledWhereTheirClassLetsThem) {
   KernelSet tiled = *variants().front(), other = tiled;

@@ -10,6 +10,26 @@
 
 namespace motley::cpu {
 
+inline constexpr int64_t kLineBytes = 64;  // of a cache
+
+// Runs of cache lines that a later step reads, each of run_lines lines that lie together. Products ask for them while
+// they multiply, where KernelSet::fetches says so and has_halves() does not.
+struct Fetch {
+  const uint8_t* const* runs = nullptr;
+  int64_t count = 0, run_lines = 0;
+  int64_t with_block = 1;     // lines that a tile asks for with each of its blocks, at most
+  int64_t run = 0, line = 0;  // where the next one lies
+  // The next lines that lie together, `most` at most, from *at on; 0: none is left.
+  int64_t take(int64_t most, const uint8_t** at) {
+    if (run == count) return 0;
+    *at = runs[run] + line * kLineBytes;
+    const int64_t lines = run_lines - line < most ? run_lines - line : most;
+    line += lines;
+    if (line == run_lines) line = 0, ++run;
+    return lines;
+  }
+};
+
 // The forms of x that are given choose the numeric class: quantised formats take `tiled`, by which they are multiplied
 // as bf16 numbers, else `act`; BF16 by pairs takes `tiled`, else `narrow`, with the same result.
 //
@@ -37,6 +57,7 @@ struct MatmulArgs {
   const float* residual = nullptr;  // may be y
   int64_t residual_stride = 0;
   int64_t panel_begin = 0, panel_end = 0;
+  Fetch* fetch = nullptr;  // taken from; null: nothing is asked for
 };
 
 inline constexpr int kAttentionTile = 64;     // KV positions per soft-max update
@@ -92,6 +113,7 @@ struct KernelSet {
   // Null: the set multiplies BF16 weights by f32 activations; else it wants them by pairs.
   void (*narrow)(const float* x, int64_t cols, uint16_t* out, uint16_t* rest);
   bool takes_tiled;  // MatmulArgs::tiled
+  bool fetches;      // MatmulArgs::fetch, of eight rows and more
   // out = x * weight / sqrt(mean(x^2) + eps); out may be x.
   void (*rmsnorm)(const float* x, const float* weight, int64_t n, float eps, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);

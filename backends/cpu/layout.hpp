@@ -99,6 +99,10 @@ inline constexpr const PanelFormat& format_of(PanelKind kind) { return kPanelFor
 // A float format by columns.
 inline constexpr bool is_float(PanelKind kind) { return kind <= PanelKind::kBf16; }
 inline constexpr bool is_quantised(PanelKind kind) { return kind > PanelKind::kBf16Pairs; }
+// Two scales a block, of 16 columns each.
+inline constexpr bool has_halves(PanelKind kind) {
+  return kind == PanelKind::kQ2_K || kind == PanelKind::kQ3_K || kind == PanelKind::kQ6_K;
+}
 // Of 16 rows x 32 columns, or of one column of a float format.
 inline constexpr int32_t block_bytes(PanelKind kind) {
   const PanelFormat& f = format_of(kind);

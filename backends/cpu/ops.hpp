@@ -52,6 +52,13 @@ struct RowForms {
   void point(const std::byte* at, int64_t width, int64_t rows, int64_t r, MatmulArgs* args) const;
 };
 
+// A product's part of the work before an attention: of `all`, [from, to). It asks for as much of the layer's KV.
+struct FetchShare {
+  int32_t layer = -1;  // of the pool; below 0: there is no attention behind it
+  int64_t from = 0, to = 0, all = 0;
+  int64_t bytes = 0;  // of KV that is asked for before the attention, at most
+};
+
 // A group of matrix products of the same rows, with what stands before and after them.
 //   in   [0] x; [1] residual or none
 //   out  [0] prepared rows or none, [1] normed rows or none (arena), [2 + i] result of product i; gated: [2] is the
@@ -66,6 +73,7 @@ struct MatmulData : OpData {
   float eps = 0;
   Activation after;
   std::shared_ptr<const BestBounds> best;  // a head: rows of which only the best result counts need no other
+  FetchShare fetch;
 };
 
 // GROUPED_MATMUL, or two of the same rows and ids (gate and up) with the activation that joins them.

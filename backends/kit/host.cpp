@@ -28,6 +28,16 @@ std::optional<uint64_t> read_number(const std::string& path) {
   return value;
 }
 
+// The file's first word, "1024K" or "2M", in bytes; 0 if it is none such.
+int64_t read_size(const std::string& path) {
+  std::ifstream file(path);
+  int64_t size = 0;
+  char unit = 0;
+  if (!(file >> size) || size < 0 || size > (1 << 30)) return 0;
+  file >> unit;
+  return unit == 'K' ? size << 10 : unit == 'M' ? size << 20 : size;
+}
+
 // The number behind `key` at the start of a line; 0 if there is none.
 uint64_t read_field(const std::string& path, const std::string& key) {
   std::ifstream file(path);
@@ -202,6 +212,17 @@ void describe_host_cpu(motley_device_desc* desc) {
   desc->memory_total = memory.total, desc->memory_free = memory.free;
   desc->memory_group = 1;  // the host's memory
   desc->threads = host_cores(allowed_cores()).threads;
+}
+
+HostCaches host_caches(const std::string& root) {
+  HostCaches caches;
+  for (int i = 0; i < 8; ++i) {
+    const std::string folder = root + "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i);
+    const uint64_t level = read_number(folder + "/level").value_or(0);
+    if (level == 2) caches.second = read_size(folder + "/size");
+    if (level == 3) caches.third = read_size(folder + "/size");
+  }
+  return caches;
 }
 
 }  // namespace motley::kit

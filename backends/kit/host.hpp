@@ -26,4 +26,9 @@ struct HostCores {
 };
 HostCores host_cores(const std::vector<int>& allowed, const std::string& root = "");
 
+struct HostCaches {
+  int64_t second = 0, third = 0;  // bytes of CPU 0's caches of these levels; 0: none is told
+};
+HostCaches host_caches(const std::string& root = "");
+
 }  // namespace motley::kit

@@ -119,5 +119,18 @@ TEST(Threads, DefaultAndGiven_FollowTheOptions) {
   EXPECT_EQ(kernels.threads(options), 3u);
 }
 
+TEST_F(Host, Caches_AreThoseOfCpu0) {
+  EXPECT_EQ(host_caches(root_).second, 0);
+  const auto cache = [&](int index, const char* level, const char* size) {
+    const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index);
+    put(folder + "/level", level), put(folder + "/size", size);
+  };
+  cache(0, "1\n", "48K\n"), cache(1, "2\n", "1024K\n"), cache(2, "3\n", "32M\n");
+  EXPECT_EQ(host_caches(root_).second, 1 << 20);
+  EXPECT_EQ(host_caches(root_).third, 32 << 20);
+  cache(2, "3\n", "-1K\n");
+  EXPECT_EQ(host_caches(root_).third, 0);
+}
+
 }  // namespace
 }  // namespace motley::kit
