@@ -69,6 +69,11 @@ def test_a_loop_is_what_a_jump_back_encloses():
     assert module().innermost_loops(lines) == [lines[1:4]]
 
 
+def test_a_loop_that_only_asks_for_memory_is_part_of_the_one_around_it():
+    lines = [(0, "vpdpbusd", ""), (4, "prefetcht1", ""), (8, "jne", "4 <f+0x4>"), (12, "jne", "0 <f>")]
+    assert module().innermost_loops(lines) == [lines]
+
+
 def test_tokens_beyond_three_percent_fail():
     judge = module().judge
     assert judge({"decode": 1029}, {"decode": 1000}) == []

@@ -82,9 +82,9 @@ Fetch* KvFetch::of(const kit::OpCall& call, const FetchShare& share) {
   fetch_.runs = runs_.data(), fetch_.run_lines = bytes / kLineBytes;
   // Evenly over the blocks of all tiles, of eight rows and two panels each; of more than six lines a core waits for
   // them.
-  const int64_t tile = 8 * 2 * kPanelRows * kBlockColumns;
-  const int64_t tiles = std::max<int64_t>(1, (share.to - share.from) * call.in[0].rows / (tile * call.threads));
-  fetch_.with_block = std::clamp<int64_t>((fetch_.count * fetch_.run_lines + tiles - 1) / tiles, 1, 6);
+  const int64_t work = 8 * 2 * kPanelRows * kBlockColumns;  // of a block
+  const int64_t all = std::max<int64_t>(1, (share.to - share.from) * call.in[0].rows / (work * call.threads));
+  fetch_.with_block = std::clamp<int64_t>((fetch_.count * fetch_.run_lines + all - 1) / all, 1, 6);
   return fetch_.count > 0 && fetch_.run_lines > 0 ? &fetch_ : nullptr;
 }
 

@@ -148,7 +148,8 @@ class Reader {
          [&](const toml::node& node) {
            rules.weight_formats = read_set(node, "weight_formats", MOTLEY_DTYPE_COUNT, [](int32_t dtype) {
              const kit::Format* format = kit::find_format(dtype);
-             return std::string(format ? format->name : "");
+             // The CPU, which computes for it, has no FP8.
+             return std::string(format && dtype != MOTLEY_F8_E4M3_S64 ? format->name : "");
            });
          }},
         {"driver", false, [&](const toml::node& node) {

@@ -236,6 +236,7 @@ rows = 64
   refused("weight_formats = []\n", "weight_formats is not a list");
   refused("weight_formats = [\"\"]\n", "weight_formats names none of: F32, F16");
   refused("weight_formats = [\"Q4_0\", \"Q8_0\"]\n", "weight_formats has none of F16, BF16, F32");
+  refused("weight_formats = [\"F16\", \"F8_E4M3\"]\n", "weight_formats names none of: F32, F16");
   refused("weight_formats = [1]\n", "weight_formats names none of: F32, F16");
   refused("driver = \"\"\n", "driver is not a text of 1 to 31 bytes");
   refused("driver = 3\n", "driver is not a text");

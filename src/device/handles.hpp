@@ -62,8 +62,8 @@ struct PackedWeight {
   double squares = 0, error_squares = 0;  // sums over its elements, where it was made another format
 };
 
-// What formats a device may hold matrices in: the model's (or F16, where it has no such); or of floats, and of what it
-// has no such of, 8 bits or 4, of which each is an integer times a block's scale.
+// What formats a device may hold matrices in: the model's (or F16, of FP8 BF16, where it has no such); or of floats,
+// and of what it has no such of, 8 bits or 4, of which each is an integer times a block's scale.
 enum class Quality { kExact, kBalanced, kFast };
 
 struct DeviceOptions {
@@ -109,8 +109,9 @@ class Device {
   bool holds(int32_t format) const {
     return weight_formats_ == 0 || format < 0 || format >= MOTLEY_DTYPE_COUNT || (weight_formats_ >> format & 1) != 0;
   }
-  // What it holds a matrix of that format in, of what the quality allows. With kExact the same, or F16 (BF16, F32)
-  // where it has no such; else a format of fewer bits for floats, and for what it has no such of, if it has one.
+  // What it holds a matrix of that format in, of what the quality allows. With kExact the same, or F16 (BF16, F32; of
+  // FP8 BF16 first) where it has no such; else a format of fewer bits for floats, and for what it has no such of, if it
+  // has one.
   int32_t format_of(int32_t dtype, Quality quality) const;
   Result<KvHandle> create_kv(const motley_kv_desc& desc) const;
   Result<motley_kv_layout> kv_layout(const motley_kv_desc& desc) const;

@@ -24,19 +24,23 @@ std::string ranges_text(const std::vector<Range>& ranges) {
   return text;
 }
 
+bool cuts_blocks(const ShardWeight& weight) {
+  constexpr int64_t kBlock = 32;
+  return std::any_of(weight.cols.begin(), weight.cols.end(),
+                     [](const motley_range& range) { return range.begin % kBlock != 0 || range.end % kBlock != 0; });
+}
+
 // Whether in blocks of fewer bits. Experts are chosen by small differences; blocks must not be cut.
 bool may_quantise(const GraphWeight& graph_weight, const ShardWeight& weight) {
-  constexpr int64_t kBlock = 32;
   return (graph_weight.uses & MOTLEY_WEIGHT_MATMUL) != 0 &&
-         graph_weight.name.find("ffn_gate_inp") == std::string::npos &&
-         std::all_of(weight.cols.begin(), weight.cols.end(),
-                     [](const motley_range& range) { return range.begin % kBlock == 0 && range.end % kBlock == 0; });
+         graph_weight.name.find("ffn_gate_inp") == std::string::npos && !cuts_blocks(weight);
 }
 
 // What the device is to hold it in. A vector, and what it may not make blocks of, as the model has it if it can.
 int32_t format_for(const Device& device, const GraphWeight& graph_weight, const ShardWeight& weight,
                    const WeightSource& source) {
   if ((graph_weight.uses & MOTLEY_WEIGHT_VECTOR) != 0) return source.dtype;
+  if (source.dtype == MOTLEY_F8_E4M3_S64 && cuts_blocks(weight)) return device.format_of(MOTLEY_BF16, Quality::kExact);
   const int32_t format = device.format_of(source.dtype, device.quality());
   const bool blocks = format == MOTLEY_Q8_0 || format == MOTLEY_Q4_0;
   const bool may = may_quantise(graph_weight, weight) && can_requantise(source.dtype, format, source.cols);

@@ -587,7 +587,7 @@ Result<DeviceProfile> DeviceMeasurer::run() {
   if (any_rows_ && !sparing_) RETURN_IF_ERROR(measure_head(&profile));
   several_.reset();
   RETURN_IF_ERROR(through(options_.gate, [&] { return measure_copies(&profile); }));
-  profile.packed_ratio = weights_.ratio();
+  profile.packed_ratio = weights_.ratio(model_);
   profile.format = weights_.text();
   return profile;
 }

@@ -16,16 +16,27 @@ namespace motley {
 class MeasuredWeights {
  public:
   void add(const Probe& probe) {
-    packed_bytes_ += static_cast<double>(probe.weight_bytes());
-    source_bytes_ += static_cast<double>(probe.source_bytes());
+    Bytes& bytes = probe.of_vocabulary() ? vocabulary_ : layers_;
+    bytes.packed += static_cast<double>(probe.weight_bytes());
+    bytes.source += static_cast<double>(probe.source_bytes());
     for (const auto& weight : probe.weights()) {
       if (weight->source_dtype == weight->info.format) continue;
       formats_.insert(weight->info.format);
       error_ += {weight->squares, weight->error_squares};
     }
   }
-  // Bytes here by bytes in the file; 1 where there are none.
-  double ratio() const { return source_bytes_ > 0 ? packed_bytes_ / source_bytes_ : 1; }
+  // Bytes here by bytes in the file, of the whole model: layers, and embedding and head, may be in different formats. 1
+  // where nothing was measured.
+  double ratio(const Model& model) const {
+    double layers = 0, vocabulary = 0;
+    for (size_t i = 0; i < model.graph().weights.size(); ++i) {
+      const bool of_layer = model.graph().weights[i].name.starts_with("blk.");
+      (of_layer ? layers : vocabulary) += static_cast<double>(model.weight(i).bytes);
+    }
+    const double of_layers = layers_.source > 0 ? layers_.ratio() : vocabulary_.ratio(),
+                 of_vocabulary = vocabulary_.source > 0 ? vocabulary_.ratio() : of_layers;
+    return layers + vocabulary > 0 ? (layers * of_layers + vocabulary * of_vocabulary) / (layers + vocabulary) : 1;
+  }
   // For people: what weights are held in that is not the file's, and what that takes from them; empty: nothing is.
   std::string text() const {
     std::string text;
@@ -37,7 +48,11 @@ class MeasuredWeights {
   }
 
  private:
-  double source_bytes_ = 0, packed_bytes_ = 0;
+  struct Bytes {
+    double source = 0, packed = 0;
+    double ratio() const { return source > 0 ? packed / source : 1; }
+  };
+  Bytes layers_, vocabulary_;
   std::set<int32_t> formats_;
   FormatError error_;
 };

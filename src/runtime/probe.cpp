@@ -120,6 +120,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const Model& model, const Device& d
   if (!options.virtual_time) RETURN_IF_ERROR(driver->fill_residual(options.wait_ns));
   std::unique_ptr<Probe> probe(new Probe(device, std::move(driver)));
   probe->source_bytes_ = source_bytes;
+  probe->of_vocabulary_ = share.layers.count == 0;
   probe->waits_ = apart;
   probe->kv_blocks_ = held.kv.blocks;
   probe->logit_rows_max_ = running.logit_rows_max;

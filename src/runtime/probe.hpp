@@ -95,6 +95,7 @@ class Probe {
   }
   const std::vector<std::shared_ptr<const PackedWeight>>& weights() const { return driver_->part().weights(); }
   uint64_t source_bytes() const { return source_bytes_; }  // of the same weights in the model's file
+  bool of_vocabulary() const { return of_vocabulary_; }    // embedding and head instead of layers
 
  private:
   Probe(const Device& device, std::unique_ptr<Driver> driver) : device_(device), driver_(std::move(driver)) {}
@@ -110,6 +111,7 @@ class Probe {
 
   const Device& device_;
   uint64_t source_bytes_ = 0;
+  bool of_vocabulary_ = false;
   uint32_t kv_blocks_ = 1;
   uint32_t logit_rows_max_ = 1;
   bool waits_ = false;  // for each program, as for a partner

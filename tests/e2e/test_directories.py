@@ -148,12 +148,15 @@ def write_in_bf16(folder, to):
 
 def test_fp8_is_read_as_the_numbers_it_stands_for(tmp_path):
     folder, plain = tmp_path / "fp8", tmp_path / "bf16"
-    subprocess.run([ROOT / "tools/make_fp8_model", folder, "--hidden", "256", "--ffn", "512", "--layers", "2", "--heads", "4",
-                    "--kv-heads", "2", "--vocabulary", "1000"], check=True)
+    subprocess.run([ROOT / "tools/make_fp8_model", folder, "--hidden", "256", "--ffn", "512", "--layers", "4", "--heads", "4",
+                    "--kv-heads", "2", "--vocabulary", "4000"], check=True)
     write_in_bf16(folder, plain)
     assert {one["type"] for one in json.loads(motley("inspect", folder, "--json").stdout)["weights"]} == {"F8_E4M3", "BF16"}
     ask = ["--prompt", "héllo", "--max-tokens", "32", "--ignore-eos", "--json"]
     answers = [json.loads(motley("complete", each, *ask).stdout)["token_ids"] for each in (folder, plain)]
     assert answers[0] == answers[1] and len(set(answers[0])) > 3
+    # What the plan counts on is what the weights take: a body that doubles, and a vocabulary that does not.
+    planned = [json.loads(motley("plan", each, "--json").stdout)["stages"][0]["shards"][0]["weight_bytes"] for each in (folder, plain)]
+    assert planned[0] == pytest.approx(planned[1], rel=0.02)
     eight = motley("complete", folder, "--quality", "balanced", *ask)
     assert eight.returncode == 0, eight.stderr

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <random>
 
 #include "cuda/driver.hpp"
@@ -16,7 +17,7 @@ namespace motley::cuda {
 namespace {
 
 constexpr int32_t kFormats[] = {MOTLEY_BF16, MOTLEY_F16,  MOTLEY_Q4_0, MOTLEY_Q4_1,
-                                MOTLEY_Q8_0, MOTLEY_Q4_K, MOTLEY_Q6_K};
+                                MOTLEY_Q8_0, MOTLEY_Q4_K, MOTLEY_Q6_K, MOTLEY_F8_E4M3_S64};
 
 class Streaming : public testing::Test {
  protected:
@@ -48,7 +49,12 @@ class Streaming : public testing::Test {
     for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_());
     for (size_t i = 0; i < bytes.size(); i += static_cast<size_t>(format.bytes)) {
       const auto scale = [&] { return kit::f32_to_f16(0.01f + 0.001f * normals(1)[0]); };
-      if (format.dtype == MOTLEY_Q6_K) {
+      if (format.dtype == MOTLEY_F8_E4M3_S64) {
+        const float one = 0.01f + 0.001f * normals(1)[0];
+        std::memcpy(bytes.data() + i, &one, sizeof one);
+        for (int c = 4; c < format.bytes; ++c)
+          if (uint8_t& code = bytes[i + static_cast<size_t>(c)]; (code & 0x7f) == 0x7f) code ^= 1;  // is no number
+      } else if (format.dtype == MOTLEY_Q6_K) {
         put(bytes, i + 208, scale());
       } else {
         put(bytes, i, scale());

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "model/hf/safetensors.hpp"
+#include "motley/blocks.hpp"
 
 namespace motley::hf {
 
@@ -71,7 +72,7 @@ struct Mxfp4Matrix {
   int64_t first_row = 0, row_step = 1;
 };
 
-constexpr int64_t kF8Block = 64;  // elements of a block of MOTLEY_F8_E4M3_S64
+constexpr int64_t kF8Block = blocks::F8E4M3::kBlock;
 
 using MatrixSource = std::variant<PlainMatrix, ScaledMatrix, Int4Matrix, Mxfp4Matrix>;
 

@@ -115,7 +115,10 @@ class Lister {
       auto matrix = describe_matrix(*experts[i], model_.quantization);
       if (!matrix.ok()) return matrix.error().annotate(file_of(*experts[i]));
       if (i == 0) dtype = matrix->dtype;
-      if (matrix->dtype != dtype || experts[i]->find("bias") != nullptr ||
+      // BF16 can be made of FP8: of a stack where some experts are left in it.
+      const bool fp8 = matrix->dtype == MOTLEY_F8_E4M3_S64;
+      if (dtype == MOTLEY_F8_E4M3_S64 && matrix->dtype == MOTLEY_BF16) dtype = MOTLEY_BF16;
+      if ((matrix->dtype != dtype && !(fp8 && dtype == MOTLEY_BF16)) || experts[i]->find("bias") != nullptr ||
           rows_of(matrix->source) != rows_of(i == 0 ? matrix->source : sources[0]) ||
           cols_of(matrix->source) != cols_of(i == 0 ? matrix->source : sources[0])) {
         return error(MOTLEY_UNIMPLEMENTED,
