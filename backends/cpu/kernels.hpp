@@ -14,7 +14,7 @@ inline constexpr int64_t kLineBytes = 64;  // of a cache
 
 // Runs of cache lines that a later step reads, each of run_lines lines that lie together. Products ask for them while
 // they multiply, where KernelSet::fetches says so and has_halves() does not.
-struct Fetch {
+struct KvLines {
   const uint8_t* const* runs = nullptr;
   int64_t count = 0, run_lines = 0;
   int64_t with_block = 1;     // lines that a tile asks for with each of its blocks, at most
@@ -57,7 +57,7 @@ struct MatmulArgs {
   const float* residual = nullptr;  // may be y
   int64_t residual_stride = 0;
   int64_t panel_begin = 0, panel_end = 0;
-  Fetch* fetch = nullptr;  // taken from; null: nothing is asked for
+  KvLines* fetch = nullptr;  // taken from; null: nothing is asked for
 };
 
 inline constexpr int kAttentionTile = 64;     // KV positions per soft-max update

@@ -52,7 +52,7 @@ void share_fetches(kit::Plan& plan) {
   }
 }
 
-Fetch* KvFetch::of(const kit::OpCall& call, const FetchShare& share) {
+KvLines* KvFetch::of(const kit::OpCall& call, const FetchShare& share) {
   if (share.layer < 0 || !call.kv) return nullptr;
   const motley_batch& b = *call.batch;
   const kit::KvLayer& layer = call.kv->layers[static_cast<size_t>(share.layer)];

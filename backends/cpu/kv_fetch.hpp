@@ -19,12 +19,12 @@ class KvFetch {
   KvFetch() = default;
   KvFetch(const KvFetch&) = delete;
   KvFetch& operator=(const KvFetch&) = delete;
-  Fetch* of(const kit::OpCall& call, const FetchShare& share);  // once; null: there is nothing to ask for
+  KvLines* of(const kit::OpCall& call, const FetchShare& share);  // once; null: there is nothing to ask for
 
  private:
   static constexpr size_t kRunsMax = 1024;  // more is not asked for in one product
   std::array<const uint8_t*, kRunsMax> runs_;
-  Fetch fetch_;
+  KvLines fetch_;
 };
 
 }  // namespace motley::cpu

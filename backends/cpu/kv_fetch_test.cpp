@@ -47,7 +47,7 @@ class Step {
     rows.rows = batch_.rows;
     call.batch = &batch_, call.kv = &pool_, call.thread = thread, call.threads = threads, call.in = {&rows, 1};
     KvFetch fetch;
-    Fetch* of = fetch.of(call, share);
+    KvLines* of = fetch.of(call, share);
     if (!of) return false;
     const uint8_t* at = nullptr;
     for (int64_t n = of->take(3, &at); n > 0; n = of->take(3, &at)) {

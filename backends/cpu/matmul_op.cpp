@@ -54,7 +54,7 @@ struct ClassRows {
 struct Prepared {
   ClassRows classes[2];  // generated rows, prompt rows; of a head: all others, those of which only the best counts
   const float* x = nullptr;
-  Fetch* fetch = nullptr;
+  KvLines* fetch = nullptr;
 };
 
 // Norm and other forms of row i of a class.
