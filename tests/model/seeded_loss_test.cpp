@@ -3,6 +3,7 @@
 // goes on with what is left, and no request notices.
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
 #include <atomic>
 #include <csignal>
@@ -30,6 +31,8 @@ constexpr uint32_t kLastPrompt = 40;  // lies with both owners
 constexpr uint32_t kRequests = 7;
 constexpr int64_t kStepLimitNs = 500'000'000, kCallLimitNs = 3'000'000'000;
 constexpr double kTie = 0.35;  // logits: tokens that were closer may change places where rounding differs
+
+constexpr uint32_t kStepsBeside = 8;  // after a move is asked for: more than are in flight before the engine hears
 
 // They end one by one: at every step that a fault may come at, somebody has KV.
 uint32_t tokens_of(uint32_t request) { return 10 + 2 * request; }
@@ -185,7 +188,14 @@ class Workers {
     }
   }
   bool lost(const std::string& name) const { return devices_.at(name).worker()->wait_ended(0); }
-  void signal(const std::string& name, int number) const { kill(devices_.at(name).worker()->pid(), number); }
+  // Returns once it has taken effect: a thread may run on for as long as the one that takes the signal waits for a
+  // core.
+  void signal(const std::string& name, int number) const {
+    const pid_t pid = devices_.at(name).worker()->pid();
+    kill(pid, number);
+    siginfo_t info;
+    waitid(P_PID, static_cast<id_t>(pid), &info, WNOWAIT | WEXITED | (number == SIGSTOP ? WSTOPPED : 0));
+  }
   std::vector<NamedDevice> named() const {
     std::vector<NamedDevice> named;
     for (const auto& [name, device] : devices_) {
@@ -258,9 +268,7 @@ class Service {
     for (uint32_t i = 0; i < kRequests; ++i) {
       // The last comes once the others have ended and the fault has come: whoever was lost is needed again.
       if (i + 1 == kRequests) {
-        // A next executor is made beside the steps, which may all have ended before.
-        if (fault != nullptr && fault->instant >= Instant::kMoveBegins && fault->instant <= Instant::kMoveEnds)
-          strikes_.wait(0);
+        if (fault != nullptr) strikes_.wait(0);
         asked.push_back(ask(i));
       }
       inbox_.wait(asked[i].first);
@@ -309,9 +317,13 @@ class Service {
       return inner_->submit(std::move(plan));
     }
     Result<KvContents> save_kv(std::vector<KvBlock> blocks) override {
-      Striker striker(&service_, Instant::kSaves);
-      auto saved = inner_->save_kv(std::move(blocks));
-      striker.call_ended();
+      auto saved = Result<KvContents>(error(MOTLEY_UNKNOWN, ""));
+      {
+        Striker striker(&service_, Instant::kSaves);
+        saved = inner_->save_kv(std::move(blocks));
+        striker.call_ended();
+      }
+      service_.let_steps_go_on();
       return saved;
     }
     Result<KvLoaded> load_kv(std::shared_ptr<const KvContents> contents, std::vector<KvMove> moves) override {
@@ -368,13 +380,22 @@ class Service {
   }
 
   void step() {
-    if (fault_ == nullptr || ++steps_ != fault_->step) return;
+    if (fault_ == nullptr) return;
+    // KV is saved beside steps, and all requests might end before it is: the move is to find some under way.
+    if (steps_ == fault_->step + kStepsBeside && fault_->instant != Instant::kStep) goes_on_.wait(false);
+    if (++steps_ != fault_->step) return;
     if (fault_->instant == Instant::kStep) return strike();
     static_cast<void>(engine_->replace([this] { return move(); }));
   }
 
+  void let_steps_go_on() {
+    goes_on_ = true;
+    goes_on_.notify_all();
+  }
+
   // To another placement of the same devices.
   Result<Executor*> move() {
+    let_steps_go_on();
     if (fault_->instant == Instant::kMoveBegins) strike();
     auto made = Result<std::unique_ptr<Watched>>(error(MOTLEY_UNKNOWN, ""));
     {
@@ -404,7 +425,8 @@ class Service {
   Epoch epoch_ = 0;
   uint32_t steps_ = 0;  // the engine's thread's
   Outcome outcome_;
-  std::atomic<bool> begun_ = false;  // to strike
+  std::atomic<bool> begun_ = false;    // to strike
+  std::atomic<bool> goes_on_ = false;  // after the steps beside which KV is saved
   std::atomic<uint32_t> strikes_ = 0, within_ = 0;
   std::unique_ptr<Watched> current_;
   std::unique_ptr<Engine> engine_;
