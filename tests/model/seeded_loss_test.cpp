@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <random>
 #include <set>
@@ -176,6 +178,12 @@ std::vector<Lane> lanes_of(const Model& model, Way way) {
   return lanes;
 }
 
+// Whether it comes to hold within a minute.
+bool soon(const std::function<bool()>& holds) {
+  for (int ms = 0; ms < 60'000 && !holds(); ++ms) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return holds();
+}
+
 // The devices, each in a worker: those that a seed loses are opened anew for the next.
 class Workers {
  public:
@@ -194,7 +202,9 @@ class Workers {
     const pid_t pid = devices_.at(name).worker()->pid();
     kill(pid, number);
     siginfo_t info;
-    waitid(P_PID, static_cast<id_t>(pid), &info, WNOWAIT | WEXITED | (number == SIGSTOP ? WSTOPPED : 0));
+    const int waited =
+        waitid(P_PID, static_cast<id_t>(pid), &info, WNOWAIT | WEXITED | (number == SIGSTOP ? WSTOPPED : 0));
+    CHECK(waited == 0 || errno == ECHILD);  // its end may have been taken note of
   }
   std::vector<NamedDevice> named() const {
     std::vector<NamedDevice> named;
@@ -268,7 +278,7 @@ class Service {
     for (uint32_t i = 0; i < kRequests; ++i) {
       // The last comes once the others have ended and the fault has come: whoever was lost is needed again.
       if (i + 1 == kRequests) {
-        if (fault != nullptr) strikes_.wait(0);
+        if (fault != nullptr) EXPECT_TRUE(soon([&] { return strikes_ > 0; })) << "no fault came";
         asked.push_back(ask(i));
       }
       inbox_.wait(asked[i].first);
@@ -291,8 +301,8 @@ class Service {
       if (fault->held && instant >= Instant::kSaves) service->workers_.signal(fault->victim, SIGSTOP);
       thread_ = std::thread([this, service, fault] {
         std::this_thread::sleep_for(std::chrono::microseconds(fault->delay_us));
-        service->strike();
         if (under_way_) ++service->within_;
+        service->strike();
       });
     }
     ~Striker() {
@@ -323,7 +333,7 @@ class Service {
         saved = inner_->save_kv(std::move(blocks));
         striker.call_ended();
       }
-      service_.let_steps_go_on();
+      service_.goes_on_ = true;
       return saved;
     }
     Result<KvLoaded> load_kv(std::shared_ptr<const KvContents> contents, std::vector<KvMove> moves) override {
@@ -376,26 +386,21 @@ class Service {
   void strike() {
     workers_.signal(fault_->victim, fault_->signal);
     ++strikes_;
-    strikes_.notify_all();
   }
 
   void step() {
     if (fault_ == nullptr) return;
     // KV is saved beside steps, and all requests might end before it is: the move is to find some under way.
-    if (steps_ == fault_->step + kStepsBeside && fault_->instant != Instant::kStep) goes_on_.wait(false);
+    if (steps_ == fault_->step + kStepsBeside && fault_->instant != Instant::kStep)
+      EXPECT_TRUE(soon([&] { return goes_on_.load(); })) << "no move came";
     if (++steps_ != fault_->step) return;
     if (fault_->instant == Instant::kStep) return strike();
     static_cast<void>(engine_->replace([this] { return move(); }));
   }
 
-  void let_steps_go_on() {
-    goes_on_ = true;
-    goes_on_.notify_all();
-  }
-
   // To another placement of the same devices.
   Result<Executor*> move() {
-    let_steps_go_on();
+    goes_on_ = true;
     if (fault_->instant == Instant::kMoveBegins) strike();
     auto made = Result<std::unique_ptr<Watched>>(error(MOTLEY_UNKNOWN, ""));
     {

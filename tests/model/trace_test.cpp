@@ -412,6 +412,7 @@ TEST_F(TraceOfDevices, DeviceAndItsPartnerInVirtualTime_OverlapByMoreThanThreeFi
     const auto end_ns = std::max(busy(device_row(trace, 0).spans).back().second,  //
                                  busy(device_row(trace, 1).spans).back().second);
     ASSERT_GT(npu_ns, 0);
+    ASSERT_LE(npu_ns, core_ns);
     best = std::max(best, static_cast<double>(npu_ns + core_ns - end_ns) / static_cast<double>(npu_ns));
     std::printf("programs of %lld and %lld ns within %lld ns\n", static_cast<long long>(npu_ns),
                 static_cast<long long>(core_ns), static_cast<long long>(end_ns));
