@@ -11,7 +11,7 @@ constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 // What is computed of norms and bounds here is rounded itself, in float a few times.
 constexpr double kSlack = 1 + 1e-5;
 constexpr double kUnit = 0x1p-24;
-// Up to this size no sum overflows on its way.
+// Up to this size no sum overflows on its way, nor a block's 256ths before they are scaled.
 constexpr double kMostTerms = 1e30;
 
 float upwards(double x) { return static_cast<float>(x * kSlack); }
@@ -93,7 +93,7 @@ BestSearch::BestSearch(const BestBounds& bounds, const MatmulArgs& g, const floa
   for (int64_t row = 0; row < rows_; ++row) {
     const double rest = norm_of(g.rest + row * g.act_stride, blocks);
     const double all = rest + norm_of(g.act + row * g.act_stride, blocks);
-    const bool bounded = all * bounds.most_terms <= kMostTerms;
+    const bool bounded = all * bounds.most_terms <= kMostTerms && bounds.most_terms <= kMostTerms;
     rest_[row] = bounded ? upwards(rest) : std::numeric_limits<float>::infinity();
     rounding_[row] = upwards(rounding_of(blocks) * all);
     least_[row] = kForbidden;

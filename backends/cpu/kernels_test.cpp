@@ -161,14 +161,19 @@ TEST_P(MatmulTest, ManyRowsAndOddColumns_AreBitIdenticalToOneRow) {
 
 // Columns of more than one strip, rows that end inside of a tile.
 TEST_P(MatmulTest, ManyColumns_AreBitIdenticalToOneRow) {
-  constexpr int64_t kRows = 48, kCols = 3328, kActRows = 101;
-  const auto data = random_rows(GetParam().dtype, kRows, kCols, 23);
-  const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
-  const PackedWeight w = pack(desc);
-  const std::vector<float> x = normals(kActRows * kCols, 6);
-  for (const bool fine : {false, true}) {
-    const std::vector<float> one = multiply(w, x, kActRows, 1, 0, fine), many = multiply(w, x, kActRows, 37, 1, fine);
-    EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << fine;
+  constexpr int64_t kRows = 48, kActRows = 101;
+  for (const int64_t cols : {1280, 3328}) {
+    const auto data = random_rows(GetParam().dtype, kRows, cols, 23);
+    const motley_weight_desc desc = describe(GetParam().dtype, kRows, cols, data);
+    const PackedWeight w = pack(desc);
+    const std::vector<float> x = normals(static_cast<size_t>(kActRows * cols), 6);
+    for (const bool fine : {false, true}) {
+      const std::vector<float> one = multiply(w, x, kActRows, 1, 0, fine);
+      for (const int64_t at_once : {26, 37, 74}) {
+        const std::vector<float> many = multiply(w, x, kActRows, at_once, 1, fine);
+        EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << cols << " " << fine << " " << at_once;
+      }
+    }
   }
 }
 
@@ -304,6 +309,24 @@ TEST_P(SetTest, Quantise_KeepsSumsAndScale) {
   set().quantise(none.data(), 32, act.data(), nullptr);
   EXPECT_EQ(0, act[0].d);
   EXPECT_EQ(0, act[0].isum);
+}
+
+TEST_P(SetTest, Quantise_RestsAre256ths) {
+  std::vector<float> x = normals(96, 4);
+  for (size_t c = 0; c < 32; ++c) x[c] = static_cast<float>(c) / 2;  // halves of a step, with 127 of them
+  x[31] = 127, std::fill_n(x.begin() + 64, 32, 1e-35f);
+  std::vector<ActBlock> act(3), rest(3);
+  set().quantise(x.data(), 96, act.data(), rest.data());
+  for (size_t b = 0; b < 3; ++b) {
+    EXPECT_EQ(rest[b].d, act[b].d / 256);
+    EXPECT_EQ(rest[b].sum, act[b].sum + rest[b].d * static_cast<float>(rest[b].isum));
+    for (size_t i = 0; i < 32; ++i) {
+      EXPECT_LE(std::abs(rest[b].q[i]), 127);
+      const float both = act[b].d * act[b].q[i] + rest[b].d * rest[b].q[i];
+      EXPECT_NEAR(x[32 * b + i], both, act[b].d * 1.01f / 256 + 1e-30f) << b << " " << i;
+    }
+  }
+  EXPECT_EQ(act[2].d, 0) << "less than can be scaled";
 }
 
 TEST_P(SetTest, Norm_IsCloseToDouble) {

@@ -37,7 +37,7 @@ struct Activation {
 struct RowForms {
   bool quantised = false, narrow = false, floats = false;
   bool tiled = false;  // bf16 as it lies in tiles
-  // int8 and bf16 plus their rest: for what one such number alone would blur (logits, queries, keys, routes).
+  // int8 and bf16 plus their rest: for what one such number alone would blur (fuse.cpp says which).
   bool fine = false;
 
   void add(PanelKind kind) { (is_float(kind) ? floats : is_quantised(kind) ? quantised : narrow) = true; }
