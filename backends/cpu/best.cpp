@@ -11,7 +11,7 @@ constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 // What is computed of norms and bounds here is rounded itself, in float a few times.
 constexpr double kSlack = 1 + 1e-5;
 constexpr double kUnit = 0x1p-24;
-// Up to this size no sum overflows on its way, nor a block's 256ths before they are scaled.
+// Up to this size no sum overflows on its way.
 constexpr double kMostTerms = 1e30;
 
 float upwards(double x) { return static_cast<float>(x * kSlack); }

@@ -252,7 +252,8 @@ class Fuser {
     made.in = {x, residual};
     const int64_t rows = value(x).rows, width = value(x).width;
     const bool fine = needs_fine(rows, outs) || is_attended(x, norm);
-    data->forms.fine = data->forms.prepared() && fine;
+    data->forms.fine = data->forms.narrow && fine;
+    data->forms.rests_from = decides(rows, outs) ? kAllRests : kRestsFrom;
     if (set_.takes_tiled && rows == MOTLEY_DIM_ROWS && data->forms.prepared() && !data->forms.floats) {
       if (!one_class_) data->prompt.tiled = true;
       if (one_class_ && !data->forms.quantised) data->prompt.tiled = true, data->prompt.fine = fine;
@@ -331,6 +332,15 @@ class Fuser {
         plan_.cut == MOTLEY_CUT_POST || plan_.cut == MOTLEY_CUT_POSTPRE || plan_.cut == MOTLEY_CUT_ATTN_PART;
     return producer(x, MOTLEY_OP_PAGED_ATTENTION) >= 0 || producer(x, MOTLEY_OP_ATTN_MERGE) >= 0 ||
            (comes_in && norm < 0 && value(x).bound && producer_[static_cast<size_t>(x)] < 0);
+  }
+  // Logits and routes: what is chosen by them.
+  bool decides(int64_t rows, const std::vector<int32_t>& results) const {
+    if (rows == MOTLEY_DIM_HEAD_ROWS) return true;
+    const auto routes = [this](int32_t r) { return op(r).kind == MOTLEY_OP_TOPK_ROUTER; };
+    return std::any_of(results.begin(), results.end(), [&](int32_t id) {
+      const auto& all = readers(id);
+      return std::any_of(all.begin(), all.end(), routes);
+    });
   }
   // Logits, and what becomes queries, keys, values and routes: rounding there moves the result most (README.md has
   // figures).

@@ -38,7 +38,8 @@ struct MatmulArgs {
   PanelMatrix w;
   const ActBlock* act = nullptr;  // quantised formats: [rows][act_stride]
   int64_t act_stride = 0;
-  // What int8 left over, quantised again, or null: x is close to act + rest. [rows][act_stride].
+  // What int8 left over of some blocks, quantised again (ActBlock::rests), or null: x is close to act + rest.
+  // [rows][act_stride].
   const ActBlock* rest = nullptr;
   const float* x = nullptr;  // float formats: [rows][x_stride]
   int64_t x_stride = 0;
@@ -107,8 +108,8 @@ inline constexpr int64_t attention_scratch_floats(int64_t head_dim) {
 struct KernelSet {
   const char* name;
   void (*matmul)(const MatmulArgs&);
-  // rest: null, or receives the remainder of each block.
-  void (*quantise)(const float* x, int64_t cols, ActBlock* out, ActBlock* rest);
+  // rest: null, or receives the rests of blocks whose d^2 is at least `from` times the mean of all.
+  void (*quantise)(const float* x, int64_t cols, ActBlock* out, ActBlock* rest, float from);
   // x in bf16, rounded to nearest even, zeros up to narrow_columns(cols); rest: null, or the remainder, rounded again.
   // Null: the set multiplies BF16 weights by f32 activations; else it wants them by pairs.
   void (*narrow)(const float* x, int64_t cols, uint16_t* out, uint16_t* rest);

@@ -43,17 +43,21 @@ class GuardedBlocks {
   ActBlock* blocks_;
 };
 
-// All rows of x through the set's kernel in calls of `at_once` rows and panels split at `cut`; fine: with the rests.
+constexpr float kSomeRests = 1.5f;  // of these about a quarter of random blocks has one
+
+// All rows of x through the set's kernel in calls of `at_once` rows and panels split at `cut`; from: as RowForms has
+// it.
 std::vector<float> multiply_by(const KernelSet& set, const PackedWeight& w, const std::vector<float>& x, int64_t rows,
-                               int64_t at_once, int64_t cut, bool fine) {
+                               int64_t at_once, int64_t cut, float from) {
+  const bool fine = from >= 0;
   const int64_t blocks = act_blocks(w.cols), columns = narrow_columns(w.cols);
   const GuardedBlocks act(static_cast<size_t>(rows * blocks)), rest(static_cast<size_t>(rows * blocks));
   std::vector<uint16_t> narrow(static_cast<size_t>(rows * columns), 0xffff), narrow_rest = narrow;
   for (int64_t r = 0; r < rows; ++r) {
-    const float* from = x.data() + r * w.cols;
-    set.quantise(from, w.cols, act.data() + r * blocks, fine ? rest.data() + r * blocks : nullptr);
+    const float* row = x.data() + r * w.cols;
+    set.quantise(row, w.cols, act.data() + r * blocks, fine ? rest.data() + r * blocks : nullptr, from);
     if (!set.narrow) continue;
-    set.narrow(from, w.cols, narrow.data() + r * columns, fine ? narrow_rest.data() + r * columns : nullptr);
+    set.narrow(row, w.cols, narrow.data() + r * columns, fine ? narrow_rest.data() + r * columns : nullptr);
   }
   std::vector<float> y(static_cast<size_t>(rows * w.rows), NAN);
   MatmulArgs g;
@@ -83,8 +87,8 @@ std::vector<float> multiply_by(const KernelSet& set, const PackedWeight& w, cons
 class MatmulTest : public testing::TestWithParam<KernelCase> {
  protected:
   std::vector<float> multiply(const PackedWeight& w, const std::vector<float>& x, int64_t rows, int64_t at_once,
-                              int64_t cut, bool fine = false) {
-    return multiply_by(set(), w, x, rows, at_once, cut, fine);
+                              int64_t cut, float from = kNoRests) {
+    return multiply_by(set(), w, x, rows, at_once, cut, from);
   }
   PackedWeight pack(const motley_weight_desc& desc) {
     return {kit::WeightSource(desc), allocator_, 2, set().narrow != nullptr};
@@ -97,9 +101,9 @@ class MatmulTest : public testing::TestWithParam<KernelCase> {
 
 // What rounding the activations may do to a product, as a part of the root of the sum of its squared terms: int8 errs
 // by up to max / 254 a number, bf16 by up to 1 / 512 of it, both random in sign; the rests leave 1 / 200 of that.
-double tolerance_of(PanelKind kind, bool fine) {
+double tolerance_of(PanelKind kind, float from) {
   if (is_float(kind)) return 1e-5;
-  return (is_quantised(kind) ? 0.06 : 8e-3) * (fine ? 0.01 : 1);
+  return (is_quantised(kind) ? 0.06 : 8e-3) * (from == kAllRests ? 0.01 : 1);
 }
 
 TEST_P(MatmulTest, AnyRowsAndPanels_AreCloseToDoubleAndBitIdentical) {
@@ -108,9 +112,9 @@ TEST_P(MatmulTest, AnyRowsAndPanels_AreCloseToDoubleAndBitIdentical) {
   const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
   const PackedWeight w = pack(desc);
   const std::vector<float> x = normals(kActRows * kCols, 3);
-  for (const bool fine : {false, true}) {
-    const std::vector<float> one = multiply(w, x, kActRows, 1, 2, fine),
-                             all = multiply(w, x, kActRows, kActRows, 5, fine);
+  for (const float from : {kNoRests, kAllRests}) {
+    const std::vector<float> one = multiply(w, x, kActRows, 1, 2, from),
+                             all = multiply(w, x, kActRows, kActRows, 5, from);
     EXPECT_EQ(0, std::memcmp(one.data(), all.data(), one.size() * 4));
     std::vector<float> row(kCols);
     for (int64_t n = 0; n < kRows; ++n) {
@@ -121,8 +125,8 @@ TEST_P(MatmulTest, AnyRowsAndPanels_AreCloseToDoubleAndBitIdentical) {
           sum += static_cast<double>(row[static_cast<size_t>(c)]) * x[static_cast<size_t>(r * kCols + c)];
           size += std::pow(row[static_cast<size_t>(c)] * x[static_cast<size_t>(r * kCols + c)], 2);
         }
-        EXPECT_NEAR(sum, all[static_cast<size_t>(r * kRows + n)], std::sqrt(size) * tolerance_of(w.matrix().kind, fine))
-            << r << " " << n << " " << fine;
+        EXPECT_NEAR(sum, all[static_cast<size_t>(r * kRows + n)], std::sqrt(size) * tolerance_of(w.matrix().kind, from))
+            << r << " " << n << " " << from;
       }
     }
   }
@@ -133,10 +137,13 @@ TEST_P(MatmulTest, AnyNumberOfRowsAtOnce_IsBitIdentical) {
   const auto data = random_rows(GetParam().dtype, kRows, kCols, 13);
   const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
   const PackedWeight w = pack(desc);
-  const std::vector<float> x = normals(kActRows * kCols, 4), one = multiply(w, x, kActRows, 1, 0);
-  for (int64_t at_once = 2; at_once <= kActRows; ++at_once) {
-    const std::vector<float> many = multiply(w, x, kActRows, at_once, 1);
-    EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << at_once;
+  const std::vector<float> x = normals(kActRows * kCols, 4);
+  for (const float from : {kNoRests, kSomeRests}) {
+    const std::vector<float> one = multiply(w, x, kActRows, 1, 0, from);
+    for (int64_t at_once = 2; at_once <= kActRows; ++at_once) {
+      const std::vector<float> many = multiply(w, x, kActRows, at_once, 1, from);
+      EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << at_once << " " << from;
+    }
   }
 }
 
@@ -151,9 +158,9 @@ TEST_P(MatmulTest, ManyRowsAndOddColumns_AreBitIdenticalToOneRow) {
     if (cut) desc.col_ranges = columns, desc.col_range_count = 2;
     const PackedWeight w = pack(desc);
     const std::vector<float> x = normals(static_cast<size_t>(kActRows * w.cols), 4);
-    const std::vector<float> one = multiply(w, x, kActRows, 1, 0, cut);
+    const std::vector<float> one = multiply(w, x, kActRows, 1, 0, cut ? kSomeRests : kNoRests);
     for (const int64_t panel : {1, 2, 5}) {
-      const std::vector<float> many = multiply(w, x, kActRows, kActRows, panel, cut);
+      const std::vector<float> many = multiply(w, x, kActRows, kActRows, panel, cut ? kSomeRests : kNoRests);
       EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << panel;
     }
   }
@@ -167,13 +174,55 @@ TEST_P(MatmulTest, ManyColumns_AreBitIdenticalToOneRow) {
     const motley_weight_desc desc = describe(GetParam().dtype, kRows, cols, data);
     const PackedWeight w = pack(desc);
     const std::vector<float> x = normals(static_cast<size_t>(kActRows * cols), 6);
-    for (const bool fine : {false, true}) {
-      const std::vector<float> one = multiply(w, x, kActRows, 1, 0, fine);
+    for (const float from : {kNoRests, kSomeRests, kAllRests}) {
+      const std::vector<float> one = multiply(w, x, kActRows, 1, 0, from);
       for (const int64_t at_once : {26, 37, 74}) {
-        const std::vector<float> many = multiply(w, x, kActRows, at_once, 1, fine);
-        EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << cols << " " << fine << " " << at_once;
+        const std::vector<float> many = multiply(w, x, kActRows, at_once, 1, from);
+        EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << cols << " " << from << " " << at_once;
       }
     }
+  }
+}
+
+// More columns than tiles of two panels note rests of.
+TEST_P(MatmulTest, RestsOfSoManyColumns_AreBitIdenticalToOneRow) {
+  constexpr int64_t kRows = 32, kCols = 33024, kActRows = 26;
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 29);
+  const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  const PackedWeight w = pack(desc);
+  if (!is_quantised(w.matrix().kind)) return;
+  const std::vector<float> x = normals(static_cast<size_t>(kActRows * kCols), 6);
+  const std::vector<float> one = multiply(w, x, kActRows, 1, 0, kSomeRests),
+                           many = multiply(w, x, kActRows, kActRows, 0, kSomeRests);
+  EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4));
+}
+
+// A product of a row with rests is the one without plus that of its rests, of blocks that have one and of no other.
+TEST_P(MatmulTest, Rests_AreAddedWhereTheyAreMarked) {
+  constexpr int64_t kRows = 16, kCols = 2560, kBlocks = kCols / kBlockColumns;  // 80: of two words
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 31);
+  const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  const PackedWeight w = pack(desc);
+  if (!is_quantised(w.matrix().kind)) return;
+  std::vector<float> x = normals(kCols, 6);
+  for (size_t c = 0; c < kCols; ++c) {
+    if (const size_t b = c / kBlockColumns; b == 3 || b == 63 || b == 64 || b == 79) x[c] *= 20;
+  }
+  std::vector<ActBlock> act(kBlocks), rest(kBlocks);
+  set().quantise(x.data(), kCols, act.data(), rest.data(), 4);
+  EXPECT_EQ(act[0].rests, uint64_t{1} << 3 | uint64_t{1} << 63);
+  EXPECT_EQ(act[64].rests, uint64_t{1} | uint64_t{1} << 15);
+  const std::vector<float> y = multiply(w, x, 1, 1, 0, 4);
+  std::vector<float> row(kCols);
+  for (int64_t n = 0; n < kRows; ++n) {
+    w.read_row(0, n, row.data());
+    double sum = 0, size = 0;
+    for (size_t c = 0; c < kCols; ++c) {
+      const ActBlock &a = act[c / 32], &b = rest[c / 32];
+      const double value = static_cast<double>(a.d) * a.q[c % 32] + static_cast<double>(b.d) * b.q[c % 32];
+      sum += value * row[c], size += std::fabs(value * row[c]);
+    }
+    EXPECT_NEAR(sum, y[static_cast<size_t>(n)], size * 2e-6) << n;
   }
 }
 
@@ -273,12 +322,12 @@ TEST_P(MatmulTest, SetsOfAClass_GiveTheSameBits) {
   const PackedWeight w = pack(desc);
   if (!of_class(set()) || !is_quantised(w.matrix().kind)) return;
   const std::vector<float> x = normals(kActRows * kCols, 5);
-  for (const bool fine : {false, true}) {
-    const std::vector<float> mine = multiply(w, x, kActRows, kActRows, 1, fine);
+  for (const float from : {kNoRests, kSomeRests, kAllRests}) {
+    const std::vector<float> mine = multiply(w, x, kActRows, kActRows, 1, from);
     for (const KernelSet* other : tested_sets()) {
       if (!of_class(*other)) continue;
-      const std::vector<float> theirs = multiply_by(*other, w, x, kActRows, kActRows, 1, fine);
-      EXPECT_EQ(0, std::memcmp(mine.data(), theirs.data(), mine.size() * 4)) << other->name << " " << fine;
+      const std::vector<float> theirs = multiply_by(*other, w, x, kActRows, kActRows, 1, from);
+      EXPECT_EQ(0, std::memcmp(mine.data(), theirs.data(), mine.size() * 4)) << other->name << " " << from;
     }
   }
 }
@@ -294,7 +343,7 @@ class SetTest : public testing::TestWithParam<const KernelSet*> {
 TEST_P(SetTest, Quantise_KeepsSumsAndScale) {
   const std::vector<float> x = normals(75, 2);
   std::vector<ActBlock> act(3);
-  set().quantise(x.data(), 75, act.data(), nullptr);
+  set().quantise(x.data(), 75, act.data(), nullptr, 0);
   for (size_t c = 0; c < 75; ++c) EXPECT_NEAR(x[c], act[c / 32].d * act[c / 32].q[c % 32], act[c / 32].d * 0.501f);
   for (const ActBlock& a : act) {
     int sums[2] = {0, 0};
@@ -306,7 +355,7 @@ TEST_P(SetTest, Quantise_KeepsSumsAndScale) {
   }
   for (size_t i = 75; i < 96; ++i) EXPECT_EQ(0, act[2].q[i - 64]);
   const std::vector<float> none(32, 0.0f);
-  set().quantise(none.data(), 32, act.data(), nullptr);
+  set().quantise(none.data(), 32, act.data(), nullptr, 0);
   EXPECT_EQ(0, act[0].d);
   EXPECT_EQ(0, act[0].isum);
 }
@@ -316,10 +365,11 @@ TEST_P(SetTest, Quantise_RestsAre256ths) {
   for (size_t c = 0; c < 32; ++c) x[c] = static_cast<float>(c) / 2;  // halves of a step, with 127 of them
   x[31] = 127, std::fill_n(x.begin() + 64, 32, 1e-35f);
   std::vector<ActBlock> act(3), rest(3);
-  set().quantise(x.data(), 96, act.data(), rest.data());
+  set().quantise(x.data(), 96, act.data(), rest.data(), 0);
+  EXPECT_EQ(act[0].rests, 3u) << "of nothing there is no rest";
   for (size_t b = 0; b < 3; ++b) {
     EXPECT_EQ(rest[b].d, act[b].d / 256);
-    EXPECT_EQ(rest[b].sum, act[b].sum + rest[b].d * static_cast<float>(rest[b].isum));
+    EXPECT_EQ(rest[b].sum, rest[b].d * static_cast<float>(rest[b].isum));
     for (size_t i = 0; i < 32; ++i) {
       EXPECT_LE(std::abs(rest[b].q[i]), 127);
       const float both = act[b].d * act[b].q[i] + rest[b].d * rest[b].q[i];

@@ -129,14 +129,17 @@ inline int64_t pair_place(int64_t column, int64_t row) { return column / 2 * 2 *
 
 // 32 activations: x is close to d * q. sum = d * (sum of q); halves: the sums of q 0-15 and 16-31. A cache line each:
 // loads of tiles take some 10 % less time than from blocks of 48 bytes; tiles of vectors take 2 to 6 % more.
-// The rest of a block, what it leaves of x, is another one, with d a 256th of the block's: whole sums of both are one
-// whole number of 256ths, and are scaled once. Its sum is that of both.
-inline constexpr int kRestBits = 8;
+// The rest of a block, what it leaves of x, is another one, with d a 256th of the block's. Where a row's blocks have
+// rests, the first of every kRestsTogether says: bit i, whether the i-th from it on has one. Others' rests are zeros.
+inline constexpr int kRestBits = 8, kRestsTogether = 64;
+// Blocks have rests whose d^2 is so many times the mean of their row's, or all blocks, or none.
+inline constexpr float kAllRests = 0, kNoRests = -1;
 struct alignas(64) ActBlock {
   int8_t q[kBlockColumns];
   float d, sum;
   int32_t isum;
   int16_t halves[2];
+  uint64_t rests;
 };
 static_assert(sizeof(ActBlock) == 64);
 

@@ -26,15 +26,15 @@ constexpr int64_t kRowPart = 128, kRowParts = 4;
 constexpr int64_t kAloneRows = 8;
 
 int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-// Cache lines from one prepared row to the next, in either form: a line for each block of 32 columns, and of its rest.
-// An odd number: the rows of a tile then lie in different sets of the cache.
-int64_t lines(int64_t width, bool fine) { return act_blocks(width) * (fine ? 2 : 1) | 1; }
+// Cache lines from one prepared row to the next: a line for each block of 32 columns, and of its rest. An odd number:
+// the rows of a tile then lie in different sets of the cache.
+int64_t lines(int64_t width, bool rests) { return act_blocks(width) * (rests ? 2 : 1) | 1; }
 constexpr int64_t kLine = sizeof(ActBlock);
 static_assert(kLine == kBlockColumns * sizeof(uint16_t));
 
 // Of the rows that a thread prepares for itself.
 int64_t alone_bytes(int64_t width) {
-  const RowForms most{.quantised = true, .narrow = true, .fine = true};
+  const RowForms most{.quantised = true, .narrow = true, .rests_from = kAllRests, .fine = true};
   return kPrepareAloneMax / width * most.row_bytes(width);
 }
 // What comes before the products in a thread's scratch: a row, these rows, and the order of all rows.
@@ -292,16 +292,17 @@ struct Sharing {
 }  // namespace
 
 int64_t RowForms::row_bytes(int64_t width) const {
-  const int64_t forms = (quantised ? 1 : 0) + (narrow ? 1 : 0);
-  return (forms * lines(width, fine) + (tiled ? act_blocks(width) * (fine ? 2 : 1) : 0)) * kLine;
+  const int64_t all = (quantised ? lines(width, has_rests()) : 0) + (narrow ? lines(width, fine) : 0) +
+                      (tiled ? act_blocks(width) * (fine ? 2 : 1) : 0);
+  return all * kLine;
 }
 
 void RowForms::point(const std::byte* at, int64_t width, int64_t rows, int64_t r, MatmulArgs* args) const {
   if (quantised) {
-    args->act_stride = lines(width, fine);
+    args->act_stride = lines(width, has_rests());
     args->act = reinterpret_cast<const ActBlock*>(at) + r * args->act_stride;
-    args->rest = fine ? args->act + act_blocks(width) : nullptr;
-    at += rows * lines(width, fine) * kLine;
+    args->rest = has_rests() ? args->act + act_blocks(width) : nullptr;
+    at += rows * args->act_stride * kLine;
   }
   if (narrow) {
     args->narrow_stride = lines(width, fine) * kBlockColumns;
@@ -321,7 +322,7 @@ void RowForms::prepare(const KernelSet& set, const float* x, int64_t width, std:
                        int64_t r) const {
   MatmulArgs at;
   point(to, width, rows, r, &at);
-  if (quantised) set.quantise(x, width, const_cast<ActBlock*>(at.act), const_cast<ActBlock*>(at.rest));
+  if (quantised) set.quantise(x, width, const_cast<ActBlock*>(at.act), const_cast<ActBlock*>(at.rest), rests_from);
   if (narrow) set.narrow(x, width, const_cast<uint16_t*>(at.narrow), const_cast<uint16_t*>(at.narrow_rest));
   if (!tiled) return;
   point(to, width, rows, 0, &at);
@@ -336,9 +337,9 @@ void RowForms::copy(const std::byte* one, int64_t width, std::byte* to, int64_t 
   MatmulArgs from, at;
   point(one, width, 1, 0, &from);
   point(to, width, rows, r, &at);
-  const auto bytes = static_cast<size_t>(act_blocks(width) * (fine ? 2 : 1) * kLine);
-  if (quantised) std::memcpy(const_cast<ActBlock*>(at.act), from.act, bytes);
-  if (narrow) std::memcpy(const_cast<uint16_t*>(at.narrow), from.narrow, bytes);
+  if (quantised) std::memcpy(const_cast<ActBlock*>(at.act), from.act, static_cast<size_t>(at.act_stride * kLine));
+  if (narrow)
+    std::memcpy(const_cast<uint16_t*>(at.narrow), from.narrow, static_cast<size_t>(lines(width, fine) * kLine));
 }
 
 PanelMatrix rows_of(PanelMatrix matrix, const RowsOf& rows) {

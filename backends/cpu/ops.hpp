@@ -32,13 +32,19 @@ struct Activation {
   void join(const KernelSet& set, const float* gate, const float* up, int64_t n, float* out) const;
 };
 
+// RowForms::rests_from of what nothing is chosen by: fewer rests err more, more take longer (docs/benchmarks.md).
+inline constexpr float kRestsFrom = 4;
+
 // The forms in which products read the rows of their input. Prepared rows lie form by form: the int8 blocks of all
 // rows, then all rows in bf16. They lie at multiples of 64 bytes.
 struct RowForms {
   bool quantised = false, narrow = false, floats = false;
   bool tiled = false;  // bf16 as it lies in tiles
-  // int8 and bf16 plus their rest: for what one such number alone would blur (fuse.cpp says which).
-  bool fine = false;
+  // int8 plus the rests of blocks whose d^2 is so many times the mean of their row's; 0: of all; below: of none.
+  float rests_from = kNoRests;
+  bool fine = false;  // bf16 plus its rest
+
+  bool has_rests() const { return quantised && rests_from >= kAllRests; }
 
   void add(PanelKind kind) { (is_float(kind) ? floats : is_quantised(kind) ? quantised : narrow) = true; }
   bool prepared() const { return quantised || narrow || tiled; }
