@@ -342,16 +342,13 @@ class Fuser {
       return std::any_of(all.begin(), all.end(), routes);
     });
   }
-  // Logits, and what becomes queries, keys, values and routes: rounding there moves the result most (README.md has
-  // figures).
+  // These, and what becomes queries, keys and values: rounding to bf16 there moves the result most.
   bool needs_fine(int64_t rows, const std::vector<int32_t>& results) const {
-    if (rows == MOTLEY_DIM_HEAD_ROWS) return true;
+    if (decides(rows, results)) return true;
     for (const int32_t id : results) {
       for (const int32_t r : readers(id)) {
         const int32_t kind = op(r).kind;
-        if (kind == MOTLEY_OP_ROPE || kind == MOTLEY_OP_KV_WRITE || kind == MOTLEY_OP_PAGED_ATTENTION ||
-            kind == MOTLEY_OP_TOPK_ROUTER)
-          return true;
+        if (kind == MOTLEY_OP_ROPE || kind == MOTLEY_OP_KV_WRITE || kind == MOTLEY_OP_PAGED_ATTENTION) return true;
         if (kind == MOTLEY_OP_RMSNORM && op(r).attr.norm.group < value(id).width) return true;
       }
     }

@@ -122,8 +122,9 @@ class PlanBuilder {
     return kinds;
   }
 
-  // Of step i, a product, after fuse().
+  // Of step i, after fuse().
   const MatmulData& product(size_t i) const { return *static_cast<const MatmulData*>(plan_.ops[i].data.get()); }
+  const GroupedData& experts(size_t i) const { return *static_cast<const GroupedData*>(plan_.ops[i].data.get()); }
 
  private:
   int32_t keep(std::unique_ptr<kit::Weight> weight) {
@@ -278,6 +279,30 @@ TEST(Fuse, ProductsThatDoNotAsk_HaveNoShare) {
     b.fused(set, true);
     EXPECT_LT(b.product(1).fetch.layer, 0);  // after the rotation's table
   }
+}
+
+// Routes and logits are chosen by: all their blocks have rests. Others' have them where they are large, experts' none.
+TEST(Fuse, Rests_AreOfAllBlocksWhereSomethingIsChosen) {
+  PlanBuilder b;
+  b.set_dtype(MOTLEY_Q8_0);
+  const int32_t routes = b.matmul(b.bound(kHidden), kExperts), ids = b.value(kTopK, kTopK), weights = b.value(kTopK);
+  b.op(MOTLEY_OP_TOPK_ROUTER, {routes}, {ids, weights}, {MOTLEY_NONE});
+  const int32_t x = b.value(kHidden, kHidden);
+  b.op(MOTLEY_OP_SCALE, {b.matmul(b.bound(kHidden), kHidden)}, {x}).attr.scale.factor = 2;
+  b.grouped(x, ids, kHidden);
+  EXPECT_EQ(
+      (Kinds{MOTLEY_OP_MATMUL, MOTLEY_OP_TOPK_ROUTER, MOTLEY_OP_MATMUL, MOTLEY_OP_SCALE, MOTLEY_OP_GROUPED_MATMUL}),
+      b.fused());
+  EXPECT_EQ(kAllRests, b.product(0).forms.rests_from);
+  EXPECT_EQ(kRestsFrom, b.product(2).forms.rests_from);
+  EXPECT_EQ(kNoRests, b.experts(4).forms.rests_from);
+
+  PlanBuilder head;
+  head.set_head();
+  head.set_dtype(MOTLEY_Q8_0);
+  head.matmul(head.bound(kHidden), 64);
+  head.fused();
+  EXPECT_EQ(kAllRests, head.product(0).forms.rests_from);
 }
 
 // By a set that takes tiled rows, for steps' rows; in one class only where they have the bits of other rows.

@@ -43,7 +43,7 @@ class GuardedBlocks {
   ActBlock* blocks_;
 };
 
-constexpr float kSomeRests = 1.5f;  // of these about a quarter of random blocks has one
+constexpr float kSomeRests = 1.5f;  // of these about a tenth of random blocks has one
 
 // All rows of x through the set's kernel in calls of `at_once` rows and panels split at `cut`; from: as RowForms has
 // it.
@@ -184,20 +184,37 @@ TEST_P(MatmulTest, ManyColumns_AreBitIdenticalToOneRow) {
   }
 }
 
-// More columns than tiles of two panels note rests of.
+// More columns than rows with rests are noted of.
 TEST_P(MatmulTest, RestsOfSoManyColumns_AreBitIdenticalToOneRow) {
-  constexpr int64_t kRows = 32, kCols = 33024, kActRows = 26;
+  constexpr int64_t kRows = 32, kCols = 66048, kActRows = 74;
+  if (GetParam().dtype != MOTLEY_Q4_K) return;
   const auto data = random_rows(GetParam().dtype, kRows, kCols, 29);
+  const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
+  const PackedWeight w = pack(desc);
+  const std::vector<float> x = normals(static_cast<size_t>(kActRows * kCols), 6);
+  const std::vector<float> one = multiply(w, x, kActRows, 1, 0, kSomeRests);
+  for (const int64_t at_once : {11, 37, 74}) {
+    const std::vector<float> many = multiply(w, x, kActRows, at_once, 0, kSomeRests);
+    EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << at_once;
+  }
+}
+
+// Chunks of rows, the last of a single one. Behind the last row of activations nothing may be read.
+TEST_P(MatmulTest, ARowBehindWholeChunks_IsBitIdenticalToOneRow) {
+  constexpr int64_t kRows = 16, kCols = 256, kActRows = 1793;
+  const auto data = random_rows(GetParam().dtype, kRows, kCols, 37);
   const motley_weight_desc desc = describe(GetParam().dtype, kRows, kCols, data);
   const PackedWeight w = pack(desc);
   if (!is_quantised(w.matrix().kind)) return;
   const std::vector<float> x = normals(static_cast<size_t>(kActRows * kCols), 6);
-  const std::vector<float> one = multiply(w, x, kActRows, 1, 0, kSomeRests),
-                           many = multiply(w, x, kActRows, kActRows, 0, kSomeRests);
-  EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4));
+  for (const float from : {kNoRests, kSomeRests}) {
+    const std::vector<float> one = multiply(w, x, kActRows, 1, 0, from),
+                             many = multiply(w, x, kActRows, kActRows, 0, from);
+    EXPECT_EQ(0, std::memcmp(one.data(), many.data(), one.size() * 4)) << from;
+  }
 }
 
-// A product of a row with rests is the one without plus that of its rests, of blocks that have one and of no other.
+// Which blocks have rests, and that a row's product is that of its blocks and their rests.
 TEST_P(MatmulTest, Rests_AreAddedWhereTheyAreMarked) {
   constexpr int64_t kRows = 16, kCols = 2560, kBlocks = kCols / kBlockColumns;  // 80: of two words
   const auto data = random_rows(GetParam().dtype, kRows, kCols, 31);

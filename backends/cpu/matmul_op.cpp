@@ -337,9 +337,9 @@ void RowForms::copy(const std::byte* one, int64_t width, std::byte* to, int64_t 
   MatmulArgs from, at;
   point(one, width, 1, 0, &from);
   point(to, width, rows, r, &at);
-  if (quantised) std::memcpy(const_cast<ActBlock*>(at.act), from.act, static_cast<size_t>(at.act_stride * kLine));
-  if (narrow)
-    std::memcpy(const_cast<uint16_t*>(at.narrow), from.narrow, static_cast<size_t>(lines(width, fine) * kLine));
+  const auto bytes = [width](bool twice) { return static_cast<size_t>(act_blocks(width) * (twice ? 2 : 1) * kLine); };
+  if (quantised) std::memcpy(const_cast<ActBlock*>(at.act), from.act, bytes(has_rests()));
+  if (narrow) std::memcpy(const_cast<uint16_t*>(at.narrow), from.narrow, bytes(fine));
 }
 
 PanelMatrix rows_of(PanelMatrix matrix, const RowsOf& rows) {
