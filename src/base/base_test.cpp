@@ -1,11 +1,17 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <new>
+#include <span>
 #include <thread>
 
 #include "base/bounded_queue.hpp"
 #include "base/clock.hpp"
 #include "base/file.hpp"
+#include "base/file_place.hpp"
 #include "base/future.hpp"
 #include "base/log.hpp"
 #include "base/memory_patience.hpp"
@@ -86,6 +92,42 @@ TEST(ReadFile, FolderEndlessAndMissing_AreStatuses) {
   EXPECT_EQ(read_file("/nonexistent", 100).error().code(), MOTLEY_NOT_FOUND);
   EXPECT_EQ(read_file("/dev/zero", 1 << 20).error().code(), MOTLEY_INVALID_ARGUMENT);
   EXPECT_EQ(*read_file("/dev/null", 0), "");
+}
+
+TEST(FilePlace, AddressesOfAMapping_AreFoundUntilItIsForgotten) {
+  std::FILE* const file = std::tmpfile();
+  ASSERT_NE(file, nullptr);
+  alignas(8) std::byte memory[96];  // of a mapping only the addresses count
+  const std::span<const std::byte> mapping(memory + 16, 64);
+  EXPECT_FALSE(find_file_place(mapping.data(), 1));
+  note_mapping(mapping, fileno(file));
+  struct Case {
+    int64_t from;
+    uint64_t bytes;
+    bool found;
+  };
+  for (const auto& [from, bytes, found] : {Case{0, 64, true},
+                                           {63, 1, true},
+                                           {5, 10, true},
+                                           {0, 0, false},
+                                           {-1, 1, false},
+                                           {64, 1, false},
+                                           {0, 65, false},
+                                           {63, 2, false},
+                                           {5, UINT64_MAX, false}}) {
+    const auto place = find_file_place(mapping.data() + from, bytes);
+    ASSERT_EQ(place.has_value(), found) << from << " " << bytes;
+    if (!place) continue;
+    EXPECT_EQ(place->offset, static_cast<uint64_t>(from));
+    struct stat is {
+    }, was{};
+    EXPECT_TRUE(fstat(place->fd, &is) == 0 && fstat(fileno(file), &was) == 0 && is.st_ino == was.st_ino);
+    EXPECT_NE(fcntl(place->fd, F_GETFD) & FD_CLOEXEC, 0);
+    EXPECT_EQ(close(place->fd), 0);
+  }
+  forget_mapping(mapping);
+  EXPECT_FALSE(find_file_place(mapping.data(), 1));
+  std::fclose(file);
 }
 
 TEST(InQuotes, AnyText_IsOneShortPrintableLine) {

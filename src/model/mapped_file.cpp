@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <system_error>
 
+#include "base/file_place.hpp"
+
 namespace motley {
 namespace {
 
@@ -53,7 +55,9 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
   const auto size = static_cast<size_t>(info.st_size);
   void* start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number(), 0);
   if (start == MAP_FAILED) return system_error(errno);
-  return MappedFile(std::span(static_cast<const std::byte*>(start), size));
+  MappedFile mapped(std::span(static_cast<const std::byte*>(start), size));
+  note_mapping(mapped.bytes_, file.number());
+  return mapped;
 }
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
@@ -68,6 +72,7 @@ MappedFile::~MappedFile() { unmap(); }
 
 void MappedFile::unmap() {
   if (bytes_.data() == nullptr) return;
+  forget_mapping(bytes_);
   ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());  // NOLINT: munmap's signature; the map is read-only
   bytes_ = {};
 }

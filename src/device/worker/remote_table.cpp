@@ -1,7 +1,9 @@
 // The C entries of a remote device's table: arguments in, Status out as code and text.
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
+#include "base/file_place.hpp"
 #include "base/log.hpp"
 #include "device/worker/remote_device.hpp"
 
@@ -197,12 +199,16 @@ motley_code pack(motley_device* raw, const motley_weight_desc* desc, motley_weig
     Writer body;
     body.put(weight->id);
     if (!encode_weight(body, *desc)) return invalid_argument("a weight of more ranges than {}", kItemsMax);
+    const std::optional<FilePlace> place = find_file_place(desc->data, desc->data != nullptr ? desc->bytes : 0);
+    const Descriptor file(place ? place->fd : -1);
+    body.put<uint8_t>(place.has_value());
+    body.put<uint64_t>(place ? place->offset : 0);
     SharedMemory data;
-    if (desc->data != nullptr && desc->bytes > 0) {
+    if (!place && desc->data != nullptr && desc->bytes > 0) {
       ASSIGN_OR_RETURN(data, SharedMemory::create("motley-weight", desc->bytes));
       std::memcpy(data.data(), desc->data, desc->bytes);
     }
-    const int fd = data.fd();
+    const int fd = place ? file.get() : data.fd();
     const auto told =
         value_of<motley_weight_info>(device.call(Call::kPack, body, std::span(&fd, fd >= 0 ? 1 : 0), true));
     if (!told.ok()) return told.error();

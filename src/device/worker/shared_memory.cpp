@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -65,6 +66,38 @@ SharedMemory& SharedMemory::operator=(SharedMemory&& other) noexcept {
 
 SharedMemory::~SharedMemory() {
   if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+Result<FileView> FileView::map(const Descriptor& file, uint64_t offset, uint64_t bytes) {
+  struct stat facts {};
+  if (bytes == 0 || fstat(file.get(), &facts) != 0 || !S_ISREG(facts.st_mode) || facts.st_size < 0 ||
+      offset > static_cast<uint64_t>(facts.st_size) || bytes > static_cast<uint64_t>(facts.st_size) - offset) {
+    return error(MOTLEY_DATA_LOSS, "what came as {} bytes of a file from {} on is not there", bytes, offset);
+  }
+  const uint64_t before = offset % static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  void* data = mmap(nullptr, before + bytes, PROT_READ, MAP_PRIVATE, file.get(), static_cast<off_t>(offset - before));
+  if (data == MAP_FAILED) {
+    return error(MOTLEY_RESOURCE_EXHAUSTED, "{} bytes of a file cannot be mapped: {}", bytes, std::strerror(errno));
+  }
+  FileView view;
+  view.mapped_ = static_cast<std::byte*>(data), view.before_ = before, view.bytes_ = bytes;
+  return view;
+}
+
+FileView::FileView(FileView&& other) noexcept
+    : mapped_(std::exchange(other.mapped_, nullptr)),
+      before_(std::exchange(other.before_, 0)),
+      bytes_(std::exchange(other.bytes_, 0)) {}
+
+FileView& FileView::operator=(FileView&& other) noexcept {
+  std::swap(mapped_, other.mapped_);
+  std::swap(before_, other.before_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+FileView::~FileView() {
+  if (mapped_ != nullptr) munmap(mapped_, before_ + bytes_);
 }
 
 }  // namespace motley::worker

@@ -1,4 +1,5 @@
-// SharedMemory: memory that host and worker both map, handed over as a descriptor.
+// SharedMemory: memory that host and worker both map, handed over as a descriptor. FileView: a part of a file that both
+// map to read.
 #pragma once
 
 #include <cstddef>
@@ -35,6 +36,25 @@ class SharedMemory {
   static Result<SharedMemory> map(Descriptor descriptor, uint64_t bytes);
   Descriptor descriptor_;
   std::byte* data_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+// Movable; the mapping ends with the object. What shortens the file makes the lost pages' readers end (SIGBUS).
+class FileView {
+ public:
+  FileView() = default;
+  // `bytes` of the regular file from `offset` on; refused unless it has them.
+  static Result<FileView> map(const Descriptor& file, uint64_t offset, uint64_t bytes);
+  FileView(FileView&& other) noexcept;
+  FileView& operator=(FileView&& other) noexcept;
+  ~FileView();
+
+  const std::byte* data() const { return mapped_ + before_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* mapped_ = nullptr;
+  uint64_t before_ = 0;  // of the first page, what lies before the bytes
   uint64_t bytes_ = 0;
 };
 

@@ -221,6 +221,35 @@ TEST(SharedMemory, UnsealedOrShort_IsNotMapped) {
   EXPECT_EQ(SharedMemory::create("test", uint64_t{1} << 62).error().code(), MOTLEY_RESOURCE_EXHAUSTED);
 }
 
+TEST(FileView, BytesOfAFile_AreReadFromAnyOffset) {
+  std::FILE* const file = std::tmpfile();
+  ASSERT_NE(file, nullptr);
+  std::vector<uint8_t> written(3 * 4096 + 100);
+  for (size_t i = 0; i < written.size(); ++i) written[i] = static_cast<uint8_t>(i * 7 + i / 256);
+  ASSERT_EQ(std::fwrite(written.data(), 1, written.size(), file), written.size());
+  ASSERT_EQ(std::fflush(file), 0);
+  const Descriptor fd(dup(fileno(file)));
+  const uint64_t size = written.size();
+  for (const auto& [offset, bytes] :
+       {std::pair<uint64_t, uint64_t>{0, size}, {4096, 10}, {5000, 7000}, {size - 1, 1}}) {
+    auto view = FileView::map(fd, offset, bytes);
+    ASSERT_TRUE(view.ok()) << offset;
+    const FileView moved = std::move(*view);
+    EXPECT_EQ(0, std::memcmp(moved.data(), written.data() + offset, bytes)) << offset;
+    EXPECT_EQ(moved.bytes(), bytes);
+  }
+  for (const auto& [offset, bytes] : {std::pair<uint64_t, uint64_t>{0, size + 1},
+                                      {size, 1},
+                                      {size - 1, 2},
+                                      {1, UINT64_MAX},
+                                      {UINT64_MAX, 1},
+                                      {0, 0}}) {
+    EXPECT_EQ(FileView::map(fd, offset, bytes).error().code(), MOTLEY_DATA_LOSS) << offset << " " << bytes;
+  }
+  EXPECT_EQ(FileView::map(Descriptor(open("/dev/zero", O_RDONLY | O_CLOEXEC)), 0, 1).error().code(), MOTLEY_DATA_LOSS);
+  std::fclose(file);
+}
+
 TEST(Channel, HeaderOfAnotherVersionOrWithWildLengths_IsRefused) {
   struct Header {
     uint32_t magic = kMagic;

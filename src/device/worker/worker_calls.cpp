@@ -250,16 +250,25 @@ Status CallServer::free(Request& request, Writer&) {
 Status CallServer::pack(Request& request, Writer& reply) {
   const auto id = request.reader.get<uint64_t>();
   WeightCopy weight;
-  if (!weight.decode(request.reader) || !request.reader.done()) return malformed();
+  if (!weight.decode(request.reader)) return malformed();
+  const bool in_file = request.reader.get<uint8_t>() != 0;
+  const auto offset = request.reader.get<uint64_t>();
+  if (!request.reader.done()) return malformed();
   auto owned = std::make_shared<Owned<motley_weight>>(nullptr, state_.api->weight_free);
   SharedMemory data;
+  FileView view;
   static constexpr std::byte kNone[64]{};
   const void* source = weight.has_data ? kNone : nullptr;
   if (weight.has_data && weight.desc.bytes > 0) {
     if (request.descriptors.empty()) return malformed();
-    ASSIGN_OR_RETURN(data, SharedMemory::adopt(std::move(request.descriptors[0]), weight.desc.bytes));
-    data.drop_descriptor();
-    source = data.data();
+    if (in_file) {
+      ASSIGN_OR_RETURN(view, FileView::map(request.descriptors[0], offset, weight.desc.bytes));
+      source = view.data();
+    } else {
+      ASSIGN_OR_RETURN(data, SharedMemory::adopt(std::move(request.descriptors[0]), weight.desc.bytes));
+      data.drop_descriptor();
+      source = data.data();
+    }
   }
   const motley_weight_desc desc = weight.view(source);
   motley_weight_info info{};
@@ -268,8 +277,9 @@ Status CallServer::pack(Request& request, Writer& reply) {
   RETURN_IF_ERROR(plugin_status(state_.api->pack(state_.device, &desc, &owned->raw, &info, &failure), failure));
   if (info.aliases_source != 0) {  // so the data stays, here: the host's copy may go
     owned->memory = std::move(data);
+    owned->view = std::move(view);
     owned->counted = &state_.shared_bytes;
-    state_.shared_bytes += owned->memory.bytes();
+    state_.shared_bytes += owned->held_bytes();
     info.aliases_source = 0;
   }
   RETURN_IF_ERROR(state_.within_cap());

@@ -48,7 +48,7 @@ class Table {
   std::unordered_map<uint64_t, T> objects_;
 };
 
-// One object of the plugin, freed with it, and the shared memory that it lies in or was made from.
+// One object of the plugin, freed with it, and the shared memory or file that it lies in or was made from.
 template <class T>
 struct Owned {
   Owned(T* object, void (*destroy)(T*)) : raw(object), free(destroy) {}
@@ -56,12 +56,14 @@ struct Owned {
   Owned& operator=(const Owned&) = delete;
   ~Owned() {
     if (raw != nullptr && free != nullptr) free(raw);
-    if (counted != nullptr) *counted -= memory.bytes();
+    if (counted != nullptr) *counted -= held_bytes();
   }
+  uint64_t held_bytes() const { return memory.bytes() + view.bytes(); }
   T* raw;
   void (*free)(T*);
   SharedMemory memory;
-  std::atomic<uint64_t>* counted = nullptr;  // where memory's bytes stand, if they count as the device's
+  FileView view;
+  std::atomic<uint64_t>* counted = nullptr;  // where held_bytes() stand, if they count as the device's
 };
 
 struct WorkerQueue {
