@@ -4,6 +4,9 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <vector>
+
 #include "cuda/attention/plan.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/weight.hpp"
@@ -60,6 +63,21 @@ TEST(Plugin, Enumerate_GivesGpusOrAReason) {
   motley_device* device = nullptr;
   EXPECT_EQ(table->open(0, nullptr, &device, &error), MOTLEY_NOT_FOUND);
   EXPECT_EQ(device, nullptr);
+}
+
+// Less than goes by threads, and more of it, with an end inside of a piece; the second time with what the first made.
+TEST(Uploader, AnyBytes_ArriveAsTheyWere) {
+  std::string why;
+  const std::vector<Gpu> gpus = find_gpus(&why);
+  if (gpus.empty()) GTEST_SKIP() << why;
+  CudaMemory memory(gpus[0].ordinal);
+  for (const size_t bytes : {size_t{1000}, size_t{67'108'867}, size_t{40'000'001}}) {
+    std::vector<uint32_t> from(bytes / 4 + 1), back(from.size());
+    for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<uint32_t>(i * 2654435761u);
+    const DeviceBytes there(memory, from.data(), bytes);
+    ASSERT_EQ(cudaMemcpy(back.data(), there.as<std::byte>(), bytes, cudaMemcpyDeviceToHost), cudaSuccess);
+    EXPECT_EQ(0, std::memcmp(from.data(), back.data(), bytes)) << bytes;
+  }
 }
 
 TEST(CutColumns, WholeBlocks_NeedNoMap) {

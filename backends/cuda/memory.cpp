@@ -84,9 +84,12 @@ std::unique_ptr<kit::Stream> CudaMemory::stream() { return std::make_unique<Cuda
 DeviceBytes::DeviceBytes(CudaMemory& memory, const void* from, uint64_t bytes) : memory_(&memory), bytes_(bytes) {
   if (bytes == 0) return;
   data_ = memory.allocate(bytes);
-  const cudaError_t code = cudaMemcpy(data_, from, bytes, cudaMemcpyHostToDevice);
-  if (code != cudaSuccess) memory.release(data_, bytes);
-  check(code, "copying to the GPU");
+  try {
+    memory.upload(data_, from, bytes);
+  } catch (...) {
+    memory.release(data_, bytes);
+    throw;
+  }
 }
 
 DeviceBytes::DeviceBytes(DeviceBytes&& other) noexcept

@@ -2,9 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "cuda/upload.hpp"
 #include "kit/kit.hpp"
-
-typedef struct CUstream_st* cudaStream_t;  // as the CUDA runtime has it, whose header is not everywhere
 
 namespace motley::cuda {
 
@@ -14,7 +13,8 @@ void check(int code, const char* what);
 class CudaMemory : public kit::Memory {
  public:
   // `one_class`: prompt rows are computed as generated ones are.
-  explicit CudaMemory(int ordinal, bool one_class = false) : ordinal_(ordinal), one_class_(one_class) {}
+  explicit CudaMemory(int ordinal, bool one_class = false)
+      : ordinal_(ordinal), one_class_(one_class), uploader_(ordinal) {}
   bool in_host() const override { return false; }
   std::byte* allocate(uint64_t bytes) override;
   void release(std::byte* at, uint64_t bytes) noexcept override;
@@ -23,12 +23,15 @@ class CudaMemory : public kit::Memory {
   bool one_class() const { return one_class_; }
   int processors() const;
   int major() const;  // compute capability
+  // Of the host, to memory of this GPU; see Uploader.
+  void upload(std::byte* to, const void* from, uint64_t bytes) { uploader_.upload(to, from, bytes); }
   // Makes this GPU the calling thread's.
   void use() const;
 
  private:
   const int ordinal_;
   const bool one_class_;
+  Uploader uploader_;
 };
 
 // Bytes of the host, copied to the GPU at once.
