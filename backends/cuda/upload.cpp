@@ -27,7 +27,8 @@ int Uploader::Lane::make() {
   cudaError_t code = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   for (int side = 0; side < 2 && code == cudaSuccess; ++side) {
     code = cudaMallocHost(reinterpret_cast<void**>(&pinned[side]), kPiece);
-    if (code == cudaSuccess) code = cudaEventCreateWithFlags(&left[side], cudaEventDisableTiming);
+    if (code == cudaSuccess)
+      code = cudaEventCreateWithFlags(&left[side], cudaEventDisableTiming | cudaEventBlockingSync);
   }
   return code;
 }
@@ -51,6 +52,7 @@ Uploader::~Uploader() {
 void Uploader::make_lanes() {
   if (std::exchange(made_, true)) return;
   const unsigned count = std::clamp(std::thread::hardware_concurrency(), 1u, kLanesMax);
+  lanes_.reserve(count);
   while (lanes_.size() < count) {
     Lane lane;
     if (lane.make() != cudaSuccess) {
@@ -84,11 +86,12 @@ void Uploader::upload(std::byte* to, const void* from, uint64_t bytes) {
       code = cudaMemcpyAsync(to + at, lane.pinned[side], count, cudaMemcpyHostToDevice, lane.stream);
       if (code == cudaSuccess) code = cudaEventRecord(lane.left[side], lane.stream);
     }
-    const cudaError_t end = cudaStreamSynchronize(lane.stream);
-    if (code == cudaSuccess) code = end;
-    if (code != cudaSuccess) failed = code;
+    for (int side = 0; side < 2 && code == cudaSuccess; ++side) code = cudaEventSynchronize(lane.left[side]);
+    if (code == cudaSuccess) return;
+    failed = code;
+    cudaStreamSynchronize(lane.stream);  // what is under way still reads and writes
   };
-  std::vector<std::thread> others;
+  std::vector<std::jthread> others;  // ended and joined however this ends
   others.reserve(lanes_.size());
   for (size_t i = 1; i < lanes_.size(); ++i) {
     try {
@@ -98,7 +101,7 @@ void Uploader::upload(std::byte* to, const void* from, uint64_t bytes) {
     }
   }
   carry(lanes_[0]);
-  for (std::thread& thread : others) thread.join();
+  others.clear();
   check(failed, "copying to the GPU");
 }
 

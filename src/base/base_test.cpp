@@ -3,7 +3,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <new>
 #include <span>
 #include <thread>
@@ -95,12 +96,15 @@ TEST(ReadFile, FolderEndlessAndMissing_AreStatuses) {
 }
 
 TEST(FilePlace, AddressesOfAMapping_AreFoundUntilItIsForgotten) {
-  std::FILE* const file = std::tmpfile();
-  ASSERT_NE(file, nullptr);
-  alignas(8) std::byte memory[96];  // of a mapping only the addresses count
+  const std::filesystem::path path = testing::TempDir() + "file_place", other = path.string() + ".other";
+  std::ofstream(path) << "x", std::ofstream(other) << "y";
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const std::byte memory[96] = {};  // of a mapping only the addresses count
   const std::span<const std::byte> mapping(memory + 16, 64);
   EXPECT_FALSE(find_file_place(mapping.data(), 1));
-  note_mapping(mapping, fileno(file));
+  note_mapping(mapping, path, file);
+  struct stat was {};
+  EXPECT_TRUE(fstat(file, &was) == 0 && close(file) == 0);
   struct Case {
     int64_t from;
     uint64_t bytes;
@@ -119,15 +123,15 @@ TEST(FilePlace, AddressesOfAMapping_AreFoundUntilItIsForgotten) {
     ASSERT_EQ(place.has_value(), found) << from << " " << bytes;
     if (!place) continue;
     EXPECT_EQ(place->offset, static_cast<uint64_t>(from));
-    struct stat is {
-    }, was{};
-    EXPECT_TRUE(fstat(place->fd, &is) == 0 && fstat(fileno(file), &was) == 0 && is.st_ino == was.st_ino);
+    struct stat is {};
+    EXPECT_TRUE(fstat(place->fd, &is) == 0 && is.st_ino == was.st_ino);
     EXPECT_NE(fcntl(place->fd, F_GETFD) & FD_CLOEXEC, 0);
     EXPECT_EQ(close(place->fd), 0);
   }
+  std::filesystem::rename(other, path);
+  EXPECT_FALSE(find_file_place(mapping.data(), 1)) << "another file";
   forget_mapping(mapping);
-  EXPECT_FALSE(find_file_place(mapping.data(), 1));
-  std::fclose(file);
+  std::filesystem::remove(path);
 }
 
 TEST(InQuotes, AnyText_IsOneShortPrintableLine) {

@@ -1,18 +1,23 @@
 #include "base/file_place.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <iterator>
 #include <map>
 #include <mutex>
+#include <system_error>
+#include <utility>
 
 namespace motley {
 namespace {
 
 struct Mapping {
   uint64_t bytes = 0;
-  int fd = -1;
+  std::filesystem::path path;
+  dev_t device = 0;
+  ino_t inode = 0;
 };
 struct Mappings {
   std::mutex mutex;
@@ -22,30 +27,9 @@ Mappings& mappings() {
   static Mappings all;
   return all;
 }
-int duplicate(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
 
-}  // namespace
-
-void note_mapping(std::span<const std::byte> bytes, int fd) {
-  const int own = duplicate(fd);
-  if (own < 0) return;
-  Mappings& all = mappings();
-  std::lock_guard lock(all.mutex);
-  const auto [at, fresh] = all.by_address.insert({reinterpret_cast<uintptr_t>(bytes.data()), {bytes.size(), own}});
-  if (!fresh) close(own);
-}
-
-void forget_mapping(std::span<const std::byte> bytes) {
-  Mappings& all = mappings();
-  std::lock_guard lock(all.mutex);
-  const auto at = all.by_address.find(reinterpret_cast<uintptr_t>(bytes.data()));
-  if (at == all.by_address.end()) return;
-  close(at->second.fd);
-  all.by_address.erase(at);
-}
-
-std::optional<FilePlace> find_file_place(const void* data, uint64_t bytes) {
-  const auto address = reinterpret_cast<uintptr_t>(data);
+// The mapping that has these bytes, and where in it.
+std::optional<std::pair<Mapping, uint64_t>> find(uintptr_t address, uint64_t bytes) {
   Mappings& all = mappings();
   std::lock_guard lock(all.mutex);
   const auto behind = all.by_address.upper_bound(address);
@@ -53,9 +37,40 @@ std::optional<FilePlace> find_file_place(const void* data, uint64_t bytes) {
   const auto& [begin, mapping] = *std::prev(behind);
   const uint64_t offset = address - begin;
   if (offset > mapping.bytes || bytes > mapping.bytes - offset) return std::nullopt;
-  const int fd = duplicate(mapping.fd);
+  return std::pair(mapping, offset);
+}
+
+}  // namespace
+
+void note_mapping(std::span<const std::byte> bytes, const std::filesystem::path& path, int fd) {
+  struct stat facts {};
+  std::error_code failed;
+  Mapping mapping{bytes.size(), std::filesystem::absolute(path, failed), 0, 0};
+  if (failed || fstat(fd, &facts) != 0) return;
+  mapping.device = facts.st_dev, mapping.inode = facts.st_ino;
+  Mappings& all = mappings();
+  std::lock_guard lock(all.mutex);
+  all.by_address.insert_or_assign(reinterpret_cast<uintptr_t>(bytes.data()), std::move(mapping));
+}
+
+void forget_mapping(std::span<const std::byte> bytes) {
+  Mappings& all = mappings();
+  std::lock_guard lock(all.mutex);
+  all.by_address.erase(reinterpret_cast<uintptr_t>(bytes.data()));
+}
+
+std::optional<FilePlace> find_file_place(const void* data, uint64_t bytes) {
+  const auto found = find(reinterpret_cast<uintptr_t>(data), bytes);
+  if (!found) return std::nullopt;
+  const auto& [mapping, offset] = *found;
+  const int fd = open(mapping.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return std::nullopt;
-  return FilePlace{fd, offset};
+  struct stat facts {};
+  if (fstat(fd, &facts) == 0 && facts.st_dev == mapping.device && facts.st_ino == mapping.inode) {
+    return FilePlace{fd, offset};
+  }
+  close(fd);
+  return std::nullopt;
 }
 
 }  // namespace motley

@@ -56,7 +56,7 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
   void* start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number(), 0);
   if (start == MAP_FAILED) return system_error(errno);
   MappedFile mapped(std::span(static_cast<const std::byte*>(start), size));
-  note_mapping(mapped.bytes_, file.number());
+  note_mapping(mapped.bytes_, path, file.number());
   return mapped;
 }
 

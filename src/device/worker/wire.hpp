@@ -15,7 +15,7 @@
 namespace motley::worker {
 
 inline constexpr uint32_t kMagic = 0x574C544D;  // "MTLW"
-inline constexpr uint16_t kVersion = 1;
+inline constexpr uint16_t kVersion = 2;
 
 // Control calls, each answered by one kReply of the same id.
 enum class Call : uint16_t {

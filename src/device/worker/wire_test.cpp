@@ -265,7 +265,7 @@ TEST(Channel, HeaderOfAnotherVersionOrWithWildLengths_IsRefused) {
   };
   Header header;
   EXPECT_EQ(attempt(header), MOTLEY_OK);
-  header.version = 2;
+  header.version = kVersion + 1;
   EXPECT_EQ(attempt(header), MOTLEY_DATA_LOSS);
   header = {}, header.call = 60000;
   EXPECT_EQ(attempt(header), MOTLEY_DATA_LOSS);

@@ -279,7 +279,7 @@ Status CallServer::pack(Request& request, Writer& reply) {
     owned->memory = std::move(data);
     owned->view = std::move(view);
     owned->counted = &state_.shared_bytes;
-    state_.shared_bytes += owned->held_bytes();
+    state_.shared_bytes += owned->memory.bytes();
     info.aliases_source = 0;
   }
   RETURN_IF_ERROR(state_.within_cap());

@@ -56,14 +56,13 @@ struct Owned {
   Owned& operator=(const Owned&) = delete;
   ~Owned() {
     if (raw != nullptr && free != nullptr) free(raw);
-    if (counted != nullptr) *counted -= held_bytes();
+    if (counted != nullptr) *counted -= memory.bytes();
   }
-  uint64_t held_bytes() const { return memory.bytes() + view.bytes(); }
   T* raw;
   void (*free)(T*);
   SharedMemory memory;
-  FileView view;
-  std::atomic<uint64_t>* counted = nullptr;  // where held_bytes() stand, if they count as the device's
+  FileView view;                             // no memory of the device's
+  std::atomic<uint64_t>* counted = nullptr;  // where memory's bytes stand, if they count as the device's
 };
 
 struct WorkerQueue {

@@ -10,8 +10,10 @@
 
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
+#include "base/file_place.hpp"
 #include "device/handles.hpp"
 #include "device/wait.hpp"
 #include "device/worker/channel.hpp"
@@ -23,6 +25,7 @@ namespace {
 constexpr uint64_t kPatience_ns = 60'000'000'000;
 constexpr int64_t kRows = MOTLEY_DIM_ROWS;
 const char* const kCpu = MOTLEY_BINARY_DIR "/lib/motley/cpu.so";
+const char* const kRef = MOTLEY_BINARY_DIR "/lib/motley/ref.so";
 
 WorkerOptions worker_options() {
   WorkerOptions options;
@@ -30,10 +33,10 @@ WorkerOptions worker_options() {
   return options;
 }
 
-Device open_or_die(const WorkerOptions& options = worker_options()) {
+Device open_or_die(const WorkerOptions& options = worker_options(), const char* plugin = kCpu) {
   DeviceOptions device;
   device.threads = 1;
-  Result<Device> opened = Device::open_isolated(kCpu, 0, device, options);
+  Result<Device> opened = Device::open_isolated(plugin, 0, device, options);
   CHECK(opened.ok(), "{}", opened.error().to_string());
   return *std::move(opened);
 }
@@ -53,15 +56,6 @@ struct Work {
       ops.push_back(op);
     }
     output = op_count;
-    motley_segment segment{};
-    segment.struct_size = sizeof segment;
-    segment.cut = MOTLEY_CUT_STAGE;
-    segment.values = values.data(), segment.value_count = static_cast<uint32_t>(values.size());
-    segment.ops = ops.data(), segment.op_count = static_cast<uint32_t>(ops.size());
-    segment.inputs = &input, segment.input_count = 1, segment.outputs = &output, segment.output_count = 1;
-    auto compiled = device.compile(segment, {}, std::span(&rows, 1));
-    CHECK(compiled.ok(), "{}", compiled.error().to_string());
-    programs = *std::move(compiled);
     queue = *device.create_queue();
     const uint64_t bytes = uint64_t{rows} * static_cast<uint64_t>(width) * 4;
     from = *device.allocate(bytes, MOTLEY_USE_ACTIVATION);
@@ -70,12 +64,26 @@ struct Work {
     batch.rows = rows;
     generated.resize(rows);
     batch.generated = generated.data();
-    bindings[0] = {input, from.get(), 0}, bindings[1] = {output, to.get(), 0};
     args.struct_size = sizeof args;
     args.bindings = bindings, args.binding_count = 2, args.batch = &batch;
+    if (op_count > 0) compile(device, {});
   }
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
+
+  void compile(const Device& device, std::span<motley_weight* const> weights) {
+    motley_segment segment{};
+    segment.struct_size = sizeof segment;
+    segment.cut = MOTLEY_CUT_STAGE;
+    segment.values = values.data(), segment.value_count = static_cast<uint32_t>(values.size());
+    segment.ops = ops.data(), segment.op_count = static_cast<uint32_t>(ops.size());
+    segment.inputs = &input, segment.input_count = 1, segment.outputs = &output, segment.output_count = 1;
+    segment.weight_count = static_cast<uint32_t>(weights.size());
+    auto compiled = device.compile(segment, weights, std::span(&rows, 1));
+    CHECK(compiled.ok(), "{}", compiled.error().to_string());
+    programs = *std::move(compiled);
+    bindings[0] = {input, from.get(), 0}, bindings[1] = {output, to.get(), 0};
+  }
 
   uint32_t rows;
   int32_t input = 0, output = 0;
@@ -112,6 +120,70 @@ void stop(pid_t pid) {
 }
 
 bool contains(const Status& status, std::string_view text) { return status.message().find(text) != std::string::npos; }
+
+// Sums of the rows of ones times a weight of one row.
+std::vector<float> sums_of(const Device& device, const PackedWeight& weight, uint32_t rows, int64_t cols) {
+  Work work(device, rows, cols, 0);
+  work.values.push_back({MOTLEY_F32, 2, {kRows, 1}});
+  motley_op op{};
+  op.kind = MOTLEY_OP_MATMUL;
+  std::fill_n(op.in, MOTLEY_OP_INPUTS_MAX, MOTLEY_NONE);
+  std::fill_n(op.out, MOTLEY_OP_OUTPUTS_MAX, MOTLEY_NONE);
+  std::fill_n(op.weight, MOTLEY_OP_WEIGHTS_MAX, MOTLEY_NONE);
+  op.in[0] = 0, op.out[0] = work.output = 1, op.weight[0] = 0;
+  work.ops = {op};
+  motley_weight* const weights[] = {weight.weight.get()};
+  work.compile(device, weights);
+  const std::vector<float> ones(rows * static_cast<size_t>(cols), 1.0f);
+  std::vector<float> sums(rows);
+  EXPECT_TRUE(wait_for(device, *device.copy_from_host(work.queue, work.from, std::as_bytes(std::span(ones)))).ok());
+  const auto done = device.enqueue(work.queue, work.programs, work.args);
+  EXPECT_TRUE(done.ok()) << done.error().to_string();
+  EXPECT_TRUE(
+      wait_for(device, *device.copy_to_host(work.queue, std::as_writable_bytes(std::span(sums)), work.to)).ok());
+  return sums;
+}
+
+// Read from the file, here other bytes than the host's, not copied; they stay for the plugin that keeps no copy (ref).
+TEST(Worker, WeightOfAMappedFile_IsReadThere) {
+  constexpr size_t kCols = 64, kBefore = 1000;
+  const std::filesystem::path path = testing::TempDir() + "weights";
+  std::vector<float> host(kBefore + kCols, 1.0f), there(host.size(), 3.0f);
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(there.data()), static_cast<std::streamsize>(4 * there.size()));
+  motley_weight_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.name = "w", desc.dtype = desc.format = MOTLEY_F32, desc.uses = MOTLEY_WEIGHT_MATMUL;
+  desc.experts = desc.rows = 1, desc.cols = kCols;
+  desc.data = host.data() + kBefore, desc.bytes = 4 * kCols;
+  for (const char* plugin : {kCpu, kRef}) {
+    const Device device = open_or_die(worker_options(), plugin);
+    const auto copied = device.pack(desc);
+    ASSERT_TRUE(copied.ok()) << copied.error().to_string();
+    EXPECT_EQ(sums_of(device, *copied, 2, kCols), std::vector<float>(2, kCols)) << plugin;
+
+    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    note_mapping(std::as_bytes(std::span(host)), path, file);
+    close(file);
+    const size_t before = open_descriptors();
+    const auto named = device.pack(desc);
+    EXPECT_EQ(open_descriptors(), before);
+    forget_mapping(std::as_bytes(std::span(host)));
+    ASSERT_TRUE(named.ok()) << named.error().to_string();
+    EXPECT_EQ(named->info.aliases_source, 0);
+    EXPECT_EQ(sums_of(device, *named, 2, kCols), std::vector<float>(2, 3 * kCols)) << plugin;
+
+    std::filesystem::resize_file(path, 4 * (host.size() - 1));
+    const int shorter = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    note_mapping(std::as_bytes(std::span(host)), path, shorter);
+    close(shorter);
+    EXPECT_EQ(device.pack(desc).error().code(), MOTLEY_DATA_LOSS) << plugin;
+    forget_mapping(std::as_bytes(std::span(host)));
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(there.data()), static_cast<std::streamsize>(4 * there.size()));
+  }
+  std::filesystem::remove(path);
+}
 
 TEST(Worker, MappedBuffer_IsSharedWithTheDevice) {
   const Device device = open_or_die();
