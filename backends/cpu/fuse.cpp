@@ -251,7 +251,7 @@ class Fuser {
     data->eps = norm >= 0 ? op(norm).attr.norm.eps : 0;
     made.in = {x, residual};
     const int64_t rows = value(x).rows, width = value(x).width;
-    const bool fine = needs_fine(rows, outs) || is_attended(x, norm);
+    const bool fine = needs_fine(rows, outs);
     data->forms.fine = data->forms.narrow && fine;
     data->forms.rests_from = decides(rows, outs) ? kAllRests : kRestsFrom;
     if (set_.takes_tiled && rows == MOTLEY_DIM_ROWS && data->forms.prepared() && !data->forms.floats) {
@@ -325,15 +325,7 @@ class Fuser {
     return true;
   }
 
-  // What attention gives: computed here, or by whom it was asked of; the residual is the other input of these cuts, and
-  // has a norm behind it.
-  bool is_attended(int32_t x, int32_t norm) const {
-    const bool comes_in =
-        plan_.cut == MOTLEY_CUT_POST || plan_.cut == MOTLEY_CUT_POSTPRE || plan_.cut == MOTLEY_CUT_ATTN_PART;
-    return producer(x, MOTLEY_OP_PAGED_ATTENTION) >= 0 || producer(x, MOTLEY_OP_ATTN_MERGE) >= 0 ||
-           (comes_in && norm < 0 && value(x).bound && producer_[static_cast<size_t>(x)] < 0);
-  }
-  // Logits and routes: what is chosen by them.
+  // Logits and routes: something is chosen by them.
   bool decides(int64_t rows, const std::vector<int32_t>& results) const {
     if (rows == MOTLEY_DIM_HEAD_ROWS) return true;
     const auto routes = [this](int32_t r) { return op(r).kind == MOTLEY_OP_TOPK_ROUTER; };
