@@ -32,7 +32,7 @@ enum class SchedulingPolicy { kFcfs, kPriority };
 struct EngineOptions {
   uint32_t max_model_len = 0;           // positions of one sequence; 0 = what the executor and its pool allow
   uint32_t max_num_seqs = 128;          // running at once
-  uint32_t max_num_batched_tokens = 0;  // rows of one step of a lane; 0 = chosen so that a step is predicted <= 200 ms
+  uint32_t max_num_batched_tokens = 0;  // rows of one step of a lane; 0 = chosen (step_budget.hpp)
   // Long prompts that are computed at once: those of which more than an equal share of a step's rows is left. Shorter
   // ones pass them, as many as fit into a step.
   uint32_t max_concurrent_prefills = 4;  // in each KV pool

@@ -54,7 +54,10 @@ bool Scheduler::catches_up(Lane& lane) {
 
 void Scheduler::fill(Draft& draft, int64_t now_ns) {
   Lane& lane = draft.lane;
-  draft.target_ns = lane.budget.target_ns(0, 0);
+  // Steps of a pipeline overlap: there a prompt's parts run at once.
+  const bool alone = lane.is.pipeline == 1 && std::none_of(draft.pool.running.begin(), draft.pool.running.end(),
+                                                           [](const Sequence* s) { return !s->prefilling; });
+  draft.target_ns = alone ? lane.budget.alone_ns() : lane.budget.target_ns(0, 0);
   if (catches_up(lane)) {
     plan_prefills(draft, true, now_ns);
     if (!draft.step.entries.empty()) return;
@@ -72,8 +75,9 @@ void Scheduler::fill(Draft& draft, int64_t now_ns) {
   const bool prompts_first = std::exchange(lane.prompts_first, false);
   if (prompts_first) plan_prefills(draft, room, now_ns);
   plan_decodes(draft, decodes);
-  if (!prompts_first) draft.target_ns = lane.budget.target_ns(draft.step.rows, draft.step.reads);
-  if (!prompts_first) plan_prefills(draft, room, now_ns);
+  if (prompts_first) return;
+  if (!draft.step.entries.empty()) draft.target_ns = lane.budget.target_ns(draft.step.rows, draft.step.reads);
+  plan_prefills(draft, room, now_ns);
 }
 
 // Tokens that steps under way draw are known to their lane alone.

@@ -122,6 +122,32 @@ TEST(Scheduler, PromptBesideDecodes_GetsShorterSteps) {
   bench.expect_all_right();
 }
 
+// A step takes 60 ms and 1 ms a row: as long as nothing decodes, reading weights anew for each part of a prompt costs
+// more than it helps anybody.
+TEST(Scheduler, PromptWhileNothingDecodes_GetsLongSteps) {
+  ScriptedOptions device{.block_size = 16, .blocks = 4096, .rows_max = 1024, .positions_max = 9000, .lookahead = 0};
+  device.busy_ns = 60'000'000;
+  device.busy_row_ns = 1'000'000;
+  SchedulerBench bench(device, {});
+  const auto longest_rows = [&](RequestId id, int steps) {
+    uint32_t most = 0;
+    for (int i = 0; i < steps; ++i) {
+      EXPECT_TRUE(bench.plan());
+      most = std::max(most, bench.rows_of(id));
+      EXPECT_TRUE(bench.result());
+    }
+    return most;
+  };
+  const RequestId longer = bench.add(bench.request(random_text(1, 8000, kVocab), 2));
+  EXPECT_GT(longest_rows(longer, 12), 600u);
+  const RequestId shorter = bench.add(bench.request({1, 2, 3}, 1000));
+  while (bench.stories()[shorter].tokens.empty()) ASSERT_TRUE(bench.plan() && bench.result());
+  EXPECT_LE(longest_rows(longer, 4), 140u);
+  for (const RequestId id : {longer, shorter}) bench.scheduler().end(id, FinishReason::kAborted);
+  ASSERT_TRUE(bench.finish(20));
+  bench.expect_all_right();
+}
+
 // Three requests fill the pool; the middle one has least to lose, and comes back before a later one is admitted.
 TEST(Scheduler, Preemption_TakesWhoLosesLeastAndKeepsItsRank) {
   SchedulerBench bench({.block_size = 4, .blocks = 16, .positions_max = 64, .lookahead = 0},

@@ -57,6 +57,10 @@ double StepBudget::target_ns(double rows, double reads) const {
   return std::min(longest, std::max(kStepAimBesideTimes * cost_.predict_ns(rows, reads), kStepAimBesideNs));
 }
 
+double StepBudget::alone_ns() const {
+  return std::max(target_ns(), std::min(kStepAloneTimes * cost_.fixed_ns, kStepAloneNs));
+}
+
 uint32_t StepBudget::rows() const { return rows_beside(0, 0, 0, target_ns()); }
 
 uint32_t StepBudget::rows_beside(double rows, double reads, uint32_t position, double target_ns) const {

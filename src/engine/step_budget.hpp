@@ -22,6 +22,10 @@ inline constexpr double kStepAimNs = 120e6;
 // take long, so many times that, so that prompts get most of the time and the gaps grow by a known factor only.
 inline constexpr double kStepAimBesideNs = 48e6;
 inline constexpr double kStepAimBesideTimes = 3;
+// Where no sequence decodes, nobody's next token waits: a prompt's step is so many times its fixed cost, since parts of
+// a prompt read the weights anew each, but no longer than a new request may wait.
+inline constexpr double kStepAloneTimes = 20;
+inline constexpr double kStepAloneNs = 1e9;
 inline constexpr uint32_t kBudgetRowsUnknown = 64;  // of the first step, and of steps until one has had more than half
 inline constexpr uint32_t kBudgetRowsMax = 2048;    // chosen rows; more gives no more throughput, only latency
 inline constexpr uint32_t kBudgetRowsMin = 16;      // prompts move on by at least so many rows a step
@@ -40,6 +44,8 @@ class StepBudget {
   // What a step may take that begins with `rows` rows and `reads` reads of sequences which decode (kStepAimBesideNs);
   // without any: what every step may.
   double target_ns(double rows, double reads) const;
+  // What a step may take while no sequence decodes (kStepAloneTimes): no less than what every step may.
+  double alone_ns() const;
   // Prompt rows at positions from `position` on that may join a step already holding `rows` rows and `reads` reads, for
   // it to end within `target_ns`. May be 0 only where the row limit is reached.
   uint32_t rows_beside(double rows, double reads, uint32_t position, double target_ns) const;

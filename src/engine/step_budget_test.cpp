@@ -171,6 +171,25 @@ TEST(StepBudget, DecodingRowsBeside_ShortenTheStep) {
   EXPECT_GT(step_ns(250), 0.7 * kStepAimNs);
 }
 
+// A large model on a processor: 16 rows take as long as 1, and 512 twelve times as long.
+TEST(StepBudget, Alone_TheFixedCostIsASmallPart) {
+  const auto rows_alone = [](const StepCost& device) {
+    StepBudget budget(device, 0, 4096);
+    for (int step = 0; step < 50; ++step) {
+      for (const uint32_t rows : {1u, 16u, 64u, 300u}) observe(budget, device, rows);
+    }
+    return budget.rows_beside(0, 0, 0, budget.alone_ns());
+  };
+  const StepCost large{.fixed_ns = 45e6, .per_row_ns = 2e6, .per_context_ns = 0};
+  EXPECT_GT(large.predict_ns(rows_alone(large), 0), 0.7 * kStepAloneTimes * large.fixed_ns);
+  EXPECT_LE(large.predict_ns(rows_alone(large), 0), kStepAloneTimes * large.fixed_ns);
+  const StepCost larger{.fixed_ns = 150e6, .per_row_ns = 2e6, .per_context_ns = 0};
+  EXPECT_GT(larger.predict_ns(rows_alone(larger), 0), 0.7 * kStepAloneNs);
+  EXPECT_LE(larger.predict_ns(rows_alone(larger), 0), kStepAloneNs);
+  const StepCost small{.fixed_ns = 2e6, .per_row_ns = 0.3e6, .per_context_ns = 0};
+  EXPECT_LE(small.predict_ns(rows_alone(small), 0), kStepAimNs);
+}
+
 TEST(StepBudget, ManySmallSteps_DoNotForgetWhatAPromptCost) {
   const StepCost device{.fixed_ns = 8e6, .per_row_ns = 0.7e6, .per_context_ns = 0};
   StepBudget budget({}, 0, 4096);
