@@ -11,7 +11,7 @@ namespace motley {
 namespace {
 
 constexpr uint64_t kSpecBytesMax = 1u << 20;
-constexpr int kVersion = 16;  // of what is measured and how
+constexpr int kVersion = 17;  // of what is measured and how
 
 }  // namespace
 

@@ -99,7 +99,7 @@ PlanInput with_drift(PlanInput input, const DriftFactors& factors) {
     }
     for (RowCurve* curve : {&device.context, &device.sequences})
       for (double& ns : curve->values) ns *= factor;
-    device.chunk_context_ns *= factor;
+    if (device.chunk_context_ns) *device.chunk_context_ns *= factor;
     device.sample_ns = static_cast<int64_t>(static_cast<double>(device.sample_ns) * factor);
   }
   return input;

@@ -44,8 +44,8 @@ Status check_device(const DeviceProfile& device) {
   }
   if (!within(device.wait_ns, 0, kCostNsMax)) return invalid_argument("wait_ns {}", device.wait_ns);
   if (!within(device.wake_ns, 0, kCostNsMax)) return invalid_argument("wake_ns {}", device.wake_ns);
-  if (!within(device.chunk_context_ns, 0, kCostNsMax)) {
-    return invalid_argument("chunk_context_ns {}", device.chunk_context_ns);
+  if (device.chunk_context_ns && !within(*device.chunk_context_ns, 0, kCostNsMax)) {
+    return invalid_argument("chunk_context_ns {}", *device.chunk_context_ns);
   }
   if (!within(device.mixed, 0, kMixedMax)) return invalid_argument("mixed {}: 0 to {}", device.mixed, kMixedMax);
   if (!within(device.copy.latency_ns, 0, kLinkNsMax) || !within(device.copy.ns_per_byte, 0, kLinkNsMax)) {
@@ -209,9 +209,10 @@ bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
       x.buckets != y.buckets || !same_group || !near(bytes_a, bytes_b) || !near(x.attention, y.attention) ||
       !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
       !near(x.layer, y.layer) || !near(x.context, y.context) || !near(x.sequences, y.sequences) ||
-      !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) || !near(x.chunk_context_ns, y.chunk_context_ns) ||
-      !near(x.mixed, y.mixed) || !near(x.copy.latency_ns, y.copy.latency_ns) ||
-      !near(x.copy.ns_per_byte, y.copy.ns_per_byte) || !near(x.packed_ratio, y.packed_ratio) ||
+      !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) ||
+      !near(x.chunk_context_ns.value_or(0), y.chunk_context_ns.value_or(0)) || !near(x.mixed, y.mixed) ||
+      !near(x.copy.latency_ns, y.copy.latency_ns) || !near(x.copy.ns_per_byte, y.copy.ns_per_byte) ||
+      !near(x.packed_ratio, y.packed_ratio) ||
       !near(static_cast<double>(x.sample_ns), static_cast<double>(y.sample_ns)) || !near(x.together, y.together) ||
       !near(x.context_together, y.context_together)) {
     return false;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -59,7 +60,7 @@ struct DeviceProfile {
                         // what its parts take, less a program each
   RowCurve context;     // ns per KV head and position read, of one layer; rows = so many, each of a sequence of
                         // its own
-  double chunk_context_ns = 0;  // the same where the rows are one sequence's; 0 = as one row's
+  std::optional<double> chunk_context_ns;  // the same where the rows are one sequence's; none: as one row's
   RowCurve sequences;           // ns per KV head of one layer, of rows of sequences of their own, beside what as many
                                 // rows of one take
   double mixed = 0;             // a step of rows that decode and a prompt's takes this part of what the former take

@@ -62,7 +62,7 @@ ordered_json device_json(const DeviceProfile& device) {
     if (!table->empty()) json[name] = table_json(*table);
   }
   json["context"] = curve_json(device.context, "ns");
-  if (device.chunk_context_ns > 0) json["chunk_context_ns"] = device.chunk_context_ns;
+  if (device.chunk_context_ns) json["chunk_context_ns"] = *device.chunk_context_ns;
   if (!device.sequences.rows.empty()) json["sequences"] = curve_json(device.sequences, "ns");
   if (device.mixed > 0) json["mixed"] = device.mixed;
   if (device.wait_ns > 0) json["wait_ns"] = device.wait_ns;
@@ -171,7 +171,8 @@ Result<DeviceProfile> read_device(const hf::JsonValue& json, std::string where) 
   RETURN_IF_ERROR(fields.flag("holds_vocabulary", &device.holds_vocabulary));
   RETURN_IF_ERROR(fields.whole_numbers("buckets", &device.buckets, kCostPointsMax, false));
   RETURN_IF_ERROR(fields.whole_numbers("uncompiled", &device.uncompiled, kCostPointsMax, false));
-  RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns, 0, kCostNsMax, false));
+  if (fields.find("chunk_context_ns") != nullptr)
+    RETURN_IF_ERROR(fields.number("chunk_context_ns", &device.chunk_context_ns.emplace(), 0, kCostNsMax));
   RETURN_IF_ERROR(fields.number("mixed", &device.mixed, 0, kMixedMax, false));
   RETURN_IF_ERROR(fields.number("wait_ns", &device.wait_ns, 0, kCostNsMax, false));
   RETURN_IF_ERROR(fields.number("wake_ns", &device.wake_ns, 0, kCostNsMax, false));

@@ -112,7 +112,7 @@ double StepCosts::attention_ns(size_t device, uint32_t kind, int64_t query_heads
 // Of the rows of a chunk, and what rows of sequences of their own take beside reading.
 double StepCosts::more_reading_ns(size_t device, uint32_t kind, int64_t kv_heads) const {
   const DeviceProfile& profile = input_.devices[device];
-  const double chunk_ns = profile.chunk_context_ns > 0 ? profile.chunk_context_ns : profile.context.at(1);
+  const double chunk_ns = profile.chunk_context_ns.value_or(profile.context.at(1));
   return count(kv_heads) * (chunk_ns * chunk_positions_[kind] + curves(device).sequences_ns);
 }
 

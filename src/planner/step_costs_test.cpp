@@ -4,6 +4,7 @@
 
 #include "planner/planner_test_fleet.hpp"
 #include "planner/prediction.hpp"
+#include "planner/profile_json.hpp"
 
 namespace motley {
 namespace {
@@ -63,6 +64,30 @@ TEST_F(StepCostsTest, Programs_SlowDownWithoutWhatTheyRead) {
   for (DeviceProfile& device : input_.devices) device.together = {{1}, {2}};
   EXPECT_NEAR(step_ns(true) - step_ns(true, 16, 1), together - near, 0.01 * together);
   EXPECT_GT(step_ns(true, 16, 1), 1.5 * near);
+}
+
+// Measured as nothing is not as not measured, which would be thousands of times as much for a long prompt.
+TEST_F(StepCostsTest, AChunksReading_IsAsMeasured_OrAsOneRows) {
+  const LinkTable links(input_);
+  const std::vector<size_t> twins = find_twins(input_);
+  const auto attention_ns = [&] {
+    return StepCosts(shape_, input_, links, twins, {.chunk_rows = 4096, .chunk_context = 2048.5, .head_rows = 1})
+        .attention_ns(0, 0, shape_.kv_heads * shape_.query_heads_per_kv(), shape_.kv_heads);
+  };
+  DeviceProfile& device = input_.devices[0];
+  const double positions = 4096 * 2048.5 * static_cast<double>(shape_.kv_heads);
+  device.chunk_context_ns = 0;
+  const double nothing = attention_ns();
+  device.chunk_context_ns = 0.5;
+  EXPECT_NEAR(attention_ns() - nothing, 0.5 * positions, 1e-6 * positions);
+  device.chunk_context_ns.reset();
+  EXPECT_NEAR(attention_ns() - nothing, device.context.values[0] * positions, 1e-6 * positions);
+  const Result<DeviceProfile> unmeasured = read_device_profile(to_json(device));
+  device.chunk_context_ns = 0;
+  const Result<DeviceProfile> measured = read_device_profile(to_json(device));
+  ASSERT_TRUE(unmeasured.ok() && measured.ok());
+  EXPECT_EQ(unmeasured->chunk_context_ns, std::nullopt);
+  EXPECT_EQ(measured->chunk_context_ns, 0.0);
 }
 
 TEST_F(StepCostsTest, EmbeddingAndHeadOfASplitStage_AreWaitedFor) {

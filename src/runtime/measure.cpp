@@ -25,20 +25,20 @@ namespace {
 constexpr int kVirtualSamples = 3;
 constexpr int kVisits = 2;                    // to each part, which is sampled as Sampling says
 constexpr uint32_t kRunsMax = 8;              // of a sample; fewer where the device's queue is shallower
-constexpr uint32_t kRunsAhead = 4;            // of a sample of generated rows, where queues run ahead
+constexpr int kFirstRuns = 3;                 // on a device with memory of its own
 constexpr int kWarmUps = 2, kWarmUpsMax = 8;  // rounds before a sample, while each is faster than the last
 constexpr double kFaster = 0.95;
-constexpr double kBusyNs = 60e6;  // of prompts, before a sample on a GPU: its clock falls once it takes much power
+// On a device with memory of its own a sample has as many runs as this takes, at most kRunsMax: it starts a lone one
+// late. As long it is busy before one of prompts: its clock falls once it takes much power.
+constexpr double kBusyNs = 60e6;
 constexpr int kShortSamples = 3, kBriefSamples = 2;  // of a short part, at each visit
 constexpr double kShortNs = 600'000, kSlowNs = 8e6;  // of the first run, whose layer is in no cache
 constexpr double kBriefRunNs = 50e6;                 // of a layer and the most rows, where measuring is brief
 constexpr double kSampleNs = 500'000;                // a sample has as many runs as this takes, at most kRunsMax
 constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
 constexpr uint32_t kContextReads = ProbeShare{}.kv_blocks * Probe::kBlockSize;  // of all of them, at most
-constexpr uint32_t kChunkRows = 64;  // of one sequence, where their reading is measured
-constexpr uint32_t kChunkRowsOfOwnMemory = 256;
-constexpr uint32_t kNear = ProbeLoad::kDecodingContext;  // positions where little is read
-constexpr double kMixedLeast = 0.2;                      // of `mixed`: less is noise
+constexpr uint32_t kNear = ProbeLoad::kDecodingContext;                         // positions where little is read
+constexpr double kMixedLeast = 0.2;                                             // of `mixed`: less is noise
 constexpr int kTogetherRounds = 2;
 constexpr uint32_t kTogetherReaders = 16;  // sequences whose reading is timed then
 constexpr double kReadingLeast = 0.2;      // of the part's other time
@@ -186,7 +186,6 @@ class DeviceMeasurer {
   const LayerRange layers_;
   uint32_t rows_max_;               // of those asked for, as many as are soon done
   std::unique_ptr<Probe> several_;  // the measured layers, whole, as one program
-  double several_twice_ns_ = 0;     // two runs of it on a row, waited for once, as what is timed behind them
   int64_t vocabulary_;              // rows of embedding and head that are measured at most
   std::shared_ptr<Probe> vocab_;    // of so many; shared with what is timed
   double wait_ns_ = 0;              // as in the profile
@@ -198,10 +197,6 @@ Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_
     ASSIGN_OR_RETURN(const PartTimes parts, timing.probe->parts_ns(timing.load, runs));
     return Times{parts.attention_ns, parts.ffn_ns};
   }
-  if (timing.behind_layers && own_memory_) {
-    ASSIGN_OR_RETURN(const double ns, timing.probe->between_ns(*several_, timing.cut, timing.load));
-    return Times{std::max(0.0, ns - several_twice_ns_), 0};
-  }
   if (timing.behind_layers) {
     RETURN_IF_ERROR(several_->time_ns(MOTLEY_CUT_STAGE, {}, 1).error());
   }
@@ -209,23 +204,26 @@ Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_
   return Times{ns, 0};
 }
 
-// By a first run, which is a sample itself of what is slow, where there are few.
+// By a first run, which is a sample itself of what is slow, where there are few. A device with memory of its own
+// records what comes again, and starts a lone run late: there the least of several counts.
 Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timing, Samples* samples) {
   if (options_.virtual_time) return Sampling{1, false, 1, kVirtualSamples};  // there all are alike, but for jitter
-  ASSIGN_OR_RETURN(const Times first, take(timing, 1));
-  const double once = first.sum();
+  ASSIGN_OR_RETURN(Times first, take(timing, 1));
+  for (int more = 1; own_memory_ && more < kFirstRuns; ++more) {
+    ASSIGN_OR_RETURN(const Times next, take(timing, 1));
+    if (next.sum() < first.sum()) first = next;
+  }
+  const double once = first.sum(), slow_ns = own_memory_ ? kBusyNs : kSlowNs;
   const int samples_of_short = options_.brief ? kBriefSamples : kShortSamples;
   const double busy_ns = own_memory_ && timing.load.prompt && !options_.brief ? kBusyNs : 0;
-  if (once > kSlowNs) {
+  if (once > slow_ns) {
     if (options_.brief) samples->add(first);
     return Sampling{1, false, 1, 1, busy_ns};
   }
   if (timing.behind_layers) return Sampling{1, false, 1, samples_of_short};
-  const uint32_t rounds = static_cast<uint32_t>(std::clamp(kSampleNs / std::max(once, 1.0), 1.0, double{kRunsMax}));
-  if (once > kShortNs) {  // a single run would count how late the host is woken, which steps run ahead of
-    const uint32_t least = own_memory_ && !timing.load.prompt ? kRunsAhead : 1;
-    return Sampling{1, true, std::min(std::max(rounds, least), depth_), options_.brief ? kBriefSamples : 1, busy_ns};
-  }
+  const double enough_ns = own_memory_ ? kBusyNs : kSampleNs;
+  const auto rounds = static_cast<uint32_t>(std::clamp(enough_ns / std::max(once, 1.0), 1.0, double{kRunsMax}));
+  if (once > kShortNs) return Sampling{1, true, std::min(rounds, depth_), options_.brief ? kBriefSamples : 1, busy_ns};
   const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
   const uint32_t turns = std::clamp(programs, 1u, depth_);
   return Sampling{turns, true, std::min(std::max(rounds / turns, 1u) * turns, depth_), samples_of_short};
@@ -318,7 +316,7 @@ Status DeviceMeasurer::measure(const Part& part) {
   ASSIGN_OR_RETURN(const std::vector<Times> times, times_of_shares(part.units.size(), make, add));
   for (size_t u = 0; u < part.units.size(); ++u) {
     std::vector<double>& line = table.ns.emplace_back();
-    const double waited_ns = part.behind_layers && !own_memory_ ? wait_ns_ : 0;
+    const double waited_ns = part.behind_layers ? wait_ns_ : 0;
     for (size_t r = 0; r < rows.size(); ++r) line.push_back(std::max(0.0, times[u * rows.size() + r].ns - waited_ns));
   }
   table.make_monotone();
@@ -360,7 +358,7 @@ Status DeviceMeasurer::measure_parts(DeviceProfile* profile, CostTable DevicePro
     table->make_monotone();
   };
   fill(&profile->attention, heads, [&](const Times& t, int64_t kv_heads, uint32_t r) {
-    const double read = profile->chunk_context_ns * static_cast<double>(kv_heads) * reads_of(prompt_of(r));
+    const double read = profile->chunk_context_ns.value_or(0) * static_cast<double>(kv_heads) * reads_of(prompt_of(r));
     return std::max(0.0, t.ns - read);
   });
   fill(&(profile->*other), units, [](const Times& t, int64_t, uint32_t) { return t.ffn_ns; });
@@ -417,9 +415,9 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
   };
   const std::vector<uint32_t> rows = row_points_of(rows_max_);
   for (const uint32_t r : rows) timing(prompt_of(r));
-  const uint32_t chunk = std::min(own_memory_ ? kChunkRowsOfOwnMemory : kChunkRows, rows_max_);
+  const ChunkLoads chunk = chunk_loads(model_, own_memory_, rows_max_, several_->positions());
+  const size_t chunk_near = timing(chunk.near), chunk_far = timing(chunk.far);
   const uint32_t seen = std::min(kMeasuredContext, several_->positions());
-  const size_t chunk_near = timing(prompt_of(chunk)), chunk_far = timing(rows_of_one(chunk, std::max(chunk, seen)));
   std::vector<std::pair<size_t, size_t>> sequences;  // that see little, and much
   for (const uint32_t r : kContextRows) {
     if (r > rows_max_) break;
@@ -439,16 +437,14 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
     const double more = std::max(1.0, reads_of(timings[far].load) - reads_of(timings[near].load));
     return std::max(0.0, ns[far] - ns[near]) / (more * heads);
   };
-  profile->chunk_context_ns = per_read(chunk_near, chunk_far);
+  double chunk_read = per_read(chunk_near, chunk_far);
   for (size_t i = 0; i < rows.size(); ++i)  // a part of what a prompt's rows take, however those two were disturbed
     if (timings[i].load.prompt && ns[i] > 0)
-      profile->chunk_context_ns = std::min(profile->chunk_context_ns, ns[i] / (heads * reads_of(timings[i].load)));
-  CostTable& table = profile->layer;
-  table.rows.assign(rows.begin(), rows.end());
-  table.units = {1};
-  table.ns.emplace_back();
+      chunk_read = std::min(chunk_read, ns[i] / (heads * reads_of(timings[i].load)));
+  profile->chunk_context_ns = chunk_read;
+  CostTable& table = profile->layer = {{rows.begin(), rows.end()}, {1}, {{}}};
   for (size_t i = 0; i < rows.size(); ++i)
-    table.ns[0].push_back(std::max(0.0, ns[i] - profile->chunk_context_ns * heads * reads_of(timings[i].load)));
+    table.ns[0].push_back(std::max(0.0, ns[i] - chunk_read * heads * reads_of(timings[i].load)));
   table.make_monotone();
   for (size_t i = 0; i < sequences.size(); ++i) {
     const auto [near, far] = sequences[i];
@@ -465,7 +461,7 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
 // As in the profile, of a layer that took so long.
 double DeviceMeasurer::mixed_of(const DeviceProfile& profile, double ns) const {
   const ProbeLoad decoding{.rows = kMixedDecoding, .context = kNear};
-  const double reads = profile.chunk_context_ns * reads_of(prompt_of(kMixedRows - kMixedDecoding)) +
+  const double reads = profile.chunk_context_ns.value_or(0) * reads_of(prompt_of(kMixedRows - kMixedDecoding)) +
                        profile.context.at(kMixedDecoding) * reads_of(decoding) + profile.sequences.at(kMixedDecoding);
   const double more = ns - profile.layer.at(kMixedRows, 1) - static_cast<double>(axes_.kv_heads) * reads;
   const double part = more / std::max(1.0, profile.layer.at(kMixedDecoding, 1));
@@ -505,14 +501,7 @@ std::vector<uint32_t> DeviceMeasurer::row_points_of(uint32_t rows_max) const {
 Status DeviceMeasurer::measure_head(DeviceProfile* profile) {
   RETURN_IF_ERROR(measure_sampling(profile));
   if (sparing_) vocab_.reset();
-  const bool behind_layers = attends() && !options_.virtual_time && !sparing_;
-  std::vector<double> twice;
-  for (int i = 0; behind_layers && own_memory_ && i < kWakeSamples; ++i) {
-    ASSIGN_OR_RETURN(const double each,
-                     through(options_.gate, [&] { return several_->time_ns(MOTLEY_CUT_STAGE, {}, 2); }));
-    twice.push_back(2 * each);
-  }
-  if (!twice.empty()) several_twice_ns_ = lower_median(std::move(twice));
+  const bool behind_layers = attends() && !options_.virtual_time && !sparing_ && !own_memory_;
   return measure({MOTLEY_CUT_HEAD, &profile->head, probing_.logit_rows_max, unit_points(vocabulary_, 1, options_.brief),
                   behind_layers});
 }
@@ -607,7 +596,8 @@ Result<double> DeviceMeasurer::slowdown(const DeviceProfile& known) {
   const ProbeLoad load = prompt_of(rows);
   double said = known.layer.at(rows, 1);
   if (attends())
-    said = layers_.count * (said + known.chunk_context_ns * heads * reads_of(load)) + known.embed.at(1, axes_.vocab);
+    said = layers_.count * (said + known.chunk_context_ns.value_or(0) * heads * reads_of(load)) +
+           known.embed.at(1, axes_.vocab);
   ASSIGN_OR_RETURN(const double ns, time_ns(*several_, attends() ? MOTLEY_CUT_STAGE : MOTLEY_CUT_POSTPRE, load));
   return ns / std::max(said, 1.0);
 }

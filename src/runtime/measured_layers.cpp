@@ -11,6 +11,7 @@ namespace {
 constexpr uint64_t kLayersBytes = 64u << 20;
 constexpr uint32_t kLayersMax = 64;
 constexpr uint64_t kMemoryParts = 4;  // of which they may take one
+constexpr uint32_t kChunkRows = 64, kManyChunkRows = 256, kChunkContext = 4096;
 
 // Rows, columns and experts of a layer's weights, and their bytes.
 struct LayerWeights {
@@ -91,6 +92,12 @@ ProbeLoad rows_of_one(uint32_t rows, uint32_t context) {
   return {.rows = rows, .context = context, .one_sequence = true, .prompt = rows > kTurnRowsMax};
 }
 ProbeLoad prompt_of(uint32_t rows) { return rows_of_one(rows, rows); }
+
+ChunkLoads chunk_loads(const Model& model, bool own_memory, uint32_t rows_max, uint32_t positions) {
+  const uint32_t rows = std::min(own_memory ? kManyChunkRows : kChunkRows, rows_max);
+  const uint32_t seen = own_memory ? std::min(kChunkContext, model.config().context_length) : kMeasuredContext;
+  return {prompt_of(rows), rows_of_one(rows, std::max(rows, std::min(seen, positions)))};
+}
 
 ProbeLoad mixed_load() {
   ProbeLoad load = prompt_of(kMixedRows - kMixedDecoding);

@@ -250,27 +250,6 @@ Status Probe::wait(Status status, const std::vector<EventHandle>& events) {
   return status;
 }
 
-Result<double> Probe::between_ns(Probe& around, motley_cut cut, const ProbeLoad& load) {
-  const std::vector<Programs> programs = find(cut), layers = around.find(MOTLEY_CUT_STAGE);
-  if (programs.empty() || layers.empty()) return error(MOTLEY_NOT_FOUND, "a probe has no such part");
-  fill_batch(load);
-  around.fill_batch({});
-  std::vector<TapeProgram> between;  // on the queue of the layers
-  for (const TapeProgram* program : programs[0]) {
-    between.push_back(*program);
-    between.back().queue = layers[0].front()->queue;
-  }
-  Programs behind;
-  for (const TapeProgram& program : between) behind.push_back(&program);
-  const int64_t began_ns = system_clock().now_ns();
-  std::vector<EventHandle> events;
-  Status status = around.enqueue(layers, 0, 1, &events);
-  if (status.ok()) status = enqueue({behind}, 0, 1, &events);
-  if (status.ok()) status = around.enqueue(layers, 0, 1, &events);
-  RETURN_IF_ERROR(wait(std::move(status), events));
-  return static_cast<double>(system_clock().now_ns() - began_ns);
-}
-
 Result<double> Probe::run_ns(const std::vector<Programs>& programs, size_t first, uint32_t runs) {
   const VirtualTimeScope time(&virtual_ns_);
   const int64_t began_ns = virtual_time_ ? virtual_ns_ : system_clock().now_ns();

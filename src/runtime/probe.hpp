@@ -77,9 +77,6 @@ class Probe {
   // Nanoseconds of one run of the part, the mean of `runs` behind one another: of each layer in turn, so that a layer's
   // weights lie no nearer than in a model. context >= rows of one sequence.
   Result<double> time_ns(motley_cut cut, const ProbeLoad& load, uint32_t runs);
-  // Nanoseconds of one run between two of the whole layers that `around` holds, of one row, all waited for once: on a
-  // device whose queues run ahead, as in steps. How late one is woken hangs on what comes last.
-  Result<double> between_ns(Probe& around, motley_cut cut, const ProbeLoad& load);
   // The same of both parts of a split layer, by turns and each waited for: as a driver runs them, which meets others
   // behind each. In between, the other part has taken the caches. A part without units adds the last sum, if that.
   // `meet` is called after each; its time does not count.
