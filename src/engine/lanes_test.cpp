@@ -55,6 +55,40 @@ std::optional<uint32_t> lane_in_which_runs(SchedulerBench& bench, RequestId id) 
 
 // ---- how much of a prompt
 
+// They may run on the same devices. A step takes 60 ms and 1 ms a row.
+TEST(Lanes, PromptWhileAnotherPoolDecodes_GetsNoLongSteps) {
+  ScriptedOptions device = device_of({4096, 4096});
+  for (LaneDescription& lane : device.lanes) lane.rows_max = 1024;
+  device.pools[0].share = device.pools[1].share = 0.5;
+  device.positions_max = 17000;
+  device.busy_ns = 60'000'000;
+  device.busy_row_ns = 1'000'000;
+  SchedulerBench bench(device, {.enable_prefix_caching = false});
+  const RequestId shorter = bench.add(bench.request({1, 2, 3}, 1000));
+  while (bench.stories()[shorter].tokens.empty()) {
+    ASSERT_TRUE(bench.plan());
+    ASSERT_TRUE(bench.result());
+  }
+  const RequestId longer = bench.add(bench.request(random_text(1, 16000, kVocab), 2));
+  std::vector<uint32_t> rows;
+  while (rows.size() < 12) {
+    while (bench.plan())
+      if (bench.rows_of(longer) > 0) rows.push_back(bench.rows_of(longer));
+    ASSERT_TRUE(bench.result());
+  }
+  EXPECT_LE(*std::max_element(rows.begin(), rows.end()), 140u);
+  bench.scheduler().end(shorter, FinishReason::kAborted);
+  while (rows.size() < 24) {
+    while (bench.plan())
+      if (bench.rows_of(longer) > 0) rows.push_back(bench.rows_of(longer));
+    ASSERT_TRUE(bench.result());
+  }
+  EXPECT_GT(rows.back(), 400u);
+  bench.scheduler().end(longer, FinishReason::kAborted);
+  ASSERT_TRUE(bench.finish(20));
+  bench.expect_all_right();
+}
+
 TEST(Lanes, ChunkRows_BoundPromptsBesideRowsThatDecode) {
   ScriptedOptions device = device_of({64});
   device.lanes[0].chunk_rows = 8;

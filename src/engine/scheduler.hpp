@@ -220,6 +220,7 @@ class Scheduler {
   bool plan_step(Lane& lane, int64_t now_ns, StepPlan& plan);
   void fill(Draft& draft, int64_t now_ns);
   bool catches_up(Lane& lane);
+  bool nobody_decodes() const;
   static bool may_run(const Sequence& sequence, const Lane& lane);
   std::vector<Sequence*> choose_decodes(const Lane& lane, const Pool& pool, bool shared) const;
   bool reserve_blocks(Pool& pool, const std::vector<Sequence*>& decodes);

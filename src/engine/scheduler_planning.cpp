@@ -54,10 +54,12 @@ bool Scheduler::catches_up(Lane& lane) {
 
 void Scheduler::fill(Draft& draft, int64_t now_ns) {
   Lane& lane = draft.lane;
-  // Steps of a pipeline overlap: there a prompt's parts run at once.
-  const bool alone = lane.is.pipeline == 1 && std::none_of(draft.pool.running.begin(), draft.pool.running.end(),
-                                                           [](const Sequence* s) { return !s->prefilling; });
-  draft.target_ns = alone ? lane.budget.alone_ns() : lane.budget.target_ns(0, 0);
+  draft.target_ns = lane.budget.target_ns(0, 0);
+  // In a pipeline several steps are to be under way. Elsewhere a long one is not queued behind another: who comes
+  // meanwhile would wait for both.
+  const double alone_ns = lane.is.pipeline == 1 && nobody_decodes() ? lane.budget.alone_ns() : 0;
+  if (alone_ns > draft.target_ns && !lane.in_flight.empty()) return;
+  draft.target_ns = std::max(draft.target_ns, alone_ns);
   if (catches_up(lane)) {
     plan_prefills(draft, true, now_ns);
     if (!draft.step.entries.empty()) return;
@@ -78,6 +80,16 @@ void Scheduler::fill(Draft& draft, int64_t now_ns) {
   if (prompts_first) return;
   if (!draft.step.entries.empty()) draft.target_ns = lane.budget.target_ns(draft.step.rows, draft.step.reads);
   plan_prefills(draft, room, now_ns);
+}
+
+// Whether nobody waits for a next token: lanes of other pools may run on the same devices, and who lost its place or
+// its KV was at its tokens.
+bool Scheduler::nobody_decodes() const {
+  const auto decodes = [](const Sequence* s) { return !s->prefilling; };
+  for (const Pool& pool : pools_)
+    if (std::any_of(pool.running.begin(), pool.running.end(), decodes)) return false;
+  return std::none_of(sequences_.begin(), sequences_.end(),
+                      [](const auto& each) { return !each.second->finished && each.second->known_output() > 0; });
 }
 
 // Tokens that steps under way draw are known to their lane alone.

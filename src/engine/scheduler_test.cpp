@@ -125,7 +125,7 @@ TEST(Scheduler, PromptBesideDecodes_GetsShorterSteps) {
 // A step takes 60 ms and 1 ms a row: as long as nothing decodes, reading weights anew for each part of a prompt costs
 // more than it helps anybody.
 TEST(Scheduler, PromptWhileNothingDecodes_GetsLongSteps) {
-  ScriptedOptions device{.block_size = 16, .blocks = 4096, .rows_max = 1024, .positions_max = 9000, .lookahead = 0};
+  ScriptedOptions device{.block_size = 16, .blocks = 4096, .rows_max = 1024, .positions_max = 17000, .lookahead = 0};
   device.busy_ns = 60'000'000;
   device.busy_row_ns = 1'000'000;
   SchedulerBench bench(device, {});
@@ -138,12 +138,39 @@ TEST(Scheduler, PromptWhileNothingDecodes_GetsLongSteps) {
     }
     return most;
   };
-  const RequestId longer = bench.add(bench.request(random_text(1, 8000, kVocab), 2));
+  const RequestId longer = bench.add(bench.request(random_text(1, 16000, kVocab), 2));
   EXPECT_GT(longest_rows(longer, 12), 600u);
   const RequestId shorter = bench.add(bench.request({1, 2, 3}, 1000));
   while (bench.stories()[shorter].tokens.empty()) ASSERT_TRUE(bench.plan() && bench.result());
-  EXPECT_LE(longest_rows(longer, 4), 140u);
+  const uint32_t beside = longest_rows(longer, 4);
+  EXPECT_LE(beside, 140u);
+  EXPECT_GE(beside, kBudgetRowsMin);
   for (const RequestId id : {longer, shorter}) bench.scheduler().end(id, FinishReason::kAborted);
+  ASSERT_TRUE(bench.finish(20));
+  bench.expect_all_right();
+}
+
+// Who comes while two of them are under way would wait for both.
+TEST(Scheduler, ALongStep_IsNotQueuedBehindAnother) {
+  ScriptedOptions device{.block_size = 16, .blocks = 4096, .rows_max = 1024, .positions_max = 17000, .lookahead = 1};
+  device.busy_ns = 60'000'000;
+  device.busy_row_ns = 1'000'000;
+  SchedulerBench bench(device, {});
+  const RequestId longer = bench.add(bench.request(random_text(1, 16000, kVocab), 40));
+  for (int step = 0; step < 12; ++step) {
+    ASSERT_TRUE(bench.plan());
+    if (bench.plan()) ASSERT_TRUE(bench.result());
+    ASSERT_TRUE(bench.result());
+  }
+  ASSERT_TRUE(bench.plan());
+  EXPECT_GT(bench.rows_of(longer), 400u);
+  EXPECT_FALSE(bench.plan());
+  while (bench.stories()[longer].tokens.empty()) {
+    ASSERT_TRUE(bench.result());
+    ASSERT_TRUE(bench.plan());
+  }
+  ASSERT_TRUE(bench.plan()) << "steps that decode are";
+  bench.scheduler().end(longer, FinishReason::kAborted);
   ASSERT_TRUE(bench.finish(20));
   bench.expect_all_right();
 }

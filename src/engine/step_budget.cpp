@@ -43,10 +43,13 @@ double StepBudget::pessimistic_ns(double rows, double reads) const {
          kDeviations * std::sqrt(variance(features(rows, reads)));
 }
 
+// What a step costs at least, without any rows: a first one does not tell that from what its rows cost.
+double StepBudget::sure_fixed_ns() const { return cost_.fixed_ns - kDeviations * std::sqrt(covariance_[0][0]); }
+
 // Where a step's fixed cost is large, as much again is spent on rows, first up to the limit and, where the fixed cost
 // alone surely misses it, beyond: else a large model would read its weights anew for every few of them.
 double StepBudget::target_ns() const {
-  const double fixed = cost_.fixed_ns - kDeviations * std::sqrt(covariance_[0][0]);
+  const double fixed = sure_fixed_ns();
   if (fixed >= kStepLimitNs) return 2 * (1 + kDeviations * kNoise) * cost_.fixed_ns;
   return std::clamp(2 * fixed, kStepAimNs, kStepLimitNs);
 }
@@ -58,7 +61,7 @@ double StepBudget::target_ns(double rows, double reads) const {
 }
 
 double StepBudget::alone_ns() const {
-  return std::max(target_ns(), std::min(kStepAloneTimes * cost_.fixed_ns, kStepAloneNs));
+  return std::max(target_ns(), std::min(kStepAloneTimes * sure_fixed_ns(), kStepAloneNs));
 }
 
 uint32_t StepBudget::rows() const { return rows_beside(0, 0, 0, target_ns()); }

@@ -22,8 +22,8 @@ inline constexpr double kStepAimNs = 120e6;
 // take long, so many times that, so that prompts get most of the time and the gaps grow by a known factor only.
 inline constexpr double kStepAimBesideNs = 48e6;
 inline constexpr double kStepAimBesideTimes = 3;
-// Where no sequence decodes, nobody's next token waits: a prompt's step is so many times its fixed cost, since parts of
-// a prompt read the weights anew each, but no longer than a new request may wait.
+// Where nobody's next token waits, a prompt's step is so many times its fixed cost, since parts of a prompt read the
+// weights anew each, but no longer than this: a new request waits for its end.
 inline constexpr double kStepAloneTimes = 20;
 inline constexpr double kStepAloneNs = 1e9;
 inline constexpr uint32_t kBudgetRowsUnknown = 64;  // of the first step, and of steps until one has had more than half
@@ -39,12 +39,12 @@ class StepBudget {
   // of the lane.
   StepBudget(const StepCost& prior, uint32_t fixed_rows, uint32_t rows_max, std::vector<uint32_t> buckets = {});
 
-  // Rows of a step while nothing else is in it.
+  // Rows that every step may have while nothing else is in it.
   uint32_t rows() const;
   // What a step may take that begins with `rows` rows and `reads` reads of sequences which decode (kStepAimBesideNs);
   // without any: what every step may.
   double target_ns(double rows, double reads) const;
-  // What a step may take while no sequence decodes (kStepAloneTimes): no less than what every step may.
+  // What a step may take while nobody's next token waits (kStepAloneTimes): no less than what every step may.
   double alone_ns() const;
   // Prompt rows at positions from `position` on that may join a step already holding `rows` rows and `reads` reads, for
   // it to end within `target_ns`. May be 0 only where the row limit is reached.
@@ -59,6 +59,7 @@ class StepBudget {
   static Vector features(double rows, double reads);
   double variance(const Vector& x) const;
   double pessimistic_ns(double rows, double reads) const;
+  double sure_fixed_ns() const;
   double target_ns() const;
   void bound_doubt(size_t cost, double most_ns);
 

@@ -171,7 +171,7 @@ TEST(StepBudget, DecodingRowsBeside_ShortenTheStep) {
   EXPECT_GT(step_ns(250), 0.7 * kStepAimNs);
 }
 
-// A large model on a processor: 16 rows take as long as 1, and 512 twelve times as long.
+// A large model on a processor, and a small one.
 TEST(StepBudget, Alone_TheFixedCostIsASmallPart) {
   const auto rows_alone = [](const StepCost& device) {
     StepBudget budget(device, 0, 4096);
@@ -188,6 +188,24 @@ TEST(StepBudget, Alone_TheFixedCostIsASmallPart) {
   EXPECT_LE(larger.predict_ns(rows_alone(larger), 0), kStepAloneNs);
   const StepCost small{.fixed_ns = 2e6, .per_row_ns = 0.3e6, .per_context_ns = 0};
   EXPECT_LE(small.predict_ns(rows_alone(small), 0), kStepAimNs);
+}
+
+// Before it is known what a step costs without rows, rows that cost much are not taken for it.
+TEST(StepBudget, Alone_BeforeTheCostsAreKnown) {
+  for (const double per_row_ns : {0.3e6, 1.5e6, 3e6}) {
+    const StepCost small{.fixed_ns = 1e6, .per_row_ns = per_row_ns, .per_context_ns = 0};
+    StepBudget budget({}, 0, 4096);
+    observe(budget, small, budget.rows_beside(0, 0, 0, budget.alone_ns()));
+    for (int step = 0; step < 20; ++step) {
+      const uint32_t rows = budget.rows_beside(0, 0, 0, budget.alone_ns());
+      EXPECT_LE(time_of(small, rows), kStepAimNs) << per_row_ns << " ns a row, step " << step;
+      observe(budget, small, rows);
+    }
+  }
+  const StepCost large{.fixed_ns = 60e6, .per_row_ns = 1e6, .per_context_ns = 0};
+  StepBudget budget({}, 0, 4096);
+  for (int step = 0; step < 6; ++step) observe(budget, large, budget.rows_beside(0, 0, 0, budget.alone_ns()));
+  EXPECT_GT(budget.rows_beside(0, 0, 0, budget.alone_ns()), 400u);
 }
 
 TEST(StepBudget, ManySmallSteps_DoNotForgetWhatAPromptCost) {

@@ -210,6 +210,7 @@ bool alike(const PlanInput& input, const LinkTable& links, size_t a, size_t b) {
       !near(x.ffn, y.ffn) || !near(x.experts, y.experts) || !near(x.head, y.head) || !near(x.embed, y.embed) ||
       !near(x.layer, y.layer) || !near(x.context, y.context) || !near(x.sequences, y.sequences) ||
       !near(x.wait_ns, y.wait_ns) || !near(x.wake_ns, y.wake_ns) ||
+      x.chunk_context_ns.has_value() != y.chunk_context_ns.has_value() ||
       !near(x.chunk_context_ns.value_or(0), y.chunk_context_ns.value_or(0)) || !near(x.mixed, y.mixed) ||
       !near(x.copy.latency_ns, y.copy.latency_ns) || !near(x.copy.ns_per_byte, y.copy.ns_per_byte) ||
       !near(x.packed_ratio, y.packed_ratio) ||

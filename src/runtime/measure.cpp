@@ -25,17 +25,18 @@ namespace {
 constexpr int kVirtualSamples = 3;
 constexpr int kVisits = 2;                    // to each part, which is sampled as Sampling says
 constexpr uint32_t kRunsMax = 8;              // of a sample; fewer where the device's queue is shallower
-constexpr int kFirstRuns = 3;                 // on a device with memory of its own
 constexpr int kWarmUps = 2, kWarmUpsMax = 8;  // rounds before a sample, while each is faster than the last
 constexpr double kFaster = 0.95;
-// On a device with memory of its own a sample has as many runs as this takes, at most kRunsMax: it starts a lone one
-// late. As long it is busy before one of prompts: its clock falls once it takes much power.
-constexpr double kBusyNs = 60e6;
+constexpr double kBusyNs = 60e6;  // of prompts, before a sample on a GPU: its clock falls once it takes much power
 constexpr int kShortSamples = 3, kBriefSamples = 2;  // of a short part, at each visit
 constexpr double kShortNs = 600'000, kSlowNs = 8e6;  // of the first run, whose layer is in no cache
 constexpr double kBriefRunNs = 50e6;                 // of a layer and the most rows, where measuring is brief
 constexpr double kSampleNs = 500'000;                // a sample has as many runs as this takes, at most kRunsMax
-constexpr uint32_t kContextRows[] = {1, 4, 16, 64};  // of sequences of their own
+// On a device with memory of its own, which starts a lone run late, and records a program when it comes again.
+constexpr double kOwnSampleNs = 60e6, kOwnBriefSampleNs = kSlowNs;
+constexpr int kOwnFirstRuns = 3;                                                // of which the least counts,
+constexpr double kOwnFirstRunsNs = 1e9;                                         // unless one takes so long
+constexpr uint32_t kContextRows[] = {1, 4, 16, 64};                             // of sequences of their own
 constexpr uint32_t kContextReads = ProbeShare{}.kv_blocks * Probe::kBlockSize;  // of all of them, at most
 constexpr uint32_t kNear = ProbeLoad::kDecodingContext;                         // positions where little is read
 constexpr double kMixedLeast = 0.2;                                             // of `mixed`: less is noise
@@ -204,24 +205,24 @@ Result<DeviceMeasurer::Times> DeviceMeasurer::take(const Timing& timing, uint32_
   return Times{ns, 0};
 }
 
-// By a first run, which is a sample itself of what is slow, where there are few. A device with memory of its own
-// records what comes again, and starts a lone run late: there the least of several counts.
+// By a first run, or the least of some, which is a sample itself of what is slow, where there are few.
 Result<DeviceMeasurer::Sampling> DeviceMeasurer::sampling_of(const Timing& timing, Samples* samples) {
   if (options_.virtual_time) return Sampling{1, false, 1, kVirtualSamples};  // there all are alike, but for jitter
   ASSIGN_OR_RETURN(Times first, take(timing, 1));
-  for (int more = 1; own_memory_ && more < kFirstRuns; ++more) {
+  const bool long_samples = own_memory_ && !options_.brief;
+  for (int run = 1; long_samples && run < kOwnFirstRuns && first.sum() < kOwnFirstRunsNs; ++run) {
     ASSIGN_OR_RETURN(const Times next, take(timing, 1));
     if (next.sum() < first.sum()) first = next;
   }
-  const double once = first.sum(), slow_ns = own_memory_ ? kBusyNs : kSlowNs;
+  const double once = first.sum();
   const int samples_of_short = options_.brief ? kBriefSamples : kShortSamples;
-  const double busy_ns = own_memory_ && timing.load.prompt && !options_.brief ? kBusyNs : 0;
-  if (once > slow_ns) {
+  const double busy_ns = long_samples && timing.load.prompt ? kBusyNs : 0;
+  if (once > (long_samples ? kOwnSampleNs : kSlowNs)) {
     if (options_.brief) samples->add(first);
     return Sampling{1, false, 1, 1, busy_ns};
   }
   if (timing.behind_layers) return Sampling{1, false, 1, samples_of_short};
-  const double enough_ns = own_memory_ ? kBusyNs : kSampleNs;
+  const double enough_ns = long_samples ? kOwnSampleNs : own_memory_ ? kOwnBriefSampleNs : kSampleNs;
   const auto rounds = static_cast<uint32_t>(std::clamp(enough_ns / std::max(once, 1.0), 1.0, double{kRunsMax}));
   if (once > kShortNs) return Sampling{1, true, std::min(rounds, depth_), options_.brief ? kBriefSamples : 1, busy_ns};
   const auto programs = static_cast<uint32_t>(timing.probe->programs(timing.cut));
@@ -415,7 +416,7 @@ Status DeviceMeasurer::measure_layer(DeviceProfile* profile) {
   };
   const std::vector<uint32_t> rows = row_points_of(rows_max_);
   for (const uint32_t r : rows) timing(prompt_of(r));
-  const ChunkLoads chunk = chunk_loads(model_, own_memory_, rows_max_, several_->positions());
+  const ChunkLoads chunk = chunk_loads(model_, layers_, own_memory_, rows_max_, several_->positions());
   const size_t chunk_near = timing(chunk.near), chunk_far = timing(chunk.far);
   const uint32_t seen = std::min(kMeasuredContext, several_->positions());
   std::vector<std::pair<size_t, size_t>> sequences;  // that see little, and much

@@ -93,10 +93,17 @@ ProbeLoad rows_of_one(uint32_t rows, uint32_t context) {
 }
 ProbeLoad prompt_of(uint32_t rows) { return rows_of_one(rows, rows); }
 
-ChunkLoads chunk_loads(const Model& model, bool own_memory, uint32_t rows_max, uint32_t positions) {
-  const uint32_t rows = std::min(own_memory ? kManyChunkRows : kChunkRows, rows_max);
-  const uint32_t seen = own_memory ? std::min(kChunkContext, model.config().context_length) : kMeasuredContext;
-  return {prompt_of(rows), rows_of_one(rows, std::max(rows, std::min(seen, positions)))};
+ChunkLoads chunk_loads(const Model& model, LayerRange layers, bool own_memory, uint32_t rows_max, uint32_t positions) {
+  uint32_t seen = kMeasuredContext;
+  if (own_memory) {
+    seen = std::min(kChunkContext, model.config().context_length);
+    for (uint32_t layer = layers.first; layer < layers.first + layers.count; ++layer) {
+      if (const uint32_t window = window_of(model, layer); window > 0) seen = std::min(seen, window);
+    }
+  }
+  seen = std::min(seen, positions);
+  const uint32_t rows = std::max(1u, std::min({own_memory ? kManyChunkRows : kChunkRows, rows_max, seen / 2}));
+  return {prompt_of(rows), rows_of_one(rows, std::max(rows, seen))};
 }
 
 ProbeLoad mixed_load() {

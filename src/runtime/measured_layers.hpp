@@ -38,12 +38,12 @@ inline constexpr uint32_t kMixedRows = 128, kMixedDecoding = 16;
 // As many rows of one sequence. What runs few of them decodes, mostly.
 ProbeLoad rows_of_one(uint32_t rows, uint32_t context);
 ProbeLoad prompt_of(uint32_t rows);
-// Rows of a prompt that see no more than themselves, and as many that see up to `positions`: on a device with memory of
-// its own so much that it shows.
+// Rows of a prompt that see no more than themselves, and as many that see more, up to `positions`: on a device with
+// memory of its own so much that it shows, but nowhere more than any of the layers sees.
 struct ChunkLoads {
   ProbeLoad near, far;
 };
-ChunkLoads chunk_loads(const Model& model, bool own_memory, uint32_t rows_max, uint32_t positions);
+ChunkLoads chunk_loads(const Model& model, LayerRange layers, bool own_memory, uint32_t rows_max, uint32_t positions);
 // kMixedRows, of which kMixedDecoding decode.
 ProbeLoad mixed_load();
 

@@ -67,21 +67,27 @@ TEST(MeasuredLayers, AFewOfThem_WhereMemoryIsScarce) {
   EXPECT_EQ(few_layers(small.model(), false).count, 1u);  // more are not alike
 }
 
-TEST(MeasuredLayers, ChunksSeeEnoughForTheirReadingToShow) {
-  make_model::ModelSpec spec = spec_of(6);
+TEST(MeasuredLayers, ChunksSeeEnoughForTheirReadingToShow_AndNoMoreThanAnyLayer) {
+  make_model::ModelSpec spec = spec_of(8);
   const auto seen = [&](bool own_memory, uint32_t rows_max, uint32_t positions) {
-    const ChunkLoads loads = chunk_loads(testing::RandomModel(spec).model(), own_memory, rows_max, positions);
+    const testing::RandomModel random(spec);
+    const ChunkLoads loads =
+        chunk_loads(random.model(), measured_layers(random.model(), UINT64_MAX), own_memory, rows_max, positions);
     EXPECT_EQ(loads.near.rows, loads.far.rows);
     EXPECT_EQ(loads.near.context, loads.near.rows);
+    EXPECT_LT(loads.near.context, loads.far.context);
     return std::pair(loads.far.rows, loads.far.context);
   };
   spec.context = 8192;
   EXPECT_EQ(seen(false, 512, 8192), std::pair(64u, 512u));
   EXPECT_EQ(seen(true, 512, 8192), std::pair(256u, 4096u));
   EXPECT_EQ(seen(true, 16, 100), std::pair(16u, 100u));
-  EXPECT_EQ(seen(true, 256, 100), std::pair(256u, 256u));  // no less than themselves
-  spec.context = 2048;
-  EXPECT_EQ(seen(true, 512, 8192), std::pair(256u, 2048u));
+  EXPECT_EQ(seen(true, 256, 100), std::pair(50u, 100u));
+  spec.architecture = "gemma3", spec.window = 1024;  // but for every sixth layer; all see as far as 512
+  EXPECT_EQ(seen(true, 512, 8192), std::pair(256u, 1024u));
+  EXPECT_EQ(seen(false, 512, 8192), std::pair(64u, 512u));
+  spec.context = 600;
+  EXPECT_EQ(seen(true, 512, 8192), std::pair(256u, 600u));
 }
 
 class ProbeTest : public ::testing::Test {
