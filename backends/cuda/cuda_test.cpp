@@ -9,6 +9,7 @@
 
 #include "cuda/attention/plan.hpp"
 #include "cuda/driver.hpp"
+#include "cuda/memory.hpp"
 #include "cuda/weight.hpp"
 #include "kit/reference.hpp"
 
@@ -50,6 +51,16 @@ TEST(Driver, OldGpuBesideANewOne_IsLeftOut) {
   const std::vector<Gpu> found = usable(sight, &why);
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].major, 9);
+}
+
+TEST(Memory, ErrorsAfterWhichAGpuIsLost) {
+  for (const cudaError_t lost : {cudaErrorIllegalAddress, cudaErrorLaunchFailure, cudaErrorLaunchTimeout,
+                                 cudaErrorAssert, cudaErrorECCUncorrectable, cudaErrorNvlinkUncorrectable,
+                                 cudaErrorContained, cudaErrorMpsClientTerminated, cudaErrorUnknown})
+    EXPECT_EQ(code_of(lost), MOTLEY_UNAVAILABLE) << cudaGetErrorName(lost);
+  EXPECT_EQ(code_of(cudaErrorMemoryAllocation), MOTLEY_RESOURCE_EXHAUSTED);
+  EXPECT_EQ(code_of(cudaErrorInvalidValue), MOTLEY_INTERNAL);
+  EXPECT_EQ(code_of(cudaSuccess), MOTLEY_OK);
 }
 
 TEST(Plugin, Enumerate_GivesGpusOrAReason) {

@@ -8,11 +8,10 @@
 
 namespace motley::cuda {
 
-namespace {
-
-// After these the process's context on the GPU is of no more use.
-bool is_fatal(cudaError_t code) {
-  switch (code) {
+motley_code code_of(int result) {
+  switch (static_cast<cudaError_t>(result)) {
+    case cudaSuccess: return MOTLEY_OK;
+    case cudaErrorMemoryAllocation: return MOTLEY_RESOURCE_EXHAUSTED;
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchFailure:
     case cudaErrorLaunchTimeout:
@@ -23,21 +22,23 @@ bool is_fatal(cudaError_t code) {
     case cudaErrorInvalidPc:
     case cudaErrorAssert:
     case cudaErrorECCUncorrectable:
-    case cudaErrorDevicesUnavailable: return true;
-    default: return false;
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorExternalDevice:
+    case cudaErrorUnknown:
+    case cudaErrorDevicesUnavailable: return MOTLEY_UNAVAILABLE;
+    default: return MOTLEY_INTERNAL;
   }
 }
-
-}  // namespace
 
 void check(int result, const char* what) {
   const auto code = static_cast<cudaError_t>(result);
   if (code == cudaSuccess) return;
   cudaGetLastError();
-  const motley_code as = code == cudaErrorMemoryAllocation ? MOTLEY_RESOURCE_EXHAUSTED
-                         : is_fatal(code)                  ? MOTLEY_UNAVAILABLE
-                                                           : MOTLEY_INTERNAL;
-  kit::fail(as, "%s: %s (%s)", what, cudaGetErrorString(code), cudaGetErrorName(code));
+  kit::fail(code_of(result), "%s: %s (%s)", what, cudaGetErrorString(code), cudaGetErrorName(code));
 }
 
 int CudaMemory::processors() const {

@@ -7,8 +7,10 @@
 
 namespace motley::cuda {
 
-// Throws Error for a CUDA call that failed; `code` is a cudaError_t, `what` was tried.
-void check(int code, const char* what);
+// What a cudaError_t means here. UNAVAILABLE: after it the process's context on the GPU is of no more use.
+motley_code code_of(int result);
+// Throws Error for a CUDA call that failed; `result` is a cudaError_t, `what` was tried.
+void check(int result, const char* what);
 
 class CudaMemory : public kit::Memory {
  public:
