@@ -166,7 +166,8 @@ void add_model_options(CLI::App* app, InstanceOptions& options, Parsed& parsed) 
       ->transform([](const std::string& value) { return value == "-1" ? "0" : value; });
   add_number(app, "--max-num-seqs", options.engine.max_num_seqs, "sequences that run at once")->capture_default_str();
   add_number(app, "--max-num-batched-tokens", options.engine.max_num_batched_tokens,
-             "tokens of one step; default: as many as keep a step within 200 ms, or 1 s while nothing decodes");
+             "tokens of one step; default: as many as keep a step within 200 ms, of large models within 1 s while "
+             "nothing decodes");
   add_number(app, "--block-size", options.block_size, "positions of a KV block")->capture_default_str();
   app->add_option("--kv-cache-dtype", options.kv_cache_dtype, "auto, float32, float16, bfloat16, fp8 (E4M3) or int8")
       ->capture_default_str();
