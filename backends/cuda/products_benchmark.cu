@@ -1,5 +1,5 @@
 // How fast the products of a transformer's step are, beside the GPU's own copy bandwidth and, in bf16, cuBLASLt.
-//   cuda_products_benchmark [quick | bf16]     bf16: up to 64 rows of it
+//   cuda_products_benchmark [quick | TYPE]     TYPE: up to 64 rows of one, as BF16
 // The weights are those of a Llama of 8 billion parameters (4096, 14336, 32 layers, 32 / 8 heads, vocabulary 128256)
 // with random contents, eight layers of them in turn, so that no cache holds them. A time is the median of replays of a
 // graph. SPDX-License-Identifier: Apache-2.0
@@ -280,7 +280,7 @@ void measure(int32_t dtype, const Library* library, const std::vector<int64_t>& 
 int main(int argc, char** argv) {
   using namespace motley;
   const auto asked = [&](const char* what) { return argc > 1 && std::strcmp(argv[1], what) == 0; };
-  const std::vector<int64_t> some = {1, 64, 2048}, all = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 4096};
+  const std::vector<int64_t> some = {1, 64, 2048, 4096}, all = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 4096};
   try {
     cudaDeviceProp properties{};
     cuda::check(cudaGetDeviceProperties(&properties, 0), "looking at the GPU");
@@ -289,13 +289,19 @@ int main(int argc, char** argv) {
     const auto library = cuda::Library::open(&why);
     std::printf("%s; cuBLASLt: %s\n", properties.name,
                 library ? std::to_string(library->version()).c_str() : why.c_str());
-    if (asked("bf16")) {
-      cuda::measure(MOTLEY_BF16, library.get(), {1, 4, 8, 16, 32, 64});
+    if (argc > 1 && !asked("quick")) {
+      int32_t type = 0;
+      while (type < MOTLEY_DTYPE_COUNT && !(kit::find_format(type) && asked(kit::find_format(type)->name))) ++type;
+      if (type != MOTLEY_BF16 && type != MOTLEY_F16 && (type == MOTLEY_DTYPE_COUNT || cuda::tile_bytes(type) == 0))
+        kit::fail(MOTLEY_INVALID_ARGUMENT, "%s: no type with kernels of its own", argv[1]);
+      cuda::measure(type, library.get(), {1, 4, 8, 16, 32, 64});
       return 0;
     }
-    for (const int32_t dtype :
-         {MOTLEY_BF16, MOTLEY_Q4_K, MOTLEY_Q6_K, MOTLEY_Q8_0, MOTLEY_F8_E4M3_S64, MOTLEY_Q4_0, MOTLEY_F16})
-      cuda::measure(dtype, library.get(), asked("quick") || dtype == MOTLEY_Q4_0 || dtype == MOTLEY_F16 ? some : all);
+    for (const int32_t dtype : {MOTLEY_BF16, MOTLEY_Q4_K, MOTLEY_Q6_K, MOTLEY_Q8_0, MOTLEY_F8_E4M3_S64})
+      cuda::measure(dtype, library.get(), asked("quick") ? some : all);
+    for (const int32_t dtype : {MOTLEY_F16, MOTLEY_Q4_0, MOTLEY_Q4_1, MOTLEY_Q5_0, MOTLEY_Q5_1, MOTLEY_Q2_K,
+                                MOTLEY_Q3_K, MOTLEY_Q5_K, MOTLEY_IQ4_NL, MOTLEY_IQ4_XS, MOTLEY_MXFP4})
+      cuda::measure(dtype, library.get(), some);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -62,78 +62,90 @@ struct Bf16 : Layout<MOTLEY_BF16, 1, 2, 1> {
   static constexpr float at(const uint8_t* p, int) { return bf16_value(word(p)); }
 };
 
+// Quantised formats say what an element's bits are (`code`), and the K ones which scale they are multiplied with.
 struct Q4_0 : Layout<MOTLEY_Q4_0, 32, 18, 32> {
-  static constexpr float at(const uint8_t* p, int e) { return half(p) * static_cast<float>(nibble(p + 2, e) - 8); }
+  static constexpr int code(const uint8_t* p, int e) { return nibble(p + 2, e); }
+  static constexpr float at(const uint8_t* p, int e) { return half(p) * static_cast<float>(code(p, e) - 8); }
 };
 struct Q4_1 : Layout<MOTLEY_Q4_1, 32, 20, 32> {
-  static constexpr float at(const uint8_t* p, int e) {
-    return half(p) * static_cast<float>(nibble(p + 4, e)) + half(p + 2);
-  }
+  static constexpr int code(const uint8_t* p, int e) { return nibble(p + 4, e); }
+  static constexpr float at(const uint8_t* p, int e) { return half(p) * static_cast<float>(code(p, e)) + half(p + 2); }
 };
 struct Q5_0 : Layout<MOTLEY_Q5_0, 32, 22, 32> {
-  static constexpr float at(const uint8_t* p, int e) {
-    return half(p) * static_cast<float>((nibble(p + 6, e) | fifth(p + 2, e)) - 16);
-  }
+  static constexpr int code(const uint8_t* p, int e) { return nibble(p + 6, e) | fifth(p + 2, e); }
+  static constexpr float at(const uint8_t* p, int e) { return half(p) * static_cast<float>(code(p, e) - 16); }
 };
 struct Q5_1 : Layout<MOTLEY_Q5_1, 32, 24, 32> {
-  static constexpr float at(const uint8_t* p, int e) {
-    return half(p) * static_cast<float>(nibble(p + 8, e) | fifth(p + 4, e)) + half(p + 2);
-  }
+  static constexpr int code(const uint8_t* p, int e) { return nibble(p + 8, e) | fifth(p + 4, e); }
+  static constexpr float at(const uint8_t* p, int e) { return half(p) * static_cast<float>(code(p, e)) + half(p + 2); }
 };
 struct Q8_0 : Layout<MOTLEY_Q8_0, 32, 34, 32> {
-  static constexpr float at(const uint8_t* p, int e) {
-    return half(p) * static_cast<float>(static_cast<int8_t>(p[2 + e]));
-  }
+  static constexpr int code(const uint8_t* p, int e) { return static_cast<int8_t>(p[2 + e]); }
+  static constexpr float at(const uint8_t* p, int e) { return half(p) * static_cast<float>(code(p, e)); }
 };
 
 struct F8E4M3 : Layout<MOTLEY_F8_E4M3_S64, 64, 68, 32> {
+  static constexpr int code(const uint8_t* p, int e) { return p[4 + e]; }
   static constexpr float at(const uint8_t* p, int e) {
-    return std::bit_cast<float>(double_word(p)) * f8_e4m3_value(p[4 + e]);
+    return std::bit_cast<float>(double_word(p)) * f8_e4m3_value(static_cast<uint8_t>(code(p, e)));
   }
 };
 
 struct Q2K : Layout<MOTLEY_Q2_K, 256, 84, 16> {
+  static constexpr int code(const uint8_t* p, int e) {
+    return (p[16 + e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2)) & 3;
+  }
   static constexpr float at(const uint8_t* p, int e) {
-    const int n = e / 128, g = (e % 128) / 32, l = e % 32, s = p[e / 16];
-    const int q = (p[16 + 32 * n + l] >> (2 * g)) & 3;
-    return half(p + 80) * static_cast<float>(s & 15) * static_cast<float>(q) -
+    const int s = p[e / 16];
+    return half(p + 80) * static_cast<float>(s & 15) * static_cast<float>(code(p, e)) -
            half(p + 82) * static_cast<float>(s >> 4);
   }
 };
 struct Q3K : Layout<MOTLEY_Q3_K, 256, 110, 16> {
+  static constexpr int code(const uint8_t* p, int e) {
+    const int n = e / 128, g = (e % 128) / 32, l = e % 32;
+    return ((p[32 + 32 * n + l] >> (2 * g)) & 3) | ((p[l] >> (4 * n + g)) & 1) << 2;
+  }
+  static constexpr int scale(const uint8_t* p, int k) {  // of elements from 16 * k
+    const uint8_t* const s = p + 96;
+    return ((k < 8 ? s[k] & 15 : s[k - 8] >> 4) | ((s[8 + k % 4] >> (2 * (k / 4))) & 3) << 4) - 32;
+  }
   static constexpr float at(const uint8_t* p, int e) {
-    const uint8_t *hm = p, *qs = p + 32, *s = p + 96;
-    const int n = e / 128, g = (e % 128) / 32, l = e % 32, k = e / 16;
-    const int low = (qs[32 * n + l] >> (2 * g)) & 3, high = (hm[l] >> (4 * n + g)) & 1;
-    const int scale = ((k < 8 ? s[k] & 15 : s[k - 8] >> 4) | ((s[8 + k % 4] >> (2 * (k / 4))) & 3) << 4) - 32;
-    return half(p + 108) * static_cast<float>(scale) * static_cast<float>((low | high << 2) - 4);
+    return half(p + 108) * static_cast<float>(scale(p, e / 16)) * static_cast<float>(code(p, e) - 4);
   }
 };
 // Q4_K, and Q5_K with its 32 bytes of fifth bits between the scales and the nibbles.
 template <bool kFifth>
-constexpr float q4_or_q5_k(const uint8_t* p, int e) {
-  const uint8_t *s = p + 4, *qh = p + 16, *qs = p + (kFifth ? 48 : 16);
-  const int j = e / 32, l = e % 32;
-  const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4);
-  const int min = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | ((s[j] >> 6) << 4);
-  const uint8_t byte = qs[32 * (j / 2) + l];
-  const int q = (j % 2 ? byte >> 4 : byte & 15) | (kFifth ? ((qh[l] >> j) & 1) << 4 : 0);
-  return half(p) * static_cast<float>(scale) * static_cast<float>(q) - half(p + 2) * static_cast<float>(min);
-}
-struct Q4K : Layout<MOTLEY_Q4_K, 256, 144, 32> {
-  static constexpr float at(const uint8_t* p, int e) { return q4_or_q5_k<false>(p, e); }
-};
-struct Q5K : Layout<MOTLEY_Q5_K, 256, 176, 32> {
-  static constexpr float at(const uint8_t* p, int e) { return q4_or_q5_k<true>(p, e); }
-};
-struct Q6K : Layout<MOTLEY_Q6_K, 256, 210, 16> {
+struct Q4OrQ5K : Layout<kFifth ? MOTLEY_Q5_K : MOTLEY_Q4_K, 256, kFifth ? 176 : 144, 32> {
+  static constexpr int code(const uint8_t* p, int e) {
+    const int j = e / 32, l = e % 32;
+    const uint8_t byte = p[(kFifth ? 48 : 16) + 32 * (j / 2) + l];
+    return (j % 2 ? byte >> 4 : byte & 15) | (kFifth ? ((p[16 + l] >> j) & 1) << 4 : 0);
+  }
+  static constexpr int scale(const uint8_t* p, int j) {  // of elements from 32 * j
+    const uint8_t* const s = p + 4;
+    return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4);
+  }
+  static constexpr int min(const uint8_t* p, int j) {
+    const uint8_t* const s = p + 4;
+    return j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | ((s[j] >> 6) << 4);
+  }
   static constexpr float at(const uint8_t* p, int e) {
-    const uint8_t *ql = p, *qh = p + 128;
+    return half(p) * static_cast<float>(scale(p, e / 32)) * static_cast<float>(code(p, e)) -
+           half(p + 2) * static_cast<float>(min(p, e / 32));
+  }
+};
+using Q4K = Q4OrQ5K<false>;
+using Q5K = Q4OrQ5K<true>;
+struct Q6K : Layout<MOTLEY_Q6_K, 256, 210, 16> {
+  static constexpr int code(const uint8_t* p, int e) {
     const int n = e / 128, g = (e % 128) / 32, l = e % 32;
-    const uint8_t byte = ql[64 * n + 32 * (g % 2) + l];
-    const int low = g < 2 ? byte & 15 : byte >> 4, high = (qh[32 * n + l] >> (2 * g)) & 3;
-    const int scale = static_cast<int8_t>(p[192 + e / 16]);
-    return half(p + 208) * static_cast<float>(scale) * static_cast<float>((low | high << 4) - 32);
+    const uint8_t byte = p[64 * n + 32 * (g % 2) + l];
+    return (g < 2 ? byte & 15 : byte >> 4) | ((p[128 + 32 * n + l] >> (2 * g)) & 3) << 4;
+  }
+  static constexpr int scale(const uint8_t* p, int k) { return static_cast<int8_t>(p[192 + k]); }
+  static constexpr float at(const uint8_t* p, int e) {
+    return half(p + 208) * static_cast<float>(scale(p, e / 16)) * static_cast<float>(code(p, e) - 32);
   }
 };
 
@@ -146,20 +158,22 @@ constexpr int fp4_value(int nibble) {
   return kValues[nibble];
 }
 struct Iq4Nl : Layout<MOTLEY_IQ4_NL, 32, 18, 32> {
-  static constexpr float at(const uint8_t* p, int e) {
-    return half(p) * static_cast<float>(iq4_value(nibble(p + 2, e)));
-  }
+  static constexpr int code(const uint8_t* p, int e) { return nibble(p + 2, e); }
+  static constexpr float at(const uint8_t* p, int e) { return half(p) * static_cast<float>(iq4_value(code(p, e))); }
 };
 struct Iq4Xs : Layout<MOTLEY_IQ4_XS, 256, 136, 32> {
+  static constexpr int code(const uint8_t* p, int e) { return nibble(p + 8 + e / 32 * 16, e % 32); }
+  static constexpr int scale(const uint8_t* p, int j) {  // of elements from 32 * j
+    return (((p[4 + j / 2] >> (4 * (j % 2))) & 15) | ((word(p + 2) >> (2 * j)) & 3) << 4) - 32;
+  }
   static constexpr float at(const uint8_t* p, int e) {
-    const int j = e / 32;
-    const int low = (p[4 + j / 2] >> (4 * (j % 2))) & 15, scale = (low | ((word(p + 2) >> (2 * j)) & 3) << 4) - 32;
-    return half(p) * static_cast<float>(scale) * static_cast<float>(iq4_value(nibble(p + 8 + 16 * j, e % 32)));
+    return half(p) * static_cast<float>(scale(p, e / 32)) * static_cast<float>(iq4_value(code(p, e)));
   }
 };
 struct Mxfp4 : Layout<MOTLEY_MXFP4, 32, 17, 32> {
+  static constexpr int code(const uint8_t* p, int e) { return nibble(p + 1, e); }
   static constexpr float at(const uint8_t* p, int e) {
-    return e8m0_value(p[0]) * static_cast<float>(fp4_value(nibble(p + 1, e)));
+    return e8m0_value(p[0]) * static_cast<float>(fp4_value(code(p, e)));
   }
 };
 

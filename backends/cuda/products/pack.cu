@@ -1,7 +1,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/products/element.cuh"
 #include "cuda/products/pack.hpp"
-#include "cuda/products/tiles.cuh"
+#include "cuda/products/packed.cuh"
 
 namespace motley::cuda {
 
@@ -22,15 +22,7 @@ __global__ void fill_tiles(const uint8_t* blocks, int64_t row_bytes, int64_t row
     const int64_t column = first_column + i;
     const uint8_t* const block = from + column / Block::kBlock * Block::kBytes;
     const int e = static_cast<int>(column % Block::kBlock);
-    const auto code = static_cast<uint32_t>(Kind::file_code(block, e));
-    auto* const words = reinterpret_cast<uint32_t*>(tile);
-    const auto p = Kind::place(row, i);
-    atomicOr(words + p.word, (code & (Kind::kCodeLoads == 8 ? 255u : 15u)) << p.shift);
-    if (Kind::kMoreLoads > 0) {
-      const auto q = Kind::more_place(row, i);
-      atomicOr(words + q.word, code >> 4 << q.shift);
-    }
-    if (e % Block::kSubBlock == 0) Kind::file_scales(block, row, i / Block::kSubBlock, tile);
+    Kind::put(tile, row, i, block, e);
   }
 }
 

@@ -7,8 +7,8 @@
 #include "cuda/launch.cuh"
 #include "cuda/products/element.cuh"
 #include "cuda/products/pack.hpp"
+#include "cuda/products/packed.cuh"
 #include "cuda/products/products.hpp"
-#include "cuda/products/tiles.cuh"
 
 namespace motley::cuda {
 

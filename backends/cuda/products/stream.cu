@@ -16,17 +16,22 @@ constexpr int64_t kAlign = 256;
 
 int64_t align(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
+struct Served {
+  int32_t dtype;
+  const StreamKernels* kernels;
+};
+constexpr Served kServed[] = {
+    {MOTLEY_BF16, &kBf16Kernels},  {MOTLEY_F16, &kF16Kernels},      {MOTLEY_F8_E4M3_S64, &kF8Kernels},
+    {MOTLEY_Q8_0, &kQ80Kernels},   {MOTLEY_Q4_0, &kQ40Kernels},     {MOTLEY_Q4_1, &kQ41Kernels},
+    {MOTLEY_Q5_0, &kQ50Kernels},   {MOTLEY_Q5_1, &kQ51Kernels},     {MOTLEY_Q2_K, &kQ2KKernels},
+    {MOTLEY_Q3_K, &kQ3KKernels},   {MOTLEY_Q4_K, &kQ4KKernels},     {MOTLEY_Q5_K, &kQ5KKernels},
+    {MOTLEY_Q6_K, &kQ6KKernels},   {MOTLEY_IQ4_NL, &kIq4NlKernels}, {MOTLEY_IQ4_XS, &kIq4XsKernels},
+    {MOTLEY_MXFP4, &kMxfp4Kernels}};
+
+// Of a type without any, those of the first: what is asked for is then only how products would be cut.
 const StreamKernels& kernels_for(int32_t dtype) {
-  switch (dtype) {
-    case MOTLEY_F16: return kF16Kernels;
-    case MOTLEY_Q4_0: return kQ40Kernels;
-    case MOTLEY_Q4_1: return kQ41Kernels;
-    case MOTLEY_Q8_0: return kQ80Kernels;
-    case MOTLEY_F8_E4M3_S64: return kF8Kernels;
-    case MOTLEY_Q4_K: return kQ4KKernels;
-    case MOTLEY_Q6_K: return kQ6KKernels;
-    default: return kBf16Kernels;
-  }
+  const auto* const found = std::ranges::find(kServed, dtype, &Served::dtype);
+  return *(found == std::end(kServed) ? kServed : found)->kernels;
 }
 
 // Eights of rows that a block of threads takes.
@@ -207,10 +212,9 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
 
 bool prepare_stream() {
   if (attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < kSharedMax) return false;
-  for (const StreamKernels* kernels : {&kBf16Kernels, &kF16Kernels, &kQ40Kernels, &kQ41Kernels, &kQ80Kernels,
-                                       &kF8Kernels, &kQ4KKernels, &kQ6KKernels}) {
-    if (!kernels->built()) return false;
-    kernels->prepare();
+  for (const Served& served : kServed) {
+    if (!served.kernels->built()) return false;
+    served.kernels->prepare();
   }
   prepare_serial();
   return true;

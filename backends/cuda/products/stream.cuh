@@ -332,7 +332,8 @@ constexpr StreamKernels kernels_of() {
   return {C::blocks, (Wide::kColumns > 128), few_shared<Wide>, C::few,
           C::many,   launch_order<Wide>,     built<Wide>,      C::prepare};
 }
-extern const StreamKernels kBf16Kernels, kF16Kernels, kQ40Kernels, kQ41Kernels, kQ80Kernels, kF8Kernels, kQ4KKernels,
-    kQ6KKernels;
+extern const StreamKernels kBf16Kernels, kF16Kernels, kQ40Kernels, kQ41Kernels, kQ50Kernels, kQ51Kernels, kQ80Kernels,
+    kF8Kernels, kQ2KKernels, kQ3KKernels, kQ4KKernels, kQ5KKernels, kQ6KKernels, kIq4NlKernels, kIq4XsKernels,
+    kMxfp4Kernels;
 
 }  // namespace motley::cuda

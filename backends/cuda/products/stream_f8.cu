@@ -1,5 +1,6 @@
-// Products with weights in FP8 (E4M3).
+// Products with weights in FP8.
 // SPDX-License-Identifier: Apache-2.0
+#include "cuda/products/packed.cuh"
 #include "cuda/products/stream.cuh"
 
 namespace motley::cuda {

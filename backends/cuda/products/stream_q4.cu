@@ -1,5 +1,6 @@
 // Products with weights in Q4_0 and Q4_1.
 // SPDX-License-Identifier: Apache-2.0
+#include "cuda/products/packed.cuh"
 #include "cuda/products/stream.cuh"
 
 namespace motley::cuda {

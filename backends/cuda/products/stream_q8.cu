@@ -1,5 +1,6 @@
 // Products with weights in Q8_0.
 // SPDX-License-Identifier: Apache-2.0
+#include "cuda/products/packed.cuh"
 #include "cuda/products/stream.cuh"
 
 namespace motley::cuda {
