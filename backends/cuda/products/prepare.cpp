@@ -57,7 +57,7 @@ class Trial {
 std::vector<int64_t> key_of(const kit::Plan& plan, const kit::PlanOp& op) {
   if (op.kind != MOTLEY_OP_MATMUL || op.weight[0] == MOTLEY_NONE) return {};
   const auto& first = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[0])]);
-  if (!first.view().direct || !first.view().streams) return {};
+  if (!first.view().streams) return {};
   std::vector<int64_t> key = {first.format, first.cols, static_cast<int64_t>(op.in.size()),
                               static_cast<int64_t>(op.weight.size())};
   int64_t rows = 0;
