@@ -191,10 +191,23 @@ CudaStream::~CudaStream() {
   cudaGetLastError();
 }
 
-void CudaStream::drop_records() {
-  for (auto& [key, record] : records_)
+void CudaStream::drop_records(uint64_t used_before) {
+  std::erase_if(records_, [&](const auto& one) {
+    const Record& record = one.second;
+    if (record.used >= used_before) return false;
     if (record.graph) cudaGraphExecDestroy(record.graph);
-  records_.clear();
+    return true;
+  });
+}
+
+// Steps with prompts hardly ever come again, and must not push out those that do.
+void CudaStream::drop_older_records() {
+  std::vector<uint64_t> used;
+  for (const auto& [key, record] : records_) used.push_back(record.used);
+  const auto middle = used.begin() + static_cast<int64_t>(used.size() / 2);
+  std::nth_element(used.begin(), middle, used.end());
+  check(cudaStreamSynchronize(stream_), "waiting for the GPU");
+  drop_records(*middle);
 }
 
 // ---- copies ----
@@ -332,16 +345,14 @@ bool CudaStream::begin(const motley_batch& b, std::span<const int32_t> row_seque
 
 // True if a record of the steps was enqueued. The second time that they come they are recorded.
 bool CudaStream::replay(std::vector<uint64_t> key) {
-  if (records_.size() >= kRecordsMax && !records_.contains(key)) {
-    check(cudaStreamSynchronize(stream_), "waiting for the GPU");
-    drop_records();
-  }
+  if (records_.size() >= kRecordsMax && !records_.contains(key)) drop_older_records();
   Record& record = records_[std::move(key)];
+  record.used = ++replays_;
   if (record.graph) {
     check(cudaGraphLaunch(record.graph, stream_), "enqueuing a program's record");
     return true;
   }
-  if (++record.uses < 2 || record.refused) return false;
+  if (!std::exchange(record.seen, true) || record.refused) return false;
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "recording a program");
   recording_ = &record;
   return false;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <limits>
 #include <map>
 #include <mutex>
 
@@ -114,14 +115,16 @@ class CudaStream : public kit::Stream {
  private:
   class Layout;
   struct Record {
-    uint32_t uses = 0;
+    uint64_t used = 0;  // which replay was the last
+    bool seen = false;
     bool refused = false;  // it cannot be recorded
     cudaGraphExec_t graph = nullptr;
   };
   void lay_out(const motley_batch& batch, std::span<const int32_t> row_sequence, const ProgramNeeds& needs,
                Layout& layout);
   bool replay(std::vector<uint64_t> key);
-  void drop_records();
+  void drop_records(uint64_t used_before = std::numeric_limits<uint64_t>::max());
+  void drop_older_records();
   void stop_recording();
   std::byte* staged(uint64_t bytes);
 
@@ -137,6 +140,7 @@ class CudaStream : public kit::Stream {
   PinnedPool::Piece staging_;
   uint64_t staged_ = 0;  // of staging_
   std::map<std::vector<uint64_t>, Record> records_;
+  uint64_t replays_ = 0;  // asked for
   Record* recording_ = nullptr;
   DeviceBatch batch_;
   std::vector<AttentionItems> attention_;
