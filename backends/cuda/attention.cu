@@ -60,7 +60,8 @@ __global__ void attend(Attention a) {
   const int32_t* blocks = a.batch.blocks + a.batch.seq_block_begin[a.batch.row_sequence[row]];
   const int64_t position = a.batch.positions[row];
   const int64_t first = a.window > 0 ? max(int64_t{0}, position - a.window + 1) : 0;
-  for (int64_t i = threadIdx.x; i < dim; i += kTile) query[i] = a.q[here * dim + i], sum[i] = 0;
+  const auto* const q = static_cast<const float*>(a.q) + here * dim;
+  for (int64_t i = threadIdx.x; i < dim; i += kTile) query[i] = q[i], sum[i] = 0;
   if (threadIdx.x == 0) {
     s.largest = a.sinks ? a.sinks[head] : -INFINITY;  // a sink takes weight and adds no value
     s.total = a.sinks && s.largest > -INFINITY ? 1.0f : 0.0f;
@@ -167,9 +168,10 @@ void rope_kv_write_attention(const kit::OpCall& call) {
             stream_of(call).attention(static_cast<const AttentionOp*>(call.op->data.get())->shape).one_row_each &&
             can_turn(a);
   if (!a.turns) {
-    float* const turned = call.out[call.out.size() - 2].f32();
-    turn_and_write(call, q, layer, turned);
-    a.q = turned, a.aligned = is_aligned(a.q) && is_aligned(a.out);
+    a.q = call.out[call.out.size() - 2].data;  // for f32
+    a.packed = has_tensor_cores(a.layer) && is_aligned(a.q);
+    a.aligned = is_aligned(a.q) && is_aligned(a.out);
+    turn_and_write(call, q, layer, const_cast<void*>(a.q), a.packed ? query_dtype(a.layer) : MOTLEY_F32);
   }
   run(a, call);
 }

@@ -181,7 +181,18 @@ void attention_op(Graph& g, int32_t layer, int32_t q, int32_t out) {
   g.op(MOTLEY_OP_PAGED_ATTENTION, {q}, {out}).attr.attention = {layer, kHeads, kKvHeads, kDim, 0.0883883f, 0, 0};
 }
 
-void attention(const char* name, int32_t dtype, uint32_t seqs, uint32_t rows, uint32_t context, bool prompt) {
+// ROPE of q and k, and KV_WRITE; the turned q.
+int32_t heads(Graph& g, int32_t layer, int32_t q, int32_t k, int32_t v) {
+  const int32_t tq = g.value(kHeads * kDim), tk = g.value(kKvHeads * kDim);
+  g.op(MOTLEY_OP_ROPE, {q}, {tq}).attr.rope = {MOTLEY_ROPE_NORM, kHeads, kDim, kDim, 500000, 1, 1, 1, 0, 0, 0};
+  g.op(MOTLEY_OP_ROPE, {k}, {tk}).attr.rope = {MOTLEY_ROPE_NORM, kKvHeads, kDim, kDim, 500000, 1, 1, 1, 0, 0, 0};
+  g.op(MOTLEY_OP_KV_WRITE, {tk, v}, {}).attr.kv = {layer, kKvHeads, kDim};
+  return tq;
+}
+
+// with_heads: behind ROPE and KV_WRITE, as in a step.
+void attention(const char* name, int32_t dtype, uint32_t seqs, uint32_t rows, uint32_t context, bool prompt,
+               bool with_heads = false) {
   if (!std::strstr(name, word)) return;
   const uint32_t layers = prompt ? 4 : 32;
   Batch batch(seqs, rows, context, prompt);
@@ -198,10 +209,11 @@ void attention(const char* name, int32_t dtype, uint32_t seqs, uint32_t rows, ui
     Batch all(seqs, context, context, true);
     seconds(w, all, kv);
   }
-  const int32_t q = g.input(kHeads * kDim);
+  const int32_t q = g.input(kHeads * kDim), k = with_heads ? g.input(kKvHeads * kDim) : MOTLEY_NONE,
+                v = with_heads ? g.input(kKvHeads * kDim) : MOTLEY_NONE;
   for (uint32_t l = 0; l < layers; ++l) {
-    const int32_t out = g.value(kHeads * kDim);
-    attention_op(g, static_cast<int32_t>(l), q, out);
+    const int32_t out = g.value(kHeads * kDim), layer = static_cast<int32_t>(l);
+    attention_op(g, layer, with_heads ? heads(g, layer, q, k, v) : q, out);
     if (l + 1 == layers) g.outputs.push_back(out);
   }
   const double each = seconds(g, batch, kv) / layers;
@@ -229,10 +241,7 @@ void elements(uint32_t rows, bool prompt) {
       const int32_t normed = g.value(kHidden);
       g.op(MOTLEY_OP_RMSNORM, {x}, {normed}, {norm}).attr.norm = {1e-5f, kHidden};
       if (half == 0) {
-        const int32_t tq = g.value(kHeads * kDim), tk = g.value(kKvHeads * kDim);
-        g.op(MOTLEY_OP_ROPE, {q}, {tq}).attr.rope = {MOTLEY_ROPE_NORM, kHeads, kDim, kDim, 500000, 1, 1, 1, 0, 0, 0};
-        g.op(MOTLEY_OP_ROPE, {k}, {tk}).attr.rope = {MOTLEY_ROPE_NORM, kKvHeads, kDim, kDim, 500000, 1, 1, 1, 0, 0, 0};
-        g.op(MOTLEY_OP_KV_WRITE, {tk, v}, {}).attr.kv = {l, kKvHeads, kDim};
+        heads(g, l, q, k, v);
       } else {
         g.op(MOTLEY_OP_SILU_MUL, {gate, up}, {g.value(kFfn)});
       }
@@ -306,6 +315,9 @@ int main(int argc, char** argv) {
   attention("prompt 4096 int8", MOTLEY_I8, 1, 4096, 4096, true);
   attention("512 more on 4096", MOTLEY_F16, 1, 512, 4608, true);
   attention("prompt 8192", MOTLEY_F16, 1, 8192, 8192, true);
+  attention("heads, 8 x 512", MOTLEY_F16, 8, 512, 512, true, true);
+  attention("heads, 1 x 4096", MOTLEY_F16, 1, 4096, 4096, true, true);
+  attention("heads, 512 on 4096", MOTLEY_F16, 1, 512, 4608, true, true);
   api->queue_destroy(queue);
   api->close(device);
   return 0;

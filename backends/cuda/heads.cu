@@ -66,7 +66,8 @@ struct Heads {
   Layer layer;
   Turn turn;
   const float *q, *k, *v;  // q null: none
-  float* q_out;
+  void* q_out;
+  int32_t q_dtype;
   const int32_t* slots;  // null: nothing is stored
   int32_t q_heads, dim;
   int64_t rows;
@@ -84,7 +85,7 @@ __global__ void each_head(const __grid_constant__ Heads a) {
     int head = static_cast<int>(i - row * heads);
     if (head < a.q_heads) {
       const int64_t at = (row * a.q_heads + head) * a.dim;
-      turn_head(a.turn, a.q + at, row, a.dim, [&](int e, float x) { a.q_out[at + e] = x; });
+      turn_head(a.turn, a.q + at, row, a.dim, [&](int e, float x) { store_as(a.q_dtype, x, a.q_out, at + e); });
       continue;
     }
     head -= a.q_heads;
@@ -141,8 +142,8 @@ __global__ void __launch_bounds__(kHeadsThreads) each_row_of_heads(const __grid_
       const EightOf of = head < turning ? turned : plain;
       const Eight y = of.turned ? turned_eight(x[i], t, a.turn.neighbours) : x[i];
       if (head < a.q_heads) {
-        float* const to = a.q_out + (row * a.q_heads + head) * a.dim;
-        *reinterpret_cast<float4*>(to + of.first) = y.a, *reinterpret_cast<float4*>(to + of.second) = y.b;
+        const int64_t at = (row * a.q_heads + head) * a.dim;
+        store_four_as(a.q_dtype, y.a, a.q_out, at + of.first), store_four_as(a.q_dtype, y.b, a.q_out, at + of.second);
         continue;
       }
       const bool keys = head < turning;
@@ -190,7 +191,7 @@ void rope_turns(const kit::OpCall& call) {
 void rope(const kit::OpCall& call) {
   Heads a{};
   a.turn = turn_of(call.op->attr.rope, call.in[1]);
-  a.q = call.in[0].f32(), a.q_out = call.out[0].f32();
+  a.q = call.in[0].f32(), a.q_out = call.out[0].data, a.q_dtype = MOTLEY_F32;
   a.q_heads = call.op->attr.rope.heads, a.dim = call.op->attr.rope.head_dim, a.rows = call.in[0].rows;
   launch(call, a, "ROPE");
 }
@@ -202,17 +203,17 @@ void kv_write(const kit::OpCall& call) {
   launch(call, a, "KV_WRITE");
 }
 
-void turn_and_write(const kit::OpCall& call, const motley_attr& q, int32_t layer, float* q_out) {
+void turn_and_write(const kit::OpCall& call, const motley_attr& q, int32_t layer, void* q_out, int32_t q_dtype) {
   Heads a{};
   a.layer = layer_of(call, layer), a.turn = turn_of(q.rope, call.in[3]);
-  a.q = call.in[0].f32(), a.k = call.in[1].f32(), a.v = call.in[2].f32(), a.q_out = q_out;
+  a.q = call.in[0].f32(), a.k = call.in[1].f32(), a.v = call.in[2].f32(), a.q_out = q_out, a.q_dtype = q_dtype;
   a.slots = stream_of(call).batch().kv_slots;
   a.q_heads = q.rope.heads, a.dim = q.rope.head_dim, a.rows = call.in[0].rows;
   launch(call, a, "ROPE and KV_WRITE");
 }
 
 void rope_kv_write(const kit::OpCall& call) {
-  turn_and_write(call, call.op->attr, call.op->more_attrs[1].kv.layer, call.out[0].f32());
+  turn_and_write(call, call.op->attr, call.op->more_attrs[1].kv.layer, call.out[0].data, MOTLEY_F32);
 }
 
 }  // namespace motley::cuda

@@ -123,7 +123,27 @@ class ChunkAttention {
   // The thread holds its pair's query as a column, and scores of two more pairs.
   __device__ void load_query() {
     const int pair = lane_ / 4;
-    const float* from = a_.q + (int64_t{row_of(pair)} * a_.heads + head_of(pair)) * a_.layer.dim;
+    const int64_t at = (int64_t{row_of(pair)} * a_.heads + head_of(pair)) * a_.layer.dim;
+    a_.packed ? take_packed_query(pair, at) : take_query(pair, at);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int mine = 2 * (lane_ % 4) + i;
+      pairs_[i] = Pair();
+      if (!is_used(mine)) continue;
+      pairs_[i].position = a_.batch.positions[row_of(mine)];
+      pairs_[i].first = a_.window > 0 ? max(0, pairs_[i].position - a_.window + 1) : 0;
+    }
+  }
+  __device__ void take_packed_query(int pair, int64_t at) {
+#pragma unroll
+    for (int s = 0; s < kKeyLoads; ++s) {
+      const int e = 32 * s + 8 * (lane_ % 4);
+      const uint4 x = is_used(pair) && e < a_.layer.dim ? static_cast<const uint4*>(a_.q)[(at + e) / 8] : uint4{};
+      query_[s][0] = x.x, query_[s][1] = x.y, query_[s][2] = x.z, query_[s][3] = x.w;
+    }
+  }
+  __device__ void take_query(int pair, int64_t at) {
+    const float* from = static_cast<const float*>(a_.q) + at;
     Eight query[kKeyLoads];
 #pragma unroll
     for (int s = 0; s < kKeyLoads; ++s) {
@@ -137,14 +157,6 @@ class ChunkAttention {
       const float4 &x = query[s].a, &y = query[s].b;
       query_[s][0] = N::pack(x.x, x.y), query_[s][1] = N::pack(x.z, x.w);
       query_[s][2] = N::pack(y.x, y.y), query_[s][3] = N::pack(y.z, y.w);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int mine = 2 * (lane_ % 4) + i;
-      pairs_[i] = Pair();
-      if (!is_used(mine)) continue;
-      pairs_[i].position = a_.batch.positions[row_of(mine)];
-      pairs_[i].first = a_.window > 0 ? max(0, pairs_[i].position - a_.window + 1) : 0;
     }
   }
 

@@ -69,14 +69,19 @@ __device__ void keep_place(PassPlaces<kTile>& places, const PassPlace& place, in
     places.k_scale[at][thread] = place.k_scale, places.v_scale[at][thread] = place.v_scale;
 }
 
-// Eight numbers of a query, as the pool's numbers are multiplied; zeros behind the item's rows and the head. `aligned`:
-// a.aligned, known where many are asked for, so that no branch is between them.
+// Eight numbers of a query, as the pool's numbers are multiplied; zeros behind the item's rows and the head. `packed`,
+// `aligned`: as in `a`, known where many are asked for, so that no branch is between them.
 template <class T>
-__device__ uint4 query_piece(const Attention& a, const PassHead& h, int row, int piece, bool aligned) {
+__device__ uint4 query_piece(const Attention& a, const PassHead& h, int row, int piece, bool packed, bool aligned) {
   using N = Numbers<T>;
   const bool there = row < h.item.rows && piece * 8 < a.layer.dim;
-  const int64_t at = int64_t{h.item.row + (there ? row : 0)} * a.heads + h.head;
-  const float* from = a.q + at * a.layer.dim + (there ? piece * 8 : 0);
+  const int64_t head = int64_t{h.item.row + (there ? row : 0)} * a.heads + h.head;
+  const int64_t at = head * a.layer.dim + (there ? piece * 8 : 0);
+  if (packed) {
+    const uint4 all = static_cast<const uint4*>(a.q)[at / 8];
+    return there ? all : uint4{};
+  }
+  const float* from = static_cast<const float*>(a.q) + at;
   float4 x, y;
   if (aligned)
     x = *reinterpret_cast<const float4*>(from), y = *reinterpret_cast<const float4*>(from + 4);

@@ -89,7 +89,8 @@ class PassAttention {
   __device__ void load_query(std::byte* memory) const {
     for (int i = threadIdx.x; i < kRows * kPieces; i += kThreadsHere) {
       const int row = i / kPieces, piece = i % kPieces;
-      *reinterpret_cast<uint4*>(memory + piece_at<D>(row, piece)) = query_piece<T>(a_, h_, row, piece, a_.aligned);
+      *reinterpret_cast<uint4*>(memory + piece_at<D>(row, piece)) =
+          query_piece<T>(a_, h_, row, piece, a_.packed, a_.aligned);
     }
   }
   __device__ void load_held(uint32_t (&q)[4], int s) const {

@@ -51,14 +51,16 @@ struct OwnHeads {
 struct Attention {
   Layer layer;
   DeviceBatch batch;
-  const float *q, *sinks;
+  const void* q;
+  bool packed;  // q: as the pool's numbers are multiplied (query_dtype), else it is f32
+  const float* sinks;
   void* out;
   bool bf16;  // of out, else it is f32
   float* log_sum_exp;
   int32_t heads, window;
   float scale, softcap, cap_scale;  // cap_scale: scale / softcap
   int32_t block_shift;              // of a position to its block; -1: blocks are of no power of two
-  bool aligned;                     // q and out, for four numbers at once
+  bool aligned;                     // q and out, for four numbers at once; eight, if q is packed
   float* partial;                   // kPartialsMax * dim sums, then as many pairs of largest and total
   const ChunkItem* chunks;
   const PassItem* passes;
@@ -224,7 +226,12 @@ void attend_passes(const Attention& a, const CudaStream& stream);
 // Whether attend_chunks can turn and store such heads.
 bool can_turn(const Attention& a);
 
-// ROPE of q and k, and KV_WRITE; in: q, k, v, turns.
-void turn_and_write(const kit::OpCall& call, const motley_attr& q, int32_t layer, float* q_out);
+// Of queries that are `packed`: Numbers<T>::Multiplied.
+inline int32_t query_dtype(const Layer& layer) {
+  return layer.dtype == MOTLEY_BF16 || layer.dtype == MOTLEY_I8 ? MOTLEY_BF16 : MOTLEY_F16;
+}
+
+// ROPE of q and k, and KV_WRITE; in: q, k, v, turns. q_dtype: F32 or query_dtype.
+void turn_and_write(const kit::OpCall& call, const motley_attr& q, int32_t layer, void* q_out, int32_t q_dtype);
 
 }  // namespace motley::cuda

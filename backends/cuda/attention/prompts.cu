@@ -236,17 +236,22 @@ class PromptLoader {
   // Into the second-level cache: it is taken later.
   __device__ void fetch_query(const PassHead& h) const {
     if (thread_ >= h.item.rows) return;
-    const float* const row = a_.q + (int64_t{h.item.row + thread_} * a_.heads + h.head) * a_.layer.dim;
-    constexpr int kLine = 32;  // numbers
+    const int bytes = a_.layer.dim * (a_.packed ? 2 : 4);
+    const auto* const row =
+        static_cast<const std::byte*>(a_.q) + (int64_t{h.item.row + thread_} * a_.heads + h.head) * bytes;
+    constexpr int kLine = 128;
 #pragma unroll
-    for (int at = 0; at < D; at += kLine) {
-      if (at < a_.layer.dim) asm volatile("prefetch.global.L2 [%0];" ::"l"(row + at));
+    for (int at = 0; at < 4 * D; at += kLine) {
+      if (at < bytes) asm volatile("prefetch.global.L2 [%0];" ::"l"(row + at));
     }
   }
   __device__ void load_query(const PassHead& h) {
     for (int group = 0; group < kTakers; ++group) {
       wait_for_phase(gates_.query_empty(group), jobs_ ^ 1);
-      a_.aligned ? load_query<true>(h, group) : load_query<false>(h, group);
+      if (a_.packed)
+        load_query<true, true>(h, group);
+      else
+        a_.aligned ? load_query<false, true>(h, group) : load_query<false, false>(h, group);
       show_copies();
       __syncwarp();
       if (lane_ == 0) arrive(gates_.query_full(group));
@@ -254,14 +259,14 @@ class PromptLoader {
     jobs_ ^= 1;
   }
   // A thread has one column of pieces.
-  template <bool kAligned>
+  template <bool kPacked, bool kAligned>
   __device__ void load_query(const PassHead& h, int group) const {
     constexpr int kColumns = D / 8, kApart = kGroup / kColumns, kAtOnce = 4;
     const int first = group * kGroupRows + thread_ / kColumns, at = thread_ % kColumns;
     for (int row = first; row < (group + 1) * kGroupRows; row += kAtOnce * kApart) {
       uint4 pieces[kAtOnce];
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) pieces[i] = query_piece<T>(a_, h, row + i * kApart, at, kAligned);
+      for (int i = 0; i < kAtOnce; ++i) pieces[i] = query_piece<T>(a_, h, row + i * kApart, at, kPacked, kAligned);
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i)
         *reinterpret_cast<uint4*>(memory_ + panel_piece_at(row + i * kApart, at)) = pieces[i];
