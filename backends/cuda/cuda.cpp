@@ -94,8 +94,8 @@ std::vector<motley_device_desc> CudaBackend::devices(std::string* why) {
 }
 
 std::unique_ptr<kit::Kernels> CudaBackend::open(uint32_t index, const kit::OpenOptions& options) {
-  std::string why;
-  const std::vector<Gpu> gpus = find_gpus(&why);
+  std::string left_out, why;
+  const std::vector<Gpu> gpus = find_gpus(&left_out);
   if (index >= gpus.size()) kit::fail(MOTLEY_NOT_FOUND, "device %u of %zu", index, gpus.size());
   const std::string variant = describe(gpus[index]).variant;
   if (!options.variant.empty() && options.variant != variant)

@@ -19,11 +19,13 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
+constexpr const char* kTargets = "arch=compute_90a,code=sm_90a arch=compute_80,code=compute_80";
+
 Gpu gpu(int major) { return {3, "a GPU", major, 5, 100, 90}; }
 
 std::string reason(const Sight& sight) {
   std::string why;
-  EXPECT_TRUE(usable(sight, &why).empty());
+  EXPECT_TRUE(usable(sight, kTargets, &why).empty());
   return why;
 }
 
@@ -44,13 +46,39 @@ TEST(Driver, NoUsableGpu_SaysWhy) {
   EXPECT_EQ(reason(sight), "a GPU is too old: compute capability 7.5, the plugin needs 8.0");
 }
 
-TEST(Driver, OldGpuBesideANewOne_IsLeftOut) {
+TEST(Driver, GpuWithoutCodeForIt_IsLeftOutAndNamed) {
+  Sight sight;
+  sight.gpus = {gpu(9)};
+  std::string why;
+  EXPECT_TRUE(usable(sight, "arch=compute_100a,code=sm_100a", &why).empty());
+  EXPECT_EQ(why,
+            "a GPU is left out: compute capability 9.5, the plugin was built for arch=compute_100a,code=sm_100a "
+            "(MOTLEY_CUDA_TARGETS)");
+}
+
+TEST(Driver, CodeOfATarget_RunsWhereCudaSaysThatItDoes) {
+  const auto runs = [](const char* code, int major, int minor) {
+    return has_code(std::string("arch=compute_50,code=") + code, major, minor);
+  };
+  EXPECT_TRUE(runs("sm_86", 8, 6) && runs("sm_86", 8, 9));
+  EXPECT_FALSE(runs("sm_86", 8, 0) || runs("sm_86", 9, 0));
+  EXPECT_TRUE(runs("sm_90a", 9, 0));
+  EXPECT_FALSE(runs("sm_90a", 9, 1) || runs("compute_90a", 10, 0));
+  EXPECT_TRUE(runs("sm_100f", 10, 3) && runs("compute_100f", 10, 3));
+  EXPECT_FALSE(runs("sm_100f", 12, 0) || runs("compute_100f", 12, 0));
+  EXPECT_TRUE(runs("compute_80", 8, 0) && runs("compute_80", 12, 1));
+  EXPECT_FALSE(runs("compute_80", 7, 5) || has_code("", 9, 0) || has_code("code= code=sm_", 9, 0));
+  EXPECT_TRUE(has_code(kTargets, 9, 0) && has_code(kTargets, 10, 0));
+}
+
+TEST(Driver, OldGpuBesideANewOne_IsLeftOutAndNamed) {
   Sight sight;
   sight.gpus = {gpu(7), gpu(9)};
   std::string why;
-  const std::vector<Gpu> found = usable(sight, &why);
+  const std::vector<Gpu> found = usable(sight, kTargets, &why);
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].major, 9);
+  EXPECT_EQ(why, "a GPU is too old: compute capability 7.5, the plugin needs 8.0");
 }
 
 TEST(Memory, ErrorsAfterWhichAGpuIsLost) {

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
+#include <charconv>
 #include <memory>
 
 namespace motley::cuda {
@@ -93,7 +94,27 @@ Sight look() {
 
 }  // namespace
 
-std::vector<Gpu> usable(const Sight& sight, std::string* why) {
+bool has_code(std::string_view targets, int major, int minor) {
+  constexpr std::string_view kCode = "code=";
+  for (size_t at = targets.find(kCode); at != std::string_view::npos; at = targets.find(kCode, at)) {
+    at += kCode.size();
+    const std::string_view code = targets.substr(at, targets.find_first_of(" ,", at) - at);
+    const size_t digits = code.find('_') + 1;
+    int number = 0;
+    const auto [end, failed] = std::from_chars(code.data() + digits, code.data() + code.size(), number);
+    if (digits == 0 || failed != std::errc()) continue;
+    const int asked_major = number / 10, asked_minor = number % 10;
+    const char letter = end == code.data() + code.size() ? ' ' : *end;
+    const bool later = minor >= asked_minor;
+    if (letter == 'a'                              ? major == asked_major && minor == asked_minor
+        : letter == 'f' || code.starts_with("sm_") ? major == asked_major && later
+                                                   : major > asked_major || (major == asked_major && later))
+      return true;
+  }
+  return false;
+}
+
+std::vector<Gpu> usable(const Sight& sight, std::string_view targets, std::string* why) {
   if (!sight.load_error.empty()) {
     *why = "no NVIDIA driver: " + sight.load_error;
     return {};
@@ -112,16 +133,20 @@ std::vector<Gpu> usable(const Sight& sight, std::string* why) {
     return {};
   }
   std::vector<Gpu> found;
-  for (const Gpu& gpu : sight.gpus)
-    if (gpu.major >= kOldestMajor) found.push_back(gpu);
-  if (found.empty()) {
-    const Gpu& first = sight.gpus.front();
-    *why = first.name + " is too old: compute capability " + std::to_string(first.major) + "." +
-           std::to_string(first.minor) + ", the plugin needs " + std::to_string(kOldestMajor) + ".0";
+  for (const Gpu& gpu : sight.gpus) {
+    const bool old = gpu.major < kOldestMajor;
+    if (!old && has_code(targets, gpu.major, gpu.minor)) {
+      found.push_back(gpu);
+      continue;
+    }
+    *why += (why->empty() ? "" : "; ") + gpu.name + (old ? " is too old: " : " is left out: ") + "compute capability " +
+            std::to_string(gpu.major) + "." + std::to_string(gpu.minor) + ", the plugin ";
+    *why += old ? "needs " + std::to_string(kOldestMajor) + ".0"
+                : "was built for " + std::string(targets) + " (MOTLEY_CUDA_TARGETS)";
   }
   return found;
 }
 
-std::vector<Gpu> find_gpus(std::string* why) { return usable(look(), why); }
+std::vector<Gpu> find_gpus(std::string* why) { return usable(look(), MOTLEY_CUDA_TARGETS, why); }
 
 }  // namespace motley::cuda

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace motley::cuda {
@@ -26,8 +27,13 @@ struct Sight {
 };
 constexpr int kOldestMajor = 8;  // compute capability 8.0: what the PTX in this plugin asks for
 
-// The usable ones of `sight`; *why says why there is none.
-std::vector<Gpu> usable(const Sight& sight, std::string* why);
+// Whether code for `targets`, nvcc's -gencode values with spaces between them, runs at a compute capability: sm_XY
+// at its major and later minors, sm_XYa at that one, sm_XYf at its family's, compute_XY (which the driver compiles)
+// from it on, with a letter as sm_ with it.
+bool has_code(std::string_view targets, int major, int minor);
+// The usable ones of `sight`; *why says why there is none, or which are left out. targets: what the plugin was built
+// for.
+std::vector<Gpu> usable(const Sight& sight, std::string_view targets, std::string* why);
 std::vector<Gpu> find_gpus(std::string* why);
 
 }  // namespace motley::cuda

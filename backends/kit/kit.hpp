@@ -409,7 +409,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   // struct_size, index, queues_max and queue_depth are filled by kit, and alignment with a page if it is 0; ops =
-  // ops_of(table). `why` explains an empty answer.
+  // ops_of(table). `why` explains an empty answer, or what is left out.
   virtual std::vector<motley_device_desc> devices(std::string* why) = 0;
   virtual std::unique_ptr<Kernels> open(uint32_t index, const OpenOptions& options) = 0;  // throws Error
 };

@@ -79,6 +79,10 @@ class FarKernels : public RefKernels {
 
 class FarBackend : public RefBackend {
  public:
+  std::vector<motley_device_desc> devices(std::string* why) override {
+    *why = "one more is too old";
+    return RefBackend::devices(why);
+  }
   std::unique_ptr<Kernels> open(uint32_t, const OpenOptions&) override { return std::make_unique<FarKernels>(); }
 };
 
@@ -117,6 +121,15 @@ class FarDevice : public testing::Test {
   motley_queue* queue = nullptr;
   motley_error error{};
 };
+
+TEST_F(FarDevice, Enumerate_SaysWhatIsNotListed) {
+  motley_device_desc desc{};
+  desc.struct_size = sizeof desc;
+  uint32_t count = 0;
+  ASSERT_EQ(api.enumerate(&desc, 1, &count, &error), MOTLEY_OK);
+  EXPECT_EQ(count, 1u);
+  EXPECT_STREQ(error.text, "one more is too old");
+}
 
 TEST_F(FarDevice, Buffers_AreSeenThroughCopiesAlone) {
   motley_buffer* made = buffer({1, 2, 3});

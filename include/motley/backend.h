@@ -300,7 +300,8 @@ typedef struct motley_backend {
   const char* name; /* "cpu" */
   const char* version;
 
-  /* Fills at most capacity descriptions, sets *count to how many there are. Zero devices: *error says why. */
+  /* Fills at most capacity descriptions, sets *count to how many there are. Zero devices: *error says why;
+     else its text, if any, says what is there and not among them. */
   motley_code (*enumerate)(motley_device_desc* out, uint32_t capacity, uint32_t* count, motley_error* error);
   /* A device that is not enumerated but can be named, "FAMILY:spec": one that a file describes. index is open()'s. */
   motley_code (*describe)(const char* spec, motley_device_desc* out, motley_error*);

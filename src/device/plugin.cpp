@@ -86,7 +86,7 @@ Result<std::unique_ptr<Plugin>> Plugin::open(const std::filesystem::path& file) 
 
 Plugin::~Plugin() { dlclose(library_); }
 
-Result<std::vector<motley_device_desc>> Plugin::enumerate() const {
+Result<std::vector<motley_device_desc>> Plugin::enumerate(std::string* left_out) const {
   std::vector<motley_device_desc> devices(8);
   for (;;) {
     for (auto& device : devices) {
@@ -103,6 +103,9 @@ Result<std::vector<motley_device_desc>> Plugin::enumerate() const {
     }
     if (count <= devices.size()) {
       devices.resize(count);
+      if (left_out != nullptr && failure.text[0] != '\0') {
+        *left_out = to_status(MOTLEY_NOT_FOUND, failure, api_->name).message();
+      }
       break;
     }
     if (count > kDevicesPerPluginMax) return error(MOTLEY_OUT_OF_RANGE, "{}: claims {} devices", api_->name, count);

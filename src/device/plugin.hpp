@@ -22,8 +22,8 @@ class Plugin {
 
   const motley_backend& api() const { return *api_; }
   const std::filesystem::path& file() const { return file_; }
-  // Empty with a reason in the status when the plugin finds no device.
-  Result<std::vector<motley_device_desc>> enumerate() const;
+  // Empty with a reason in the status when the plugin finds no device. left_out: what it saw beside those it lists.
+  Result<std::vector<motley_device_desc>> enumerate(std::string* left_out = nullptr) const;
   // A device that is not enumerated but can be named. UNIMPLEMENTED where the plugin has none.
   Result<motley_device_desc> describe(const std::string& spec) const;
 

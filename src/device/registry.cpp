@@ -66,7 +66,8 @@ void DeviceRegistry::add_plugin(const std::filesystem::path& file) {
     absent_.push_back({kind_of_file(file), plugin.error().message()});
     return;
   }
-  auto found = (*plugin)->enumerate();
+  std::string left_out;
+  auto found = (*plugin)->enumerate(&left_out);
   if (!found.ok()) {
     absent_.push_back({kind_of_file(file), found.error().message()});
     return;
@@ -83,6 +84,7 @@ void DeviceRegistry::add_plugin(const std::filesystem::path& file) {
     }
     devices_.push_back({{name, desc}, plugin->get(), {}, {}});
   }
+  if (!left_out.empty()) absent_.push_back({kind_of_file(file), left_out});
   plugins_.push_back(*std::move(plugin));
 }
 
