@@ -168,10 +168,10 @@ void rope_kv_write_attention(const kit::OpCall& call) {
             stream_of(call).attention(static_cast<const AttentionOp*>(call.op->data.get())->shape).one_row_each &&
             can_turn(a);
   if (!a.turns) {
-    a.q = call.out[call.out.size() - 2].data;  // for f32
-    a.packed = has_tensor_cores(a.layer) && is_aligned(a.q);
-    a.aligned = is_aligned(a.q) && is_aligned(a.out);
-    turn_and_write(call, q, layer, const_cast<void*>(a.q), a.packed ? query_dtype(a.layer) : MOTLEY_F32);
+    void* const turned = call.out[call.out.size() - 2].data;  // has room for f32
+    a.q = turned, a.packed = has_tensor_cores(a.layer) && is_aligned(turned);
+    a.aligned = is_aligned(turned) && is_aligned(a.out);
+    turn_and_write(call, q, layer, turned, a.packed ? query_dtype(a.layer) : MOTLEY_F32);
   }
   run(a, call);
 }

@@ -43,7 +43,7 @@ TEST(Driver, NoUsableGpu_SaysWhy) {
   sight.code = cudaErrorUnknown, sight.code_text = "unknown error";
   EXPECT_EQ(reason(sight), "the NVIDIA driver does not start: unknown error");
   sight.code = cudaSuccess, sight.gpus = {gpu(7)};
-  EXPECT_EQ(reason(sight), "a GPU is too old: compute capability 7.5, the plugin needs 8.0");
+  EXPECT_EQ(reason(sight), "GPU 3 (a GPU, compute capability 7.5) is too old: the plugin needs 8.0");
 }
 
 TEST(Driver, GpuWithoutCodeForIt_IsLeftOutAndNamed) {
@@ -52,23 +52,39 @@ TEST(Driver, GpuWithoutCodeForIt_IsLeftOutAndNamed) {
   std::string why;
   EXPECT_TRUE(usable(sight, "arch=compute_100a,code=sm_100a", &why).empty());
   EXPECT_EQ(why,
-            "a GPU is left out: compute capability 9.5, the plugin was built for arch=compute_100a,code=sm_100a "
-            "(MOTLEY_CUDA_TARGETS)");
+            "GPU 3 (a GPU, compute capability 9.5) is left out: this build has no code for it (MOTLEY_CUDA_TARGETS)");
 }
 
 TEST(Driver, CodeOfATarget_RunsWhereCudaSaysThatItDoes) {
-  const auto runs = [](const char* code, int major, int minor) {
-    return has_code(std::string("arch=compute_50,code=") + code, major, minor);
+  struct Case {
+    const char* code;
+    int major, minor;
+    bool runs;
   };
-  EXPECT_TRUE(runs("sm_86", 8, 6) && runs("sm_86", 8, 9));
-  EXPECT_FALSE(runs("sm_86", 8, 0) || runs("sm_86", 9, 0));
-  EXPECT_TRUE(runs("sm_90a", 9, 0));
-  EXPECT_FALSE(runs("sm_90a", 9, 1) || runs("compute_90a", 10, 0));
-  EXPECT_TRUE(runs("sm_100f", 10, 3) && runs("compute_100f", 10, 3));
-  EXPECT_FALSE(runs("sm_100f", 12, 0) || runs("compute_100f", 12, 0));
-  EXPECT_TRUE(runs("compute_80", 8, 0) && runs("compute_80", 12, 1));
-  EXPECT_FALSE(runs("compute_80", 7, 5) || has_code("", 9, 0) || has_code("code= code=sm_", 9, 0));
-  EXPECT_TRUE(has_code(kTargets, 9, 0) && has_code(kTargets, 10, 0));
+  for (const Case& c : std::initializer_list<Case>{{"sm_86", 8, 6, true},
+                                                   {"sm_86", 8, 9, true},
+                                                   {"sm_86", 8, 0, false},
+                                                   {"sm_86", 9, 0, false},
+                                                   {"sm_90a", 9, 0, true},
+                                                   {"sm_90a", 9, 1, false},
+                                                   {"compute_90a", 10, 0, false},
+                                                   {"sm_100f", 10, 3, true},
+                                                   {"compute_100f", 10, 3, true},
+                                                   {"sm_100f", 12, 0, false},
+                                                   {"compute_100f", 12, 0, false},
+                                                   {"compute_80", 8, 0, true},
+                                                   {"compute_80", 12, 1, true},
+                                                   {"compute_80", 7, 5, false},
+                                                   {"[sm_90,compute_80]", 8, 0, true},
+                                                   {"[sm_80,sm_86]", 9, 0, false},
+                                                   {"[sm_80,sm_86]", 8, 6, true},
+                                                   {"lto_80", 9, 0, false},
+                                                   {"sm_", 9, 0, false},
+                                                   {"", 9, 0, false}})
+    EXPECT_EQ(has_code(std::string("arch=compute_50,code=") + c.code, c.major, c.minor), c.runs)
+        << c.code << " at " << c.major << "." << c.minor;
+  EXPECT_TRUE(has_code(kTargets, 9, 0));
+  EXPECT_TRUE(has_code(kTargets, 10, 0));
 }
 
 TEST(Driver, OldGpuBesideANewOne_IsLeftOutAndNamed) {
@@ -78,7 +94,7 @@ TEST(Driver, OldGpuBesideANewOne_IsLeftOutAndNamed) {
   const std::vector<Gpu> found = usable(sight, kTargets, &why);
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].major, 9);
-  EXPECT_EQ(why, "a GPU is too old: compute capability 7.5, the plugin needs 8.0");
+  EXPECT_EQ(why, "GPU 3 (a GPU, compute capability 7.5) is too old: the plugin needs 8.0");
 }
 
 TEST(Memory, ErrorsAfterWhichAGpuIsLost) {

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <charconv>
 #include <memory>
 
@@ -94,24 +95,37 @@ Sight look() {
 
 }  // namespace
 
+namespace {
+
+// Whether code of one name (sm_90a, compute_80) runs at a compute capability; anything else does not.
+bool runs(std::string_view code, int major, int minor) {
+  const bool intermediate = code.starts_with("compute_");
+  if (!intermediate && !code.starts_with("sm_")) return false;
+  code.remove_prefix(code.find('_') + 1);
+  int number = 0;
+  const auto [end, failed] = std::from_chars(code.data(), code.data() + code.size(), number);
+  if (failed != std::errc()) return false;
+  const std::string_view letter(end, static_cast<size_t>(code.data() + code.size() - end));
+  const bool same = major == number / 10, later = minor >= number % 10;
+  if (letter == "a") return same && minor == number % 10;
+  if (letter == "f" || !intermediate) return same && later;
+  return major > number / 10 || (same && later);
+}
+
+}  // namespace
+
 bool has_code(std::string_view targets, int major, int minor) {
-  constexpr std::string_view kCode = "code=";
-  for (size_t at = targets.find(kCode); at != std::string_view::npos; at = targets.find(kCode, at)) {
-    at += kCode.size();
-    const std::string_view code = targets.substr(at, targets.find_first_of(" ,", at) - at);
-    const size_t digits = code.find('_') + 1;
-    int number = 0;
-    const auto [end, failed] = std::from_chars(code.data() + digits, code.data() + code.size(), number);
-    if (digits == 0 || failed != std::errc()) continue;
-    const int asked_major = number / 10, asked_minor = number % 10;
-    const char letter = end == code.data() + code.size() ? ' ' : *end;
-    const bool later = minor >= asked_minor;
-    if (letter == 'a'                              ? major == asked_major && minor == asked_minor
-        : letter == 'f' || code.starts_with("sm_") ? major == asked_major && later
-                                                   : major > asked_major || (major == asked_major && later))
-      return true;
+  constexpr std::string_view kBetween = " ,;[]\"'";
+  bool found = false;
+  for (size_t at = 0; at < targets.size();) {
+    const size_t end = std::min(targets.find_first_of(kBetween, at), targets.size());
+    std::string_view word = targets.substr(at, end - at);
+    constexpr std::string_view kCode = "code=";
+    if (word.starts_with(kCode)) word.remove_prefix(kCode.size());
+    found = found || runs(word, major, minor);  // "arch=..." is no code
+    at = end + 1;
   }
-  return false;
+  return found;
 }
 
 std::vector<Gpu> usable(const Sight& sight, std::string_view targets, std::string* why) {
@@ -139,10 +153,10 @@ std::vector<Gpu> usable(const Sight& sight, std::string_view targets, std::strin
       found.push_back(gpu);
       continue;
     }
-    *why += (why->empty() ? "" : "; ") + gpu.name + (old ? " is too old: " : " is left out: ") + "compute capability " +
-            std::to_string(gpu.major) + "." + std::to_string(gpu.minor) + ", the plugin ";
-    *why += old ? "needs " + std::to_string(kOldestMajor) + ".0"
-                : "was built for " + std::string(targets) + " (MOTLEY_CUDA_TARGETS)";
+    *why += (why->empty() ? "GPU " : "; GPU ") + std::to_string(gpu.ordinal) + " (" + gpu.name +
+            ", compute capability " + std::to_string(gpu.major) + "." + std::to_string(gpu.minor) + ") ";
+    *why += old ? "is too old: the plugin needs " + std::to_string(kOldestMajor) + ".0"
+                : "is left out: this build has no code for it (MOTLEY_CUDA_TARGETS)";
   }
   return found;
 }

@@ -27,9 +27,9 @@ struct Sight {
 };
 constexpr int kOldestMajor = 8;  // compute capability 8.0: what the PTX in this plugin asks for
 
-// Whether code for `targets`, nvcc's -gencode values with spaces between them, runs at a compute capability: sm_XY
-// at its major and later minors, sm_XYa at that one, sm_XYf at its family's, compute_XY (which the driver compiles)
-// from it on, with a letter as sm_ with it.
+// Whether code for `targets`, values of nvcc's -gencode one behind the other, runs at a compute capability: sm_XY at
+// its major and later minors, sm_XYa at that one, sm_XYf at its family's, compute_XY (which the driver compiles) from
+// it on, with a letter as sm_ with it.
 bool has_code(std::string_view targets, int major, int minor);
 // The usable ones of `sight`; *why says why there is none, or which are left out. targets: what the plugin was built
 // for.

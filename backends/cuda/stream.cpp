@@ -200,8 +200,10 @@ void CudaStream::drop_records(uint64_t used_before) {
   });
 }
 
-// Steps with prompts hardly ever come again, and must not push out those that do.
+// Steps with prompts hardly ever come again, and must not push out those that do: what came once goes first.
 void CudaStream::drop_older_records() {
+  std::erase_if(records_, [](const auto& one) { return !one.second.graph && !one.second.refused; });
+  if (records_.size() <= kRecordsMax / 2) return;
   std::vector<uint64_t> used;
   for (const auto& [key, record] : records_) used.push_back(record.used);
   const auto middle = used.begin() + static_cast<int64_t>(used.size() / 2);

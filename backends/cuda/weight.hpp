@@ -1,4 +1,4 @@
-// Weights on the GPU: tiles of the formats that have them (products/tiles.cuh), else the file's blocks as they are.
+// Weights on the GPU: tiles of the formats that have them (products/packed.cuh), else the file's blocks as they are.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

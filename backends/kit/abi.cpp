@@ -487,7 +487,7 @@ motley_code enumerate(Backend& backend, motley_device_desc* out, uint32_t capaci
       put(&out[i], desc);
     }
     *count = static_cast<uint32_t>(devices.size());
-    if (devices.empty() || !why.empty()) set_error(error, MOTLEY_NOT_FOUND, why.c_str());
+    if (devices.empty() || !why.empty()) set_error(error, devices.empty() ? MOTLEY_NOT_FOUND : MOTLEY_OK, why.c_str());
   });
 }
 

@@ -7,7 +7,7 @@ namespace motley::cuda {
 
 namespace {
 
-// A block of threads a tile: words of codes, then scales.
+// A block of threads a tile.
 template <class Kind>
 __global__ void fill_tiles(const uint8_t* blocks, int64_t row_bytes, int64_t rows, int64_t cols, uint8_t* tiles) {
   using Block = typename Kind::Block;

@@ -6,7 +6,7 @@
 
 namespace motley::cuda {
 
-// Bytes of a tile of a format that has tiles (tiles.cuh), else 0.
+// Bytes of a tile of a format that has tiles (packed.cuh), else 0.
 int64_t tile_bytes(int32_t dtype);
 constexpr int64_t kTileColumns = 256;
 constexpr int64_t tiles_down(int64_t rows) { return (rows + 15) / 16; }

@@ -45,12 +45,19 @@ struct Codes {
   __device__ uint32_t pair(int step, int high, int p) const {
     const Place at = place(kShape.low, step, high, p);
     const uint32_t lowest = moved(word_of(low[at.word / 4], at.word % 4), at.shift, kShape.low, 0);
-    if constexpr (kShape.more == 0) return lowest;
-    const Place also = place(kShape.more ? kShape.more : 1, step, high, p);
-    return lowest | moved(word_of(more[also.word / 4], also.word % 4), also.shift, kShape.more, kShape.low);
+    if constexpr (kShape.more == 0) {
+      return lowest;
+    } else {
+      const Place also = place(kShape.more, step, high, p);
+      return lowest | moved(word_of(more[also.word / 4], also.word % 4), also.shift, kShape.more, kShape.low);
+    }
   }
-  // All bits of a step's word of the lowest plane, by order.
-  __device__ uint32_t word(int i) const { return word_of(low[i / 4], i % 4); }
+  // Of a step's 8 columns, where codes are of 4 or 8 bits in one plane: all of a row, or one half of them.
+  __device__ uint32_t word(int step, int high, int half = 0) const {
+    static_assert(kShape.more == 0 && (kShape.low == 4 || kShape.low == 8));
+    const int i = (2 * step + high) * (kShape.low / 4) + half;
+    return word_of(low[i / 4], i % 4);
+  }
 };
 
 // A kind of weights that products read.
@@ -179,7 +186,7 @@ struct SignedBytes : WholeNumbers<128, false> {
   static constexpr uint32_t kAdded = 128;
   template <class Codes>
   __device__ static uint4 values(const Codes& codes, int step, int high, uint32_t scale, uint32_t) {
-    const uint32_t x = codes.word(4 * step + 2 * high), y = codes.word(4 * step + 2 * high + 1);
+    const uint32_t x = codes.word(step, high, 0), y = codes.word(step, high, 1);
     return {two(x, scale), two(x >> 8, scale), two(y, scale), two(y >> 8, scale)};
   }
 
@@ -196,7 +203,7 @@ struct SmallFloats : WholeNumbers<0, false> {
   __device__ static float number(int code) { return kit::blocks::f8_e4m3_value(static_cast<uint8_t>(code)); }
   template <class Codes>
   __device__ static uint4 values(const Codes& codes, int step, int high, uint32_t scale, uint32_t) {
-    const uint32_t x = codes.word(4 * step + 2 * high), y = codes.word(4 * step + 2 * high + 1);
+    const uint32_t x = codes.word(step, high, 0), y = codes.word(step, high, 1);
     return {two(x << 8, x << 4, scale), two(x, x >> 4, scale), two(y << 8, y << 4, scale), two(y, y >> 4, scale)};
   }
 
@@ -215,7 +222,7 @@ struct SmallestFloats : WholeNumbers<0, false> {
   template <class Codes>
   __device__ static uint4 values(const Codes& codes, int step, int high, uint32_t scale, uint32_t) {
     constexpr uint32_t k2To127 = 0x7f007f00u;
-    const uint32_t word = codes.word(2 * step + high);
+    const uint32_t word = codes.word(step, high);
     uint4 out;
     uint32_t* const to = &out.x;
 #pragma unroll
@@ -233,7 +240,7 @@ struct TableNumbers : WholeNumbers<0, false> {
   __device__ static float number(int code) { return static_cast<float>(kit::blocks::iq4_value(code)); }
   template <class Codes>
   __device__ static uint4 values(const Codes& codes, int step, int high, uint32_t scale, uint32_t) {
-    const uint32_t word = codes.word(2 * step + high), at = word & 0x77777777u;
+    const uint32_t word = codes.word(step, high), at = word & 0x77777777u;
     const uint32_t upper = (word >> 1 & 0x44444444u) | 0x32103210u;  // byte i of the first or of the second
     uint4 out;
     four(at, upper, scale, out.x, out.y), four(at >> 16, upper >> 16, scale, out.z, out.w);
@@ -369,7 +376,7 @@ struct FloatScales : SmallFloats {
   using Block = kit::blocks::F8E4M3;
   static constexpr TileShape kShape{8, 0, 16, 1, 0, 64};
   __device__ static void keep_scales(const uint8_t* p, int sub, uint8_t* scales, uint8_t*) {  // of 32 columns
-    for (int i = 0; i < 4; ++i) scales[sub / 2 * 4 + i] = p[i];
+    for (int i = 0; i < 4 && sub % 2 == 0; ++i) scales[sub / 2 * 4 + i] = p[i];
   }
   __device__ static void read_scales(const uint8_t* scales, const uint8_t*, int part, float* scale, float*) {
     scale[0] = __uint_as_float(word_at(scales + part * 4));

@@ -54,11 +54,11 @@ class Trial {
 };
 
 // What choices hang on; empty: nothing is to be chosen.
-std::vector<int64_t> key_of(const kit::Plan& plan, const kit::PlanOp& op) {
+std::vector<int64_t> key_of(const kit::Plan& plan, const kit::PlanOp& op, bool head) {
   if (op.kind != MOTLEY_OP_MATMUL || op.weight[0] == MOTLEY_NONE) return {};
   const auto& first = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[0])]);
-  if (!first.view().streams) return {};
-  std::vector<int64_t> key = {first.format, first.cols, static_cast<int64_t>(op.in.size()),
+  if (is_exact(first) || (head && !first.view().direct)) return {};  // which the library does not multiply
+  std::vector<int64_t> key = {head, first.format, first.cols, static_cast<int64_t>(op.in.size()),
                               static_cast<int64_t>(op.weight.size())};
   int64_t rows = 0;
   for (const int32_t id : op.out) {
@@ -73,9 +73,9 @@ std::vector<int64_t> key_of(const kit::Plan& plan, const kit::PlanOp& op) {
 void prepare_products(const kit::Plan& plan, CudaMemory& memory, const Library& library) {
   std::optional<CudaStream> stream;
   for (const kit::PlanOp& op : plan.ops) {
-    std::vector<int64_t> key = key_of(plan, op);
-    if (key.empty()) continue;
     const bool head = plan.values[static_cast<size_t>(op.in[0])].rows == MOTLEY_DIM_HEAD_ROWS;
+    std::vector<int64_t> key = key_of(plan, op, head);
+    if (key.empty()) continue;
     const int64_t most = head ? std::min(plan.rows_max, kHeadRowsMost) : plan.rows_max;
     for (const int64_t bucket : Library::row_counts()) {
       const int64_t rows = std::min(bucket, most);

@@ -321,8 +321,7 @@ bool take_gate(const Also& also, Job* job) {
 bool multiply_class(const kit::OpCall& call, const ProductData& data, Rows rows, bool prompt, const Also& also) {
   const CudaWeight& w = weight_of(call, 0);
   Job job = job_of(call, rows);
-  const bool exact = w.format == MOTLEY_F32 || (w.format == MOTLEY_F16 && !w.view().direct);  // not rounded to bf16
-  if (prompt && data.cublaslt && !exact && fits_library(call, job, *data.cublaslt)) {
+  if (prompt && data.cublaslt && !is_exact(w) && fits_library(call, job, *data.cublaslt)) {
     multiply_by_library(call, job, *data.cublaslt);
     return false;
   }
@@ -392,6 +391,8 @@ bool multiply(const kit::OpCall& call, const Also& also) {
 }
 
 }  // namespace
+
+bool is_exact(const CudaWeight& w) { return w.format == MOTLEY_F32 || (w.format == MOTLEY_F16 && !w.view().direct); }
 
 void matmul(const kit::OpCall& call) { multiply(call, {}); }
 

@@ -30,8 +30,11 @@ int64_t product_scratch(const kit::Plan& plan, const kit::PlanOp& op);
 // Joins products of one input, takes an addition into the product before it, and prepares them.
 void fuse_products(kit::Plan& plan, CudaMemory& memory, const std::shared_ptr<const Library>& library);
 
+// Whether a weight's numbers are never rounded to bf16; the library does not multiply it then.
+bool is_exact(const CudaWeight& weight);
+
 // Runs large products of a fused plan once for each number of rows that has an algorithm of its own, so that no step
-// waits while one is chosen: some tenths of a second in all, once for each shape of a device.
+// waits while one is chosen: a second or so in all, once for each shape of a device.
 void prepare_products(const kit::Plan& plan, CudaMemory& memory, const Library& library);
 
 }  // namespace motley::cuda

@@ -16,8 +16,15 @@
 namespace motley::cuda {
 namespace {
 
-constexpr int32_t kFormats[] = {MOTLEY_BF16, MOTLEY_F16,  MOTLEY_Q4_0, MOTLEY_Q4_1,
-                                MOTLEY_Q8_0, MOTLEY_Q4_K, MOTLEY_Q6_K, MOTLEY_F8_E4M3_S64};
+struct Tested {
+  int32_t dtype;
+  std::vector<size_t> halves;  // where a block has scales in F16
+};
+const std::vector<Tested> kFormats = {
+    {MOTLEY_BF16, {}},     {MOTLEY_F16, {}},        {MOTLEY_F8_E4M3_S64, {}}, {MOTLEY_MXFP4, {}},
+    {MOTLEY_Q4_0, {0}},    {MOTLEY_Q4_1, {0, 2}},   {MOTLEY_Q5_0, {0}},       {MOTLEY_Q5_1, {0, 2}},
+    {MOTLEY_Q8_0, {0}},    {MOTLEY_Q2_K, {80, 82}}, {MOTLEY_Q3_K, {108}},     {MOTLEY_Q4_K, {0, 2}},
+    {MOTLEY_Q5_K, {0, 2}}, {MOTLEY_Q6_K, {208}},    {MOTLEY_IQ4_NL, {0}},     {MOTLEY_IQ4_XS, {0}}};
 
 class Streaming : public testing::Test {
  protected:
@@ -48,18 +55,15 @@ class Streaming : public testing::Test {
     }
     for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_());
     for (size_t i = 0; i < bytes.size(); i += static_cast<size_t>(format.bytes)) {
-      const auto scale = [&] { return kit::f32_to_f16(0.01f + 0.001f * normals(1)[0]); };
       if (format.dtype == MOTLEY_F8_E4M3_S64) {
         const float one = 0.01f + 0.001f * normals(1)[0];
         std::memcpy(bytes.data() + i, &one, sizeof one);
         for (int c = 4; c < format.bytes; ++c)
           if (uint8_t& code = bytes[i + static_cast<size_t>(c)]; (code & 0x7f) == 0x7f) code ^= 1;  // is no number
-      } else if (format.dtype == MOTLEY_Q6_K) {
-        put(bytes, i + 208, scale());
-      } else {
-        put(bytes, i, scale());
-        if (format.dtype == MOTLEY_Q4_1 || format.dtype == MOTLEY_Q4_K) put(bytes, i + 2, scale());
       }
+      if (format.dtype == MOTLEY_MXFP4) bytes[i] = static_cast<uint8_t>(120 + random_() % 4);
+      const auto& tested = *std::ranges::find(kFormats, format.dtype, &Tested::dtype);
+      for (const size_t at : tested.halves) put(bytes, i + at, kit::f32_to_f16(0.01f + 0.001f * normals(1)[0]));
     }
     return bytes;
   }
@@ -128,8 +132,9 @@ class Streaming : public testing::Test {
 };
 
 TEST_F(Streaming, RowsAreRight_AndTheSameInAnyCompany) {
-  for (const int32_t dtype : kFormats) {
-    for (const auto& [width, cols] : {std::pair{400, 2816}, {56, 256}, {2100, 5120}, {20400, 1024}}) {
+  for (const auto& [dtype, halves] : kFormats) {
+    for (const auto& [width, cols] : {std::pair{400, 2816}, {56, 256}, {2100, 5120}, {20400, 1024}, {120, 544}}) {
+      if (cols % kit::find_format(dtype)->block != 0) continue;
       const CudaWeight w = weight(dtype, 1, width, cols);
       const std::vector<float> x = normals(int64_t{300} * cols);
       const std::vector<float> all = product(job_of(w), x);
@@ -149,7 +154,7 @@ TEST_F(Streaming, RowsAreRight_AndTheSameInAnyCompany) {
 
 TEST_F(Streaming, ChosenExperts_AreTheirProducts) {
   constexpr int64_t kExperts = 6, kWidth = 200, kCols = 1280, kRows = 90, kChoices = 2;
-  for (const int32_t dtype : kFormats) {
+  for (const auto& [dtype, halves] : kFormats) {
     const CudaWeight w = weight(dtype, kExperts, kWidth, kCols);
     const std::vector<float> x = normals(kRows * kCols);
     std::vector<int32_t> ids;

@@ -28,10 +28,11 @@ constexpr Served kServed[] = {
     {MOTLEY_Q6_K, &kQ6KKernels},   {MOTLEY_IQ4_NL, &kIq4NlKernels}, {MOTLEY_IQ4_XS, &kIq4XsKernels},
     {MOTLEY_MXFP4, &kMxfp4Kernels}};
 
-// Of a type without any, those of the first: what is asked for is then only how products would be cut.
 const StreamKernels& kernels_for(int32_t dtype) {
+  if (dtype == MOTLEY_F32) dtype = MOTLEY_BF16;  // what is asked for is then only how products would be cut
   const auto* const found = std::ranges::find(kServed, dtype, &Served::dtype);
-  return *(found == std::end(kServed) ? kServed : found)->kernels;
+  if (found == std::end(kServed)) kit::fail(MOTLEY_INTERNAL, "weights of type %d have no kernels", dtype);
+  return *found->kernels;
 }
 
 // Eights of rows that a block of threads takes.
