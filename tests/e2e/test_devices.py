@@ -256,6 +256,6 @@ def test_gpu_check_needs_a_gpu():
         return subprocess.run([ROOT / "tools/gpu_check", *arguments], stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, check=False)
     no_part = gpu_check("--only", "text,colour")
-    assert no_part.returncode == 2 and "no such part: colour; there are conformance, text" in no_part.stderr
+    assert no_part.returncode == 2 and "no such part: colour; there are conformance, kinds, text" in no_part.stderr
     absent = gpu_check("--device", "GPU:99", "--only", "text")
     assert absent.returncode == 1 and absent.stderr.startswith("gpu_check: there is no GPU:99 here: ")
