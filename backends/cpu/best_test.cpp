@@ -218,7 +218,7 @@ TEST_P(BestTest, NumbersThatAreNone_LeaveTheSameBest) {
 
 bool is_quantised_case(const KernelCase& c) { return kit::find_format(c.dtype)->block > 1; }
 INSTANTIATE_TEST_SUITE_P(Sets, BestTest, testing::ValuesIn(kernel_cases(is_quantised_case)),
-                         [](const auto& info) { return name_of(info.param); });
+                         [](const auto& one) { return name_of(one.param); });
 
 }  // namespace
 }  // namespace motley::cpu

@@ -350,7 +350,7 @@ TEST_P(MatmulTest, SetsOfAClass_GiveTheSameBits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sets, MatmulTest, testing::ValuesIn(kernel_cases([](const KernelCase&) { return true; })),
-                         [](const auto& info) { return name_of(info.param); });
+                         [](const auto& one) { return name_of(one.param); });
 
 class SetTest : public testing::TestWithParam<const KernelSet*> {
  protected:
@@ -475,7 +475,9 @@ TEST_P(SetTest, Narrow_RoundsAsKitAndKeepsTheRest) {
   for (size_t i = 0; i < 96; ++i) {
     const uint16_t near = i < 69 ? kit::f32_to_bf16(x[i]) : 0;
     EXPECT_EQ(near, out[i]) << i;
-    if (i != 4) EXPECT_EQ(i < 69 ? kit::f32_to_bf16(x[i] - kit::bf16_to_f32(near)) : 0, rest[i]) << i;
+    if (i != 4) {
+      EXPECT_EQ(i < 69 ? kit::f32_to_bf16(x[i] - kit::bf16_to_f32(near)) : 0, rest[i]) << i;
+    }
   }
 }
 

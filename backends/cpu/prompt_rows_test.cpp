@@ -218,13 +218,13 @@ TEST_P(SharedStepTest, ManyThreads_HaveTheBitsOfOne) {
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(PromptRowsTest);
 INSTANTIATE_TEST_SUITE_P(Sets, PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled)),
-                         [](const auto& info) { return name_of(info.param); });
+                         [](const auto& one) { return name_of(one.param); });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SharedStepTest);
 INSTANTIATE_TEST_SUITE_P(Sets, SharedStepTest, testing::ValuesIn(kernel_cases(is_shared)),
-                         [](const auto& info) { return name_of(info.param); });
+                         [](const auto& one) { return name_of(one.param); });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Bf16PromptRowsTest);
 INSTANTIATE_TEST_SUITE_P(Sets, Bf16PromptRowsTest, testing::ValuesIn(kernel_cases(takes_tiled_bf16)),
-                         [](const auto& info) { return name_of(info.param); });
+                         [](const auto& one) { return name_of(one.param); });
 
 }  // namespace
 }  // namespace motley::cpu

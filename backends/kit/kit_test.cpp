@@ -242,7 +242,9 @@ TEST(OpCall, Take_GivesEveryPartOnceAndSmallOnesAtTheEnd) {
         for (Range r = call.take(count, grain); r.begin < r.end; r = call.take(count, grain)) {
           EXPECT_EQ(r.begin, next);
           EXPECT_TRUE((r.end - r.begin) % grain == 0 || r.end == count);
-          if (threads > 1) EXPECT_LE(r.end - r.begin, std::max(grain, (count - r.begin) / (2 * threads)));
+          if (threads > 1) {
+            EXPECT_LE(r.end - r.begin, std::max(grain, (count - r.begin) / (2 * threads)));
+          }
           next = r.end;
         }
         EXPECT_EQ(next, count);
