@@ -169,9 +169,9 @@ void rope_kv_write_attention(const kit::OpCall& call) {
             can_turn(a);
   if (!a.turns) {
     void* const turned = call.out[call.out.size() - 2].data;  // has room for f32
-    a.q = turned, a.packed = has_tensor_cores(a.layer) && is_aligned(turned);
+    a.q = turned, a.packed = has_tensor_cores(a.layer);
     a.aligned = is_aligned(turned) && is_aligned(a.out);
-    turn_and_write(call, q, layer, turned, a.packed ? query_dtype(a.layer) : MOTLEY_F32);
+    turn_and_write(call, q, layer, turned, a.packed ? query_dtype(a) : MOTLEY_F32);
   }
   run(a, call);
 }

@@ -126,13 +126,18 @@ TEST(Scheduler, PromptBesideDecodes_GetsShorterSteps) {
   bench.expect_all_right();
 }
 
-// A step takes 60 ms and 1 ms a row: as long as nothing decodes, reading weights anew for each part of a prompt costs
-// more than it helps anybody.
-TEST(Scheduler, PromptWhileNothingDecodes_GetsLongSteps) {
-  ScriptedOptions device{.block_size = 16, .blocks = 4096, .rows_max = 1024, .positions_max = 17000, .lookahead = 0};
+// A step takes 60 ms and 1 ms a row.
+ScriptedOptions slow_device(uint32_t lookahead) {
+  ScriptedOptions device{
+      .block_size = 16, .blocks = 4096, .rows_max = 1024, .positions_max = 17000, .lookahead = lookahead};
   device.busy_ns = 60'000'000;
   device.busy_row_ns = 1'000'000;
-  SchedulerBench bench(device, {});
+  return device;
+}
+
+// As long as nothing decodes, reading weights anew for each part of a prompt costs more than it helps anybody.
+TEST(Scheduler, PromptWhileNothingDecodes_GetsLongSteps) {
+  SchedulerBench bench(slow_device(0), {});
   const RequestId longer = bench.add(bench.request(random_text(1, 16000, kVocab), 2));
   EXPECT_GT(largest_step(bench, longer, 12), 600u);
   const RequestId shorter = bench.add(bench.request({1, 2, 3}, 1000));
@@ -145,14 +150,13 @@ TEST(Scheduler, PromptWhileNothingDecodes_GetsLongSteps) {
 
 // Who comes while two of them are under way would wait for both.
 TEST(Scheduler, ALongStep_IsNotQueuedBehindAnother) {
-  ScriptedOptions device{.block_size = 16, .blocks = 4096, .rows_max = 1024, .positions_max = 17000, .lookahead = 1};
-  device.busy_ns = 60'000'000;
-  device.busy_row_ns = 1'000'000;
-  SchedulerBench bench(device, {});
+  SchedulerBench bench(slow_device(1), {});
   const RequestId longer = bench.add(bench.request(random_text(1, 16000, kVocab), 40));
   for (int step = 0; step < 12; ++step) {
     ASSERT_TRUE(bench.plan());
-    if (bench.plan()) ASSERT_TRUE(bench.result());
+    if (bench.plan()) {
+      ASSERT_TRUE(bench.result());
+    }
     ASSERT_TRUE(bench.result());
   }
   ASSERT_TRUE(bench.plan());

@@ -92,7 +92,7 @@ AttentionPlan plan_attention(const AttentionShape& shape, const motley_batch& b,
   split_tiles(shape, at_once, &plan.chunks);
   if (!plan.passes.empty()) plan.one_row_each = false;
   std::stable_sort(plan.passes.begin(), plan.passes.end(),
-                   [](const PassItem& a, const PassItem& b) { return a.last > b.last; });
+                   [](const PassItem& x, const PassItem& y) { return x.last > y.last; });
   return plan;
 }
 

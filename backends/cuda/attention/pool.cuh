@@ -6,6 +6,8 @@
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
+#include <type_traits>
+
 #include "cuda/attention/plan.hpp"
 #include "cuda/launch.cuh"
 #include "cuda/turn.cuh"
@@ -226,9 +228,13 @@ void attend_passes(const Attention& a, const CudaStream& stream);
 // Whether attend_chunks can turn and store such heads.
 bool can_turn(const Attention& a);
 
-// Of queries that are `packed`: Numbers<T>::Multiplied.
-inline int32_t query_dtype(const Layer& layer) {
-  return layer.dtype == MOTLEY_BF16 || layer.dtype == MOTLEY_I8 ? MOTLEY_BF16 : MOTLEY_F16;
+// Of queries that are `packed`: what the pool's numbers are multiplied as.
+inline int32_t query_dtype(const Attention& a) {
+  int32_t dtype = MOTLEY_F32;
+  visit_kernel(a, [&]<class T, int D, bool kCapped>() {
+    dtype = std::is_same_v<typename Numbers<T>::Multiplied, __half> ? MOTLEY_F16 : MOTLEY_BF16;
+  });
+  return dtype;
 }
 
 // ROPE of q and k, and KV_WRITE; in: q, k, v, turns. q_dtype: F32 or query_dtype.

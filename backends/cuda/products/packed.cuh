@@ -162,12 +162,17 @@ struct Packed {
 
 // ---- codes and what they stand for ----
 
-// A whole number less `offset`, of up to six bits.
-template <int kOffset, bool kHasRest>
-struct WholeNumbers {
-  static constexpr bool kRest = kHasRest;
+// Codes that lie in a tile as the file has them, one behind the other.
+template <bool kHasRest>
+struct PlainCodes {
+  static constexpr bool kRest = kHasRest;           // something is added to a code times its scale
   static constexpr uint32_t kAdded = 0;             // when a code comes from a file
   __device__ static int order(int e) { return e; }  // of a step's 8 columns, in a tile
+};
+
+// A whole number less `offset`, of up to six bits.
+template <int kOffset, bool kHasRest>
+struct WholeNumbers : PlainCodes<kHasRest> {
   __device__ static float number(int code) { return static_cast<float>(code - kOffset); }
   // Of a step's 8 columns, in bf16; high: which of the two rows.
   template <class Codes>
@@ -199,7 +204,7 @@ struct SignedBytes : WholeNumbers<128, false> {
 };
 
 // Numbers of E4M3.
-struct SmallFloats : WholeNumbers<0, false> {
+struct SmallFloats : PlainCodes<false> {
   __device__ static float number(int code) { return kit::blocks::f8_e4m3_value(static_cast<uint8_t>(code)); }
   template <class Codes>
   __device__ static uint4 values(const Codes& codes, int step, int high, uint32_t scale, uint32_t) {
@@ -216,7 +221,7 @@ struct SmallFloats : WholeNumbers<0, false> {
 };
 
 // Numbers of E2M1, times two.
-struct SmallestFloats : WholeNumbers<0, false> {
+struct SmallestFloats : PlainCodes<false> {
   __device__ static float number(int code) { return static_cast<float>(kit::blocks::fp4_value(code)); }
   // As above: 2^-127 times as large.
   template <class Codes>
@@ -234,7 +239,7 @@ struct SmallestFloats : WholeNumbers<0, false> {
 };
 
 // The 16 numbers of IQ4, of which both bytes in bf16 are looked up.
-struct TableNumbers : WholeNumbers<0, false> {
+struct TableNumbers : PlainCodes<false> {
   // Four are looked up at once: columns 0, 2, 1, 3 of a word's lower half.
   __device__ static int order(int e) { return e % 2 * 4 + e % 4 / 2 * 2 + e / 4; }
   __device__ static float number(int code) { return static_cast<float>(kit::blocks::iq4_value(code)); }
