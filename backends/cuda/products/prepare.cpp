@@ -53,9 +53,14 @@ class Trial {
   kit::OpCall call_;
 };
 
+bool is_head(const kit::Plan& plan, const kit::PlanOp& product) {
+  return plan.values[static_cast<size_t>(product.in[0])].rows == MOTLEY_DIM_HEAD_ROWS;
+}
+
 // What choices hang on; empty: nothing is to be chosen.
-std::vector<int64_t> key_of(const kit::Plan& plan, const kit::PlanOp& op, bool head) {
+std::vector<int64_t> key_of(const kit::Plan& plan, const kit::PlanOp& op) {
   if (op.kind != MOTLEY_OP_MATMUL || op.weight[0] == MOTLEY_NONE) return {};
+  const bool head = is_head(plan, op);
   const auto& first = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(op.weight[0])]);
   if (is_exact(first) || (head && !first.view().direct)) return {};  // which the library does not multiply
   std::vector<int64_t> key = {head, first.format, first.cols, static_cast<int64_t>(op.in.size()),
@@ -73,10 +78,9 @@ std::vector<int64_t> key_of(const kit::Plan& plan, const kit::PlanOp& op, bool h
 void prepare_products(const kit::Plan& plan, CudaMemory& memory, const Library& library) {
   std::optional<CudaStream> stream;
   for (const kit::PlanOp& op : plan.ops) {
-    const bool head = plan.values[static_cast<size_t>(op.in[0])].rows == MOTLEY_DIM_HEAD_ROWS;
-    std::vector<int64_t> key = key_of(plan, op, head);
+    std::vector<int64_t> key = key_of(plan, op);
     if (key.empty()) continue;
-    const int64_t most = head ? std::min(plan.rows_max, kHeadRowsMost) : plan.rows_max;
+    const int64_t most = is_head(plan, op) ? std::min(plan.rows_max, kHeadRowsMost) : plan.rows_max;
     for (const int64_t bucket : Library::row_counts()) {
       const int64_t rows = std::min(bucket, most);
       key.push_back(rows);
