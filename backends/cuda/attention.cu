@@ -94,7 +94,7 @@ __global__ void attend(Attention a) {
   }
   __syncthreads();
   for (int64_t e = threadIdx.x; e < dim; e += kTile)
-    store_one(a.bf16, a.out, here * dim + e, s.total > 0 ? sum[e] / s.total : 0.0f);
+    store_one(a.stored, a.out, here * dim + e, s.total > 0 ? sum[e] / s.total : 0.0f);
   if (a.log_sum_exp && threadIdx.x == 0) a.log_sum_exp[here] = s.total > 0 ? s.largest + logf(s.total) : -INFINITY;
 }
 
@@ -123,8 +123,7 @@ Attention attention_of(const kit::OpCall& call, const float* q) {
   Attention a{};
   a.layer = layer_of(call, from.layer), a.batch = stream_of(call).batch();
   a.q = q, a.sinks = call.weight[0] ? call.weight[0]->vector() : nullptr;
-  a.out = call.out[0].data, a.bf16 = call.out[0].dtype == MOTLEY_BF16,
-  a.log_sum_exp = static_cast<float*>(call.out[1].data);
+  a.out = call.out[0].data, a.stored = stored_as(call.out[0]), a.log_sum_exp = static_cast<float*>(call.out[1].data);
   a.heads = from.heads, a.window = from.window, a.scale = from.scale, a.softcap = from.softcap;
   a.cap_scale = from.softcap > 0 ? from.scale / from.softcap : 0;
   a.aligned = is_aligned(a.q) && is_aligned(a.out);

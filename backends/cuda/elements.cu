@@ -45,18 +45,18 @@ struct Operands {
 };
 
 template <class F>
-__global__ void each_value(F f, Operands in, int64_t count, void* out, bool bf16) {
+__global__ void each_value(F f, Operands in, int64_t count, void* out, Stored stored) {
   const int32_t dtype = in.bf16 ? MOTLEY_BF16 : MOTLEY_F32;
   for (int64_t i = first_item(); i < count; i += item_step())
-    store_one(bf16, out, i, f(load_as(dtype, in.a, i), in.b ? load_as(dtype, in.b, i) : 0.0f));
+    store_one(stored, out, i, f(load_as(dtype, in.a, i), in.b ? load_as(dtype, in.b, i) : 0.0f));
 }
 // Four at a time, where all begin on borders of 16 bytes.
 template <class F>
-__global__ void each_four(F f, Operands in, int64_t count, void* out, bool bf16) {
+__global__ void each_four(F f, Operands in, int64_t count, void* out, Stored stored) {
   wait_for_earlier();
   for (int64_t i = first_item(); i < count; i += item_step()) {
     const float4 x = load_four(in.bf16, in.a, i), y = in.b ? load_four(in.bf16, in.b, i) : float4{};
-    store_four(bf16, out, i, {f(x.x, y.x), f(x.y, y.y), f(x.z, y.z), f(x.w, y.w)});
+    store_four(stored, out, i, {f(x.x, y.x), f(x.y, y.y), f(x.z, y.z), f(x.w, y.w)});
   }
 }
 
@@ -65,15 +65,15 @@ void element_wise(const kit::OpCall& call, F f) {
   const int64_t count = call.out[0].rows * call.out[0].width;
   if (count == 0) return;
   const Operands in{call.in[0].data, call.in.size() > 1 ? call.in[1].data : nullptr, call.in[0].dtype == MOTLEY_BF16};
-  const bool bf16 = call.out[0].dtype == MOTLEY_BF16;
+  const Stored stored = stored_as(call.out[0]);
   const auto places = reinterpret_cast<uintptr_t>(in.a) | reinterpret_cast<uintptr_t>(in.b) |
                       reinterpret_cast<uintptr_t>(call.out[0].data);
   if (places % sizeof(float4) == 0 && count % 4 == 0) {
     launch_early(stream_of(call), each_four<F>, blocks_for(count / 4), kThreads, 0, f, in, count / 4, call.out[0].data,
-                 bf16);
+                 stored);
     return launched("an element-wise op");
   }
-  each_value<<<blocks_for(count), kThreads, 0, stream_of(call).raw()>>>(f, in, count, call.out[0].data, bf16);
+  each_value<<<blocks_for(count), kThreads, 0, stream_of(call).raw()>>>(f, in, count, call.out[0].data, stored);
   launched("an element-wise op");
 }
 

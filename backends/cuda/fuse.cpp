@@ -5,6 +5,7 @@
 #include <map>
 
 #include "cuda/ops.hpp"
+#include "cuda/stored.hpp"
 #include "cuda/weight.hpp"
 #include "kit/reference.hpp"
 
@@ -204,28 +205,37 @@ int32_t result_in_bf16(const PlanOp& op) {
   }
 }
 
-void write_in_bf16(Plan& plan, int32_t id) {
+void write_in_bf16(Plan& plan, int32_t id, bool for_tiles = false) {
   kit::PlanValue& value = plan.values[static_cast<size_t>(id)];
-  if (value.dtype == MOTLEY_F32 && value.width % 8 == 0) value.dtype = MOTLEY_BF16, value.row_bytes = 2 * value.width;
+  if (value.dtype != MOTLEY_F32 || value.width % 8 != 0) return;
+  value.dtype = for_tiles && value.width % kOrdered == 0 ? kTileOrderType : MOTLEY_BF16;
+  value.row_bytes = 2 * value.width;
 }
 
-// Whether the products' first weight, and so all of them, is one whose product would round its input to bf16.
+// The products' first weight; the others are of its kind.
+const CudaWeight& weight_of(const Plan& plan, const PlanOp& product) {
+  return *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(product.weight[0])]);
+}
+// Whether the products would round their input to bf16.
 bool rounds(const Plan& plan, const PlanOp& product) {
-  const auto& weight = *static_cast<const CudaWeight*>(plan.weights[static_cast<size_t>(product.weight[0])]);
+  const CudaWeight& weight = weight_of(plan, product);
   return weight.view().streams && weight.format != MOTLEY_F16;
 }
 
-// What products alone read is written in bf16, as they would round it: half the bytes, and no step of its own for it.
-// So are two products that nothing but SILU_MUL reads (ADR 13).
+// What products alone read is written in bf16, as they would round it, and in the order in which they would put it:
+// half the bytes, and no step of its own for it. So are two products that nothing but SILU_MUL reads (ADR 13).
 void round_early(Plan& plan) {
-  std::vector<int> others = readers(plan);  // that are no such products
+  std::vector<int> others = readers(plan), without_tiles = others;  // that are no such products
   for (const PlanOp& op : plan.ops) {
     if (op.kind != MOTLEY_OP_MATMUL || !rounds(plan, op)) continue;
-    if (plan.values[static_cast<size_t>(op.in[0])].width % 8 == 0) --others[static_cast<size_t>(op.in[0])];
+    const auto in = static_cast<size_t>(op.in[0]);
+    if (plan.values[in].width % 8 == 0) --others[in];
+    if (weight_of(plan, op).view().tiled) --without_tiles[in];
   }
   for (const PlanOp& op : plan.ops) {
     const int32_t id = result_in_bf16(op);
-    if (id != MOTLEY_NONE && others[static_cast<size_t>(id)] == 0) write_in_bf16(plan, id);
+    if (id != MOTLEY_NONE && others[static_cast<size_t>(id)] == 0)
+      write_in_bf16(plan, id, without_tiles[static_cast<size_t>(id)] == 0);
     const bool gates = op.kernel == matmul_silu_mul<0> || op.kernel == matmul_silu_mul<1>;
     if (!gates || !rounds(plan, op) || op.weight[1] != MOTLEY_NONE || op.weight[3] != MOTLEY_NONE) continue;
     write_in_bf16(plan, op.out[0]), write_in_bf16(plan, op.out[1]);

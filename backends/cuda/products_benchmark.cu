@@ -63,7 +63,7 @@ class Bench {
     fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(x_.data()), kRowsMax * kFfn, 0x807f807fu, 0x3f003f00u);
     out_ = allocate(kRowsMax * kProductsMax * kFfn * 4, 0, 0);
     for (Job& job : jobs_) {
-      job.x = {x_.data(), true};
+      job.x = {x_.data(), tile_bytes(dtype) > 0 ? Stored::kTileOrder : Stored::kBf16};
       for (int p = 0; p < job.count; ++p)
         job.products[p].out = out_.data() + p * kRowsMax * kFfn * 4, job.products[p].bf16 = job.count == 2;
     }
@@ -109,7 +109,7 @@ class Bench {
   void gated(size_t i, int64_t rows) {
     Job job = jobs_[i];
     job.rows = rows;
-    if (job.count == 2) job.gated = job.products[0].out, job.gated_bf16 = true;
+    if (job.count == 2) job.gated = job.products[0].out, job.gated_as = Stored::kBf16;
     multiply_serially(job, job.cols, stream_);
   }
   void by_library(const Library& library, size_t i, int64_t rows) {
@@ -132,7 +132,7 @@ class Bench {
         WeightView view;
         view.data = product.data, view.row_bytes = job.row_bytes, view.rows = product.width, view.cols = job.cols;
         view.tiled = true;
-        to_bf16(dtype_, view, 0, product.width, weights, stream_);
+        to_bf16(dtype_, view, 0, product.width, job.x.stored, weights, stream_);
         w = weights;
       }
       call.w = w;

@@ -17,7 +17,7 @@ struct Rows {
   float eps;
   float* sum;
   void* out;
-  bool bf16;                     // of out, else it is f32
+  Stored stored;                 // of out
   const int32_t* ids = nullptr;  // of whole rows, to which nothing is added: those that are taken; null: all
 
   __device__ int64_t source(int64_t run) const { return (ids ? ids[run] : run) * group; }
@@ -77,10 +77,10 @@ __global__ void __launch_bounds__(kRowThreads) normalise_rows(const __grid_const
   each_quad([&](int k, int64_t i) {
     const float4 w = weight[k];
     const float4 result{v[k].x * factor * w.x, v[k].y * factor * w.y, v[k].z * factor * w.z, v[k].w * factor * w.w};
-    if (a.bf16)
-      store_four(true, a.out, (first + i) / 4, result);
-    else
+    if (a.stored == Stored::kF32)
       store_quad<kAligned>(static_cast<float*>(a.out) + first + i, result);
+    else
+      store_four(a.stored, a.out, (first + i) / 4, result);
   });
 }
 
@@ -99,7 +99,7 @@ __global__ void normalise_runs(const __grid_constant__ Rows a) {
     for (int64_t i = lane; i < a.group; i += kWarp) {
       const float x = value(i);  // the sum may be written to where it is from
       if (a.more) a.sum[run * a.group + i] = x;
-      store_one(a.bf16, a.out, run * a.group + i, x * factor * a.weight[i]);
+      store_one(a.stored, a.out, run * a.group + i, x * factor * a.weight[i]);
     }
   }
 }
@@ -123,21 +123,20 @@ void normalise(const Rows& a, const CudaStream& stream) {
 void rmsnorm(const kit::OpCall& call) {
   const int64_t group = call.op->attr.norm.group;
   normalise({call.in[0].f32(), nullptr, call.weight[0]->vector(), group, call.in[0].rows * (call.in[0].width / group),
-             call.op->attr.norm.eps, nullptr, call.out[0].data, call.out[0].dtype == MOTLEY_BF16},
+             call.op->attr.norm.eps, nullptr, call.out[0].data, stored_as(call.out[0])},
             stream_of(call));
 }
 
 void rmsnorm_of_sum(const kit::OpCall& call, const float* x, const float* more, const kit::Tensor& sum,
                     const kit::Tensor& out, const motley_attr& attr, const kit::Weight& weight) {
-  normalise(
-      {x, more, weight.vector(), sum.width, sum.rows, attr.norm.eps, sum.f32(), out.data, out.dtype == MOTLEY_BF16},
-      stream_of(call));
+  normalise({x, more, weight.vector(), sum.width, sum.rows, attr.norm.eps, sum.f32(), out.data, stored_as(out)},
+            stream_of(call));
 }
 
 void select_rmsnorm(const kit::OpCall& call) {
   const kit::Tensor& out = call.out[0];
   normalise({call.in[0].f32(), nullptr, call.weight[0]->vector(), out.width, out.rows, call.op->attr.norm.eps, nullptr,
-             out.data, out.dtype == MOTLEY_BF16, stream_of(call).batch().head_rows},
+             out.data, stored_as(out), stream_of(call).batch().head_rows},
             stream_of(call));
 }
 

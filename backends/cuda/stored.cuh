@@ -6,7 +6,7 @@
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
-#include "motley/types.h"
+#include "cuda/stored.hpp"
 
 namespace motley::cuda {
 
@@ -42,23 +42,27 @@ __device__ inline void store_four_as(int32_t dtype, float4 v, void* to, int64_t 
   }
 }
 
-// Two neighbours of a result that is f32 or, where products alone read it, bf16. `i` is even.
-__device__ inline void store_two(bool bf16, void* to, int64_t i, float x, float y) {
-  if (bf16)
-    *reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(to) + i) = __floats2bfloat162_rn(x, y);
-  else
+// Two neighbours of a result. `i` is even.
+__device__ inline void store_two(Stored stored, void* to, int64_t i, float x, float y) {
+  if (stored == Stored::kF32) {
     static_cast<float*>(to)[i] = x, static_cast<float*>(to)[i + 1] = y;
-}
-// Four from 4 * i on, of a place on a border of so many.
-__device__ inline void store_four(bool bf16, void* to, int64_t i, float4 v) {
-  if (!bf16) {
-    static_cast<float4*>(to)[i] = v;
     return;
   }
-  const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y), high = __floats2bfloat162_rn(v.z, v.w);
-  static_cast<uint2*>(to)[i] = {reinterpret_cast<const uint32_t&>(low), reinterpret_cast<const uint32_t&>(high)};
+  if (stored == Stored::kTileOrder) i = in_tile_order(i);
+  *reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(to) + i) = __floats2bfloat162_rn(x, y);
 }
-// The same, read.
+// Four from 4 * i on, of a place on a border of so many.
+__device__ inline void store_four(Stored stored, void* to, int64_t i, float4 v) {
+  if (stored == Stored::kF32) {
+    static_cast<float4*>(to)[i] = v;
+  } else if (stored == Stored::kTileOrder) {
+    store_two(stored, to, 4 * i, v.x, v.y), store_two(stored, to, 4 * i + 2, v.z, v.w);
+  } else {
+    const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y), high = __floats2bfloat162_rn(v.z, v.w);
+    static_cast<uint2*>(to)[i] = {reinterpret_cast<const uint32_t&>(low), reinterpret_cast<const uint32_t&>(high)};
+  }
+}
+// Four of f32 or bf16, read as store_four writes them.
 __device__ inline float4 load_four(bool bf16, const void* from, int64_t i) {
   if (!bf16) return static_cast<const float4*>(from)[i];
   const uint2 v = static_cast<const uint2*>(from)[i];
@@ -67,6 +71,9 @@ __device__ inline float4 load_four(bool bf16, const void* from, int64_t i) {
 }
 __device__ inline void store_one(bool bf16, void* to, int64_t i, float x) {
   store_as(bf16 ? MOTLEY_BF16 : MOTLEY_F32, x, to, i);
+}
+__device__ inline void store_one(Stored stored, void* to, int64_t i, float x) {
+  store_one(stored != Stored::kF32, to, stored == Stored::kTileOrder ? in_tile_order(i) : i, x);
 }
 // What would be read of it.
 __device__ inline float as_stored(bool bf16, float x) { return bf16 ? __bfloat162float(__float2bfloat16_rn(x)) : x; }

@@ -524,10 +524,10 @@ class ChunkAttention {
     const float4 x{sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor};
     const int64_t at = int64_t{s_.head[pair]} * a_.layer.dim + e;
     if (a_.aligned) {
-      store_four(a_.bf16, a_.out, at / 4, x);
+      store_four(a_.stored, a_.out, at / 4, x);
     } else {
-      store_two(a_.bf16, a_.out, at, x.x, x.y);
-      store_two(a_.bf16, a_.out, at + 2, x.z, x.w);
+      store_two(a_.stored, a_.out, at, x.x, x.y);
+      store_two(a_.stored, a_.out, at + 2, x.z, x.w);
     }
     if (e == 0 && a_.log_sum_exp)
       a_.log_sum_exp[s_.head[pair]] = all.total > 0 ? (all.largest + log2f(all.total)) * kLn2 : -INFINITY;

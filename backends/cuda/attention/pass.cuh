@@ -183,13 +183,19 @@ class PassRows {
     }
   }
 
-  __device__ void finish(const float (&sum)[D / 8][4]) const { a_.bf16 ? finish<true>(sum) : finish<false>(sum); }
+  __device__ void finish(const float (&sum)[D / 8][4]) const {
+    switch (a_.stored) {
+      case Stored::kF32: return finish<Stored::kF32>(sum);
+      case Stored::kBf16: return finish<Stored::kBf16>(sum);
+      case Stored::kTileOrder: return finish<Stored::kTileOrder>(sum);
+    }
+  }
 
  private:
   // Of the item, the thread's row i (0 or 1).
   __device__ int row_of(int i) const { return front_ + 8 * i + lane_ / 4; }
 
-  template <bool kBf16>
+  template <Stored kStored>
   __device__ void finish(const float (&sum)[D / 8][4]) const {
     const bool whole = a_.layer.dim == D;
 #pragma unroll
@@ -203,7 +209,7 @@ class PassRows {
       for (int t = 0; t < D / 8; ++t) {
         const int e = 8 * t + 2 * (lane_ % 4);
         if (whole || e < a_.layer.dim)
-          store_two(kBf16, a_.out, at * a_.layer.dim + e, sum[t][2 * i] * factor, sum[t][2 * i + 1] * factor);
+          store_two(kStored, a_.out, at * a_.layer.dim + e, sum[t][2 * i] * factor, sum[t][2 * i + 1] * factor);
       }
       if (a_.log_sum_exp && lane_ % 4 == 0)
         a_.log_sum_exp[at] = total > 0 ? (largest_[i] + log2f(total)) * kLn2 : -INFINITY;

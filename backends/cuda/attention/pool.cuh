@@ -10,6 +10,7 @@
 
 #include "cuda/attention/plan.hpp"
 #include "cuda/launch.cuh"
+#include "cuda/stored.hpp"
 #include "cuda/turn.cuh"
 
 namespace motley::cuda {
@@ -57,7 +58,7 @@ struct Attention {
   bool packed;  // q: as the pool's numbers are multiplied (query_dtype), else it is f32
   const float* sinks;
   void* out;
-  bool bf16;  // of out, else it is f32
+  Stored stored;  // of out
   float* log_sum_exp;
   int32_t heads, window;
   float scale, softcap, cap_scale;  // cap_scale: scale / softcap

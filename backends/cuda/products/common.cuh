@@ -79,7 +79,7 @@ __device__ inline void put_gated(const Job& job, bool second, int64_t row, int w
     return;
   }
   const float result = job.gate == 0 ? silu_times(held, sum) : silu_times(sum, held);
-  store_one(job.gated_bf16, job.gated, row * p.width + weight_row, result);
+  store_one(job.gated_as, job.gated, row * p.width + weight_row, result);
 }
 
 // Chunks before a part of the columns.

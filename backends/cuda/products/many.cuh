@@ -12,7 +12,7 @@ namespace motley::cuda {
 
 // What many_rows works with beside a Job.
 struct Crowd {
-  const __nv_bfloat16* x;  // in the order of `rows_in_order`
+  const __nv_bfloat16* x;  // in the order of `rows_in_order`, zeros behind
   int64_t stride;
   int32_t tiles;       // of a block of threads: kBlockTiles or kWideTiles
   int32_t sharers;     // blocks of threads that share the parts of the columns
@@ -24,7 +24,7 @@ struct Crowd {
 };
 
 // The activations of a chunk in shared memory: pieces of 64 columns, [row][128 bytes], of which each 16 lie where the
-// tensor cores' reads meet no bank twice ("128-byte swizzle"). Without groups of rows they lie in memory like that.
+// tensor cores' reads meet no bank twice ("128-byte swizzle"). Without groups of rows they come in boxes.
 constexpr int kPieceColumns = kBoxColumns, kPieceRow = kBoxRow;
 
 // Stages of many_rows: activations, then the tiles of all warps. So many that two blocks of threads fit on a
@@ -180,6 +180,7 @@ struct Multiplier {
   const Job& job;
   const Crowd& crowd;
   const CrowdRows& rows;
+  const CUtensorMap* boxes;  // of the activations
   const Lane& lane;
   uint8_t* staged;
   StageBarriers<S::kCount>& barriers;
@@ -198,16 +199,18 @@ struct Multiplier {
       if (!crowd.groups) commit_copies();
     }
   }
-  // By one thread: activations that lie as a stage has them, once nobody reads what was there.
+  // By one thread: activations in boxes, once nobody reads what was there.
   __device__ void copy_inputs(int chunk) {
     if (chunk >= end) return;
     const int i = chunk - first, slot = i % S::kCount;
     uint64_t* const full = &barriers.full[slot];
-    const uint8_t* const from =
-        reinterpret_cast<const uint8_t*>(crowd.x) + blockIdx.x * kRows * crowd.stride * 2 + int64_t{chunk} * S::kInputs;
+    const uint32_t to = shared_address(stage(chunk));
     if (i >= S::kCount) wait_for_phase(&barriers.empty[slot], (i / S::kCount - 1) & 1);
     arrive_expecting(full, S::kInputs);
-    copy_bytes(stage(chunk), from, S::kInputs, full);
+#pragma unroll
+    for (int p = 0; p < Kind::kColumns / kPieceColumns; ++p)
+      copy_box(to + p * kRows * kPieceRow, boxes, chunk * Kind::kColumns + p * kPieceColumns, blockIdx.x * kRows,
+               shared_address(full));
   }
   // By all threads: activations of rows that lie anywhere.
   __device__ void gather_inputs(int chunk) {
@@ -272,7 +275,7 @@ struct Multiplier {
 // activations come through shared memory, some chunks ahead.
 template <class Kind, int kEights, int kTiles>
 __global__ void __launch_bounds__(kTiles* kWarp, Stages<Kind, 8 * kEights, kTiles>::kBlocks)
-    many_rows(Job job, Crowd crowd) {
+    many_rows(Job job, Crowd crowd, const __grid_constant__ CUtensorMap boxes) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   constexpr int kRows = 8 * kEights;
   using S = Stages<Kind, kRows, kTiles>;
@@ -282,7 +285,7 @@ __global__ void __launch_bounds__(kTiles* kWarp, Stages<Kind, 8 * kEights, kTile
   const Lane lane;
   const int own_parts = kParts / crowd.sharers, first_part = blockIdx.z * own_parts, last_part = first_part + own_parts;
   const int first = chunks_before<Kind>(first_part, job.cols), end = chunks_before<Kind>(last_part, job.cols);
-  Multiplier<Kind, kEights, kTiles> multiplier{job, crowd, rows, lane, staged, barriers, first, end, {}};
+  Multiplier<Kind, kEights, kTiles> multiplier{job, crowd, rows, &boxes, lane, staged, barriers, first, end, {}};
   if (!crowd.groups) multiplier.first_weights(0);
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kCount; ++i) {

@@ -29,7 +29,7 @@ __global__ void fill_tiles(const uint8_t* blocks, int64_t row_bytes, int64_t row
 constexpr int kTilesAtOnce = 4;
 
 // A warp a tile, which it turns in shared memory so that it writes whole lines.
-template <class Kind>
+template <class Kind, bool kOrder>
 __global__ void tiles_to_bf16(WeightView w, int first_tile, int64_t first, int64_t count, __nv_bfloat16* out) {
   constexpr int kPad = 8;
   __shared__ __align__(16) __nv_bfloat16 turned[kTilesAtOnce][kTileRows][Kind::kColumns + kPad];
@@ -38,10 +38,18 @@ __global__ void tiles_to_bf16(WeightView w, int first_tile, int64_t first, int64
   if (int64_t{chunk} * Kind::kColumns >= w.cols) return;
   typename Kind::Chunk c;
   Kind::load(c, w.data + tile * w.row_bytes + int64_t{chunk} * Kind::kTileBytes, lane);
-  const auto put = [&](int s, const Operand& a) {
+  const auto put_eight = [&](__nv_bfloat16* row, int s, const uint4& numbers) {
     const int column = 64 * lane.part + 8 * s;  // Kind::unit
-    *reinterpret_cast<uint4*>(&turned[warp][lane.row][column]) = a.low;
-    *reinterpret_cast<uint4*>(&turned[warp][lane.row + 8][column]) = a.high;
+    if constexpr (kOrder) {
+#pragma unroll
+      for (int p = 0; p < 4; ++p)
+        *reinterpret_cast<uint32_t*>(row + in_tile_order(column + 2 * p)) = word_of(numbers, p);
+    } else {
+      *reinterpret_cast<uint4*>(row + column) = numbers;
+    }
+  };
+  const auto put = [&](int s, const Operand& a) {
+    put_eight(turned[warp][lane.row], s, a.low), put_eight(turned[warp][lane.row + 8], s, a.high);
   };
   [&]<int... s>(std::integer_sequence<int, s...>) { (put(s, Kind::template step<s>(c, lane)), ...); }
   (std::make_integer_sequence<int, Kind::kSteps>());
@@ -78,14 +86,15 @@ void make_tiles(int32_t dtype, const uint8_t* blocks, int64_t row_bytes, int64_t
   check(cudaStreamSynchronize(nullptr), "re-laying a weight");
 }
 
-void to_bf16(int32_t dtype, const WeightView& w, int64_t first, int64_t count, void* out, cudaStream_t stream) {
+void to_bf16(int32_t dtype, const WeightView& w, int64_t first, int64_t count, Stored stored, void* out,
+             cudaStream_t stream) {
   auto* const to = static_cast<__nv_bfloat16*>(out);
   if (w.tiled) {
     const dim3 grid(static_cast<unsigned>((tiles_across(w.cols) + kTilesAtOnce - 1) / kTilesAtOnce),
                     static_cast<unsigned>(tiles_down(count)));
     visit_packed(dtype, [&]<class Kind>(Kind) {
-      tiles_to_bf16<Kind>
-          <<<grid, kTilesAtOnce * kWarp, 0, stream>>>(w, static_cast<int>(first / kTileRows), first, count, to);
+      const auto kernel = stored == Stored::kTileOrder ? tiles_to_bf16<Kind, true> : tiles_to_bf16<Kind, false>;
+      kernel<<<grid, kTilesAtOnce * kWarp, 0, stream>>>(w, static_cast<int>(first / kTileRows), first, count, to);
     });
   } else {
     kit::blocks::visit(dtype, [&]<class Block>(Block) {

@@ -118,7 +118,7 @@ Job job_of(const kit::OpCall& call, Rows rows) {
   job.dtype = w.format;
   job.cols = static_cast<int32_t>(w.cols);
   job.row_bytes = w.view().row_bytes, job.expert_bytes = w.view().expert_bytes;
-  job.x = {call.in[0].bytes(rows.first), call.in[0].dtype == MOTLEY_BF16}, job.rows = rows.count;
+  job.x = {call.in[0].bytes(rows.first), stored_as(call.in[0])}, job.rows = rows.count;
   for (size_t i = 0; i < call.out.size(); ++i) {
     const WeightView& view = weight_of(call, i).view();
     job.products[i] = {view.data,
@@ -154,9 +154,10 @@ void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
     LibraryCall one{};
     one.cols = job.cols, one.rows = job.rows, one.out_stride = p.width, one.out_bf16 = p.bf16;
     one.f16 = direct && w.format == MOTLEY_F16;
-    if (one.f16 && job.x.bf16) kit::fail(MOTLEY_INTERNAL, "weights in F16 meet activations in bf16");
-    one.x = job.x.bf16 ? job.x.data : call.scratch;
-    one.stride = job.x.bf16 ? job.cols : bf16_stride(job.cols);
+    const bool ready = job.x.stored != Stored::kF32;
+    if (one.f16 && ready) kit::fail(MOTLEY_INTERNAL, "weights in F16 meet activations in bf16");
+    one.x = ready ? job.x.data : call.scratch;
+    one.stride = ready ? job.cols : bf16_stride(job.cols);
     if (direct && are_a_batch(job, i)) {
       const Product& next = job.products[i + 1];
       one.batch = 2, one.out_step = (next.at(0) - p.at(0)) / one.out_element(), one.w_step = (next.data - p.data) / 2;
@@ -214,14 +215,14 @@ void multiply_by_library(const kit::OpCall& call, const Job& job, const Library&
   constexpr int64_t kBesideRows = 512;
   CudaStream& stream = stream_of(call);
   const LibraryScratch at = library_scratch(job.rows, job.cols);
-  if (!job.x.bf16)
+  if (job.x.stored == Stored::kF32)
     round_rows(job.x, job.rows, job.cols, job.dtype == MOTLEY_F16, call.scratch, bf16_stride(job.cols), stream.raw());
   Beside calls{library, stream, call.scratch + at.workspace, call.scratch + at.beside};
   each_library_call(call, job, [&](int i, int64_t first, LibraryCall one) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
     one.add = add;
     if (one.w != job.products[i].data)
-      to_bf16(w.format, w.view(), first, one.width, const_cast<void*>(one.w), stream.raw());
+      to_bf16(w.format, w.view(), first, one.width, job.x.stored, const_cast<void*>(one.w), stream.raw());
     calls.multiply(one, one.w == job.products[i].data && i + one.batch < job.count && job.rows <= kBesideRows);
   });
   calls.join();
@@ -229,7 +230,7 @@ void multiply_by_library(const kit::OpCall& call, const Job& job, const Library&
 
 // The library's calls of a job as one for own kernels; its products are what is written.
 Job job_of_calls(Job job, Library::Calls calls) {
-  job.rows = calls[0].rows, job.x = {calls[0].x, true}, job.tiles = job.count = 0, job.gated = nullptr;
+  job.rows = calls[0].rows, job.x = {calls[0].x, Stored::kBf16}, job.tiles = job.count = 0, job.gated = nullptr;
   for (const LibraryCall& call : calls) {
     for (int64_t b = 0; b < call.batch; ++b) {
       job.products[job.count++] = {static_cast<const uint8_t*>(call.w) + 2 * b * call.w_step,
@@ -285,9 +286,10 @@ bool multiply_serially_if_faster(const kit::OpCall& call, const Job& job, const 
     multiply_serially(job_of_calls(job, some), some[0].stride, stream.raw());
   };
   if (job.rows > kSureRows && !library.is_outrun(calls, by_library, own, stream.raw())) return false;
-  if (!job.x.bf16) round_rows(job.x, job.rows, job.cols, false, call.scratch, calls[0].stride, stream.raw());
+  if (job.x.stored == Stored::kF32)
+    round_rows(job.x, job.rows, job.cols, false, call.scratch, calls[0].stride, stream.raw());
   Job ready = job;
-  ready.x = {calls[0].x, true};
+  ready.x = {calls[0].x, Stored::kBf16};
   multiply_serially(ready, calls[0].stride, stream.raw());
   return true;
 }
@@ -313,7 +315,7 @@ struct Also {
 // Lets an own kernel of few rows write SILU_MUL of a job's two products.
 bool take_gate(const Also& also, Job* job) {
   if (!also.gated || job->products[0].width != job->products[1].width) return false;
-  job->gated = also.gated->data, job->gated_bf16 = also.gated->dtype == MOTLEY_BF16, job->gate = also.gate;
+  job->gated = also.gated->data, job->gated_as = stored_as(*also.gated), job->gate = also.gate;
   return true;
 }
 

@@ -99,13 +99,25 @@ class Streaming : public testing::Test {
     return job;
   }
 
-  std::vector<float> product(Job job, const std::vector<float>& x, int64_t few_rows_max = kFewRowsBest) {
+  // Rows as products find them.
+  DeviceBytes rows_as(Stored stored, const std::vector<float>& x) {
+    if (stored == Stored::kF32) return DeviceBytes(*memory_, x.data(), x.size() * 4);
+    std::vector<uint16_t> numbers(x.size());
+    for (size_t i = 0; i < x.size(); ++i) {
+      const auto at = static_cast<int64_t>(i);
+      numbers[static_cast<size_t>(stored == Stored::kTileOrder ? in_tile_order(at) : at)] = kit::f32_to_bf16(x[i]);
+    }
+    return DeviceBytes(*memory_, numbers.data(), numbers.size() * 2);
+  }
+
+  std::vector<float> product(Job job, const std::vector<float>& x, int64_t few_rows_max = kFewRowsBest,
+                             Stored stored = Stored::kF32) {
     const int64_t width = job.products[0].width;
     job.rows = static_cast<int64_t>(x.size()) / job.cols;
-    const DeviceBytes in(*memory_, x.data(), x.size() * 4);
+    const DeviceBytes in = rows_as(stored, x);
     const kit::Allocation out = room(job.rows * width * 4), scratch = room(stream_scratch(job, job.rows));
     const kit::Allocation counters = room(stream_counters(job, job.rows) * 4);
-    job.x = {in.as<float>(), false}, job.products[0].out = reinterpret_cast<float*>(out.data());
+    job.x = {in.as<float>(), stored}, job.products[0].out = reinterpret_cast<float*>(out.data());
     multiply_rows(job, scratch.data(), reinterpret_cast<uint32_t*>(counters.data()), nullptr, few_rows_max);
     multiply_rows(job, scratch.data(), reinterpret_cast<uint32_t*>(counters.data()), nullptr,
                   few_rows_max);  // counters are zero
@@ -152,6 +164,25 @@ TEST_F(Streaming, RowsAreRight_AndTheSameInAnyCompany) {
   }
 }
 
+TEST_F(Streaming, RowsAlreadyRounded_HaveTheSameProducts) {
+  constexpr int64_t kWidth = 400, kCols = 2816;
+  for (const auto& [dtype, halves] : kFormats) {
+    if (dtype == MOTLEY_F16) continue;
+    const CudaWeight w = weight(dtype, 1, kWidth, kCols);
+    for (const int64_t rows : {1, 4, 9, 64, 70}) {
+      const std::vector<float> x = normals(rows * kCols), wanted = product(job_of(w), x);
+      for (const int64_t few_rows_max : {int64_t{0}, int64_t{kFewRows}}) {
+        EXPECT_EQ(product(job_of(w), x, few_rows_max, Stored::kBf16), wanted)
+            << kit::find_format(dtype)->name << ", rows " << rows;
+        if (tile_bytes(dtype) > 0) {
+          EXPECT_EQ(product(job_of(w), x, few_rows_max, Stored::kTileOrder), wanted)
+              << kit::find_format(dtype)->name << ", rows " << rows;
+        }
+      }
+    }
+  }
+}
+
 TEST_F(Streaming, ChosenExperts_AreTheirProducts) {
   constexpr int64_t kExperts = 6, kWidth = 200, kCols = 1280, kRows = 90, kChoices = 2;
   for (const auto& [dtype, halves] : kFormats) {
@@ -173,7 +204,8 @@ TEST_F(Streaming, ChosenExperts_AreTheirProducts) {
       const DeviceBytes place(*memory_, &told, sizeof told);
       const kit::Allocation scratch = room(choice_scratch(rows * kChoices, rows, kCols, kExperts));
       Job job = job_of(w);
-      job.x = {in.as<float>(), false}, job.rows = rows, job.products[0].out = reinterpret_cast<float*>(out.data());
+      job.x = {in.as<float>(), Stored::kF32}, job.rows = rows,
+      job.products[0].out = reinterpret_cast<float*>(out.data());
       multiply_chosen(job, {on_gpu.as<int32_t>(), nullptr, kExperts, kChoices, false, place.as<FaultPlace>()}, kExperts,
                       scratch.data(), nullptr);
       const std::vector<float> got = read(out, rows * kChoices * kWidth);
@@ -195,26 +227,44 @@ TEST_F(Streaming, Library_IsNearThem) {
   constexpr int64_t kWidth = 512, kCols = 2048, kRows = 1000;
   const CudaWeight w = weight(MOTLEY_Q4_K, 1, kWidth, kCols);
   const std::vector<float> x = normals(kRows * kCols), own = product(job_of(w), x);
-  const DeviceBytes in(*memory_, x.data(), x.size() * 4);
-  const kit::Allocation weights = room(kWidth * kCols * 2), rows = room(kRows * kCols * 2),
+  const DeviceBytes in(*memory_, x.data(), x.size() * 4), ordered = rows_as(Stored::kTileOrder, x);
+  const kit::Allocation weights = room(kWidth * kCols * 2), rounded = room(kRows * kCols * 2),
                         out = room(kRows * kWidth * 4);
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
-  to_bf16(w.format, w.view(), 0, kWidth, weights.data(), nullptr);
-  round_rows({in.as<float>(), false}, kRows, kCols, false, rows.data(), kCols, nullptr);
-  LibraryCall call{weights.data(), rows.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
-                   kWidth,         kCols,       kRows,   kCols,   kWidth};
-  EXPECT_TRUE(library->knows(call));
-  library->multiply(call, workspace.data(), nullptr);
-  const std::vector<float> all = read(out, kRows * kWidth);
-  double difference = 0, size = 0;
-  for (size_t i = 0; i < all.size(); ++i) difference += (all[i] - own[i]) * (all[i] - own[i]), size += own[i] * own[i];
-  EXPECT_LT(std::sqrt(difference / size), 1e-5);
-  for (const int64_t few : {1, 5, 37, 128, 190, 257}) {
-    call.rows = few;
+  round_rows({in.as<float>(), Stored::kF32}, kRows, kCols, false, rounded.data(), kCols, nullptr);
+  for (const Stored stored : {Stored::kBf16, Stored::kTileOrder}) {
+    to_bf16(w.format, w.view(), 0, kWidth, stored, weights.data(), nullptr);
+    LibraryCall call{weights.data(), rounded.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
+                     kWidth,         kCols,          kRows,   kCols,   kWidth};
+    if (stored == Stored::kTileOrder) call.x = ordered.as<uint16_t>();
+    EXPECT_TRUE(library->knows(call));
     library->multiply(call, workspace.data(), nullptr);
-    const std::vector<float> got = read(out, few * kWidth);
-    EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << few << " rows";
+    const std::vector<float> all = read(out, kRows * kWidth);
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < all.size(); ++i)
+      difference += (all[i] - own[i]) * (all[i] - own[i]), size += own[i] * own[i];
+    EXPECT_LT(std::sqrt(difference / size), 1e-5);
+    for (const int64_t few : {1, 5, 37, 128, 190, 257}) {
+      call.rows = few;
+      library->multiply(call, workspace.data(), nullptr);
+      const std::vector<float> got = read(out, few * kWidth);
+      EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << few << " rows";
+    }
   }
+}
+
+TEST(TileOrder, KeepsPairsAndEach256Columns) {
+  std::vector<int64_t> places;
+  for (int64_t i = 0; i < 3 * kOrdered; ++i) {
+    const int64_t place = in_tile_order(i);
+    EXPECT_EQ(place / kOrdered, i / kOrdered);
+    if (i % 2 == 1) {
+      EXPECT_EQ(place, places.back() + 1);
+    }
+    places.push_back(place);
+  }
+  std::ranges::sort(places);
+  for (int64_t i = 0; i < 3 * kOrdered; ++i) EXPECT_EQ(places[static_cast<size_t>(i)], i);
 }
 
 // What lets rows in bf16 be of one class: few rows by own kernels have the bits that they have among many.
@@ -230,7 +280,7 @@ TEST_F(Streaming, Serial_IsTheLibrary) {
     const DeviceBytes in(*memory_, x.data(), x.size() * 4), b(*memory_, bias.data(), bias.size() * 4);
     const kit::Allocation rounded = room(kRows * cols * 2), out = room(kRows * width * 4);
     const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
-    round_rows({in.as<float>(), false}, kRows, cols, false, rounded.data(), cols, nullptr);
+    round_rows({in.as<float>(), Stored::kF32}, kRows, cols, false, rounded.data(), cols, nullptr);
     auto* const to = reinterpret_cast<float*>(out.data());
     LibraryCall call{w.view().data, rounded.data(), b.as<float>(), nullptr, to, width, cols, kRows, cols, width};
     ASSERT_TRUE(library->knows(call));
@@ -246,7 +296,7 @@ TEST_F(Streaming, Serial_IsTheLibrary) {
       check(read(out, rows * width), rows, "the library");
     }
     Job job = job_of(w);
-    job.products[0].bias = b.as<float>(), job.products[0].out = to, job.x = {rounded.data(), true};
+    job.products[0].bias = b.as<float>(), job.products[0].out = to, job.x = {rounded.data(), Stored::kBf16};
     for (const int64_t rows : {1, 2, 4, 5, 8, 16, 17, 31, 32, 33, 64}) {
       job.rows = rows;
       ASSERT_LE(rows, serial_rows_max(job));
@@ -267,7 +317,7 @@ TEST_F(Streaming, SerialOfSeveral_IsItsProducts) {
   const std::vector<float> x = normals(kRows * kCols), bias = normals(kRoom);
   const DeviceBytes in(*memory_, x.data(), x.size() * 4), b(*memory_, bias.data(), bias.size() * 4);
   const kit::Allocation rounded = room(kRows * kCols * 2), out = room(kRows * kRoom * 4);
-  round_rows({in.as<float>(), false}, kRows, kCols, false, rounded.data(), kCols, nullptr);
+  round_rows({in.as<float>(), Stored::kF32}, kRows, kCols, false, rounded.data(), kCols, nullptr);
   const auto results = [&](const Job& job) {
     EXPECT_EQ(cudaMemset(out.data(), 0xff, kRows * kRoom * 4), cudaSuccess);
     multiply_serially(job, kCols, nullptr);
@@ -276,7 +326,7 @@ TEST_F(Streaming, SerialOfSeveral_IsItsProducts) {
   // Results of a product begin kRows times as far in as its weight rows do.
   const auto job_of_widths = [&](const std::vector<int32_t>& widths, int64_t rows, bool biased) {
     Job job = job_of(w);
-    job.x = {rounded.data(), true}, job.rows = rows, job.count = job.tiles = 0;
+    job.x = {rounded.data(), Stored::kBf16}, job.rows = rows, job.count = job.tiles = 0;
     int64_t before = 0;  // weight rows
     for (const int32_t width : widths) {
       job.products[job.count++] = {w.view().data + before * job.row_bytes, biased ? b.as<float>() + before : nullptr,
@@ -330,7 +380,7 @@ TEST_F(Streaming, ABatch_IsItsProducts) {
   const DeviceBytes in(*memory_, x.data(), x.size() * 4);
   const kit::Allocation rounded = room(kRows * kCols * 2), out = room(kRows * 2 * kWidth * 4);
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
-  round_rows({in.as<float>(), false}, kRows, kCols, false, rounded.data(), kCols, nullptr);
+  round_rows({in.as<float>(), Stored::kF32}, kRows, kCols, false, rounded.data(), kCols, nullptr);
   LibraryCall call{w.view().data, rounded.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
                    kWidth,        kCols,          kRows,   kCols,   kWidth};
   for (int i = 0; i < 2; ++i) {

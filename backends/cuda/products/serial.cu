@@ -177,7 +177,7 @@ __device__ void put_gated_tiles(const Job& job, int tile, const Lane& lane, cons
   each_sum<kCount>(job.rows, tile * kTileRows, a.width, lane, [&](int r, int n, int i) {
     const float value = gated_value(job.gate, as_stored(a.bf16, of_a ? first[i] + a.bias[n] : first[i]),
                                     as_stored(b.bf16, of_b ? second[i] + b.bias[n] : second[i]));
-    store_one(job.gated_bf16, job.gated, int64_t{r} * a.width + n, value);
+    store_one(job.gated_as, job.gated, int64_t{r} * a.width + n, value);
   });
 }
 
@@ -313,7 +313,7 @@ void launch(const Job& job, const Maps& maps, const Deal& deal, cudaStream_t str
 
 int64_t serial_rows_max(const Job& job) {
   const auto fits = [&](const void* at) { return is_boxed(at, job.cols); };
-  const bool all = (!job.x.bf16 || fits(job.x.data)) && has_boxes() &&
+  const bool all = (job.x.stored == Stored::kF32 || fits(job.x.data)) && has_boxes() &&
                    std::all_of(job.products, job.products + job.count, [&](const Product& p) { return fits(p.data); });
   return all ? kSerialRows : 0;
 }

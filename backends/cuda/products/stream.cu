@@ -55,6 +55,7 @@ Cut cut_of(const Job& job, int64_t rows) {
   cut.may_share = cut.places < kShareBelow;
   return cut;
 }
+int64_t ordered_bytes(const Job& job, int64_t rows) { return align(rows * bf16_stride(job.cols) * 2); }
 int64_t partial_bytes(const Cut& cut) {
   return cut.may_share ? cut.places * kParts * cut.eights * cut.tiles * kWarp * static_cast<int64_t>(sizeof(float4))
                        : 0;
@@ -142,7 +143,7 @@ int64_t stream_scratch(const Job& job, int64_t rows) {
   // Of more rows the most blocks of threads that may still share.
   for (int64_t r = kRowsAtOnce; r - kRowsAtOnce < rows && cut_of(job, r).may_share; r += kRowsAtOnce)
     partials = std::max(partials, partial_bytes(cut_of(job, r)));
-  return align((rows + kRowsAtOnce - 1) * bf16_stride(job.cols) * 2) + partials;
+  return ordered_bytes(job, rows) + partials;
 }
 
 int64_t stream_counters(const Job& job, int64_t rows) {
@@ -169,14 +170,17 @@ void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaS
   const StreamKernels& kernels = kernels_for(job.dtype);
   if (is_of_few_rows(job, few_rows_max)) return kernels.few(job, Choice{}, 1, stream);
   Crowd crowd{};
-  crowd.stride = bf16_stride(job.cols);
-  auto* const x = reinterpret_cast<__nv_bfloat16*>(scratch);
   const Cut cut = cut_of(job, job.rows);
-  kernels.order(job.x, job.rows, job.cols, crowd.stride, 8 * cut.eights, x, stream);
-  crowd.x = x;
+  if (job.x.stored == Stored::kTileOrder) {
+    crowd.x = static_cast<const __nv_bfloat16*>(job.x.data), crowd.stride = job.cols;
+  } else {
+    auto* const x = reinterpret_cast<__nv_bfloat16*>(scratch);
+    crowd.x = x, crowd.stride = bf16_stride(job.cols);
+    kernels.order(job.x, job.rows, job.cols, crowd.stride, x, stream);
+  }
   crowd.tiles = cut.tiles;
   crowd.sharers = sharers_of(kernels, cut);
-  crowd.partials = reinterpret_cast<float4*>(scratch + align((job.rows + kRowsAtOnce - 1) * crowd.stride * 2));
+  crowd.partials = reinterpret_cast<float4*>(scratch + ordered_bytes(job, job.rows));
   crowd.counters = counters;
   kernels.many(job, crowd, cut.eights, static_cast<unsigned>(cut.across), stream);
   launched("MATMUL");
@@ -204,7 +208,7 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
   launched("GROUPED_MATMUL");
   crowd.stride = bf16_stride(job.cols);
   auto* const x = reinterpret_cast<__nv_bfloat16*>(x_at);
-  kernels.order(job.x, x_rows, job.cols, crowd.stride, 0, x, stream);
+  kernels.order(job.x, x_rows, job.cols, crowd.stride, x, stream);
   crowd.x = x;
   crowd.groups = table, crowd.order = order;
   kernels.many(job, crowd, eights, static_cast<unsigned>(groups), stream);
@@ -212,7 +216,7 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
 }
 
 bool prepare_stream() {
-  if (attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < kSharedMax) return false;
+  if (attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < kSharedMax || !has_boxes()) return false;
   for (const Served& served : kServed) {
     if (!served.kernels->built()) return false;
     served.kernels->prepare();

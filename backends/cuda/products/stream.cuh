@@ -15,9 +15,9 @@ __device__ inline float4 four(const float* from, int i, int cols, bool aligned) 
           i + 3 < cols ? from[i + 3] : 0.0f};
 }
 
-// Columns i to i + 3 of a row.
+// Columns i to i + 3 of a row, which is not in tile order.
 __device__ inline float4 four_of(const Inputs& x, int64_t row, int i, int cols) {
-  if (x.bf16) {
+  if (x.stored != Stored::kF32) {
     if (i >= cols) return {};
     const uint2 v = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(x.data) + row * cols + i);
     return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
@@ -50,15 +50,29 @@ __device__ void stage_bf16_row(const uint8_t* row, int cols, int columns, uint8_
   }
 }
 
+// Of a row in tile order, where a pair of each lane comes after the other.
+__device__ inline void stage_ordered_row(const uint8_t* row, int cols, int columns, uint8_t* to) {
+  for (int i = 8 * threadIdx.x; i < columns; i += 8 * kFewThreads) {
+    const uint4 v = i < cols ? load16(row + 2 * i) : uint4{};
+#pragma unroll
+    for (int lane = 0; lane < 4; ++lane)
+      *reinterpret_cast<uint32_t*>(to + 2 * (i / kStep * kStep + 8 * lane + i % kStep / 4)) = word_of(v, lane);
+  }
+}
+
 // Rows from `row` on as the weights are in shared memory, row_bytes apart, zeros behind their columns, in the kind's
 // order.
 template <class Kind>
 __device__ void stage_rows(const Inputs& x, int64_t row, int rows, int cols, int columns, int row_bytes, uint8_t* to) {
   constexpr int kAtOnce = 8;
-  if (x.bf16 && !Kind::kF16) {
-    for (int r = 0; r < rows; ++r)
-      stage_bf16_row<Kind>(static_cast<const uint8_t*>(x.data) + (row + r) * cols * 2, cols, columns,
-                           to + r * row_bytes);
+  if (x.stored != Stored::kF32 && !Kind::kF16) {
+    for (int r = 0; r < rows; ++r) {
+      const uint8_t* const from = static_cast<const uint8_t*>(x.data) + (row + r) * cols * 2;
+      if (x.stored == Stored::kTileOrder)
+        stage_ordered_row(from, cols, columns, to + r * row_bytes);
+      else
+        stage_bf16_row<Kind>(from, cols, columns, to + r * row_bytes);
+    }
     return;
   }
   for (int r = 0; r < rows; ++r) {
@@ -176,11 +190,9 @@ __global__ void __launch_bounds__(kFewThreads, kFewBlocks) few_rows(Job job, Cho
 }
 
 // Four columns a thread, in the order in which tensor cores meet them: the kind's units of 8 columns, of which a lane's
-// first product takes 4. rows_at_once: the rows of a block of threads lie as it has them in shared memory; 0: row by
-// row.
+// first product takes 4 (of tiles: in_tile_order).
 template <class Kind>
-__global__ void rows_in_order(Inputs x, int64_t cols, int64_t stride, int64_t count, int rows_at_once,
-                              __nv_bfloat16* to) {
+__global__ void rows_in_order(Inputs x, int64_t cols, int64_t stride, int64_t count, __nv_bfloat16* to) {
   wait_for_previous();
   for (int64_t i = first_item(); i < count; i += item_step()) {
     const int64_t row = i / (stride / 4);
@@ -188,15 +200,7 @@ __global__ void rows_in_order(Inputs x, int64_t cols, int64_t stride, int64_t co
     const float4 v = four_of(x, row, column, static_cast<int>(cols));
     const int unit = Kind::unit(in_chunk / 8);
     const int place = column - in_chunk + unit / 4 * kStep + column / 4 % 2 * 16 + unit % 4 * 2;
-    const auto put = [&](int at, uint32_t pair) {
-      int64_t bytes = row * stride * 2 + 2 * at;
-      if (rows_at_once > 0) {
-        const int64_t group = row / rows_at_once * rows_at_once, r = row - group;
-        bytes = group * stride * 2 + (at / kPieceColumns * rows_at_once + r) * kPieceRow +
-                ((at % kPieceColumns / 8) ^ (r % 8)) * 16 + at % 8 * 2;
-      }
-      *reinterpret_cast<uint32_t*>(reinterpret_cast<uint8_t*>(to) + bytes) = pair;
-    };
+    const auto put = [&](int at, uint32_t pair) { *reinterpret_cast<uint32_t*>(to + row * stride + at) = pair; };
     put(place, pair_for<Kind>(v.x, v.y));
     put(place + 8, pair_for<Kind>(v.z, v.w));
   }
@@ -243,7 +247,10 @@ template <class Kind, int kEights, int kTiles = kBlockTiles>
 void launch_many(const Job& job, const Crowd& crowd, unsigned blocks, cudaStream_t stream) {
   using S = Stages<Kind, 8 * kEights, kTiles>;
   const dim3 grid(blocks, static_cast<unsigned>(job.tiles / kTiles), static_cast<unsigned>(crowd.sharers));
-  launch_early(many_rows<Kind, kEights, kTiles>, grid, kTiles * kWarp, S::kCount * S::kBytes, stream, job, crowd);
+  CUtensorMap boxes{};
+  if (!crowd.groups) boxes = describe_boxes(crowd.x, job.rows, crowd.stride, crowd.stride, 8 * kEights);
+  launch_early(many_rows<Kind, kEights, kTiles>, grid, kTiles * kWarp, S::kCount * S::kBytes, stream, job, crowd,
+               boxes);
 }
 
 template <class Kind>
@@ -277,11 +284,9 @@ void allow_shared() {
 }
 
 template <class Kind>
-void launch_order(const Inputs& x, int64_t rows, int64_t cols, int64_t stride, int rows_at_once, __nv_bfloat16* to,
-                  cudaStream_t stream) {
+void launch_order(const Inputs& x, int64_t rows, int64_t cols, int64_t stride, __nv_bfloat16* to, cudaStream_t stream) {
   const int64_t count = rows * stride / 4;
-  launch_early(rows_in_order<Kind>, dim3(blocks_for(count)), kThreads, 0, stream, x, cols, stride, count, rows_at_once,
-               to);
+  launch_early(rows_in_order<Kind>, dim3(blocks_for(count)), kThreads, 0, stream, x, cols, stride, count, to);
 }
 
 template <class Kind>
@@ -308,8 +313,7 @@ struct StreamKernels {
   int (*row_shared)(const Job&);
   void (*few)(const Job&, const Choice&, unsigned pairs, cudaStream_t);
   void (*many)(const Job&, const Crowd&, int eights, unsigned blocks, cudaStream_t);
-  void (*order)(const Inputs& x, int64_t rows, int64_t cols, int64_t stride, int rows_at_once, __nv_bfloat16* to,
-                cudaStream_t);
+  void (*order)(const Inputs& x, int64_t rows, int64_t cols, int64_t stride, __nv_bfloat16* to, cudaStream_t);
   bool (*built)();  // for this GPU, and not from another one's intermediate code
   void (*prepare)();
 };

@@ -4,19 +4,20 @@
 // the parts in order. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "cuda/stored.hpp"
 #include "cuda/stream.hpp"
 #include "cuda/weight.hpp"
 
 namespace motley::cuda {
 
-constexpr int kParts = 8;        // of the columns
-constexpr int kProductsMax = 3;  // of one input at once
-constexpr int kFewRows = 8;      // that need no copy of the activations
-constexpr int kFewRowsBest = 4;  // of these it pays
-constexpr int kSerialRows = 64;  // that multiply_serially takes
-constexpr int kRowsAtOnce = 64;  // that a block of threads takes, the most
-constexpr int kBlockTiles = 8;   // of 16 weight rows each, that a block of threads takes with more than few rows
-constexpr int kWideTiles = 16;   // the same of quantised weights with 64 rows: activations are read for half as many
+constexpr int kParts = 8;                 // of the columns
+constexpr int kProductsMax = 3;           // of one input at once
+constexpr int kFewRows = 8;               // that need no copy of the activations
+constexpr int kFewRowsBest = kPlainRows;  // of these it pays
+constexpr int kSerialRows = 64;           // that multiply_serially takes
+constexpr int kRowsAtOnce = 64;           // that a block of threads takes, the most
+constexpr int kBlockTiles = 8;  // of 16 weight rows each, that a block of threads takes with more than few rows
+constexpr int kWideTiles = 16;  // the same of quantised weights with 64 rows: activations are read for half as many
 
 // One of the products that share an input.
 struct Product {
@@ -35,10 +36,10 @@ struct Group {
   int32_t expert, first, count;  // expert -1: zeros; first: into `order`
 };
 
-// Rows of activations: f32, or already rounded to bf16 (of a multiple of eight columns).
+// Rows of activations: f32, or already rounded to bf16 (of a multiple of eight columns), for tiles also in their order.
 struct Inputs {
   const void* data;
-  bool bf16;
+  Stored stored;
 };
 
 struct Job {
@@ -50,8 +51,8 @@ struct Job {
   int64_t rows;
   // Of few rows, and by multiply_serially, only: of two products of a width, the one `gate` says is a gate, and what is
   // written is SILU_MUL of both, first rounded to what they would be written in.
-  void* gated;      // [rows][width]; null: the products are written
-  bool gated_bf16;  // else it is f32
+  void* gated;  // [rows][width]; null: the products are written
+  Stored gated_as;
   int32_t gate;
 };
 
@@ -92,7 +93,7 @@ void round_rows(const Inputs& x, int64_t rows, int64_t cols, bool f16, void* to,
 int64_t bf16_stride(int64_t cols);  // elements
 
 // Lets the kernels have the shared memory they ask for; once a GPU. False: it has too little (before compute capability
-// 9.0, and in GPUs for graphics), and none of the above may be used.
+// 9.0, and in GPUs for graphics) or no boxes, and none of the above may be used.
 bool prepare_stream();
 
 }  // namespace motley::cuda
