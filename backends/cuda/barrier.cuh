@@ -48,14 +48,6 @@ __device__ inline void wait_for_phase(uint64_t* barrier, uint32_t parity) {
   wait_for_phase(shared_address(barrier), parity);
 }
 
-// Both ends at multiples of 16.
-__device__ inline void copy_bytes(void* to, const void* from, int bytes, uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
-}
-
 // A box of a matrix that the host has described (CUtensorMap), from a column and a row on; zeros where it has none.
 // `to` and `barrier`: in shared memory.
 __device__ inline void copy_box(uint32_t to, const void* matrix, int column, int row, uint32_t barrier) {

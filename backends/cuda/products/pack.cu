@@ -86,14 +86,15 @@ void make_tiles(int32_t dtype, const uint8_t* blocks, int64_t row_bytes, int64_t
   check(cudaStreamSynchronize(nullptr), "re-laying a weight");
 }
 
-void to_bf16(int32_t dtype, const WeightView& w, int64_t first, int64_t count, Stored stored, void* out,
+void to_bf16(int32_t dtype, const WeightView& w, int64_t first, int64_t count, bool ordered, void* out,
              cudaStream_t stream) {
+  if (ordered && (!w.tiled || w.cols % kOrdered != 0)) kit::fail(MOTLEY_INTERNAL, "a weight has no tile order");
   auto* const to = static_cast<__nv_bfloat16*>(out);
   if (w.tiled) {
     const dim3 grid(static_cast<unsigned>((tiles_across(w.cols) + kTilesAtOnce - 1) / kTilesAtOnce),
                     static_cast<unsigned>(tiles_down(count)));
     visit_packed(dtype, [&]<class Kind>(Kind) {
-      const auto kernel = stored == Stored::kTileOrder ? tiles_to_bf16<Kind, true> : tiles_to_bf16<Kind, false>;
+      const auto kernel = ordered ? tiles_to_bf16<Kind, true> : tiles_to_bf16<Kind, false>;
       kernel<<<grid, kTilesAtOnce * kWarp, 0, stream>>>(w, static_cast<int>(first / kTileRows), first, count, to);
     });
   } else {

@@ -17,9 +17,9 @@ constexpr int64_t tiles_across(int64_t cols) { return (cols + kTileColumns - 1) 
 void make_tiles(int32_t dtype, const uint8_t* blocks, int64_t row_bytes, int64_t rows, int64_t cols, int64_t experts,
                 uint8_t* tiles);
 
-// Rows [first, first + count) of expert 0 as bf16, each number rounded once, for activations that are `stored` so;
-// `first` is a multiple of 16.
-void to_bf16(int32_t dtype, const WeightView& w, int64_t first, int64_t count, Stored stored, void* out,
+// Rows [first, first + count) of expert 0 as bf16, each number rounded once; ordered: of a weight in tiles, in tile
+// order. `first` is a multiple of 16.
+void to_bf16(int32_t dtype, const WeightView& w, int64_t first, int64_t count, bool ordered, void* out,
              cudaStream_t stream);
 
 }  // namespace motley::cuda

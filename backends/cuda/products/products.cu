@@ -133,6 +133,12 @@ Job job_of(const kit::OpCall& call, Rows rows) {
   return job;
 }
 
+bool is_ordered(const kit::OpCall& call) { return call.in[0].dtype == kTileOrderType; }
+// Whether the library takes a job's rows as they lie; else they go to scratch first.
+bool lies_ready(const kit::OpCall& call, const Job& job) {
+  return job.x.stored == (is_ordered(call) ? Stored::kTileOrder : Stored::kBf16);
+}
+
 bool aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
 
 // Products i and i + 1 of a job can be one call of the library.
@@ -154,7 +160,7 @@ void each_library_call(const kit::OpCall& call, const Job& job, F&& f) {
     LibraryCall one{};
     one.cols = job.cols, one.rows = job.rows, one.out_stride = p.width, one.out_bf16 = p.bf16;
     one.f16 = direct && w.format == MOTLEY_F16;
-    const bool ready = job.x.stored != Stored::kF32;
+    const bool ready = lies_ready(call, job);
     if (one.f16 && ready) kit::fail(MOTLEY_INTERNAL, "weights in F16 meet activations in bf16");
     one.x = ready ? job.x.data : call.scratch;
     one.stride = ready ? job.cols : bf16_stride(job.cols);
@@ -215,14 +221,16 @@ void multiply_by_library(const kit::OpCall& call, const Job& job, const Library&
   constexpr int64_t kBesideRows = 512;
   CudaStream& stream = stream_of(call);
   const LibraryScratch at = library_scratch(job.rows, job.cols);
-  if (job.x.stored == Stored::kF32)
+  if (!lies_ready(call, job) && is_ordered(call))
+    order_rows(job, call.scratch, stream.raw());
+  else if (!lies_ready(call, job))
     round_rows(job.x, job.rows, job.cols, job.dtype == MOTLEY_F16, call.scratch, bf16_stride(job.cols), stream.raw());
   Beside calls{library, stream, call.scratch + at.workspace, call.scratch + at.beside};
   each_library_call(call, job, [&](int i, int64_t first, LibraryCall one) {
     const CudaWeight& w = weight_of(call, static_cast<size_t>(i));
     one.add = add;
     if (one.w != job.products[i].data)
-      to_bf16(w.format, w.view(), first, one.width, job.x.stored, const_cast<void*>(one.w), stream.raw());
+      to_bf16(w.format, w.view(), first, one.width, is_ordered(call), const_cast<void*>(one.w), stream.raw());
     calls.multiply(one, one.w == job.products[i].data && i + one.batch < job.count && job.rows <= kBesideRows);
   });
   calls.join();

@@ -85,10 +85,11 @@ class Streaming : public testing::Test {
   }
 
   kit::Allocation room(int64_t bytes) { return kit::Allocation(*memory_, static_cast<uint64_t>(bytes)); }
-  std::vector<float> read(const kit::Allocation& from, int64_t count) {
+  std::vector<float> read(const kit::Allocation& from, int64_t count) { return read(from.data(), count); }
+  std::vector<float> read(const std::byte* from, int64_t count) {
     std::vector<float> values(static_cast<size_t>(count));
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(values.data(), from.data(), values.size() * 4, cudaMemcpyDeviceToHost), cudaSuccess);
+    EXPECT_EQ(cudaMemcpy(values.data(), from, values.size() * 4, cudaMemcpyDeviceToHost), cudaSuccess);
     return values;
   }
   static Job job_of(const CudaWeight& w) {
@@ -169,7 +170,7 @@ TEST_F(Streaming, RowsAlreadyRounded_HaveTheSameProducts) {
   for (const auto& [dtype, halves] : kFormats) {
     if (dtype == MOTLEY_F16) continue;
     const CudaWeight w = weight(dtype, 1, kWidth, kCols);
-    for (const int64_t rows : {1, 4, 9, 64, 70}) {
+    for (const int64_t rows : {1, 4, 5, 8, 9, 64, 70}) {
       const std::vector<float> x = normals(rows * kCols), wanted = product(job_of(w), x);
       for (const int64_t few_rows_max : {int64_t{0}, int64_t{kFewRows}}) {
         EXPECT_EQ(product(job_of(w), x, few_rows_max, Stored::kBf16), wanted)
@@ -233,7 +234,7 @@ TEST_F(Streaming, Library_IsNearThem) {
   const kit::Allocation workspace = room(static_cast<int64_t>(Library::kWorkspace));
   round_rows({in.as<float>(), Stored::kF32}, kRows, kCols, false, rounded.data(), kCols, nullptr);
   for (const Stored stored : {Stored::kBf16, Stored::kTileOrder}) {
-    to_bf16(w.format, w.view(), 0, kWidth, stored, weights.data(), nullptr);
+    to_bf16(w.format, w.view(), 0, kWidth, stored == Stored::kTileOrder, weights.data(), nullptr);
     LibraryCall call{weights.data(), rounded.data(), nullptr, nullptr, reinterpret_cast<float*>(out.data()),
                      kWidth,         kCols,          kRows,   kCols,   kWidth};
     if (stored == Stored::kTileOrder) call.x = ordered.as<uint16_t>();
@@ -250,6 +251,21 @@ TEST_F(Streaming, Library_IsNearThem) {
       const std::vector<float> got = read(out, few * kWidth);
       EXPECT_TRUE(std::equal(got.begin(), got.end(), all.begin())) << few << " rows";
     }
+  }
+}
+
+TEST_F(Streaming, OrderedRows_AreInTileOrder) {
+  constexpr int64_t kRows = 3, kCols = 1024;
+  const CudaWeight w = weight(MOTLEY_Q4_K, 1, 64, kCols);
+  const std::vector<float> x = normals(kRows * kCols);
+  const DeviceBytes wanted = rows_as(Stored::kTileOrder, x);
+  for (const Stored stored : {Stored::kF32, Stored::kBf16}) {
+    const DeviceBytes in = rows_as(stored, x);
+    const kit::Allocation ordered = room(kRows * kCols * 2);
+    Job job = job_of(w);
+    job.x = {in.as<float>(), stored}, job.rows = kRows;
+    order_rows(job, ordered.data(), nullptr);
+    EXPECT_EQ(read(ordered, kRows * kCols / 2), read(wanted.as<std::byte>(), kRows * kCols / 2));
   }
 }
 

@@ -313,7 +313,7 @@ void launch(const Job& job, const Maps& maps, const Deal& deal, cudaStream_t str
 
 int64_t serial_rows_max(const Job& job) {
   const auto fits = [&](const void* at) { return is_boxed(at, job.cols); };
-  const bool all = (job.x.stored == Stored::kF32 || fits(job.x.data)) && has_boxes() &&
+  const bool all = (job.x.stored == Stored::kF32 || fits(job.x.data)) &&
                    std::all_of(job.products, job.products + job.count, [&](const Product& p) { return fits(p.data); });
   return all ? kSerialRows : 0;
 }

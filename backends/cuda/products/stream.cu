@@ -162,6 +162,11 @@ void round_rows(const Inputs& x, int64_t rows, int64_t cols, bool f16, void* to,
                static_cast<uint16_t*>(to));
 }
 
+void order_rows(const Job& job, void* to, cudaStream_t stream) {
+  kernels_for(job.dtype).order(job.x, job.rows, job.cols, bf16_stride(job.cols), static_cast<__nv_bfloat16*>(to),
+                               stream);
+}
+
 bool is_of_few_rows(const Job& job, int64_t few_rows_max) {
   return job.rows <= few_rows_max && kernels_for(job.dtype).row_shared(job) * job.rows <= kFewShared;
 }
@@ -174,9 +179,8 @@ void multiply_rows(const Job& job, std::byte* scratch, uint32_t* counters, cudaS
   if (job.x.stored == Stored::kTileOrder) {
     crowd.x = static_cast<const __nv_bfloat16*>(job.x.data), crowd.stride = job.cols;
   } else {
-    auto* const x = reinterpret_cast<__nv_bfloat16*>(scratch);
-    crowd.x = x, crowd.stride = bf16_stride(job.cols);
-    kernels.order(job.x, job.rows, job.cols, crowd.stride, x, stream);
+    crowd.x = reinterpret_cast<const __nv_bfloat16*>(scratch), crowd.stride = bf16_stride(job.cols);
+    order_rows(job, scratch, stream);
   }
   crowd.tiles = cut.tiles;
   crowd.sharers = sharers_of(kernels, cut);

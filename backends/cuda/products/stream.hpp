@@ -10,14 +10,15 @@
 
 namespace motley::cuda {
 
-constexpr int kParts = 8;                 // of the columns
-constexpr int kProductsMax = 3;           // of one input at once
-constexpr int kFewRows = 8;               // that need no copy of the activations
-constexpr int kFewRowsBest = kPlainRows;  // of these it pays
-constexpr int kSerialRows = 64;           // that multiply_serially takes
-constexpr int kRowsAtOnce = 64;           // that a block of threads takes, the most
-constexpr int kBlockTiles = 8;  // of 16 weight rows each, that a block of threads takes with more than few rows
-constexpr int kWideTiles = 16;  // the same of quantised weights with 64 rows: activations are read for half as many
+constexpr int kParts = 8;        // of the columns
+constexpr int kProductsMax = 3;  // of one input at once
+constexpr int kFewRows = 8;      // that need no copy of the activations
+constexpr int kFewRowsBest = 4;  // of these it pays
+static_assert(kFewRowsBest == kPlainRows);
+constexpr int kSerialRows = 64;  // that multiply_serially takes
+constexpr int kRowsAtOnce = 64;  // that a block of threads takes, the most
+constexpr int kBlockTiles = 8;   // of 16 weight rows each, that a block of threads takes with more than few rows
+constexpr int kWideTiles = 16;   // the same of quantised weights with 64 rows: activations are read for half as many
 
 // One of the products that share an input.
 struct Product {
@@ -87,6 +88,8 @@ void multiply_chosen(const Job& job, const Choice& choice, int64_t experts, std:
 int64_t serial_rows_max(const Job& job);
 void multiply_serially(const Job& job, int64_t stride, cudaStream_t stream);
 
+// A job's rows, which are not in tile order, as its weights meet them: bf16 or f16, bf16_stride() apart, zeros behind.
+void order_rows(const Job& job, void* to, cudaStream_t stream);
 // To rows in bf16 or f16, `to_stride` apart, zeros behind.
 void round_rows(const Inputs& x, int64_t rows, int64_t cols, bool f16, void* to, int64_t to_stride,
                 cudaStream_t stream);
