@@ -5,11 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "cuda/attention/plan.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/memory.hpp"
+#include "cuda/records.hpp"
 #include "cuda/weight.hpp"
 #include "kit/reference.hpp"
 
@@ -255,6 +257,53 @@ TEST(AttentionPlan, MoreResultsThanHaveRoom_AreNotSplit) {
     EXPECT_EQ(item.partial, -1);
     EXPECT_EQ(item.chunk_end, 16);
   }
+}
+
+class StepRecords : public testing::Test {
+ protected:
+  static constexpr size_t kMost = 8;
+  using Graphs = Records<std::shared_ptr<int>>;
+  // As a stream uses them: recorded when a step comes for the second time.
+  Graphs::Record& use(uint64_t step) {
+    Graphs::Record& record = records_.use({step, 1}, [&] { ++waits_; });
+    if (record.seen && !record.graph) record.graph = std::make_shared<int>(0);
+    record.seen = true;
+    return record;
+  }
+  bool is_recorded(uint64_t step) { return use(step).graph != nullptr; }
+  void record(uint64_t step) { use(step), use(step); }
+
+  Graphs records_{kMost};
+  int waits_ = 0;
+};
+
+TEST_F(StepRecords, WhatCameOnce_MakesRoomFirst) {
+  for (uint64_t step = 0; step < 5; ++step) record(step);
+  for (uint64_t step = 10; step < 13; ++step) use(step);
+  use(20);
+  EXPECT_EQ(records_.size(), 6u);
+  EXPECT_EQ(waits_, 0);  // no graph was destroyed
+  for (uint64_t step = 0; step < 5; ++step) EXPECT_TRUE(is_recorded(step)) << step;
+  EXPECT_FALSE(use(10).graph);
+}
+
+TEST_F(StepRecords, TheHalfNotUsedForLongest_MakesRoomThen) {
+  for (uint64_t step = 0; step < kMost; ++step) record(step);
+  const std::weak_ptr<int> kept = use(2).graph, dropped = use(0).graph;
+  for (const uint64_t step : {1, 5, 6, 2}) use(step);  // 3, 4, 7 and 0 are older
+  EXPECT_EQ(waits_, 0);
+  use(20);
+  EXPECT_EQ(waits_, 1);
+  EXPECT_EQ(records_.size(), kMost / 2 + 1);
+  for (const uint64_t step : {1, 2, 5, 6}) EXPECT_TRUE(is_recorded(step)) << step;
+  EXPECT_FALSE(kept.expired());
+  EXPECT_TRUE(dropped.expired());
+}
+
+TEST_F(StepRecords, WhatCannotBeRecorded_StaysKnown) {
+  use(1).refused = true;
+  for (uint64_t step = 10; step < 10 + kMost; ++step) use(step);
+  EXPECT_TRUE(records_.use({1, 1}, [] {}).refused);
 }
 
 TEST(Rope, AnglesAreLinearInThePosition) {  // what the table of turns rests on

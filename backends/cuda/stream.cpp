@@ -17,8 +17,7 @@ constexpr uint64_t kPieceMin = uint64_t{1} << 16;   // bytes
 constexpr uint64_t kStagedMax = uint64_t{1} << 18;  // larger copies go by themselves
 constexpr uint64_t kHeldMax = uint64_t{1} << 23;    // pinned bytes of what is not marked yet
 constexpr uint64_t kRecordRowsMax = 256;            // steps of more rows are long beside their launches
-constexpr size_t kRecordsMax = 512;
-constexpr std::chrono::microseconds kSpin{50};  // before the waiting thread sleeps
+constexpr std::chrono::microseconds kSpin{50};      // before the waiting thread sleeps
 
 const char* text_of(Fault fault) {
   switch (fault) {
@@ -179,7 +178,7 @@ CudaStream::CudaStream(CudaMemory& memory) : memory_(memory) {
 CudaStream::~CudaStream() {
   cudaStreamSynchronize(stream_);
   if (beside_) cudaStreamSynchronize(beside_);
-  drop_records();
+  records_.clear();
   for (const PinnedPool::Piece& piece : held_.pieces) pool_.give(piece);
   if (staging_.data) pool_.give(staging_);
   cudaStreamDestroy(stream_);
@@ -191,26 +190,7 @@ CudaStream::~CudaStream() {
   cudaGetLastError();
 }
 
-void CudaStream::drop_records(uint64_t used_before) {
-  std::erase_if(records_, [&](const auto& one) {
-    const Record& record = one.second;
-    if (record.used >= used_before) return false;
-    if (record.graph) cudaGraphExecDestroy(record.graph);
-    return true;
-  });
-}
-
-// Steps with prompts hardly ever come again, and must not push out those that do: what came once goes first.
-void CudaStream::drop_older_records() {
-  std::erase_if(records_, [](const auto& one) { return !one.second.graph && !one.second.refused; });
-  if (records_.size() <= kRecordsMax / 2) return;
-  std::vector<uint64_t> used;
-  for (const auto& [key, record] : records_) used.push_back(record.used);
-  const auto middle = used.begin() + static_cast<int64_t>(used.size() / 2);
-  std::nth_element(used.begin(), middle, used.end());
-  check(cudaStreamSynchronize(stream_), "waiting for the GPU");
-  drop_records(*middle);
-}
+void CudaStream::GraphEnd::operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
 
 // ---- copies ----
 
@@ -319,7 +299,7 @@ bool CudaStream::begin(const motley_batch& b, std::span<const int32_t> row_seque
   lay_out(b, row_sequence, needs ? *needs : kNothing, layout);
   if (layout.bytes() > room_) {
     check(cudaStreamSynchronize(stream_), "waiting for the GPU");
-    drop_records();
+    records_.clear();
     if (device_) memory_.release(std::exchange(device_, nullptr), room_);
     room_ = 0;
     const uint64_t room = std::max(std::bit_ceil(layout.bytes()), kPieceMin);
@@ -347,11 +327,10 @@ bool CudaStream::begin(const motley_batch& b, std::span<const int32_t> row_seque
 
 // True if a record of the steps was enqueued. The second time that they come they are recorded.
 bool CudaStream::replay(std::vector<uint64_t> key) {
-  if (records_.size() >= kRecordsMax && !records_.contains(key)) drop_older_records();
-  Record& record = records_[std::move(key)];
-  record.used = ++replays_;
+  const auto wait = [&] { check(cudaStreamSynchronize(stream_), "waiting for the GPU"); };
+  Graphs::Record& record = records_.use(std::move(key), wait);
   if (record.graph) {
-    check(cudaGraphLaunch(record.graph, stream_), "enqueuing a program's record");
+    check(cudaGraphLaunch(record.graph.get(), stream_), "enqueuing a program's record");
     return true;
   }
   if (!std::exchange(record.seen, true) || record.refused) return false;
@@ -361,23 +340,25 @@ bool CudaStream::replay(std::vector<uint64_t> key) {
 }
 
 bool CudaStream::end() {
-  Record* const record = std::exchange(recording_, nullptr);
+  Graphs::Record* const record = std::exchange(recording_, nullptr);
   if (!record) return true;
   cudaGraph_t graph = nullptr;
+  cudaGraphExec_t ready = nullptr;
   cudaError_t code = cudaStreamEndCapture(stream_, &graph);
-  if (code == cudaSuccess) code = cudaGraphInstantiate(&record->graph, graph, 0);
+  if (code == cudaSuccess) code = cudaGraphInstantiate(&ready, graph, 0);
   if (graph) cudaGraphDestroy(graph);
   if (code == cudaSuccess) {
-    check(cudaGraphLaunch(record->graph, stream_), "enqueuing a program's record");
+    record->graph.reset(ready);
+    check(cudaGraphLaunch(ready, stream_), "enqueuing a program's record");
     return true;
   }
   cudaGetLastError();
-  record->refused = true, record->graph = nullptr;
+  record->refused = true;
   return false;
 }
 
 void CudaStream::stop_recording() {
-  Record* const record = std::exchange(recording_, nullptr);
+  Graphs::Record* const record = std::exchange(recording_, nullptr);
   if (!record) return;
   cudaGraph_t graph = nullptr;
   cudaStreamEndCapture(stream_, &graph);

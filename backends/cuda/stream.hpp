@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <limits>
-#include <map>
+#include <memory>
 #include <mutex>
 
 #include "cuda/attention/plan.hpp"
 #include "cuda/memory.hpp"
+#include "cuda/records.hpp"
 
 typedef struct CUevent_st* cudaEvent_t;  // as memory.hpp has cudaStream_t
 typedef struct CUgraphExec_st* cudaGraphExec_t;
@@ -114,17 +114,14 @@ class CudaStream : public kit::Stream {
 
  private:
   class Layout;
-  struct Record {
-    uint64_t used = 0;  // which replay was the last
-    bool seen = false;
-    bool refused = false;  // it cannot be recorded
-    cudaGraphExec_t graph = nullptr;
+  struct GraphEnd {
+    void operator()(cudaGraphExec_t graph) const;
   };
+  static constexpr size_t kRecordsMax = 512;
+  using Graphs = Records<std::unique_ptr<CUgraphExec_st, GraphEnd>>;
   void lay_out(const motley_batch& batch, std::span<const int32_t> row_sequence, const ProgramNeeds& needs,
                Layout& layout);
   bool replay(std::vector<uint64_t> key);
-  void drop_records(uint64_t used_before = std::numeric_limits<uint64_t>::max());
-  void drop_older_records();
   void stop_recording();
   std::byte* staged(uint64_t bytes);
 
@@ -139,9 +136,8 @@ class CudaStream : public kit::Stream {
   Held held_;
   PinnedPool::Piece staging_;
   uint64_t staged_ = 0;  // of staging_
-  std::map<std::vector<uint64_t>, Record> records_;
-  uint64_t replays_ = 0;  // asked for
-  Record* recording_ = nullptr;
+  Graphs records_{kRecordsMax};
+  Graphs::Record* recording_ = nullptr;
   DeviceBatch batch_;
   std::vector<AttentionItems> attention_;
 };
