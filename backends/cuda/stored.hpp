@@ -18,11 +18,7 @@ constexpr int64_t kPlainRows = 4;
 
 // Where number i comes in tile order. Of 256 columns, a lane of four has 64 in a row, in eight steps of eight; its four
 // pairs of a step are its share of the two products of 16 columns in which a step is taken.
-#ifdef __CUDACC__
-__host__ __device__
-#endif
-    constexpr int64_t
-    in_tile_order(int64_t i) {
+constexpr int64_t in_tile_order(int64_t i) {
   const int64_t lane = i >> 6 & 3, step = i >> 3 & 7, pair = i >> 1 & 3;
   return (i & ~int64_t{kOrdered - 1}) | step << 5 | pair << 3 | lane << 1 | (i & 1);
 }
