@@ -12,8 +12,8 @@ enum class Stored : int32_t { kF32, kBf16, kTileOrder };
 // The dtype of values in tile order, which no file has; rows are a multiple of kOrdered wide.
 constexpr int32_t kTileOrderType = MOTLEY_DTYPE_COUNT;
 constexpr int64_t kOrdered = 256;  // columns that keep to themselves
-// So few rows of that type lie in bf16: what writes them is what a short step waits for. Only cuBLASLt's sums, of
-// prompt rows, hang on the order; they are always taken in tile order.
+// So few rows of that type lie in bf16, which products of few rows put in an order of their own. Only cuBLASLt's sums,
+// of prompt rows, hang on the order; they are always taken in tile order.
 constexpr int64_t kPlainRows = 4;
 
 // Where number i comes in tile order. Of 256 columns, a lane of four has 64 in a row, in eight steps of eight; its four

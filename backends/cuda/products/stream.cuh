@@ -189,20 +189,34 @@ __global__ void __launch_bounds__(kFewThreads, kFewBlocks) few_rows(Job job, Cho
   }
 }
 
-// Four columns a thread, in the order in which tensor cores meet them: the kind's units of 8 columns, of which a lane's
-// first product takes 4 (of tiles: in_tile_order).
+// Where a column comes in the order in which tensor cores meet them: the kind's units of 8 columns, of which a lane's
+// first product takes 4.
+template <class Kind>
+__host__ __device__ constexpr int place_of(int column) {
+  const int in_chunk = column % Kind::kColumns, unit = Kind::unit(in_chunk / 8);
+  return column - in_chunk + unit / 4 * kStep + column / 4 % 2 * 16 + column / 2 % 2 * 8 + unit % 4 * 2 + column % 2;
+}
+// Whether that is tile order, as it must be of tiles.
+template <class Kind>
+constexpr bool is_tile_order() {
+  for (int i = 0; i < kOrdered; ++i)
+    if (place_of<Kind>(i) != in_tile_order(i)) return false;
+  return true;
+}
+
+// Four columns a thread, in that order.
 template <class Kind>
 __global__ void rows_in_order(Inputs x, int64_t cols, int64_t stride, int64_t count, __nv_bfloat16* to) {
   wait_for_previous();
   for (int64_t i = first_item(); i < count; i += item_step()) {
     const int64_t row = i / (stride / 4);
-    const int column = static_cast<int>(i % (stride / 4) * 4), in_chunk = column % Kind::kColumns;
+    const int column = static_cast<int>(i % (stride / 4) * 4);
     const float4 v = four_of(x, row, column, static_cast<int>(cols));
-    const int unit = Kind::unit(in_chunk / 8);
-    const int place = column - in_chunk + unit / 4 * kStep + column / 4 % 2 * 16 + unit % 4 * 2;
-    const auto put = [&](int at, uint32_t pair) { *reinterpret_cast<uint32_t*>(to + row * stride + at) = pair; };
-    put(place, pair_for<Kind>(v.x, v.y));
-    put(place + 8, pair_for<Kind>(v.z, v.w));
+    const auto put = [&](int at, uint32_t pair) {
+      *reinterpret_cast<uint32_t*>(to + row * stride + place_of<Kind>(at)) = pair;
+    };
+    put(column, pair_for<Kind>(v.x, v.y));
+    put(column + 2, pair_for<Kind>(v.z, v.w));
   }
 }
 
@@ -332,6 +346,7 @@ struct Chosen {
 };
 template <class Wide, class Narrow = Wide>
 constexpr StreamKernels kernels_of() {
+  static_assert(Wide::kColumns != kOrdered || is_tile_order<Wide>());
   using C = Chosen<Wide, Narrow>;
   return {C::blocks, (Wide::kColumns > 128), few_shared<Wide>, C::few,
           C::many,   launch_order<Wide>,     built<Wide>,      C::prepare};
