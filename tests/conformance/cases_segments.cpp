@@ -354,7 +354,9 @@ void invariant(Judge& judge, const TinyShape& shape) {
 
   Session chunked(judge.device(), model, shape, {8, 128});
   std::vector<float> joined;
-  for (const auto& [first, rows] : {std::pair{0, 5}, {5, 1}, {6, 30}, {36, 1}}) {
+  // Many steps of a few rows: what differs in a sum's last bit is mostly rounded off on its way here.
+  for (const auto& [first, rows] :
+       {std::pair{0, 5}, {5, 1}, {6, 3}, {9, 4}, {13, 1}, {14, 2}, {16, 16}, {32, 1}, {33, 3}, {36, 1}}) {
     const auto part = chunked.logits({{&t, first, rows, blocks}});
     joined.insert(joined.end(), part.begin(), part.end());
   }
